@@ -1,0 +1,75 @@
+"""What operators measure, as Prometheus metrics named C{pullcache_*}."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from appliance import __version__
+from appliance.admin.accesslog import AccessLog
+from appliance.interfaces import IAccounts
+from appliance.upstream.observer import IUpstreamObserver
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+@implementer(IAccounts, IUpstreamObserver)
+class Metrics:
+    """Counts requests and what upstreams do, and passes requests on to the access log."""
+
+    def __init__(self, clock: IReactorTime, log: AccessLog | None) -> None:
+        self.clock = clock
+        self._log = log
+        self._registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Requests answered.", ("kind", "cache", "code"))
+        self._sent = self._counter("client_sent_bytes", "Bytes of bodies sent to clients.", ("kind",))
+        self._seconds = self._counter("request_seconds", "Seconds spent on requests.", ("kind",))
+        self._received = self._counter("upstream_received_bytes", "Bytes of bodies received from upstreams.", ("upstream",))
+        self._asked = self._counter("upstream_requests", "Requests to upstreams.", ("upstream", "method", "code"))
+        self._failures = self._counter("upstream_failures", "Upstream failures.", ("upstream", "class"))
+        Gauge("pullcache_build_info", "The version running.", ("version",), registry=self._registry).labels(
+            __version__).set(1)
+        # A label lookup takes a lock and builds a key; requests of one sort share the looked-up counters.
+        self._known: dict[tuple[str, str, int], tuple[Counter, Counter, Counter]] = {}
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Show a value that is asked for when metrics are."""
+        Gauge(f"pullcache_{name}", text, registry=self._registry).set_function(value)
+
+    def render(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def answered(
+        self, client: str, method: str, path: str, kind: str, code: int, octets: int, seconds: float, cache: str
+    ) -> None:
+        """See L{IAccounts.answered}."""
+        key = (kind, cache, code)
+        counters = self._known.get(key)
+        if counters is None:
+            counters = self._known[key] = (
+                self._requests.labels(kind, cache, str(code)), self._sent.labels(kind), self._seconds.labels(kind))
+        counters[0].inc()
+        counters[1].inc(octets)
+        counters[2].inc(seconds)
+        if self._log is not None:
+            self._log.add(client, method, path, code, octets, seconds, cache)
+
+    def received(self, upstream: str, octets: int) -> None:
+        """See L{IUpstreamObserver.received}."""
+        self._received.labels(upstream).inc(octets)
+
+    def failed(self, upstream: str, kind: str) -> None:
+        """See L{IUpstreamObserver.failed}."""
+        self._failures.labels(upstream, kind).inc()
+
+    def asked(self, upstream: str, method: str, status: int) -> None:
+        """See L{IUpstreamObserver.asked}."""
+        self._asked.labels(upstream, method, str(status)).inc()
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"pullcache_{name}", text, labels, registry=self._registry)

@@ -1,0 +1,206 @@
+"""
+Blobs: held ones from the store, cold ones from a flight, and only those the repository is known to have.
+
+Storage is shared between repositories, what may be read through one is not: a digest that no manifest of the
+repository names is served there only after its upstream has said that it is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from appliance.cache.distance import NEAR, PATIENCE, is_far
+from appliance.cache.flight import Flight
+from appliance.cache.flights import Flights
+from appliance.cache.links import Links
+from appliance.cache.remote import Remote
+from appliance.cache.status import HIT, CacheStatus
+from appliance.errors import Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
+from appliance.flow.source import Source
+from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
+from appliance.interfaces import IBlobResponse, IBlobStore
+from appliance.oci.digest import Digest
+from appliance.oci.ranges import Span
+
+
+@dataclass(frozen=True)
+class BlobSize:
+    """What HEAD needs."""
+
+    size: int
+    status: CacheStatus
+
+
+@dataclass(frozen=True)
+class BlobAnswer:
+    """
+    A blob to serve; L{close} it.
+
+    @ivar source: its bytes, maybe still coming.
+    @ivar flight: the flight they come with, C{None} when all are held.
+    """
+
+    size: int
+    status: CacheStatus
+    source: Source
+    flight: Flight | None = None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.source.file.release()
+
+
+class Blobs:
+    """Serves blobs of every upstream's repositories."""
+
+    _log = Logger()
+
+    def __init__(
+        self, store: IBlobStore, repositories: Repositories, links: Links, flights: Flights, clock: IReactorTime
+    ) -> None:
+        self._store = store
+        self._repositories = repositories
+        self._links = links
+        self._flights = flights
+        self._clock = clock
+
+    async def head(self, remote: Remote, name: str, digest: Digest) -> BlobSize:
+        """
+        The blob's size. A cold blob's is taken from the manifest that names it, and no upstream is asked.
+
+        @raise UpstreamError: nothing here knows it and asking failed.
+        @raise Offline: it is not held and no upstream may be asked.
+        """
+        repository = await self._repositories.get(remote.name, name)
+        named = await self._links.size(repository, digest)
+        held = self._store.size(digest)
+        if held is not None and named is not None:
+            return BlobSize(held, HIT)
+        if remote.offline:
+            raise _offline(remote, name, digest)
+        if named is not None:
+            return BlobSize(named, replace(HIT, detail="descriptor"))
+        return BlobSize(await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss"))
+
+    async def open(self, remote: Remote, name: str, digest: Digest) -> BlobAnswer:
+        """
+        The blob, or a flight that brings it.
+
+        @raise UpstreamError: it is not held and the upstream did not begin to send it.
+        @raise Offline: it is not held and no upstream may be asked.
+        """
+        repository = await self._repositories.get(remote.name, name)
+        named = await self._links.size(repository, digest)
+        status = HIT
+        if named is None and (self._store.size(digest) is not None or self._flights.get(digest) is not None):
+            # Another repository has it; whether this one does is its upstream's to say.
+            if remote.offline:
+                raise _offline(remote, name, digest)
+            named = await self._confirm(remote, repository, digest)
+            status = CacheStatus(fwd="uri-miss")
+        held = self._store.size(digest)
+        if held is not None:
+            return BlobAnswer(held, status, Source(self._store.open(digest), held))
+        if remote.offline:
+            raise _offline(remote, name, digest)
+        return await self._board(remote, repository, digest, named)
+
+    async def aside(self, remote: Remote, name: str, digest: Digest, answer: BlobAnswer, span: Span) -> IBlobResponse | None:
+        """
+        For a range far ahead of the flight: the upstream's answer to just that range, not cached, since a part cannot
+        be verified. C{None} when the range is near enough, or the upstream grants no ranges.
+        """
+        flight = answer.flight
+        if flight is None or span.start - answer.source.available <= NEAR:
+            return None
+        await self._reach(answer.source, span.start)
+        if not is_far(span.start, answer.source.available, flight.rate()):
+            return None
+        try:
+            response = await remote.registry.blob(name, digest, span.start, span.stop)
+        except UpstreamError:
+            return None
+        if response.start != span.start:
+            response.abandon()
+            return None
+        return response
+
+    async def _reach(self, source: Source, position: int) -> None:
+        """Wait a little for the source to come near C{position}."""
+        until = self._clock.seconds() + PATIENCE
+        while source.failure is None and position - source.available > NEAR:
+            changed: Deferred[None] = Deferred()
+            notice = _Notice(changed)
+            source.wait(notice)
+            try:
+                await changed.addTimeout(max(0.0, until - self._clock.seconds()), self._clock)
+            except DeferredTimeout:
+                return
+            finally:
+                source.forget(notice)
+
+    async def _board(self, remote: Remote, repository: Repository, digest: Digest, size: int | None) -> BlobAnswer:
+        while True:
+            flight = self._flights.get(digest)
+            joined = flight is not None
+            if flight is None:
+                flight = self._flights.start(remote.registry, repository.name, digest, size)
+            try:
+                await flight.opened()
+            except UpstreamError:
+                # Somebody else's upstream failed; ours may not.
+                if joined and (flight.registry.name, flight.repository) != (remote.name, repository.name):
+                    continue
+                raise
+            if size is None:
+                self._note(repository, digest, flight)
+            flight.source.file.acquire()
+            assert flight.size is not None
+            status = CacheStatus(fwd="uri-miss", stored=not joined, collapsed=joined)
+            return BlobAnswer(flight.size, status, flight.source, flight)
+
+    async def _confirm(self, remote: Remote, repository: Repository, digest: Digest) -> int:
+        """
+        Ask the upstream whether the repository has the blob; its size, and a note that it does.
+
+        @raise UpstreamMissing: it does not.
+        """
+        said = await remote.registry.blob_size(repository.name, digest)
+        held = self._store.size(digest)
+        if held is None and said is None:
+            raise UpstreamTimeout(remote.name, f"{digest}: the upstream does not tell its size; pull its manifest first")
+        size = held if held is not None else said
+        assert size is not None
+        if said is not None and said != size:
+            raise UpstreamMissing(remote.name, f"{digest}: {said} bytes there, {size} here")
+        repository.blobs[digest] = size
+        await self._repositories.save(repository)
+        return size
+
+    def _note(self, repository: Repository, digest: Digest, flight: Flight) -> None:
+        assert flight.size is not None
+        repository.blobs[digest] = flight.size
+        self._repositories.save(repository).addErrback(
+            lambda failure: self._log.failure("a blob was not noted", failure)
+        )
+
+
+class _Notice:
+    """Fires a Deferred once, however often it is called."""
+
+    def __init__(self, changed: Deferred[None]) -> None:
+        self._changed = changed
+
+    def __call__(self) -> None:
+        if not self._changed.called:
+            self._changed.callback(None)
+
+
+def _offline(remote: Remote, name: str, digest: Digest) -> Offline:
+    return Offline(f"{digest} is not held for {remote.name}/{name}, and this appliance is offline")

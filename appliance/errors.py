@@ -1,0 +1,188 @@
+"""
+One exception per situation.
+
+This module knows no HTTP: ``appliance.registry.failures`` holds the only table from these classes to OCI error codes
+and status codes. A message carries the value at fault, why it is wrong and, where there is one, the next step; it never
+carries a secret or the query of a signed URL.
+"""
+
+from __future__ import annotations
+
+
+class PullcacheError(Exception):
+    """Anything this program says no to."""
+
+
+# -- what somebody wrote --------------------------------------------------------------------------------------------
+
+
+class ConfigError(PullcacheError):
+    """The configuration cannot be used; the message names file, key path and what would be right."""
+
+
+class DigestInvalid(PullcacheError):
+    """The text is no digest this program can verify (sha256 and sha512 are known)."""
+
+
+class NameInvalid(PullcacheError):
+    """The text is no repository name of the OCI distribution grammar."""
+
+
+class TagInvalid(PullcacheError):
+    """The text is no tag of the OCI distribution grammar."""
+
+
+class QueryInvalid(PullcacheError):
+    """A query parameter is outside its grammar."""
+
+
+class PathInvalid(PullcacheError):
+    """The request's path holds what no registry path may hold."""
+
+
+class RangeInvalid(PullcacheError):
+    """A Range header asks for more than this program is willing to send in one answer."""
+
+
+class RangeUnsatisfiable(PullcacheError):
+    """
+    No part of the requested range lies inside the representation (RFC 9110 section 15.5.17).
+
+    @ivar size: the representation's size in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"no requested range lies within the {size} bytes")
+        self.size = size
+
+
+class ManifestInvalid(PullcacheError):
+    """The document is no manifest or index that may be stored and served."""
+
+
+# -- what is not there ----------------------------------------------------------------------------------------------
+
+
+class UpstreamUnknown(PullcacheError):
+    """No configured upstream is meant by the request; it is never dialled."""
+
+
+class NotPermitted(PullcacheError):
+    """The repository may not be pulled through: C{allow} and C{deny} of its upstream say so."""
+
+
+class NamespaceConflict(PullcacheError):
+    """Path and ``ns`` name two different upstreams, or ``ns`` was given more than once."""
+
+
+class NotHeld(PullcacheError):
+    """What was asked for is not in this appliance's store."""
+
+
+class Unsupported(PullcacheError):
+    """The operation exists in the specification and is not offered here."""
+
+
+class Offline(PullcacheError):
+    """What was asked for is not held, and this appliance contacts no upstream."""
+
+
+# -- what an upstream did -------------------------------------------------------------------------------------------
+
+
+class UpstreamError(PullcacheError):
+    """
+    An upstream could not or would not give what was asked.
+
+    @ivar upstream: the configured name of the upstream.
+    @cvar kind: which of the classes of ``serve_stale`` this is: C{"missing"}, C{"denied"}, C{"rate_limited"} or
+        C{"unavailable"}.
+    """
+
+    kind = "unavailable"
+
+    def __init__(self, upstream: str, detail: str) -> None:
+        super().__init__(f"{upstream}: {detail}")
+        self.upstream = upstream
+        self.detail = detail
+
+
+class UpstreamMissing(UpstreamError):
+    """
+    The upstream said, to a request it had accepted, that it has no such thing.
+
+    @ivar repository_unknown: whether it said so of the whole repository (C{NAME_UNKNOWN}).
+    """
+
+    kind = "missing"
+
+    def __init__(self, upstream: str, detail: str, repository_unknown: bool = False) -> None:
+        super().__init__(upstream, detail)
+        self.repository_unknown = repository_unknown
+
+
+class UpstreamDenied(UpstreamError):
+    """The upstream refused our credentials, or refused us for having none."""
+
+    kind = "denied"
+
+
+class UpstreamRateLimited(UpstreamError):
+    """
+    The upstream asked for fewer requests.
+
+    @ivar retry_after: seconds the upstream asked us to wait, or C{None}.
+    """
+
+    kind = "rate_limited"
+
+    def __init__(self, upstream: str, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(upstream, detail)
+        self.retry_after = retry_after
+
+
+class UpstreamUnavailable(UpstreamError):
+    """The upstream could not be reached, or answered with a failure of its own."""
+
+
+class UpstreamTimeout(UpstreamUnavailable):
+    """The upstream was reached, or not even that, and stayed silent too long."""
+
+
+class UpstreamInvalid(UpstreamError):
+    """The upstream sent what must not be stored: wrong digest, encoded, too large, not what it claims to be."""
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream led somewhere a request of ours must not go: realm, redirect or address outside the rules."""
+
+
+class RangeIgnored(UpstreamError):
+    """The upstream answered a range request with something other than that range."""
+
+
+# -- what our own disk did ------------------------------------------------------------------------------------------
+
+
+class StoreError(PullcacheError):
+    """The store cannot be used; the message names the folder and the next step."""
+
+
+class StoreLocked(StoreError):
+    """Another process owns the store."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer version."""
+
+
+class DocumentDamaged(StoreError):
+    """A JSON document could not be read; it was set aside."""
+
+
+class VersionConflict(StoreError):
+    """A document was replaced by somebody else since it was read."""
+
+
+class BlobDamaged(StoreError):
+    """Bytes that were to become a blob do not have its digest or its size."""

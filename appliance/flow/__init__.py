@@ -1,0 +1,1 @@
+"""Bytes in motion: producers, growing files, the sendfile transport, disk threads."""

@@ -1,0 +1,119 @@
+"""
+A TCP server transport that sends files with C{sendfile(2)}, and the reactor facade that installs it.
+
+The transport is chosen by L{twisted.internet.tcp.Port}, and the Port by C{reactor.listenTCP}; so an endpoint built on
+L{SendfileReactor} listens with it, whatever its description says. A TLS endpoint wraps such a transport and hides
+L{IFileTransport} again: see L{file_transport}.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from twisted.internet import main, tcp
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport
+from zope.interface import implementer
+
+from appliance.interfaces import IFileTransport
+
+# The most one connection sends before the reactor looks at the next one.
+PIECE = 1024 * 1024
+
+
+class _FileRange(NamedTuple):
+    fd: int
+    start: int
+    length: int
+    sent: Callable[[int], None]
+
+
+@implementer(IFileTransport)
+class SendfileServer(tcp.Server):
+    """A server connection that, once its own buffer is empty, sends a range of a file."""
+
+    _range: _FileRange | None = None
+
+    def send_file(self, fd: int, start: int, length: int, sent: Callable[[int], None]) -> None:
+        """See L{IFileTransport.send_file}."""
+        if self._range is not None:
+            raise ValueError("a file range is under way already")
+        if length > 0 and self.connected:
+            self._range = _FileRange(fd, start, length, sent)
+            self.startWriting()
+
+    def doWrite(self) -> BaseException | None:
+        """Send what was written first, then the file range."""
+        if self._range is None or self.dataBuffer or self._tempDataLen:
+            result: BaseException | None = super().doWrite()
+            if result is None and self._range is not None and self.connected:
+                self.startWriting()
+            return result
+        return self._send_range(self._range)
+
+    def _send_range(self, part: _FileRange) -> BaseException | None:
+        try:
+            count = os.sendfile(self.fileno(), part.fd, part.start, min(part.length, PIECE))
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if count == 0:
+            # The file is shorter than was promised: the response cannot be completed.
+            return main.CONNECTION_LOST
+        if count == part.length:
+            self._range = None
+            self.stopWriting()
+        else:
+            self._range = _FileRange(part.fd, part.start + count, part.length - count, part.sent)
+        part.sent(count)
+        return None
+
+    def connectionLost(self, reason: Any) -> None:
+        """Forget the range; the producer is told by the connection it is registered with."""
+        self._range = None
+        super().connectionLost(reason)
+
+
+class SendfilePort(tcp.Port):
+    """A listening TCP port whose connections can send files."""
+
+    transport = SendfileServer
+
+
+class SendfileReactor:
+    """
+    The reactor as server endpoints see it, with L{SendfilePort} for every TCP port, given descriptors included.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(
+        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """See L{twisted.internet.interfaces.IReactorTCP.listenTCP}."""
+        listening = SendfilePort(port, factory, backlog, interface, self._reactor)
+        listening.startListening()
+        return listening
+
+    def adoptStreamPort(self, fileno: int, family: int, factory: IProtocolFactory) -> IListeningPort:
+        """See L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort} (socket activation)."""
+        listening: IListeningPort = SendfilePort._fromListeningDescriptor(self._reactor, fileno, family, factory)
+        listening.startListening()
+        return listening
+
+
+def file_transport(transport: object) -> IFileTransport | None:
+    """
+    The transport's L{IFileTransport} when bytes of a file may go out as they are.
+
+    A TLS wrapper claims every interface of the transport below it, so that being asked alone is not enough.
+    """
+    if IFileTransport.providedBy(transport) and not ISSLTransport.providedBy(transport):
+        return transport
+    return None

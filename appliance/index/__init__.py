@@ -1,0 +1,1 @@
+"""What each repository is known to hold, as JSON documents."""

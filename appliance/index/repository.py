@@ -1,0 +1,171 @@
+"""
+What one repository is known to hold, as an OCI image index.
+
+A tag is a descriptor whose annotation C{org.opencontainers.image.ref.name} is the tag (image-spec,
+C{annotations.md}); a manifest held without a tag is a descriptor without it. What OCI has no field for:
+
+=======================  =========================================================================================
+on a tag's descriptor
+``io.pullcache.tagged``  when the tag was first seen to mean this digest, RFC 3339 UTC
+``io.pullcache.checked`` when the upstream last said so
+on the index
+``io.pullcache.blobs``   JSON object of digest to size: blobs the upstream gave in this repository that no manifest
+                         held here names
+=======================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import msgspec
+
+from appliance.errors import DigestInvalid, DocumentDamaged, TagInvalid
+from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_INDEX
+from appliance.oci.names import parse_tag
+
+REF_NAME = "org.opencontainers.image.ref.name"
+TAGGED = "io.pullcache.tagged"
+CHECKED = "io.pullcache.checked"
+BLOBS = "io.pullcache.blobs"
+
+
+class Entry(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A descriptor in the index document."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] = {}
+
+
+class ImageIndex(msgspec.Struct, rename="camel"):
+    """The index document (image-spec, C{image-index.md})."""
+
+    schema_version: int
+    media_type: str
+    manifests: list[Entry]
+    annotations: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Held:
+    """A manifest held: its media type, which never changes, and its size in bytes."""
+
+    media_type: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Tag:
+    """
+    What a tag means.
+
+    @ivar digest: the manifest's digest.
+    @ivar tagged_at: when it was first seen to mean this, seconds since the epoch.
+    @ivar checked_at: when the upstream last said so, seconds since the epoch; 0 when that is not known.
+    """
+
+    digest: Digest
+    tagged_at: float
+    checked_at: float
+
+
+class Repository:
+    """
+    One repository of one upstream, in memory.
+
+    @ivar tags: by name; each tag's manifest is in L{manifests}.
+    @ivar manifests: manifests held, by digest.
+    @ivar blobs: sizes of blobs that the upstream gave here, by digest.
+    """
+
+    def __init__(self, upstream: str, name: str) -> None:
+        self.upstream = upstream
+        self.name = name
+        self.tags: dict[str, Tag] = {}
+        self.manifests: dict[Digest, Held] = {}
+        self.blobs: dict[Digest, int] = {}
+
+    def hold(self, digest: Digest, media_type: str, size: int) -> None:
+        """Note a manifest; the first media type a digest came with stays."""
+        self.manifests.setdefault(digest, Held(media_type, size))
+
+    def tag(self, name: str, digest: Digest, now: float) -> bool:
+        """Let the tag mean C{digest}, a manifest held; whether it meant something else before."""
+        before = self.tags.get(name)
+        if before is not None and before.digest == digest:
+            self.tags[name] = replace(before, checked_at=now)
+            return False
+        self.tags[name] = Tag(digest, now, now)
+        return True
+
+    def encode(self) -> bytes:
+        """The index document."""
+        tagged = {tag.digest for tag in self.tags.values()}
+        entries = [self._entry(tag.digest, _annotations(name, tag)) for name, tag in sorted(self.tags.items())]
+        entries += [self._entry(digest, {}) for digest in self.manifests if digest not in tagged]
+        annotations = {"io.pullcache.upstream": self.upstream, "io.pullcache.repository": self.name}
+        if self.blobs:
+            annotations[BLOBS] = json.dumps({str(digest): size for digest, size in self.blobs.items()})
+        return msgspec.json.encode(ImageIndex(2, OCI_INDEX, entries, annotations))
+
+    @classmethod
+    def decode(cls, upstream: str, name: str, data: bytes) -> Repository:
+        """
+        Read an index document.
+
+        @raise DocumentDamaged: it is not one of ours, or not whole.
+        """
+        repository = cls(upstream, name)
+        try:
+            index = msgspec.json.decode(data, type=ImageIndex)
+            for entry in index.manifests:
+                repository._admit(entry)
+            for digest, size in msgspec.json.decode(index.annotations.get(BLOBS, "{}"), type=dict[str, int]).items():
+                repository.blobs[Digest.parse(digest)] = size
+        except (msgspec.DecodeError, DigestInvalid, TagInvalid, ValueError, RecursionError) as error:
+            raise DocumentDamaged(f"index of {upstream}/{name}: {error}") from error
+        return repository
+
+    @classmethod
+    def salvage(cls, upstream: str, name: str, data: bytes) -> Repository:
+        """What can still be read of a damaged index document: the descriptors that are whole."""
+        repository = cls(upstream, name)
+        text = data.decode("utf-8", "replace")
+        decoder = json.JSONDecoder()
+        at = text.find('{"mediaType"')
+        while at >= 0:
+            try:
+                found, _ = decoder.raw_decode(text, at)
+                repository._admit(msgspec.convert(found, Entry))
+            except (ValueError, DigestInvalid, TagInvalid, RecursionError):
+                pass
+            at = text.find('{"mediaType"', at + 1)
+        return repository
+
+    def _entry(self, digest: Digest, annotations: dict[str, str]) -> Entry:
+        held = self.manifests[digest]
+        return Entry(held.media_type, str(digest), held.size, annotations)
+
+    def _admit(self, entry: Entry) -> None:
+        digest = Digest.parse(entry.digest)
+        self.hold(digest, entry.media_type, entry.size)
+        if (name := entry.annotations.get(REF_NAME)) is not None:
+            tagged_at = _seconds(entry.annotations.get(TAGGED))
+            self.tags[parse_tag(name)] = Tag(digest, tagged_at, _seconds(entry.annotations.get(CHECKED)))
+
+
+def _annotations(name: str, tag: Tag) -> dict[str, str]:
+    return {REF_NAME: name, TAGGED: _rfc3339(tag.tagged_at), CHECKED: _rfc3339(tag.checked_at)}
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _seconds(text: str | None) -> float:
+    return 0.0 if text is None else datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,1 @@
+"""The OCI specifications' values: digests, names, manifests, ranges. Pure, no I/O."""

@@ -1,0 +1,176 @@
+"""
+Manifests and indexes: what they point to, and what they are.
+
+OCI image specification, manifest.md and image-index.md. The document is only read here: what is kept and served is
+its bytes. A document is refused when two readers could take it for different things (CVE-2021-41190), or when it
+names something by a digest that cannot be verified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from appliance.errors import DigestInvalid, ManifestInvalid
+from appliance.oci import mediatypes
+from appliance.oci.descriptor import Descriptor
+
+#: The largest manifest, in bytes; what distribution and containers/image accept too.
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+
+#: Content-Types that say nothing of a manifest: servers give them to any file.
+_GENERIC = frozenset({"application/json", mediatypes.OCTET_STREAM, "binary/octet-stream"})
+
+_SCHEMA_VERSION = 2
+
+#: The fields that point to something; a document of an unknown type has at least one.
+_POINTERS = ("manifests", "config", "layers", "blobs")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """
+    One manifest or index.
+
+    @ivar media_type: what it is to be served as; without parameters and safe as a header's value.
+    @ivar manifests: an index's children.
+    @ivar blobs: an image's config, then its layers; an artifact manifest's blobs.
+    @ivar subject: what it refers to, a weak link.
+    @ivar artifact_type: as written in the document.
+    """
+
+    media_type: str
+    manifests: tuple[Descriptor, ...] = ()
+    blobs: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
+    artifact_type: str | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_index(self) -> bool:
+        """Whether its children are manifests."""
+        return self.media_type in mediatypes.INDEXES or bool(self.manifests)
+
+
+class _Document(msgspec.Struct, rename="camel"):
+    """Every field of any manifest that is looked at. Unset and null differ: both count as said, one as nothing."""
+
+    schema_version: int | None = None
+    media_type: str | None = None
+    artifact_type: str | None = None
+    manifests: list[Descriptor] | None | msgspec.UnsetType = msgspec.UNSET
+    config: Descriptor | None | msgspec.UnsetType = msgspec.UNSET
+    layers: list[Descriptor] | None | msgspec.UnsetType = msgspec.UNSET
+    blobs: list[Descriptor] | None | msgspec.UnsetType = msgspec.UNSET
+    subject: Descriptor | None = None
+    annotations: dict[str, str] | None = None
+    fs_layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    def has(self, name: str) -> bool:
+        """Whether the field stands in the document, null or not."""
+        return getattr(self, name) is not msgspec.UNSET
+
+
+_decoder = msgspec.json.Decoder(_Document)
+
+
+def parse_manifest(data: bytes, content_type: str | None) -> Manifest:
+    """
+    Read a manifest or index.
+
+    @param content_type: the Content-Type it came with; counts only when the document does not say what it is.
+    @raise ManifestInvalid: it must not be stored; the message says why.
+    """
+    document = _decode(data)
+    _refuse_ambiguous(document)
+    media_type = _media_type(document, content_type)
+    _check_shape(document, media_type)
+    manifest = Manifest(
+        media_type=media_type,
+        manifests=tuple(document.manifests or ()),
+        blobs=_blobs(document),
+        subject=document.subject,
+        artifact_type=document.artifact_type,
+        annotations=document.annotations or {},
+    )
+    _check_digests(manifest)
+    return manifest
+
+
+def _decode(data: bytes) -> _Document:
+    """The document's fields. Raises L{ManifestInvalid} for anything but a JSON object of the right types."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestInvalid(f"{len(data)} bytes are too many for a manifest: {MAX_MANIFEST_BYTES} are allowed")
+    try:
+        return _decoder.decode(data)
+    except RecursionError:
+        raise ManifestInvalid("nested too deeply for a manifest") from None
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        raise ManifestInvalid(f"no manifest: {error}") from None
+
+
+def _refuse_ambiguous(document: _Document) -> None:
+    """Raises L{ManifestInvalid} for what readers may take for different things, or cannot verify."""
+    for other in ("config", "layers", "blobs"):
+        if document.has("manifests") and document.has(other):
+            raise ManifestInvalid(f"'manifests' and '{other}' in one document: it is neither index nor image")
+    if document.has("fs_layers") or document.schema_version == 1:
+        raise ManifestInvalid("a manifest of Docker schema 1; only schema version 2 is kept")
+    if document.schema_version not in (None, _SCHEMA_VERSION):
+        raise ManifestInvalid(f"schemaVersion {document.schema_version} is not known; {_SCHEMA_VERSION} is")
+
+
+def _media_type(document: _Document, content_type: str | None) -> str:
+    """What the document is: by its own word, else its sender's, else its fields. Raises L{ManifestInvalid}."""
+    media_type = document.media_type or _claimed(content_type) or _inferred(document)
+    if media_type in mediatypes.SCHEMA1:
+        raise ManifestInvalid("a manifest of Docker schema 1; only schema version 2 is kept")
+    if not mediatypes.is_media_type(media_type):
+        raise ManifestInvalid(f"{media_type[:160]!r} is no media type")
+    return media_type
+
+
+def _claimed(content_type: str | None) -> str | None:
+    """The media type that a Content-Type claims, C{None} when it says nothing of a manifest."""
+    claimed = mediatypes.without_parameters(content_type or "")
+    if claimed in _GENERIC or claimed.startswith("text/") or not mediatypes.is_media_type(claimed):
+        return None
+    return claimed
+
+
+def _inferred(document: _Document) -> str:
+    """The OCI type whose fields the document has. Raises L{ManifestInvalid}."""
+    if document.has("manifests"):
+        return mediatypes.OCI_INDEX
+    if document.has("config") and document.has("layers"):
+        return mediatypes.OCI_MANIFEST
+    raise ManifestInvalid("no manifest: there is no media type, no 'manifests', and no 'config' with 'layers'")
+
+
+def _check_shape(document: _Document, media_type: str) -> None:
+    """Raises L{ManifestInvalid} when the document is not of the shape of its type; other types need only some shape."""
+    if media_type in mediatypes.INDEXES:
+        if not document.has("manifests"):
+            raise ManifestInvalid(f"no 'manifests' in a document of type {media_type}")
+    elif media_type in mediatypes.IMAGES:
+        if not isinstance(document.config, Descriptor):
+            raise ManifestInvalid(f"no 'config' in a document of type {media_type}")
+    elif media_type != mediatypes.OCI_ARTIFACT_MANIFEST and not any(map(document.has, _POINTERS)):
+        raise ManifestInvalid(f"a document of type {media_type} that points to nothing")
+
+
+def _blobs(document: _Document) -> tuple[Descriptor, ...]:
+    """Config, layers and an artifact manifest's blobs, as far as there are any."""
+    config = (document.config,) if isinstance(document.config, Descriptor) else ()
+    return (*config, *(document.layers or ()), *(document.blobs or ()))
+
+
+def _check_digests(manifest: Manifest) -> None:
+    """Raises L{ManifestInvalid} when something is named by a digest that cannot be verified."""
+    subject = () if manifest.subject is None else (manifest.subject,)
+    for descriptor in (*manifest.manifests, *manifest.blobs, *subject):
+        try:
+            descriptor.parsed()
+        except DigestInvalid as error:
+            raise ManifestInvalid(f"cannot verify what it points to: {error}") from None

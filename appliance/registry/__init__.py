@@ -1,0 +1,1 @@
+"""What clients see: routes, responses, failures as OCI JSON."""

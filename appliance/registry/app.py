@@ -1,0 +1,193 @@
+"""
+The registry towards clients: the pull side of the OCI distribution spec, as Klein routes.
+
+Paths are looked at raw before Klein decodes them: only a digest's colon may come as C{%3A}; anything else encoded has
+no business in a registry path.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from klein import Klein
+from klein.resource import KleinResource
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from werkzeug.exceptions import HTTPException
+
+from appliance.cache.pullthrough import PullThrough
+from appliance.cache.status import CacheStatus
+from appliance.config import Settings
+from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
+from appliance.oci.digest import Digest
+from appliance.oci.names import parse_reference
+from appliance.registry.blobs import BlobResponses
+from appliance.registry.failures import Refusal, internal, refusal
+from appliance.registry.hotlane import HotLane
+from appliance.registry.pages import page
+from appliance.registry.request import RegistryRequest
+from appliance.registry.responses import begin, etag_matches, quotable, say_where_from
+from appliance.registry.routing import Target, target
+
+JSON = "application/json"
+_ENCODED = re.compile(rb"%(?!3[Aa])|[^!-~]")
+_READING = (b"GET", b"HEAD")
+
+
+class RegistryApp:
+    """
+    The routes of one listener.
+
+    @ivar settings: what is in force; replaced when the configuration is read again.
+    @ivar default_upstream: what a name without an upstream means here, or C{None}; replaced likewise.
+    """
+
+    _app = Klein()
+    # Werkzeug would answer these with redirects to an absolute URL made of the Host header.
+    _app.url_map.strict_slashes = False
+    _app.url_map.merge_slashes = False
+    _log = Logger()
+
+    def __init__(
+        self, cache: PullThrough, settings: Settings, default_upstream: str | None, lane: HotLane, clock: IReactorTime
+    ) -> None:
+        self.settings = settings
+        self._cache = cache
+        self.default_upstream = default_upstream
+        self._lane = lane
+        self._blobs = BlobResponses(cache, lane, clock)
+
+    def resource(self) -> Resource:
+        """The resource to serve."""
+        return RegistryResource(self)
+
+    def klein(self) -> KleinResource:
+        """The routes alone, for requests that L{admit} has passed."""
+        return self._app.resource()
+
+    def admit(self, request: RegistryRequest) -> None:
+        """
+        Look at what must be right before a route is.
+
+        @raise Unsupported: the method writes.
+        @raise PathInvalid: the path holds what no registry path holds.
+        """
+        if request.method not in _READING:
+            raise Unsupported(f"{request.method.decode('ascii', 'replace')[:20]}: this registry is read-only")
+        if _ENCODED.search(request.path):
+            raise PathInvalid("the path holds characters or percent-encodings that no registry path holds")
+
+    # -- routes -----------------------------------------------------------------------------------------------------
+
+    @_app.route("/v2")
+    @_app.route("/v2/")
+    def ping(self, request: RegistryRequest) -> bytes:
+        """distribution-spec end-1."""
+        request.kind = "ping"
+        return _send(request, 200, b"{}", JSON)
+
+    @_app.route("/v2/<path:name>/manifests/<reference>")
+    async def manifest(self, request: RegistryRequest, name: str, reference: str) -> bytes:
+        """distribution-spec end-3."""
+        request.kind = "manifest"
+        parsed = parse_reference(reference)
+        wanted = self._target(request, name)
+        answer = await self._cache.manifest(wanted.upstream, wanted.repository, parsed)
+        say_where_from(request, answer.status, answer.warning, wanted.namespace)
+        etag = str(answer.digest)
+        headers = {"Docker-Content-Digest": etag, "ETag": f'"{etag}"'}
+        if etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), etag):
+            begin(request, 304, 0, None, headers)
+            return b""
+        body = _send(request, 200, answer.data, answer.media_type, headers)
+        if answer.status == CacheStatus(hit=True) and answer.fresh_until != 0.0:
+            self._lane.remember(request, body, answer.fresh_until)
+        return body
+
+    @_app.route("/v2/<path:name>/blobs/<digest>")
+    async def blob(self, request: RegistryRequest, name: str, digest: str) -> bytes | None:
+        """distribution-spec end-2."""
+        request.kind = "blob"
+        parsed = Digest.parse(digest)
+        return await self._blobs.answer(request, self._target(request, name), parsed)
+
+    @_app.route("/v2/<path:name>/tags/list")
+    async def tags(self, request: RegistryRequest, name: str) -> bytes:
+        """distribution-spec end-8a, end-8b."""
+        request.kind = "tags"
+        wanted = self._target(request, name)
+        answer = await self._cache.tags(wanted.upstream, wanted.repository)
+        shown = page(answer.tags, request.args)
+        say_where_from(request, answer.status, answer.warning, wanted.namespace)
+        link = shown.link(wanted.namespace)
+        body = msgspec.json.encode({"name": wanted.repository, "tags": shown.tags})
+        return _send(request, 200, body, JSON, {} if link is None else {"Link": link})
+
+    @_app.route("/v2/<path:name>/referrers/<digest>")
+    def referrers(self, request: RegistryRequest, name: str, digest: str) -> None:
+        """distribution-spec end-12a; 404 sends clients to the fallback tag."""
+        Digest.parse(digest)
+        self._target(request, name)
+        raise NotHeld("the referrers API is not offered here; use the referrers tag schema")
+
+    @_app.handle_errors(Exception)
+    def failed(self, request: RegistryRequest, failure: Failure) -> bytes:
+        """Whatever went wrong, as OCI JSON."""
+        return self.refuse(request, failure.value)
+
+    # -- what routes share ------------------------------------------------------------------------------------------
+
+    def refuse(self, request: RegistryRequest, error: BaseException) -> bytes:
+        """Answer with an error."""
+        if isinstance(error, CancelledError):
+            raise error
+        if isinstance(error, HTTPException):
+            error = NotHeld("there is no such route in a registry")
+        told = refusal(error, request.kind)
+        if told is None:
+            self._log.failure("{uri}", Failure(error), uri=request.uri)
+            told = internal()
+        return _refuse(request, told)
+
+    def _target(self, request: RegistryRequest, name: str) -> Target:
+        namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
+        return target(name, namespaces, self.default_upstream, self.settings.upstream_for)
+
+
+class RegistryResource(Resource):
+    """Admits a request and hands it to the routes."""
+
+    isLeaf = True
+
+    def __init__(self, app: RegistryApp) -> None:
+        super().__init__()
+        self._app = app
+        self._klein = app.klein()
+
+    def render(self, request: RegistryRequest) -> Any:
+        """See L{Resource.render}."""
+        try:
+            self._app.admit(request)
+        except PullcacheError as error:
+            return self._app.refuse(request, error)
+        return self._klein.render(request)
+
+
+def _send(
+    request: RegistryRequest, code: int, body: bytes, content_type: str, headers: dict[str, str] | None = None
+) -> bytes:
+    begin(request, code, len(body), content_type, headers)
+    return b"" if request.method == b"HEAD" else body
+
+
+def _refuse(request: RegistryRequest, told: Refusal) -> bytes:
+    for name in ("ETag", "Content-Range", "Accept-Ranges"):
+        request.responseHeaders.removeHeader(name)
+    headers = {name: quotable(value) for name, value in told.headers.items()}
+    return _send(request, told.status, told.body, JSON, headers)
+

@@ -1,0 +1,156 @@
+"""Responses that carry a blob, or ranges of one."""
+
+from __future__ import annotations
+
+import os
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from appliance.cache.blobs import BlobAnswer
+from appliance.cache.pullthrough import PullThrough
+from appliance.cache.status import HIT
+from appliance.errors import PullcacheError
+from appliance.flow.body import ClientStalled, FileBody, Part
+from appliance.flow.relay import Relay
+from appliance.flow.sendfile import file_transport
+from appliance.interfaces import IBlobResponse
+from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCTET_STREAM
+from appliance.oci.ranges import Span, parse_ranges
+from appliance.registry.hotlane import BODY_LIMIT, HotLane
+from appliance.registry.multipart import content_range, multipart
+from appliance.registry.request import RegistryRequest
+from appliance.registry.responses import begin, etag_matches, say_where_from
+from appliance.registry.routing import Target
+
+
+class BlobResponses:
+    """Answers blob requests of one listener."""
+
+    _log = Logger()
+
+    def __init__(self, cache: PullThrough, lane: HotLane, clock: IReactorTime) -> None:
+        self._cache = cache
+        self._lane = lane
+        self._clock = clock
+
+    async def answer(self, request: RegistryRequest, wanted: Target, digest: Digest) -> bytes | None:
+        """
+        Answer GET or HEAD for a blob; fires when the body was handed over, or its connection was aborted.
+
+        @raise PullcacheError: nothing was sent yet; the caller tells the client.
+        """
+        if request.method == b"HEAD":
+            return await self._head(request, wanted, digest)
+        answer = await self._cache.blob(wanted.upstream, wanted.repository, digest)
+        try:
+            return await self._get(request, wanted, digest, answer)
+        finally:
+            answer.close()
+
+    async def _head(self, request: RegistryRequest, wanted: Target, digest: Digest) -> bytes:
+        answer = await self._cache.blob_size(wanted.upstream, wanted.repository, digest)
+        say_where_from(request, answer.status, None, wanted.namespace)
+        if not self._unmodified(request, digest):
+            begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
+            if answer.status == HIT:
+                self._lane.remember(request, b"", None)
+        return b""
+
+    async def _get(
+        self, request: RegistryRequest, wanted: Target, digest: Digest, answer: BlobAnswer
+    ) -> bytes | None:
+        say_where_from(request, answer.status, None, wanted.namespace)
+        if self._unmodified(request, digest):
+            return b""
+        spans = self._spans(request, digest, answer.size)
+        if spans is None:
+            return await self._whole(request, digest, answer)
+        if len(spans) > 1:
+            parts = multipart(spans, answer.size, digest, OCTET_STREAM)
+            begin(request, 206, parts.length, parts.content_type, _headers(digest))
+            return await self._send(request, answer, parts.parts)
+        return await self._range(request, wanted, digest, answer, spans[0])
+
+    async def _whole(self, request: RegistryRequest, digest: Digest, answer: BlobAnswer) -> bytes | None:
+        begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
+        if answer.flight is None and answer.size <= BODY_LIMIT:
+            body = os.pread(answer.source.file.fd, answer.size, 0)
+            if answer.status == HIT:
+                self._lane.remember(request, body, None)
+            return body
+        return await self._send(request, answer, [Span(0, answer.size)])
+
+    async def _range(
+        self, request: RegistryRequest, wanted: Target, digest: Digest, answer: BlobAnswer, span: Span
+    ) -> bytes | None:
+        aside = await self._cache.aside(wanted.upstream, wanted.repository, digest, answer, span)
+        headers = _headers(digest) | {"Content-Range": content_range(span, answer.size)}
+        begin(request, 206, span.length, OCTET_STREAM, headers)
+        if aside is None:
+            return await self._send(request, answer, [span])
+        request.setHeader("Cache-Status", "pullcache; fwd=partial; fwd-status=206")
+        return await self._relay(request, aside, span)
+
+    async def _send(self, request: RegistryRequest, answer: BlobAnswer, parts: list[Part]) -> None:
+        """
+        Send the body; whatever comes between, the connection is aborted: an error body would be taken for the blob's
+        bytes, and finishing early would splice the next response into it.
+        """
+        transport = file_transport(request.transport)
+        body = FileBody(answer.source, parts, request, transport, self._clock)
+        request.write(b"")
+        try:
+            await body.send()
+        except CancelledError:
+            raise
+        except ConnectionDone:
+            pass
+        except (PullcacheError, ClientStalled, OSError) as error:
+            self._abort(request, error)
+        finally:
+            request.add_sent(body.sent - body.written)
+
+    async def _relay(self, request: RegistryRequest, aside: IBlobResponse, span: Span) -> None:
+        relay = Relay(request, span.length)
+        request.write(b"")
+        try:
+            await aside.deliver(relay)
+        except CancelledError:
+            aside.abandon()
+            raise
+        except PullcacheError as error:
+            self._abort(request, error)
+            return
+        if relay.missing:
+            self._abort(request, ConnectionDone(f"{relay.missing} bytes are missing"))
+
+    def _abort(self, request: RegistryRequest, error: Exception) -> None:
+        self._log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
+        request.transport.abortConnection()
+
+    def _unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
+        if etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), str(digest)):
+            begin(request, 304, 0, None, _headers(digest))
+            return True
+        return False
+
+    def _spans(self, request: RegistryRequest, digest: Digest, size: int) -> tuple[Span, ...] | None:
+        values = request.requestHeaders.getRawHeaders("Range", [])
+        condition = request.requestHeaders.getRawHeaders("If-Range", [])
+        # RFC 9110 section 13.1.5: a condition that does not hold makes the request one for the whole.
+        if condition and condition != [f'"{digest}"']:
+            return None
+        return parse_ranges(values[0] if len(values) == 1 else None, size)
+
+
+def _headers(digest: Digest) -> dict[str, str]:
+    return {
+        "Docker-Content-Digest": str(digest),
+        "ETag": f'"{digest}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "max-age=31536000, immutable",
+    }

@@ -1,0 +1,101 @@
+"""The only table from what went wrong to status codes and OCI error codes (distribution-spec, "Error Codes")."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from appliance import errors
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """
+    An error as a client sees it.
+
+    @ivar status: HTTP status code.
+    @ivar body: the OCI error document.
+    @ivar headers: to be sent with it.
+    """
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+# C{None} stands for the code of what was asked for: MANIFEST_UNKNOWN, BLOB_UNKNOWN or NAME_UNKNOWN.
+_TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
+    (errors.DigestInvalid, 400, "DIGEST_INVALID"),
+    (errors.NameInvalid, 400, "NAME_INVALID"),
+    (errors.TagInvalid, 400, "TAG_INVALID"),
+    (errors.PathInvalid, 400, "NAME_INVALID"),
+    (errors.NamespaceConflict, 400, "NAME_INVALID"),
+    (errors.QueryInvalid, 400, "PAGINATION_NUMBER_INVALID"),
+    (errors.RangeInvalid, 400, "RANGE_INVALID"),
+    (errors.RangeUnsatisfiable, 416, "RANGE_INVALID"),
+    (errors.UpstreamUnknown, 404, "NAME_UNKNOWN"),
+    (errors.NotPermitted, 403, "DENIED"),
+    (errors.NotHeld, 404, None),
+    (errors.Offline, 404, None),
+    (errors.Unsupported, 405, "UNSUPPORTED"),
+    (errors.UpstreamMissing, 404, None),
+    # Never 401: a relayed challenge would send clients, with their credentials, to the upstream's token server. And
+    # registries say "denied" of what does not exist.
+    (errors.UpstreamDenied, 404, "NAME_UNKNOWN"),
+    (errors.UpstreamRateLimited, 429, "TOOMANYREQUESTS"),
+    (errors.UpstreamTimeout, 504, "UNAVAILABLE"),
+    # 502 and not 503: containerd goes to its next registry at once.
+    (errors.UpstreamError, 502, "UNAVAILABLE"),
+)
+
+_UNKNOWN = {"manifest": "MANIFEST_UNKNOWN", "blob": "BLOB_UNKNOWN"}
+
+
+def refusal(error: BaseException, kind: str) -> Refusal | None:
+    """
+    What to tell the client, C{None} when C{error} is none of ours: a mistake to be logged.
+
+    @param kind: what was asked for: C{manifest}, C{blob}, C{tags}...
+    """
+    for exception, status, code in _TABLE:
+        if isinstance(error, exception):
+            return Refusal(status, document(code or _unknown(error, kind), str(error), _detail(error)), _headers(error))
+    return None
+
+
+def internal() -> Refusal:
+    """What to tell the client of a mistake of ours: nothing but that it is one."""
+    return Refusal(500, document("UNKNOWN", "internal error; see the log of the appliance", {}), {})
+
+
+def document(code: str, message: str, detail: dict[str, Any]) -> bytes:
+    """An OCI error document."""
+    error: dict[str, Any] = {"code": code, "message": message}
+    if detail:
+        error["detail"] = detail
+    return msgspec.json.encode({"errors": [error]})
+
+
+def _unknown(error: BaseException, kind: str) -> str:
+    if isinstance(error, errors.UpstreamMissing) and error.repository_unknown:
+        return "NAME_UNKNOWN"
+    return _UNKNOWN.get(kind, "NAME_UNKNOWN")
+
+
+def _detail(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, errors.UpstreamError):
+        return {"upstream": error.upstream, "fault": error.kind}
+    return {}
+
+
+def _headers(error: BaseException) -> dict[str, str]:
+    if isinstance(error, errors.RangeUnsatisfiable):
+        return {"Content-Range": f"bytes */{error.size}"}
+    if isinstance(error, errors.UpstreamRateLimited):
+        return {"Retry-After": str(math.ceil(error.retry_after or 60))}
+    if isinstance(error, errors.Unsupported):
+        return {"Allow": "GET, HEAD"}
+    return {}

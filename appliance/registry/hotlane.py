@@ -1,0 +1,136 @@
+"""
+The hot lane: whole answers prepared beforehand, written by the HTTP channel itself.
+
+Only a simple request takes it: one GET or HEAD over HTTP/1.1, complete in one read, without a header that could change
+the answer. Everything else takes the Klein route, which gives the same bytes: an entry here is made from the headers
+and body that the route has just sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import datetimeToString
+
+from appliance.interfaces import IAccounts
+from appliance.registry.request import RegistryRequest
+
+# A body that may lie in memory; larger ones go by sendfile.
+BODY_LIMIT = 64 * 1024
+BUDGET = 64 * 1024 * 1024
+_OVERHEAD = 1024
+
+# Well-formed header lines, none of which could change the answer or the connection.
+_HEADERS = re.compile(
+    rb"(?:(?!(?:range|if-|connection|expect|content-length|transfer-encoding|authorization|upgrade|cookie))"
+    rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\r\n\x00]*\r\n){1,64}\r\n",
+    re.IGNORECASE,
+)
+_REQUEST_LINE = re.compile(rb"((?:GET|HEAD) /v2/[!-~]{1,2048}) HTTP/1\.1\r\n")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An answer: what stands before the date, what after it, and what to note of it."""
+
+    before: bytes
+    after: bytes
+    body_length: int
+    expires: float | None
+    kind: str
+    code: int
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory, roughly."""
+        return len(self.before) + len(self.after) + _OVERHEAD
+
+
+class HotLane:
+    """The prepared answers of one listener, the longest unused dropped first."""
+
+    def __init__(self, clock: IReactorTime, accounts: IAccounts) -> None:
+        self._clock = clock
+        self._accounts = accounts
+        self._answers: OrderedDict[bytes, _Prepared] = OrderedDict()
+        self._used = 0
+        self._date = b""
+        self._dated = 0
+
+    def remember(self, request: RegistryRequest, body: bytes, expires: float | None) -> None:
+        """
+        The response that C{request} has got, with its headers set, may be given again.
+
+        @param body: what follows the headers; empty for HEAD.
+        @param expires: seconds since the epoch, C{None} for ever.
+        """
+        if len(body) > BODY_LIMIT or request.clientproto != b"HTTP/1.1" or not _is_simple(request):
+            return
+        head = [b"HTTP/1.1 %d %b\r\n" % (request.code, request.code_message)]
+        before = b""
+        for name, values in request.responseHeaders.getAllRawHeaders():
+            if name == b"Date":
+                before, head = b"".join(head) + b"Date: ", [b"\r\n"]
+            else:
+                head.extend(b"%b: %b\r\n" % (name, value) for value in values)
+        if before:
+            prepared = _Prepared(before, b"".join(head) + b"\r\n" + body, len(body), expires, request.kind, request.code)
+            self._keep(request.method + b" " + request.uri, prepared)
+
+    def serve(self, transport: Any, data: bytes) -> bool:
+        """Answer the request that C{data} is, if it is a simple one with an answer here; whether it was."""
+        line = _REQUEST_LINE.match(data)
+        if line is None:
+            return False
+        prepared = self._answers.get(line[1])
+        if prepared is None or _HEADERS.fullmatch(data, line.end()) is None:
+            return False
+        now = self._clock.seconds()
+        if prepared.expires is not None and now >= prepared.expires:
+            self._drop(line[1])
+            return False
+        self._answers.move_to_end(line[1])
+        transport.write(b"".join((prepared.before, self._today(now), prepared.after)))
+        self._note(transport, line[1], prepared)
+        return True
+
+    def clear(self) -> None:
+        """Forget every answer: something that decides about them has changed."""
+        self._answers.clear()
+        self._used = 0
+
+    def _note(self, transport: Any, request: bytes, prepared: _Prepared) -> None:
+        method, _, path = request.decode("ascii").partition(" ")
+        client = getattr(transport.getPeer(), "host", "-")
+        self._accounts.answered(client, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, "hit")
+
+    def _today(self, now: float) -> bytes:
+        # One second has one date.
+        if int(now) != self._dated:
+            self._dated = int(now)
+            self._date = datetimeToString(now)
+        return self._date
+
+    def _keep(self, key: bytes, prepared: _Prepared) -> None:
+        self._drop(key)
+        self._answers[key] = prepared
+        self._used += prepared.cost
+        while self._used > BUDGET:
+            _, dropped = self._answers.popitem(last=False)
+            self._used -= dropped.cost
+
+    def _drop(self, key: bytes) -> None:
+        dropped = self._answers.pop(key, None)
+        if dropped is not None:
+            self._used -= dropped.cost
+
+
+def _is_simple(request: RegistryRequest) -> bool:
+    names = (name.lower() for name, _ in request.requestHeaders.getAllRawHeaders())
+    return not any(
+        name.startswith(b"if-") or name in (b"range", b"connection", b"authorization", b"cookie") for name in names
+    )

@@ -1,0 +1,69 @@
+"""One address that clients connect to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Site
+
+from appliance.cache.pullthrough import PullThrough
+from appliance.config import ListenSettings, Settings
+from appliance.registry.app import RegistryApp
+from appliance.registry.channel import RegistryChannel
+from appliance.registry.hotlane import HotLane
+from appliance.interfaces import IAccounts
+from appliance.registry.request import RegistryRequest
+
+# A connection on which nothing is asked for is closed after this; clients pause between layers.
+IDLE = 120.0
+
+
+class Listener:
+    """
+    The protocol factory of one listener, and what of it follows the configuration.
+
+    @ivar site: to listen with.
+    """
+
+    def __init__(
+        self, cache: PullThrough, settings: Settings, listen: ListenSettings, accounts: IAccounts, reactor: Any
+    ) -> None:
+        clock: IReactorTime = reactor
+        self._lane = HotLane(clock, accounts)
+        self._app = RegistryApp(cache, settings, listen.default_upstream, self._lane, clock)
+        self.site = RegistrySite(self._app, self._lane, accounts, reactor)
+
+    def configure(self, settings: Settings, listen: ListenSettings) -> None:
+        """Follow a configuration that was read again."""
+        self._app.settings = settings
+        self._app.default_upstream = listen.default_upstream
+        self._lane.clear()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a client is being answered."""
+        return any(channel.busy for channel in self.site.open)
+
+    def close_idle(self) -> None:
+        """Close the connections on which nothing is asked; the others close after their answer."""
+        for channel in list(self.site.open):
+            channel.retire()
+
+
+class RegistrySite(Site):
+    """A Site of L{RegistryChannel}s."""
+
+    def __init__(self, app: RegistryApp, lane: HotLane, accounts: IAccounts, reactor: Any) -> None:
+        requests = type("ListenerRequest", (RegistryRequest,), {"accounts": accounts})
+        super().__init__(app.resource(), requestFactory=requests, timeout=IDLE, reactor=reactor)
+        self.displayTracebacks = False
+        self._lane = lane
+        self.open: set[RegistryChannel] = set()
+
+    def protocol(self) -> RegistryChannel:
+        """A channel for a new connection."""
+        return RegistryChannel(self._lane, self.open)
+
+    def log(self, request: RegistryRequest) -> None:
+        """Requests are accounted for where they end; Twisted's own log is not kept."""

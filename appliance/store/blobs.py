@@ -1,0 +1,126 @@
+"""Blobs by digest in the file system: C{blobs/<algorithm>/<hex>}, immutable once there."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from pathlib import Path
+from threading import Lock
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
+from appliance.flow.durable import write_file
+from appliance.flow.sharedfile import SharedFile
+from appliance.interfaces import IBlobStore, IIngest, IOpenFile, IThreads
+from appliance.oci.digest import Digest
+from appliance.store.partial import PARTIAL, PartialBlob
+
+
+@implementer(IBlobStore)
+class FilesystemBlobStore:
+    """L{IBlobStore} on a folder that this process owns (L{appliance.store.ownership})."""
+
+    def __init__(self, root: Path, threads: IThreads) -> None:
+        self._blobs = root / "blobs"
+        self._partial = root / PARTIAL
+        self._threads = threads
+        self._total = 0
+        self._counting = Lock()
+        self._temporaries = count(1)
+
+    def measure(self) -> Deferred[None]:
+        """Add up what the folder holds, once at start; until it fires L{total} counts only what came since."""
+
+        def measured(octets: int) -> None:
+            self._count(octets)
+
+        return self._threads.call(_octets_under, self._blobs).addCallback(measured)
+
+    def probe(self) -> Deferred[None]:
+        """Fires when the store can be read and written; fails with L{OSError} when it cannot."""
+        return self._threads.call(self._probe)
+
+    def size(self, digest: Digest) -> int | None:
+        """See L{IBlobStore.size}."""
+        try:
+            return os.stat(self._path(digest)).st_size
+        except FileNotFoundError:
+            return None
+
+    def open(self, digest: Digest) -> IOpenFile:
+        """See L{IBlobStore.open}."""
+        try:
+            return SharedFile(os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            raise NotHeld(f"{digest} is not in the store") from None
+
+    def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
+        """See L{IBlobStore.read}."""
+        return self._threads.call(self._read, digest, limit)
+
+    def put(self, digest: Digest, data: bytes) -> Deferred[None]:
+        """See L{IBlobStore.put}."""
+        return self._threads.call(self._put, digest, data)
+
+    def ingest(self, digest: Digest) -> Deferred[IIngest]:
+        """See L{IBlobStore.ingest}."""
+        partial = PartialBlob(self._partial, self._path(digest), digest, self._threads, self._count)
+        return partial.load()
+
+    def unfinished(self) -> list[Digest]:
+        """See L{IBlobStore.unfinished}."""
+        found = []
+        for name in sorted(os.listdir(self._partial)):
+            algorithm, _, encoded = name.partition("-")
+            try:
+                found.append(Digest.parse(f"{algorithm}:{encoded}"))
+            except DigestInvalid:
+                continue
+        return found
+
+    def total(self) -> int:
+        """See L{IBlobStore.total}."""
+        return self._total
+
+    def _probe(self) -> None:
+        os.listdir(self._partial)
+        path = self._partial / f"probe.{next(self._temporaries)}.tmp"
+        path.write_bytes(b"probe")
+        path.unlink()
+
+    def _path(self, digest: Digest) -> Path:
+        return self._blobs / digest.algorithm / digest.encoded
+
+    def _read(self, digest: Digest, limit: int) -> bytes:
+        try:
+            with open(self._path(digest), "rb") as file:
+                data = file.read(limit + 1)
+        except FileNotFoundError:
+            raise NotHeld(f"{digest} is not in the store") from None
+        if len(data) > limit:
+            raise BlobDamaged(f"{digest} is larger than the {limit} bytes it may have here")
+        return data
+
+    def _put(self, digest: Digest, data: bytes) -> None:
+        if not digest.matches(data):
+            raise BlobDamaged(f"{len(data)} bytes do not have the digest {digest}")
+        path = self._path(digest)
+        if path.exists():
+            return
+        write_file(path, data, self._partial / f"{digest.file_name}.{next(self._temporaries)}.tmp")
+        self._count(len(data))
+
+    def _count(self, octets: int) -> None:
+        # Called from the disk threads.
+        with self._counting:
+            self._total += octets
+
+
+def _octets_under(folder: Path) -> int:
+    total = 0
+    for algorithm in os.scandir(folder):
+        if algorithm.is_dir():
+            total += sum(entry.stat().st_size for entry in os.scandir(algorithm.path))
+    return total

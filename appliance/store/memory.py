@@ -1,0 +1,130 @@
+"""Blobs in memory: the twin that shows L{IBlobStore} is a seam, and what most tests of the cache use."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from appliance.errors import BlobDamaged, NotHeld
+from appliance.flow.sharedfile import SharedFile
+from appliance.interfaces import IBlobStore, IIngest, IOpenFile, Origin
+from appliance.oci.digest import Digest
+
+
+@implementer(IBlobStore)
+class MemoryBlobStore:
+    """L{IBlobStore} in a dict; what is under way outlives a closed ingest, as it does on disk."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[Digest, bytes] = {}
+        self._partial: dict[Digest, tuple[bytes, Origin | None]] = {}
+
+    def size(self, digest: Digest) -> int | None:
+        """See L{IBlobStore.size}."""
+        data = self._blobs.get(digest)
+        return None if data is None else len(data)
+
+    def open(self, digest: Digest) -> IOpenFile:
+        """See L{IBlobStore.open}."""
+        if digest not in self._blobs:
+            raise NotHeld(f"{digest} is not in the store")
+        return SharedFile(_memory_file(self._blobs[digest]))
+
+    def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
+        """See L{IBlobStore.read}."""
+        data = self._blobs.get(digest)
+        if data is None:
+            return fail(NotHeld(f"{digest} is not in the store"))
+        if len(data) > limit:
+            return fail(BlobDamaged(f"{digest} is larger than the {limit} bytes it may have here"))
+        return succeed(data)
+
+    def put(self, digest: Digest, data: bytes) -> Deferred[None]:
+        """See L{IBlobStore.put}."""
+        if not digest.matches(data):
+            return fail(BlobDamaged(f"{len(data)} bytes do not have the digest {digest}"))
+        self._blobs[digest] = data
+        return succeed(None)
+
+    def ingest(self, digest: Digest) -> Deferred[IIngest]:
+        """See L{IBlobStore.ingest}."""
+        return succeed(_MemoryIngest(self._blobs, self._partial, digest))
+
+    def unfinished(self) -> list[Digest]:
+        """See L{IBlobStore.unfinished}."""
+        return sorted(self._partial)
+
+    def total(self) -> int:
+        """See L{IBlobStore.total}."""
+        return sum(map(len, self._blobs.values()))
+
+
+@implementer(IIngest)
+class _MemoryIngest:
+    """See L{IIngest}."""
+
+    def __init__(
+        self, blobs: dict[Digest, bytes], partial: dict[Digest, tuple[bytes, Origin | None]], digest: Digest
+    ) -> None:
+        self._blobs = blobs
+        self._partial = partial
+        data, self.origin = partial.setdefault(digest, (b"", None))
+        self._hasher: Any = digest.hasher()
+        self._hasher.update(data)
+        self._fd = _memory_file(data)
+        self.file: IOpenFile = SharedFile(self._fd)
+        self.digest = digest
+        self.size = len(data)
+
+    def write(self, data: list[bytes]) -> Deferred[None]:
+        """See L{IIngest.write}."""
+        joined = b"".join(data)
+        os.pwrite(self._fd, joined, self.size)
+        self._hasher.update(joined)
+        self.size += len(joined)
+        self._keep()
+        return succeed(None)
+
+    def note(self, origin: Origin) -> Deferred[None]:
+        """See L{IIngest.note}."""
+        self.origin = origin
+        self._keep()
+        return succeed(None)
+
+    def verify(self) -> bool:
+        """See L{IIngest.verify}."""
+        return bool(self._hasher.hexdigest() == self.digest.encoded)
+
+    def commit(self) -> Deferred[None]:
+        """See L{IIngest.commit}."""
+        data, _ = self._partial.pop(self.digest)
+        right = self.verify()
+        self.close()
+        if not right:
+            return fail(BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}"))
+        self._blobs[self.digest] = data
+        return succeed(None)
+
+    def discard(self) -> Deferred[None]:
+        """See L{IIngest.discard}."""
+        self._partial.pop(self.digest, None)
+        self.close()
+        return succeed(None)
+
+    def close(self) -> None:
+        """See L{IIngest.close}."""
+        if self._fd >= 0:
+            self._fd = -1
+            self.file.release()
+
+    def _keep(self) -> None:
+        self._partial[self.digest] = (os.pread(self._fd, self.size, 0), self.origin)
+
+
+def _memory_file(data: bytes) -> int:
+    fd = os.memfd_create("blob")
+    os.pwrite(fd, data, 0)
+    return fd

@@ -1,0 +1,104 @@
+"""
+One process owns a store, and knows its layout's version.
+
+::
+
+    <store>/VERSION   the layout's version; a newer one is refused
+    <store>/lock      held (flock) by the process that owns the store
+    <store>/blobs/sha256/<hex>, blobs/sha512/<hex>
+    <store>/partial/  blobs under way, and temporary files
+    <store>/repositories/, <store>/state/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from appliance.errors import StoreError, StoreLocked, StoreTooNew
+from appliance.flow.durable import make_folder, write_file
+
+VERSION = 1
+FOLDERS = ("blobs/sha256", "blobs/sha512", "partial", "repositories", "state")
+
+
+class Ownership:
+    """The lock on a store, held until L{release}."""
+
+    def __init__(self, root: Path, fd: int) -> None:
+        self.root = root
+        self._fd = fd
+
+    @classmethod
+    def claim(cls, root: Path) -> Ownership:
+        """
+        Take the store at C{root}, made when it does not exist.
+
+        @raise StoreLocked: another process owns it.
+        @raise StoreTooNew: a newer version wrote it.
+        @raise StoreError: it cannot be written.
+        """
+        try:
+            make_folder(root)
+            fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its path and owner") from error
+        try:
+            cls._lock(root, fd)
+            _check_version(root)
+            _furnish(root)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(root, fd)
+
+    @staticmethod
+    def _lock(root: Path, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise StoreLocked(
+                f"store {root}: owned by another process (pid {owner}); stop it or use another store"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Let go; the next process may claim the store."""
+        os.close(self._fd)
+
+
+def _check_version(root: Path) -> None:
+    path = root / "VERSION"
+    try:
+        text = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"store {root}: VERSION cannot be read: {error}") from error
+    # A power cut between creating the store and writing VERSION leaves it absent or empty: a new store.
+    if text == "":
+        _try_to_write(root, path)
+    elif not text.isdigit():
+        raise StoreError(f"store {root}: VERSION holds {text[:40]!r}, which is no version; is this a pullcache store?")
+    elif int(text) > VERSION:
+        raise StoreTooNew(f"store {root}: layout version {text}, this program knows {VERSION}; install a newer pullcache")
+
+
+def _try_to_write(root: Path, path: Path) -> None:
+    try:
+        write_file(path, f"{VERSION}\n".encode("ascii"), root / "VERSION.tmp")
+    except OSError as error:
+        raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its owner and free space") from error
+
+
+def _furnish(root: Path) -> None:
+    try:
+        for name in FOLDERS:
+            make_folder(root / name)
+        for left in (root / "partial").glob("*.tmp"):
+            left.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its owner") from error

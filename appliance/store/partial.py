@@ -1,0 +1,146 @@
+"""
+A blob under way, on disk.
+
+::
+
+    partial/<alg>-<hex>         the bytes received so far
+    partial/<alg>-<hex>.json    where they come from, for a resumption after a restart
+
+The bytes are not synced while they come: after a power cut the file may hold less, or zeros, and the digest finds out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from appliance.errors import BlobDamaged
+from appliance.flow.durable import fsync_folder
+from appliance.flow.sharedfile import SharedFile
+from appliance.interfaces import IIngest, IOpenFile, IThreads, Origin
+from appliance.oci.digest import Digest
+
+T = TypeVar("T")
+
+PARTIAL = "partial"
+READ = 4 * 1024 * 1024
+
+
+@implementer(IIngest)
+class PartialBlob:
+    """See L{IIngest}; L{load} first."""
+
+    file: IOpenFile
+
+    def __init__(
+        self, folder: Path, final: Path, digest: Digest, threads: IThreads, counted: Callable[[int], None]
+    ) -> None:
+        self._path = folder / digest.file_name
+        self._note = folder / f"{digest.file_name}.json"
+        self._final = final
+        self._threads = threads
+        self._counted = counted
+        self._hasher: Any = digest.hasher()
+        self._fd = -1
+        self.digest = digest
+        self.size = 0
+        self.origin: Origin | None = None
+
+    def load(self) -> Deferred[IIngest]:
+        """Open the file and hash what it holds; fires with this object."""
+        return self._threads.call(self._load)
+
+    def write(self, data: list[bytes]) -> Deferred[None]:
+        """See L{IIngest.write}."""
+        # The thread's hold on the file: a close meanwhile must not free the descriptor under its feet.
+        self.file.acquire()
+        return self._threads.call(self._append, self._fd, data).addBoth(self._released)
+
+    def note(self, origin: Origin) -> Deferred[None]:
+        """See L{IIngest.note}."""
+        self.origin = origin
+        return self._threads.call(self._write_note, msgspec.json.encode(origin))
+
+    def verify(self) -> bool:
+        """See L{IIngest.verify}."""
+        return bool(self._hasher.hexdigest() == self.digest.encoded)
+
+    def commit(self) -> Deferred[None]:
+        """See L{IIngest.commit}."""
+        return self._threads.call(self._commit).addBoth(self._closed)
+
+    def discard(self) -> Deferred[None]:
+        """See L{IIngest.discard}."""
+        return self._threads.call(self._discard).addBoth(self._closed)
+
+    def close(self) -> None:
+        """See L{IIngest.close}."""
+        if self._fd >= 0:
+            self._fd = -1
+            self.file.release()
+
+    def _load(self) -> PartialBlob:
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.file = SharedFile(self._fd)
+        while piece := os.pread(self._fd, READ, self.size):
+            self._hasher.update(piece)
+            self.size += len(piece)
+        self.origin = self._read_note()
+        return self
+
+    def _released(self, result: T) -> T:
+        self.file.release()
+        return result
+
+    def _append(self, fd: int, data: list[bytes]) -> None:
+        # One writev for many small pieces: a copy into one buffer would cost more than the call.
+        pieces = data if len(data) <= 1000 else [b"".join(data)]
+        length = sum(map(len, pieces))
+        written = os.pwritev(fd, pieces, self.size)
+        if written < length:
+            rest = b"".join(pieces)[written:]
+            while rest:
+                count = os.pwrite(fd, rest, self.size + length - len(rest))
+                rest = rest[count:]
+        for piece in pieces:
+            self._hasher.update(piece)
+        self.size += length
+
+    def _read_note(self) -> Origin | None:
+        try:
+            return msgspec.json.decode(self._note.read_bytes(), type=Origin)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def _write_note(self, data: bytes) -> None:
+        # Not synced: losing it costs only the resumption after a power cut.
+        temporary = self._note.with_suffix(".note.tmp")
+        temporary.write_bytes(data)
+        temporary.rename(self._note)
+
+    def _commit(self) -> None:
+        if not self.verify():
+            self._discard()
+            raise BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}")
+        os.fsync(self._fd)
+        held = self._final.exists()
+        os.rename(self._path, self._final)
+        fsync_folder(self._final.parent)
+        self._note.unlink(missing_ok=True)
+        if not held:
+            self._counted(self.size)
+
+    def _discard(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+    def _closed(self, result: T) -> T:
+        # On the reactor's thread: readers of the file are counted there.
+        self.close()
+        return result

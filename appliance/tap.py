@@ -1,0 +1,275 @@
+"""
+C{twistd pullcache}: options, and the service that wires the rooms together.
+
+This is the one module that meets the reactor; everything else is given what it needs of it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.threadpool import ThreadPool
+
+from appliance.admin.accesslog import AccessLog
+from appliance.admin.app import AdminApp
+from appliance.admin.metrics import Metrics
+from appliance.cache.blobs import Blobs
+from appliance.cache.flights import Flights
+from appliance.cache.links import Links
+from appliance.cache.manifests import Manifests
+from appliance.cache.pullthrough import PullThrough
+from appliance.cache.recent import Recent
+from appliance.cache.remote import Remote
+from appliance.cache.tags import Tags
+from appliance.config import Settings, UpstreamSettings, describe, load, overridden
+from appliance.errors import ConfigError, PullcacheError
+from appliance.flow.sendfile import SendfileReactor
+from appliance.flow.threads import THREADS, DiskThreads
+from appliance.index.documents import FilesystemDocuments
+from appliance.index.listings import Listings
+from appliance.index.repositories import Repositories
+from appliance.interfaces import IUpstream
+from appliance.registry.listener import Listener
+from appliance.store.blobs import FilesystemBlobStore
+from appliance.store.ownership import Ownership
+from appliance.upstream.table import offline_upstream_for, upstream_for
+
+# How often what is cheap to lose is written.
+FLUSH_INTERVAL = 5.0
+
+
+class Options(usage.Options):
+    """Each option overrides the key of the same name."""
+
+    synopsis = "[options]"
+    longdesc = "A pull-through cache of OCI registries that goes on serving without them."
+    optParameters = [
+        ["config", "c", "/etc/pullcache/pullcache.yaml", "The configuration file."],
+        ["store", None, None, "The folder of the store."],
+        ["admin", None, None, "Twisted endpoint string of the admin endpoint."],
+    ]
+    optFlags = [
+        ["offline", None, "Contact no upstream, ever."],
+        ["check", None, "Read the configuration, print what it means, and exit."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Twisted endpoint string to serve clients on; may be repeated."""
+        self["listen"].append(endpoint)
+
+    def settings(self) -> Settings:
+        """
+        The configuration with the options in force.
+
+        @raise ConfigError: it cannot be used.
+        """
+        return overridden(
+            load(self["config"]),
+            store=self["store"],
+            listen=tuple(self["listen"]),
+            admin=self["admin"],
+            offline=bool(self["offline"]),
+        )
+
+    def postOptions(self) -> None:
+        """Read the configuration; C{--check} ends here."""
+        try:
+            self["settings"] = self.settings()
+        except ConfigError as error:
+            raise _refusal(error) from None
+        if self["check"]:
+            print(describe(self["settings"]), end="")
+            raise SystemExit(0)
+
+
+class PullcacheService(Service):
+    """The appliance as twistd starts and stops it."""
+
+    name = "pullcache"
+    _log = Logger()
+
+    def __init__(self, options: Options, reactor: Any) -> None:
+        self._options = options
+        self._settings: Settings = options["settings"]
+        self._reactor = reactor
+        self._ports: list[IListeningPort] = []
+        self._pool = ThreadPool(minthreads=1, maxthreads=THREADS, name="disk")
+        self._log_lines = AccessLog(_write_line, reactor)
+        self._metrics = Metrics(reactor, self._log_lines)
+        self._flushing = LoopingCall(self._flush)
+        self._flushing.clock = reactor
+
+    def privilegedStartService(self) -> None:
+        """Claim the store and the ports, while this process may still bind low ones."""
+        super().privilegedStartService()
+        try:
+            self._ownership = Ownership.claim(self._settings.store)
+            self._wire()
+            self._listen()
+        except PullcacheError as error:
+            raise _refusal(error) from None
+
+    def startService(self) -> None:
+        """Take up what was cut, and follow SIGHUP."""
+        super().startService()
+        self._pool.start()
+        self._store.measure().addErrback(self._failed, "measuring the store")
+        Deferred.fromCoroutine(self._flights.resume(self._cache.remotes)).addErrback(self._failed, "resuming")
+        self._flushing.start(FLUSH_INTERVAL, now=False)
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
+
+    async def _stop(self) -> None:
+        self._flushing.stop()
+        await DeferredList([Deferred.fromCoroutine(_closed(port)) for port in self._ports])
+        await self._let_transfers_end()
+        await self._flights.stop()
+        await self._repositories.flush()
+        self._log_lines.flush()
+        self._pool.stop()
+        self._ownership.release()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Fires when transfers under way have ended, or C{shutdown_grace} has, and everything is on disk.
+        """
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    def reload(self) -> None:
+        """Read the configuration again; a bad one is reported and the old one stays in force."""
+        try:
+            settings = self._options.settings()
+        except ConfigError as error:
+            self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
+            return
+        for key in ("store", "admin"):
+            if getattr(settings, key) != getattr(self._settings, key):
+                self._log.warn("{key} changed: that takes effect with a restart", key=key)
+        if [each.endpoint for each in settings.listen] != [each.endpoint for each in self._settings.listen]:
+            self._log.warn("the listeners' endpoints changed: that takes effect with a restart")
+            settings = _with_listeners_of(settings, self._settings)
+        self._cache.remotes = self._remotes(settings, self._settings)
+        self._settings = settings
+        for listener, listen in zip(self._listeners, settings.listen, strict=True):
+            listener.configure(settings, listen)
+        self._log.info("the configuration was read again")
+
+    # -- wiring -----------------------------------------------------------------------------------------------------
+
+    def _wire(self) -> None:
+        settings, clock = self._settings, self._reactor
+        threads = DiskThreads(self._reactor, self._pool)
+        self._store = store = FilesystemBlobStore(settings.store, threads)
+        documents = FilesystemDocuments(settings.store, threads)
+        self._repositories = repositories = Repositories(documents)
+        self._flights = flights = Flights(store, clock)
+        links = Links(store)
+        self._cache = PullThrough(
+            self._remotes(settings, None),
+            Manifests(store, repositories, links, clock, Recent()),
+            Blobs(store, repositories, links, flights, clock),
+            Tags(repositories, Listings(documents), clock),
+        )
+        self._listeners = [
+            Listener(self._cache, settings, listen, self._metrics, self._reactor) for listen in settings.listen
+        ]
+        self._metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
+        self._metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
+        self._metrics.watch("documents_damaged", "Documents set aside.", lambda: len(repositories.damaged))
+
+    def _remotes(self, settings: Settings, before: Settings | None) -> dict[str, Remote]:
+        """What may be asked; upstreams that did not change keep their connections and tokens."""
+        remotes = {}
+        for name, upstream in settings.upstreams.items():
+            same = before is not None and before.upstreams.get(name) == upstream and before.offline == settings.offline
+            registry = self._cache.remotes[name].registry if same else self._registry(upstream, settings.offline)
+            remotes[name] = Remote(upstream, registry, settings.offline)
+        return remotes
+
+    def _registry(self, upstream: UpstreamSettings, offline: bool) -> IUpstream:
+        if offline:
+            return offline_upstream_for(upstream)
+        return upstream_for(upstream, self._reactor, self._metrics)
+
+    def _listen(self) -> None:
+        for listener, listen in zip(self._listeners, self._settings.listen, strict=True):
+            self._open(listen.endpoint, listener.site)
+        if self._settings.admin is not None:
+            self._open(self._settings.admin.endpoint, AdminApp(self._metrics, self._store.probe).site())
+
+    def _open(self, endpoint: str, factory: IProtocolFactory) -> None:
+        """Listen, or say in one line why not: every endpoint here binds its port before it returns."""
+        outcome: list[Any] = []
+        serverFromString(SendfileReactor(self._reactor), endpoint).listen(factory).addBoth(outcome.append)
+        if outcome and IListeningPort.providedBy(outcome[0]):
+            self._ports.append(outcome[0])
+            return
+        reason = outcome[0].value if outcome else "it did not open at once"
+        if isinstance(reason, CannotListenError):
+            reason = reason.socketError
+        raise ConfigError(f"cannot listen on {endpoint}: {reason}; is another process using it?")
+
+    # -- stopping ---------------------------------------------------------------------------------------------------
+
+    async def _let_transfers_end(self) -> None:
+        deadline = self._reactor.seconds() + self._settings.shutdown_grace
+        for listener in self._listeners:
+            listener.close_idle()
+        while any(listener.busy for listener in self._listeners) and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, 0.05)
+
+    def _flush(self) -> Deferred[None]:
+        return self._repositories.flush().addErrback(self._failed, "saving repositories")
+
+    def _failed(self, failure: Any, what: str) -> None:
+        self._log.failure(what, failure)
+
+
+def makeService(options: Options) -> PullcacheService:
+    """What twistd runs (L{twisted.application.service.IServiceMaker})."""
+    from twisted.internet import reactor
+
+    return PullcacheService(options, reactor)
+
+
+async def _closed(port: IListeningPort) -> None:
+    await port.stopListening()  # type: ignore[misc]  # declared as maybe a Deferred; TCP ports give one
+
+
+def _with_listeners_of(settings: Settings, before: Settings) -> Settings:
+    """C{settings} with the endpoints that are open; a default that is no upstream any more means none."""
+    listeners = tuple(
+        listen
+        if listen.default_upstream in settings.upstreams
+        else msgspec.structs.replace(listen, default_upstream=None)
+        for listen in before.listen
+    )
+    return msgspec.structs.replace(settings, listen=listeners)
+
+
+def _refusal(error: object) -> SystemExit:
+    """Say what is wrong in one line, where the person who starts the service looks."""
+    print(f"pullcache: {error}", file=sys.__stderr__)
+    return SystemExit(1)
+
+
+def _write_line(text: str) -> None:
+    # sys.stdout is the twisted log by now, which would date and prefix each line once more.
+    if sys.__stdout__ is not None:
+        sys.__stdout__.write(text)
+        sys.__stdout__.flush()

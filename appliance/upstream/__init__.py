@@ -1,0 +1,1 @@
+"""Asking another registry: agents, tokens, redirects, address rules."""

@@ -1,0 +1,266 @@
+"""
+Bodies on their way: into a consumer that may pause them, or into memory up to a limit.
+
+A blob passes through L{Delivery} at the speed of the wire, so nothing there is done twice per piece: progress is noted
+by adding to a number, which the silence timer and the observer look at once in a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+from zope.interface import implementer
+
+from appliance.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
+from appliance.interfaces import IBlobResponse
+from appliance.upstream.limits import MAX_PROBLEM_BYTES
+from appliance.upstream.silence import Silence
+
+
+@dataclass(frozen=True)
+class Watch:
+    """
+    Under which conditions a body is read.
+
+    @ivar upstream: whose it is, for errors.
+    @ivar silence: seconds without a byte, while not paused, after which it is given up.
+    @ivar received: told bytes as they come, in sums.
+    """
+
+    upstream: str
+    clock: IReactorTime
+    silence: float
+    received: Callable[[int], None] = lambda octets: None
+
+
+@implementer(IPushProducer)
+class Delivery(Protocol):
+    """
+    One body into one consumer.
+
+    @ivar finished: as L{IBlobResponse.deliver} says. Cancelling it drops the connection.
+    """
+
+    def __init__(self, consumer: IConsumer, watch: Watch) -> None:
+        self.finished: Deferred[None] = Deferred(self._cancelled)
+        self._consumer = consumer
+        self._watch = watch
+        self._octets = 0
+        self._told = 0
+        self._paused = False
+        self._ended = False
+        self._silence = Silence(watch.clock, watch.silence, self._progress, self._silent)
+
+    def connectionMade(self) -> None:
+        """The body begins."""
+        self._consumer.registerProducer(self, True)
+        if not self._paused and not self._ended:
+            self._silence.start()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Some of the body, also while paused: what had been read from the connection before."""
+        if not self._ended:
+            self._octets += len(data)
+            self._consumer.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        The body ended.
+
+        Without a length and without chunks the end of the connection is the end of the body; whether it is whole
+        nobody but the digest can tell.
+        """
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self._end(None)
+        else:
+            self._fail(UpstreamUnavailable(self._watch.upstream, f"the body was cut after {self._octets} bytes"))
+
+    def pauseProducing(self) -> None:
+        """Read no more from the connection; nobody is silent while we do not listen."""
+        self._paused = True
+        self._silence.stop()
+        self._wire().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        self._paused = False
+        if not self._ended:
+            self._silence.start()
+            self._wire().resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The consumer wants no more: the connection is dropped, and L{finished} fails."""
+        self._drop(UpstreamUnavailable(self._watch.upstream, "the body was dropped"))
+
+    def settle(self) -> None:
+        """
+        To be called after C{deliverBody}, which resumes the connection at its end: a consumer that asked for a pause
+        while the first bytes were written would not get it.
+        """
+        if self._paused and not self._ended:
+            self._wire().pauseProducing()
+
+    def _silent(self) -> None:
+        seconds = self._watch.silence
+        self._drop(UpstreamTimeout(self._watch.upstream, f"no byte of the body for {seconds:g} seconds"))
+
+    def _cancelled(self, finished: Deferred[None]) -> None:
+        self._drop(CancelledError())
+
+    def _drop(self, reason: Exception) -> None:
+        if not self._ended:
+            self._fail(reason)
+            self._wire().stopProducing()
+
+    def _fail(self, reason: Exception) -> None:
+        self._end(Failure(reason))
+
+    def _end(self, result: Failure | None) -> None:
+        """Exactly once; the consumer has no producer any more when L{finished} fires."""
+        if self._ended:
+            return
+        self._ended = True
+        self._silence.stop()
+        self._progress()
+        self._consumer.unregisterProducer()
+        if result is None:
+            self.finished.callback(None)
+        else:
+            self.finished.errback(result)
+
+    def _progress(self) -> int:
+        new = self._octets - self._told
+        if new:
+            self._told = self._octets
+            self._watch.received(new)
+        return self._octets
+
+    def _wire(self) -> IPushProducer:
+        """
+        The connection, which C{twisted.web} hands to the protocol of a body as a producer.
+
+        Its C{stopProducing} closes the socket below TLS: an orderly C{loseConnection} would wait for the other side's
+        close_notify, which a paused connection never reads.
+        """
+        return self.transport  # type: ignore[return-value]
+
+
+@implementer(IConsumer)
+class _Gathering:
+    """Keeps what is written, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.pieces: list[bytes] = []
+        self.overflowed = False
+        self._room = limit
+        self._producer: IProducer | None = None
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        self._room -= len(data)
+        if self._room >= 0:
+            self.pieces.append(data)
+        else:
+            self.overflowed = True
+            if self._producer is not None:
+                self._producer.stopProducing()
+
+
+class _Nothing(Protocol):
+    """Takes no body."""
+
+    def connectionMade(self) -> None:
+        self.transport.stopProducing()  # type: ignore[union-attr]
+
+
+def deliver(response: IResponse, consumer: IConsumer, watch: Watch) -> Deferred[None]:
+    """Send the body of C{response} into C{consumer}; see L{IBlobResponse.deliver}."""
+    delivery = Delivery(consumer, watch)
+    response.deliverBody(delivery)
+    delivery.settle()
+    return delivery.finished
+
+
+async def read_whole(response: IResponse, limit: int, watch: Watch, what: str) -> bytes:
+    """
+    The body, when it has at most C{limit} bytes.
+
+    @param what: the request, for messages.
+    @raise UpstreamInvalid: it has more.
+    @raise UpstreamUnavailable: it was cut; L{UpstreamTimeout}: it stopped coming.
+    """
+    gathering = _Gathering(limit)
+    try:
+        await deliver(response, gathering, watch)
+    except UpstreamUnavailable:
+        if not gathering.overflowed:
+            raise
+        raise UpstreamInvalid(watch.upstream, f"{what} answered more than {limit} bytes") from None
+    return b"".join(gathering.pieces)
+
+
+async def read_beginning(response: IResponse, watch: Watch) -> bytes:
+    """The first bytes of an error's body, as many as come; never fails but by cancellation."""
+    gathering = _Gathering(MAX_PROBLEM_BYTES)
+    with suppress(UpstreamUnavailable):
+        await deliver(response, gathering, watch)
+    return b"".join(gathering.pieces)
+
+
+def discard(response: IResponse, watch: Watch) -> None:
+    """Read a short body away so that its connection can serve again; drop the connection of any other."""
+    if response.length is UNKNOWN_LENGTH or response.length > MAX_PROBLEM_BYTES:
+        abandon(response)
+    else:
+        deliver(response, _Gathering(MAX_PROBLEM_BYTES), watch).addErrback(lambda _: None)
+
+
+def abandon(response: IResponse) -> None:
+    """Drop the connection of a response whose body was not delivered."""
+    response.deliverBody(_Nothing())
+
+
+@implementer(IBlobResponse)
+class BlobResponse:
+    """
+    An upstream's answer to a blob request.
+
+    @ivar start: offset of the first byte of the body in the blob.
+    @ivar size: bytes of the whole blob as claimed, or C{None}.
+    @ivar validator: strong entity tag, or C{None}.
+    """
+
+    def __init__(
+        self, response: IResponse, watch: Watch, start: int, size: int | None, validator: str | None
+    ) -> None:
+        self.start = start
+        self.size = size
+        self.validator = validator
+        self._response = response
+        self._watch = watch
+        self._taken = False
+
+    def deliver(self, consumer: IConsumer) -> Deferred[None]:
+        """See L{IBlobResponse.deliver}."""
+        self._taken = True
+        return deliver(self._response, consumer, self._watch)
+
+    def abandon(self) -> None:
+        """See L{IBlobResponse.abandon}; nothing happens after C{deliver}, whose Deferred is to be cancelled."""
+        if not self._taken:
+            self._taken = True
+            abandon(self._response)

@@ -1,0 +1,114 @@
+"""
+Bearer tokens that are held, and one request for each that is not.
+
+The key of a token holds who asked for it: a token given to one set of credentials must never serve another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+#: What a token lives when its server does not say (distribution's token specification), and at most, in seconds.
+DEFAULT_LIFE = 60.0
+MAX_LIFE = 3600.0
+#: A token is not used in the last of its life: this many seconds, or this part of it, whichever is less.
+_MARGIN = 30.0
+_MARGIN_PART = 0.1
+#: Tokens held before the dead ones are looked for.
+_CROWDED = 1000
+
+
+@dataclass(frozen=True)
+class TokenKey:
+    """
+    Which token.
+
+    @ivar credential: L{appliance.upstream.credentials.Credentials.identity}, or C{""} for nobody.
+    @ivar realm: the token server's URL.
+    @ivar service: as the challenge named it, C{None} when it did not.
+    @ivar scope: C{repository:<name>:pull}.
+    """
+
+    upstream: str
+    credential: str
+    realm: str
+    service: str | None
+    scope: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """
+    A token as given.
+
+    @ivar life: seconds from its receipt.
+    """
+
+    danger_text: str
+    life: float = DEFAULT_LIFE
+
+    def __repr__(self) -> str:
+        return f"<Token for {self.life:g} s>"
+
+
+#: Asks the token server.
+Fetch = Callable[[], Coroutine[Deferred[Any], Any, Token]]
+
+
+class Tokens:
+    """The tokens of one upstream."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._held: dict[TokenKey, tuple[Token, float]] = {}
+        self._flights: dict[TokenKey, list[Deferred[Token]]] = {}
+
+    def held(self, key: TokenKey) -> Token | None:
+        """A token that is still good, C{None} when there is none. Immediate."""
+        token, until = self._held.get(key, (None, 0.0))
+        return token if self._clock.seconds() < until else None
+
+    def evict(self, key: TokenKey, refused: Token) -> None:
+        """Forget C{refused}, unless a newer one has taken its place."""
+        if key in self._held and self._held[key][0] is refused:
+            del self._held[key]
+
+    def get(self, key: TokenKey, fetch: Fetch) -> Deferred[Token]:
+        """
+        The token held, or the result of one C{fetch()} shared by all who ask meanwhile.
+
+        @return: a Deferred of the caller's own; cancelling it leaves the others theirs.
+        """
+        waiter: Deferred[Token] = Deferred(lambda waiter: self._leave(key, waiter))
+        token = self.held(key)
+        if token is not None:
+            waiter.callback(token)
+        elif key in self._flights:
+            self._flights[key].append(waiter)
+        else:
+            self._flights[key] = [waiter]
+            Deferred.fromCoroutine(fetch()).addCallback(self._keep, key).addBoth(self._land, key)
+        return waiter
+
+    def _keep(self, token: Token, key: TokenKey) -> Token:
+        life = min(token.life, MAX_LIFE) if token.life > 0 else DEFAULT_LIFE
+        now = self._clock.seconds()
+        if len(self._held) >= _CROWDED:
+            self._held = {key: (held, until) for key, (held, until) in self._held.items() if until > now}
+        self._held[key] = token, now + life - min(_MARGIN, life * _MARGIN_PART)
+        return token
+
+    def _land(self, result: Token | Failure, key: TokenKey) -> None:
+        for waiter in self._flights.pop(key):
+            waiter.callback(result)
+
+    def _leave(self, key: TokenKey, waiter: Deferred[Token]) -> None:
+        waiters = self._flights.get(key, [])
+        if waiter in waiters:
+            waiters.remove(waiter)

@@ -1,0 +1,71 @@
+"""Real clients pull through the appliance what the upstream holds, with the upstream and without."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.clients.conftest import HELD, Upstream
+from tests.clients.tools import Podman, Skopeo, Source
+from tests.process.service import UPSTREAM, Appliance
+
+pytestmark = [pytest.mark.real_client, pytest.mark.process]
+
+
+def check(client: Skopeo | Podman, appliance: Appliance) -> None:
+    """The client pulls everything, and every digest is the upstream's."""
+    for (repository, tag), content in HELD.items():
+        assert content.digest in client.pull(Source(appliance, repository, tag))
+
+
+def test_digests_are_the_upstreams_with_it_without_it_and_after_a_restart(
+    client: Skopeo | Podman, appliance: Appliance, upstream: Upstream
+) -> None:
+    """Pull; kill the upstream, pull; restart the appliance, pull: each into an empty storage, the same digests."""
+    check(client, appliance)
+    upstream.kill()
+    check(client, appliance)
+    appliance.restart()
+    check(client, appliance)
+
+
+def test_inspect_and_list_tags_answer_without_the_upstream(
+    skopeo: Skopeo, appliance: Appliance, upstream: Upstream
+) -> None:
+    """What skopeo says of an image is the same before and after the upstream is gone."""
+    name = f"docker://{appliance.authority}/library/tiny:latest"
+    before = skopeo.run("inspect", "--tls-verify=false", name)
+    upstream.kill()
+    assert skopeo.run("inspect", "--tls-verify=false", name) == before
+    assert skopeo.tags(appliance.authority, "library/tiny") == ["latest"]
+    appliance.restart()
+    assert skopeo.run("inspect", "--tls-verify=false", name) == before
+    assert skopeo.tags(appliance.authority, "library/tiny") == ["latest"]
+
+
+def test_an_index_pulled_for_one_platform_keeps_its_digest_and_its_tag(
+    client: Skopeo | Podman, skopeo: Skopeo, appliance: Appliance, upstream: Upstream
+) -> None:
+    """One platform was pulled: the tag still means the whole index, with and without the upstream."""
+    index = HELD["library/multi", "latest"]
+    name = f"docker://{appliance.authority}/library/multi:latest"
+    if isinstance(client, Skopeo):
+        one = ("--override-arch", "arm64", "copy", "--quiet", "--src-tls-verify=false")
+        skopeo.run(*one, name, f"dir:{appliance.folder}/one")
+    else:
+        client.pull(Source(appliance, "library/multi", "latest"))
+    upstream.kill()
+    assert skopeo.raw(name, "--tls-verify=false") == index.digest
+    assert skopeo.tags(appliance.authority, "library/multi") == ["latest"]
+
+
+def test_the_store_is_an_oci_layout_that_skopeo_reads(skopeo: Skopeo, appliance: Appliance, upstream: Upstream) -> None:
+    """With the appliance stopped, each repository can be read and copied from the folder."""
+    check(skopeo, appliance)
+    appliance.stop()
+    upstream.kill()
+    for (repository, tag), content in HELD.items():
+        layout = f"oci:{appliance.store}/repositories/{UPSTREAM}/{repository}/_layout:{tag}"
+        assert skopeo.raw(layout) == content.digest
+        assert json.loads(skopeo.run("inspect", layout))["Layers"]

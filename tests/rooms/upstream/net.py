@@ -1,0 +1,386 @@
+"""
+A network in memory: servers that answer with exactly the bytes a test wants, real HTTP parsing on our side.
+
+A server is a function from what was asked to a L{Reply}, or C{None} to say nothing at all. Everything happens when the
+clock is advanced, or in L{Net.settle}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError, DNSLookupError
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProducer,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgent, IAgentEndpointFactory
+from zope.interface import implementer
+
+from appliance.config import UpstreamSettings
+from appliance.upstream.agents import Agents
+from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.kind import DISTRIBUTION, Kind
+from appliance.upstream.limits import Limits
+from appliance.upstream.observer import IUpstreamObserver
+
+T = TypeVar("T")
+
+REGISTRY = "https://registry.example"
+AUTH = "https://auth.example"
+CDN = "https://cdn.example"
+
+
+@dataclass
+class Asked:
+    """One request as the server saw it; field names in lower case, all their values."""
+
+    method: str
+    origin: str
+    target: str
+    fields: dict[str, list[str]]
+    agent: str = ""
+
+    @property
+    def url(self) -> str:
+        return self.origin + self.target
+
+    def one(self, name: str) -> str | None:
+        """A field's value, C{None} when it is absent; more than one is a mistake of ours."""
+        values = self.fields.get(name, [])
+        assert len(values) <= 1, values
+        return values[0] if values else None
+
+
+@dataclass
+class Reply:
+    """
+    An answer.
+
+    @ivar framing: C{"length"}, C{"chunked"} or C{"close"}.
+    @ivar claim: bytes the Content-Length claims beyond those that come, before the connection is cut; chunked bodies
+        are cut before their last chunk when it is not 0.
+    @ivar stall: nothing happens after the bytes.
+    """
+
+    status: int = 200
+    fields: dict[str, str | list[str]] = field(default_factory=dict)
+    body: bytes = b""
+    framing: str = "length"
+    claim: int = 0
+    stall: bool = False
+
+    def head(self, method: str) -> bytes:
+        lines = [f"HTTP/1.1 {self.status} Because"]
+        for name, values in self.fields.items():
+            lines += [f"{name}: {value}" for value in ([values] if isinstance(values, str) else values)]
+        if self.framing == "length" and "Content-Length" not in self.fields:
+            lines.append(f"Content-Length: {len(self.body) + self.claim}")
+        if self.framing == "chunked" and method != "HEAD":
+            lines.append("Transfer-Encoding: chunked")
+        if self.framing == "close":
+            lines.append("Connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+    def rest(self) -> bytes:
+        if self.framing == "chunked":
+            chunk = b"%x\r\n%b\r\n" % (len(self.body), self.body) if self.body else b""
+            return chunk if self.claim or self.stall else chunk + b"0\r\n\r\n"
+        return self.body
+
+    @property
+    def ends(self) -> bool:
+        return not self.stall and (self.framing == "close" or self.claim != 0)
+
+
+Server = Callable[[Asked], Reply | None]
+
+
+class Wire:
+    """
+    One connection, our side's transport of it.
+
+    @ivar paused: whether our side reads.
+    @ivar dropped: whether our side closed it.
+    """
+
+    disconnecting = False
+
+    def __init__(self, net: Net, origin: str, agent: str) -> None:
+        self.protocol: IProtocol | None = None
+        self.paused = False
+        self.dropped = False
+        self.pauses = 0
+        self._net = net
+        self._origin = origin
+        self._agent = agent
+        self._heard = b""
+        self._waiting: list[bytes | None] = []
+
+    # -- our side ----
+
+    def write(self, data: bytes) -> None:
+        self._heard += data
+        while b"\r\n\r\n" in self._heard:
+            head, _, self._heard = self._heard.partition(b"\r\n\r\n")
+            self._net.clock.callLater(0, self._answer, head.decode("latin-1"))
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+        self.pauses += 1
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        self._net.clock.callLater(0, self._flow)
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        if not self.dropped:
+            self.dropped = True
+            self._net.clock.callLater(0, self._lost, ConnectionDone())
+
+    abortConnection = loseConnection
+
+    # -- the other side ----
+
+    def send(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._flow()
+
+    def cut(self) -> None:
+        self._waiting.append(None)
+        self._flow()
+
+    def _answer(self, head: str) -> None:
+        start, *lines = head.split("\r\n")
+        method, target, _ = start.split(" ")
+        fields: dict[str, list[str]] = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            fields.setdefault(name.lower(), []).append(value.strip())
+        asked = Asked(method, self._origin, target, fields, self._agent)
+        self._net.asked.append(asked)
+        reply = self._net.servers[self._origin](asked)
+        if reply is not None:
+            self.send(reply.head(method))
+            if method != "HEAD":
+                if reply.body:
+                    self.send(reply.rest())
+                elif reply.framing == "chunked":
+                    self.send(reply.rest())
+                if reply.ends:
+                    self.cut()
+
+    def _flow(self) -> None:
+        while self._waiting and not self.paused and not self.dropped:
+            data = self._waiting.pop(0)
+            if data is None:
+                self.dropped = True
+                self._lost(ConnectionLost())
+            else:
+                assert self.protocol is not None
+                self.protocol.dataReceived(data)
+
+    def _lost(self, reason: Exception) -> None:
+        if self.protocol is not None:
+            protocol, self.protocol = self.protocol, None
+            protocol.connectionLost(Failure(reason))
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    def __init__(self, net: Net, origin: str, agent: str) -> None:
+        self._net = net
+        self._origin = origin
+        self._agent = agent
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        if self._origin in self._net.refusing:
+            return fail(ConnectionRefusedError())
+        if self._origin not in self._net.servers:
+            return fail(DNSLookupError())
+        connected: Deferred[IProtocol] = Deferred()
+        if self._origin not in self._net.holes:
+            self._net.clock.callLater(0, self._connected, protocolFactory, connected)
+        return connected
+
+    def _connected(self, factory: IProtocolFactory, connected: Deferred[IProtocol]) -> None:
+        wire = Wire(self._net, self._origin, self._agent)
+        protocol = factory.buildProtocol(None)  # type: ignore[arg-type]
+        assert protocol is not None
+        wire.protocol = protocol
+        self._net.wires.append(wire)
+        protocol.makeConnection(wire)  # type: ignore[arg-type]
+        connected.callback(protocol)
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    def __init__(self, net: Net, agent: str) -> None:
+        self._net = net
+        self._agent = agent
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        default = {b"http": 80, b"https": 443}[uri.scheme]
+        port = "" if uri.port == default else f":{uri.port}"
+        return _Endpoint(self._net, f"{uri.scheme.decode()}://{uri.host.decode()}{port}", self._agent)
+
+
+class Net:
+    """
+    Servers by origin, and what was asked of them.
+
+    @ivar refusing: origins where no connection is accepted; C{holes}: where none is ever answered.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.servers: dict[str, Server] = {}
+        self.refusing: set[str] = set()
+        self.holes: set[str] = set()
+        self.asked: list[Asked] = []
+        self.wires: list[Wire] = []
+
+    def agents(self, url: object) -> Agents:
+        """For L{DistributionUpstream}: which agent was used stands in L{Asked.agent}."""
+        return Agents(own=self.agent("own"), led=self.agent("led"))
+
+    def agent(self, name: str) -> IAgent:
+        pool = HTTPConnectionPool(self.clock)
+        made: IAgent = Agent.usingEndpointFactory(self.clock, _Endpoints(self, name), pool)
+        return made
+
+    def settle(self) -> None:
+        """Let everything happen that needs no time."""
+        for _ in range(200):
+            self.clock.advance(0)
+
+    def result(self, deferred: Deferred[T]) -> T:
+        """What it fires with, without time passing. Raises what it fails with."""
+        self.settle()
+        return now(deferred)
+
+    def fault(self, deferred: Deferred[T]) -> BaseException:
+        """What it fails with, without time passing."""
+        self.settle()
+        return failure_of(deferred)
+
+    def urls(self) -> list[str]:
+        return [asked.url for asked in self.asked]
+
+
+def now(deferred: Deferred[T]) -> T:
+    """What a Deferred has fired with; raises what it has failed with."""
+    results: list[T | Failure] = []
+    deferred.addBoth(results.append)
+    assert results, "nothing yet"
+    result = results[0]
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result  # type: ignore[return-value]
+
+
+def failure_of(deferred: Deferred[T]) -> BaseException:
+    """What a Deferred has failed with."""
+    try:
+        result = now(deferred)
+    except Exception as reason:
+        return reason
+    raise AssertionError(f"no failure but {result!r}")
+
+
+def pending(deferred: Deferred[T]) -> bool:
+    return not deferred.called
+
+
+@implementer(IConsumer)
+class Sink:
+    """
+    Takes a body.
+
+    @ivar pause_at: pauses its producer as soon as it holds that many bytes.
+    """
+
+    def __init__(self, pause_at: int | None = None) -> None:
+        self.data = b""
+        self.pieces: list[bytes] = []
+        self.producer: IPushProducer | None = None
+        self.streaming: bool | None = None
+        self._pause_at = pause_at
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        assert self.producer is None
+        self.producer = producer  # type: ignore[assignment]
+        self.streaming = streaming
+
+    def unregisterProducer(self) -> None:
+        assert self.producer is not None
+        self.producer = None
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+        self.pieces.append(data)
+        if self._pause_at is not None and len(self.data) >= self._pause_at and self.producer is not None:
+            self._pause_at = None
+            self.producer.pauseProducing()
+
+
+@dataclass
+class Counting:
+    """An L{IUpstreamObserver} that remembers."""
+
+    octets: int = 0
+    kinds: list[str] = field(default_factory=list)
+    answers: list[tuple[str, int]] = field(default_factory=list)
+
+    def received(self, upstream: str, octets: int) -> None:
+        self.octets += octets
+
+    def failed(self, upstream: str, kind: str) -> None:
+        self.kinds.append(kind)
+
+    def asked(self, upstream: str, method: str, status: int) -> None:
+        self.answers.append((method, status))
+
+
+implementer(IUpstreamObserver)(Counting)
+
+
+def upstream(
+    net: Net,
+    urls: Sequence[str] = (REGISTRY,),
+    *,
+    auth_hosts: tuple[str, ...] = (),
+    username: str | None = None,
+    password_file: Path | None = None,
+    kind: Kind = DISTRIBUTION,
+    observer: IUpstreamObserver | None = None,
+    limits: Limits | None = None,
+) -> DistributionUpstream:
+    """An upstream named C{up.example} in this network."""
+    settings = UpstreamSettings(
+        name="up.example",
+        urls=tuple(urls),
+        auth_hosts=auth_hosts,
+        username=username,
+        password_file=password_file,
+    )
+    clock: IReactorTime = net.clock
+    return DistributionUpstream(settings, net.agents, clock, kind, observer, limits)

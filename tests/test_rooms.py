@@ -1,0 +1,339 @@
+"""
+The arrows: which room may import which, and where each library may be met.
+
+Imports go one way, C{plugins -> tap -> registry | admin | cli -> cache | bundle -> upstream | store | index -> flow ->
+oci}. Imports inside functions and for type checking count too. Every rule is shown to bite on a small tree.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent
+
+VALUES = frozenset({"oci", "errors"})
+SEAMS = VALUES | {"interfaces"}
+SHARED = SEAMS | {"config"}
+GROUND = SHARED | {"flow"}
+PROVIDERS = frozenset({"upstream", "store", "index"})
+DECISIONS = GROUND | PROVIDERS
+FRONTS = DECISIONS | {"cache", "bundle"}
+EVERYTHING = FRONTS | {"registry", "admin", "cli", "tap"}
+
+#: What each room may import beside itself; rooms side by side do not know each other.
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    "oci": frozenset({"errors"}),
+    "errors": frozenset({"oci"}),
+    "interfaces": VALUES,
+    "config": VALUES,
+    "flow": SEAMS,
+    **dict.fromkeys(PROVIDERS, GROUND),
+    "cache": DECISIONS,
+    "bundle": DECISIONS,
+    "registry": FRONTS,
+    "admin": FRONTS,
+    "cli": FRONTS,
+    "tap": EVERYTHING - {"tap"},
+    "plugins": EVERYTHING,
+}
+
+WEB = frozenset({"registry", "admin"})
+ASKING = frozenset({"upstream", "cli"})
+
+#: The only rooms in which a module, or anything below it, may be imported.
+ONLY_IN: dict[str, frozenset[str]] = {
+    "klein": WEB,
+    "werkzeug": WEB,
+    "treq": ASKING,
+    "twisted.web.client": ASKING,
+    "twisted.web._newclient": ASKING,
+    "yaml": frozenset({"config"}),
+    "twisted.internet.reactor": frozenset({"tap"}),
+    "twisted": frozenset(MAY_IMPORT) - VALUES,
+}
+
+Import = tuple[Path, int, str]
+
+
+def sources(root: Path) -> list[Path]:
+    """Every module of the program under the checkout C{root}."""
+    return sorted(path for folder in ("appliance", "plugins") for path in (root / folder).rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    """The room a file belongs to, by its path below the checkout; C{""} for the package's own C{__init__}."""
+    if path.parts[0] == "plugins":
+        return "plugins"
+    return "" if path.parts[1] == "__init__.py" else path.parts[1].removesuffix(".py")
+
+
+def imported(root: Path) -> Iterator[Import]:
+    """Every import as (file below C{root}, line, absolute dotted name); a from-import gives module.name for each."""
+    for source in sources(root):
+        path = source.relative_to(root)
+        package = path.parent.parts
+        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+            for name in names_in(node, package):
+                yield path, getattr(node, "lineno", 0), name
+
+
+def names_in(node: ast.AST, package: tuple[str, ...]) -> list[str]:
+    """The absolute dotted names that one node of a module in C{package} imports."""
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module=module, names=names, level=level):
+            base = [*package[: len(package) - level + 1]] if level else []
+            return [".".join([*base, *([module] if module else []), alias.name]) for alias in names]
+        case ast.Call(
+            func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+            args=[ast.Constant(value=str(name)), *_],
+        ):
+            return [name]
+    return []
+
+
+def is_below(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+def wrong_arrows(root: Path) -> list[str]:
+    """Imports of a room by one that may not know it, and rooms that nobody has placed yet."""
+    wrong = []
+    for path, line, name in imported(root):
+        room, target = room_of(path), (*name.split("."), "")[1]
+        if not is_below(name, "appliance") or target in ("", "__version__", room):
+            continue
+        if target not in MAY_IMPORT.get(room, frozenset()):
+            wrong.append(f"{path}:{line}: {room or 'appliance'} imports {name}")
+    return wrong
+
+
+def unplaced_rooms(root: Path) -> list[str]:
+    """Rooms that the table of arrows does not name."""
+    rooms = {room_of(path.relative_to(root)) for path in sources(root)} - {""}
+    return sorted(rooms - set(MAY_IMPORT))
+
+
+def stray_libraries(root: Path) -> list[str]:
+    """Imports of a library outside the rooms it is kept in."""
+    return [
+        f"{path}:{line}: {room_of(path) or 'appliance'} imports {name}"
+        for path, line, name in imported(root)
+        for module, rooms in ONLY_IN.items()
+        if is_below(name, module) and room_of(path) not in rooms
+    ]
+
+
+def packages_among_plugins(root: Path) -> list[str]:
+    """Package files in the plugin folder, where there must be none."""
+    return [str(path.relative_to(root)) for path in (root / "plugins").rglob("__init__.py*")]
+
+
+def busy_packages(root: Path) -> list[str]:
+    """Packages whose C{__init__} holds more than a docstring (and, at the top, the version)."""
+    return [
+        str(path.relative_to(root))
+        for path in sources(root)
+        if path.name == "__init__.py" and path.is_relative_to(root / "appliance") and not is_quiet(path, root)
+    ]
+
+
+def is_quiet(path: Path, root: Path) -> bool:
+    """Whether a package's C{__init__} is a docstring, followed at the top by C{__version__} alone."""
+    tree = ast.parse(path.read_text("utf-8"))
+    rest = [ast.unparse(statement).partition(" = ")[0] for statement in tree.body[1:]]
+    version = ["__version__"] if path.parent == root / "appliance" else []
+    return ast.get_docstring(tree) is not None and rest in ([], version)
+
+
+# -- the house as it stands -----------------------------------------------------------------------------------------
+
+
+def test_the_house_is_looked_at() -> None:
+    """The rules below are about this program and not about an empty folder."""
+    rooms = {room_of(path.relative_to(CHECKOUT)) for path in sources(CHECKOUT)}
+    assert {"oci", "errors", "interfaces", "flow", "store", "index", "upstream", "cache", "registry"} <= rooms
+    assert any(name == "appliance.oci.digest.Digest" for _, _, name in imported(CHECKOUT))
+
+
+def test_imports_go_one_way() -> None:
+    """I can read a room knowing only the rooms below it."""
+    assert wrong_arrows(CHECKOUT) == []
+
+
+def test_every_room_has_its_place() -> None:
+    """A new room is placed among the arrows before it is used."""
+    assert unplaced_rooms(CHECKOUT) == []
+
+
+def test_each_library_stays_in_its_rooms() -> None:
+    """Klein, treq, YAML and the reactor can each be replaced by looking into one place."""
+    assert stray_libraries(CHECKOUT) == []
+
+
+def test_the_plugin_folder_is_no_package() -> None:
+    """Uninstalling pullcache does not break Twisted: an __init__ there would replace Twisted's own."""
+    assert packages_among_plugins(CHECKOUT) == []
+
+
+def test_importing_a_room_runs_nothing() -> None:
+    """A package's own file is its description, and nothing happens when it is imported."""
+    assert busy_packages(CHECKOUT) == []
+
+
+# -- that the rules bite --------------------------------------------------------------------------------------------
+
+
+def house(root: Path, path: str, source: str) -> Path:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(source, "utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("appliance/oci/digest.py", "import appliance.interfaces"),
+        ("appliance/oci/digest.py", "from appliance import config"),
+        ("appliance/oci/digest.py", "from ..flow import pump"),
+        ("appliance/errors.py", "from appliance.interfaces import IUpstream"),
+        ("appliance/errors.py", "from . import config"),
+        ("appliance/interfaces.py", "from appliance.config import Settings"),
+        ("appliance/config.py", "from appliance.interfaces import IUpstream"),
+        ("appliance/config.py", "from .store import blobs"),
+        ("appliance/flow/pump.py", "from appliance.config import Settings"),
+        ("appliance/flow/pump.py", "from appliance.store.blobs import Blobs"),
+        ("appliance/store/blobs.py", "from appliance.index import documents"),
+        ("appliance/store/blobs.py", "from ..upstream.agent import Agent"),
+        ("appliance/index/documents.py", "import appliance.store.blobs as b"),
+        ("appliance/index/documents.py", "import json, appliance.upstream"),
+        ("appliance/upstream/agent.py", "from .. import store"),
+        ("appliance/upstream/adapters/hub.py", "from ...index import documents"),
+        ("appliance/upstream/agent.py", "from appliance.cache.flights import Flight"),
+        ("appliance/cache/flights.py", "from appliance.registry import routes"),
+        ("appliance/cache/flights.py", "from appliance.bundle import volume"),
+        ("appliance/bundle/volume.py", "from appliance.cache import flights"),
+        ("appliance/registry/routes.py", "from appliance.admin import health"),
+        ("appliance/admin/health.py", "from appliance.registry import routes"),
+        ("appliance/cli/status.py", "from appliance.tap import makeService"),
+        ("appliance/registry/routes.py", "from appliance import tap"),
+        ("appliance/tap.py", "import appliance.plugins"),
+        ("appliance/__init__.py", "from appliance.errors import PullcacheError"),
+        ("appliance/newroom.py", "from appliance.errors import PullcacheError"),
+        ("appliance/store/blobs.py", "def late():\n    from appliance.index import documents"),
+        ("appliance/store/blobs.py", "async def late():\n    if x:\n        import appliance.cache.flights"),
+        ("appliance/store/blobs.py", "if TYPE_CHECKING:\n    from appliance.index import documents"),
+        ("appliance/store/blobs.py", "try:\n    import appliance.index\nexcept ImportError:\n    pass"),
+        ("appliance/store/blobs.py", "import importlib\nimportlib.import_module('appliance.index')"),
+        ("appliance/store/blobs.py", "__import__('appliance.index')"),
+        ("appliance/store/blobs.py", "from appliance import *"),
+    ],
+)
+def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source: str) -> None:
+    """However an import is written, and wherever, it is seen."""
+    assert [complaint.split(":")[0] for complaint in wrong_arrows(house(tmp_path, path, source))] == [path]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("appliance/oci/digest.py", "from appliance.errors import DigestInvalid\nfrom .names import x\nimport re"),
+        ("appliance/interfaces.py", "from appliance.oci.digest import Digest\nfrom .errors import StoreError"),
+        ("appliance/config.py", "from appliance.errors import ConfigError"),
+        ("appliance/flow/pump.py", "from appliance import errors, interfaces\nfrom appliance.oci import ranges"),
+        ("appliance/store/blobs.py", "from ..flow.threads import Threads\nfrom ..config import Store"),
+        ("appliance/upstream/adapters/hub.py", "from ..agent import Agent\nfrom ...oci import digest"),
+        ("appliance/cache/flights.py", "from appliance import config, store, index, upstream, flow"),
+        ("appliance/registry/routes.py", "from appliance.cache import flights\nfrom appliance import __version__"),
+        ("appliance/tap.py", "from appliance import registry, admin, cli, cache, store, oci"),
+        ("plugins/pullcache_plugin.py", "import appliance.tap"),
+        ("appliance/store/blobs.py", "import applianceindex\nfrom other.appliance import index"),
+    ],
+)
+def test_an_import_along_the_arrows_is_left_alone(tmp_path: Path, path: str, source: str) -> None:
+    """The rules forbid nothing that the design allows."""
+    assert wrong_arrows(house(tmp_path, path, source)) == []
+
+
+def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
+    """A room cannot slip past the arrows by being new."""
+    house(tmp_path, "appliance/helpers/x.py", "")
+    house(tmp_path, "appliance/utils.py", "")
+    assert unplaced_rooms(house(tmp_path, "appliance/oci/digest.py", "")) == ["helpers", "utils"]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("appliance/cache/flights.py", "import klein"),
+        ("plugins/pullcache_plugin.py", "from klein import Klein"),
+        ("appliance/tap.py", "import klein.app"),
+        ("appliance/upstream/agent.py", "from werkzeug.exceptions import NotFound"),
+        ("appliance/registry/routes.py", "import treq"),
+        ("appliance/cache/flights.py", "from treq.testing import StubTreq"),
+        ("appliance/cache/flights.py", "from twisted.web.client import Agent"),
+        ("appliance/tap.py", "from twisted.web import client"),
+        ("appliance/flow/pump.py", "import twisted.web.client"),
+        ("appliance/registry/routes.py", "from twisted.web._newclient import ResponseFailed"),
+        ("appliance/registry/routes.py", "import yaml"),
+        ("appliance/tap.py", "from yaml import safe_load"),
+        ("appliance/registry/routes.py", "from twisted.internet import defer, reactor"),
+        ("appliance/upstream/agent.py", "import twisted.internet.reactor"),
+        ("appliance/cache/flights.py", "def late():\n    from twisted.internet import reactor as r"),
+        ("plugins/pullcache_plugin.py", "from twisted.internet import reactor"),
+        ("appliance/__init__.py", "import yaml"),
+        ("appliance/oci/digest.py", "from twisted.python import log"),
+        ("appliance/errors.py", "import twisted"),
+    ],
+)
+def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source: str) -> None:
+    """A library that leaks into another room is seen there."""
+    assert [complaint.split(":")[0] for complaint in stray_libraries(house(tmp_path, path, source))] == [path]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("appliance/registry/routes.py", "import klein\nfrom werkzeug.exceptions import NotFound"),
+        ("appliance/admin/health.py", "from klein import Klein"),
+        ("appliance/upstream/agent.py", "import treq\nfrom twisted.web.client import Agent"),
+        ("appliance/upstream/adapters/hub.py", "from twisted.web._newclient import ResponseFailed"),
+        ("appliance/cli/status.py", "import treq\nfrom twisted.web import client"),
+        ("appliance/config.py", "import yaml"),
+        ("appliance/tap.py", "from twisted.internet import reactor"),
+        ("appliance/registry/routes.py", "from twisted.web import http\nfrom twisted.internet import defer"),
+        ("appliance/cache/flights.py", "from twisted.internet.interfaces import IReactorTime\nimport kleins, treqs"),
+    ],
+)
+def test_a_library_in_its_rooms_is_left_alone(tmp_path: Path, path: str, source: str) -> None:
+    """The rules forbid nothing that the design allows."""
+    assert stray_libraries(house(tmp_path, path, source)) == []
+
+
+def test_a_plugin_folder_that_became_a_package_is_found(tmp_path: Path) -> None:
+    """One empty file there is enough to be seen."""
+    assert packages_among_plugins(house(tmp_path, "plugins/pullcache_plugin.py", "")) == []
+    assert packages_among_plugins(house(tmp_path, "plugins/__init__.py", "")) == ["plugins/__init__.py"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["", "import os", '"""Words."""\nimport os', '"""Words."""\n__all__ = []', '"""Words."""\n"""More."""', "x = 1"],
+)
+@pytest.mark.parametrize("path", ["appliance/__init__.py", "appliance/store/__init__.py", "appliance/a/b/__init__.py"])
+def test_a_package_that_does_something_is_found(tmp_path: Path, path: str, source: str) -> None:
+    """A package file with code, or without a word of what the room is for, is seen."""
+    assert busy_packages(house(tmp_path, path, source)) == [path]
+
+
+def test_only_the_top_package_carries_the_version(tmp_path: Path) -> None:
+    """The version stands in one place."""
+    source = '"""Words."""\n\n__version__ = "1"\n'
+    assert busy_packages(house(tmp_path, "appliance/__init__.py", source)) == []
+    assert busy_packages(house(tmp_path, "appliance/oci/__init__.py", '"""Words."""\n')) == []
+    assert busy_packages(house(tmp_path, "appliance/oci/__init__.py", source)) == ["appliance/oci/__init__.py"]
