@@ -28,11 +28,14 @@ class Metrics:
         self._requests = self._counter("requests", "Requests answered.", ("kind", "cache", "code"))
         self._sent = self._counter("client_sent_bytes", "Bytes of bodies sent to clients.", ("kind",))
         self._seconds = self._counter("request_seconds", "Seconds spent on requests.", ("kind",))
-        self._received = self._counter("upstream_received_bytes", "Bytes of bodies received from upstreams.", ("upstream",))
+        self._received = self._counter(
+            "upstream_received_bytes", "Bytes of bodies received from upstreams.", ("upstream",)
+        )
         self._asked = self._counter("upstream_requests", "Requests to upstreams.", ("upstream", "method", "code"))
         self._failures = self._counter("upstream_failures", "Upstream failures.", ("upstream", "class"))
         Gauge("pullcache_build_info", "The version running.", ("version",), registry=self._registry).labels(
-            __version__).set(1)
+            __version__
+        ).set(1)
         # A label lookup takes a lock and builds a key; requests of one sort share the looked-up counters.
         self._known: dict[tuple[str, str, int], tuple[Counter, Counter, Counter]] = {}
 
@@ -52,7 +55,10 @@ class Metrics:
         counters = self._known.get(key)
         if counters is None:
             counters = self._known[key] = (
-                self._requests.labels(kind, cache, str(code)), self._sent.labels(kind), self._seconds.labels(kind))
+                self._requests.labels(kind, cache, str(code)),
+                self._sent.labels(kind),
+                self._seconds.labels(kind),
+            )
         counters[0].inc()
         counters[1].inc(octets)
         counters[2].inc(seconds)

@@ -111,7 +111,9 @@ class Blobs:
             raise _offline(remote, name, digest)
         return await self._board(remote, repository, digest, named)
 
-    async def aside(self, remote: Remote, name: str, digest: Digest, answer: BlobAnswer, span: Span) -> IBlobResponse | None:
+    async def aside(
+        self, remote: Remote, name: str, digest: Digest, answer: BlobAnswer, span: Span
+    ) -> IBlobResponse | None:
         """
         For a range far ahead of the flight: the upstream's answer to just that range, not cached, since a part cannot
         be verified. C{None} when the range is near enough, or the upstream grants no ranges.
@@ -174,7 +176,7 @@ class Blobs:
         said = await remote.registry.blob_size(repository.name, digest)
         held = self._store.size(digest)
         if held is None and said is None:
-            raise UpstreamTimeout(remote.name, f"{digest}: the upstream does not tell its size; pull its manifest first")
+            raise UpstreamTimeout(remote.name, f"{digest}: its size is not told; pull its manifest first")
         size = held if held is not None else said
         assert size is not None
         if said is not None and said != size:

@@ -67,4 +67,4 @@ class Collapsing(Generic[K, T]):
         run = self._runs.pop(key)
         waiting, run.waiting = run.waiting, []
         for waiter in waiting:
-            waiter.callback(result)  # type: ignore[arg-type]  # a Failure makes it an errback
+            waiter.callback(result)

@@ -167,7 +167,8 @@ class Flight:
                 if self.size is None:
                     return
                 error: PullcacheError = UpstreamUnavailable(
-                    self.registry.name, f"the body ended after {ingest.size} of {self.size} bytes")
+                    self.registry.name, f"the body ended after {ingest.size} of {self.size} bytes"
+                )
             except (UpstreamUnavailable, UpstreamRateLimited, RangeIgnored) as failed:
                 error = failed
             if ingest.size == self.size:
@@ -183,7 +184,7 @@ class Flight:
             seconds = max(seconds, min(error.retry_after, LONGEST_PAUSE))
         self._log.info("{digest}: {error}; again in {seconds} s", digest=self.digest, error=error, seconds=seconds)
         self._enter(State.PAUSED)
-        await deferLater(self._clock, seconds)  # type: ignore[arg-type]  # a clock is all it needs
+        await deferLater(self._clock, seconds)
         self._enter(State.OPENING)
 
     async def _leg(self, ingest: IIngest) -> None:
@@ -208,12 +209,13 @@ class Flight:
 
     async def _board(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
         if response.start > ingest.size:
-            raise RangeIgnored(self.registry.name, f"{self.digest}: bytes from {response.start} on came for {ingest.size}")
+            raise RangeIgnored(self.registry.name, f"{self.digest}: bytes came from {response.start} on")
         if self.size is None:
             self.size = response.size
         elif response.size is not None and response.size != self.size:
             raise UpstreamInvalid(
-                self.registry.name, f"{self.digest}: {response.size} bytes offered, its descriptor says {self.size}")
+                self.registry.name, f"{self.digest}: {response.size} bytes offered, its descriptor says {self.size}"
+            )
         await ingest.note(Origin(self.registry.name, self.repository, self.size, response.validator))
         self._open(ingest)
 
@@ -225,7 +227,7 @@ class Flight:
 
     async def _land(self, ingest: IIngest) -> None:
         if not ingest.verify() or (self.size is not None and ingest.size != self.size):
-            raise UpstreamInvalid(self.registry.name, f"{self.digest}: the {ingest.size} bytes sent have another digest")
+            raise UpstreamInvalid(self.registry.name, f"{self.digest}: {ingest.size} bytes of another digest came")
         self.size = ingest.size
         self._enter(State.LANDED)
         # Readers may finish now; whether it survives a power cut is the next line's business, not theirs.
@@ -234,9 +236,8 @@ class Flight:
         await ingest.commit()
 
     def _readable(self, ingest: IIngest) -> int:
-        if self.size is None:
-            return ingest.size
-        return max(0, min(ingest.size, self.size - 1))
+        received: int = ingest.size
+        return received if self.size is None else max(0, min(received, self.size - 1))
 
     def _open(self, ingest: IIngest) -> None:
         self._enter(State.FLYING)
@@ -261,7 +262,7 @@ class Flight:
         if others is not None:
             others.clear()
         for waiter in waiting:
-            waiter.callback(result)  # type: ignore[arg-type]  # a Failure makes it an errback
+            waiter.callback(result)
 
     def _enter(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:

@@ -77,7 +77,7 @@ class Flights:
         ended: list[Deferred[None]] = []
         for landing in landings:
             done: Deferred[None] = Deferred()
-            landing.addBoth(lambda _, done=done: done.callback(None))
+            landing.addBoth(_fire, done)
             ended.append(done)
         for landing in landings:
             landing.cancel()
@@ -91,3 +91,7 @@ class Flights:
             self._log.warn("{digest} was not fetched: {error}", digest=flight.digest, error=result.value)
         else:
             self._log.failure("{digest} was not fetched", result, digest=flight.digest)
+
+
+def _fire(_: object, done: Deferred[None]) -> None:
+    done.callback(None)

@@ -60,5 +60,6 @@ class Links:
                 named.add(digest, parse_manifest(data, repository.manifests[digest].media_type))
             except (NotHeld, BlobDamaged, ManifestInvalid) as error:
                 named.seen.add(digest)
-                self._log.warn("{upstream}/{name}: {error}", upstream=repository.upstream, name=repository.name,
-                               error=error)
+                self._log.warn(
+                    "{upstream}/{name}: {error}", upstream=repository.upstream, name=repository.name, error=error
+                )

@@ -112,12 +112,18 @@ class Manifests:
         try:
             checked = await within(share.result, wait, self._clock)
         except DeferredTimeout:
-            return await self._stale(remote, repository, record, UpstreamTimeout(
-                remote.name, f"no answer within {remote.settings.revalidate_within:g} s"))
+            return await self._stale(
+                remote,
+                repository,
+                record,
+                UpstreamTimeout(remote.name, f"no answer within {remote.settings.revalidate_within:g} s"),
+            )
         except PullcacheError as error:
             return await self._stale(remote, repository, record, error)
         status = CacheStatus(
-            fwd="stale", fwd_status=200 if checked.moved else 304, stored=checked.fetched and not share.joined,
+            fwd="stale",
+            fwd_status=200 if checked.moved else 304,
+            stored=checked.fetched and not share.joined,
             collapsed=share.joined,
         )
         return await self._fresh(remote, repository, tag, status)
@@ -207,7 +213,7 @@ class Manifests:
     ) -> None:
         """Verify and store a manifest, and note it in the repository: durable on return."""
         if not digest.matches(data):
-            raise UpstreamInvalid(remote.name, f"{repository.name}@{digest}: the {len(data)} bytes sent have another digest")
+            raise UpstreamInvalid(remote.name, f"{repository.name}@{digest}: {len(data)} bytes of another digest came")
         try:
             manifest = parse_manifest(data, content_type)
         except ManifestInvalid as error:

@@ -58,13 +58,17 @@ class Tags:
             if known is None and not held:
                 heard = await share.result
             else:
-                heard = await within(share.result, freshness.remaining_wait(share.began, now, remote.settings), self._clock)
+                heard = await within(
+                    share.result, freshness.remaining_wait(share.began, now, remote.settings), self._clock
+                )
         except DeferredTimeout:
             limit = remote.settings.revalidate_within
             return self._stale(remote, known, held, UpstreamTimeout(remote.name, f"no answer within {limit:g} s"))
         except PullcacheError as error:
             return self._stale(remote, known, held, error)
-        status = CacheStatus(fwd="uri-miss" if known is None else "stale", stored=not share.joined, collapsed=share.joined)
+        status = CacheStatus(
+            fwd="uri-miss" if known is None else "stale", stored=not share.joined, collapsed=share.joined
+        )
         return TagsAnswer(_together(heard, held), status)
 
     def _stale(self, remote: Remote, known: Listing | None, held: KeysView[str], error: PullcacheError) -> TagsAnswer:

@@ -74,7 +74,8 @@ class FileBody:
         """
         self._source.file.acquire()
         self._deadline = self._clock.callLater(CLIENT_SILENCE, self._check_silence)
-        self._done = done = Deferred(lambda _: self._end(None))
+        done: Deferred[int] = Deferred(lambda _: self._end(None))
+        self._done = done
         self._consumer.registerProducer(self, True)
         self._pump()
         return done

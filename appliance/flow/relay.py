@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IConsumer, IPushProducer
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from zope.interface import implementer
 
 
@@ -19,9 +19,9 @@ class Relay:
         self._producer: IPushProducer | None = None
         self.missing = length
 
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """See L{IConsumer}."""
-        self._producer = producer
+        self._producer = IPushProducer(producer)
         self._consumer.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:

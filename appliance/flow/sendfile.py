@@ -43,10 +43,10 @@ class SendfileServer(tcp.Server):
             self._range = _FileRange(fd, start, length, sent)
             self.startWriting()
 
-    def doWrite(self) -> BaseException | None:
+    def doWrite(self) -> Any:
         """Send what was written first, then the file range."""
         if self._range is None or self.dataBuffer or self._tempDataLen:
-            result: BaseException | None = super().doWrite()
+            result = super().doWrite()
             if result is None and self._range is not None and self.connected:
                 self.startWriting()
             return result
@@ -93,9 +93,7 @@ class SendfileReactor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
-    def listenTCP(
-        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
-    ) -> IListeningPort:
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         """See L{twisted.internet.interfaces.IReactorTCP.listenTCP}."""
         listening = SendfilePort(port, factory, backlog, interface, self._reactor)
         listening.startListening()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IConsumer, IPushProducer
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -42,9 +42,9 @@ class ThreadWriter:
         self.overrun = False
         self.failure: Failure | None = None
 
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """See L{IConsumer}; only push producers."""
-        self._producer = producer
+        self._producer = IPushProducer(producer)
 
     def unregisterProducer(self) -> None:
         """See L{IConsumer}."""
@@ -114,7 +114,7 @@ class ThreadWriter:
     def _tell(self, result: Failure | None) -> None:
         waiting, self._drained = self._drained, []
         for drained in waiting:
-            drained.callback(result)  # type: ignore[arg-type]  # a Failure makes it an errback
+            drained.callback(result)
 
 
 def _failed(failure: Failure) -> Deferred[None]:

@@ -14,6 +14,7 @@ from appliance.index.layout import LAYOUT, furnish
 from appliance.interfaces import IDocuments, IThreads
 
 Key = tuple[str, ...]
+Keys = list[Key]
 
 DOCUMENT_LIMIT = 64 * 1024 * 1024
 
@@ -44,7 +45,7 @@ class FilesystemDocuments:
         """See L{IDocuments.set_aside}."""
         return self._threads.call(self._set_aside, key)
 
-    def list(self, prefix: Key, name: str) -> Deferred[list[Key]]:
+    def list(self, prefix: Key, name: str) -> Deferred[Keys]:
         """See L{IDocuments.list}."""
         return self._threads.call(self._list, prefix, name)
 
@@ -85,8 +86,8 @@ class FilesystemDocuments:
         self._versions.pop(key, None)
         return str(aside)
 
-    def _list(self, prefix: Key, name: str) -> list[Key]:
-        found: list[Key] = []
+    def _list(self, prefix: Key, name: str) -> Keys:
+        found: Keys = []
         for folder, folders, files in os.walk(self._path(prefix)):
             # A layout's blobs are the whole store's: nothing to look for there.
             folders[:] = sorted(each for each in folders if each != "blobs" or Path(folder).name != LAYOUT)

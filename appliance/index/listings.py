@@ -55,8 +55,13 @@ class Listings:
         except msgspec.DecodeError as error:
             # Nothing is lost for good: the upstream is asked again.
             aside = await self._documents.set_aside(_key(upstream, name))
-            self._log.error("tags of {upstream}/{name}: {error}; set aside as {aside}", upstream=upstream, name=name,
-                            error=error, aside=aside)
+            self._log.error(
+                "tags of {upstream}/{name}: {error}; set aside as {aside}",
+                upstream=upstream,
+                name=name,
+                error=error,
+                aside=aside,
+            )
             return None, 0
 
 

@@ -38,6 +38,4 @@ class MemoryDocuments:
 
     def list(self, prefix: Key, name: str) -> Deferred[list[Key]]:
         """See L{IDocuments.list}."""
-        return succeed(
-            sorted(key for key in self._documents if key[-1] == name and key[: len(prefix)] == prefix)
-        )
+        return succeed(sorted(key for key in self._documents if key[-1] == name and key[: len(prefix)] == prefix))

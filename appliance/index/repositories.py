@@ -80,7 +80,7 @@ class Repositories:
 
     def _hand_out(self, result: Repository | Failure, key: tuple[str, str]) -> None:
         for waiter in self._loading.pop(key):
-            waiter.callback(result)  # type: ignore[arg-type]  # a Failure makes it an errback
+            waiter.callback(result)
 
     async def _load(self, upstream: str, name: str) -> Repository:
         key = _key(upstream, name)

@@ -135,9 +135,10 @@ class RegistryApp:
         self._target(request, name)
         raise NotHeld("the referrers API is not offered here; use the referrers tag schema")
 
-    @_app.handle_errors(Exception)
+    @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein's type knows IRequest only
     def failed(self, request: RegistryRequest, failure: Failure) -> bytes:
         """Whatever went wrong, as OCI JSON."""
+        assert failure.value is not None
         return self.refuse(request, failure.value)
 
     # -- what routes share ------------------------------------------------------------------------------------------
@@ -190,4 +191,3 @@ def _refuse(request: RegistryRequest, told: Refusal) -> bytes:
         request.responseHeaders.removeHeader(name)
     headers = {name: quotable(value) for name, value in told.headers.items()}
     return _send(request, told.status, told.body, JSON, headers)
-

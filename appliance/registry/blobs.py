@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
@@ -11,7 +12,7 @@ from twisted.logger import Logger
 
 from appliance.cache.blobs import BlobAnswer
 from appliance.cache.pullthrough import PullThrough
-from appliance.cache.status import HIT
+from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import PullcacheError
 from appliance.flow.body import ClientStalled, FileBody, Part
 from appliance.flow.relay import Relay
@@ -25,6 +26,9 @@ from appliance.registry.multipart import content_range, multipart
 from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import begin, etag_matches, say_where_from
 from appliance.registry.routing import Target
+
+# A range fetched past a flight, and not kept.
+ASIDE = CacheStatus(fwd="partial", fwd_status=206)
 
 
 class BlobResponses:
@@ -60,9 +64,7 @@ class BlobResponses:
                 self._lane.remember(request, b"", None)
         return b""
 
-    async def _get(
-        self, request: RegistryRequest, wanted: Target, digest: Digest, answer: BlobAnswer
-    ) -> bytes | None:
+    async def _get(self, request: RegistryRequest, wanted: Target, digest: Digest, answer: BlobAnswer) -> bytes | None:
         say_where_from(request, answer.status, None, wanted.namespace)
         if self._unmodified(request, digest):
             return b""
@@ -72,8 +74,10 @@ class BlobResponses:
         if len(spans) > 1:
             parts = multipart(spans, answer.size, digest, OCTET_STREAM)
             begin(request, 206, parts.length, parts.content_type, _headers(digest))
-            return await self._send(request, answer, parts.parts)
-        return await self._range(request, wanted, digest, answer, spans[0])
+            await self._send(request, answer, parts.parts)
+            return None
+        await self._range(request, wanted, digest, answer, spans[0])
+        return None
 
     async def _whole(self, request: RegistryRequest, digest: Digest, answer: BlobAnswer) -> bytes | None:
         begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
@@ -82,18 +86,20 @@ class BlobResponses:
             if answer.status == HIT:
                 self._lane.remember(request, body, None)
             return body
-        return await self._send(request, answer, [Span(0, answer.size)])
+        await self._send(request, answer, [Span(0, answer.size)])
+        return None
 
     async def _range(
         self, request: RegistryRequest, wanted: Target, digest: Digest, answer: BlobAnswer, span: Span
-    ) -> bytes | None:
+    ) -> None:
         aside = await self._cache.aside(wanted.upstream, wanted.repository, digest, answer, span)
         headers = _headers(digest) | {"Content-Range": content_range(span, answer.size)}
         begin(request, 206, span.length, OCTET_STREAM, headers)
         if aside is None:
-            return await self._send(request, answer, [span])
-        request.setHeader("Cache-Status", "pullcache; fwd=partial; fwd-status=206")
-        return await self._relay(request, aside, span)
+            await self._send(request, answer, [span])
+        else:
+            say_where_from(request, ASIDE, None, wanted.namespace)
+            await self._relay(request, aside, span)
 
     async def _send(self, request: RegistryRequest, answer: BlobAnswer, parts: list[Part]) -> None:
         """
@@ -130,7 +136,8 @@ class BlobResponses:
 
     def _abort(self, request: RegistryRequest, error: Exception) -> None:
         self._log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
-        request.transport.abortConnection()
+        transport: Any = request.transport
+        transport.abortConnection()
 
     def _unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
         if etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), str(digest)):

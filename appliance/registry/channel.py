@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
@@ -37,6 +38,7 @@ class RegistryChannel(HTTPChannel):
     _first = True
     _lingering = False
     _deadline: IDelayedCall | None = None
+    transport: Any
 
     def __init__(self, lane: HotLane, open_channels: set[RegistryChannel]) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class RegistryChannel(HTTPChannel):
         """A header line too long for anybody."""
         self._respondToBadRequestAndDisconnect()
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         self._forget_deadline()
         self._open.discard(self)
@@ -148,11 +150,11 @@ class RegistryChannel(HTTPChannel):
             super().rawDataReceived(data)
 
     def _close_gently(self) -> None:
-        transport: Any = self.transport
         self.setTimeout(None)
-        if IHalfCloseableDescriptor.providedBy(transport) and hasattr(transport, "loseWriteConnection"):
-            transport.unregisterProducer()
-            transport.loseWriteConnection()
+        half_closeable: bool = IHalfCloseableDescriptor.providedBy(self.transport)
+        if half_closeable:
+            self.transport.unregisterProducer()
+            self.transport.loseWriteConnection()
             self._deadline = self.callLater(LINGER, self._too_slow)
         else:
             self.loseConnection()

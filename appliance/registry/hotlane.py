@@ -78,7 +78,9 @@ class HotLane:
             else:
                 head.extend(b"%b: %b\r\n" % (name, value) for value in values)
         if before:
-            prepared = _Prepared(before, b"".join(head) + b"\r\n" + body, len(body), expires, request.kind, request.code)
+            prepared = _Prepared(
+                before, b"".join(head) + b"\r\n" + body, len(body), expires, request.kind, request.code
+            )
             self._keep(request.method + b" " + request.uri, prepared)
 
     def serve(self, transport: Any, data: bytes) -> bool:

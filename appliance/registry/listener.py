@@ -9,10 +9,10 @@ from twisted.web.server import Site
 
 from appliance.cache.pullthrough import PullThrough
 from appliance.config import ListenSettings, Settings
+from appliance.interfaces import IAccounts
 from appliance.registry.app import RegistryApp
 from appliance.registry.channel import RegistryChannel
 from appliance.registry.hotlane import HotLane
-from appliance.interfaces import IAccounts
 from appliance.registry.request import RegistryRequest
 
 # A connection on which nothing is asked for is closed after this; clients pause between layers.
@@ -52,18 +52,20 @@ class Listener:
 
 
 class RegistrySite(Site):
-    """A Site of L{RegistryChannel}s."""
+    """
+    A Site of L{RegistryChannel}s.
+
+    @ivar open: those that are connected.
+    """
+
+    displayTracebacks = False
+    noisy = False
 
     def __init__(self, app: RegistryApp, lane: HotLane, accounts: IAccounts, reactor: Any) -> None:
         requests = type("ListenerRequest", (RegistryRequest,), {"accounts": accounts})
         super().__init__(app.resource(), requestFactory=requests, timeout=IDLE, reactor=reactor)
-        self.displayTracebacks = False
-        self._lane = lane
         self.open: set[RegistryChannel] = set()
+        self.protocol = lambda: RegistryChannel(lane, self.open)  # type: ignore[method-assign,assignment,return-value]
 
-    def protocol(self) -> RegistryChannel:
-        """A channel for a new connection."""
-        return RegistryChannel(self._lane, self.open)
-
-    def log(self, request: RegistryRequest) -> None:
+    def log(self, request: object) -> None:
         """Requests are accounted for where they end; Twisted's own log is not kept."""

@@ -84,14 +84,14 @@ def _check_version(root: Path) -> None:
     elif not text.isdigit():
         raise StoreError(f"store {root}: VERSION holds {text[:40]!r}, which is no version; is this a pullcache store?")
     elif int(text) > VERSION:
-        raise StoreTooNew(f"store {root}: layout version {text}, this program knows {VERSION}; install a newer pullcache")
+        raise StoreTooNew(f"store {root}: layout version {text}, {VERSION} is known here; install a newer pullcache")
 
 
 def _try_to_write(root: Path, path: Path) -> None:
     try:
         write_file(path, f"{VERSION}\n".encode("ascii"), root / "VERSION.tmp")
     except OSError as error:
-        raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its owner and free space") from error
+        raise StoreError(f"store {root}: cannot be written: {error.strerror}; check owner and space") from error
 
 
 def _furnish(root: Path) -> None:

@@ -244,9 +244,7 @@ class BlobResponse:
     @ivar validator: strong entity tag, or C{None}.
     """
 
-    def __init__(
-        self, response: IResponse, watch: Watch, start: int, size: int | None, validator: str | None
-    ) -> None:
+    def __init__(self, response: IResponse, watch: Watch, start: int, size: int | None, validator: str | None) -> None:
         self.start = start
         self.size = size
         self.validator = validator

@@ -18,11 +18,11 @@ from appliance.upstream.limits import Limits
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.url import Url
 
+USER_AGENT = f"pullcache/{__version__}"
+
+
 class _Late(Exception):
     """Our own time limit passed, not one of the connection's."""
-
-
-USER_AGENT = f"pullcache/{__version__}"
 
 
 class Exchange:

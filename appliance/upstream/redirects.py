@@ -73,9 +73,7 @@ class Redirects:
         self._home = home
         self._stranger = stranger
 
-    async def follow(
-        self, method: str, url: Url, fields: Mapping[str, str], authorization: bytes | None
-    ) -> Answer:
+    async def follow(self, method: str, url: Url, fields: Mapping[str, str], authorization: bytes | None) -> Answer:
         """
         Ask for C{url} and go on until an answer is no redirect.
 

@@ -212,6 +212,8 @@ class _Endpoint:
         self._agent = agent
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        if self._origin in self._net.blocked:
+            return fail(self._net.blocked[self._origin])
         if self._origin in self._net.refusing:
             return fail(ConnectionRefusedError())
         if self._origin not in self._net.servers:
@@ -247,7 +249,9 @@ class Net:
     """
     Servers by origin, and what was asked of them.
 
-    @ivar refusing: origins where no connection is accepted; C{holes}: where none is ever answered.
+    @ivar refusing: origins where no connection is accepted.
+    @ivar holes: origins where no connection is ever answered.
+    @ivar blocked: origins that our own rules refuse, and with what.
     """
 
     def __init__(self) -> None:
@@ -255,6 +259,7 @@ class Net:
         self.servers: dict[str, Server] = {}
         self.refusing: set[str] = set()
         self.holes: set[str] = set()
+        self.blocked: dict[str, Exception] = {}
         self.asked: list[Asked] = []
         self.wires: list[Wire] = []
 
