@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +17,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python import usage
@@ -32,7 +34,8 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags
-from appliance.config import Settings, UpstreamSettings, describe, load, overridden
+from appliance.config import load, overridden
+from appliance.description import describe
 from appliance.errors import ConfigError, PullcacheError
 from appliance.flow.sendfile import SendfileReactor
 from appliance.flow.threads import THREADS, DiskThreads
@@ -41,6 +44,7 @@ from appliance.index.listings import Listings
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IUpstream
 from appliance.registry.listener import Listener
+from appliance.settings import NO_LOG, STANDARD_OUTPUT, Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
 from appliance.upstream.table import offline_upstream_for, upstream_for
@@ -90,6 +94,7 @@ class Options(usage.Options):
         """Read the configuration; C{--check} ends here."""
         try:
             self["settings"] = self.settings()
+            _check_endpoints(self["settings"])
         except ConfigError as error:
             raise _refusal(error) from None
         if self["check"]:
@@ -109,7 +114,7 @@ class PullcacheService(Service):
         self._reactor = reactor
         self._ports: list[IListeningPort] = []
         self._pool = ThreadPool(minthreads=1, maxthreads=THREADS, name="disk")
-        self._log_lines = AccessLog(_write_line, reactor)
+        self._log_lines = AccessLog(_access_writer(self._settings.access_log), reactor)
         self._metrics = Metrics(reactor, self._log_lines)
         self._flushing = LoopingCall(self._flush)
         self._flushing.clock = reactor
@@ -157,7 +162,7 @@ class PullcacheService(Service):
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
             return
-        for key in ("store", "admin"):
+        for key in ("store", "admin", "access_log"):
             if getattr(settings, key) != getattr(self._settings, key):
                 self._log.warn("{key} changed: that takes effect with a restart", key=key)
         if [each.endpoint for each in settings.listen] != [each.endpoint for each in self._settings.listen]:
@@ -215,7 +220,7 @@ class PullcacheService(Service):
     def _open(self, endpoint: str, factory: IProtocolFactory) -> None:
         """Listen, or say in one line why not: every endpoint here binds its port before it returns."""
         outcome: list[Any] = []
-        serverFromString(SendfileReactor(self._reactor), endpoint).listen(factory).addBoth(outcome.append)
+        _server_endpoint(self._reactor, endpoint).listen(factory).addBoth(outcome.append)
         if outcome and IListeningPort.providedBy(outcome[0]):
             self._ports.append(outcome[0])
             return
@@ -238,6 +243,29 @@ class PullcacheService(Service):
 
     def _failed(self, failure: Any, what: str) -> None:
         self._log.failure(what, failure)
+
+
+def _server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+    """
+    The endpoint that C{description} means.
+
+    @raise ConfigError: it means none: its type is unknown, an argument is wrong, or a file it names cannot be used.
+    """
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(SendfileReactor(reactor), description)
+    except Exception as error:
+        # Whatever an endpoint's own parser, or OpenSSL, says of what it was given.
+        raise ConfigError(f"endpoint {description}: {error}; see Twisted's server endpoint strings") from error
+    return endpoint
+
+
+def _check_endpoints(settings: Settings) -> None:
+    from twisted.internet import reactor
+
+    for listen in settings.listen:
+        _server_endpoint(reactor, listen.endpoint)
+    if settings.admin is not None:
+        _server_endpoint(reactor, settings.admin.endpoint)
 
 
 def makeService(options: Options) -> PullcacheService:
@@ -268,8 +296,23 @@ def _refusal(error: object) -> SystemExit:
     return SystemExit(1)
 
 
-def _write_line(text: str) -> None:
+def _access_writer(destination: str | Path) -> Callable[[str], object]:
+    """Takes whole lines of the access log to where C{access_log} says."""
+    if destination == NO_LOG:
+        return lambda lines: None
+    if destination == STANDARD_OUTPUT:
+        return _write_out
+
+    def append(lines: str) -> None:
+        # Opened for each batch: a file that was rotated away is followed by a new one.
+        with open(destination, "a", encoding="utf-8") as file:
+            file.write(lines)
+
+    return append
+
+
+def _write_out(lines: str) -> None:
     # sys.stdout is the twisted log by now, which would date and prefix each line once more.
     if sys.__stdout__ is not None:
-        sys.__stdout__.write(text)
+        sys.__stdout__.write(lines)
         sys.__stdout__.flush()

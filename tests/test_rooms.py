@@ -17,19 +17,24 @@ CHECKOUT = Path(__file__).parent.parent
 
 VALUES = frozenset({"oci", "errors"})
 SEAMS = VALUES | {"interfaces"}
-SHARED = SEAMS | {"config"}
+SHARED = SEAMS | {"settings"}
 GROUND = SHARED | {"flow"}
 PROVIDERS = frozenset({"upstream", "store", "index"})
 DECISIONS = GROUND | PROVIDERS
 FRONTS = DECISIONS | {"cache", "bundle"}
-EVERYTHING = FRONTS | {"registry", "admin", "cli", "tap"}
+WRITTEN = frozenset({"units", "yamltree", "config", "description"})
+EVERYTHING = FRONTS | WRITTEN | {"registry", "admin", "cli", "tap"}
 
 #: What each room may import beside itself; rooms side by side do not know each other.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "oci": frozenset({"errors"}),
     "errors": frozenset({"oci"}),
     "interfaces": VALUES,
-    "config": VALUES,
+    "settings": VALUES,
+    "units": VALUES,
+    "yamltree": VALUES,
+    "config": VALUES | {"settings", "units", "yamltree"},
+    "description": VALUES | {"settings", "units"},
     "flow": SEAMS,
     **dict.fromkeys(PROVIDERS, GROUND),
     "cache": DECISIONS,
@@ -51,9 +56,9 @@ ONLY_IN: dict[str, frozenset[str]] = {
     "treq": ASKING,
     "twisted.web.client": ASKING,
     "twisted.web._newclient": ASKING,
-    "yaml": frozenset({"config"}),
+    "yaml": frozenset({"yamltree"}),
     "twisted.internet.reactor": frozenset({"tap"}),
-    "twisted": frozenset(MAY_IMPORT) - VALUES,
+    "twisted": frozenset(MAY_IMPORT) - VALUES - WRITTEN - {"settings"},
 }
 
 Import = tuple[Path, int, str]
@@ -203,10 +208,16 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/oci/digest.py", "from ..flow import pump"),
         ("appliance/errors.py", "from appliance.interfaces import IUpstream"),
         ("appliance/errors.py", "from . import config"),
-        ("appliance/interfaces.py", "from appliance.config import Settings"),
+        ("appliance/interfaces.py", "from appliance.settings import Settings"),
+        ("appliance/settings.py", "from appliance.config import load"),
+        ("appliance/settings.py", "from . import yamltree"),
+        ("appliance/yamltree.py", "from appliance.settings import Settings"),
+        ("appliance/description.py", "from appliance.config import parse"),
         ("appliance/config.py", "from appliance.interfaces import IUpstream"),
         ("appliance/config.py", "from .store import blobs"),
-        ("appliance/flow/pump.py", "from appliance.config import Settings"),
+        ("appliance/flow/pump.py", "from appliance.settings import Settings"),
+        ("appliance/store/blobs.py", "from appliance.config import load"),
+        ("appliance/registry/routes.py", "from appliance.description import describe"),
         ("appliance/flow/pump.py", "from appliance.store.blobs import Blobs"),
         ("appliance/store/blobs.py", "from appliance.index import documents"),
         ("appliance/store/blobs.py", "from ..upstream.agent import Agent"),
@@ -244,13 +255,14 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
     [
         ("appliance/oci/digest.py", "from appliance.errors import DigestInvalid\nfrom .names import x\nimport re"),
         ("appliance/interfaces.py", "from appliance.oci.digest import Digest\nfrom .errors import StoreError"),
-        ("appliance/config.py", "from appliance.errors import ConfigError"),
+        ("appliance/config.py", "from appliance.errors import ConfigError\nfrom appliance import settings, yamltree"),
+        ("appliance/description.py", "from appliance.settings import Settings\nfrom .units import words"),
         ("appliance/flow/pump.py", "from appliance import errors, interfaces\nfrom appliance.oci import ranges"),
-        ("appliance/store/blobs.py", "from ..flow.threads import Threads\nfrom ..config import Store"),
+        ("appliance/store/blobs.py", "from ..flow.threads import Threads\nfrom ..settings import Settings"),
         ("appliance/upstream/adapters/hub.py", "from ..agent import Agent\nfrom ...oci import digest"),
-        ("appliance/cache/flights.py", "from appliance import config, store, index, upstream, flow"),
+        ("appliance/cache/flights.py", "from appliance import settings, store, index, upstream, flow"),
         ("appliance/registry/routes.py", "from appliance.cache import flights\nfrom appliance import __version__"),
-        ("appliance/tap.py", "from appliance import registry, admin, cli, cache, store, oci"),
+        ("appliance/tap.py", "from appliance import registry, admin, cli, cache, store, oci, config, description"),
         ("plugins/pullcache_plugin.py", "import appliance.tap"),
         ("appliance/store/blobs.py", "import applianceindex\nfrom other.appliance import index"),
     ],
@@ -282,6 +294,8 @@ def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
         ("appliance/registry/routes.py", "from twisted.web._newclient import ResponseFailed"),
         ("appliance/registry/routes.py", "import yaml"),
         ("appliance/tap.py", "from yaml import safe_load"),
+        ("appliance/config.py", "import yaml"),
+        ("appliance/settings.py", "from twisted.python import log"),
         ("appliance/registry/routes.py", "from twisted.internet import defer, reactor"),
         ("appliance/upstream/agent.py", "import twisted.internet.reactor"),
         ("appliance/cache/flights.py", "def late():\n    from twisted.internet import reactor as r"),
@@ -304,7 +318,7 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/upstream/agent.py", "import treq\nfrom twisted.web.client import Agent"),
         ("appliance/upstream/adapters/hub.py", "from twisted.web._newclient import ResponseFailed"),
         ("appliance/cli/status.py", "import treq\nfrom twisted.web import client"),
-        ("appliance/config.py", "import yaml"),
+        ("appliance/yamltree.py", "import yaml"),
         ("appliance/tap.py", "from twisted.internet import reactor"),
         ("appliance/registry/routes.py", "from twisted.web import http\nfrom twisted.internet import defer"),
         ("appliance/cache/flights.py", "from twisted.internet.interfaces import IReactorTime\nimport kleins, treqs"),

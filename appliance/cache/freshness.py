@@ -6,8 +6,8 @@ A manifest by digest is fresh for ever; only what a tag means can go stale (RFC 
 
 from __future__ import annotations
 
-from appliance.config import UpstreamSettings
 from appliance.errors import PullcacheError, UpstreamError
+from appliance.settings import UpstreamSettings
 
 
 def fresh_until(checked_at: float, settings: UpstreamSettings) -> float:

@@ -26,6 +26,7 @@ from appliance.errors import (
     PullcacheError,
     UpstreamError,
     UpstreamInvalid,
+    UpstreamMissing,
     UpstreamTimeout,
 )
 from appliance.index.repositories import Repositories
@@ -152,15 +153,23 @@ class Manifests:
             digest = head.digest
             if not self._holds(repository, digest):
                 fetched = True
-                await self._fetches.share(
-                    (remote.name, repository.name, digest), lambda: self._fetch(remote, repository, digest)
-                ).result
+                await self._fetch_told(remote, repository, tag, digest)
         moved = repository.tag(tag, digest, self._clock.seconds())
         if moved:
             await self._repositories.save(repository)
         else:
             self._repositories.touch(repository)
         return _Checked(moved, fetched)
+
+    async def _fetch_told(self, remote: Remote, repository: Repository, tag: str, digest: Digest) -> None:
+        """Fetch the manifest that the upstream says the tag means."""
+        key = (remote.name, repository.name, digest)
+        try:
+            await self._fetches.share(key, lambda: self._fetch(remote, repository, digest)).result
+        except UpstreamMissing as error:
+            # Not "no such tag": the upstream has just named this digest.
+            told = f"{repository.name}:{tag} is said to be {digest}, which is not there: {error.detail}"
+            raise UpstreamInvalid(remote.name, told) from error
 
     async def _fetch_tag(self, remote: Remote, repository: Repository, tag: str) -> tuple[Digest, bool]:
         """For upstreams that do not tell a digest: fetch by tag and hash; whether that manifest was new."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appliance.config import UpstreamSettings
 from appliance.interfaces import IUpstream
+from appliance.settings import UpstreamSettings
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,17 @@ from werkzeug.exceptions import HTTPException
 
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import CacheStatus
-from appliance.config import Settings
-from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
+from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported, UpstreamError
 from appliance.oci.digest import Digest
 from appliance.oci.names import parse_reference
 from appliance.registry.blobs import BlobResponses
-from appliance.registry.failures import Refusal, internal, refusal
+from appliance.registry.failures import internal, refusal
 from appliance.registry.hotlane import HotLane
 from appliance.registry.pages import page
 from appliance.registry.request import RegistryRequest
-from appliance.registry.responses import begin, etag_matches, quotable, say_where_from
+from appliance.registry.responses import abort, begin, etag_matches, quotable, say_where_from
 from appliance.registry.routing import Target, target
+from appliance.settings import Settings
 
 JSON = "application/json"
 _ENCODED = re.compile(rb"%(?!3[Aa])|[^!-~]")
@@ -153,7 +153,15 @@ class RegistryApp:
         if told is None:
             self._log.failure("{uri}", Failure(error), uri=request.uri)
             told = internal()
-        return _refuse(request, told)
+        if request.startedWriting:
+            # The client has been promised something else; whatever follows would be taken for it.
+            abort(request)
+            return b""
+        _retract(request)
+        if isinstance(error, UpstreamError):
+            say_where_from(request, CacheStatus(fwd="uri-miss", detail=error.kind), None, None)
+        headers = {name: quotable(value) for name, value in told.headers.items()}
+        return _send(request, told.status, told.body, JSON, headers)
 
     def _target(self, request: RegistryRequest, name: str) -> Target:
         namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
@@ -186,8 +194,8 @@ def _send(
     return b"" if request.method == b"HEAD" else body
 
 
-def _refuse(request: RegistryRequest, told: Refusal) -> bytes:
-    for name in ("ETag", "Content-Range", "Accept-Ranges"):
+def _retract(request: RegistryRequest) -> None:
+    """Take back what was said of an answer that will not be given."""
+    request.cache = "-"
+    for name in ("ETag", "Content-Range", "Accept-Ranges", "Cache-Control", "Cache-Status", "Warning"):
         request.responseHeaders.removeHeader(name)
-    headers = {name: quotable(value) for name, value in told.headers.items()}
-    return _send(request, told.status, told.body, JSON, headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
@@ -24,7 +23,7 @@ from appliance.oci.ranges import Span, parse_ranges
 from appliance.registry.hotlane import BODY_LIMIT, HotLane
 from appliance.registry.multipart import content_range, multipart
 from appliance.registry.request import RegistryRequest
-from appliance.registry.responses import begin, etag_matches, say_where_from
+from appliance.registry.responses import abort, begin, etag_matches, say_where_from
 from appliance.registry.routing import Target
 
 # A range fetched past a flight, and not kept.
@@ -136,8 +135,7 @@ class BlobResponses:
 
     def _abort(self, request: RegistryRequest, error: Exception) -> None:
         self._log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
-        transport: Any = request.transport
-        transport.abortConnection()
+        abort(request)
 
     def _unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
         if etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), str(digest)):

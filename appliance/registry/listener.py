@@ -8,12 +8,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Site
 
 from appliance.cache.pullthrough import PullThrough
-from appliance.config import ListenSettings, Settings
 from appliance.interfaces import IAccounts
 from appliance.registry.app import RegistryApp
 from appliance.registry.channel import RegistryChannel
 from appliance.registry.hotlane import HotLane
 from appliance.registry.request import RegistryRequest
+from appliance.settings import ListenSettings, Settings
 
 # A connection on which nothing is asked for is closed after this; clients pause between layers.
 IDLE = 120.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from appliance.cache.status import CacheStatus
 from appliance.registry.request import RegistryRequest
@@ -39,6 +40,12 @@ def say_where_from(request: RegistryRequest, status: CacheStatus, warning: str |
         request.setHeader("Warning", f'299 - "{quotable(warning)}"')
     if namespace is not None:
         request.setHeader("OCI-Namespace", quotable(namespace))
+
+
+def abort(request: RegistryRequest) -> None:
+    """Break the connection off, so that what was sent is not taken for the whole response."""
+    transport: Any = request.transport
+    transport.abortConnection()
 
 
 def quotable(text: str) -> str:

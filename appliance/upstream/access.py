@@ -85,14 +85,18 @@ class Access:
         if challenge is None:
             return None
         self._challenge = challenge
-        if refused is not None and refused.key is not None and refused.token is not None:
-            self._tokens.evict(refused.key, refused.token)
-            if refused.fresh and challenge.scheme == "bearer" and refused.key == self._key(challenge, repository):
-                return None
+        self.forget(refused)
+        if refused is not None and refused.fresh and refused.key == self._key(challenge, repository):
+            return None
         shown = await self._show(challenge, repository)
         if shown is None or (refused is not None and shown.danger_header == refused.danger_header):
             return None
         return shown
+
+    def forget(self, refused: Shown | None) -> None:
+        """Keep no token that was refused."""
+        if refused is not None and refused.key is not None and refused.token is not None:
+            self._tokens.evict(refused.key, refused.token)
 
     async def stranger(self, answer: Answer) -> bytes | None:
         """

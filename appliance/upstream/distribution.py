@@ -11,7 +11,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
-from appliance.config import UpstreamSettings
 from appliance.errors import (
     DigestInvalid,
     RangeIgnored,
@@ -24,6 +23,7 @@ from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from appliance.oci.ranges import parse_content_range
+from appliance.settings import UpstreamSettings
 from appliance.upstream.agents import Agents
 from appliance.upstream.body import BlobResponse, abandon, read_whole
 from appliance.upstream.credentials import Credentials

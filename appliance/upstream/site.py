@@ -62,6 +62,8 @@ class Site:
             else:
                 other = None if renewed else await self._renewed_or_discard(answer, repository, shown)
                 if other is None:
+                    if answer.status == 401:
+                        self._access.forget(shown)
                     return answer
                 renewed, shown = True, other
             answer.discard()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.config import UpstreamSettings
 from appliance.errors import ConfigError
 from appliance.interfaces import IUpstream
+from appliance.settings import UpstreamSettings
 from appliance.upstream.agents import Agents, agents_for
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.dockerhub import DOCKERHUB

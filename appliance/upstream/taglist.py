@@ -22,7 +22,7 @@ from appliance.upstream.url import Url
 
 #: RFC 8288 section 3: the target, and its parameters up to the comma before the next.
 _LINK = re.compile(r'<([^<>]*)>((?:"(?:[^"\\]|\\.)*"|[^",])*)')
-_REL = re.compile(r';[ \t]*rel[ \t]*=[ \t]*(?:"([^"]*)"|([^",; \t]+))', re.IGNORECASE)
+_PARAMETER = re.compile(r';[ \t]*([\w!#$&+.^`|~*-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^",; \t]*))')
 
 
 class _Page(msgspec.Struct):
@@ -74,10 +74,17 @@ def next_page(headers: Headers, page: Url, upstream: str) -> Url | None:
 def _next_reference(headers: Headers) -> str | None:
     for field in headers.getRawHeaders(b"Link") or []:
         for match in _LINK.finditer(field.decode("latin-1")):
-            rel = _REL.search(match[2])
-            if rel is not None and "next" in (rel[1] or rel[2] or "").lower().split():
+            if "next" in _relations(match[2]):
                 return match[1]
     return None
+
+
+def _relations(parameters: str) -> list[str]:
+    """Of a link; of a C{rel} given twice, the first counts."""
+    for name, quoted, bare in _PARAMETER.findall(parameters):
+        if name.lower() == "rel":
+            return str(quoted or bare).lower().split()
+    return []
 
 
 def _tags(body: bytes, upstream: str, what: str) -> list[str]:

@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from appliance import config
+from appliance.settings import Settings
+from appliance.units import duration
 
 ROOT = Path(__file__).parents[2]
 ADDRESS = "pullcache.example:5000"
@@ -206,11 +208,11 @@ def test_the_service_gives_transfers_their_grace() -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(ROOT / "etc" / "pullcache.service")
     service = unit["Service"]
-    assert config.duration(service["TimeoutStopSec"]) > config.Settings().shutdown_grace
+    assert duration(service["TimeoutStopSec"]) > Settings().shutdown_grace
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     start = service["ExecStart"]
     assert start.endswith("/twistd --nodaemon --pidfile= pullcache --config /etc/pullcache/pullcache.yaml")
-    assert f"/var/lib/{service['StateDirectory']}" == str(config.Settings().store)
+    assert f"/var/lib/{service['StateDirectory']}" == str(Settings().store)
 
 
 @pytest.mark.process

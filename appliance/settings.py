@@ -1,0 +1,140 @@
+"""
+The configuration as values: typed, frozen, and checked by whoever made them.
+
+Every room may know these; how they are written in a file is C{appliance.config}'s business. Passwords stand in files of
+their own: nothing in this module holds one.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+DOCKER_HUB = "docker.io"
+"""The canonical name of Docker Hub."""
+
+KINDS = ("distribution", "dockerhub")
+"""The adapters an upstream's C{kind} can name."""
+
+STANDARD_OUTPUT = "-"
+NO_LOG = "off"
+DEFAULT_PORT = re.compile(r":(?:443|80)$")
+"""The end of a host name with a port that goes without saying."""
+
+_IMPLIED_ALIASES = {DOCKER_HUB: ("index.docker.io", "registry-1.docker.io")}
+
+
+class ListenSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One address that clients connect to.
+
+    @ivar endpoint: a Twisted server endpoint string.
+    @ivar default_upstream: canonical name of the upstream meant by a request that names none, or C{None}.
+    """
+
+    endpoint: str = "tcp:port=5000"
+    default_upstream: str | None = None
+
+
+class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The address operators connect to, as a Twisted server endpoint string."""
+
+    endpoint: str = "tcp:port=5001:interface=127.0.0.1"
+
+
+class StaleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """For which classes of L{UpstreamError} what is cached is served; the fields are its C{kind}s."""
+
+    missing: bool = True
+    denied: bool = True
+    rate_limited: bool = True
+    unavailable: bool = True
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One registry to pull from; durations in seconds.
+
+    @ivar urls: without a trailing slash, tried in order; C{/v2/} follows each.
+    @ivar max_stale: how long past freshness a cached tag may be served, C{None} for ever.
+    @ivar password_file: holds the password of C{username}; both are given or neither is.
+    @ivar ca_file: PEM certificates that are trusted for this upstream.
+    @ivar auth_hosts: host or host:port that a token realm may name, beside the upstream itself.
+    @ivar allow: patterns of repositories that may be pulled through, without the upstream's name.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    kind: str = "distribution"
+    fresh_for: float = 60.0
+    revalidate_within: float = 2.0
+    serve_stale: StaleSettings = StaleSettings()
+    max_stale: float | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    auth_hosts: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ("**",)
+    deny: tuple[str, ...] = ()
+
+    def permits(self, repository: str) -> bool:
+        """Whether the repository (its full name there, as in C{library/nginx}) may be pulled through."""
+        return _any_matches(self.allow, repository) and not _any_matches(self.deny, repository)
+
+    def names(self) -> tuple[str, ...]:
+        """Every name this upstream answers to, the canonical one first."""
+        return (self.name, *self.aliases, *_IMPLIED_ALIASES.get(self.name, ()))
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """
+    A whole configuration.
+
+    @ivar admin: C{None} when there is no admin endpoint.
+    @ivar offline: whether no upstream is ever contacted.
+    @ivar access_log: a file that lines are appended to, or C{STANDARD_OUTPUT}, or C{NO_LOG}.
+    @ivar shutdown_grace: seconds that transfers under way get to end at a stop.
+    @ivar upstreams: by canonical name, in the order of the file.
+    """
+
+    store: Path = Path("/var/lib/pullcache")
+    listen: tuple[ListenSettings, ...] = (ListenSettings(),)
+    admin: AdminSettings | None = AdminSettings()
+    offline: bool = False
+    access_log: str | Path = STANDARD_OUTPUT
+    shutdown_grace: float = 10.0
+    upstreams: dict[str, UpstreamSettings] = {}
+
+    def upstream_for(self, name: str) -> str | None:
+        """The canonical name of the upstream that C{name} means, in any case and with or without a default port."""
+        return self._canonical.get(DEFAULT_PORT.sub("", name.lower()))
+
+    @cached_property
+    def _canonical(self) -> dict[str, str]:
+        return {name: upstream.name for upstream in self.upstreams.values() for name in upstream.names()}
+
+
+def matches(pattern: str, repository: str) -> bool:
+    """
+    Whether the pattern covers the whole repository name.
+
+    C{*} and C{?} stand for any characters and for one character within a path component, C{**} for any number of whole
+    components, none included. Takes time proportional to the lengths of both, whatever the pattern.
+    """
+    parts = repository.split("/")
+    reached = {0}
+    for piece in pattern.split("/"):
+        if piece == "**":
+            reached = set(range(min(reached, default=len(parts) + 1), len(parts) + 1))
+        else:
+            reached = {at + 1 for at in reached if at < len(parts) and fnmatchcase(parts[at], piece)}
+    return len(parts) in reached
+
+
+def _any_matches(patterns: tuple[str, ...], repository: str) -> bool:
+    return any(matches(pattern, repository) for pattern in patterns)
