@@ -94,7 +94,7 @@ class Options(usage.Options):
         """Read the configuration; C{--check} ends here."""
         try:
             self["settings"] = self.settings()
-            _check_endpoints(self["settings"])
+            _check_endpoints(self["settings"], self["config"])
         except ConfigError as error:
             raise _refusal(error) from None
         if self["check"]:
@@ -255,17 +255,22 @@ def _server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
         endpoint: IStreamServerEndpoint = serverFromString(SendfileReactor(reactor), description)
     except Exception as error:
         # Whatever an endpoint's own parser, or OpenSSL, says of what it was given.
-        raise ConfigError(f"endpoint {description}: {error}; see Twisted's server endpoint strings") from error
+        raise ConfigError(f"{description}: {error}; see Twisted's server endpoint strings") from error
     return endpoint
 
 
-def _check_endpoints(settings: Settings) -> None:
+def _check_endpoints(settings: Settings, source: str) -> None:
+    """Raises L{ConfigError} for an endpoint that means nothing, by its key."""
     from twisted.internet import reactor
 
-    for listen in settings.listen:
-        _server_endpoint(reactor, listen.endpoint)
+    endpoints = {f"listen[{number}].endpoint": each.endpoint for number, each in enumerate(settings.listen)}
     if settings.admin is not None:
-        _server_endpoint(reactor, settings.admin.endpoint)
+        endpoints["admin.endpoint"] = settings.admin.endpoint
+    for key, endpoint in endpoints.items():
+        try:
+            _server_endpoint(reactor, endpoint)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {key}: {error}") from error
 
 
 def makeService(options: Options) -> PullcacheService:

@@ -21,7 +21,7 @@ class AccessLog:
         self._write = write
         self._clock = clock
         self._lines: list[str] = []
-        self._second = 0
+        self._second = -1
         self._when = ""
 
     def add(self, client: str, method: str, path: str, code: int, octets: int, seconds: float, cache: str) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -24,7 +31,10 @@ class Metrics:
     def __init__(self, clock: IReactorTime, log: AccessLog | None) -> None:
         self.clock = clock
         self._log = log
+        # When a counter was made is of no use to anybody, and doubles the page.
+        disable_created_metrics()
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         self._requests = self._counter("requests", "Requests answered.", ("kind", "cache", "code"))
         self._sent = self._counter("client_sent_bytes", "Bytes of bodies sent to clients.", ("kind",))
         self._seconds = self._counter("request_seconds", "Seconds spent on requests.", ("kind",))

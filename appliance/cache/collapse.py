@@ -65,6 +65,6 @@ class Collapsing(Generic[K, T]):
         if isinstance(result, Failure) and not result.check(PullcacheError):
             self._log.failure("shared work failed", result)
         run = self._runs.pop(key)
-        waiting, run.waiting = run.waiting, []
-        for waiter in waiting:
-            waiter.callback(result)
+        # One at a time: a waiter that is told may cancel another.
+        while run.waiting:
+            run.waiting.pop(0).callback(result)

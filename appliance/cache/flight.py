@@ -138,24 +138,27 @@ class Flight:
         @raise PullcacheError: the flight failed; its readers were told. What came is kept for a resumption, unless the
             digest or the size is wrong.
         """
-        ingest = await self._store.ingest(self.digest)
         try:
-            self.source = Source(ingest.file, self._readable(ingest))
-            await self._receive(ingest)
-            await self._land(ingest)
+            ingest = await self._store.ingest(self.digest)
+            try:
+                await self._fetch(ingest)
+            finally:
+                ingest.close()
         except CancelledError:
             self._fail(Failure(UpstreamUnavailable(self.registry.name, "this appliance is stopping")))
-            raise
-        except UpstreamInvalid:
-            failure = Failure()
-            await ingest.discard()
-            self._fail(failure)
             raise
         except Exception:
             self._fail(Failure())
             raise
-        finally:
-            ingest.close()
+
+    async def _fetch(self, ingest: IIngest) -> None:
+        self.source = Source(ingest.file, self._readable(ingest))
+        try:
+            await self._receive(ingest)
+            await self._land(ingest)
+        except UpstreamInvalid:
+            await ingest.discard()
+            raise
 
     async def _receive(self, ingest: IIngest) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""

@@ -28,6 +28,7 @@ from appliance.errors import (
     UpstreamInvalid,
     UpstreamMissing,
     UpstreamTimeout,
+    UpstreamUnavailable,
 )
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository, Tag
@@ -121,6 +122,10 @@ class Manifests:
             )
         except PullcacheError as error:
             return await self._stale(remote, repository, record, error)
+        except OSError as error:
+            # Our own disk could not take the news; what it has is still good.
+            fault = UpstreamUnavailable(remote.name, f"what it says of {tag} cannot be stored: {error.strerror}")
+            return await self._stale(remote, repository, record, fault)
         status = CacheStatus(
             fwd="stale",
             fwd_status=200 if checked.moved else 304,

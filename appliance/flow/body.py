@@ -55,6 +55,7 @@ class FileBody:
         self._clock = clock
         self._paused = False
         self._sending = 0
+        self._sending_at = 0
         self._advised = 0
         self._pumping = False
         self._deadline: IDelayedCall | None = None
@@ -101,6 +102,9 @@ class FileBody:
         try:
             while self._done is not None and self._step():
                 pass
+        except Exception:
+            # A disk that cannot be read; whoever resumed this producer has no use for the error.
+            self._end(Failure())
         finally:
             self._pumping = False
         if self._done is not None and not self._parts and not self._sending:
@@ -128,9 +132,9 @@ class FileBody:
         fd = self._source.file.fd
         if self._files is not None:
             self._parts.appendleft(Span(part.start + ready, part.stop))
-            self._sending = ready
+            self._sending, self._sending_at = ready, part.start
             self._files.send_file(fd, part.start, ready, self._file_sent)
-            return False
+            return not self._sending
         data = os.pread(fd, min(ready, CHUNK), part.start)
         if not data:
             self._end(Failure(OSError(f"the file ends at {part.start} where {part.stop} bytes were promised")))
@@ -147,7 +151,12 @@ class FileBody:
     def _file_sent(self, count: int) -> None:
         self.sent += count
         self._sending -= count
-        if not self._sending:
+        self._sending_at += count
+        if self._done is None:
+            return
+        if self._sending:
+            self._advise(self._sending_at)
+        else:
             self._pump()
 
     def _advise(self, position: int) -> None:
@@ -165,6 +174,8 @@ class FileBody:
 
     def _grown(self) -> None:
         self._waiting = False
+        # The client's silence is counted from here: until now it had nothing to take.
+        self._sent_when_checked = -1
         self._pump()
 
     def _check_silence(self) -> None:

@@ -9,6 +9,7 @@ L{IFileTransport} again: see L{file_transport}.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,11 +65,23 @@ class SendfileServer(tcp.Server):
             return main.CONNECTION_LOST
         if count == part.length:
             self._range = None
-            self.stopWriting()
+            # What was asked for meanwhile, to close, is done by the next call.
+            if not (self.disconnecting or self._writeDisconnecting):
+                self.stopWriting()
         else:
             self._range = _FileRange(part.fd, part.start + count, part.length - count, part.sent)
         part.sent(count)
         return None
+
+    def _postLoseConnection(self) -> BaseException | None:
+        # A range under way is data to be written before the connection closes.
+        return None if self._range is not None else super()._postLoseConnection()
+
+    def _closeWriteConnection(self) -> None:
+        if self._range is not None:
+            self._writeDisconnected = False
+        else:
+            super()._closeWriteConnection()
 
     def connectionLost(self, reason: Any) -> None:
         """Forget the range; the producer is told by the connection it is registered with."""
@@ -101,6 +114,9 @@ class SendfileReactor:
 
     def adoptStreamPort(self, fileno: int, family: int, factory: IProtocolFactory) -> IListeningPort:
         """See L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort} (socket activation)."""
+        if family == socket.AF_UNIX:
+            adopted: IListeningPort = self._reactor.adoptStreamPort(fileno, family, factory)
+            return adopted
         listening: IListeningPort = SendfilePort._fromListeningDescriptor(self._reactor, fileno, family, factory)
         listening.startListening()
         return listening

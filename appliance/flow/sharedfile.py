@@ -29,6 +29,8 @@ class SharedFile:
 
     def release(self) -> None:
         """See L{IOpenFile.release}."""
+        if self._readers == 0:
+            raise ValueError("the file is closed already")
         self._readers -= 1
         if self._readers == 0:
             os.close(self.fd)

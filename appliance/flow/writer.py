@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -63,6 +63,8 @@ class ThreadWriter:
             elif self._buffered > HIGH and not self._paused and self._producer is not None:
                 self._paused = True
                 self._producer.pauseProducing()
+        if self.overrun and self.failure is None:
+            self._stop()
 
     def drained(self) -> Deferred[None]:
         """Fires when everything written was stored; fails with C{store}'s failure. One Deferred per call."""
@@ -80,20 +82,19 @@ class ThreadWriter:
             if len(data) > self._room:
                 self.overrun = True
                 data = data[: self._room]
-                self._stop()
             self._room -= len(data)
         return data
 
     def _store_next(self) -> None:
         pieces, self._pieces, self._buffered = self._pieces, [], 0
         self._storing = True
-        self._store(pieces).addCallbacks(self._stored, self._failed)
+        maybeDeferred(self._store, pieces).addCallbacks(self._stored, self._failed)
 
     def _stored(self, _: None) -> None:
         self._storing = False
         if self._pieces:
             self._store_next()
-        if self._paused and self._buffered < LOW:
+        if self._paused and self._buffered < LOW and self.failure is None:
             self._paused = False
             if self._producer is not None:
                 self._producer.resumeProducing()

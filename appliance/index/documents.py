@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Lock
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -15,8 +16,6 @@ from appliance.interfaces import IDocuments, IThreads
 
 Key = tuple[str, ...]
 Keys = list[Key]
-
-DOCUMENT_LIMIT = 64 * 1024 * 1024
 
 
 @implementer(IDocuments)
@@ -31,7 +30,10 @@ class FilesystemDocuments:
         self._root = root / "repositories"
         self._blobs = root / "blobs"
         self._threads = threads
+        # 0: there is none, or it was set aside.
         self._versions: dict[Key, int] = {}
+        self._writing: set[Key] = set()
+        self._lock = Lock()
 
     def read(self, key: Key) -> Deferred[tuple[bytes, int] | None]:
         """See L{IDocuments.read}."""
@@ -50,40 +52,55 @@ class FilesystemDocuments:
         return self._threads.call(self._list, prefix, name)
 
     def _path(self, key: Key) -> Path:
-        # Keys come from names that passed a grammar; this holds should one ever not.
-        if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in key):
-            raise ValueError(f"{key!r} is no document key")
-        return self._root.joinpath(*key)
+        return self._root.joinpath(*safe(key))
 
     def _read(self, key: Key) -> tuple[bytes, int] | None:
+        path = self._path(key)
+        # Before the bytes: with a write meanwhile the version is too old for them, never too new.
+        version = self._versions.get(key, 1)
+        if version == 0:
+            return None
         try:
-            with open(self._path(key), "rb") as file:
-                data = file.read(DOCUMENT_LIMIT)
+            return path.read_bytes(), version
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return data, self._versions.setdefault(key, 1)
 
     def _write(self, key: Key, data: bytes, replaces: int) -> int:
         path = self._path(key)
-        held = self._versions.get(key, 1 if path.exists() else 0)
-        if held != replaces:
-            raise VersionConflict(f"{'/'.join(key)} has version {held}, not {replaces}")
+        held = self._claim(key, path, replaces)
+        try:
+            self._replace(path, data, held)
+            self._versions[key] = held + 1
+        finally:
+            self._writing.discard(key)
+        return held + 1
+
+    def _claim(self, key: Key, path: Path, replaces: int) -> int:
+        with self._lock:
+            held = self._versions.setdefault(key, 1 if path.exists() else 0)
+            if held != replaces or key in self._writing:
+                raise VersionConflict(f"{'/'.join(key)} has version {held}, or the next one, not {replaces}")
+            self._writing.add(key)
+        return held
+
+    def _replace(self, path: Path, data: bytes, held: int) -> None:
         make_folder(path.parent)
         if path.parent.name == LAYOUT:
             furnish(path.parent, self._blobs)
         if held:
             _keep_previous(path)
         write_file(path, data, path.with_name(f".{path.name}.tmp"))
-        self._versions[key] = held + 1
-        return held + 1
 
     def _set_aside(self, key: Key) -> str:
         path = self._path(key)
         number = 1
-        while (aside := path.with_name(f".{path.name}.damaged-{number}")).exists():
+        while (aside := path.with_name(f".{path.name}.damaged-{number}")).exists() and not aside.samefile(path):
             number += 1
-        path.rename(aside)
-        self._versions.pop(key, None)
+        if not aside.exists():
+            # A link: should this process be killed before the document is written anew, the next one finds it damaged
+            # again, instead of finding none.
+            os.link(path, aside)
+        self._versions[key] = 0
         return str(aside)
 
     def _list(self, prefix: Key, name: str) -> Keys:
@@ -94,6 +111,14 @@ class FilesystemDocuments:
             if name in files:
                 found.append((*Path(folder).relative_to(self._root).parts, name))
         return sorted(found)
+
+
+def safe(key: Key) -> Key:
+    """C{key}, when each component can be a file name. Raises L{ValueError}."""
+    # Keys come from names that passed a grammar; this holds should one ever not.
+    if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in key):
+        raise ValueError(f"{key!r} is no document key")
+    return key
 
 
 def previous(key: Key) -> Key:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from appliance.errors import VersionConflict
+from appliance.index.documents import previous, safe
 from appliance.interfaces import IDocuments
 
 Key = tuple[str, ...]
+Keys = list[Key]
 
 
 @implementer(IDocuments)
@@ -20,22 +22,37 @@ class MemoryDocuments:
 
     def read(self, key: Key) -> Deferred[tuple[bytes, int] | None]:
         """See L{IDocuments.read}."""
-        return succeed(self._documents.get(key))
+        return execute(lambda: self._documents.get(safe(key)))
 
     def write(self, key: Key, data: bytes, replaces: int) -> Deferred[int]:
         """See L{IDocuments.write}."""
-        held = self._documents.get(key, (b"", 0))[1]
-        if held != replaces:
-            return fail(VersionConflict(f"{'/'.join(key)} has version {held}, not {replaces}"))
-        self._documents[key] = (data, held + 1)
-        return succeed(held + 1)
+        return execute(self._write, key, data, replaces)
 
     def set_aside(self, key: Key) -> Deferred[str]:
         """See L{IDocuments.set_aside}."""
-        aside = (*key[:-1], f".{key[-1]}.damaged-1")
-        self._documents[aside] = self._documents.pop(key)
-        return succeed("/".join(aside))
+        return execute(self._set_aside, key)
 
     def list(self, prefix: Key, name: str) -> Deferred[list[Key]]:
         """See L{IDocuments.list}."""
-        return succeed(sorted(key for key in self._documents if key[-1] == name and key[: len(prefix)] == prefix))
+        return execute(self._list, prefix, name)
+
+    def _write(self, key: Key, data: bytes, replaces: int) -> int:
+        before = self._documents.get(safe(key))
+        held = 0 if before is None else before[1]
+        if held != replaces:
+            raise VersionConflict(f"{'/'.join(key)} has version {held}, not {replaces}")
+        if before is not None:
+            self._documents[previous(key)] = before
+        self._documents[key] = (data, held + 1)
+        return held + 1
+
+    def _set_aside(self, key: Key) -> str:
+        number = 1
+        while (aside := (*key[:-1], f".{key[-1]}.damaged-{number}")) in self._documents:
+            number += 1
+        self._documents[aside] = self._documents.pop(safe(key))
+        return "/".join(aside)
+
+    def _list(self, prefix: Key, name: str) -> Keys:
+        safe(prefix)
+        return sorted(key for key in self._documents if key[-1] == name and key[: len(prefix)] == prefix)

@@ -76,7 +76,7 @@ class Repositories:
     async def names(self) -> list[tuple[str, str]]:
         """Every (upstream, repository) that has a document, sorted."""
         keys = await self._documents.list((), INDEX)
-        return [(key[0], "/".join(key[1:-2])) for key in keys if key[-2] == LAYOUT]
+        return [(key[0], "/".join(key[1:-2])) for key in keys if key[-2:] == (LAYOUT, INDEX) and len(key) > 3]
 
     def _hand_out(self, result: Repository | Failure, key: tuple[str, str]) -> None:
         for waiter in self._loading.pop(key):
@@ -95,7 +95,8 @@ class Repositories:
         document = _Document(repository, version)
         self._loaded[upstream, name] = document
         if found is not None and version == 0:
-            await self.save(repository)
+            # What was rebuilt can be served, whatever the disk says to keeping it.
+            await self.save(repository).addErrback(self._not_saved, document)
         return repository
 
     async def _rebuild(self, upstream: str, name: str, data: bytes, error: DocumentDamaged) -> Repository:
@@ -143,6 +144,7 @@ class Repositories:
                     )
                 except Exception:
                     failure = Failure()
+                    document.touched = True
                     for waiter in waiting:
                         waiter.errback(failure)
                 else:
@@ -152,7 +154,6 @@ class Repositories:
             document.writing = False
 
     def _not_saved(self, failure: Failure, document: _Document) -> None:
-        document.touched = True
         self._log.failure("{name} could not be saved", failure, name=document.repository.name)
 
 

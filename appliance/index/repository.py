@@ -17,6 +17,7 @@ on the index
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -31,6 +32,9 @@ REF_NAME = "org.opencontainers.image.ref.name"
 TAGGED = "io.pullcache.tagged"
 CHECKED = "io.pullcache.checked"
 BLOBS = "io.pullcache.blobs"
+
+# How a descriptor begins, whatever blanks somebody's editor put there.
+_DESCRIPTOR = re.compile(r'\{\s*"mediaType"')
 
 
 class Entry(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -137,14 +141,12 @@ class Repository:
         repository = cls(upstream, name)
         text = data.decode("utf-8", "replace")
         decoder = json.JSONDecoder()
-        at = text.find('{"mediaType"')
-        while at >= 0:
+        for beginning in _DESCRIPTOR.finditer(text):
             try:
-                found, _ = decoder.raw_decode(text, at)
+                found, _ = decoder.raw_decode(text, beginning.start())
                 repository._admit(msgspec.convert(found, Entry))
             except (ValueError, DigestInvalid, TagInvalid, RecursionError):
                 pass
-            at = text.find('{"mediaType"', at + 1)
         return repository
 
     def _entry(self, digest: Digest, annotations: dict[str, str]) -> Entry:

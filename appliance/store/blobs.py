@@ -87,8 +87,10 @@ class FilesystemBlobStore:
     def _probe(self) -> None:
         os.listdir(self._partial)
         path = self._partial / f"probe.{next(self._temporaries)}.tmp"
-        path.write_bytes(b"probe")
-        path.unlink()
+        try:
+            path.write_bytes(b"probe")
+        finally:
+            path.unlink(missing_ok=True)
 
     def _path(self, digest: Digest) -> Path:
         return self._blobs / digest.algorithm / digest.encoded

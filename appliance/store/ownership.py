@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.errors import StoreError, StoreLocked, StoreTooNew
@@ -62,8 +63,12 @@ class Ownership:
             raise StoreLocked(
                 f"store {root}: owned by another process (pid {owner}); stop it or use another store"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        except OSError as error:
+            raise StoreError(f"store {root}: cannot be locked: {error.strerror}; use a local file system") from error
+        # For the message above only: a full disk keeps nobody from serving what is held.
+        with suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
 
     def release(self) -> None:
         """Let go; the next process may claim the store."""
@@ -81,7 +86,7 @@ def _check_version(root: Path) -> None:
     # A power cut between creating the store and writing VERSION leaves it absent or empty: a new store.
     if text == "":
         _try_to_write(root, path)
-    elif not text.isdigit():
+    elif not text.isdigit() or len(text) > 9:
         raise StoreError(f"store {root}: VERSION holds {text[:40]!r}, which is no version; is this a pullcache store?")
     elif int(text) > VERSION:
         raise StoreTooNew(f"store {root}: layout version {text}, {VERSION} is known here; install a newer pullcache")

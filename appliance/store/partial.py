@@ -58,9 +58,7 @@ class PartialBlob:
 
     def write(self, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write}."""
-        # The thread's hold on the file: a close meanwhile must not free the descriptor under its feet.
-        self.file.acquire()
-        return self._threads.call(self._append, self._fd, data).addBoth(self._released)
+        return self._on_file(self._append, self._fd, data)
 
     def note(self, origin: Origin) -> Deferred[None]:
         """See L{IIngest.note}."""
@@ -73,7 +71,7 @@ class PartialBlob:
 
     def commit(self) -> Deferred[None]:
         """See L{IIngest.commit}."""
-        return self._threads.call(self._commit).addBoth(self._closed)
+        return self._on_file(self._commit, self._fd).addBoth(self._closed)
 
     def discard(self) -> Deferred[None]:
         """See L{IIngest.discard}."""
@@ -88,11 +86,25 @@ class PartialBlob:
     def _load(self) -> PartialBlob:
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.file = SharedFile(self._fd)
-        while piece := os.pread(self._fd, READ, self.size):
-            self._hasher.update(piece)
-            self.size += len(piece)
+        try:
+            while piece := os.pread(self._fd, READ, self.size):
+                self._hasher.update(piece)
+                self.size += len(piece)
+        except BaseException:
+            self.close()
+            raise
         self.origin = self._read_note()
         return self
+
+    def _on_file(self, function: Callable[..., None], *args: Any) -> Deferred[None]:
+        """Run C{function} on a thread, which has its own hold on the file until it is done."""
+        # Neither a close meanwhile nor a cancellation may free the descriptor under its feet.
+        self.file.acquire()
+        result: Deferred[None] = Deferred()
+        done = self._threads.call(function, *args)
+        done.addBoth(self._released)
+        done.chainDeferred(result)
+        return result
 
     def _released(self, result: T) -> T:
         self.file.release()
@@ -115,7 +127,8 @@ class PartialBlob:
     def _read_note(self) -> Origin | None:
         try:
             return msgspec.json.decode(self._note.read_bytes(), type=Origin)
-        except (OSError, msgspec.DecodeError):
+        # UnicodeDecodeError among others.
+        except (OSError, ValueError):
             return None
 
     def _write_note(self, data: bytes) -> None:
@@ -124,11 +137,11 @@ class PartialBlob:
         temporary.write_bytes(data)
         temporary.rename(self._note)
 
-    def _commit(self) -> None:
+    def _commit(self, fd: int) -> None:
         if not self.verify():
             self._discard()
             raise BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}")
-        os.fsync(self._fd)
+        os.fsync(fd)
         held = self._final.exists()
         os.rename(self._path, self._final)
         fsync_folder(self._final.parent)
