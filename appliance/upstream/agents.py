@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
@@ -22,6 +22,12 @@ from appliance.upstream.standing import Standing
 
 #: Idle connections kept to one host. Twisted keeps two, which a pull of many layers at once does not fit in.
 KEPT_CONNECTIONS = 16
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    """Twisted's own, which would log two lines for each connection."""
+
+    noisy = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ def agents_for(upstream: str, reactor: Any, trust: IPolicyForHTTPS, limits: Limi
 
 def _pool(reactor: Any, limits: Limits) -> HTTPConnectionPool:
     pool = HTTPConnectionPool(reactor, persistent=True)
+    pool._factory = _QuietFactory
     pool.maxPersistentPerHost = KEPT_CONNECTIONS
     pool.cachedConnectionTimeout = limits.idle
     return pool

@@ -111,8 +111,8 @@ class Podman:
             f'[[registry.mirror]]\nlocation = "{mirror}"\ninsecure = true\n'
         )
         (folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-        storage = ["podman", "--root", f"{folder}/root", "--runroot", f"{self._runtime}/{folder.name}", "--storage-driver", "vfs"]
-        podman = [*storage, "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+        storage = ["--root", f"{folder}/root", "--runroot", f"{self._runtime}/{folder.name}", "--storage-driver", "vfs"]
+        podman = ["podman", *storage, "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
         environment = {"CONTAINERS_REGISTRIES_CONF": str(folder / "registries.conf"), "TMPDIR": str(folder)}
         name = f"{UPSTREAM}/{source.repository}:{source.tag}"
         run(*podman, "pull", "--quiet", "--signature-policy", folder / "policy.json", name, **environment)

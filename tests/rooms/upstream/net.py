@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError, DNSLookupError
 from twisted.internet.interfaces import (
     IConsumer,
+    IDelayedCall,
     IProducer,
     IProtocol,
     IProtocolFactory,
@@ -29,7 +30,7 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
-from appliance.config import UpstreamSettings
+from appliance.settings import UpstreamSettings
 from appliance.upstream.agents import Agents
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.kind import DISTRIBUTION, Kind
@@ -181,9 +182,7 @@ class Wire:
         if reply is not None:
             self.send(reply.head(method))
             if method != "HEAD":
-                if reply.body:
-                    self.send(reply.rest())
-                elif reply.framing == "chunked":
+                if reply.body or reply.framing == "chunked":
                     self.send(reply.rest())
                 if reply.ends:
                     self.cut()
@@ -287,6 +286,11 @@ class Net:
         self.settle()
         return failure_of(deferred)
 
+    def timers(self) -> list[IDelayedCall]:
+        """What is still going to happen, the ends of idle connections left out."""
+        calls = self.clock.getDelayedCalls()
+        return [call for call in calls if "_removeConnection" not in str(call)]
+
     def urls(self) -> list[str]:
         return [asked.url for asked in self.asked]
 
@@ -299,7 +303,7 @@ def now(deferred: Deferred[T]) -> T:
     result = results[0]
     if isinstance(result, Failure):
         result.raiseException()
-    return result  # type: ignore[return-value]
+    return result
 
 
 def failure_of(deferred: Deferred[T]) -> BaseException:
@@ -347,6 +351,7 @@ class Sink:
             self.producer.pauseProducing()
 
 
+@implementer(IUpstreamObserver)
 @dataclass
 class Counting:
     """An L{IUpstreamObserver} that remembers."""
@@ -363,9 +368,6 @@ class Counting:
 
     def asked(self, upstream: str, method: str, status: int) -> None:
         self.answers.append((method, status))
-
-
-implementer(IUpstreamObserver)(Counting)
 
 
 def upstream(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
 from appliance import errors
@@ -162,8 +165,8 @@ def test_a_manifest_that_stops_coming_is_given_up() -> None:
 
 def test_head_tells_digest_size_and_type() -> None:
     """What a fresh check needs, without a counted pull."""
-    fields = {"Content-Type": mediatypes.OCI_INDEX + "; x=y", "Docker-Content-Digest": str(DIGEST), "Content-Length": "21"}
-    net = serving(Reply(200, dict(fields)))
+    said = {"Docker-Content-Digest": str(DIGEST), "Content-Length": "21"}
+    net = serving(Reply(200, {"Content-Type": mediatypes.OCI_INDEX + "; x=y", **said}))
     assert net.result(upstream(net).head("a", "t")) == ManifestHead(DIGEST, 21, mediatypes.OCI_INDEX)
     assert net.asked[0].method == "HEAD"
     assert net.asked[0].one("accept") == mediatypes.ACCEPT
@@ -218,12 +221,12 @@ def test_every_refusal_has_its_own_name(
     net = serving(Reply(status, {}, body))
     observer = Counting()
     asking = upstream(net, observer=observer)
-    questions = {
+    asked: dict[str, Callable[[], Deferred[Any]]] = {
         "manifest": lambda: asking.manifest("a", "t"),
         "blob": lambda: asking.blob("a", BLOB_DIGEST),
         "tags": lambda: asking.tags("a"),
     }
-    fault = net.fault(questions[question]())
+    fault = net.fault(asked[question]())
     assert type(fault) is expected
     assert isinstance(fault, errors.UpstreamError)
     assert fault.kind == kind
@@ -358,8 +361,6 @@ def test_a_transfer_coding_nobody_knows_is_unavailable() -> None:
 @pytest.mark.parametrize("hole", [True, False], ids=["connecting", "waiting"])
 def test_a_question_can_be_dropped(hole: bool) -> None:
     """Who cancels gets a cancellation, not a failure of the upstream, and the connection goes."""
-    from twisted.internet.defer import CancelledError
-
     net = serving(None)
     if hole:
         net.holes.add(REGISTRY)
@@ -369,7 +370,7 @@ def test_a_question_can_be_dropped(hole: bool) -> None:
     fetching.cancel()
     assert type(net.fault(fetching)) is CancelledError
     assert all(wire.dropped for wire in net.wires)
-    assert net.clock.getDelayedCalls() == []
+    assert net.timers() == []
     assert observer.kinds == []
 
 

@@ -1,0 +1,125 @@
+"""The cache over stores in memory and scripted upstreams; nothing happens but by a call or a step of the clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from appliance.cache.blobs import Blobs
+from appliance.cache.flights import Flights
+from appliance.cache.links import Links
+from appliance.cache.manifests import Manifests
+from appliance.cache.pullthrough import PullThrough
+from appliance.cache.recent import Recent
+from appliance.cache.remote import Remote
+from appliance.cache.tags import Tags
+from appliance.index.listings import Listings
+from appliance.index.memory import MemoryDocuments
+from appliance.index.repositories import Repositories
+from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
+from appliance.settings import UpstreamSettings
+from appliance.store.memory import MemoryBlobStore
+from tests.doubles.upstream import ScriptedUpstream
+
+T = TypeVar("T")
+
+NOW = 1_800_000_000.0
+CONFIG = b'{"architecture": "amd64"}'
+
+
+def clock_at(seconds: float = NOW) -> Clock:
+    """A clock that does not begin at nought, which stands for "never" in some places."""
+    clock = Clock()
+    clock.advance(seconds)
+    return clock
+
+
+def descriptor(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:
+    """A descriptor of C{data}."""
+    return {"mediaType": media_type, "digest": str(Digest.of(data)), "size": len(data), **more}
+
+
+def image(*layers: bytes, **more: Any) -> bytes:
+    """An image manifest over C{CONFIG} and the layers, with bytes no JSON encoder of ours would write."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": descriptor(OCI_CONFIG, CONFIG),
+        "layers": [descriptor(OCI_LAYER_GZIP, layer) for layer in layers],
+        **more,
+    }
+    return json.dumps(document, indent=3).encode() + b"\n"
+
+
+def index(*manifests: bytes) -> bytes:
+    """An index over the manifests."""
+    children = [descriptor(OCI_MANIFEST, each, platform={"os": "linux"}) for each in manifests]
+    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}, indent=2).encode()
+
+
+class Cache:
+    """
+    A L{PullThrough} and what it is made of.
+
+    C{settings} go to every upstream's L{UpstreamSettings}.
+    """
+
+    def __init__(self, *upstreams: ScriptedUpstream, offline: bool = False, before: Cache | None = None,
+                 store: Any = None, **settings: Any) -> None:
+        self.clock = clock_at() if before is None else before.clock
+        self.store: Any = store or (MemoryBlobStore() if before is None else before.store)
+        self.documents = MemoryDocuments() if before is None else before.documents
+        self.repositories = Repositories(self.documents)
+        self.flights = Flights(self.store, self.clock)
+        links = Links(self.store)
+        self.remotes = {
+            each.name: Remote(UpstreamSettings(name=each.name, urls=("https://x",), **settings), each, offline)
+            for each in upstreams
+        }
+        self.through = PullThrough(
+            self.remotes,
+            Manifests(self.store, self.repositories, links, self.clock, Recent()),
+            Blobs(self.store, self.repositories, links, self.flights, self.clock),
+            Tags(self.repositories, Listings(self.documents), self.clock),
+        )
+
+
+def begin(work: Coroutine[Any, Any, T]) -> Deferred[T]:
+    """Run it up to its first wait."""
+    return Deferred.fromCoroutine(work)
+
+
+def result(work: Coroutine[Any, Any, T] | Deferred[T]) -> T:
+    """What it gives, now; raises what it fails with."""
+    deferred = work if isinstance(work, Deferred) else begin(work)
+    outcome: list[Any] = []
+    deferred.addBoth(outcome.append)
+    assert outcome, "it has not fired"
+    if isinstance(outcome[0], Failure):
+        outcome[0].raiseException()
+    given: T = outcome[0]
+    return given
+
+
+def failing(work: Coroutine[Any, Any, Any] | Deferred[Any], *kinds: type[Exception]) -> Exception:
+    """What it fails with, now."""
+    try:
+        given = result(work)
+    except kinds or (Exception,) as error:
+        return error
+    raise AssertionError(f"no failure but {given!r}")
+
+
+def step(clock: Clock, seconds: float, piece: float = 0.5) -> None:
+    """Let time pass in pieces, so that what is called may call again."""
+    while seconds > 0:
+        clock.advance(min(piece, seconds))
+        seconds -= piece
+
+
