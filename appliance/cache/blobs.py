@@ -98,7 +98,7 @@ class Blobs:
         repository = await self._repositories.get(remote.name, name)
         named = await self._links.size(repository, digest)
         status = HIT
-        if named is None and (self._store.size(digest) is not None or self._flights.get(digest) is not None):
+        if named is None and self._is_elsewhere(remote, repository, digest):
             # Another repository has it; whether this one does is its upstream's to say.
             if remote.offline:
                 raise _offline(remote, name, digest)
@@ -148,24 +148,33 @@ class Blobs:
                 source.forget(notice)
 
     async def _board(self, remote: Remote, repository: Repository, digest: Digest, size: int | None) -> BlobAnswer:
-        while True:
-            flight = self._flights.get(digest)
-            joined = flight is not None
-            if flight is None:
-                flight = self._flights.start(remote.registry, repository.name, digest, size)
-            try:
-                await flight.opened()
-            except UpstreamError:
-                # Somebody else's upstream failed; ours may not.
-                if joined and (flight.registry.name, flight.repository) != (remote.name, repository.name):
-                    continue
+        flight = self._flights.get(digest)
+        joined = flight is not None
+        if flight is None:
+            flight = self._flights.start(remote.registry, repository.name, digest, size)
+        try:
+            await flight.opened()
+        except UpstreamError:
+            if _flies_for(flight, remote, repository):
                 raise
-            if size is None:
-                self._note(repository, digest, flight)
-            flight.source.file.acquire()
-            assert flight.size is not None
-            status = CacheStatus(fwd="uri-miss", stored=not joined, collapsed=joined)
-            return BlobAnswer(flight.size, status, flight.source, flight)
+            # Somebody else's upstream failed; ours may not.
+            await self._flights.ended(digest)
+            return await self.open(remote, repository.name, digest)
+        if size is None:
+            self._note(repository, digest, flight)
+        assert flight.size is not None
+        status = CacheStatus(fwd="uri-miss", stored=not joined, collapsed=joined)
+        if self._store.size(digest) is not None:
+            # It has ended meanwhile, and closed its file.
+            return BlobAnswer(flight.size, status, Source(self._store.open(digest), flight.size))
+        flight.source.file.acquire()
+        return BlobAnswer(flight.size, status, flight.source, flight)
+
+    def _is_elsewhere(self, remote: Remote, repository: Repository, digest: Digest) -> bool:
+        flight = self._flights.get(digest)
+        return self._store.size(digest) is not None or (
+            flight is not None and not _flies_for(flight, remote, repository)
+        )
 
     async def _confirm(self, remote: Remote, repository: Repository, digest: Digest) -> int:
         """
@@ -202,6 +211,11 @@ class _Notice:
     def __call__(self) -> None:
         if not self._changed.called:
             self._changed.callback(None)
+
+
+def _flies_for(flight: Flight, remote: Remote, repository: Repository) -> bool:
+    """Whether the flight asks what this repository's upstream would be asked."""
+    return (flight.registry.name, flight.repository) == (remote.name, repository.name)
 
 
 def _offline(remote: Remote, name: str, digest: Digest) -> Offline:

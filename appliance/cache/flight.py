@@ -195,22 +195,25 @@ class Flight:
         validator = ingest.origin.validator if ingest.origin is not None and ingest.size else None
         response = await self.registry.blob(self.repository, self.digest, ingest.size, None, validator)
         try:
-            writer = await self._board(ingest, response)
+            writer = self._board(ingest, response)
         except BaseException:
             response.abandon()
             raise
+        # Beside the first bytes, not before them: a client waits for those.
+        noting = ingest.note(Origin(self.registry.name, self.repository, self.size, response.validator))
         try:
             await response.deliver(writer)
         finally:
-            await self._drain(writer)
+            await self._drain(writer, noting)
 
-    async def _drain(self, writer: ThreadWriter) -> None:
+    async def _drain(self, writer: ThreadWriter, noting: Deferred[None]) -> None:
         """What came is on disk before anything else happens; the disk's and the size's faults go before the line's."""
+        await noting
         await writer.drained()
         if writer.overrun:
             raise UpstreamInvalid(self.registry.name, f"{self.digest}: more than its {self.size} bytes were sent")
 
-    async def _board(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
+    def _board(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
         if response.start > ingest.size:
             raise RangeIgnored(self.registry.name, f"{self.digest}: bytes came from {response.start} on")
         if self.size is None:
@@ -219,7 +222,6 @@ class Flight:
             raise UpstreamInvalid(
                 self.registry.name, f"{self.digest}: {response.size} bytes offered, its descriptor says {self.size}"
             )
-        await ingest.note(Origin(self.registry.name, self.repository, self.size, response.validator))
         self._open(ingest)
 
         def store(pieces: list[bytes]) -> Deferred[None]:
@@ -239,8 +241,9 @@ class Flight:
         await ingest.commit()
 
     def _readable(self, ingest: IIngest) -> int:
+        # Nobody reads before the size is known; until then any byte may be the last one.
         received: int = ingest.size
-        return received if self.size is None else max(0, min(received, self.size - 1))
+        return 0 if self.size is None else max(0, min(received, self.size - 1))
 
     def _open(self, ingest: IIngest) -> None:
         self._enter(State.FLYING)
@@ -260,12 +263,10 @@ class Flight:
             self.source.fail(failure)
 
     def _tell(self, result: Failure | None, others: list[Deferred[None]] | None = None) -> None:
-        waiting = [*self._waiting, *(others or ())]
-        self._waiting.clear()
-        if others is not None:
-            others.clear()
-        for waiter in waiting:
-            waiter.callback(result)
+        # One at a time: a waiter that is told may cancel another.
+        for waiting in (self._waiting, others or []):
+            while waiting:
+                waiting.pop(0).callback(result)
 
     def _enter(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:

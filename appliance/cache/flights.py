@@ -58,7 +58,11 @@ class Flights:
             await self._resume(waiting.pop(), remotes)
 
     async def _resume(self, digest: Digest, remotes: Mapping[str, Remote]) -> None:
-        ingest = await self._store.ingest(digest)
+        try:
+            ingest = await self._store.ingest(digest)
+        except OSError as error:
+            self._log.warn("{digest} was not taken up again: {error}", digest=digest, error=error)
+            return
         origin = ingest.origin
         ingest.close()
         remote = None if origin is None else remotes.get(origin.upstream)
@@ -68,20 +72,25 @@ class Flights:
         flight = self.start(remote.registry, origin.repository, digest, origin.size)
         try:
             await flight.landed()
-        except PullcacheError:
+        except (PullcacheError, OSError):
             return
 
     def stop(self) -> Deferred[None]:
         """Cut every flight, keeping what came; fires when their files are closed."""
         landings = [landing for _, landing in self._under_way.values()]
-        ended: list[Deferred[None]] = []
-        for landing in landings:
-            done: Deferred[None] = Deferred()
-            landing.addBoth(_fire, done)
-            ended.append(done)
+        ended = [self.ended(digest) for digest in self._under_way]
         for landing in landings:
             landing.cancel()
         return DeferredList(ended).addCallback(lambda _: None)
+
+    def ended(self, digest: Digest) -> Deferred[None]:
+        """Fires when the flight of that digest is over and its file closed, at once when there is none."""
+        done: Deferred[None] = Deferred()
+        if digest in self._under_way:
+            self._under_way[digest][1].addBoth(_fire, done)
+        else:
+            done.callback(None)
+        return done
 
     def _ended(self, result: None | Failure, flight: Flight) -> None:
         del self._under_way[flight.digest]

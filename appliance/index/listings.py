@@ -71,7 +71,7 @@ class Listings:
             return None, 0
         try:
             return msgspec.json.decode(found[0], type=Listing), found[1]
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             # Nothing is lost for good: the upstream is asked again.
             aside = await self._documents.set_aside(_key(upstream, name))
             self._log.error(

@@ -131,7 +131,7 @@ class Repository:
                 repository._admit(entry)
             for digest, size in msgspec.json.decode(index.annotations.get(BLOBS, "{}"), type=dict[str, int]).items():
                 repository.blobs[Digest.parse(digest)] = size
-        except (msgspec.DecodeError, DigestInvalid, TagInvalid, ValueError, RecursionError) as error:
+        except (msgspec.DecodeError, DigestInvalid, TagInvalid, ValueError, OverflowError, RecursionError) as error:
             raise DocumentDamaged(f"index of {upstream}/{name}: {error}") from error
         return repository
 
@@ -145,7 +145,7 @@ class Repository:
             try:
                 found, _ = decoder.raw_decode(text, beginning.start())
                 repository._admit(msgspec.convert(found, Entry))
-            except (ValueError, DigestInvalid, TagInvalid, RecursionError):
+            except (ValueError, OverflowError, DigestInvalid, TagInvalid, RecursionError):
                 pass
         return repository
 
@@ -170,4 +170,5 @@ def _rfc3339(seconds: float) -> str:
 
 
 def _seconds(text: str | None) -> float:
-    return 0.0 if text is None else datetime.fromisoformat(text).timestamp()
+    # In UTC, so that what was read can be written again: the last day of 9999 may be the first of 10000 there.
+    return 0.0 if text is None else datetime.fromisoformat(text).astimezone(UTC).timestamp()

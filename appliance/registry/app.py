@@ -153,6 +153,8 @@ class RegistryApp:
         if told is None:
             self._log.failure("{uri}", Failure(error), uri=request.uri)
             told = internal()
+        elif told.status == 500:
+            self._log.error("{uri}: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
         if request.startedWriting:
             # The client has been promised something else; whatever follows would be taken for it.
             abort(request)

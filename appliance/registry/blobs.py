@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from appliance.cache.blobs import BlobAnswer
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import HIT, CacheStatus
-from appliance.errors import PullcacheError
+from appliance.errors import BlobDamaged, PullcacheError
 from appliance.flow.body import ClientStalled, FileBody, Part
 from appliance.flow.relay import Relay
 from appliance.flow.sendfile import file_transport
@@ -82,6 +82,8 @@ class BlobResponses:
         begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
         if answer.flight is None and answer.size <= BODY_LIMIT:
             body = os.pread(answer.source.file.fd, answer.size, 0)
+            if len(body) != answer.size:
+                raise BlobDamaged(f"{digest} has lost its end on disk: {len(body)} of {answer.size} bytes")
             if answer.status == HIT:
                 self._lane.remember(request, body, None)
             return body

@@ -11,7 +11,7 @@ from twisted.web.http import HTTPChannel
 
 from appliance.registry.failures import document
 from appliance.registry.hotlane import HotLane
-from appliance.registry.request import SERVER
+from appliance.registry.request import SERVER, RegistryRequest
 
 # podman's multi-range requests for zstd:chunked layers have header lines of 22 KB.
 HEADER_LIMIT = 64 * 1024
@@ -122,27 +122,38 @@ class RegistryChannel(HTTPChannel):
 
     def _refuse_body(self) -> None:
         self._forget_deadline()
-        writes = self._command not in (b"GET", b"HEAD")
-        status = b"405 Method Not Allowed" if writes else b"413 Content Too Large"
-        body = document("UNSUPPORTED" if writes else "SIZE_INVALID", "this registry takes no bodies", {})
-        self._write_refusal(status, body)
+        if self._command in (b"GET", b"HEAD"):
+            self._write_refusal(413, b"Content Too Large", document("SIZE_INVALID", "no request here has a body", {}))
+        else:
+            self._write_refusal(405, b"Method Not Allowed", document("UNSUPPORTED", "this registry is read-only", {}))
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """What Twisted refuses while parsing is told as JSON as well."""
-        self._write_refusal(b"400 Bad Request", document("UNSUPPORTED", "the request is not HTTP as it should be", {}))
+        told = document("UNSUPPORTED", "the request is not HTTP as it should be", {})
+        self._write_refusal(400, b"Bad Request", told)
 
-    def _write_refusal(self, status: bytes, body: bytes) -> None:
+    def _write_refusal(self, code: int, reason: bytes, body: bytes) -> None:
         if self._lingering:
             return
         self._lingering = True
         head = (
-            b"HTTP/1.1 %b\r\nServer: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            b"HTTP/1.1 %d %b\r\nServer: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
             b"Allow: GET, HEAD\r\nConnection: close\r\n\r\n"
         )
-        self.transport.write(head % (status, SERVER.encode("ascii"), len(body)) + body)
+        self.transport.write(head % (code, reason, SERVER.encode("ascii"), len(body)))
+        if self._account_refusal(code) != b"HEAD":
+            self.transport.write(body)
         # Closing while the client still sends would reset the connection, and the refusal might never be read.
         self.setRawMode()
         self._close_gently()
+
+    def _account_refusal(self, code: int) -> bytes:
+        """Let the request that is refused be counted as such when the connection ends; its method, as far as known."""
+        method: bytes = getattr(self, "_command", b"-")
+        if self.requests:
+            request: RegistryRequest = self.requests[-1]
+            request.code, request.method, request.uri = code, method, getattr(self, "_path", b"-")
+        return method
 
     def rawDataReceived(self, data: bytes) -> None:
         """See L{HTTPChannel.rawDataReceived}."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged
@@ -54,7 +54,8 @@ class PartialBlob:
 
     def load(self) -> Deferred[IIngest]:
         """Open the file and hash what it holds; fires with this object."""
-        return self._threads.call(self._load)
+        # A file that is not there yet is made at once: a client waits for its first byte.
+        return self._threads.call(self._load) if self._path.exists() else execute(self._load)
 
     def write(self, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write}."""

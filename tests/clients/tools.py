@@ -1,8 +1,8 @@
 """
 Real clients and a real registry, each with folders of its own, so that nothing of this machine's is read or changed.
 
-Every client has C{pull(source)}, which pulls into an empty storage and returns the digests that the client now knows the
-reference by: podman gives an index and its platform's image, the others one digest.
+Every client has C{pull(source)}, which pulls into an empty storage and returns the digests that the client now knows
+the reference by: podman gives an index and its platform's image, the others one digest.
 """
 
 from __future__ import annotations

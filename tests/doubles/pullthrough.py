@@ -70,11 +70,17 @@ class Cache:
     C{settings} go to every upstream's L{UpstreamSettings}.
     """
 
-    def __init__(self, *upstreams: ScriptedUpstream, offline: bool = False, before: Cache | None = None,
-                 store: Any = None, **settings: Any) -> None:
-        self.clock = clock_at() if before is None else before.clock
+    def __init__(
+        self,
+        *upstreams: ScriptedUpstream,
+        offline: bool = False,
+        before: Cache | None = None,
+        store: Any = None,
+        **settings: Any,
+    ) -> None:
+        self.clock: Clock = clock_at() if before is None else before.clock
         self.store: Any = store or (MemoryBlobStore() if before is None else before.store)
-        self.documents = MemoryDocuments() if before is None else before.documents
+        self.documents: MemoryDocuments = MemoryDocuments() if before is None else before.documents
         self.repositories = Repositories(self.documents)
         self.flights = Flights(self.store, self.clock)
         links = Links(self.store)
@@ -111,7 +117,8 @@ def failing(work: Coroutine[Any, Any, Any] | Deferred[Any], *kinds: type[Excepti
     """What it fails with, now."""
     try:
         given = result(work)
-    except kinds or (Exception,) as error:
+    except Exception as error:
+        assert isinstance(error, kinds or Exception), repr(error)
         return error
     raise AssertionError(f"no failure but {given!r}")
 
@@ -121,5 +128,3 @@ def step(clock: Clock, seconds: float, piece: float = 0.5) -> None:
     while seconds > 0:
         clock.advance(min(piece, seconds))
         seconds -= piece
-
-

@@ -100,7 +100,8 @@ class ScriptedBody:
     def deliver(self, consumer: IConsumer) -> Deferred[None]:
         """See L{IBlobResponse.deliver}."""
         self._consumer = consumer
-        self._done = done = Deferred(self._cancelled)
+        done: Deferred[None] = Deferred(self._cancelled)
+        self._done = done
         consumer.registerProducer(self, True)
         if not self.by_hand:
             self._waiting = [self._rest[at : at + PIECE] for at in range(0, len(self._rest), PIECE)]
@@ -175,7 +176,7 @@ class ScriptedBody:
             return
         assert self._consumer is not None
         self._consumer.unregisterProducer()
-        done.callback(result)  # type: ignore[arg-type]  # a Failure makes it an errback
+        done.callback(result)
 
 
 @implementer(IUpstream)

@@ -1,0 +1,86 @@
+"""What every L{IBlobStore} promises of whole blobs; for what is under way see L{tests.contracts.ingest}."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from appliance.errors import BlobDamaged, NotHeld
+from appliance.interfaces import IBlobStore, IOpenFile
+from appliance.oci.digest import Digest
+
+DATA = b"a manifest, or a small blob\n"
+DIGEST = Digest.of(DATA)
+OTHER = Digest.of(b"something else")
+
+
+class BlobStoreContract(SynchronousTestCase):
+    """Mix in, and say how to make the provider."""
+
+    __test__ = False
+
+    @abstractmethod
+    def make(self) -> IBlobStore:
+        """An empty store."""
+
+    def setUp(self) -> None:
+        self.store = self.make()
+
+    def put(self, digest: Digest = DIGEST, data: bytes = DATA) -> None:
+        self.successResultOf(self.store.put(digest, data))
+
+    def test_provides_the_interface(self) -> None:
+        """It is what it says."""
+        verifyObject(IBlobStore, self.store)
+
+    def test_what_is_put_is_held(self) -> None:
+        """The bytes come back as they were, by every way of reading."""
+        self.put()
+        self.assertEqual(self.store.size(DIGEST), len(DATA))
+        self.assertEqual(self.successResultOf(self.store.read(DIGEST, 1000)), DATA)
+        file = self.store.open(DIGEST)
+        self.addCleanup(file.release)
+        verifyObject(IOpenFile, file)
+        self.assertEqual(os.pread(file.fd, 1000, 0), DATA)
+
+    def test_nothing_and_sha512_are_blobs_too(self) -> None:
+        """The empty blob has a digest, and sha256 is not the only algorithm."""
+        for data, algorithm in ((b"", "sha256"), (DATA, "sha512")):
+            digest = Digest.of(data, algorithm)
+            self.put(digest, data)
+            self.assertEqual(self.store.size(digest), len(data))
+            self.assertEqual(self.successResultOf(self.store.read(digest, 1000)), data)
+
+    def test_what_is_not_held_is_said_to_be_so(self) -> None:
+        """Unknown is never served as empty."""
+        self.put()
+        self.assertIsNone(self.store.size(OTHER))
+        self.assertRaises(NotHeld, self.store.open, OTHER)
+        self.failureResultOf(self.store.read(OTHER, 1000), NotHeld)
+
+    def test_wrong_bytes_become_no_blob(self) -> None:
+        """A digest never names bytes that do not have it."""
+        self.failureResultOf(self.store.put(OTHER, DATA), BlobDamaged)
+        self.assertIsNone(self.store.size(OTHER))
+        self.assertEqual(self.store.total(), 0)
+
+    def test_a_blob_larger_than_it_may_be_is_not_read(self) -> None:
+        """A layer asked for as a manifest does not fill the memory."""
+        self.put()
+        self.failureResultOf(self.store.read(DIGEST, len(DATA) - 1), BlobDamaged)
+        self.assertEqual(self.successResultOf(self.store.read(DIGEST, len(DATA))), DATA)
+
+    def test_putting_what_is_held_is_no_error_and_counts_once(self) -> None:
+        """Two tags of one image are one image."""
+        self.put()
+        self.put()
+        self.put(OTHER, b"something else")
+        self.assertEqual(self.store.total(), len(DATA) + len(b"something else"))
+
+    def test_nothing_is_unfinished_in_a_store_of_whole_blobs(self) -> None:
+        """A restart has nothing to fetch when nothing was cut."""
+        self.put()
+        self.assertEqual(self.store.unfinished(), [])

@@ -1,0 +1,107 @@
+"""What every L{IDocuments} promises."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from appliance.errors import VersionConflict
+from appliance.index.documents import previous
+from appliance.interfaces import IDocuments
+
+KEY = ("docker.io", "library", "nginx", "_layout", "index.json")
+
+
+class DocumentsContract(SynchronousTestCase):
+    """Mix in, and say how to make the provider."""
+
+    __test__ = False
+
+    @abstractmethod
+    def make(self) -> IDocuments:
+        """No documents yet."""
+
+    def setUp(self) -> None:
+        self.documents = self.make()
+
+    def write(self, data: bytes, replaces: int, key: tuple[str, ...] = KEY) -> int:
+        return self.successResultOf(self.documents.write(key, data, replaces))
+
+    def read(self, key: tuple[str, ...] = KEY) -> tuple[bytes, int] | None:
+        return self.successResultOf(self.documents.read(key))
+
+    def test_provides_the_interface(self) -> None:
+        """It is what it says."""
+        verifyObject(IDocuments, self.documents)
+
+    def test_what_is_written_is_read(self) -> None:
+        """The bytes come back as they were, with the version that the next write names."""
+        self.assertIsNone(self.read())
+        version = self.write(b"one", 0)
+        self.assertEqual(self.read(), (b"one", version))
+        version = self.write(b"two", version)
+        self.assertEqual(self.read(), (b"two", version))
+
+    def test_nobody_overwrites_what_they_have_not_seen(self) -> None:
+        """A write that names another version changes nothing."""
+        first = self.write(b"one", 0)
+        second = self.write(b"two", first)
+        for stale in (0, first, second + 1):
+            self.failureResultOf(self.documents.write(KEY, b"lost", stale), VersionConflict)
+        self.assertEqual(self.read(), (b"two", second))
+
+    def test_a_document_that_is_not_there_has_no_version(self) -> None:
+        """Replacing what somebody removed fails instead of bringing it back."""
+        self.failureResultOf(self.documents.write(KEY, b"lost", 1), VersionConflict)
+        self.assertIsNone(self.read())
+
+    def test_what_is_set_aside_makes_room_and_is_kept(self) -> None:
+        """A damaged document is out of the way at once; nothing is deleted that somebody may want to look at."""
+        places = set()
+        for _ in range(3):
+            self.write(b"{torn", 0)
+            places.add(self.successResultOf(self.documents.set_aside(KEY)))
+            self.assertIsNone(self.read())
+        self.assertEqual(len(places), 3)
+        self.assertEqual(self.read(), None)
+        self.assertEqual(self.read((*KEY[:-1], ".index.json.damaged-1"))[0], b"{torn")  # type: ignore[index]
+
+    def test_the_document_before_the_last_is_kept(self) -> None:
+        """A damaged document can be rebuilt from the one before it; a damaged one never takes that place."""
+        version = self.write(b"two", self.write(b"one", 0))
+        self.assertEqual(self.read(previous(KEY))[0], b"one")  # type: ignore[index]
+        self.write(b"{torn", version)
+        self.successResultOf(self.documents.set_aside(KEY))
+        self.write(b"rebuilt", 0)
+        self.assertEqual(self.read(previous(KEY))[0], b"two")  # type: ignore[index]
+
+    def test_the_list_has_every_key_of_that_name_sorted(self) -> None:
+        """Repositories inside repositories are found, other documents beside them are not."""
+        nested = ("docker.io", "library", "nginx", "deep", "_layout", "index.json")
+        shorter = ("docker.io", "library", "_layout", "index.json")
+        elsewhere = ("quay.io", "library", "_layout", "index.json")
+        for key in (nested, KEY, elsewhere, shorter, ("docker.io", "library", "nginx", "_tags.json")):
+            self.write(b"{}", 0, key)
+        listed = self.successResultOf(self.documents.list((), "index.json"))
+        self.assertEqual(listed, sorted([nested, KEY, elsewhere, shorter]))
+        listed = self.successResultOf(self.documents.list(("docker.io", "library", "nginx"), "index.json"))
+        self.assertEqual(listed, sorted([nested, KEY]))
+        self.assertEqual(self.successResultOf(self.documents.list(("ghcr.io",), "index.json")), [])
+
+    def test_what_was_set_aside_or_replaced_is_not_listed(self) -> None:
+        """Only documents in use are repositories."""
+        self.write(b"two", self.write(b"one", 0))
+        self.write(b"{torn", 0, ("a", "_layout", "index.json"))
+        listed = self.successResultOf(self.documents.list((), "index.json"))
+        self.assertEqual(len(listed), 2)
+
+    def test_a_key_leads_nowhere_else(self) -> None:
+        """No name, however it got here, becomes a path outside the documents."""
+        for part in ("..", ".", "", "a/b", "/etc", "a\0b"):
+            for key in ((part, "index.json"), ("docker.io", part)):
+                self.failureResultOf(self.documents.read(key), ValueError)
+                self.failureResultOf(self.documents.write(key, b"", 0), ValueError)
+                self.failureResultOf(self.documents.set_aside(key), ValueError)
+                self.failureResultOf(self.documents.list(key, "index.json"), ValueError)

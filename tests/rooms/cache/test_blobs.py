@@ -1,0 +1,365 @@
+"""Blobs: who may read what, who is asked for it, and how often."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+
+from appliance import errors
+from appliance.cache.blobs import BlobAnswer
+from appliance.cache.distance import NEAR, PATIENCE
+from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_MANIFEST
+from appliance.oci.ranges import Span
+from tests.contracts.upstream import Taker
+from tests.doubles.pullthrough import CONFIG, Cache, begin, failing, image, result, step
+from tests.doubles.upstream import ScriptedUpstream
+
+LAYER = bytes(range(256)) * 20
+LAYER_DIGEST = Digest.of(LAYER)
+HUB, OTHER = "docker.io", "ghcr.io"
+
+
+def stocked(name: str = HUB, *repositories: str) -> ScriptedUpstream:
+    upstream = ScriptedUpstream(name)
+    for repository in repositories or ("app",):
+        upstream.add_manifest(repository, image(LAYER), OCI_MANIFEST, "latest")
+        upstream.add_blob(repository, CONFIG)
+        upstream.add_blob(repository, LAYER)
+    return upstream
+
+
+def content(answer: BlobAnswer) -> bytes:
+    """What may be read of an answer now; the answer is closed."""
+    data = os.pread(answer.source.file.fd, answer.source.available, 0)
+    answer.close()
+    return data
+
+
+def pulled(upstream: ScriptedUpstream, **more: Any) -> Cache:
+    """A cache that knows the image's manifest, and has been asked nothing since."""
+    cache = Cache(upstream, **more)
+    for repository in upstream.shelves:
+        result(cache.through.manifest(upstream.name, repository, "latest"))
+    upstream.calls.clear()
+    return cache
+
+
+# -- HEAD -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_size_of_a_cold_blob_is_known_from_its_manifest() -> None:
+    """HEAD before GET: no upstream is asked."""
+    upstream = stocked()
+    cache = pulled(upstream)
+    said = result(cache.through.blob_size(HUB, "app", LAYER_DIGEST))
+    assert (said.size, str(said.status)) == (len(LAYER), "pullcache; hit; detail=descriptor")
+    assert upstream.calls == []
+
+
+def test_the_size_is_known_after_a_restart_too() -> None:
+    """The manifests are read again when first needed."""
+    upstream = stocked()
+    cache = Cache(upstream, before=pulled(upstream))
+    assert result(cache.through.blob_size(HUB, "app", LAYER_DIGEST)).size == len(LAYER)
+    assert upstream.calls == []
+
+
+def test_a_blob_that_no_manifest_names_is_asked_for() -> None:
+    """Once; then the repository is known to have it."""
+    upstream = stocked()
+    cache = Cache(upstream)
+    assert result(cache.through.blob_size(HUB, "app", LAYER_DIGEST)).size == len(LAYER)
+    assert [call.verb for call in upstream.calls] == ["blob_size"]
+    assert str(result(cache.through.blob_size(HUB, "app", LAYER_DIGEST)).status).startswith("pullcache; hit")
+    assert len(upstream.calls) == 1
+
+
+def test_an_upstream_that_tells_no_size_gives_an_error_and_no_guess() -> None:
+    """HEAD needs a length."""
+    upstream = stocked()
+    upstream.tells_size = False
+    assert isinstance(failing(Cache(upstream).through.blob_size(HUB, "app", LAYER_DIGEST)), errors.UpstreamError)
+
+
+# -- GET ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cold_blob_comes_as_it_is_stored_and_then_from_the_store() -> None:
+    """One GET upstream, ever; none after a restart."""
+    upstream = stocked()
+    cache = pulled(upstream)
+    first = result(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    assert str(first.status) == "pullcache; fwd=uri-miss; stored"
+    first.close()
+    for later in (cache, Cache(upstream, before=cache)):
+        second = result(later.through.blob(HUB, "app", LAYER_DIGEST))
+        assert str(second.status) == "pullcache; hit"
+        assert content(second) == LAYER
+    assert [call.verb for call in upstream.calls] == ["blob"]
+
+
+def test_clients_of_one_cold_blob_share_its_flight() -> None:
+    """Twenty clients at different moments: one GET."""
+    upstream = stocked()
+    upstream.by_hand = True
+    cache = pulled(upstream)
+    answers = [result(cache.through.blob(HUB, "app", LAYER_DIGEST)) for _ in range(10)]
+    upstream.bodies[0].feed(1000)
+    answers += [result(cache.through.blob(HUB, "app", LAYER_DIGEST)) for _ in range(10)]
+    assert {str(answer.status) for answer in answers[1:]} == {"pullcache; fwd=uri-miss; collapsed"}
+    upstream.bodies[0].complete()
+    assert [content(answer) for answer in answers] == [LAYER] * 20
+    assert len(upstream.asked("blob")) == 1
+
+
+def test_clients_of_a_cold_blob_that_no_manifest_names_share_its_flight() -> None:
+    """The second one needs no question of its own: the flight it joins is the question."""
+    upstream = stocked()
+    upstream.by_hand = True
+    upstream.hang("blob")
+    cache = Cache(upstream)
+    first = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    second = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    upstream.hanging[0].answer()
+    for each in (first, second):
+        result(each).close()
+    assert [call.verb for call in upstream.calls] == ["blob"]
+    upstream.bodies[0].complete()
+
+
+def test_the_first_client_leaves_before_the_upstream_answers() -> None:
+    """Its leaving cancels nothing for the second one."""
+    upstream = stocked()
+    upstream.hang("blob")
+    cache = pulled(upstream)
+    first = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    second = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    first.cancel()
+    failing(first, CancelledError)
+    upstream.hanging[0].answer()
+    answer = result(second)
+    assert content(answer) == LAYER
+    assert len(upstream.asked("blob")) == 1
+
+
+def test_nothing_is_stored_under_a_digest_that_the_bytes_do_not_have() -> None:
+    """The upstream sends something else of the right size: it is never served."""
+    upstream = stocked()
+    upstream.shelves["app"].blobs[LAYER_DIGEST] = b"x" * len(LAYER)
+    cache = pulled(upstream)
+    upstream.by_hand = True
+    answer = result(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    upstream.bodies[-1].complete()
+    assert answer.source.failure is not None and answer.source.available < len(LAYER)
+    answer.close()
+    assert cache.store.size(LAYER_DIGEST) is None
+
+
+# -- whose blob -----------------------------------------------------------------------------------------------------
+
+
+def test_a_blob_held_for_one_repository_is_not_served_under_another() -> None:
+    """Knowing a digest is no permission: the other repository's upstream is asked, and says no."""
+    upstream = stocked()
+    cache = pulled(upstream)
+    result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
+    upstream.shelves["private"]
+    for question in (cache.through.blob, cache.through.blob_size):
+        assert isinstance(failing(question(HUB, "private", LAYER_DIGEST)), errors.UpstreamMissing)
+    assert len(upstream.asked("blob")) == 1
+
+
+def test_a_blob_that_two_repositories_have_is_fetched_once() -> None:
+    """The second repository's manifest names it: that is enough."""
+    upstream = stocked(HUB, "one", "two")
+    cache = pulled(upstream)
+    for name in ("one", "two"):
+        assert content(result(cache.through.blob(HUB, name, LAYER_DIGEST))) == LAYER
+    assert [call.verb for call in upstream.calls] == ["blob"]
+
+
+def test_a_second_repository_without_a_manifest_is_asked_for_and_not_fetched_again() -> None:
+    """One question for the size; the bytes are those held."""
+    upstream = stocked()
+    cache = pulled(upstream)
+    upstream.add_blob("other", LAYER)
+    result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
+    answer = result(cache.through.blob(HUB, "other", LAYER_DIGEST))
+    assert content(answer) == LAYER
+    assert str(answer.status) == "pullcache; fwd=uri-miss"
+    again = result(cache.through.blob(HUB, "other", LAYER_DIGEST))
+    assert content(again) == LAYER and str(again.status) == "pullcache; hit"
+    assert [call.verb for call in upstream.calls] == ["blob", "blob_size"]
+
+
+def test_a_flight_for_another_repository_is_joined_only_when_this_one_has_the_blob() -> None:
+    """While it comes for one repository, the other's upstream is asked first."""
+    hub, other = stocked(HUB), ScriptedUpstream(OTHER)
+    hub.by_hand = True
+    cache = Cache(hub, other)
+    result(cache.through.manifest(HUB, "app", "latest"))
+    result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
+    failing(cache.through.blob(OTHER, "thing", LAYER_DIGEST), errors.UpstreamMissing)
+    other.add_blob("thing", LAYER)
+    joined = result(cache.through.blob(OTHER, "thing", LAYER_DIGEST))
+    assert joined.status.collapsed
+    joined.close()
+    assert [call.verb for call in other.calls] == ["blob_size", "blob_size"]
+    hub.bodies[0].complete()
+
+
+def test_when_the_other_upstream_fails_ours_is_asked() -> None:
+    """Two registries have the blob; the one whose flight was joined refuses, so the client's own is tried."""
+    hub, other = stocked(HUB), stocked(OTHER)
+    cache = Cache(hub, other)
+    for name in (HUB, OTHER):
+        result(cache.through.manifest(name, "app", "latest"))
+    hub.hang("blob")
+    first = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    second = begin(cache.through.blob(OTHER, "app", LAYER_DIGEST))
+    third = begin(cache.through.blob(OTHER, "app", LAYER_DIGEST))
+    hub.hanging[0].refuse(errors.UpstreamDenied(HUB, "no"))
+    failing(first, errors.UpstreamDenied)
+    for joined in (second, third):
+        answer = result(joined)
+        assert answer.size == len(LAYER)
+        answer.close()
+    assert len(other.asked("blob")) == 1
+    assert cache.store.size(LAYER_DIGEST) == len(LAYER)
+
+
+@pytest.mark.parametrize("question", ["blob", "blob_size"])
+def test_an_offline_appliance_serves_what_it_has_and_asks_nobody(question: str) -> None:
+    """Held for this repository: served. Not held, or held for another one: not."""
+    upstream = stocked()
+    online = pulled(upstream)
+    result(online.through.blob(HUB, "app", LAYER_DIGEST)).close()
+    upstream.calls.clear()
+    offline = Cache(upstream, offline=True, before=online)
+    ask = getattr(offline.through, question)
+    answer = result(ask(HUB, "app", LAYER_DIGEST))
+    assert answer.size == len(LAYER)
+    if question == "blob":
+        answer.close()
+    for name, digest in (("other", LAYER_DIGEST), ("app", Digest.of(CONFIG)), ("app", Digest.of(b"unknown"))):
+        assert isinstance(failing(ask(HUB, name, digest)), errors.Offline)
+    assert upstream.calls == []
+
+
+# -- ranges far ahead -----------------------------------------------------------------------------------------------
+
+LARGE = bytes(1000) * 4096
+LARGE_DIGEST = Digest.of(LARGE)
+FAR = Span(3_000_000, 3_000_100)
+
+
+class Large:
+    """A flight of four megabytes, just begun."""
+
+    def __init__(self) -> None:
+        self.upstream = ScriptedUpstream()
+        self.upstream.by_hand = True
+        self.upstream.add_manifest("app", image(LARGE), OCI_MANIFEST, "latest")
+        self.upstream.add_blob("app", LARGE)
+        self.cache = Cache(self.upstream)
+        result(self.cache.through.manifest(HUB, "app", "latest"))
+        self.answer = result(self.cache.through.blob(HUB, "app", LARGE_DIGEST))
+        self.flight = self.upstream.bodies[0]
+
+    def aside(self, span: Span) -> Any:
+        return begin(self.cache.through.aside(HUB, "app", LARGE_DIGEST, self.answer, span))
+
+    def done(self) -> None:
+        self.flight.complete()
+        self.answer.close()
+
+
+def test_a_range_near_the_write_head_waits_for_it() -> None:
+    """No request of its own, without any delay."""
+    large = Large()
+    assert result(large.aside(Span(NEAR, NEAR + 10))) is None
+    assert len(large.upstream.asked("blob")) == 1
+    large.done()
+
+
+def test_a_range_far_ahead_is_fetched_on_the_side() -> None:
+    """The flight stands: after two seconds of patience just that range is asked for, and passed on uncached."""
+    large = Large()
+    waiting = large.aside(FAR)
+    assert not waiting.called
+    large.cache.clock.advance(PATIENCE)
+    response = result(waiting)
+    assert large.upstream.calls[-1].start == FAR.start and large.upstream.calls[-1].stop == FAR.stop
+    taker = Taker()
+    done = response.deliver(taker)
+    large.upstream.bodies[-1].complete()
+    assert result(done) is None and bytes(taker.data) == LARGE[FAR.start : FAR.stop]
+    large.done()
+    assert large.cache.store.size(LARGE_DIGEST) == len(LARGE)
+
+
+def test_a_fast_flight_is_waited_for() -> None:
+    """At its rate it is there in two seconds more: no request on the side."""
+    large = Large()
+    waiting = large.aside(FAR)
+    for _ in range(4):
+        large.flight.feed(400_000)
+        large.cache.clock.advance(PATIENCE / 4)
+    assert result(waiting) is None
+    assert len(large.upstream.asked("blob")) == 1
+    large.done()
+
+
+def test_a_flight_that_comes_near_meanwhile_is_enough() -> None:
+    """The patience is not waited out when the write head arrives."""
+    large = Large()
+    waiting = large.aside(FAR)
+    large.flight.feed(FAR.start - NEAR)
+    assert result(waiting) is None
+    large.done()
+
+
+def test_an_upstream_without_ranges_is_not_read_twice() -> None:
+    """It offers the whole instead of the range: that is dropped, and the flight waited for."""
+    large = Large()
+    large.upstream.ranges = False
+    waiting = large.aside(FAR)
+    step(large.cache.clock, PATIENCE)
+    assert result(waiting) is None
+    assert large.upstream.bodies[-1].dropped
+    large.done()
+
+
+@pytest.mark.parametrize("error", [errors.UpstreamRateLimited(HUB, "x"), errors.RangeIgnored(HUB, "x")])
+def test_a_refusal_on_the_side_is_no_failure(error: errors.UpstreamError) -> None:
+    """The range comes with the flight, later."""
+    large = Large()
+    waiting = large.aside(FAR)
+    large.upstream.fail_once("blob", error)
+    step(large.cache.clock, PATIENCE)
+    assert result(waiting) is None
+    large.done()
+
+
+def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> None:
+    """No request is made for it, and no call stays on the clock."""
+    large = Large()
+    waiting = large.aside(FAR)
+    waiting.cancel()
+    failing(waiting, CancelledError)
+    assert large.cache.clock.getDelayedCalls() == []
+    large.done()
+    assert len(large.upstream.asked("blob")) == 1
+
+
+def test_a_held_blob_has_nothing_on_the_side() -> None:
+    """All of it is here."""
+    large = Large()
+    large.done()
+    held = result(large.cache.through.blob(HUB, "app", LARGE_DIGEST))
+    assert result(large.cache.through.aside(HUB, "app", LARGE_DIGEST, held, FAR)) is None
+    held.close()

@@ -1,0 +1,114 @@
+"""The pure decisions: how long an answer is good, how far a range is, and what Cache-Status says."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance import errors
+from appliance.cache.distance import NEAR, is_far
+from appliance.cache.freshness import fresh_until, is_fresh, may_serve_stale, remaining_wait
+from appliance.cache.status import HIT, CacheStatus
+from appliance.settings import StaleSettings, UpstreamSettings
+
+CHECKED = 1000.0
+
+
+def settings(**more: object) -> UpstreamSettings:
+    return UpstreamSettings(name="docker.io", urls=("https://x",), fresh_for=60.0, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("now", "fresh"),
+    [(999.9, False), (1000.0, True), (1059.9, True), (1060.0, False), (5000.0, False), (0.0, False)],
+)
+def test_a_tag_is_fresh_for_as_long_as_configured(now: float, fresh: bool) -> None:
+    """From the check until fresh_for is over; a word from the future, after a clock was set back, is not trusted."""
+    assert is_fresh(CHECKED, now, settings()) is fresh
+
+
+def test_fresh_for_nought_asks_every_time() -> None:
+    """fresh_for: 0s means that nothing is ever fresh."""
+    never = UpstreamSettings(name="x", urls=("https://x",), fresh_for=0.0)
+    assert not is_fresh(CHECKED, CHECKED, never)
+    assert fresh_until(CHECKED, never) == CHECKED
+
+
+ERRORS = [
+    (errors.UpstreamMissing("u", "x"), "missing"),
+    (errors.UpstreamDenied("u", "x"), "denied"),
+    (errors.UpstreamRateLimited("u", "x"), "rate_limited"),
+    (errors.UpstreamUnavailable("u", "x"), "unavailable"),
+    (errors.UpstreamTimeout("u", "x"), "unavailable"),
+    (errors.UpstreamInvalid("u", "x"), "unavailable"),
+    (errors.UpstreamRefused("u", "x"), "unavailable"),
+    (errors.RangeIgnored("u", "x"), "unavailable"),
+    (errors.Offline("x"), "unavailable"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("switch", ["missing", "denied", "rate_limited", "unavailable"])
+def test_each_kind_of_trouble_has_its_switch(error: errors.PullcacheError, kind: str, switch: str) -> None:
+    """serve_stale turns off exactly one class of failures each."""
+    off = settings(serve_stale=StaleSettings(**{switch: False}))
+    assert may_serve_stale(error, CHECKED, 2000.0, off) is (switch != kind)
+    assert may_serve_stale(error, CHECKED, 2000.0, settings())
+
+
+@pytest.mark.parametrize(("now", "may"), [(1060.0, True), (1360.0, True), (1360.1, False), (90000.0, False)])
+def test_max_stale_counts_from_the_end_of_freshness(now: float, may: bool) -> None:
+    """max_stale: 5m is five minutes longer than fresh_for."""
+    assert may_serve_stale(errors.UpstreamUnavailable("u", "x"), CHECKED, now, settings(max_stale=300.0)) is may
+
+
+@pytest.mark.parametrize(("now", "left"), [(1000.0, 2.0), (1001.5, 0.5), (1002.0, 0.0), (1100.0, 0.0)])
+def test_a_late_comer_waits_only_for_the_rest(now: float, left: float) -> None:
+    """The bound counts from the check's beginning: who joins a hanging one later is not held up anew."""
+    assert remaining_wait(1000.0, now, settings(revalidate_within=2.0)) == pytest.approx(left)
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("start", "head", "rate", "far"),
+    [
+        (0, 0, 0.0, False),
+        (NEAR, 0, 0.0, False),
+        (NEAR + 1, 0, 0.0, True),
+        (50 * MIB, 60 * MIB, 0.0, False),
+        (12 * MIB, 10 * MIB, 2.0 * MIB, False),
+        (14 * MIB, 10 * MIB, 2.0 * MIB, False),
+        (15 * MIB, 10 * MIB, 2.0 * MIB, True),
+        (900 * MIB, 10 * MIB, 500.0 * MIB, False),
+    ],
+)
+def test_only_a_range_that_would_take_long_is_far(start: int, head: int, rate: float, far: bool) -> None:
+    """Near ones wait for the flight; so do those it will reach within two seconds."""
+    assert is_far(start, head, rate) is far
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40), st.floats(0, 1e9))
+def test_what_has_arrived_is_never_far(start: int, head: int, rate: float) -> None:
+    """No request is made for bytes that are here."""
+    assert not (start <= head and is_far(start, head, rate))
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "label"),
+    [
+        (HIT, "pullcache; hit", "hit"),
+        (CacheStatus(fwd="uri-miss", stored=True), "pullcache; fwd=uri-miss; stored", "miss"),
+        (CacheStatus(fwd="stale", fwd_status=304), "pullcache; fwd=stale; fwd-status=304", "revalidated"),
+        (CacheStatus(fwd="stale", fwd_status=200, stored=True), "pullcache; fwd=stale; fwd-status=200; stored", "miss"),
+        (CacheStatus(fwd="uri-miss", collapsed=True), "pullcache; fwd=uri-miss; collapsed", "collapsed"),
+        (CacheStatus(hit=True, detail="stale-unavailable"), "pullcache; hit; detail=stale-unavailable", "stale"),
+        (CacheStatus(hit=True, detail="descriptor"), "pullcache; hit; detail=descriptor", "hit"),
+    ],
+)
+def test_where_an_answer_came_from_is_said_in_the_words_of_the_rfc(status: CacheStatus, text: str, label: str) -> None:
+    """RFC 9211 in the header, one short word in logs and metrics."""
+    assert str(status) == text
+    assert status.label == label

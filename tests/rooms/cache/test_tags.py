@@ -1,0 +1,89 @@
+"""Lists of tags: the upstream's and ours together, and what remains of them when asking fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance import errors
+from appliance.oci.mediatypes import OCI_MANIFEST
+from appliance.settings import StaleSettings
+from tests.doubles.pullthrough import Cache, begin, failing, image, result
+from tests.doubles.upstream import ScriptedUpstream
+
+HUB = "docker.io"
+DOWN = errors.UpstreamUnavailable(HUB, "down")
+
+
+def stocked() -> ScriptedUpstream:
+    upstream = ScriptedUpstream(HUB)
+    upstream.add_manifest("app", image(b"x"), OCI_MANIFEST, "b", "a", "Z", "v1.10", "v1.9")
+    return upstream
+
+
+def test_the_list_is_sorted_and_fresh_for_a_while() -> None:
+    """ASCII order; asked once a minute; kept over a restart."""
+    upstream = stocked()
+    cache = Cache(upstream)
+    first = result(cache.through.tags(HUB, "app"))
+    assert first.tags == ["Z", "a", "b", "v1.10", "v1.9"]
+    assert str(first.status) == "pullcache; fwd=uri-miss; stored"
+    for later in (cache, Cache(upstream, before=cache)):
+        assert str(result(later.through.tags(HUB, "app")).status) == "pullcache; hit"
+    cache.clock.advance(60.0)
+    assert result(cache.through.tags(HUB, "app")).status.fwd == "stale"
+    assert len(upstream.calls) == 2
+
+
+def test_tags_held_are_listed_with_the_upstreams() -> None:
+    """A tag that was pulled and then deleted upstream is still served, so it is listed."""
+    upstream = stocked()
+    cache = Cache(upstream)
+    result(cache.through.manifest(HUB, "app", "a"))
+    del upstream.shelves["app"].tags["a"]
+    assert result(cache.through.tags(HUB, "app")).tags == ["Z", "a", "b", "v1.10", "v1.9"]
+
+
+def test_the_last_list_known_is_given_when_asking_fails() -> None:
+    """Marked stale; after a hang, within revalidate_within."""
+    upstream = stocked()
+    cache = Cache(upstream)
+    result(cache.through.tags(HUB, "app"))
+    cache.clock.advance(100.0)
+    upstream.fail_once("tags", DOWN)
+    stale = result(cache.through.tags(HUB, "app"))
+    assert len(stale.tags) == 5 and stale.status.label == "stale" and stale.warning is not None
+    upstream.hang("tags")
+    waiting = begin(cache.through.tags(HUB, "app"))
+    cache.clock.advance(2.0)
+    assert result(waiting).tags == stale.tags
+    upstream.add_manifest("app", image(b"y"), OCI_MANIFEST, "new")
+    upstream.hanging[0].answer()
+    assert "new" in result(cache.through.tags(HUB, "app")).tags
+
+
+def test_without_a_list_the_tags_held_are_better_than_nothing() -> None:
+    """And nothing at all is an error, never an empty list."""
+    upstream = stocked()
+    cache = Cache(upstream)
+    result(cache.through.manifest(HUB, "app", "a"))
+    upstream.fail(DOWN)
+    assert result(cache.through.tags(HUB, "app")).tags == ["a"]
+    failing(cache.through.tags(HUB, "other"), errors.UpstreamUnavailable)
+    strict = Cache(upstream, before=cache, serve_stale=StaleSettings(unavailable=False))
+    failing(strict.through.tags(HUB, "app"), errors.UpstreamUnavailable)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_offline_lists_what_is_known(listed: bool) -> None:
+    """The list last heard and the tags held; of an unknown repository nothing, as an error."""
+    upstream = stocked()
+    cache = Cache(upstream)
+    result(cache.through.manifest(HUB, "app", "a"))
+    if listed:
+        result(cache.through.tags(HUB, "app"))
+    upstream.calls.clear()
+    offline = Cache(upstream, offline=True, before=cache)
+    offline.clock.advance(1e6)
+    assert len(result(offline.through.tags(HUB, "app")).tags) == (5 if listed else 1)
+    failing(offline.through.tags(HUB, "other"), errors.NotHeld)
+    assert upstream.calls == []

@@ -1,0 +1,166 @@
+"""The small parts: threads, shared files, sources, and files written so that they survive."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from appliance.errors import UpstreamUnavailable
+from appliance.flow.durable import make_folder, write_file
+from appliance.flow.sharedfile import SharedFile
+from appliance.flow.threads import DiskThreads, InlineThreads
+from appliance.interfaces import IThreads
+from tests.contracts.threads import ThreadsContract
+from tests.rooms.flow.wire import source_of
+
+
+class TestInlineThreads(ThreadsContract):
+    __test__ = True
+
+    def make(self) -> IThreads:
+        """See the contract."""
+        return InlineThreads()
+
+    def settle(self) -> None:
+        """See the contract."""
+
+    def test_the_work_is_done_at_once(self) -> None:
+        """Tests and tools without a reactor need not wait."""
+        self.assertEqual(self.successResultOf(self.make().call(threading.get_ident)), threading.get_ident())
+
+
+class TestDiskThreads(ThreadsContract):
+    __test__ = True
+
+    class Reactor:
+        """Takes calls from threads, and makes them when told."""
+
+        def __init__(self) -> None:
+            self.calls: queue.Queue[Callable[[], None]] = queue.Queue()
+
+        def callFromThread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+            self.calls.put(lambda: function(*args, **kwargs))
+
+    def make(self) -> IThreads:
+        """See the contract."""
+        self.reactor = self.Reactor()
+        pool = ThreadPool(1, 1)
+        pool.start()
+        self.addCleanup(pool.stop)
+        return DiskThreads(self.reactor, pool)  # type: ignore[arg-type]  # as much of a reactor as it takes
+
+    def settle(self) -> None:
+        """See the contract."""
+        self.reactor.calls.get(timeout=10)()
+
+    def test_the_work_is_done_elsewhere_and_told_here(self) -> None:
+        """The reactor turns while the disk is slow, and hears of it on its own thread."""
+        told: list[int] = []
+        working = self.make().call(threading.get_ident)
+        working.addCallback(lambda worker: told.extend([worker, threading.get_ident()]))
+        self.settle()
+        self.assertNotEqual(told[0], told[1])
+        self.assertEqual(told[1], threading.get_ident())
+
+
+# -- shared files -----------------------------------------------------------------------------------------------------
+
+
+def test_the_last_reader_closes_the_file() -> None:
+    """And only the last; nobody gets hold of it afterwards, and nobody can let go of it twice."""
+    file = SharedFile(os.memfd_create("shared"))
+    file.acquire()
+    file.acquire()
+    for _ in range(2):
+        file.release()
+        os.fstat(file.fd)
+    file.release()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file.fd)
+    for late in (file.release, file.acquire, file.release):
+        with pytest.raises(ValueError, match="closed already"):
+            late()
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_is_told_once() -> None:
+    """Of more, or of the end; one who forgot about it, or never waited, is not."""
+    source = source_of(b"0123456789", 2)
+    told: list[str] = []
+
+    def one() -> None:
+        told.append("one")
+
+    def again() -> None:
+        told.append("again")
+        source.wait(again)
+
+    source.wait(one)
+    source.wait(again)
+    source.advance(2)
+    source.advance(1)
+    assert (told, source.available) == ([], 2)
+    source.advance(3)
+    source.forget(one)
+    source.advance(4)
+    source.forget(again)
+    source.advance(5)
+    assert (told, source.available) == (["one", "again", "again"], 5)
+    source.wait(one)
+    source.fail(Failure(UpstreamUnavailable("docker.io", "gone")))
+    assert told[3:] == ["one"]
+    assert source.failure is not None
+
+
+# -- durable files ----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_and_its_parents_are_made_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new folder is in its parent for good before anything is put into it."""
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(os.readlink(f"/proc/self/fd/{fd}"))))
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert len(synced) == 3
+
+
+def test_a_file_in_the_way_of_a_folder_is_an_error(tmp_path: Path) -> None:
+    """It is not taken for one, and not removed."""
+    (tmp_path / "a").write_bytes(b"kept")
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(OSError, match="a"):
+            make_folder(folder)
+    assert (tmp_path / "a").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename"])
+def test_a_refused_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """And nothing beside it."""
+    path, temporary = tmp_path / "file", tmp_path / "file.tmp"
+    write_file(path, b"old", temporary)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "no room")
+
+    monkeypatch.setattr(os, failing, refuse)
+    with pytest.raises(OSError, match="no room"):
+        write_file(path, b"new", temporary)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["file"]
+    assert path.read_bytes() == b"old"
+    temporary.write_bytes(b"left by a crash, and longer")
+    write_file(path, b"new", temporary)
+    assert os.listdir(tmp_path) == ["file"]
+    assert path.read_bytes() == b"new"

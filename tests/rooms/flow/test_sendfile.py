@@ -1,0 +1,285 @@
+"""The transport that sends files: in order with what is written, whole or not at all, and never past TLS."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+from unittest import mock
+
+from twisted.internet import main
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.ssl import CertificateOptions
+from twisted.internet.task import Clock
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from appliance.flow import sendfile
+from appliance.flow.sendfile import SendfilePort, SendfileReactor, SendfileServer, file_transport
+from appliance.interfaces import IFileTransport
+
+DATA = os.urandom(3 * 1024 * 1024)
+
+
+class FakeReactor(Clock):
+    """Knows who wants to read and write, and never does it by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+        self.adopted: list[tuple[int, int]] = []
+        self.addReader, self.removeReader = self.readers.add, self.readers.discard
+        self.addWriter, self.removeWriter = self.writers.add, self.writers.discard
+
+    def adoptStreamPort(self, fileno: int, family: int, factory: Factory) -> str:
+        self.adopted.append((fileno, family))
+        return "the reactor's own"
+
+
+class Remembering(Protocol):
+    """Remembers why its connection ended."""
+
+    reason: Failure | None = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.reason = reason
+
+
+class Port:
+    """What a server connection asks of its port."""
+
+    _realPortNumber = 5000
+
+
+class ServerTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        ours, self.client = socket.socketpair()
+        for each in (ours, self.client):
+            each.setblocking(False)
+            self.addCleanup(each.close)
+        self.reactor = FakeReactor()
+        self.protocol = Remembering()
+        self.server = SendfileServer(ours, self.protocol, ("192.0.2.1", 1), Port(), 1, self.reactor)
+        self.protocol.makeConnection(self.server)
+        self.file = os.memfd_create("file")
+        self.addCleanup(os.close, self.file)
+        os.pwrite(self.file, DATA, 0)
+        self.sent: list[int] = []
+        self.received = bytearray()
+
+    def turn(self) -> None:
+        """One turn of the reactor: the connection may write, if it wants to."""
+        if self.server in self.reactor.writers:
+            result = self.server.doWrite()
+            if result is not None:
+                self.server.connectionLost(Failure(result))
+
+    def read(self) -> bool:
+        """The client takes what there is; whether that was anything, the end included."""
+        try:
+            data = self.client.recv(1 << 20)
+        except BlockingIOError:
+            return False
+        self.received += data
+        return bool(data)
+
+    def run_all(self) -> None:
+        """Until nobody has anything to do."""
+        while self.server in self.reactor.writers:
+            self.turn()
+            while self.read():
+                pass
+
+    def send(self, start: int = 0, length: int = len(DATA)) -> None:
+        self.server.send_file(self.file, start, length, self.sent.append)
+
+    def test_provides_the_interface(self) -> None:
+        """It is what it says."""
+        verifyObject(IFileTransport, self.server)
+        self.assertIs(file_transport(self.server), self.server)
+
+    def test_a_header_goes_before_its_file(self) -> None:
+        """Whatever the network takes at a time, the client gets one after the other and all of it."""
+        header = b"HTTP/1.1 200 OK\r\n" + b"x" * 300_000 + b"\r\n\r\n"
+        self.server.write(header)
+        self.send(10, len(DATA) - 10)
+        self.run_all()
+        self.assertEqual(bytes(self.received), header + DATA[10:])
+        self.assertEqual(sum(self.sent), len(DATA) - 10)
+        self.assertNotIn(self.server, self.reactor.writers)
+
+    def test_a_client_that_takes_nothing_keeps_nobody_busy(self) -> None:
+        """A full socket is no error and no byte is counted that did not leave."""
+        self.send()
+        for _ in range(50):
+            self.turn()
+        self.assertLess(sum(self.sent), len(DATA))
+        self.assertIsNone(self.protocol.reason)
+        self.run_all()
+        self.assertEqual(bytes(self.received), DATA)
+        self.assertEqual(sum(self.sent), len(DATA))
+
+    def test_a_connection_sends_a_piece_at_a_time(self) -> None:
+        """One fast client with a large layer does not keep the others waiting."""
+        asked: list[int] = []
+
+        def fast(out: int, fd: int, start: int, count: int) -> int:
+            asked.append(count)
+            return count
+
+        with mock.patch.object(os, "sendfile", fast):
+            self.send()
+            self.turn()
+            self.assertEqual(asked, [sendfile.PIECE])
+
+    def test_what_is_written_after_a_file_comes_after_it(self) -> None:
+        """The next part of a multi-range answer, and the next file, from within the report of the last."""
+        ranges = [(0, 5), (7, 9)]
+
+        def sent(count: int) -> None:
+            self.server.write(b"--")
+            if ranges:
+                start, stop = ranges.pop(0)
+                self.server.send_file(self.file, start, stop - start, sent)
+
+        sent(0)
+        self.run_all()
+        self.assertEqual(bytes(self.received), b"--" + DATA[0:5] + b"--" + DATA[7:9] + b"--")
+
+    def test_one_file_at_a_time(self) -> None:
+        """A second one before the first has gone is a mistake that is told."""
+        self.send()
+        self.assertRaises(ValueError, self.send)
+
+    def test_a_file_shorter_than_promised_loses_the_connection(self) -> None:
+        """The client sees a cut, never a whole response with bytes missing."""
+        self.send(0, len(DATA) + 1)
+        self.run_all()
+        assert self.protocol.reason is not None
+        self.protocol.reason.trap(ConnectionLost)
+        self.assertEqual(bytes(self.received), DATA)
+
+    def test_a_client_that_left_loses_the_connection(self) -> None:
+        """The producer is told by the connection, and the file is not touched again."""
+        self.client.close()
+        producer = mock.Mock()
+        self.server.registerProducer(producer, True)
+        self.send()
+        self.turn()
+        assert self.protocol.reason is not None
+        producer.stopProducing.assert_called_once_with()
+        self.assertIsNone(self.server._range)
+        self.send()
+        self.assertIsNone(self.server._range)
+        self.assertNotIn(self.server, self.reactor.writers)
+
+    def test_closing_waits_for_the_file_under_way(self) -> None:
+        """Whether asked for before the header has gone, in the middle of the file, or with its last byte."""
+        for moment in ("at once", "in the middle", "at the end"):
+            self.setUp()
+            self.server.write(b"header")
+            if moment == "at the end":
+                self.server.send_file(self.file, 0, len(DATA), self._close_after(len(DATA)))
+            else:
+                self.send()
+            if moment == "in the middle":
+                self.turn()
+                self.turn()
+            if moment != "at the end":
+                self.server.loseConnection()
+            self.run_all()
+            self.assertEqual(bytes(self.received), b"header" + DATA, moment)
+            assert self.protocol.reason is not None, moment
+            self.protocol.reason.trap(ConnectionDone)
+
+    def _close_after(self, left: int) -> Any:
+        def sent(count: int) -> None:
+            nonlocal left
+            left -= count
+            if not left:
+                self.server.loseConnection()
+
+        return sent
+
+    def test_half_closing_waits_for_the_file_under_way(self) -> None:
+        """The end of our bytes comes after the last of them, and the other direction stays open."""
+        self.server.write(b"header")
+        self.send()
+        self.server.loseWriteConnection()
+        self.run_all()
+        self.assertEqual(bytes(self.received), b"header" + DATA)
+        self.assertEqual(self.client.recv(1), b"")
+        self.assertIsNone(self.protocol.reason)
+
+    def test_an_aborted_connection_sends_nothing_more(self) -> None:
+        """The file may be closed by its owner at once."""
+        self.send()
+        self.turn()
+        before = sum(self.sent)
+        self.server.abortConnection()
+        with mock.patch.object(os, "sendfile", side_effect=AssertionError):
+            self.server.doWrite()
+            self.reactor.advance(0)
+        self.assertEqual(sum(self.sent), before)
+        self.assertIsNone(self.server._range)
+        self.assertNotIn(self.server, self.reactor.writers)
+
+    def test_a_signal_is_no_error(self) -> None:
+        """An interrupted call is made again; a broken one loses the connection."""
+        self.send()
+        with mock.patch.object(os, "sendfile", side_effect=InterruptedError):
+            self.assertIsNone(self.server.doWrite())
+        with mock.patch.object(os, "sendfile", side_effect=OSError(5, "Input/output error")):
+            self.assertIs(self.server.doWrite(), main.CONNECTION_LOST)
+
+    def test_bytes_of_a_file_never_go_past_tls(self) -> None:
+        """A TLS wrapper claims to be a file transport when what it wraps is one; it is not taken at its word."""
+        factory = Factory.forProtocol(Protocol)
+        wrapper = TLSMemoryBIOFactory(CertificateOptions(), True, factory, self.reactor).buildProtocol(None)
+        wrapper.makeConnection(self.server)
+        self.assertTrue(IFileTransport.providedBy(wrapper), "else file_transport need not look further")
+        self.assertTrue(ISSLTransport.providedBy(wrapper))
+        self.assertIsNone(file_transport(wrapper))
+
+    def test_other_transports_send_no_files(self) -> None:
+        """Not every transport is ours."""
+        self.assertIsNone(file_transport(object()))
+
+
+class ReactorTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = FakeReactor()
+        self.facade = SendfileReactor(self.reactor)
+
+    def test_a_port_makes_connections_that_send_files(self) -> None:
+        """Whatever the endpoint's description says."""
+        port = self.facade.listenTCP(0, Factory(), interface="127.0.0.1")
+        assert isinstance(port, SendfilePort)
+        self.addCleanup(port._closeSocket, False)
+        self.assertIs(port.transport, SendfileServer)
+        self.assertIn(port, self.reactor.readers)
+
+    def test_an_inherited_socket_is_such_a_port(self) -> None:
+        """Socket activation is as fast as a port of our own."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        listening.setblocking(False)
+        port = self.facade.adoptStreamPort(listening.fileno(), socket.AF_INET, Factory())
+        assert isinstance(port, SendfilePort)
+        self.addCleanup(port._closeSocket, False)
+        self.assertEqual(port.getHost().port, listening.getsockname()[1])
+        self.assertIn(port, self.reactor.readers)
+
+    def test_an_inherited_unix_socket_is_left_to_the_reactor(self) -> None:
+        """It is no TCP port, and works as it does anywhere else."""
+        self.assertEqual(self.facade.adoptStreamPort(3, socket.AF_UNIX, Factory()), "the reactor's own")
+        self.assertEqual(self.reactor.adopted, [(3, socket.AF_UNIX)])
+
+    def test_everything_else_is_the_reactors(self) -> None:
+        """The facade is a reactor in all that endpoints use."""
+        self.assertEqual(self.facade.seconds(), 0.0)

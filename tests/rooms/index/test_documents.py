@@ -1,0 +1,214 @@
+"""Documents on disk and in memory: the same promises, and what only a disk can break."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from appliance.errors import VersionConflict
+from appliance.flow.durable import make_folder, write_file
+from appliance.flow.threads import InlineThreads
+from appliance.index import documents as documents_module
+from appliance.index.documents import FilesystemDocuments, previous
+from appliance.index.memory import MemoryDocuments
+from appliance.interfaces import IDocuments
+from tests.contracts.documents import KEY, DocumentsContract
+
+
+class TestDocumentsInMemory(DocumentsContract):
+    __test__ = True
+
+    def make(self) -> IDocuments:
+        """See the contract."""
+        return MemoryDocuments()
+
+
+class TestDocumentsOnDisk(DocumentsContract):
+    __test__ = True
+
+    def make(self) -> IDocuments:
+        """See the contract."""
+        root = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, root)
+        return opened(root)
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def result(deferred: Deferred[Any]) -> Any:
+    outcome: list[Any] = []
+    deferred.addBoth(outcome.append)
+    if isinstance(outcome[0], Failure):
+        outcome[0].raiseException()
+    return outcome[0]
+
+
+def opened(root: Path) -> FilesystemDocuments:
+    make_folder(root / "repositories")
+    make_folder(root / "blobs")
+    return FilesystemDocuments(root, InlineThreads())
+
+
+def test_a_new_process_counts_on_from_what_it_finds(tmp_path: Path) -> None:
+    """After a restart a document can be replaced, and not be taken for a new one."""
+    result(opened(tmp_path).write(KEY, b"one", 0))
+    with pytest.raises(VersionConflict):
+        result(opened(tmp_path).write(KEY, b"lost", 0))
+    documents = opened(tmp_path)
+    data, version = result(documents.read(KEY))
+    assert data == b"one"
+    result(documents.write(KEY, b"two", version))
+    assert result(opened(tmp_path).read(KEY))[0] == b"two"
+
+
+def test_a_repository_folder_is_an_image_layout(tmp_path: Path) -> None:
+    """Other tools find the layout's marker and the store's blobs, also when the store was moved."""
+    result(opened(tmp_path / "here").write(KEY, b"{}", 0))
+    (tmp_path / "here" / "blobs" / "found").write_bytes(b"yes")
+    os.rename(tmp_path / "here", tmp_path / "there")
+    folder = tmp_path / "there" / "repositories" / Path(*KEY[:-1])
+    assert (folder / "oci-layout").read_bytes() == b'{"imageLayoutVersion":"1.0.0"}'
+    assert (folder / "blobs" / "found").read_bytes() == b"yes"
+    result(opened(tmp_path / "there").write(KEY, b"{ }", 1))
+
+
+def test_the_stores_blobs_are_not_searched_for_documents(tmp_path: Path) -> None:
+    """Listing ten repositories does not walk a million blobs; a repository called blobs is one like any other."""
+    documents = opened(tmp_path)
+    called_blobs = ("docker.io", "blobs", "x", "_layout", "index.json")
+    for key in (KEY, called_blobs):
+        result(documents.write(key, b"{}", 0))
+    (tmp_path / "blobs" / "index.json").write_bytes(b"{}")
+    assert result(documents.list((), "index.json")) == sorted([KEY, called_blobs])
+
+
+def test_a_crash_at_any_step_leaves_the_old_document_or_the_new(tmp_path: Path) -> None:
+    """Never a part, never none; and the next process can write."""
+    names = ("open", "write", "fsync", "rename", "link", "unlink", "mkdir", "symlink")
+    finished, step = False, 0
+    while not finished:
+        documents = opened(tmp_path / str(step))
+        version = result(documents.write(KEY, b"old", 0))
+        version = result(documents.write(KEY, b"old" * 9, version))
+        with pytest.MonkeyPatch.context() as patch:
+            left = [step]
+            for name in names:
+                patch.setattr(os, name, _crashing(getattr(os, name), left))
+            try:
+                result(documents.write(KEY, b"new" * 50, version))
+                finished = True
+            except Crash:
+                pass
+        documents = opened(tmp_path / str(step))
+        data, version = result(documents.read(KEY))
+        assert data in (b"old" * 9, b"new" * 50)
+        result(documents.write(KEY, b"later", version))
+        step += 1
+    assert step > 5
+
+
+def _crashing(real: Any, left: list[int]) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if left[0] == 0:
+            raise Crash
+        left[0] -= 1
+        return real(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("call", ["mkdir", "rename", "fsync"])
+def test_a_write_that_the_disk_refused_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Whether it got as far as the rename or not: the same write with the same version succeeds afterwards."""
+    documents = opened(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "no room")
+
+    version = 0
+    for data in (b"one", b"two"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, refuse)
+            if not (call == "mkdir" and version):
+                with pytest.raises(OSError, match="no room"):
+                    result(documents.write(KEY, data, version))
+        version = result(documents.write(KEY, data, version))
+    assert result(documents.read(KEY)) == (b"two", version)
+
+
+def test_a_write_whose_folder_was_not_synced_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very first document was renamed into place and then the disk failed: later saves still succeed."""
+    documents = opened(tmp_path)
+
+    def half_done(path: Path, data: bytes, temporary: Path) -> None:
+        write_file(path, data, temporary)
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(documents_module, "write_file", half_done)
+        with pytest.raises(OSError, match="Input/output"):
+            result(documents.write(KEY, b"one", 0))
+    assert result(documents.write(KEY, b"one", 0)) == 1
+
+
+def test_a_crash_before_the_rebuilt_document_is_written_loses_nothing(tmp_path: Path) -> None:
+    """The next process finds the damaged document again, instead of none and an empty repository."""
+    documents = opened(tmp_path)
+    result(documents.write(KEY, b"{torn", 0))
+    first = result(documents.set_aside(KEY))
+    assert result(documents.read(KEY)) is None
+    documents = opened(tmp_path)
+    assert result(documents.read(KEY))[0] == b"{torn"
+    assert result(documents.set_aside(KEY)) == first, "set aside twice, kept once"
+    result(documents.write(KEY, b"whole", 0))
+    assert Path(first).read_bytes() == b"{torn"
+    assert result(documents.read(KEY)) == (b"whole", 1)
+    assert result(documents.read(previous(KEY))) is None
+
+
+def test_of_two_writes_at_the_same_time_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two threads too: the loser hears of it, and the winner's bytes are whole."""
+    documents = opened(tmp_path)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def waiting(path: Path, data: bytes, temporary: Path) -> None:
+        inside.set()
+        assert go_on.wait(10)
+        write_file(path, data, temporary)
+
+    monkeypatch.setattr(documents_module, "write_file", waiting)
+    outcome: list[Any] = []
+    first = threading.Thread(target=lambda: documents.write(KEY, b"first", 0).addBoth(outcome.append))
+    first.start()
+    assert inside.wait(10)
+    with pytest.raises(VersionConflict):
+        result(documents.write(KEY, b"second", 0))
+    go_on.set()
+    first.join(10)
+    assert outcome == [1]
+    assert result(documents.read(KEY)) == (b"first", 1)
+
+
+def test_a_large_document_is_read_whole(tmp_path: Path) -> None:
+    """A repository with very many tags is not cut off and taken for damaged."""
+    documents = opened(tmp_path)
+    size = 65 * 1024 * 1024
+    path = tmp_path / "repositories" / Path(*KEY)
+    make_folder(path.parent)
+    with open(path, "wb") as file:
+        file.truncate(size)
+    assert len(result(documents.read(KEY))[0]) == size

@@ -1,0 +1,118 @@
+"""The one table from errors to what clients see."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance import errors
+from appliance.registry.failures import internal, refusal
+from appliance.registry.responses import etag_matches, quotable
+
+UP = "docker.io"
+TABLE = [
+    (errors.DigestInvalid("x"), 400, "DIGEST_INVALID"),
+    (errors.NameInvalid("x"), 400, "NAME_INVALID"),
+    (errors.TagInvalid("x"), 400, "TAG_INVALID"),
+    (errors.PathInvalid("x"), 400, "NAME_INVALID"),
+    (errors.NamespaceConflict("x"), 400, "NAME_INVALID"),
+    (errors.QueryInvalid("x"), 400, "PAGINATION_NUMBER_INVALID"),
+    (errors.RangeInvalid("x"), 400, "RANGE_INVALID"),
+    (errors.RangeUnsatisfiable(7), 416, "RANGE_INVALID"),
+    (errors.UpstreamUnknown("x"), 404, "NAME_UNKNOWN"),
+    (errors.NotPermitted("x"), 403, "DENIED"),
+    (errors.NotHeld("x"), 404, "MANIFEST_UNKNOWN"),
+    (errors.Offline("x"), 404, "MANIFEST_UNKNOWN"),
+    (errors.Unsupported("x"), 405, "UNSUPPORTED"),
+    (errors.UpstreamMissing(UP, "x"), 404, "MANIFEST_UNKNOWN"),
+    (errors.UpstreamMissing(UP, "x", True), 404, "NAME_UNKNOWN"),
+    (errors.UpstreamDenied(UP, "x"), 404, "NAME_UNKNOWN"),
+    (errors.UpstreamRateLimited(UP, "x"), 429, "TOOMANYREQUESTS"),
+    (errors.UpstreamTimeout(UP, "x"), 504, "UNAVAILABLE"),
+    (errors.UpstreamUnavailable(UP, "x"), 502, "UNAVAILABLE"),
+    (errors.UpstreamInvalid(UP, "x"), 502, "UNAVAILABLE"),
+    (errors.UpstreamRefused(UP, "x"), 502, "UNAVAILABLE"),
+    (errors.RangeIgnored(UP, "x"), 502, "UNAVAILABLE"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "code"), TABLE, ids=lambda each: type(each).__name__)
+def test_each_error_has_its_status_and_code(error: Exception, status: int, code: str) -> None:
+    """As an OCI error document with the error's own words."""
+    told = refusal(error, "manifest")
+    assert told is not None and told.status == status
+    document = json.loads(told.body)["errors"]
+    assert [each["code"] for each in document] == [code] and document[0]["message"] == str(error)
+
+
+def test_every_error_that_an_upstream_or_a_request_can_cause_is_in_the_table() -> None:
+    """A new one without a row would be an internal error to clients."""
+    ours = {errors.ConfigError, errors.ManifestInvalid, errors.PullcacheError, errors.UpstreamError}
+    classes = {
+        each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, errors.PullcacheError)
+    }
+    stored = {each for each in classes if issubclass(each, errors.StoreError)}
+    assert classes - stored - ours == {type(error) for error, _, _ in TABLE}
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("manifest", "MANIFEST_UNKNOWN"), ("blob", "BLOB_UNKNOWN"), ("tags", "NAME_UNKNOWN"), ("other", "NAME_UNKNOWN")],
+)
+def test_what_is_missing_is_named_by_its_kind(kind: str, code: str) -> None:
+    """podman falls back to another mirror on BLOB_UNKNOWN."""
+    for error in (errors.NotHeld("x"), errors.Offline("x"), errors.UpstreamMissing(UP, "x")):
+        told = refusal(error, kind)
+        assert told is not None and json.loads(told.body)["errors"][0]["code"] == code
+
+
+def test_headers_of_refusals() -> None:
+    """Retry-After in whole seconds, rounded up; the size with 416; the methods with 405."""
+
+    def headers(error: Exception) -> dict[str, str]:
+        told = refusal(error, "blob")
+        assert told is not None
+        return told.headers
+
+    assert headers(errors.UpstreamRateLimited(UP, "x", 1.2)) == {"Retry-After": "2"}
+    assert headers(errors.UpstreamRateLimited(UP, "x")) == {"Retry-After": "60"}
+    assert headers(errors.RangeUnsatisfiable(7)) == {"Content-Range": "bytes */7"}
+    assert headers(errors.Unsupported("x")) == {"Allow": "GET, HEAD"}
+    assert headers(errors.UpstreamDenied(UP, "x")) == {}
+
+
+def test_a_mistake_of_ours_tells_nothing() -> None:
+    """No text of the exception reaches the client."""
+    assert refusal(ZeroDivisionError("secret"), "blob") is None
+    assert internal().status == 500 and b"secret" not in internal().body
+
+
+@given(st.text())
+def test_a_warning_fits_into_a_header(text: str) -> None:
+    """Printable ASCII without quotes and backslashes, bounded."""
+    safe = quotable(text)
+    assert safe.isascii() and (safe.isprintable() or not safe) and not set(safe) & {'"', "\\"} and len(safe) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("values", "matches"),
+    [
+        (["d"], True),
+        (['"d"'], True),
+        (['W/"d"'], True),
+        (["*"], True),
+        (['"a", "d"'], True),
+        (['"a"', '"d"'], True),
+        (['"a"'], False),
+        ([""], False),
+        ([], False),
+        (['"dd"'], False),
+    ],
+)
+def test_an_entity_tag_in_any_clothes(values: list[str], matches: bool) -> None:
+    """Quoted, bare, weak, in lists and several lines (RFC 9110 section 13.1.2)."""
+    assert etag_matches(values, "d") is matches

@@ -1,0 +1,89 @@
+"""Which upstream and repository a request means."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.errors import NameInvalid, NamespaceConflict, UpstreamUnknown
+from appliance.registry.routing import Target, target
+from appliance.settings import Settings, UpstreamSettings
+
+SETTINGS = Settings(
+    upstreams={
+        "docker.io": UpstreamSettings(name="docker.io", urls=("https://x",), aliases=("hub",), kind="dockerhub"),
+        "ghcr.io": UpstreamSettings(name="ghcr.io", urls=("https://y",)),
+        "reg.lan:5000": UpstreamSettings(name="reg.lan:5000", urls=("https://z",)),
+    }
+)
+
+
+def route(name: str, *namespaces: str, default: str | None = "docker.io") -> Target:
+    return target(name, namespaces, default, SETTINGS.upstream_for)
+
+
+@pytest.mark.parametrize(
+    ("name", "namespaces", "expected"),
+    [
+        ("nginx", [], Target("docker.io", "nginx")),
+        ("library/nginx", [], Target("docker.io", "library/nginx")),
+        ("docker.io/library/nginx", [], Target("docker.io", "library/nginx")),
+        ("Docker.IO/nginx", [], Target("docker.io", "nginx")),
+        ("hub/nginx", [], Target("docker.io", "nginx")),
+        ("index.docker.io/nginx", [], Target("docker.io", "nginx")),
+        ("registry-1.docker.io/nginx", [], Target("docker.io", "nginx")),
+        ("ghcr.io:443/a/b", [], Target("ghcr.io", "a/b")),
+        ("reg.lan:5000/a/b", [], Target("reg.lan:5000", "a/b")),
+        ("a/b", ["ghcr.io"], Target("ghcr.io", "a/b", "ghcr.io")),
+        ("a/b", ["reg.lan:5000"], Target("reg.lan:5000", "a/b", "reg.lan:5000")),
+        ("a/b", ["Hub"], Target("docker.io", "a/b", "Hub")),
+        ("ghcr.io/a", ["ghcr.io"], Target("ghcr.io", "a")),
+        ("ghcr.io/a", ["unknown.example"], Target("ghcr.io", "a")),
+        ("hub/a", ["docker.io"], Target("docker.io", "a")),
+        ("ghcr.io", [], Target("docker.io", "ghcr.io")),
+    ],
+)
+def test_the_path_then_ns_then_the_default(name: str, namespaces: list[str], expected: Target) -> None:
+    """In this order; what chose the upstream is not part of the repository's name."""
+    assert route(name, *namespaces) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "namespaces", "error"),
+    [
+        ("a", ["ghcr.io", "ghcr.io"], NamespaceConflict),
+        ("ghcr.io/a", ["docker.io"], NamespaceConflict),
+        ("a", ["evil.example"], UpstreamUnknown),
+        ("a", [""], UpstreamUnknown),
+        ("evil.example/a", [], UpstreamUnknown),
+        ("localhost:80/a", [], UpstreamUnknown),
+        ("A", [], NameInvalid),
+        ("docker.io/", [], NameInvalid),
+        ("docker.io/../etc", [], NameInvalid),
+        ("a//b", [], NameInvalid),
+        ("a/b/", [], NameInvalid),
+        ("a", ["ghcr.io/x"], UpstreamUnknown),
+    ],
+)
+def test_what_means_nothing_is_refused(name: str, namespaces: list[str], error: type[Exception]) -> None:
+    """A conflict is the client's mistake, an unknown upstream is never guessed."""
+    with pytest.raises(error):
+        route(name, *namespaces)
+
+
+def test_without_a_default_a_bare_name_means_nothing() -> None:
+    """Nor does it become anything by chance."""
+    with pytest.raises(UpstreamUnknown):
+        route("nginx", default=None)
+
+
+@given(st.text(max_size=300), st.lists(st.text(max_size=20), max_size=2))
+def test_whatever_comes_a_target_is_a_configured_upstream_and_a_valid_name(name: str, namespaces: list[str]) -> None:
+    """Anything else is one of the three refusals."""
+    try:
+        found = route(name, *namespaces)
+    except (NameInvalid, NamespaceConflict, UpstreamUnknown):
+        return
+    assert found.upstream in SETTINGS.upstreams
+    assert not set(found.repository) - set("abcdefghijklmnopqrstuvwxyz0123456789._-/")

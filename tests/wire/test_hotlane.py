@@ -1,0 +1,215 @@
+"""The hot lane gives what the routes give, and only to requests that cannot mean anything else."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.errors import UpstreamUnavailable
+from appliance.oci.digest import Digest
+from appliance.settings import ListenSettings
+from tests.doubles.pullthrough import CONFIG
+from tests.wire.line import IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, parse, request
+
+HOT = [
+    ("GET", manifest()),
+    ("HEAD", manifest()),
+    ("GET", manifest(Digest.of(IMAGE))),
+    ("HEAD", manifest(Digest.of(IMAGE))),
+    ("GET", blob(LAYER)),
+    ("HEAD", blob(LAYER)),
+    ("GET", blob(b"")),
+    ("GET", "/v2/docker.io/app/manifests/v1"),
+    ("GET", "/v2/team/app/manifests/latest?ns=ghcr.io"),
+    ("HEAD", "/v2/team/app/manifests/latest?ns=ghcr.io"),
+]
+
+
+class Counter:
+    """Counts what the hot lane answers."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.served = 0
+        self._lane = shop.listener._lane
+        self._serve = self._lane.serve
+        self._lane.serve = self._counted  # type: ignore[method-assign]
+
+    def _counted(self, transport: object, data: bytes) -> bool:
+        served = self._serve(transport, data)
+        self.served += served
+        return served
+
+
+def held(**more: object) -> Shop:
+    """Everything is held, and nothing prepared."""
+    shop = Shop(**more)  # type: ignore[arg-type]
+    for path in (
+        manifest(),
+        manifest("v1"),
+        "/v2/team/app/manifests/latest?ns=ghcr.io",
+        blob(LAYER),
+        blob(LARGE),
+        blob(CONFIG),
+        blob(b""),
+    ):
+        shop.get(path)
+    shop.listener.configure(shop.settings, shop.listen)
+    shop.accounts.told.clear()
+    return shop
+
+
+@pytest.mark.parametrize(("method", "path"), HOT)
+def test_both_ways_give_the_same_bytes_and_the_same_account(method: str, path: str) -> None:
+    """Byte for byte but the moment, with every header in its place, and one like line in log and counters."""
+    shop = held()
+    counter = Counter(shop)
+    routed, hot = shop.ask(method, path), shop.ask(method, path)
+    assert counter.served == 1
+    assert hot.undated == routed.undated
+    assert hot["Cache-Status"] == "pullcache; hit"
+    first, second = shop.accounts.told
+    assert first == second
+
+
+def test_its_date_is_that_of_now() -> None:
+    """In the form of RFC 9110, and moving."""
+    shop = held()
+    shop.get(blob(LAYER))
+    assert shop.get(blob(LAYER))["Date"] == "Fri, 15 Jan 2027 08:00:00 GMT"
+    shop.clock.advance(3600.0)
+    assert shop.get(blob(LAYER))["Date"] == "Fri, 15 Jan 2027 09:00:00 GMT"
+
+
+ODD = [
+    [("Range", "bytes=0-1")],
+    [("If-None-Match", '"x"')],
+    [("If-Range", '"x"')],
+    [("if-modified-since", "x")],
+    [("Connection", "close")],
+    [("Connection", "keep-alive")],
+    [("Expect", "100-continue")],
+    [("Content-Length", "0")],
+    [("Authorization", "Basic eDp5")],
+    [("Cookie", "a=b")],
+    [("Upgrade", "h2c")],
+    [("RANGE", "bytes=0-1")],
+    [(f"X-{n}", "a") for n in range(80)],
+]
+
+
+@pytest.mark.parametrize("fields", ODD, ids=lambda fields: fields[0][0])
+def test_a_header_that_could_change_the_answer_takes_the_route(fields: list[tuple[str, str]]) -> None:
+    """And gets what the route gives, whatever was prepared."""
+    shop = held()
+    plain = shop.get(blob(LAYER))
+    counter = Counter(shop)
+    line = Line(shop.listener).send(request("GET", blob(LAYER), fields))
+    answer, _ = parse(line.received().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n"), "GET")
+    assert counter.served == 0
+    assert answer.status == (206 if fields[0][0].lower() == "range" else 200)
+    assert plain.status == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request("GET", blob(LAYER), version="HTTP/1.0"),
+        request("GET", blob(LAYER)).replace(b"\r\n", b"\n"),
+        request("GET", blob(LAYER)).replace(b"Host: ", b"Host : "),
+        request("GET", blob(LAYER)).replace(b"Host: ", b" folded\r\nHost: "),
+        request("GET", blob(LAYER))[:-2] + b"X: a\r\n b\r\n\r\n",
+        request("GET", blob(LAYER))[:-2] + b"X: \x00\r\n\r\n",
+        request("GET", blob(LAYER)) + request("GET", "/v2/"),
+        request("GET", blob(LAYER)) + b"x",
+        request("POST", blob(LAYER)),
+    ],
+    ids=range(9),
+)
+def test_anything_but_one_plain_request_takes_the_route(data: bytes) -> None:
+    """Other versions, line ends, odd or folded lines, several requests in one read."""
+    shop = held()
+    shop.get(blob(LAYER))
+    counter = Counter(shop)
+    Line(shop.listener).send(data)
+    assert counter.served == 0
+
+
+def test_a_request_in_two_pieces_takes_the_route_and_gets_the_same() -> None:
+    """No half is mistaken for a whole."""
+    shop = held()
+    shop.get(blob(LAYER))
+    counter, data = Counter(shop), request("GET", blob(LAYER))
+    shop.line.send(data[:30]).send(data[30:])
+    assert shop.line.answers("GET")[0].body == LAYER
+    assert counter.served == 0
+
+
+def test_it_never_overtakes_an_answer_under_way() -> None:
+    """Pipelined behind a slow request, the prepared answer comes second."""
+    shop = held()
+    shop.get(blob(LAYER))
+    shop.hub.hang("head")
+    shop.line.send(request("GET", manifest("multi")))
+    shop.line.send(request("GET", blob(LAYER)))
+    assert shop.line.received() == b""
+    shop.hub.hanging[0].answer()
+    first, second = shop.line.answers("GET", "GET")
+    assert second.body == LAYER and first.status == 200
+
+
+def test_a_tag_leaves_it_when_it_is_stale() -> None:
+    """From that moment the upstream is asked again; a digest stays."""
+    shop = held()
+    for _ in range(2):
+        shop.get(manifest()), shop.get(manifest(Digest.of(IMAGE)))
+    counter = Counter(shop)
+    shop.clock.advance(59.0)
+    shop.get(manifest())
+    assert counter.served == 1
+    shop.clock.advance(2.0)
+    asked = shop.calls()
+    assert shop.get(manifest())["Cache-Status"] == "pullcache; fwd=stale; fwd-status=304"
+    assert shop.calls() == asked + 1 and counter.served == 1
+    shop.get(manifest(Digest.of(IMAGE)))
+    assert counter.served == 2
+
+
+def test_a_new_configuration_empties_it() -> None:
+    """What is no longer meant or allowed is not served from memory."""
+    shop = held()
+    shop.get(manifest()), shop.get(manifest())
+    shop.listener.configure(shop.settings, ListenSettings(default_upstream=None))
+    assert shop.get(manifest()).status == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [blob(LARGE), "/v2/", "/v2/app/tags/list", manifest("-bad"), manifest("absent"), "/v2/none.test/a/manifests/b"],
+)
+def test_what_is_large_short_lived_or_wrong_is_not_prepared(path: str) -> None:
+    """Large blobs go by sendfile, lists and errors are made anew each time."""
+    shop = held()
+    counter = Counter(shop)
+    for _ in range(3):
+        shop.get(path)
+    assert counter.served == 0
+
+
+def test_an_answer_to_a_closing_client_is_not_prepared_for_others() -> None:
+    """Its Connection: close would close theirs."""
+    shop = held()
+    shop.ask("GET", manifest(), [("Connection", "close")])
+    shop.line.ask("GET", manifest())
+    assert not shop.line.closed
+    shop.line.ask("GET", manifest())
+    assert not shop.line.closed
+
+
+def test_stale_answers_are_not_prepared() -> None:
+    """A Warning is said each time anew, and the upstream is asked each time."""
+    shop = held()
+    shop.clock.advance(100.0)
+    shop.hub.fail(UpstreamUnavailable("docker.io", "down"))
+    counter = Counter(shop)
+    for _ in range(3):
+        assert shop.get(manifest())["Warning"] is not None
+    assert counter.served == 0
