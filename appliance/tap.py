@@ -180,7 +180,7 @@ class PullcacheService(Service):
         settings, clock = self._settings, self._reactor
         threads = DiskThreads(self._reactor, self._pool)
         self._store = store = FilesystemBlobStore(settings.store, threads)
-        documents = FilesystemDocuments(settings.store, threads)
+        self._documents = documents = FilesystemDocuments(settings.store, threads)
         self._repositories = repositories = Repositories(documents)
         self._flights = flights = Flights(store, clock)
         links = Links(store)
@@ -215,7 +215,10 @@ class PullcacheService(Service):
         for listener, listen in zip(self._listeners, self._settings.listen, strict=True):
             self._open(listen.endpoint, listener.site)
         if self._settings.admin is not None:
-            self._open(self._settings.admin.endpoint, AdminApp(self._metrics, self._store.probe).site())
+            self._open(self._settings.admin.endpoint, AdminApp(self._metrics, self._probe).site())
+
+    def _probe(self) -> Deferred[None]:
+        return self._store.probe().addCallback(lambda _: self._documents.probe())
 
     def _open(self, endpoint: str, factory: IProtocolFactory) -> None:
         """Listen, or say in one line why not: every endpoint here binds its port before it returns."""

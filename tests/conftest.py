@@ -46,6 +46,12 @@ def logged_errors(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any
     assert not left, f"left on the reactor: {left}"
 
 
+def pytest_collection_finish() -> None:
+    """What is there before the first test is not looked through after each."""
+    gc.collect()
+    gc.freeze()
+
+
 def _pending() -> list[Any]:
     """The calls on the reactor; Any, since IDelayedCall does not promise the function."""
     return list(reactor.getDelayedCalls())

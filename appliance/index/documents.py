@@ -51,6 +51,10 @@ class FilesystemDocuments:
         """See L{IDocuments.list}."""
         return self._threads.call(self._list, prefix, name)
 
+    def probe(self) -> Deferred[None]:
+        """Fires when the documents can be read; fails with L{OSError} when they cannot."""
+        return self._threads.call(os.listdir, self._root).addCallback(lambda _: None)
+
     def _path(self, key: Key) -> Path:
         return self._root.joinpath(*safe(key))
 

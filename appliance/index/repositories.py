@@ -68,8 +68,8 @@ class Repositories:
         self._loaded[repository.upstream, repository.name].touched = True
 
     def flush(self) -> Deferred[None]:
-        """Write what was touched; failures are logged."""
-        touched = [document for document in self._loaded.values() if document.touched]
+        """Write what was touched, and wait for what is being written; failures are logged."""
+        touched = [document for document in self._loaded.values() if document.touched or document.writing]
         saves = [self.save(document.repository).addErrback(self._not_saved, document) for document in touched]
         return DeferredList(saves).addCallback(lambda _: None)
 

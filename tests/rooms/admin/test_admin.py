@@ -196,7 +196,7 @@ class AccessLogTests(SynchronousTestCase):
         """A busy second costs a few writes, an idle one none, and no line waits longer than the interval."""
         for number in range(100):
             self.add(f"/{number}")
-        self.assertEqual(self.written, [])
+        self.assertEqual((self.written, len(self.clock.getDelayedCalls())), ([], 1))
         self.clock.advance(INTERVAL)
         self.assertEqual(len(self.written), 1)
         self.assertEqual([line.split()[3] for line in self.written[0].splitlines()], [f"/{n}" for n in range(100)])

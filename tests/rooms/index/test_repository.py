@@ -183,6 +183,16 @@ def test_foreign_documents_are_damage(data: bytes) -> None:
     damaged_or_read(data)
 
 
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "now", ""])
+def test_a_time_that_cannot_be_written_again_is_damage(time: str) -> None:
+    """Else every later save of the repository would fail; the manifest is salvaged all the same."""
+    data = sample().encode().replace(b"2023-11-14T22:13:20Z", time.encode(), 1)
+    with pytest.raises(DocumentDamaged):
+        Repository.decode("docker.io", "library/nginx", data)
+    salvaged = Repository.salvage("docker.io", "library/nginx", data)
+    assert (salvaged.manifests, len(salvaged.tags)) == (sample().manifests, 3)
+
+
 @pytest.mark.parametrize("data", [b"[" * 200_000, b'{"mediaType":' * 50_000, b'{"manifests":' + b"9" * 9000 + b"}"])
 def test_documents_made_to_exhaust_a_parser_are_damage(data: bytes) -> None:
     """Depth and length of numbers end in the same clear error."""
