@@ -186,3 +186,46 @@ class VersionConflict(StoreError):
 
 class BlobDamaged(StoreError):
     """Bytes that were to become a blob do not have its digest or its size."""
+
+
+# -- bundles --------------------------------------------------------------------------------------------------------
+
+
+class BundleError(PullcacheError):
+    """
+    An archive cannot be used, or cannot be made as asked.
+
+    The message names the file, the entry and the next step.
+    """
+
+
+class BundleUnreadable(BundleError):
+    """The file is none of the archive formats known here, or cannot be read at all."""
+
+
+class BundleDamaged(BundleError):
+    """The archive is not what it was when it was made: truncated, changed, or made to deceive."""
+
+
+class BundleUntrusted(BundleError):
+    """The signature is missing, wrong, or by a key that is not trusted here."""
+
+
+class BundleTooNew(BundleError):
+    """The archive's format has a major version that is not known here."""
+
+
+class BundleIncomplete(BundleError):
+    """
+    Something the archive builds on is neither in it nor held: a volume, or a blob of an earlier bundle.
+
+    @ivar missing: digests that are lacking, as text; may be empty when whole volumes are.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class BundleConflict(BundleError):
+    """A tag means something else here already, and the import was told to refuse that."""

@@ -22,6 +22,10 @@ GROUND = SHARED | {"flow"}
 PROVIDERS = frozenset({"upstream", "store", "index"})
 DECISIONS = GROUND | PROVIDERS
 FRONTS = DECISIONS | {"cache", "bundle"}
+#: An archive knows what is held, and no upstream.
+ARCHIVED = GROUND | {"store", "index"}
+#: The command talks to a running appliance and reads archives; it opens nothing of the store.
+COMMAND = VALUES | {"bundle", "units"}
 WRITTEN = frozenset({"units", "yamltree", "config", "description"})
 EVERYTHING = FRONTS | WRITTEN | {"registry", "admin", "cli", "tap"}
 
@@ -38,10 +42,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "flow": SEAMS,
     **dict.fromkeys(PROVIDERS, GROUND),
     "cache": DECISIONS,
-    "bundle": DECISIONS,
+    "bundle": ARCHIVED,
     "registry": FRONTS,
     "admin": FRONTS,
-    "cli": FRONTS,
+    "cli": COMMAND,
     "tap": EVERYTHING - {"tap"},
     "plugins": EVERYTHING,
 }
@@ -59,6 +63,13 @@ ONLY_IN: dict[str, frozenset[str]] = {
     "yaml": frozenset({"yamltree"}),
     "twisted.internet.reactor": frozenset({"tap"}),
     "twisted": frozenset(MAY_IMPORT) - VALUES - WRITTEN - {"settings"},
+}
+
+#: The only modules in which a module, or anything below it, may be imported; a folder stands for all below it.
+ONLY_AT: dict[str, frozenset[str]] = {
+    "cryptography": frozenset({"appliance/bundle/minisign.py", "appliance/upstream/trust.py"}),
+    "zstandard": frozenset({"appliance/bundle/wrapping.py"}),
+    "rich": frozenset({"appliance/cli"}),
 }
 
 Import = tuple[Path, int, str]
@@ -125,13 +136,18 @@ def unplaced_rooms(root: Path) -> list[str]:
 
 
 def stray_libraries(root: Path) -> list[str]:
-    """Imports of a library outside the rooms it is kept in."""
+    """Imports of a library outside the rooms, or the modules, it is kept in."""
     return [
         f"{path}:{line}: {room_of(path) or 'appliance'} imports {name}"
         for path, line, name in imported(root)
-        for module, rooms in ONLY_IN.items()
-        if is_below(name, module) and room_of(path) not in rooms
+        if any(is_below(name, module) and room_of(path) not in rooms for module, rooms in ONLY_IN.items())
+        or any(is_below(name, module) and not is_at(path, places) for module, places in ONLY_AT.items())
     ]
+
+
+def is_at(path: Path, places: frozenset[str]) -> bool:
+    """Whether a module is one of C{places}, or below one."""
+    return not places.isdisjoint(map(str, (path, *path.parents)))
 
 
 def packages_among_plugins(root: Path) -> list[str]:
@@ -229,6 +245,12 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/cache/flights.py", "from appliance.registry import routes"),
         ("appliance/cache/flights.py", "from appliance.bundle import volume"),
         ("appliance/bundle/volume.py", "from appliance.cache import flights"),
+        ("appliance/bundle/volume.py", "from appliance.upstream import access"),
+        ("appliance/bundle/volume.py", "from appliance.units import size"),
+        ("appliance/bundle/volume.py", "from ..registry import failures"),
+        ("appliance/cli/status.py", "from appliance.store import blobs"),
+        ("appliance/cli/status.py", "from appliance.cache import flights"),
+        ("appliance/cli/status.py", "from ..admin import health"),
         ("appliance/registry/routes.py", "from appliance.admin import health"),
         ("appliance/admin/health.py", "from appliance.registry import routes"),
         ("appliance/cli/status.py", "from appliance.tap import makeService"),
@@ -262,6 +284,15 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
         ("appliance/upstream/adapters/hub.py", "from ..agent import Agent\nfrom ...oci import digest"),
         ("appliance/cache/flights.py", "from appliance import settings, store, index, upstream, flow"),
         ("appliance/registry/routes.py", "from appliance.cache import flights\nfrom appliance import __version__"),
+        (
+            "appliance/bundle/volume.py",
+            "from appliance import settings, store, index, flow\nfrom . import tar",
+        ),
+        (
+            "appliance/cli/verify.py",
+            "from appliance.bundle import tar\nfrom ..oci import digest\nimport appliance.units",
+        ),
+        ("appliance/admin/exports.py", "from appliance.bundle import exporter\nfrom appliance.cache import flights"),
         ("appliance/tap.py", "from appliance import registry, admin, cli, cache, store, oci, config, description"),
         ("plugins/pullcache_plugin.py", "import appliance.tap"),
         ("appliance/store/blobs.py", "import applianceindex\nfrom other.appliance import index"),
@@ -303,6 +334,13 @@ def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
         ("appliance/__init__.py", "import yaml"),
         ("appliance/oci/digest.py", "from twisted.python import log"),
         ("appliance/errors.py", "import twisted"),
+        ("appliance/bundle/archive.py", "from cryptography.hazmat.primitives import hashes"),
+        ("appliance/cli/keys.py", "import cryptography"),
+        ("appliance/bundle/importer.py", "import zstandard"),
+        ("appliance/cli/verify.py", "import zstandard"),
+        ("appliance/bundle/importer.py", "import treq"),
+        ("appliance/bundle/importer.py", "from rich.progress import Progress"),
+        ("appliance/admin/exports.py", "import rich"),
     ],
 )
 def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source: str) -> None:
@@ -319,6 +357,10 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/upstream/adapters/hub.py", "from twisted.web._newclient import ResponseFailed"),
         ("appliance/cli/status.py", "import treq\nfrom twisted.web import client"),
         ("appliance/yamltree.py", "import yaml"),
+        ("appliance/bundle/minisign.py", "from cryptography.exceptions import InvalidSignature"),
+        ("appliance/upstream/trust.py", "import cryptography.x509"),
+        ("appliance/bundle/wrapping.py", "import zstandard"),
+        ("appliance/cli/screen.py", "import rich.table\nimport richer, cryptographies"),
         ("appliance/tap.py", "from twisted.internet import reactor"),
         ("appliance/registry/routes.py", "from twisted.web import http\nfrom twisted.internet import defer"),
         ("appliance/cache/flights.py", "from twisted.internet.interfaces import IReactorTime\nimport kleins, treqs"),

@@ -26,8 +26,12 @@ class FilesystemDocuments:
     The document before the last one is kept beside it as C{.<name>.previous}, for a rebuild.
     """
 
-    def __init__(self, root: Path, threads: IThreads) -> None:
-        self._root = root / "repositories"
+    def __init__(self, root: Path, threads: IThreads, folder: str = "repositories") -> None:
+        """
+        @param root: the store.
+        @param folder: the folder of it that holds these documents.
+        """
+        self._root = root / folder
         self._blobs = root / "blobs"
         self._threads = threads
         # 0: there is none, or it was set aside.

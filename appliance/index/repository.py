@@ -8,6 +8,7 @@ C{annotations.md}); a manifest held without a tag is a descriptor without it. Wh
 on a tag's descriptor
 ``io.pullcache.tagged``  when the tag was first seen to mean this digest, RFC 3339 UTC
 ``io.pullcache.checked`` when the upstream last said so
+``io.pullcache.pinned``  id of the bundle that brought it; on manifests without a tag as well
 on the index
 ``io.pullcache.blobs``   JSON object of digest to size: blobs the upstream gave in this repository that no manifest
                          held here names
@@ -31,6 +32,7 @@ from appliance.oci.names import parse_tag
 REF_NAME = "org.opencontainers.image.ref.name"
 TAGGED = "io.pullcache.tagged"
 CHECKED = "io.pullcache.checked"
+PINNED = "io.pullcache.pinned"
 BLOBS = "io.pullcache.blobs"
 
 # How a descriptor begins, whatever blanks somebody's editor put there.
@@ -71,11 +73,13 @@ class Tag:
     @ivar digest: the manifest's digest.
     @ivar tagged_at: when it was first seen to mean this, seconds since the epoch.
     @ivar checked_at: when the upstream last said so, seconds since the epoch; 0 when that is not known.
+    @ivar pinned: id of the bundle that brought it, which keeps it from eviction; C{None} when an upstream did.
     """
 
     digest: Digest
     tagged_at: float
     checked_at: float
+    pinned: str | None = None
 
 
 class Repository:
@@ -85,6 +89,7 @@ class Repository:
     @ivar tags: by name; each tag's manifest is in L{manifests}.
     @ivar manifests: manifests held, by digest.
     @ivar blobs: sizes of blobs that the upstream gave here, by digest.
+    @ivar pinned: manifests that a bundle brought without a tag, with its id.
     """
 
     def __init__(self, upstream: str, name: str) -> None:
@@ -93,25 +98,30 @@ class Repository:
         self.tags: dict[str, Tag] = {}
         self.manifests: dict[Digest, Held] = {}
         self.blobs: dict[Digest, int] = {}
+        self.pinned: dict[Digest, str] = {}
 
     def hold(self, digest: Digest, media_type: str, size: int) -> None:
         """Note a manifest; the first media type a digest came with stays."""
         self.manifests.setdefault(digest, Held(media_type, size))
 
-    def tag(self, name: str, digest: Digest, now: float) -> bool:
-        """Let the tag mean C{digest}, a manifest held; whether it meant something else before."""
+    def tag(self, name: str, digest: Digest, now: float, pinned: str | None = None) -> bool:
+        """
+        Let the tag mean C{digest}, a manifest held; whether it meant something else before.
+
+        @param pinned: the bundle that says so, C{None} for an upstream; a pin stays while the digest does.
+        """
         before = self.tags.get(name)
         if before is not None and before.digest == digest:
-            self.tags[name] = replace(before, checked_at=now)
+            self.tags[name] = replace(before, checked_at=now, pinned=pinned or before.pinned)
             return False
-        self.tags[name] = Tag(digest, now, now)
+        self.tags[name] = Tag(digest, now, now, pinned)
         return True
 
     def encode(self) -> bytes:
         """The index document."""
         tagged = {tag.digest for tag in self.tags.values()}
         entries = [self._entry(tag.digest, _annotations(name, tag)) for name, tag in sorted(self.tags.items())]
-        entries += [self._entry(digest, {}) for digest in self.manifests if digest not in tagged]
+        entries += [self._entry(digest, self._pin(digest)) for digest in self.manifests if digest not in tagged]
         annotations = {"io.pullcache.upstream": self.upstream, "io.pullcache.repository": self.name}
         if self.blobs:
             annotations[BLOBS] = json.dumps({str(digest): size for digest, size in self.blobs.items()})
@@ -153,16 +163,23 @@ class Repository:
         held = self.manifests[digest]
         return Entry(held.media_type, str(digest), held.size, annotations)
 
+    def _pin(self, digest: Digest) -> dict[str, str]:
+        return {PINNED: self.pinned[digest]} if digest in self.pinned else {}
+
     def _admit(self, entry: Entry) -> None:
         digest = Digest.parse(entry.digest)
         self.hold(digest, entry.media_type, entry.size)
+        pinned = entry.annotations.get(PINNED)
         if (name := entry.annotations.get(REF_NAME)) is not None:
             tagged_at = _seconds(entry.annotations.get(TAGGED))
-            self.tags[parse_tag(name)] = Tag(digest, tagged_at, _seconds(entry.annotations.get(CHECKED)))
+            self.tags[parse_tag(name)] = Tag(digest, tagged_at, _seconds(entry.annotations.get(CHECKED)), pinned)
+        elif pinned is not None:
+            self.pinned[digest] = pinned
 
 
 def _annotations(name: str, tag: Tag) -> dict[str, str]:
-    return {REF_NAME: name, TAGGED: _rfc3339(tag.tagged_at), CHECKED: _rfc3339(tag.checked_at)}
+    said = {REF_NAME: name, TAGGED: _rfc3339(tag.tagged_at), CHECKED: _rfc3339(tag.checked_at)}
+    return said if tag.pinned is None else said | {PINNED: tag.pinned}
 
 
 def _rfc3339(seconds: float) -> str:

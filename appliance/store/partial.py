@@ -144,7 +144,12 @@ class PartialBlob:
             raise BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}")
         os.fsync(fd)
         held = self._final.exists()
-        os.rename(self._path, self._final)
+        try:
+            os.rename(self._path, self._final)
+        except FileNotFoundError:
+            # An import and a flight may bring the same blob at once, into the same file; one of them was first.
+            if not held:
+                raise
         fsync_folder(self._final.parent)
         self._note.unlink(missing_ok=True)
         if not held:
