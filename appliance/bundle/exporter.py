@@ -1,0 +1,277 @@
+"""
+Exporting: from what somebody asked for to a bundle that can be sent.
+
+The same store, the same selection, the same bytes: nothing in a bundle is taken from the clock, and C{created} is when
+the newest tag inside came to mean what it means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from appliance.bundle import imagelayout
+from appliance.bundle.closure import Closure, closure
+from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile, encode, plain_file, sealed
+from appliance.bundle.draft import Draft
+from appliance.bundle.export import Export, Layout, LeftOut
+from appliance.bundle.referrers import Kinship, kinship, subject_of, tags_of
+from appliance.bundle.selection import Candidate, Chooser, Selection, UpstreamFor
+from appliance.bundle.volumes import Piece, pack
+from appliance.errors import BlobDamaged, BundleError, NotHeld
+from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
+from appliance.interfaces import IBlobStore, IThreads
+from appliance.oci.digest import Digest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES
+
+LastPulled = Callable[[str, str, str], float | None]
+"""When a tag or digest of (upstream, repository) was last pulled, seconds since the epoch; C{None} when not known."""
+
+Volumes = tuple[tuple[Piece, ...], ...]
+"""The pieces of blobs in each volume."""
+
+_PIECE = 1024 * 1024
+#: So often at most is the packing done again because the list of contents grew with it.
+_ATTEMPTS = 10
+
+
+def never(upstream: str, repository: str, reference: str) -> float | None:
+    """No pull is known of anything."""
+    return None
+
+
+class Exporter:
+    """Plans bundles of what one store holds."""
+
+    def __init__(
+        self,
+        store: IBlobStore,
+        repositories: Repositories,
+        threads: IThreads,
+        site: str,
+        upstream_for: UpstreamFor,
+        last_pulled: LastPulled = never,
+    ) -> None:
+        """
+        @param site: the stable id of this appliance.
+        """
+        self._store = store
+        self._repositories = repositories
+        self._threads = threads
+        self._site = site
+        self._upstream_for = upstream_for
+        self._last_pulled = last_pulled
+
+    async def plan(self, selection: Selection) -> Export:
+        """
+        Find out what is to be exported. Reads documents only, save for blobs larger than a volume, which are hashed.
+
+        @return: a bundle with the references that are whole; what else was asked for is named in it.
+        @raise BundleError: the selection makes no sense, or so small a volume does not.
+        """
+        chooser = Chooser(selection, self._upstream_for)
+        gathering = _Gathering(self._store, chooser, selection, self._last_pulled)
+        for upstream, name in await self._repositories.names():
+            if chooser.concerns(upstream, name):
+                await gathering.visit(await self._repositories.get(upstream, name))
+        draft = gathering.draft
+        bundle = draft.bundle(selection, self._site)
+        layout, notes = self._layout(draft)
+        export = await self._packed(bundle, layout, selection.volume_size)
+        export.left_out = (*gathering.left_out, *_unanswered(chooser, gathering.left_out))
+        export.partial = tuple(gathering.partial)
+        export.notes = notes if export.volumes == 1 and bundle.kind == "full" else ()
+        return export
+
+    def _layout(self, draft: Draft) -> tuple[Layout, tuple[str, ...]]:
+        images, index = draft.images, imagelayout.index(draft.roots)
+        docker = imagelayout.docker_manifest(images)
+        if len(docker) > imagelayout.MAX_DOCKER_MANIFEST:
+            note = f"{len(images)} images are too many for manifest.json: docker and podman cannot load this bundle"
+            return Layout(index, None), (note,)
+        # An empty one would make docker load nothing and call it a success.
+        return Layout(index, docker if images else None), ()
+
+    async def _packed(self, bundle: Bundle, layout: Layout, limit: int | None) -> Export:
+        blobs = [(Digest.parse(blob.digest), blob.size) for blob in bundle.blobs]
+        export = _export(bundle, layout, pack(blobs, None, 0))
+        if limit is None or export.size(1) + export.signature_room <= limit:
+            return export
+        for _ in range(_ATTEMPTS):
+            reserved = export.overhead()
+            export = _export(bundle, layout, pack(blobs, limit, reserved))
+            if export.overhead() <= reserved:
+                return await self._hashed(export, layout)
+        raise BundleError(f"volumes of {limit} bytes are too small for so many blobs; take larger ones")
+
+    async def _hashed(self, export: Export, layout: Layout) -> Export:
+        """The same with the hashes of parts in it, which are as long as what stood in their place."""
+        pieces = (piece for volume in export.pieces for piece in volume if piece.part is not None)
+        hashes = {piece: await self._hash(piece) for piece in pieces}
+        return _export(export.bundle, layout, export.pieces, hashes) if hashes else export
+
+    async def _hash(self, piece: Piece) -> str:
+        file = self._store.open(piece.digest)
+        try:
+            return await self._threads.call(_sha256, file.fd, piece.start, piece.size)
+        finally:
+            file.release()
+
+
+class _Gathering:
+    """One walk over the repositories."""
+
+    def __init__(self, store: IBlobStore, chooser: Chooser, selection: Selection, last_pulled: LastPulled) -> None:
+        self._store = store
+        self._chooser = chooser
+        self._selection = selection
+        self._last_pulled = last_pulled
+        self.draft = Draft(selection.have)
+        self.left_out: list[LeftOut] = []
+        self.partial: list[LeftOut] = []
+
+    async def visit(self, repository: Repository) -> None:
+        looked_for = self._chooser.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
+        kin = await kinship(repository, self._read, looked_for)
+        chosen = self._chooser.choose(self._candidates(repository, kin), kin.naming)
+        for candidate in sorted(chosen, key=lambda candidate: candidate.name):
+            await self._take(repository, kin, candidate)
+
+    def _candidates(self, repository: Repository, kin: Kinship) -> Iterator[Candidate]:
+        tagged = {record.digest for record in repository.tags.values()}
+        for tag, record in sorted(repository.tags.items()):
+            yield self._candidate(repository, kin, tag, record.digest, False)
+        for digest in sorted(repository.manifests):
+            yield self._candidate(repository, kin, None, digest, digest in tagged)
+
+    def _candidate(
+        self, repository: Repository, kin: Kinship, tag: str | None, digest: Digest, tagged: bool
+    ) -> Candidate:
+        # Runtimes ask for a tag with HEAD and pull what it means by digest: both are pulls of the tag.
+        references = [str(digest)] if tag is None else [tag, str(digest)]
+        place = (repository.upstream, repository.name)
+        pulls = [when for reference in references if (when := self._last_pulled(*place, reference)) is not None]
+        implied = tagged or kin.is_implied(repository, digest, tag)
+        return Candidate(*place, tag, digest, max(pulls, default=None), implied)
+
+    async def _take(self, repository: Repository, kin: Kinship, candidate: Candidate) -> None:
+        if self.draft.holds(candidate.name):
+            return
+        found = await self._closure(repository, candidate.digest, self._selection.platforms)
+        if not self._is_fit(candidate.name, found):
+            return
+        self.draft.add_reference(repository, candidate, found)
+        await self._note_image(candidate, found)
+        if (subject := subject_of(candidate.tag)) is not None:
+            self.draft.add_referrer(repository, candidate.digest, subject, found, candidate.tag)
+        if self._selection.referrers:
+            await self._take_referrers(repository, kin, found)
+
+    async def _take_referrers(self, repository: Repository, kin: Kinship, found: Closure) -> None:
+        """What refers to anything in the closure, what refers to that, and so on; by subject and by tag."""
+        queue = list(found.manifests)
+        for subject in queue:
+            for digest in kin.referrers.get(subject, ()):
+                queue += await self._take_referrer(repository, digest, subject, None, queue)
+            for tag in (tag for tag in tags_of(subject) if tag in repository.tags):
+                queue += await self._take_referrer(repository, repository.tags[tag].digest, subject, tag, queue)
+
+    async def _take_referrer(
+        self, repository: Repository, digest: Digest, subject: Digest, tag: str | None, seen: list[Digest]
+    ) -> list[Digest]:
+        """Take one referrer; the manifests beneath it that were not seen yet, for they may be referred to as well."""
+        candidate = Candidate(repository.upstream, repository.name, tag, digest)
+        found = await self._closure(repository, digest, frozenset())
+        if not self._is_fit(candidate.name, found, f"refers to {subject}; "):
+            return []
+        if tag is not None and not self.draft.holds(candidate.name):
+            self.draft.add_reference(repository, candidate, found)
+        self.draft.add_referrer(repository, digest, subject, found, tag)
+        return [manifest for manifest in found.manifests if manifest not in seen]
+
+    def _is_fit(self, name: str, found: Closure, what: str = "") -> bool:
+        """Whether it is to be in the bundle; what is not whole is noted, once."""
+        if found.nothing:
+            self._note(self.left_out, LeftOut(name, f"{what}none of the platforms asked for is in it"))
+            return False
+        lacking = tuple(piece for piece in found.missing if piece.digest not in self._selection.have)
+        if not lacking:
+            return True
+        lack = LeftOut(name, f"{what}{len(lacking)} of its blobs are not held, or damaged", lacking)
+        fit = self._selection.partial and found.root in found.manifests
+        self._note(self.partial if fit else self.left_out, lack)
+        return fit
+
+    def _note(self, where: list[LeftOut], lack: LeftOut) -> None:
+        if all(noted.ref != lack.ref for noted in where):
+            where.append(lack)
+
+    async def _note_image(self, candidate: Candidate, found: Closure) -> None:
+        image = await imagelayout.docker_image(self._read, found, self._selection.platforms)
+        if image is not None and subject_of(candidate.tag) is None:
+            self.draft.add_image(image, None if candidate.tag is None else candidate.name)
+
+    async def _closure(self, repository: Repository, digest: Digest, platforms: frozenset[str]) -> Closure:
+        held = repository.manifests[digest]
+        return await closure(self._read, self._store.size, digest, held.size, held.media_type, platforms)
+
+    async def _read(self, digest: Digest) -> bytes | None:
+        size = self._store.size(digest)
+        if size is None or size > MAX_MANIFEST_BYTES:
+            return None
+        try:
+            data = await self._store.read(digest, MAX_MANIFEST_BYTES)
+        except (NotHeld, BlobDamaged):
+            return None
+        return data if digest.matches(data) else None
+
+
+def _unanswered(chooser: Chooser, left_out: list[LeftOut]) -> Iterator[LeftOut]:
+    for text in chooser.unanswered():
+        yield LeftOut(text, "nothing that is held is meant by it")
+
+
+def _export(bundle: Bundle, layout: Layout, volumes: Volumes, hashes: dict[Piece, str] | None = None) -> Export:
+    plain = _plain_files(bundle, layout, len(volumes))
+    placed = sealed(msgspec.structs.replace(_placed(bundle, volumes, hashes or {}), files=plain))
+    return Export(placed, encode(placed), layout, volumes)
+
+
+def _plain_files(bundle: Bundle, layout: Layout, volumes: int) -> tuple[PlainFile, ...]:
+    files = layout.files(bundle.kind == "full", volumes)
+    return tuple(plain_file(name, data) for name, data in files.items())
+
+
+def _placed(bundle: Bundle, volumes: Volumes, hashes: dict[Piece, str]) -> Bundle:
+    """C{bundle} with the volume of each blob, and the parts of those that are larger than one."""
+    places: dict[str, list[tuple[int, Piece]]] = {}
+    for number, pieces in enumerate(volumes, 1):
+        for piece in pieces:
+            places.setdefault(str(piece.digest), []).append((number, piece))
+    blobs = tuple(_located(blob, places[blob.digest], hashes) for blob in bundle.blobs)
+    return msgspec.structs.replace(bundle, blobs=blobs)
+
+
+def _located(blob: BlobEntry, places: list[tuple[int, Piece]], hashes: dict[Piece, str]) -> BlobEntry:
+    parts = tuple(
+        Part(n=piece.part, size=piece.size, sha256=hashes.get(piece, "0" * 64), volume=number)
+        for number, piece in places
+        if piece.part is not None
+    )
+    return msgspec.structs.replace(blob, volume=places[0][0], parts=parts)
+
+
+def _sha256(fd: int, start: int, size: int) -> str:
+    hasher = hashlib.sha256()
+    end = start + size
+    while start < end:
+        data = os.pread(fd, min(_PIECE, end - start), start)
+        if not data:
+            raise BundleError("a blob became shorter while it was exported; export again")
+        hasher.update(data)
+        start += len(data)
+    return hasher.hexdigest()

@@ -1,0 +1,81 @@
+"""
+What a repository's manifests are to each other: which are children, which refer to which.
+
+Referrers are found by C{subject} (image-spec 1.1) and by tag: C{sha256-<hex>} is the fallback of the distribution spec
+("Referrers Tag Schema"), C{sha256-<hex>.sig}, C{.att} and C{.sbom} are cosign's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from appliance.bundle.closure import Read
+from appliance.errors import ManifestInvalid
+from appliance.index.repository import Repository
+from appliance.oci.digest import Digest
+from appliance.oci.manifest import Manifest, parse_manifest
+
+SUFFIXES = ("", ".att", ".sbom", ".sig")
+
+_TAG = re.compile(r"(sha256)-([a-f0-9]{64})(?:\.(?:att|sbom|sig))?")
+
+
+def tags_of(subject: Digest) -> list[str]:
+    """The tags under which something about C{subject} may be found."""
+    return [f"{subject.file_name}{suffix}" for suffix in SUFFIXES]
+
+
+def subject_of(tag: str | None) -> Digest | None:
+    """What a manifest with such a tag is about, C{None} when the tag is an ordinary one."""
+    match = _TAG.fullmatch(tag or "")
+    return None if match is None else Digest(match[1], match[2])
+
+
+@dataclass
+class Kinship:
+    """
+    How the manifests of one repository are related.
+
+    @ivar children: manifests that an index held there names.
+    @ivar subjects: what manifests held there refer to.
+    @ivar referrers: the same the other way round, sorted.
+    @ivar naming: manifests held there that name one of the digests that were looked for.
+    """
+
+    children: set[Digest] = field(default_factory=set)
+    subjects: dict[Digest, Digest] = field(default_factory=dict)
+    referrers: dict[Digest, list[Digest]] = field(default_factory=dict)
+    naming: dict[Digest, list[Digest]] = field(default_factory=dict)
+
+    def is_implied(self, repository: Repository, digest: Digest, tag: str | None) -> bool:
+        """Whether the manifest comes along with another one, so that nobody has to ask for it."""
+        about = self.subjects.get(digest) if tag is None else subject_of(tag)
+        return about in repository.manifests or (tag is None and digest in self.children)
+
+
+async def kinship(repository: Repository, read: Read, looked_for: frozenset[Digest]) -> Kinship:
+    """
+    Read every manifest of the repository once; none is kept in memory.
+
+    @param looked_for: digests of blobs.
+    """
+    found = Kinship()
+    for digest in sorted(repository.manifests):
+        data = await read(digest)
+        try:
+            manifest = None if data is None else parse_manifest(data, repository.manifests[digest].media_type)
+        except ManifestInvalid:
+            manifest = None
+        if manifest is not None:
+            _note(found, digest, manifest, looked_for)
+    return found
+
+
+def _note(found: Kinship, digest: Digest, manifest: Manifest, looked_for: frozenset[Digest]) -> None:
+    found.children.update(child.parsed() for child in manifest.manifests)
+    if manifest.subject is not None:
+        found.subjects[digest] = manifest.subject.parsed()
+        found.referrers.setdefault(manifest.subject.parsed(), []).append(digest)
+    for named in {descriptor.parsed() for descriptor in (*manifest.blobs, *manifest.manifests)} & looked_for:
+        found.naming.setdefault(named, []).append(digest)

@@ -1,0 +1,244 @@
+"""
+What an export is to hold: names and patterns, and which of the references held they mean.
+
+::
+
+    nginx                        every tag of docker.io/library/nginx, and what is held of it by digest alone
+    grafana/*:1*                 of docker.io, as with docker: no upstream is named
+    ghcr.io/**                   everything of an upstream
+    **                           everything
+    quay.io/a/b@sha256:...       one manifest
+
+C{*} and C{?} stand for characters within one component, C{**} for any number of components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from appliance.bundle.contents import Base
+from appliance.errors import BundleError
+from appliance.oci.digest import Digest
+from appliance.settings import DOCKER_HUB, matches
+
+UpstreamFor = Callable[[str], str | None]
+"""The canonical name of the upstream that a name or an alias means, C{None} for an unknown one."""
+
+_WILD = frozenset("*?[")
+_OFFICIAL = "library"
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """
+    A reference that is held.
+
+    @ivar tag: C{None} for a manifest by its digest alone.
+    @ivar last_pulled: seconds since the epoch, C{None} when no pull of it is known.
+    @ivar implied: whether it comes along with another one: a child, a referrer. Only its own name chooses it.
+    """
+
+    upstream: str
+    repository: str
+    tag: str | None
+    digest: Digest
+    last_pulled: float | None = field(default=None, compare=False)
+    implied: bool = field(default=False, compare=False)
+
+    @property
+    def place(self) -> str:
+        """Upstream and repository."""
+        return f"{self.upstream}/{self.repository}"
+
+    @property
+    def name(self) -> str:
+        """The full reference."""
+        return f"{self.place}@{self.digest}" if self.tag is None else f"{self.place}:{self.tag}"
+
+
+@dataclass(frozen=True)
+class Want:
+    """
+    Something the other side was asked for and lacks.
+
+    @ivar reference: a tag, or a digest as text: of a manifest, or of a blob of one.
+    """
+
+    upstream: str
+    repository: str
+    reference: str
+
+    @property
+    def name(self) -> str:
+        """The full reference."""
+        return f"{self.upstream}/{self.repository}{'@' if ':' in self.reference else ':'}{self.reference}"
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest, C{None} when a tag is wanted."""
+        return Digest.parse(self.reference) if ":" in self.reference else None
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """
+    One name or pattern as somebody wrote it.
+
+    @ivar place: of upstream and repository.
+    @ivar tag: C{None} when any will do.
+    @ivar digest: C{None} when any will do.
+    """
+
+    text: str
+    place: str
+    tag: str | None
+    digest: str | None
+
+    def pick(self, candidate: Candidate) -> Candidate | None:
+        """C{candidate} under the name it is meant by, C{None} when it is not meant."""
+        if not matches(self.place, candidate.place):
+            return None
+        if self.tag is not None and not fnmatchcase(candidate.tag or "", self.tag):
+            return None
+        if self.digest is None:
+            return None if candidate.implied and self.tag is None else candidate
+        if self.digest != str(candidate.digest):
+            return None
+        return candidate if self.tag is not None else replace(candidate, tag=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """
+    What to export, and how.
+
+    @ivar refs: names and patterns; the module's docstring has their grammar.
+    @ivar all: everything that is held.
+    @ivar since: only what was pulled at that time or later, seconds since the epoch; without C{refs}, all of that.
+    @ivar platforms: of an index only these, as in C{linux/arm64}; none: whatever was pulled.
+    @ivar partial: whether an image that is not whole is taken as far as it goes.
+    @ivar referrers: whether signatures, attestations and the like of what is taken are taken too.
+    @ivar have: blobs the other side holds; they are required instead of carried.
+    @ivar base: how C{have} was come by, as C{bundle.json} will say it; given, the bundle is an increment.
+    @ivar want: what the other side asked for; taken whatever C{since} says.
+    @ivar volume_size: the largest a file may become in bytes, C{None} for one file of any size.
+    """
+
+    refs: tuple[str, ...] = ()
+    all: bool = False
+    since: float | None = None
+    platforms: frozenset[str] = frozenset()
+    partial: bool = False
+    referrers: bool = True
+    have: frozenset[Digest] = frozenset()
+    base: Base | None = None
+    want: tuple[Want, ...] = ()
+    title: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    volume_size: int | None = None
+
+    @property
+    def is_increment(self) -> bool:
+        """Whether the bundle builds on what the other side has, whatever comes of it."""
+        return bool(self.have) or self.base is not None
+
+
+class Chooser:
+    """A selection, read with the names that upstreams are known by here. Raises L{BundleError}."""
+
+    def __init__(self, selection: Selection, upstream_for: UpstreamFor) -> None:
+        if not (selection.refs or selection.all or selection.want or selection.since is not None):
+            raise BundleError("nothing to export was named: give references or patterns, all, since, or wants")
+        self._since = selection.since
+        self._want = selection.want
+        self._answered: set[str] = set()
+        self._patterns = [parse_pattern(text, upstream_for) for text in selection.refs]
+        if selection.all or (selection.since is not None and not selection.refs):
+            self._patterns.append(Pattern("**", "**", None, None))
+
+    def concerns(self, upstream: str, repository: str) -> bool:
+        """Whether anything of that repository may be meant."""
+        wanted = any((want.upstream, want.repository) == (upstream, repository) for want in self._want)
+        return wanted or any(matches(pattern.place, f"{upstream}/{repository}") for pattern in self._patterns)
+
+    def looked_for(self, upstream: str, repository: str) -> frozenset[Digest]:
+        """Digests that are wanted of that repository; they may be of blobs."""
+        wants = (want for want in self._want if (want.upstream, want.repository) == (upstream, repository))
+        return frozenset(digest for want in wants if (digest := want.digest) is not None)
+
+    def choose(self, candidates: Iterable[Candidate], naming: dict[Digest, list[Digest]]) -> set[Candidate]:
+        """
+        The references of one repository that are meant.
+
+        @param naming: for a wanted blob, the manifests that name it.
+        """
+        chosen = set()
+        for candidate in candidates:
+            for text, pick in self._picks(candidate, naming):
+                if pick is not None:
+                    self._answered.add(text)
+                    chosen.add(pick)
+        return chosen
+
+    def unanswered(self) -> list[str]:
+        """What was asked for, as it was written, and has not been met by anything chosen so far."""
+        asked = [*(pattern.text for pattern in self._patterns), *(want.name for want in self._want)]
+        return [text for text in dict.fromkeys(asked) if text not in self._answered]
+
+    def _picks(
+        self, candidate: Candidate, naming: dict[Digest, list[Digest]]
+    ) -> Iterator[tuple[str, Candidate | None]]:
+        if self._is_recent(candidate):
+            yield from ((pattern.text, pattern.pick(candidate)) for pattern in self._patterns)
+        yield from ((want.name, _answer(want, candidate, naming)) for want in self._want)
+
+    def _is_recent(self, candidate: Candidate) -> bool:
+        return self._since is None or (candidate.last_pulled is not None and candidate.last_pulled >= self._since)
+
+
+def parse_pattern(text: str, upstream_for: UpstreamFor) -> Pattern:
+    """
+    Read a name or a pattern as docker reads names: without an upstream it is one of Docker Hub.
+
+    @raise BundleError: it is neither.
+    """
+    rest, at, digest = text.strip().partition("@")
+    head, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:
+        head, tag = rest, ""
+    if not head or not all(head.split("/")) or any(blank in head for blank in " \t") or (at and not digest):
+        raise BundleError(f"{text[:160]!r} is no reference and no pattern: write it as in docker.io/library/nginx:1.27")
+    return Pattern(text.strip(), _place(head, upstream_for), tag or None, digest or None)
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """The names and patterns of a list file: one a line, C{#} begins a comment."""
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return tuple(line for line in lines if line)
+
+
+def _place(name: str, upstream_for: UpstreamFor) -> str:
+    first, slash, repository = name.partition("/")
+    if name == "**":
+        return name
+    known = upstream_for(first) if slash else None
+    if known is None and slash and (any(mark in first for mark in ".:") or first == "localhost" or _WILD & set(first)):
+        known = first
+    upstream, repository = (known, repository) if known is not None else (DOCKER_HUB, name)
+    if upstream == DOCKER_HUB and "/" not in repository and repository != "**":
+        repository = f"{_OFFICIAL}/{repository}"
+    return f"{upstream}/{repository}"
+
+
+def _answer(want: Want, candidate: Candidate, naming: dict[Digest, list[Digest]]) -> Candidate | None:
+    """C{candidate} when it is what is wanted, or holds it."""
+    if (want.upstream, want.repository) != (candidate.upstream, candidate.repository):
+        return None
+    digest = want.digest
+    if digest is None:
+        return candidate if candidate.tag == want.reference else None
+    if digest == candidate.digest:
+        return replace(candidate, tag=None)
+    return candidate if candidate.digest in naming.get(digest, ()) else None
