@@ -1,0 +1,205 @@
+"""
+Docker archives (moby, C{image/spec/v1.2.md}): what C{docker save}, C{podman save}, C{skopeo} and C{crane pull} write.
+
+There is no manifest in one, so it is made anew, the same bytes every time: an OCI manifest of the configuration and the
+layers as they lie there, most often uncompressed. Its digest is not the one that the image has in its registry.
+
+Only C{manifest.json} and what it names are read. Some writers name a layer that several images share by a link; links
+are never followed: the layer is found by its digest, which the configuration tells. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+import msgspec
+
+from appliance.bundle import imageconfig
+from appliance.bundle.archive import Archive, Item, whole
+from appliance.bundle.contents import MANIFEST, MAX_INDEX_BYTES, MAX_REFS
+from appliance.bundle.offer import Offer, Place, Root, Supply
+from appliance.bundle.references import DEFAULT_TAG, Reference, parse_familiar
+from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, PullcacheError
+from appliance.oci import mediatypes
+from appliance.oci.digest import Digest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES
+
+FORMAT = "a docker archive"
+
+_MAX_LAYERS = 1000
+_PIECE = 4 * 1024 * 1024
+_HEX = re.compile(r"(?:.*/)?(?:sha256:)?([0-9a-f]{64})(?:\.[a-z.]+)?")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+class _Image(msgspec.Struct, rename="pascal"):
+    """One entry of manifest.json."""
+
+    config: str
+    layers: list[str] | None = None
+    repo_tags: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    digest: Digest
+    size: int
+    media_type: str
+
+
+def read(archive: Archive, as_name: Reference | None) -> Offer:
+    """
+    What the archive offers.
+
+    @param as_name: the name somebody gives the one image in it.
+    @raise BundleDamaged: it contradicts itself.
+    @raise BundleError: an image has no name, or C{as_name} could be the name of several.
+    """
+    return _DockerArchive(archive).offer(as_name)
+
+
+class _DockerArchive:
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._offer = Offer(FORMAT, "", [archive.source])
+        # Uncompressed layers that lie there as files, by their digest.
+        self._plain: dict[str, Item] = {}
+        self._layers: dict[str, _Layer] = {}
+
+    def offer(self, as_name: Reference | None) -> Offer:
+        """See L{read}."""
+        images = self._images()
+        if as_name is not None and len({image.config for image in images}) > 1:
+            raise BundleError(
+                f"{self._archive.source}: one name was given, and there are {len(images)} images in it; export them"
+                " into separate archives"
+            )
+        identities = [self._identities(image) for image in images]
+        roots: dict[str, Root] = {}
+        for image, diff_ids in zip(images, identities, strict=True):
+            for root in self._rebuilt(image, diff_ids, as_name):
+                if roots.setdefault(root.name, root) != root:
+                    self._refuse(MANIFEST, f"{root.name} is the name of two images; export them one by one")
+        self._offer.roots = list(roots.values())
+        self._offer.notes.append(
+            "a docker archive holds no manifest: it was rebuilt, so its digest is not the one in the original registry"
+        )
+        return self._offer
+
+    def _images(self) -> list[_Image]:
+        data = whole(self._archive, self._archive.items[MANIFEST], MAX_INDEX_BYTES)
+        try:
+            images = msgspec.json.decode(data, type=list[_Image])
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise BundleUnreadable(
+                f"{self._archive.source}: its {MANIFEST} is not docker's ({error}); export images as a bundle, an OCI"
+                " layout or a docker archive"
+            ) from None
+        if not images or len(images) > MAX_REFS:
+            self._refuse(MANIFEST, f"it names {len(images)} images")
+        return images
+
+    def _identities(self, image: _Image) -> list[str]:
+        """Digests of the image's uncompressed layers, as its configuration tells."""
+        item = self._item(image.config)
+        config = imageconfig.parse_config(whole(self._archive, item, MAX_MANIFEST_BYTES))
+        layers = image.layers or []
+        if config is None or config.rootfs is None or len(layers) > _MAX_LAYERS:
+            self._refuse(image.config, "it is no image's configuration")
+        if len(config.rootfs.diff_ids) != len(layers):
+            self._refuse(image.config, f"it has {len(config.rootfs.diff_ids)} layers, and {MANIFEST} {len(layers)}")
+        for path, diff_id in zip(layers, config.rootfs.diff_ids, strict=True):
+            found = self._archive.items.get(path)
+            if found is not None:
+                self._plain.setdefault(diff_id, found)
+        return config.rootfs.diff_ids
+
+    def _rebuilt(self, image: _Image, diff_ids: list[str], as_name: Reference | None) -> list[Root]:
+        layers = [self._layer(path, diff_id) for path, diff_id in zip(image.layers or [], diff_ids, strict=True)]
+        item = self._item(image.config)
+        data = whole(self._archive, item, MAX_MANIFEST_BYTES)
+        config = _Layer(Digest.of(data), len(data), mediatypes.OCI_CONFIG)
+        self._supply(config, item)
+        manifest = _manifest(config, layers)
+        digest = Digest.of(manifest)
+        self._offer.supplies[digest] = Supply(digest, len(manifest), data=manifest)
+        return [
+            Root(name.upstream, name.repository, tag, digest, len(manifest), mediatypes.OCI_MANIFEST, rebuilt=True)
+            for name in self._names(image, as_name)
+            for tag in [name.tag or (None if name.digest else DEFAULT_TAG)]
+        ]
+
+    def _layer(self, path: str, diff_id: str) -> _Layer:
+        item = self._archive.items.get(path) or self._plain.get(diff_id) or self._item(path)
+        if item.name not in self._layers:
+            self._layers[item.name] = self._examined(item, diff_id)
+            self._supply(self._layers[item.name], item)
+        return self._layers[item.name]
+
+    def _examined(self, item: Item, diff_id: str) -> _Layer:
+        head = self._archive.read(item, 0, 4)
+        if head.startswith(_GZIP):
+            return _Layer(self._hashed(item), item.size, mediatypes.OCI_LAYER_GZIP)
+        if head.startswith(_ZSTD):
+            return _Layer(self._hashed(item), item.size, mediatypes.OCI_LAYER_ZSTD)
+        try:
+            return _Layer(Digest.parse(diff_id), item.size, mediatypes.OCI_LAYER)
+        except PullcacheError as error:
+            self._refuse(item.name, str(error))
+
+    def _hashed(self, item: Item) -> Digest:
+        """The digest of a compressed layer: its name as crane writes it, which is checked later, else by reading it."""
+        match = _HEX.fullmatch(item.name)
+        if match is not None and item.name.endswith((".gz", ".zst")):
+            return Digest("sha256", match[1])
+        hasher = Digest.of(b"").hasher()
+        start = 0
+        while piece := self._archive.read(item, start, _PIECE):
+            hasher.update(piece)
+            start += len(piece)
+        return Digest("sha256", hasher.hexdigest())
+
+    def _names(self, image: _Image, as_name: Reference | None) -> list[Reference]:
+        if as_name is not None:
+            return [as_name]
+        if not image.repo_tags:
+            raise BundleError(
+                f"{self._archive.source}, {MANIFEST}: the image {image.config} has no name in it; give it one with --as"
+                " (docker.io/library/nginx:1.27)"
+            )
+        try:
+            return [parse_familiar(name) for name in image.repo_tags]
+        except PullcacheError as error:
+            raise BundleError(f"{self._archive.source}, {MANIFEST}: {error}; give it a name with --as") from None
+
+    def _item(self, path: str) -> Item:
+        item = self._archive.items.get(path)
+        if item is None and path in self._archive.others:
+            self._refuse(path, "it is a link or device, which is never followed")
+        if item is None:
+            self._refuse(MANIFEST, f"it names {path[:200]!r}, which is not there")
+        return item
+
+    def _supply(self, blob: _Layer, item: Item) -> None:
+        self._offer.supplies.setdefault(blob.digest, Supply(blob.digest, blob.size, (Place(self._archive, item),)))
+
+    def _refuse(self, entry: str, why: str) -> NoReturn:
+        raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")
+
+
+def _manifest(config: _Layer, layers: list[_Layer]) -> bytes:
+    """An OCI image manifest (image-spec, C{manifest.md}), its fields in the order of the specification."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": mediatypes.OCI_MANIFEST,
+        "config": _descriptor(config),
+        "layers": [_descriptor(layer) for layer in layers],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _descriptor(blob: _Layer) -> dict[str, str | int]:
+    return {"mediaType": blob.media_type, "digest": str(blob.digest), "size": blob.size}

@@ -1,0 +1,257 @@
+"""
+Importing archives into the running appliance.
+
+Everything that can be known before bulk data is moved is checked first: signature, format, conflicts, what is missing,
+and every manifest. Then what is not held is stored, and at last all references are published at once, or none. What is
+stored and not yet published when an import ends early stays staged; the next import of the same archive goes on there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+
+from appliance.bundle import foreign, volumeset
+from appliance.bundle.archive import Archive, open_archive
+from appliance.bundle.contents import BUNDLE
+from appliance.bundle.intake import Intake
+from appliance.bundle.journal import OnExistingTag
+from appliance.bundle.minisign import PublicKey
+from appliance.bundle.offer import Offer, Root, Supply, check_names
+from appliance.bundle.policy import Policy
+from appliance.bundle.publication import Publication
+from appliance.bundle.receipt import Change, Receipt, timestamp
+from appliance.bundle.survey import Survey, survey
+from appliance.bundle.wrapping import Stop
+from appliance.errors import BundleError, BundleIncomplete, BundleUnreadable
+from appliance.interfaces import IBlobStore, IThreads
+
+UpstreamFor = Callable[[str], str | None]
+"""The canonical name of the upstream that a name or an alias means, C{None} for one that is not configured."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """
+    How far an import is.
+
+    @ivar stage: C{"opening"}, C{"checking"}, C{"storing"} or C{"publishing"}.
+    @ivar done: bytes stored, of C{total} that were not held.
+    @ivar entry: what is being read.
+    """
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    entry: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """
+    @ivar as_name: the name of the one image in another tool's archive, C{None} for the archive's own names.
+    @ivar dry_run: say what would happen, and store nothing.
+    @ivar on_existing_tag: what happens to a tag that means something else here.
+    @ivar trust: keys that are trusted for this import, beside the configured ones.
+    """
+
+    as_name: str | None = None
+    dry_run: bool = False
+    on_existing_tag: OnExistingTag = "move"
+    trust: tuple[PublicKey, ...] = ()
+
+
+class Importer:
+    """Imports into one store; one import at a time, the next waits."""
+
+    def __init__(
+        self,
+        store: IBlobStore,
+        publication: Publication,
+        threads: IThreads,
+        policy: Policy,
+        upstream_for: UpstreamFor,
+        clock: IReactorTime,
+        site: str = "",
+    ) -> None:
+        """@param site: the stable id of this appliance, for receipts."""
+        self._store = store
+        self._publication = publication
+        self._threads = threads
+        self._policy = policy
+        self._upstream_for = upstream_for
+        self._clock = clock
+        self._site = site
+        self._lock = DeferredLock()
+
+    async def run(
+        self, files: Sequence[Path], options: ImportOptions, progress: Callable[[Progress], None] = lambda _: None
+    ) -> Receipt:
+        """
+        Import a bundle, all files of it together, or another tool's archive.
+
+        Cancelling ends it: what was stored stays staged, nothing is published; only the publication itself, once
+        begun, runs to its end.
+
+        @return: the receipt, kept; with C{dry_run} not kept.
+        @raise BundleError: see its subclasses; nothing was published.
+        @raise OSError: the journal of what is to be published cannot be written; nothing was published.
+        """
+        await self._lock.acquire()
+        try:
+            return await self._opened(files, options, progress)
+        finally:
+            self._lock.release()
+
+    async def _opened(
+        self, files: Sequence[Path], options: ImportOptions, progress: Callable[[Progress], None]
+    ) -> Receipt:
+        stop = Stop()
+        archives: list[Archive] = []
+        try:
+            for path in files:
+                progress(Progress(stage="opening", entry=str(path)))
+                await self._threads.call(_open, path, archives, stop)
+            progress(Progress(stage="checking"))
+            offer = await self._threads.call(_offer, archives, options, self._policy.also(options.trust))
+            return await self._import(self._canonical(offer), archives, options, progress)
+        finally:
+            # Whatever a thread is still reading ends soon, and the files are closed after it.
+            stop.request()
+            for archive in archives:
+                self._threads.call(archive.close)
+
+    async def _import(
+        self, offer: Offer, archives: Sequence[Archive], options: ImportOptions, progress: Callable[[Progress], None]
+    ) -> Receipt:
+        changes = await self._publication.preview(offer.roots, options.on_existing_tag)
+        found = await survey(offer, archives, self._store, self._threads)
+        if options.dry_run:
+            return self._receipt(offer, found, changes, 0, dry_run=True)
+        if found.lack is not None:
+            raise found.lack
+        read_bytes = await self._store_all(found, progress)
+        self._check_held(offer, found)
+        progress(Progress(stage="publishing", done=found.new_bytes, total=found.new_bytes))
+        return await self._publication.publish(
+            offer.id,
+            found.content,
+            options.on_existing_tag,
+            self._clock.seconds(),
+            self._receipt(offer, found, [], read_bytes),
+        )
+
+    async def _store_all(self, found: Survey, progress: Callable[[Progress], None]) -> int:
+        done = 0
+
+        def progressed(entry: str, octets: int) -> None:
+            nonlocal done
+            done += octets
+            progress(Progress(stage="storing", done=done, total=found.new_bytes, entry=entry))
+
+        intake = Intake(self._store, self._threads, progressed)
+        await intake.take_all(_in_file_order(found.new))
+        return intake.read_bytes
+
+    def _check_held(self, offer: Offer, found: Survey) -> None:
+        """The store has it all at the moment of publication: what was held an hour ago may have been removed."""
+        gone = tuple(str(digest) for digest, size in found.needed.items() if self._store.size(digest) != size)
+        if gone:
+            raise BundleIncomplete(
+                f"{offer.source}: {len(gone)} blobs were removed from the store meanwhile, {gone[0]} among them; import"
+                " it again",
+                gone,
+            )
+
+    def _canonical(self, offer: Offer) -> Offer:
+        """The offer with upstreams as they are called here. Raises L{BundleDamaged} when that makes one name of two."""
+        offer.roots = [
+            replace(root, upstream=self._upstream_for(root.upstream) or root.upstream) for root in offer.roots
+        ]
+        check_names(offer.source, offer.roots)
+        return offer
+
+    def _unknown(self, roots: Sequence[Root]) -> list[str]:
+        return sorted({root.upstream for root in roots if self._upstream_for(root.upstream) is None})
+
+    def _receipt(
+        self, offer: Offer, found: Survey, changes: list[Change], read_bytes: int, dry_run: bool = False
+    ) -> Receipt:
+        bundle = offer.bundle
+        missing = () if found.lack is None else found.lack.missing
+        lacking = [size for digest, size in found.needed.items() if str(digest) in missing]
+        notes = list(offer.notes)
+        if dry_run and found.lack is not None:
+            notes.append(str(found.lack))
+        # Both are RFC 3339 in UTC, to the second at least: they compare as text.
+        if bundle is not None and bundle.not_after is not None and bundle.not_after < timestamp(self._clock.seconds()):
+            notes.append(f"trust material inside has expired at {bundle.not_after}")
+        return Receipt(
+            bundle=offer.id,
+            format=offer.format,
+            files=offer.sources,
+            finished=timestamp(self._clock.seconds()),
+            dry_run=dry_run,
+            site=self._site,
+            sender="" if bundle is None else bundle.site,
+            title="" if bundle is None else bundle.title,
+            created="" if bundle is None else bundle.created,
+            signer=offer.signer,
+            comment=offer.comment,
+            content_root="" if bundle is None else bundle.content_root,
+            refs=changes,
+            new_blobs=len(found.new),
+            new_bytes=found.new_bytes,
+            read_bytes=read_bytes,
+            held_blobs=len(found.needed) - len(found.new) - len(lacking),
+            held_bytes=sum(found.needed.values()) - found.new_bytes - sum(lacking),
+            missing=list(missing),
+            absent=list(found.absent),
+            unknown_upstreams=self._unknown(offer.roots),
+            notes=notes,
+        )
+
+
+def _open(path: Path, archives: list[Archive], stop: Stop) -> None:
+    """Open one more archive. On a thread: should the import have ended meanwhile, nobody else would close it."""
+    archive = open_archive(path, stop)
+    archives.append(archive)
+    try:
+        stop.check()
+    except BaseException:
+        archive.close()
+        raise
+
+
+def _offer(archives: Sequence[Archive], options: ImportOptions, policy: Policy) -> Offer:
+    """What the files offer together. Blocking; raises L{BundleError}."""
+    ours = [BUNDLE in archive.items for archive in archives]
+    if not archives:
+        raise BundleError("no file was named; name an archive, or all volumes of a bundle")
+    try:
+        if all(ours):
+            if options.as_name is not None:
+                raise BundleError(f"{archives[0].source}: a bundle has names of its own; leave --as away")
+            return volumeset.read_bundle(archives, policy)
+        if len(archives) > 1:
+            stranger = archives[ours.index(False)]
+            raise BundleError(f"{stranger.source}: is no volume of a bundle; import another tool's archives one by one")
+        offer = foreign.read_foreign(archives[0], options.as_name)
+        policy.refuse_foreign(archives[0].source, offer.format)
+        return offer
+    except OSError as error:
+        raise BundleUnreadable(
+            f"{archives[0].source}: cannot be read: {error.strerror}; clean or copy the medium"
+        ) from None
+
+
+def _in_file_order(supplies: Sequence[Supply]) -> list[Supply]:
+    """Made here first, then as they lie in the files."""
+    return sorted(
+        supplies,
+        key=lambda supply: [(place.archive.source, place.item.start, place.item.name) for place in supply.places[:1]],
+    )

@@ -1,0 +1,265 @@
+"""
+OCI image layouts (image-spec, C{image-layout.md}) that other tools wrote, and the names in them.
+
+The annotations that carry names differ from tool to tool: containerd, docker, regctl and hauler write the full name as
+C{io.containerd.image.name}, skopeo and zarf as C{org.opencontainers.image.ref.name}, oras and umoci only a tag there.
+Names without a host are read as docker reads them. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import msgspec
+
+from appliance.bundle.archive import Archive, whole
+from appliance.bundle.contents import INDEX, MAX_INDEX_BYTES, MAX_REFS, parse_name
+from appliance.bundle.imagelayout import IMAGE_NAME, SUBJECT
+from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
+from appliance.bundle.references import DEFAULT_TAG, Reference, is_plain_tag, parse_familiar
+from appliance.bundle.referrers import subject_of
+from appliance.errors import BundleDamaged, BundleError, ManifestInvalid, PullcacheError
+from appliance.index.repository import REF_NAME
+from appliance.oci.descriptor import Descriptor
+from appliance.oci.digest import Digest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+
+FORMAT = "an OCI image layout"
+
+#: With a registry's name behind it; the value is the repository (containerd).
+_DISTRIBUTION = "containerd.io/distribution.source."
+_KINDS = ("kind", "dev.cosignproject.cosign/kind")
+#: How hauler and C{cosign save} mark what refers to an image, and the tag that cosign would give it.
+_SUFFIXES = {"sigs": ".sig", "atts": ".att", "sboms": ".sbom"}
+
+
+def read(archive: Archive, as_name: Reference | None) -> Offer:
+    """
+    What the layout offers.
+
+    @param as_name: the name somebody gives the one image in it.
+    @raise BundleDamaged: it contradicts itself.
+    @raise BundleError: an image has no name, or C{as_name} could be the name of several.
+    """
+    return _Layout(archive, as_name).offer()
+
+
+class _Index(msgspec.Struct, rename="camel"):
+    """index.json (image-spec, C{image-layout.md}); with other pointers it would be something else to other readers."""
+
+    manifests: list[Descriptor]
+    config: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One entry of index.json, and everything beneath it that is a manifest."""
+
+    descriptor: Descriptor
+    manifests: frozenset[Digest]
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        return self.descriptor.annotations or {}
+
+    @property
+    def kind(self) -> str:
+        """Hauler's and cosign's word for what it is, without their prefix."""
+        said = next((self.annotations[key] for key in _KINDS if key in self.annotations), "")
+        return said.partition("/")[2]
+
+
+class _Layout:
+    """An OCI image layout."""
+
+    def __init__(self, archive: Archive, as_name: Reference | None) -> None:
+        self._archive = archive
+        self._as_name = as_name
+        self._supplies = self._found()
+
+    def offer(self) -> Offer:
+        """See L{read}."""
+        images: list[_Image] = []
+        referrers: list[_Image] = []
+        for descriptor in self._index():
+            entry = _Image(descriptor, frozenset(self._beneath(descriptor)))
+            (referrers if self._refers(entry) else images).append(entry)
+        offer = Offer(FORMAT, "", [self._archive.source], supplies=self._supplies)
+        offer.roots = self._named(images)
+        places = _places(images, offer.roots)
+        subjects = {entry.annotations.get(IMAGE_NAME): entry.descriptor.parsed() for entry in images}
+        for entry in referrers:
+            found = self._placed(entry, self._subject(entry, subjects), places)
+            offer.roots += found
+            if not found:
+                offer.notes.append(f"{entry.descriptor.digest} refers to no image of this archive and was left out")
+        return offer
+
+    def _index(self) -> list[Descriptor]:
+        data = whole(self._archive, self._archive.items[INDEX], MAX_INDEX_BYTES)
+        try:
+            index = msgspec.json.decode(data, type=_Index)
+            for descriptor in index.manifests:
+                descriptor.parsed()
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, PullcacheError) as error:
+            self._refuse(INDEX, str(error))
+        if index.config is not msgspec.UNSET or index.layers is not msgspec.UNSET:
+            self._refuse(INDEX, "it is an index and a manifest at once")
+        if not index.manifests or len(index.manifests) > MAX_REFS:
+            self._refuse(INDEX, f"it names {len(index.manifests)} manifests")
+        return index.manifests
+
+    def _found(self) -> dict[Digest, Supply]:
+        found = {}
+        for item in self._archive.items.values():
+            blob = parse_name(item.name)
+            if blob is not None and blob[1] is None:
+                found[blob[0]] = Supply(blob[0], item.size, (Place(self._archive, item),))
+        return found
+
+    def _manifest(self, descriptor: Descriptor) -> Manifest | None:
+        """The document, C{None} when it is not here, or is nothing that could be a manifest."""
+        supply = self._supplies.get(descriptor.parsed())
+        if supply is None or supply.size > MAX_MANIFEST_BYTES:
+            return None
+        try:
+            data = whole(self._archive, supply.places[0].item, MAX_MANIFEST_BYTES)
+            return parse_manifest(data, descriptor.media_type)
+        except ManifestInvalid as error:
+            self._refuse(supply.places[0].item.name, str(error))
+
+    def _beneath(self, root: Descriptor) -> set[Digest]:
+        """The manifests that C{root} consists of, itself too."""
+        seen: set[Digest] = set()
+        waiting = [root]
+        while waiting:
+            descriptor = waiting.pop()
+            if descriptor.parsed() not in seen:
+                seen.add(descriptor.parsed())
+                manifest = self._manifest(descriptor)
+                waiting += () if manifest is None else manifest.manifests
+        return seen
+
+    # -- names ------------------------------------------------------------------------------------------------------
+
+    def _named(self, images: list[_Image]) -> list[Root]:
+        names = [self._name(image) for image in images]
+        if self._as_name is not None:
+            distinct = {image.descriptor.digest for image in images}
+            unnamed = {image.descriptor.digest for image, name in zip(images, names, strict=True) if name is None}
+            meant = distinct if len(distinct) == 1 else unnamed
+            if len(meant) != 1:
+                raise BundleError(
+                    f"{self._archive.source}: one name was given, and there are {len(distinct)} images in it,"
+                    f" {len(unnamed)} of them without a name; export them into separate archives"
+                )
+            names = [
+                self._as_given(image) if image.descriptor.digest in meant else name
+                for image, name in zip(images, names, strict=True)
+            ]
+        roots: dict[str, Root] = {}
+        for image, name in zip(images, names, strict=True):
+            if name is None:
+                raise BundleError(
+                    f"{self._archive.source}: {image.descriptor.digest} has no name in it; give it one with --as"
+                    " (docker.io/library/nginx:1.27)"
+                )
+            root = _root(name, image.descriptor)
+            if roots.setdefault(root.name, root) != root:
+                check_names(self._archive.source, [roots[root.name], root])
+        return list(roots.values())
+
+    def _as_given(self, image: _Image) -> Reference:
+        assert self._as_name is not None
+        said = image.annotations.get(REF_NAME, "")
+        if self._as_name.tag is None and self._as_name.digest is None and is_plain_tag(said):
+            return replace(self._as_name, tag=said)
+        return self._as_name
+
+    def _name(self, image: _Image) -> Reference | None:
+        """The name in the annotations, C{None} when there is none or only a tag."""
+        full = image.annotations.get(IMAGE_NAME)
+        short = image.annotations.get(REF_NAME)
+        if full is not None:
+            return self._parsed(full)
+        if short is None:
+            return None
+        if not is_plain_tag(short):
+            return self._parsed(short)
+        for key, repository in (image.descriptor.annotations or {}).items():
+            if key.startswith(_DISTRIBUTION):
+                # Several repositories may be listed; the first is as true as the others.
+                return self._parsed(f"{key.removeprefix(_DISTRIBUTION)}/{repository.partition(',')[0]}:{short}")
+        return None
+
+    def _parsed(self, text: str) -> Reference:
+        try:
+            return parse_familiar(text)
+        except PullcacheError as error:
+            raise BundleError(f"{self._archive.source}, {INDEX}: {error}; give it a name with --as") from None
+
+    # -- what refers to images --------------------------------------------------------------------------------------
+
+    def _refers(self, entry: _Image) -> bool:
+        if SUBJECT in entry.annotations or entry.kind in _SUFFIXES or entry.kind.startswith("referrers"):
+            return True
+        manifest = self._manifest(entry.descriptor)
+        return manifest is not None and manifest.subject is not None
+
+    def _placed(self, entry: _Image, subject: Digest | None, places: dict[Digest, set[tuple[str, str]]]) -> list[Root]:
+        """The referrer, in every repository that has what it refers to."""
+        suffix = _SUFFIXES.get(entry.kind)
+        tag = None if subject is None or suffix is None else f"{subject.file_name}{suffix}"
+        found = set() if subject is None else places.get(subject, set())
+        name = self._cosign_name(entry)
+        if name is not None:
+            found, tag = {(name.upstream, name.repository)}, name.tag
+        digest = entry.descriptor.parsed()
+        roots = (_root(Reference(*place, tag, digest), entry.descriptor) for place in sorted(found))
+        return [replace(root, refers=True) for root in roots]
+
+    def _subject(self, entry: _Image, named: dict[str | None, Digest]) -> Digest | None:
+        """
+        What the entry refers to, C{None} when nothing says so.
+
+        @param named: images by name; what hauler writes bears its image's own.
+        """
+        said = entry.annotations.get(SUBJECT)
+        if said is not None:
+            try:
+                return Digest.parse(said)
+            except PullcacheError as error:
+                self._refuse(INDEX, str(error))
+        manifest = self._manifest(entry.descriptor)
+        if manifest is not None and manifest.subject is not None:
+            return manifest.subject.parsed()
+        return named.get(entry.annotations.get(IMAGE_NAME))
+
+    def _cosign_name(self, entry: _Image) -> Reference | None:
+        """A name of its own whose tag says what it refers to, C{None} when it has none."""
+        name = self._name(entry) if entry.kind not in _SUFFIXES else None
+        return name if name is not None and subject_of(name.tag) is not None else None
+
+    def _refuse(self, entry: str, why: str) -> NoReturn:
+        raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")
+
+
+def _places(images: list[_Image], roots: list[Root]) -> dict[Digest, set[tuple[str, str]]]:
+    """The upstreams and repositories that each manifest beneath an image belongs to."""
+    named: dict[Digest, set[tuple[str, str]]] = {}
+    for root in roots:
+        named.setdefault(root.digest, set()).add((root.upstream, root.repository))
+    found: dict[Digest, set[tuple[str, str]]] = {}
+    for image in images:
+        for digest in image.manifests:
+            found.setdefault(digest, set()).update(named.get(image.descriptor.parsed(), ()))
+    return found
+
+
+def _root(name: Reference, descriptor: Descriptor) -> Root:
+    tag = name.tag
+    if tag is None and name.digest is None:
+        tag = DEFAULT_TAG
+    return Root(name.upstream, name.repository, tag, descriptor.parsed(), descriptor.size, descriptor.media_type)

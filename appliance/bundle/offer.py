@@ -1,0 +1,126 @@
+"""What archives offer to an appliance: names, what they mean, and where the bytes are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from appliance.bundle.archive import Archive, Item
+from appliance.bundle.contents import Bundle
+from appliance.errors import BundleDamaged
+from appliance.oci.digest import Digest
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    A file in an archive that holds a blob, or a part of one.
+
+    @ivar sha256: of the part in 64 hex digits; C{""} for a whole blob.
+    """
+
+    archive: Archive
+    item: Item
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.archive.source}, at {self.item.name!r}"
+
+
+@dataclass(frozen=True)
+class Supply:
+    """
+    Where the bytes of a blob are.
+
+    @ivar size: bytes of the whole.
+    @ivar places: what it consists of, in order.
+    @ivar data: the bytes, when they were made here: a manifest that was rebuilt.
+    """
+
+    digest: Digest
+    size: int
+    places: tuple[Place, ...] = ()
+    data: bytes | None = None
+
+    def __str__(self) -> str:
+        return str(self.places[0]) if self.places else f"the rebuilt manifest {self.digest}"
+
+
+@dataclass(frozen=True)
+class Root:
+    """
+    One name to publish.
+
+    @ivar upstream: canonical name of the upstream, configured here or not.
+    @ivar tag: C{None} for a manifest that is known by its digest only.
+    @ivar digest: what the name means; C{size} bytes of C{media_type}.
+    @ivar rebuilt: whether the manifest was made here, so that its digest is not the original one.
+    @ivar refers: whether it is a signature or the like of another.
+    """
+
+    upstream: str
+    repository: str
+    tag: str | None
+    digest: Digest
+    size: int
+    media_type: str
+    rebuilt: bool = False
+    refers: bool = False
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        place = f"{self.upstream}/{self.repository}"
+        return f"{place}@{self.digest}" if self.tag is None else f"{place}:{self.tag}"
+
+
+@dataclass
+class Offer:
+    """
+    Everything that one import is about.
+
+    @ivar format: for people, C{"pullcache bundle"} or another tool's format.
+    @ivar id: of the bundle; for another tool's archive a digest of its names and what they mean.
+    @ivar absent: digests that are left out on purpose; C{None}: platforms that are not there are not meant to be.
+    @ivar notes: what the user should know.
+    @ivar signer: key id of who signed it, C{None} when nobody whom this appliance trusts did.
+    @ivar comment: what the signer wrote into the signature.
+    @ivar bundle: the list of contents, C{None} for another tool's archive.
+    """
+
+    format: str
+    id: str
+    sources: list[str]
+    roots: list[Root] = field(default_factory=list)
+    supplies: dict[Digest, Supply] = field(default_factory=dict)
+    absent: frozenset[Digest] | None = None
+    notes: list[str] = field(default_factory=list)
+    signer: str | None = None
+    comment: str | None = None
+    bundle: Bundle | None = None
+
+    @property
+    def source(self) -> str:
+        """The files, for messages."""
+        return ", ".join(self.sources)
+
+
+def check_names(source: str, roots: Sequence[Root]) -> None:
+    """Raises L{BundleDamaged} when one name means two things."""
+    meanings: dict[str, Digest] = {}
+    for root in roots:
+        if meanings.setdefault(root.name, root.digest) != root.digest:
+            raise BundleDamaged(
+                f"{source}: {root.name} is the name of two images in it, {meanings[root.name]} and {root.digest};"
+                " export them into separate archives"
+            )
+
+
+def in_words(octets: int) -> str:
+    """A number of bytes for people, in powers of 1000: C{812 MB}."""
+    amount, unit = float(octets), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"

@@ -1,0 +1,158 @@
+"""
+What an import did, kept as C{receipts/<id>/receipt.json}.
+
+The id begins with the time, so that a list of them is in the order in which they were imported.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+from twisted.logger import Logger
+
+from appliance.errors import NotHeld, VersionConflict
+from appliance.interfaces import IDocuments
+
+MEDIA_TYPE = "application/vnd.pullcache.receipt.v1+json"
+FOLDER = "receipts"
+NAME = "receipt.json"
+
+Outcome = Literal["new", "moved", "unchanged", "kept"]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """
+    What became of one name.
+
+    @ivar name: in full.
+    @ivar tag: C{None} for a manifest that is known by its digest only.
+    @ivar previous: what the tag meant before, when that was something else.
+    @ivar outcome: C{"kept"}: the tag still means C{previous}, and C{digest} is held all the same.
+    @ivar rebuilt: the archive had no manifest, so that C{digest} is not the one in the original registry.
+    @ivar refers: it is a signature or the like of another.
+    """
+
+    name: str
+    upstream: str
+    repository: str
+    tag: str | None = None
+    digest: str
+    previous: str | None = None
+    outcome: Outcome
+    rebuilt: bool = False
+    refers: bool = False
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="mediaType", tag=MEDIA_TYPE):
+    """
+    What an import did, or would do.
+
+    @ivar id: C{""} until it is kept; that of a dry run stays so.
+    @ivar bundle: the bundle's id; for another tool's archive a digest of its names and what they mean.
+    @ivar format: for people.
+    @ivar files: what was imported, as it was named.
+    @ivar finished: RFC 3339, UTC.
+    @ivar site: stable id of the appliance that imported; C{sender} that of the one that exported.
+    @ivar signer: id of the trusted key that signed it.
+    @ivar comment: the signature's trusted comment.
+    @ivar content_root: to be compared with the sender's.
+    @ivar new_blobs: how many blobs were not held, of C{new_bytes} bytes together.
+    @ivar read_bytes: of these, bytes that were read from the files: less, when an earlier import was cut.
+    @ivar held_blobs: how many were held already, of C{held_bytes} bytes together.
+    @ivar missing: digests without which it cannot be published; only a dry run has any.
+    @ivar absent: children of indexes that are left out, C{index child platform}.
+    @ivar unknown_upstreams: upstreams in it that are not configured here; what is of them is served under their name.
+    @ivar notes: what else the user should know.
+    """
+
+    id: str = ""
+    bundle: str
+    format: str
+    files: list[str]
+    finished: str
+    dry_run: bool = False
+    site: str = ""
+    sender: str = ""
+    title: str = ""
+    created: str = ""
+    signer: str | None = None
+    comment: str | None = None
+    content_root: str = ""
+    refs: list[Change] = []
+    new_blobs: int = 0
+    new_bytes: int = 0
+    read_bytes: int = 0
+    held_blobs: int = 0
+    held_bytes: int = 0
+    missing: list[str] = []
+    absent: list[str] = []
+    unknown_upstreams: list[str] = []
+    notes: list[str] = []
+
+    def encode(self) -> bytes:
+        """JSON."""
+        return msgspec.json.encode(self)
+
+
+class Receipts:
+    """The receipts that are kept."""
+
+    _log = Logger()
+
+    def __init__(self, documents: IDocuments) -> None:
+        self._documents = documents
+
+    async def named(self, receipt: Receipt) -> Receipt:
+        """C{receipt} with an id that no other has."""
+        stem = f"{receipt.finished.replace('-', '').replace(':', '')}-{receipt.bundle.partition(':')[2][:12]}"
+        number = 1
+        while await self._documents.read(_key(name := stem if number == 1 else f"{stem}-{number}")) is not None:
+            number += 1
+        return msgspec.structs.replace(receipt, id=name)
+
+    async def keep(self, receipt: Receipt) -> None:
+        """Write it, durably; one that is there is no error: it says the same."""
+        if await self._documents.read(_key(receipt.id)) is None:
+            try:
+                await self._documents.write(_key(receipt.id), receipt.encode(), 0)
+            except VersionConflict:
+                self._log.warn("receipt {id} was written meanwhile", id=receipt.id)
+
+    async def get(self, receipt_id: str) -> Receipt:
+        """One receipt. Raises L{NotHeld}."""
+        try:
+            found = await self._documents.read(_key(receipt_id))
+        except ValueError:
+            found = None
+        receipt = None if found is None else self._decoded(receipt_id, found[0])
+        if receipt is None:
+            raise NotHeld(f"there is no receipt {receipt_id[:160]!r}; the list of receipts names those there are")
+        return receipt
+
+    async def all(self) -> list[Receipt]:
+        """Every receipt that can be read, the oldest first."""
+        found = []
+        for key in await self._documents.list((FOLDER,), NAME):
+            document = await self._documents.read(key)
+            receipt = None if document is None else self._decoded(key[1], document[0])
+            if receipt is not None:
+                found.append(receipt)
+        return found
+
+    def _decoded(self, receipt_id: str, data: bytes) -> Receipt | None:
+        try:
+            return msgspec.json.decode(data, type=Receipt)
+        except (msgspec.MsgspecError, ValueError) as error:
+            self._log.error("receipt {id} cannot be read: {error}", id=receipt_id, error=error)
+            return None
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _key(receipt_id: str) -> tuple[str, ...]:
+    return (FOLDER, receipt_id, NAME)

@@ -1,0 +1,225 @@
+"""
+What an offer comes to in this store: what is held, what is new, what is missing, and whether every image is whole.
+
+Only manifests and indexes are read for that, so it costs little; nothing is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from appliance.bundle.archive import Archive, whole
+from appliance.bundle.closure import Closure, Piece, closure
+from appliance.bundle.contents import Bundle
+from appliance.bundle.journal import HeldManifest, Published
+from appliance.bundle.offer import Offer, Root, Supply, in_words
+from appliance.bundle.volumeset import missing_volumes, volumes_of
+from appliance.errors import (
+    BlobDamaged,
+    BundleDamaged,
+    BundleIncomplete,
+    BundleUnreadable,
+    ManifestInvalid,
+    NotHeld,
+)
+from appliance.interfaces import IBlobStore, IThreads
+from appliance.oci.digest import Digest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES, parse_manifest
+
+#: Layers that nobody may pass on, and that clients do without (image-spec, C{layer.md}, "Non-Distributable Layers").
+_NOT_PASSED_ON = ("nondistributable", ".foreign.diff.")
+_SHOWN = 5
+
+
+@dataclass
+class Survey:
+    """
+    @ivar content: every root with the manifests beneath it.
+    @ivar needed: sizes of all blobs beneath the roots.
+    @ivar new: those of them that are not held.
+    @ivar absent: children of indexes that are left out, C{index child platform}, each once.
+    @ivar lack: why it cannot be published, C{None} when it can.
+    """
+
+    content: list[Published] = field(default_factory=list)
+    needed: dict[Digest, int] = field(default_factory=dict)
+    new: list[Supply] = field(default_factory=list)
+    absent: dict[str, None] = field(default_factory=dict)
+    lack: BundleIncomplete | None = None
+
+    @property
+    def new_bytes(self) -> int:
+        """Bytes of all blobs that are not held."""
+        return sum(supply.size for supply in self.new)
+
+
+async def survey(offer: Offer, archives: Sequence[Archive], store: IBlobStore, threads: IThreads) -> Survey:
+    """
+    Look at everything beneath the roots.
+
+    @raise BundleDamaged: a document is not what it should be.
+    """
+    looking = _Surveyor(offer, store, threads)
+    found = Survey()
+    if offer.bundle is not None:
+        found.lack = await threads.call(_listed_and_missing, offer, offer.bundle, archives, store)
+    if found.lack is None:
+        await looking.visit_all(found)
+    else:
+        found.new = [supply for supply in offer.supplies.values() if store.size(supply.digest) is None]
+    return found
+
+
+class _Surveyor:
+    def __init__(self, offer: Offer, store: IBlobStore, threads: IThreads) -> None:
+        self._offer = offer
+        self._store = store
+        self._threads = threads
+
+    async def visit_all(self, found: Survey) -> None:
+        """Fill in everything for all roots."""
+        missing: dict[Digest, Piece] = {}
+        blocked: list[str] = []
+        known: dict[Digest, Closure] = {}
+        for root in self._offer.roots:
+            if root.digest not in known:
+                known[root.digest] = await closure(self._read, self._size, root.digest, root.size, root.media_type)
+            lacking = await self._lacking(root.digest, known[root.digest])
+            if lacking:
+                blocked.append(root.name)
+                missing.update((piece.digest, piece) for piece in lacking)
+            else:
+                self._note(found, root, known[root.digest])
+        if missing:
+            found.lack = self._lack(missing, blocked)
+        found.new = [self._offer.supplies[digest] for digest in found.needed if self._store.size(digest) is None]
+
+    def _note(self, found: Survey, root: Root, whole: Closure) -> None:
+        found.needed.update((piece.digest, piece.size) for piece in whole.held)
+        said = [f"{absent.index} {absent.digest} {absent.platform or ''}".strip() for absent in whole.absent]
+        found.absent.update(dict.fromkeys(said))
+        found.content.append(Published(root, tuple(_held_manifests(whole))))
+
+    async def _read(self, digest: Digest) -> bytes | None:
+        """A small blob from the store, else from the archive. Raises L{BundleDamaged} when it has another digest."""
+        if self._store.size(digest) is not None:
+            try:
+                return await self._store.read(digest, MAX_MANIFEST_BYTES)
+            except (NotHeld, BlobDamaged):
+                return None
+        supply = self._offer.supplies.get(digest)
+        if supply is None or supply.size > MAX_MANIFEST_BYTES:
+            return None
+        data = supply.data if supply.data is not None else await self._threads.call(_gathered, supply)
+        if not digest.matches(data):
+            raise BundleDamaged(f"{supply}: its bytes do not have the digest {digest}; copy the archive again")
+        return data
+
+    def _size(self, digest: Digest) -> int | None:
+        held = self._store.size(digest)
+        if held is not None:
+            return held
+        supply = self._offer.supplies.get(digest)
+        return None if supply is None else supply.size
+
+    async def _lacking(self, root: Digest, found: Closure) -> list[Piece]:
+        """What is missing that should not be. Raises L{BundleDamaged} for what is there and is wrong."""
+        lacking = [piece for piece in found.missing if self._is_expected(root, piece)]
+        for piece in lacking:
+            await self._check(piece)
+        if self._offer.absent is not None:
+            lacking += [
+                Piece(absent.digest, absent.size, "manifest", absent.media_type, absent.index)
+                for absent in found.absent
+                if absent.digest not in self._offer.absent
+            ]
+        return lacking
+
+    def _is_expected(self, root: Digest, piece: Piece) -> bool:
+        """Whether the piece is to come with this archive, or be held."""
+        if any(mark in piece.media_type for mark in _NOT_PASSED_ON):
+            return False
+        # Of a platform that is left out, somebody may have pulled a part here: that is no part of the archive.
+        by = piece.needed_by
+        if self._offer.absent is not None:
+            return by not in self._offer.absent
+        return by is None or by == root or by in self._offer.supplies
+
+    async def _check(self, piece: Piece) -> None:
+        size = self._size(piece.digest)
+        if size is None:
+            return
+        where = self._offer.supplies.get(piece.digest) or f"{self._offer.source}, {piece.digest} in the store"
+        if size != piece.size:
+            by = "index.json" if piece.needed_by is None else piece.needed_by
+            raise BundleDamaged(f"{where}: {size} bytes where {by} says {piece.size}; have the archive made again")
+        data = await self._read(piece.digest)
+        try:
+            parse_manifest(data or b"", piece.media_type)
+        except ManifestInvalid as error:
+            raise BundleDamaged(f"{where}: {error}; have the archive made again") from None
+
+    def _lack(self, missing: dict[Digest, Piece], blocked: list[str]) -> BundleIncomplete:
+        size = in_words(sum(piece.size for piece in missing.values()))
+        first = next(iter(missing.values()))
+        return BundleIncomplete(
+            f"{self._offer.source}: {len(missing)} blobs ({size}) are neither in it nor held here, the {first.kind}"
+            f" {first.digest} first; that blocks {_shortened(blocked)}; export the whole image, or import first what it"
+            " builds on",
+            tuple(map(str, missing)),
+        )
+
+
+def _listed_and_missing(
+    offer: Offer, bundle: Bundle, archives: Sequence[Archive], store: IBlobStore
+) -> BundleIncomplete | None:
+    """What a bundle's list says is inside, or must be held, and is not."""
+    reasons: list[str] = []
+    inside = {
+        blob.digest: blob
+        for blob in bundle.blobs
+        if Digest.parse(blob.digest) not in offer.supplies and store.size(Digest.parse(blob.digest)) != blob.size
+    }
+    absent = missing_volumes(bundle, archives)
+    concerned = {number for blob in inside.values() for number in volumes_of(blob)} & absent
+    for volume in bundle.volumes:
+        if volume.n in concerned:
+            reasons.append(
+                f"volume {volume.n} of {bundle.volume_count} ({in_words(volume.size)}) is missing; name it together"
+                " with the others"
+            )
+    cut = [blob for blob in inside.values() if not volumes_of(blob) & absent]
+    if cut:
+        reasons.append(f"{len(cut)} blobs that should be inside are not, {cut[0].digest} first; copy the file again")
+    required = [each for each in bundle.requires if store.size(Digest.parse(each.digest)) != each.size]
+    if required:
+        names = sorted({name for each in required for name in each.needed_by})
+        reasons.append(
+            f"it builds on {len(required)} blobs ({in_words(sum(each.size for each in required))}) that are not held"
+            f" here, {required[0].digest} first, for {_shortened(names)}; import the bundle that has them first, or"
+            " export anew with --have and this appliance's inventory"
+        )
+    if not reasons:
+        return None
+    missing = (*inside, *(each.digest for each in required))
+    return BundleIncomplete(f"{offer.source}: {'; '.join(reasons)}", missing)
+
+
+def _held_manifests(found: Closure) -> list[HeldManifest]:
+    sizes = {piece.digest: piece.size for piece in found.held}
+    return [
+        HeldManifest(str(digest), manifest.media_type, sizes[digest]) for digest, manifest in found.manifests.items()
+    ]
+
+
+def _gathered(supply: Supply) -> bytes:
+    try:
+        return b"".join(whole(place.archive, place.item, MAX_MANIFEST_BYTES) for place in supply.places)
+    except OSError as error:
+        raise BundleUnreadable(f"{supply}: cannot be read: {error.strerror}; copy the archive again") from None
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

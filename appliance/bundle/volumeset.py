@@ -1,0 +1,205 @@
+"""
+The files of one bundle, in whatever order they were given: one tar, several volumes, or a folder they were put in.
+
+What C{pullcache/bundle.json} lists is what there is: an entry that it does not list, or lists with another size, makes
+the whole bundle damaged. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from appliance.bundle.archive import Archive, whole
+from appliance.bundle.contents import (
+    BUNDLE,
+    MAX_BUNDLE_BYTES,
+    MAX_INDEX_BYTES,
+    SIGNATURE,
+    VOLUME,
+    BlobEntry,
+    Bundle,
+    Ref,
+    ReferrerEntry,
+    blob_name,
+    decode,
+    decode_mark,
+    parse_name,
+    part_name,
+    plain_file,
+)
+from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
+from appliance.bundle.offer import Offer, Place, Root, Supply
+from appliance.bundle.policy import Policy
+from appliance.bundle.references import parse_full
+from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
+from appliance.oci.digest import Digest
+
+FORMAT = "pullcache bundle"
+_MAX_MARK = 4096
+
+
+def read_bundle(archives: Sequence[Archive], policy: Policy) -> Offer:
+    """
+    What the bundle offers; its signature is checked before anything in it is believed.
+
+    @raise BundleUntrusted: see L{Policy.check}.
+    @raise BundleTooNew: it is of a later format.
+    @raise BundleDamaged: it is not what it was when it was made.
+    @raise BundleError: the files are not of one bundle.
+    """
+    data = _document(archives)
+    source = archives[0].source
+    signatures = _signatures(archives)
+    signed = policy.check(source, data, signatures)
+    bundle = decode(data, source)
+    offer = Offer(FORMAT, bundle.id, [archive.source for archive in archives], bundle=bundle)
+    if signed is not None:
+        offer.signer, offer.comment = signed[0].key_id, signed[1]
+    else:
+        said = "it is signed, but no key is trusted here to check that with" if signatures else "it is not signed"
+        offer.notes.append(f"{said}; anybody could have made it")
+    _check_marks(archives, bundle)
+    _check_entries(archives, bundle)
+    _check_plain_files(archives, bundle)
+    offer.supplies = _supplies(archives, bundle)
+    offer.roots = _roots(bundle, source)
+    offer.absent = frozenset(Digest.parse(absent.digest) for absent in bundle.absent_platforms)
+    return offer
+
+
+def missing_volumes(bundle: Bundle, archives: Sequence[Archive]) -> set[int]:
+    """Numbers of the volumes of which nothing was given."""
+    names = {name for archive in archives for name in archive.items}
+    given = {volume for blob in bundle.blobs for name, _, volume in _entries(blob) if name in names}
+    for archive in archives:
+        if VOLUME in archive.items:
+            given.add(decode_mark(whole(archive, archive.items[VOLUME], _MAX_MARK), archive.source).n)
+    return {volume.n for volume in bundle.volumes if volume.size} - given
+
+
+def volumes_of(blob: BlobEntry) -> set[int]:
+    """The volumes that hold the blob."""
+    return {volume for _, _, volume in _entries(blob)}
+
+
+def _document(archives: Sequence[Archive]) -> bytes:
+    """The bytes of bundle.json, which every file repeats."""
+    found = [whole(archive, archive.items[BUNDLE], MAX_BUNDLE_BYTES) for archive in archives]
+    for archive, data in zip(archives[1:], found[1:], strict=True):
+        if data != found[0]:
+            raise BundleError(
+                f"{archive.source} and {archives[0].source} are not of one bundle; import one bundle at a time"
+            )
+    return found[0]
+
+
+def _signatures(archives: Sequence[Archive]) -> list[str]:
+    """The signatures found, each once."""
+    found: dict[str, None] = {}
+    for archive in archives:
+        if (item := archive.items.get(SIGNATURE)) is not None:
+            found[whole(archive, item, MAX_SIGNATURE_BYTES).decode("utf-8", "replace")] = None
+    return list(found)
+
+
+def _check_marks(archives: Sequence[Archive], bundle: Bundle) -> None:
+    for archive in archives:
+        if (item := archive.items.get(VOLUME)) is None:
+            continue
+        mark = decode_mark(whole(archive, item, _MAX_MARK), archive.source)
+        if (mark.bundle, mark.of) != (bundle.id, bundle.volume_count):
+            raise BundleDamaged(f"{archive.source}, {VOLUME}: it is of another bundle; copy the file again")
+
+
+def _check_plain_files(archives: Sequence[Archive], bundle: Bundle) -> None:
+    """Raises L{BundleDamaged} when what other tools would read is not what was signed."""
+    listed = {file.name: file for file in bundle.files}
+    for archive in archives:
+        for name in listed.keys() & archive.items.keys():
+            if plain_file(name, whole(archive, archive.items[name], MAX_INDEX_BYTES)) != listed[name]:
+                raise BundleDamaged(f"{archive.source}, {name}: it was changed after it was made; copy the file again")
+
+
+def _check_entries(archives: Sequence[Archive], bundle: Bundle) -> None:
+    """Raises L{BundleDamaged} for what stands where blobs stand and is none of the list."""
+    sizes = {name: size for blob in bundle.blobs for name, size, _ in _entries(blob)}
+    for archive in archives:
+        if archive.others:
+            raise BundleDamaged(
+                f"{archive.source}, at {min(archive.others)!r}: a link or device, which no bundle holds; do not trust"
+                " it, and ask who made it"
+            )
+        for item in archive.items.values():
+            if not item.name.startswith(("blobs/", "pullcache/parts/")):
+                continue
+            if item.name not in sizes:
+                raise BundleDamaged(
+                    f"{archive.source}, at {item.name!r}: the list of contents does not know it; have it exported again"
+                )
+            if item.size != sizes[item.name]:
+                raise BundleDamaged(
+                    f"{archive.source}, at {item.name!r}: {item.size} bytes where {sizes[item.name]} are listed; copy"
+                    " the file again, or have it exported again"
+                )
+
+
+def _entries(blob: BlobEntry) -> list[tuple[str, int, int]]:
+    """Name, size and volume of each entry that the blob consists of."""
+    digest = Digest.parse(blob.digest)
+    if not blob.parts:
+        return [(blob_name(digest), blob.size, blob.volume)]
+    return [(part_name(digest, part.n), part.size, part.volume) for part in blob.parts]
+
+
+def _supplies(archives: Sequence[Archive], bundle: Bundle) -> dict[Digest, Supply]:
+    """The blobs that are wholly in the files given."""
+    places: dict[str, Place] = {}
+    for archive in archives:
+        for item in archive.items.values():
+            if parse_name(item.name) is not None:
+                places.setdefault(item.name, Place(archive, item))
+    found = {}
+    for blob in bundle.blobs:
+        names = [name for name, _, _ in _entries(blob)]
+        if all(name in places for name in names):
+            digest = Digest.parse(blob.digest)
+            hashes = [part.sha256 for part in blob.parts] or [""]
+            parts = (replace(places[name], sha256=sha256) for name, sha256 in zip(names, hashes, strict=True))
+            found[digest] = Supply(digest, blob.size, tuple(parts))
+    return found
+
+
+def _roots(bundle: Bundle, source: str) -> list[Root]:
+    """References, and what refers to them."""
+    listed = {blob.digest: blob for blob in bundle.blobs}
+    try:
+        roots = [_root(ref) for ref in bundle.refs]
+        known = {(root.upstream, root.repository, root.tag, root.digest) for root in roots}
+        for referrer in bundle.referrers:
+            root = _referrer(referrer, listed)
+            if root is not None and (root.upstream, root.repository, root.tag, root.digest) not in known:
+                roots.append(root)
+    except PullcacheError as error:
+        raise BundleDamaged(f"{source}, {BUNDLE}: {error}; have it exported again") from None
+    return roots
+
+
+def _root(ref: Ref) -> Root:
+    name, digest = parse_full(ref.name), Digest.parse(ref.digest)
+    upstream = ref.upstream
+    if (name.upstream, name.repository, name.tag) != (upstream.registry, upstream.repository, upstream.tag):
+        raise NameInvalid(f"{ref.name!r} is said to come from elsewhere")
+    if name.digest is not None and name.digest != digest:
+        raise NameInvalid(f"{ref.name!r} is said to mean {ref.digest}")
+    return Root(name.upstream, name.repository, name.tag, digest, ref.size, ref.media_type)
+
+
+def _referrer(referrer: ReferrerEntry, listed: dict[str, BlobEntry]) -> Root | None:
+    """The referrer as a name of its own; C{None} when it is not inside, and so was held when this was exported."""
+    blob = listed.get(referrer.digest)
+    if blob is None:
+        return None
+    place = parse_full(referrer.repository if referrer.tag is None else f"{referrer.repository}:{referrer.tag}")
+    digest = Digest.parse(referrer.digest)
+    return Root(place.upstream, place.repository, place.tag, digest, blob.size, blob.media_type, refers=True)

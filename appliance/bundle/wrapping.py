@@ -1,0 +1,207 @@
+"""
+The bytes of a file from its beginning: as they lie there, or unpacked from gzip or zstd, with a bound on how many.
+
+gzip: RFC 1952; Zstandard: RFC 8878.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import zlib
+from typing import IO, Any, Protocol
+
+import zstandard
+from twisted.internet.defer import CancelledError
+
+from appliance.errors import BundleDamaged, BundleError, BundleUnreadable
+
+#: The most bytes that come out of one compressed archive.
+MAX_UNPACKED = 64 * 1024**3
+#: A compressed archive may grow by this factor beyond the first L{ALLOWANCE} bytes; images are far below it.
+MAX_RATIO = 200
+ALLOWANCE = 64 * 1024**2
+#: How often a compressed archive is unpacked from its beginning again because something lies before what was read.
+MAX_REWINDS = 16
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+#: The memory that a zstd frame may ask for; what C{zstd --ultra -22} and C{--long} need.
+_MAX_WINDOW = 2**27
+_PIECE = 1024 * 1024
+
+_ADVICE = {b"\xfd7zXZ": "xz -d", b"BZh": "bzip2 -d", b"PK\x03\x04": "unzip"}
+
+
+class Stop:
+    """Ends work that is under way on a thread, between two reads."""
+
+    def __init__(self) -> None:
+        self._wanted = False
+
+    def request(self) -> None:
+        """The next L{check} raises."""
+        self._wanted = True
+
+    def check(self) -> None:
+        """Raises L{CancelledError} once L{request} was called."""
+        if self._wanted:
+            raise CancelledError
+
+
+class Stream(Protocol):
+    """
+    Bytes that are read forward; going to another position is cheap, or not.
+
+    @ivar wrapping: C{"gzip"}, C{"zstd"}, or C{""} for bytes as they lie in the file.
+    """
+
+    wrapping: str
+
+    def read(self, size: int) -> bytes:
+        """At most C{size} of the next bytes, none only at the end."""
+
+    def skip(self, size: int) -> None:
+        """Pass over bytes; past the end is no error."""
+
+    def seek(self, position: int) -> None:
+        """Go to a position, counted in unpacked bytes."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def open_stream(path: str, stop: Stop) -> Stream:
+    """
+    Open a regular file. Blocking, as everything on the stream is.
+
+    @raise BundleUnreadable: there is no such file, or it is of another compression.
+    """
+    fd = _open(path)
+    head = os.pread(fd, 8, 0)
+    if head.startswith(_GZIP):
+        return Unpacked(path, fd, "gzip", stop)
+    if head.startswith(_ZSTD):
+        return Unpacked(path, fd, "zstd", stop)
+    for magic, program in _ADVICE.items():
+        if head.startswith(magic):
+            os.close(fd)
+            raise BundleUnreadable(f"{path}: this compression is not read here; unpack it first ({program})")
+    return Plain(fd, stop)
+
+
+def _open(path: str) -> int:
+    try:
+        # A pipe that nobody writes to must not hold the thread.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise BundleUnreadable(
+            f"{path}: {error.strerror}; check the path, on the appliance, and who may read it"
+        ) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise BundleUnreadable(f"{path}: is no regular file; copy the archive to one")
+    return fd
+
+
+class Plain:
+    """A L{Stream} of a file's own bytes."""
+
+    wrapping = ""
+
+    def __init__(self, fd: int, stop: Stop) -> None:
+        self._fd = fd
+        self._stop = stop
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """See L{Stream}."""
+        self._stop.check()
+        data = os.pread(self._fd, size, self._position)
+        self._position += len(data)
+        return data
+
+    def skip(self, size: int) -> None:
+        """See L{Stream}."""
+        self._position += size
+
+    def seek(self, position: int) -> None:
+        """See L{Stream}."""
+        self._position = position
+
+    def close(self) -> None:
+        """See L{Stream}."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Unpacked:
+    """A L{Stream} of what a compressed file holds; going back means unpacking from the beginning again."""
+
+    def __init__(self, path: str, fd: int, wrapping: str, stop: Stop) -> None:
+        self.wrapping = wrapping
+        self._path = path
+        self._file: IO[bytes] = os.fdopen(fd, "rb", buffering=_PIECE)
+        self._stop = stop
+        self._rewinds = 0
+        self._begin()
+
+    def read(self, size: int) -> bytes:
+        """See L{Stream}. Raises L{BundleDamaged}, and L{BundleError} for a bomb."""
+        self._stop.check()
+        try:
+            data: bytes = self._unpacked.read(min(size, 4 * _PIECE))
+        except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+            raise BundleDamaged(
+                f"{self._path}: its {self.wrapping} data is damaged or cut off after {self._position} unpacked bytes"
+                f" ({error}); copy the archive again"
+            ) from None
+        self._position += len(data)
+        self._check_growth()
+        return data
+
+    def skip(self, size: int) -> None:
+        """See L{Stream}."""
+        while size:
+            data = self.read(min(size, _PIECE))
+            if not data:
+                return
+            size -= len(data)
+
+    def seek(self, position: int) -> None:
+        """See L{Stream}. Raises L{BundleError} when that was done too often."""
+        if position < self._position:
+            self._rewinds += 1
+            if self._rewinds > MAX_REWINDS:
+                raise BundleError(
+                    f"{self._path}: what belongs together lies too far apart in it to be read while it is unpacked;"
+                    f" unpack it first ({self.wrapping} -d) and import the .tar"
+                )
+            self._begin()
+        self.skip(position - self._position)
+
+    def close(self) -> None:
+        """See L{Stream}."""
+        self._file.close()
+
+    def _begin(self) -> None:
+        self._file.seek(0)
+        self._position = 0
+        self._unpacked: Any
+        if self.wrapping == "gzip":
+            self._unpacked = gzip.GzipFile(fileobj=self._file, mode="rb")
+        else:
+            unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+            self._unpacked = unpacker.stream_reader(
+                self._file, read_size=_PIECE, read_across_frames=True, closefd=False
+            )
+
+    def _check_growth(self) -> None:
+        taken = self._file.tell()
+        if self._position > min(MAX_UNPACKED, ALLOWANCE + MAX_RATIO * taken):
+            raise BundleError(
+                f"{self._path}: {taken} compressed bytes unpack to {self._position} and more, as in a decompression"
+                f" bomb; if it is honest, unpack it yourself ({self.wrapping} -d) and import the .tar"
+            )

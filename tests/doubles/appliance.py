@@ -1,0 +1,177 @@
+"""An appliance in memory, asked as its operator does; nothing happens but by a request or a step of the clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from treq.testing import StubTreq
+from twisted.internet.defer import Deferred, succeed
+
+from appliance.admin.api import Api, Premises
+from appliance.admin.app import AdminApp
+from appliance.admin.metrics import Metrics
+from appliance.cache.blobs import Blobs
+from appliance.cache.flights import Flights
+from appliance.cache.links import Links
+from appliance.cache.manifests import Manifests
+from appliance.cache.pullthrough import PullThrough
+from appliance.cache.recent import Recent
+from appliance.cache.remote import Remote
+from appliance.cache.tags import Tags
+from appliance.cache.usage import Usage
+from appliance.cache.wants import Wants
+from appliance.flow.threads import InlineThreads
+from appliance.index.listings import Listings
+from appliance.index.memory import MemoryDocuments
+from appliance.index.repositories import Repositories
+from appliance.oci.digest import Digest
+from appliance.settings import BundleSettings, Settings, UpstreamSettings
+from appliance.store.memory import MemoryBlobStore
+from appliance.units import duration
+from tests.doubles.images import Blob, Content
+from tests.doubles.pullthrough import clock_at, result
+from tests.doubles.upstream import ScriptedUpstream
+
+HUB = "docker.io"
+NGINX = "library/nginx"
+TAGGED = 1_700_000_000.0
+
+
+class Answer:
+    """
+    A response, whole.
+
+    @ivar length: what its C{Content-Length} says, C{None} when it has none.
+    """
+
+    def __init__(self, code: int, length: int | str, headers: Any, body: bytes) -> None:
+        self.code = code
+        self.length = length if isinstance(length, int) else None
+        self.body = body
+        self._headers = headers
+
+    def header(self, name: str) -> str | None:
+        """The header's value."""
+        found = self._headers.getRawHeaders(name)
+        return None if found is None else str(found[0])
+
+    @property
+    def json(self) -> Any:
+        """The body as a document."""
+        return json.loads(self.body)
+
+    @property
+    def lines(self) -> list[Any]:
+        """The body as documents, one a line."""
+        assert self.body.endswith(b"\n")
+        return [json.loads(line) for line in self.body.splitlines()]
+
+
+class Appliance:
+    """
+    One appliance with one upstream, Docker Hub.
+
+    @ivar published: how often it was told that tags may mean something else.
+    """
+
+    def __init__(self, offline: bool = False, **bundles: Any) -> None:
+        self.clock = clock_at()
+        self.store = MemoryBlobStore()
+        self.state = MemoryDocuments()
+        self.hub = ScriptedUpstream(HUB, library=True)
+        self.published = 0
+        upstream = UpstreamSettings(name=HUB, urls=("https://hub.example",), kind="dockerhub")
+        self.settings = Settings(
+            upstreams={HUB: upstream}, offline=offline, bundles=BundleSettings(site="berth-3", **bundles)
+        )
+        documents = MemoryDocuments()
+        self.repositories = Repositories(documents)
+        self.flights = Flights(self.store, self.clock)
+        self.wants, self.usage = Wants(self.state, self.clock), Usage(self.state, self.clock)
+        links = Links(self.store)
+        self.through = PullThrough(
+            {HUB: Remote(upstream, self.hub, offline)},
+            Manifests(self.store, self.repositories, links, self.clock, Recent()),
+            Blobs(self.store, self.repositories, links, self.flights, self.clock),
+            Tags(self.repositories, Listings(documents), self.clock),
+            self.wants,
+            self.usage,
+        )
+        self.api = Api(
+            Premises(
+                settings=lambda: self.settings,
+                store=self.store,
+                repositories=self.repositories,
+                links=links,
+                cache=self.through,
+                wants=self.wants,
+                usage=self.usage,
+                state=self.state,
+                threads=InlineThreads(),
+                clock=self.clock,
+                flights=self.flights,
+                site="berth-3",
+                duration=duration,
+                published=self._note_published,
+            )
+        )
+        self.app = AdminApp(Metrics(self.clock, None), lambda: succeed(None), [self.api.routes()])
+        self.treq = StubTreq(self.app.site().resource)
+
+    def _note_published(self) -> None:
+        self.published += 1
+
+    # -- what is held -----------------------------------------------------------------------------------------------
+
+    def hold(self, content: Content, *tags: str, name: str = NGINX, without: tuple[Blob, ...] = ()) -> Digest:
+        """Hold everything beneath C{content}, but for some blobs, under the tags; its digest."""
+        repository = result(self.repositories.get(HUB, name))
+        for part in content.walk():
+            for blob in (part.manifest, *part.blobs):
+                if blob not in without:
+                    result(self.store.put(Digest.parse(blob.digest), blob.data))
+            if part.manifest not in without:
+                repository.hold(Digest.parse(part.digest), part.manifest.media_type, len(part.manifest.data))
+        for tag in tags:
+            repository.tag(tag, Digest.parse(content.digest), TAGGED)
+        result(self.repositories.save(repository))
+        return Digest.parse(content.digest)
+
+    def offer(self, content: Content, *tags: str, name: str = NGINX) -> None:
+        """Let the upstream have it."""
+        for part in content.walk():
+            names = tags if part is content else ()
+            self.hub.add_manifest(name, part.manifest.data, part.manifest.media_type, *names)
+            for blob in part.blobs:
+                self.hub.add_blob(name, blob.data)
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    def begin(self, method: str, path: str, document: Any = None, **more: Any) -> Deferred[Any]:
+        """A request under way."""
+        if document is not None:
+            more = {"data": json.dumps(document).encode(), "headers": {"Content-Type": "application/json"}, **more}
+        asked: Deferred[Any] = self.treq.request(method, f"http://127.0.0.1:5001/api/v1/{path}", **more)
+        return asked
+
+    def ask(self, method: str, path: str, document: Any = None, **more: Any) -> Answer:
+        """A request and its answer."""
+        asked = self.begin(method, path, document, **more)
+        self.treq.flush()
+        response = result(asked)
+        content = self.treq.content(response)
+        self.treq.flush()
+        return Answer(response.code, response.length, response.headers, result(content))
+
+    def get(self, path: str) -> Any:
+        """The document at C{path}."""
+        answer = self.ask("GET", path)
+        assert answer.code == 200, answer.body
+        return answer.json
+
+    def error(self, method: str, path: str, document: Any = None, **more: Any) -> tuple[int, str, str]:
+        """Status, code and message of a refusal."""
+        answer = self.ask(method, path, document, **more)
+        assert answer.header("Content-Type") == "application/json" and set(answer.json) == {"error"}, answer.body
+        return answer.code, answer.json["error"]["code"], answer.json["error"]["message"]

@@ -1,0 +1,232 @@
+"""An appliance that imports, all in memory save for the archives: what it holds, restarts, and faults of its disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from appliance.bundle.importer import Importer, ImportOptions, Progress
+from appliance.bundle.policy import Policy
+from appliance.bundle.publication import Publication
+from appliance.bundle.receipt import Change, Receipt, Receipts
+from appliance.flow.threads import InlineThreads
+from appliance.index.memory import MemoryDocuments
+from appliance.index.repositories import Repositories
+from appliance.interfaces import IBlobStore, IDocuments, IIngest, IOpenFile, Origin
+from appliance.oci.digest import Digest
+from appliance.store.memory import MemoryBlobStore
+from tests.doubles.exports import result_of
+from tests.doubles.images import Content
+
+NOW = 1_800_000_000.0
+NOBODY = Policy()
+CONFIGURED = frozenset({"docker.io", "ghcr.io"})
+
+
+class Disk:
+    """
+    Counts everything that is written, and fails one of these operations, or that one and all after it.
+
+    @ivar done: how many there were.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.fail_at = 0
+        self.dead = False
+        self.afterwards = False
+
+    def break_at(self, number: int, dead: bool, afterwards: bool) -> None:
+        """
+        @param number: which operation fails, from 1.
+        @param dead: whether all after it fail as well: the process was killed.
+        @param afterwards: whether the failing operation has done its work all the same.
+        """
+        self.done, self.fail_at, self.dead, self.afterwards = 0, number, dead, afterwards
+
+    def mend(self) -> None:
+        """Nothing fails from now on."""
+        self.fail_at = 0
+
+    def run(self, operation: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+        self.done += 1
+        broken = self.fail_at and (self.done == self.fail_at or (self.dead and self.done > self.fail_at))
+        if not broken:
+            return operation()
+        if self.afterwards and self.done == self.fail_at:
+            operation().addErrback(lambda _: None)
+        return fail(OSError(28, "No space left on device"))
+
+
+@implementer(IBlobStore)
+class BrittleStore:
+    """A store in memory behind a L{Disk}."""
+
+    def __init__(self, store: MemoryBlobStore, disk: Disk) -> None:
+        self._store = store
+        self._disk = disk
+
+    def size(self, digest: Digest) -> int | None:
+        return self._store.size(digest)
+
+    def open(self, digest: Digest) -> IOpenFile:
+        return self._store.open(digest)
+
+    def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
+        return self._store.read(digest, limit)
+
+    def put(self, digest: Digest, data: bytes) -> Deferred[None]:
+        return self._disk.run(lambda: self._store.put(digest, data))
+
+    def ingest(self, digest: Digest) -> Deferred[IIngest]:
+        def wrapped(ingest: IIngest) -> IIngest:
+            return BrittleIngest(ingest, self._disk)
+
+        return self._store.ingest(digest).addCallback(wrapped)
+
+    def unfinished(self) -> list[Digest]:
+        return self._store.unfinished()
+
+    def total(self) -> int:
+        return self._store.total()
+
+
+@implementer(IIngest)
+class BrittleIngest:
+    def __init__(self, ingest: IIngest, disk: Disk) -> None:
+        self._ingest = ingest
+        self._disk = disk
+        self.digest = ingest.digest
+        self.file = ingest.file
+
+    @property
+    def size(self) -> int:
+        size: int = self._ingest.size
+        return size
+
+    @property
+    def origin(self) -> Origin | None:
+        origin: Origin | None = self._ingest.origin
+        return origin
+
+    def write(self, data: list[bytes]) -> Deferred[None]:
+        return self._disk.run(lambda: self._ingest.write(data))
+
+    def note(self, origin: Origin) -> Deferred[None]:
+        return self._disk.run(lambda: self._ingest.note(origin))
+
+    def verify(self) -> bool:
+        return self._ingest.verify()
+
+    def commit(self) -> Deferred[None]:
+        return self._disk.run(self._ingest.commit)
+
+    def discard(self) -> Deferred[None]:
+        return self._disk.run(self._ingest.discard)
+
+    def close(self) -> None:
+        self._ingest.close()
+
+
+@implementer(IDocuments)
+class BrittleDocuments:
+    """Documents in memory behind a L{Disk}."""
+
+    def __init__(self, documents: MemoryDocuments, disk: Disk) -> None:
+        self._documents = documents
+        self._disk = disk
+
+    def read(self, key: tuple[str, ...]) -> Deferred[tuple[bytes, int] | None]:
+        return self._documents.read(key)
+
+    def write(self, key: tuple[str, ...], data: bytes, replaces: int) -> Deferred[int]:
+        return self._disk.run(lambda: self._documents.write(key, data, replaces))
+
+    def set_aside(self, key: tuple[str, ...]) -> Deferred[str]:
+        return self._disk.run(lambda: self._documents.set_aside(key))
+
+    def list(self, prefix: tuple[str, ...], name: str) -> Deferred[Any]:
+        return self._documents.list(prefix, name)
+
+
+class Receiver:
+    """One appliance."""
+
+    def __init__(self, policy: Policy = NOBODY) -> None:
+        self.policy = policy
+        self.disk = Disk()
+        self.store = MemoryBlobStore()
+        self._index = MemoryDocuments()
+        self.state = MemoryDocuments()
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.published: list[Change] = []
+        self.progress: list[Progress] = []
+        self.threads: Any = InlineThreads()
+        self.start()
+
+    def start(self) -> None:
+        """New objects over what is kept, as after a restart."""
+        state = BrittleDocuments(self.state, self.disk)
+        self.repositories = Repositories(BrittleDocuments(self._index, self.disk))
+        self.receipts = Receipts(state)
+        self.publication = Publication(self.repositories, state, self.receipts, self.published.extend)
+        self.importer = Importer(
+            BrittleStore(self.store, self.disk),
+            self.publication,
+            self.threads,
+            self.policy,
+            lambda name: {"index.docker.io": "docker.io"}.get(name, name if name in CONFIGURED else None),
+            self.clock,
+            "site-b",
+        )
+
+    def recover(self) -> int:
+        """What happens before anybody is served."""
+        count: int = result_of(self.publication.recover())
+        return count
+
+    def run(self, *files: Path, **options: Any) -> Receipt:
+        """Import."""
+        receipt: Receipt = result_of(self.begin(files, **options))
+        return receipt
+
+    def begin(self, files: Sequence[Path], **options: Any) -> Any:
+        """The coroutine of an import."""
+        return self.importer.run(list(files), ImportOptions(**options), self.progress.append)
+
+    def names(self) -> dict[str, str]:
+        """Every tag that is published, and every manifest that is held by digest because somebody asked for it."""
+        found: dict[str, str] = {}
+        for upstream, name in result_of(self.repositories.names()):
+            repository = result_of(self._repository(upstream, name))
+            found |= {f"{upstream}/{name}:{tag}": str(record.digest) for tag, record in repository.tags.items()}
+            found |= {f"{upstream}/{name}@{digest}": str(digest) for digest in repository.pinned}
+        return found
+
+    def serves(self, content: Content, place: tuple[str, str]) -> bool:
+        """Whether all of C{content} is in the store, its manifests in that repository, as they were."""
+        repository = result_of(self._repository(*place))
+        for part in content.walk():
+            manifest = repository.manifests.get(Digest.parse(part.digest))
+            if manifest is None or (manifest.media_type, manifest.size) != (
+                part.manifest.media_type,
+                len(part.manifest.data),
+            ):
+                return False
+            for blob in (part.manifest, *part.blobs):
+                if self.store.size(Digest.parse(blob.digest)) != len(blob.data):
+                    return False
+        return True
+
+    async def _repository(self, upstream: str, name: str) -> Any:
+        return await self.repositories.get(upstream, name)
+
+    def held(self) -> int:
+        """Bytes of whole blobs."""
+        return self.store.total()
