@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.cache.flight import Flight
+from appliance.cache.flight import Flight, State
 from appliance.cache.remote import Remote
 from appliance.errors import PullcacheError
 from appliance.interfaces import IBlobStore, IUpstream
@@ -82,6 +82,11 @@ class Flights:
         for landing in landings:
             landing.cancel()
         return DeferredList(ended).addCallback(lambda _: None)
+
+    def committed(self) -> Deferred[None]:
+        """Fires when the blobs that clients have got whole by now are in the store, or could not be kept."""
+        landed = [digest for digest, (flight, _) in self._under_way.items() if flight.state is State.LANDED]
+        return DeferredList([self.ended(digest) for digest in landed]).addCallback(lambda _: None)
 
     def ended(self, digest: Digest) -> Deferred[None]:
         """Fires when the flight of that digest is over and its file closed, at once when there is none."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 from appliance.cache.blobs import BlobAnswer, Blobs, BlobSize
 from appliance.cache.manifests import ManifestAnswer, Manifests
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags, TagsAnswer
-from appliance.errors import NotPermitted, UpstreamUnknown
+from appliance.cache.usage import Usage
+from appliance.cache.wants import Wants, reason_for
+from appliance.errors import NotPermitted, PullcacheError, UpstreamUnknown
 from appliance.interfaces import IBlobResponse
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
+
+T = TypeVar("T")
 
 
 class PullThrough:
@@ -24,28 +29,61 @@ class PullThrough:
     @ivar remotes: by configured name; replaced whole when the configuration is read again.
     """
 
-    def __init__(self, remotes: Mapping[str, Remote], manifests: Manifests, blobs: Blobs, tags: Tags) -> None:
+    def __init__(
+        self,
+        remotes: Mapping[str, Remote],
+        manifests: Manifests,
+        blobs: Blobs,
+        tags: Tags,
+        wants: Wants | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        """
+        @param wants: is told what could not be served; C{None}: nobody is.
+        @param usage: is told what was pulled; C{None}: nobody is.
+        """
         self.remotes = remotes
         self._manifests = manifests
         self._blobs = blobs
         self._tags = tags
+        self._wants = wants
+        self._usage = usage
 
-    async def manifest(self, upstream: str, name: str, reference: str | Digest) -> ManifestAnswer:
-        """See L{Manifests.by_tag} and L{Manifests.by_digest}."""
+    async def manifest(
+        self, upstream: str, name: str, reference: str | Digest, platform: str | None = None, pulled: bool = False
+    ) -> ManifestAnswer:
+        """
+        See L{Manifests.by_tag} and L{Manifests.by_digest}.
+
+        @param platform: what the client runs on, where it is known.
+        @param pulled: whether this is a client's pull, and no look at the manifest's headers.
+        """
         remote, repository = self._admit(upstream, name)
         if isinstance(reference, Digest):
-            return await self._manifests.by_digest(remote, repository, reference)
-        return await self._manifests.by_tag(remote, repository, reference)
+            asking = self._manifests.by_digest(remote, repository, reference)
+        else:
+            asking = self._manifests.by_tag(remote, repository, reference)
+        answer = await self._wanted(remote, repository, str(reference), platform, asking)
+        if pulled:
+            self.note_pulls(upstream, repository, str(reference))
+        return answer
+
+    def note_pulls(self, upstream: str, name: str, reference: str, times: int = 1) -> None:
+        """A manifest was pulled by tag or digest, maybe without this cache being asked; unknown ones are no error."""
+        remote = self.remotes.get(upstream)
+        if self._usage is not None and remote is not None:
+            self._usage.note(upstream, remote.registry.repository(name), reference, times)
 
     async def blob_size(self, upstream: str, name: str, digest: Digest) -> BlobSize:
         """See L{Blobs.head}."""
         remote, repository = self._admit(upstream, name)
         return await self._blobs.head(remote, repository, digest)
 
-    async def blob(self, upstream: str, name: str, digest: Digest) -> BlobAnswer:
-        """See L{Blobs.open}."""
+    async def blob(self, upstream: str, name: str, digest: Digest, platform: str | None = None) -> BlobAnswer:
+        """See L{Blobs.open}; C{platform} as with L{manifest}."""
         remote, repository = self._admit(upstream, name)
-        return await self._blobs.open(remote, repository, digest)
+        asking = self._blobs.open(remote, repository, digest)
+        return await self._wanted(remote, repository, str(digest), platform, asking)
 
     async def aside(
         self, upstream: str, name: str, digest: Digest, answer: BlobAnswer, span: Span
@@ -58,6 +96,21 @@ class PullThrough:
         """See L{Tags.list}."""
         remote, repository = self._admit(upstream, name)
         return await self._tags.list(remote, repository)
+
+    async def _wanted(
+        self, remote: Remote, repository: str, reference: str, platform: str | None, asking: Coroutine[Any, Any, T]
+    ) -> T:
+        """What C{asking} gives; when it cannot be given, that is noted."""
+        try:
+            answer = await asking
+        except PullcacheError as error:
+            reason = reason_for(error)
+            if self._wants is not None and reason is not None:
+                self._wants.note(remote.name, repository, reference, platform, reason)
+            raise
+        if self._wants:
+            self._wants.forget([(remote.name, repository, reference)])
+        return answer
 
     def _admit(self, upstream: str, name: str) -> tuple[Remote, str]:
         remote = self.remotes.get(upstream)

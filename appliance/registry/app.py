@@ -32,6 +32,7 @@ from appliance.registry.pages import page
 from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import abort, begin, etag_matches, quotable, say_where_from
 from appliance.registry.routing import Target, target
+from appliance.registry.useragent import platform_of
 from appliance.settings import Settings
 
 JSON = "application/json"
@@ -97,7 +98,9 @@ class RegistryApp:
         request.kind = "manifest"
         parsed = parse_reference(reference)
         wanted = self._target(request, name)
-        answer = await self._cache.manifest(wanted.upstream, wanted.repository, parsed)
+        pulled = request.method == b"GET"
+        platform = platform_of(request.getHeader("User-Agent"))
+        answer = await self._cache.manifest(wanted.upstream, wanted.repository, parsed, platform, pulled)
         say_where_from(request, answer.status, answer.warning, wanted.namespace)
         etag = str(answer.digest)
         headers = {"Docker-Content-Digest": etag, "ETag": f'"{etag}"'}
@@ -106,7 +109,8 @@ class RegistryApp:
             return b""
         body = _send(request, 200, answer.data, answer.media_type, headers)
         if answer.status == CacheStatus(hit=True) and answer.fresh_until != 0.0:
-            self._lane.remember(request, body, answer.fresh_until)
+            pull = (wanted.upstream, wanted.repository, reference) if pulled else None
+            self._lane.remember(request, body, answer.fresh_until, pull)
         return body
 
     @_app.route("/v2/<path:name>/blobs/<digest>")

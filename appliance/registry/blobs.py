@@ -25,6 +25,7 @@ from appliance.registry.multipart import content_range, multipart
 from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import abort, begin, etag_matches, say_where_from
 from appliance.registry.routing import Target
+from appliance.registry.useragent import platform_of
 
 # A range fetched past a flight, and not kept.
 ASIDE = CacheStatus(fwd="partial", fwd_status=206)
@@ -48,7 +49,8 @@ class BlobResponses:
         """
         if request.method == b"HEAD":
             return await self._head(request, wanted, digest)
-        answer = await self._cache.blob(wanted.upstream, wanted.repository, digest)
+        platform = platform_of(request.getHeader("User-Agent"))
+        answer = await self._cache.blob(wanted.upstream, wanted.repository, digest, platform)
         try:
             return await self._get(request, wanted, digest, answer)
         finally:

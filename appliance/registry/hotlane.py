@@ -30,12 +30,19 @@ _HEADERS = re.compile(
     rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\r\n\x00]*\r\n){1,64}\r\n",
     re.IGNORECASE,
 )
+Pull = tuple[str, str, str]
+"""Upstream, repository and reference of a manifest, as a client wrote the latter two."""
+
 _REQUEST_LINE = re.compile(rb"((?:GET|HEAD) /v2/[!-~]{1,2048}) HTTP/1\.1\r\n")
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An answer: what stands before the date, what after it, and what to note of it."""
+    """
+    An answer: what stands before the date, what after it, and what to note of it.
+
+    @ivar pull: what is pulled with it, C{None} for nothing that is counted.
+    """
 
     before: bytes
     after: bytes
@@ -43,6 +50,7 @@ class _Prepared:
     expires: float | None
     kind: str
     code: int
+    pull: Pull | None
 
     @property
     def cost(self) -> int:
@@ -60,13 +68,15 @@ class HotLane:
         self._used = 0
         self._date = b""
         self._dated = 0
+        self._pulls: dict[Pull, int] = {}
 
-    def remember(self, request: RegistryRequest, body: bytes, expires: float | None) -> None:
+    def remember(self, request: RegistryRequest, body: bytes, expires: float | None, pull: Pull | None = None) -> None:
         """
         The response that C{request} has got, with its headers set, may be given again.
 
         @param body: what follows the headers; empty for HEAD.
         @param expires: seconds since the epoch, C{None} for ever.
+        @param pull: what to count whenever it is given; C{None}: nothing.
         """
         if len(body) > BODY_LIMIT or request.clientproto != b"HTTP/1.1" or not _is_simple(request):
             return
@@ -79,7 +89,7 @@ class HotLane:
                 head.extend(b"%b: %b\r\n" % (name, value) for value in values)
         if before:
             prepared = _Prepared(
-                before, b"".join(head) + b"\r\n" + body, len(body), expires, request.kind, request.code
+                before, b"".join(head) + b"\r\n" + body, len(body), expires, request.kind, request.code, pull
             )
             self._keep(request.method + b" " + request.uri, prepared)
 
@@ -98,7 +108,14 @@ class HotLane:
         self._answers.move_to_end(line[1])
         transport.write(b"".join((prepared.before, self._today(now), prepared.after)))
         self._note(transport, line[1], prepared)
+        if prepared.pull is not None:
+            self._pulls[prepared.pull] = self._pulls.get(prepared.pull, 0) + 1
         return True
+
+    def take_pulls(self) -> dict[Pull, int]:
+        """What was pulled by this lane since the last call, and how often."""
+        pulls, self._pulls = self._pulls, {}
+        return pulls
 
     def clear(self) -> None:
         """Forget every answer: something that decides about them has changed."""

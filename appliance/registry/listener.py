@@ -11,7 +11,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.interfaces import IAccounts
 from appliance.registry.app import RegistryApp
 from appliance.registry.channel import RegistryChannel
-from appliance.registry.hotlane import HotLane
+from appliance.registry.hotlane import HotLane, Pull
 from appliance.registry.request import RegistryRequest
 from appliance.settings import ListenSettings, Settings
 
@@ -44,6 +44,14 @@ class Listener:
     def busy(self) -> bool:
         """Whether a client is being answered."""
         return any(channel.busy for channel in self.site.open)
+
+    def take_pulls(self) -> dict[Pull, int]:
+        """See L{HotLane.take_pulls}."""
+        return self._lane.take_pulls()
+
+    def forget_answers(self) -> None:
+        """Tags may mean something else by now, though no upstream said so."""
+        self._lane.clear()
 
     def close_idle(self) -> None:
         """Close the connections on which nothing is asked; the others close after their answer."""

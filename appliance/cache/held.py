@@ -1,0 +1,30 @@
+"""Whether something can be served without an upstream."""
+
+from __future__ import annotations
+
+from appliance.cache.links import Links
+from appliance.index.repositories import Repositories
+from appliance.interfaces import IBlobStore
+from appliance.oci.digest import Digest
+
+
+class Held:
+    """What the repositories of one store hold, asked for one reference at a time."""
+
+    def __init__(self, store: IBlobStore, repositories: Repositories, links: Links) -> None:
+        self._store = store
+        self._repositories = repositories
+        self._links = links
+
+    async def holds(self, upstream: str, repository: str, reference: str) -> bool:
+        """
+        Whether the repository can serve C{reference} by itself: a tag, or the digest of a manifest or a blob.
+
+        What a manifest names may be lacking all the same.
+        """
+        known = await self._repositories.get(upstream, repository)
+        if ":" not in reference:
+            tag = known.tags.get(reference)
+            return tag is not None and self._store.size(tag.digest) is not None
+        digest = Digest.parse(reference)
+        return self._store.size(digest) is not None and await self._links.size(known, digest) is not None

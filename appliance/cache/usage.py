@@ -1,0 +1,135 @@
+"""
+Usage: how often each tag and each manifest was pulled, and when last.
+
+Kept as C{usage.json}::
+
+    {"docker.io/library/nginx": {"1.27": [12, 1800000000], "sha256:...": [12, 1800000000]}, ...}
+
+Runtimes ask what a tag means and then pull that digest, so that a pull of a tag may be noted under its digest only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from appliance.cache.keepsake import Keepsake
+from appliance.errors import DocumentDamaged
+from appliance.interfaces import IDocuments
+
+LIMIT = 200_000
+"""The most references kept."""
+
+NAME = "usage.json"
+
+# The document is written whole: the more it holds, the less often, in seconds.
+INTERVAL = 5.0
+PER_THOUSAND = 1.0
+
+Key = tuple[str, str, str]
+"""Upstream, repository, and a tag or a digest as text."""
+
+
+class Use(NamedTuple):
+    """
+    What is known of the pulls of one reference.
+
+    @ivar last: of the last one, seconds since the epoch.
+    """
+
+    pulls: int
+    last: float
+
+
+class Usage:
+    """The pulls of one appliance; the longest unused is dropped when there are too many."""
+
+    def __init__(self, documents: IDocuments, clock: IReactorTime) -> None:
+        self._document = Keepsake(documents, NAME)
+        self._clock = clock
+        self._uses: OrderedDict[Key, Use] = OrderedDict()
+        self._changed = False
+        self._written_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._uses)
+
+    async def load(self) -> None:
+        """Take up what an earlier process noted; what was noted since the start comes on top."""
+        data = await self._document.read()
+        if data is None:
+            return
+        try:
+            kept = msgspec.json.decode(data, type=dict[str, dict[str, tuple[int, float]]])
+        except msgspec.DecodeError as error:
+            await self._document.set_aside(DocumentDamaged(str(error)))
+            return
+        since, self._uses = self._uses, OrderedDict(_sorted(kept))
+        for key, use in since.items():
+            self._add(key, use)
+
+    def note(self, upstream: str, repository: str, reference: str, times: int = 1) -> None:
+        """The reference was pulled C{times} times, just now."""
+        self._add((upstream, repository, reference), Use(times, self._clock.seconds()))
+        self._changed = True
+
+    def of(self, upstream: str, repository: str, *references: str) -> Use | None:
+        """What is known of any of the references together: a tag and its digest. C{None}: no pull."""
+        uses = [use for each in references if (use := self._uses.get((upstream, repository, each))) is not None]
+        if not uses:
+            return None
+        return Use(max(use.pulls for use in uses), max(use.last for use in uses))
+
+    def last_pulled(self, upstream: str, repository: str, reference: str) -> float | None:
+        """When it was last pulled, seconds since the epoch."""
+        use = self._uses.get((upstream, repository, reference))
+        return None if use is None else use.last
+
+    async def flush(self, now: bool = False) -> None:
+        """
+        Write what changed, if it is time. One call at a time.
+
+        @param now: whether it is time in any case.
+        """
+        wait = INTERVAL + PER_THOUSAND * (len(self._uses) // 1000)
+        if not self._changed or not (now or self._clock.seconds() - self._written_at >= wait):
+            return
+        self._changed = False
+        try:
+            await self._document.write(self._encode())
+        except BaseException:
+            self._changed = True
+            raise
+        finally:
+            self._written_at = self._clock.seconds()
+
+    def _add(self, key: Key, use: Use) -> None:
+        before = self._uses.get(key)
+        self._uses[key] = use if before is None else Use(before.pulls + use.pulls, max(before.last, use.last))
+        self._uses.move_to_end(key)
+        while len(self._uses) > LIMIT:
+            self._uses.popitem(last=False)
+
+    def _encode(self) -> bytes:
+        document: dict[str, dict[str, Use]] = {}
+        for (upstream, repository, reference), use in self._uses.items():
+            document.setdefault(f"{upstream}/{repository}", {})[reference] = use
+        return msgspec.json.encode(document)
+
+
+def _sorted(kept: dict[str, dict[str, tuple[int, float]]]) -> list[tuple[Key, Use]]:
+    """What was kept, the longest unused first."""
+    found = [
+        ((*_place(name), reference), Use(*use))
+        for name, references in kept.items()
+        for reference, use in references.items()
+    ]
+    return sorted(found, key=lambda each: each[1].last)
+
+
+def _place(name: str) -> tuple[str, str]:
+    upstream, _, repository = name.partition("/")
+    return upstream, repository

@@ -1,0 +1,152 @@
+"""
+Wants: what clients asked for and could not be given, so that the next bundle brings it.
+
+Kept as C{wants.json}::
+
+    [{"upstream": "docker.io", "repository": "library/nginx", "reference": "1.27", "platform": "linux/arm64",
+      "reason": "offline", "first": 1800000000.0, "last": 1800000420.0, "count": 3}, ...]
+
+C{reference} is a tag, or the digest of a manifest or a blob. Longest unasked first: that is what is dropped when there
+are too many.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from appliance.cache.keepsake import Keepsake
+from appliance.errors import DocumentDamaged, NotHeld, Offline, UpstreamError
+from appliance.interfaces import IDocuments
+
+LIMIT = 10_000
+"""The most wants kept: a client that makes names up cannot fill the disk with them."""
+
+NAME = "wants.json"
+
+Key = tuple[str, str, str]
+"""Upstream, repository, and a tag or a digest as text."""
+
+
+class Want(msgspec.Struct, kw_only=True):
+    """
+    Something a client was refused.
+
+    @ivar reference: a tag, or a digest as text.
+    @ivar platform: what the client runs on, as in C{linux/arm64}; C{None} when it did not say.
+    @ivar reason: why it was refused, the last time: see L{reason_for}.
+    @ivar first: when it was asked for first, seconds since the epoch; C{last}: and last.
+    @ivar count: how often.
+    """
+
+    upstream: str
+    repository: str
+    reference: str
+    platform: str | None = None
+    reason: str
+    first: float
+    last: float
+    count: int = 1
+
+    @property
+    def key(self) -> Key:
+        """What tells wants apart."""
+        return self.upstream, self.repository, self.reference
+
+
+class Wants:
+    """The wants of one appliance, each once."""
+
+    def __init__(self, documents: IDocuments, clock: IReactorTime) -> None:
+        self._document = Keepsake(documents, NAME)
+        self._clock = clock
+        self._wants: OrderedDict[Key, Want] = OrderedDict()
+        self._changed = False
+
+    def __len__(self) -> int:
+        return len(self._wants)
+
+    async def load(self) -> None:
+        """Take up what an earlier process noted; what was noted since the start comes on top."""
+        data = await self._document.read()
+        if data is None:
+            return
+        try:
+            kept = msgspec.json.decode(data, type=list[Want])
+        except msgspec.DecodeError as error:
+            await self._document.set_aside(DocumentDamaged(str(error)))
+            return
+        since, self._wants = self._wants, OrderedDict((want.key, want) for want in kept)
+        for want in since.values():
+            self._add(want)
+
+    def note(self, upstream: str, repository: str, reference: str, platform: str | None, reason: str) -> None:
+        """Something could not be served, just now."""
+        now = self._clock.seconds()
+        self._add(
+            Want(
+                upstream=upstream,
+                repository=repository,
+                reference=reference,
+                platform=platform,
+                reason=reason,
+                first=now,
+                last=now,
+            )
+        )
+        self._changed = True
+
+    def forget(self, keys: Iterable[Key]) -> int:
+        """These are here now; how many of them were wanted."""
+        met = [key for key in keys if self._wants.pop(key, None) is not None]
+        self._changed = self._changed or bool(met)
+        return len(met)
+
+    async def review(self, holds: Callable[[str, str, str], Awaitable[bool]]) -> int:
+        """
+        Forget what is held by now; how many that were.
+
+        @param holds: whether (upstream, repository, reference) can be served.
+        """
+        return self.forget([key for key in list(self._wants) if await holds(*key)])
+
+    def snapshot(self) -> list[Want]:
+        """Every want, longest unasked first."""
+        return list(self._wants.values())
+
+    async def flush(self) -> None:
+        """Write what changed, if anything did. One call at a time."""
+        if not self._changed:
+            return
+        self._changed = False
+        try:
+            await self._document.write(msgspec.json.encode(self.snapshot()))
+        except BaseException:
+            self._changed = True
+            raise
+
+    def _add(self, want: Want) -> None:
+        before = self._wants.get(want.key)
+        if before is not None:
+            want.first = before.first
+            want.count += before.count
+            want.platform = want.platform or before.platform
+        self._wants[want.key] = want
+        self._wants.move_to_end(want.key)
+        while len(self._wants) > LIMIT:
+            self._wants.popitem(last=False)
+
+
+def reason_for(error: Exception) -> str | None:
+    """
+    In one word why something was not served: C{offline}, C{not-held}, or the L{UpstreamError}'s kind; C{None} when it
+    is nothing that a bundle could mend.
+    """
+    if isinstance(error, Offline):
+        return "offline"
+    if isinstance(error, NotHeld):
+        return "not-held"
+    return error.kind.replace("_", "-") if isinstance(error, UpstreamError) else None

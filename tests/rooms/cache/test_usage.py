@@ -1,0 +1,174 @@
+"""Usage: what was really pulled, how often and when last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import fail
+from twisted.internet.task import Clock
+
+from appliance.cache import usage as module
+from appliance.cache.usage import INTERVAL, NAME, Usage, Use
+from appliance.errors import Offline
+from appliance.index.memory import MemoryDocuments
+from appliance.oci.digest import Digest
+from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.images import image
+from tests.doubles.pullthrough import NOW, clock_at, failing, result
+
+
+def kept(documents: MemoryDocuments, clock: Clock) -> Usage:
+    """As after a restart."""
+    usage = Usage(documents, clock)
+    result(usage.load())
+    return usage
+
+
+def test_a_pull_counts_and_a_look_does_not() -> None:
+    """Monitoring that asks for headers keeps nothing alive; names count in full."""
+    site = Appliance(offline=True)
+    digest = site.hold(image(), "1")
+    result(site.through.manifest(HUB, "nginx", "1"))
+    assert site.usage.of(HUB, NGINX, "1") is None
+    result(site.through.manifest(HUB, "nginx", "1", pulled=True))
+    site.clock.advance(10)
+    result(site.through.manifest(HUB, NGINX, digest, pulled=True))
+    assert site.usage.of(HUB, NGINX, "1") == Use(1, NOW)
+    assert site.usage.last_pulled(HUB, NGINX, str(digest)) == NOW + 10
+
+
+def test_what_was_refused_was_not_pulled() -> None:
+    """A want is no use."""
+    site = Appliance(offline=True)
+    failing(site.through.manifest(HUB, NGINX, "1", pulled=True), Offline)
+    assert len(site.usage) == 0
+
+
+def test_a_tag_is_used_when_its_digest_is() -> None:
+    """Runtimes ask what a tag means and pull the digest."""
+    usage = Usage(MemoryDocuments(), clock_at())
+    digest = str(Digest.of(b"x"))
+    usage.note(HUB, NGINX, "1")
+    usage.note(HUB, NGINX, digest, 5)
+    assert usage.of(HUB, NGINX, "1", digest) == Use(5, NOW)
+    assert usage.of(HUB, NGINX, "2") is None and usage.of(HUB, "other", "1") is None
+
+
+def test_pulls_noted_for_others_count() -> None:
+    """The hot lane tells of its hits a few seconds later; an upstream that was unconfigured meanwhile is no error."""
+    site = Appliance()
+    site.through.note_pulls(HUB, "nginx", "1", 7)
+    site.through.note_pulls("gone.example", "nginx", "1", 7)
+    assert site.usage.of(HUB, NGINX, "1") == Use(7, NOW) and len(site.usage) == 1
+
+
+def test_usage_outlives_the_process() -> None:
+    """And goes on counting."""
+    documents, clock = MemoryDocuments(), clock_at()
+    usage = Usage(documents, clock)
+    usage.note("r.example:5000", "team/a", "1", 2)
+    usage.note(HUB, NGINX, "1", 3)
+    result(usage.flush(now=True))
+    clock.advance(10)
+    again = Usage(documents, clock)
+    again.note(HUB, NGINX, "1")
+    result(again.load())
+    assert again.of(HUB, NGINX, "1") == Use(4, NOW + 10)
+    assert again.of("r.example:5000", "team/a", "1") == Use(2, NOW)
+
+
+def test_it_is_written_now_and_then_only() -> None:
+    """Thousands of pulls a second are one write every few seconds; a stop writes at once."""
+    documents, clock = MemoryDocuments(), clock_at()
+    usage = Usage(documents, clock)
+
+    def version() -> int:
+        found = result(documents.read((NAME,)))
+        return 0 if found is None else found[1]
+
+    result(usage.flush(now=True))
+    assert version() == 0
+    usage.note(HUB, NGINX, "1")
+    result(usage.flush())
+    usage.note(HUB, NGINX, "1")
+    clock.advance(INTERVAL - 1)
+    result(usage.flush())
+    assert version() == 1
+    clock.advance(1)
+    result(usage.flush())
+    assert version() == 2
+    usage.note(HUB, NGINX, "1")
+    result(usage.flush(now=True))
+    assert version() == 3
+
+
+def test_a_large_document_is_written_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty thousand references do not make writing them the appliance's work."""
+    monkeypatch.setattr(module, "PER_THOUSAND", 100.0)
+    clock = clock_at()
+    usage = Usage(MemoryDocuments(), clock)
+    for number in range(1000):
+        usage.note(HUB, NGINX, str(number))
+    result(usage.flush())
+    usage.note(HUB, NGINX, "1")
+    clock.advance(INTERVAL + 99)
+    result(usage.flush())
+    assert usage._changed
+    clock.advance(1)
+    result(usage.flush())
+    assert not usage._changed
+
+
+def test_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest unused goes first, also over a restart."""
+    monkeypatch.setattr(module, "LIMIT", 2)
+    documents, clock = MemoryDocuments(), clock_at()
+    usage = Usage(documents, clock)
+    for reference in ("b", "a", "b"):
+        usage.note(HUB, NGINX, reference)
+        clock.advance(1)
+    result(usage.flush(now=True))
+    again = kept(documents, clock)
+    again.note(HUB, "another", "c")
+    assert again.of(HUB, NGINX, "a") is None
+    assert again.of(HUB, NGINX, "b") is not None and len(again) == 2
+
+
+def test_what_is_dropped_after_a_restart_is_what_would_have_been_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The document is by repository, and age counts across them."""
+    monkeypatch.setattr(module, "LIMIT", 3)
+    documents, clock = MemoryDocuments(), clock_at()
+    usage = Usage(documents, clock)
+    for repository, reference in (("a", "x"), ("b", "y"), ("a", "z")):
+        usage.note(HUB, repository, reference)
+        clock.advance(1)
+    result(usage.flush(now=True))
+    again = kept(documents, clock)
+    for reference in ("1", "2"):
+        again.note(HUB, "c", reference)
+    assert again.of(HUB, "b", "y") is None and again.of(HUB, "a", "z") is not None
+
+
+def test_a_full_disk_loses_no_count() -> None:
+    """What could not be written is written when there is room."""
+    documents = MemoryDocuments()
+    usage = Usage(documents, clock_at())
+    usage.note(HUB, NGINX, "1")
+    write, documents.write = documents.write, lambda *_: fail(OSError(28, "No space left"))  # type: ignore
+    failing(usage.flush(now=True), OSError)
+    documents.write = write  # type: ignore[method-assign]
+    result(usage.flush(now=True))
+    assert len(kept(documents, clock_at())) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"[", b'["a"]', b'{"docker.io/a": {"1": ["x"]}}'])
+def test_a_damaged_document_is_set_aside(data: bytes, logged_errors: list[dict[str, Any]]) -> None:
+    """The appliance starts, and begins to count anew."""
+    documents = MemoryDocuments()
+    result(documents.write((NAME,), data, 0))
+    usage = kept(documents, clock_at())
+    usage.note(HUB, NGINX, "1")
+    result(usage.flush(now=True))
+    assert len(kept(documents, clock_at())) == 1
+    logged_errors.clear()

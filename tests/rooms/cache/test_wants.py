@@ -1,0 +1,231 @@
+"""Wants: what clients were refused is written down, once, and carried over a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import fail, succeed
+from twisted.internet.task import Clock
+
+from appliance.cache import wants as module
+from appliance.cache.wants import NAME, Wants, reason_for
+from appliance.errors import (
+    BlobDamaged,
+    NameInvalid,
+    NotHeld,
+    NotPermitted,
+    Offline,
+    UpstreamDenied,
+    UpstreamInvalid,
+    UpstreamMissing,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamUnknown,
+)
+from appliance.index.memory import MemoryDocuments
+from appliance.oci.digest import Digest
+from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.images import image
+from tests.doubles.pullthrough import NOW, clock_at, failing, result
+
+DIGEST = Digest.of(b"layer")
+
+
+def noted(wants: Wants) -> list[tuple[Any, ...]]:
+    return [(each.reference, each.count, each.first - NOW, each.last - NOW) for each in wants.snapshot()]
+
+
+def kept(documents: MemoryDocuments, clock: Clock) -> Wants:
+    """As after a restart."""
+    wants = Wants(documents, clock)
+    result(wants.load())
+    return wants
+
+
+# -- what is noted --------------------------------------------------------------------------------------------------
+
+
+def test_what_an_offline_appliance_lacks_is_noted_once() -> None:
+    """Ten clients that ask for one tag are one want, with how often and when."""
+    site = Appliance(offline=True)
+    for _ in range(3):
+        failing(site.through.manifest(HUB, "nginx", "1.27"), Offline)
+        site.clock.advance(10)
+    failing(site.through.manifest(HUB, "nginx", DIGEST), Offline)
+    failing(site.through.blob(HUB, "nginx", DIGEST), Offline)
+    assert noted(site.wants) == [("1.27", 3, 0, 20), (str(DIGEST), 2, 30, 30)]
+    assert site.wants.snapshot()[0].key == (HUB, NGINX, "1.27")
+
+
+def test_the_client_s_platform_is_kept_where_it_is_known() -> None:
+    """A later client that does not say leaves it as it was."""
+    site = Appliance(offline=True)
+    for platform in ("linux/arm64", None):
+        failing(site.through.manifest(HUB, NGINX, "1", platform), Offline)
+    failing(site.through.blob(HUB, NGINX, DIGEST), Offline)
+    assert [each.platform for each in site.wants.snapshot()] == ["linux/arm64", None]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Offline("x"), "offline"),
+        (NotHeld("x"), "not-held"),
+        (UpstreamMissing(HUB, "x"), "missing"),
+        (UpstreamDenied(HUB, "x"), "denied"),
+        (UpstreamRateLimited(HUB, "x"), "rate-limited"),
+        (UpstreamTimeout(HUB, "x"), "unavailable"),
+        (UpstreamInvalid(HUB, "x"), "unavailable"),
+        (NotPermitted("x"), None),
+        (UpstreamUnknown("x"), None),
+        (NameInvalid("x"), None),
+        (BlobDamaged("x"), None),
+    ],
+)
+def test_the_reason_is_one_word_and_only_for_what_a_bundle_could_mend(error: Exception, reason: str | None) -> None:
+    """Nothing an upstream wrote gets into the document."""
+    assert reason_for(error) == reason
+
+
+def test_an_upstream_that_fails_with_nothing_cached_is_a_want() -> None:
+    """An appliance with a bad line asks for a bundle too."""
+    site = Appliance()
+    site.hub.fail(UpstreamUnavailable(HUB, "gone"))
+    failing(site.through.manifest(HUB, NGINX, "1"), UpstreamUnavailable)
+    assert [each.reason for each in site.wants.snapshot()] == ["unavailable"]
+
+
+def test_what_is_served_stale_is_no_want() -> None:
+    """The client has got what it wanted."""
+    site = Appliance()
+    site.hold(image(), "1")
+    site.clock.advance(10**9)
+    site.hub.fail(UpstreamUnavailable(HUB, "gone"))
+    result(site.through.manifest(HUB, NGINX, "1"))
+    assert not site.wants.snapshot()
+
+
+def test_what_may_not_be_pulled_is_no_want() -> None:
+    """A bundle would not change it."""
+    site = Appliance()
+    failing(site.through.manifest("nowhere.example", "a", "1"), UpstreamUnknown)
+    assert not site.wants.snapshot()
+
+
+def test_asking_for_a_size_is_no_want() -> None:
+    """Builders look whether a layer is there before they bring their own."""
+    site = Appliance(offline=True)
+    failing(site.through.blob_size(HUB, NGINX, DIGEST), Offline)
+    assert not site.wants.snapshot()
+
+
+def test_what_could_be_served_later_is_wanted_no_more() -> None:
+    """The upstream came back."""
+    site = Appliance()
+    site.hub.fail(UpstreamUnavailable(HUB, "gone"))
+    failing(site.through.manifest(HUB, NGINX, "1"), UpstreamUnavailable)
+    site.hub.heal()
+    site.offer(image(), "1")
+    result(site.through.manifest(HUB, NGINX, "1"))
+    assert not site.wants.snapshot()
+
+
+# -- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def test_names_made_up_cannot_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest unasked is dropped; what is asked for again and again stays."""
+    monkeypatch.setattr(module, "LIMIT", 3)
+    wants = Wants(MemoryDocuments(), clock_at())
+    for reference in ("a", "b", "c", "a", "d", "e"):
+        wants.note(HUB, NGINX, reference, None, "offline")
+    assert [each.reference for each in wants.snapshot()] == ["a", "d", "e"]
+
+
+# -- durability -----------------------------------------------------------------------------------------------------
+
+
+def test_wants_outlive_the_process() -> None:
+    """And go on counting."""
+    documents, clock = MemoryDocuments(), clock_at()
+    wants = Wants(documents, clock)
+    wants.note(HUB, NGINX, "1", "linux/amd64", "offline")
+    result(wants.flush())
+    clock.advance(5)
+    again = Wants(documents, clock)
+    again.note(HUB, NGINX, "1", None, "offline")
+    again.note(HUB, NGINX, "2", None, "offline")
+    result(again.load())
+    assert noted(again) == [("1", 2, 0, 5), ("2", 1, 5, 5)]
+    result(again.flush())
+    assert kept(documents, clock).snapshot() == again.snapshot()
+
+
+def test_nothing_is_written_when_nothing_changed() -> None:
+    """An idle appliance leaves its disk alone."""
+    documents = MemoryDocuments()
+    wants = Wants(documents, clock_at())
+    result(wants.flush())
+    assert result(documents.read((NAME,))) is None
+    wants.note(HUB, NGINX, "1", None, "offline")
+    for _ in range(3):
+        result(wants.flush())
+    found = result(documents.read((NAME,)))
+    assert found is not None and found[1] == 1
+
+
+def test_a_full_disk_loses_no_want() -> None:
+    """What could not be written is written when there is room."""
+    documents = MemoryDocuments()
+    wants = Wants(documents, clock_at())
+    wants.note(HUB, NGINX, "1", None, "offline")
+    write, documents.write = documents.write, lambda *_: fail(OSError(28, "No space left"))  # type: ignore
+    failing(wants.flush(), OSError)
+    documents.write = write  # type: ignore[method-assign]
+    result(wants.flush())
+    assert len(kept(documents, clock_at())) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"a": 1}', b'[{"upstream": 1}]'])
+def test_a_damaged_document_is_set_aside(data: bytes, logged_errors: list[dict[str, Any]]) -> None:
+    """The appliance starts, and begins anew."""
+    documents = MemoryDocuments()
+    result(documents.write((NAME,), data, 0))
+    wants = kept(documents, clock_at())
+    assert not wants.snapshot()
+    wants.note(HUB, NGINX, "1", None, "offline")
+    result(wants.flush())
+    assert len(kept(documents, clock_at())) == 1
+    assert result(documents.read((".wants.json.damaged-1",))) == (data, 1)
+    logged_errors.clear()
+
+
+# -- met ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_held_by_now_is_forgotten() -> None:
+    """Tag, manifest and layer alike; what is not held stays, and so it does under another repository."""
+    site = Appliance(offline=True)
+    content = image()
+    layer = Digest.parse(content.layers[0].digest)
+    for name in (NGINX, "library/other"):
+        failing(site.through.manifest(HUB, name, "1"), Offline)
+        failing(site.through.manifest(HUB, name, Digest.parse(content.digest)), Offline)
+        failing(site.through.blob(HUB, name, layer), Offline)
+    failing(site.through.manifest(HUB, NGINX, "2"), Offline)
+    site.hold(content, "1")
+    holds = site.api._imports._held.holds
+    assert result(site.wants.review(holds)) == 3
+    assert {(each.repository, each.reference == "2") for each in site.wants.snapshot()} == {
+        ("library/other", False),
+        (NGINX, True),
+    }
+
+
+def test_forgetting_what_nobody_wants_is_no_error() -> None:
+    """And changes nothing."""
+    wants = Wants(MemoryDocuments(), clock_at())
+    assert result(wants.review(lambda *_: succeed(True))) == 0
+    assert wants.forget([(HUB, NGINX, "1")]) == 0
