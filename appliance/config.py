@@ -7,6 +7,7 @@ right, in one line. Passwords stand in files of their own: nothing in this modul
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from appliance.settings import (
     NO_LOG,
     STANDARD_OUTPUT,
     AdminSettings,
+    BundleSettings,
     ListenSettings,
     Settings,
     StaleSettings,
@@ -38,6 +40,10 @@ _PATTERN = re.compile(r"[a-z0-9._*?/-]+")
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 _ENDPOINT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):[ -~]+")
 _PORT_ENDPOINTS = frozenset({"tcp", "tcp6", "ssl"})
+_SITE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+# A public key of minisign: the algorithm's two letters, eight bytes of key id, 32 of Ed25519.
+_KEY_BYTES = 42
+_KEY_BEGINNING = b"Ed"
 
 
 def load(path: str | Path) -> Settings:
@@ -225,6 +231,33 @@ def _pattern(at: At) -> str:
     return text
 
 
+def _public_key(at: At) -> str:
+    text = at.text().strip()
+    try:
+        key = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES or not key.startswith(_KEY_BEGINNING):
+        # Not shown: whoever confuses the two files has written the secret one.
+        raise at.fault(
+            "is no public key of minisign; write the second line of NAME.pub, which begins with RW", quoted=False
+        )
+    return text
+
+
+def _inbox(at: At) -> Path:
+    path = _path(at)
+    if not path.is_dir():
+        raise at.fault(f"is no folder at {path}; make it, for the user that pullcache runs as")
+    return path
+
+
+def _site(at: At) -> str:
+    if not _SITE.fullmatch(at.text()):
+        raise at.fault("is no name for a site; write letters, digits, dots, dashes and underscores")
+    return at.text()
+
+
 def _no_proxy(at: At) -> None:
     if at.value is not None:
         # The URL of a proxy may carry a password: the value is not shown.
@@ -243,6 +276,7 @@ def _settings(at: At) -> Settings:
             "offline": At.flag,
             "access_log": _access_log,
             "shutdown_grace": _duration_at,
+            "bundles": _bundles,
             "upstreams": _upstreams,
         }
     )
@@ -305,6 +339,19 @@ def _with(needed: str, at: At, readers: Mapping[str, Callable[[At], Any]]) -> di
     if needed not in found:
         raise at.below(needed, None).fault("is missing; it has no default", quoted=False)
     return found
+
+
+def _bundles(at: At) -> BundleSettings:
+    return BundleSettings(
+        **at.read(
+            {
+                "trust": _list_of(_public_key),
+                "require_signature": At.flag,
+                "inbox": _optional(_inbox),
+                "site": _optional(_site),
+            }
+        )
+    )
 
 
 def _stale(at: At) -> StaleSettings:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
-from appliance.settings import DOCKER_HUB, NO_LOG, STANDARD_OUTPUT, Settings, UpstreamSettings
+from appliance.settings import (
+    DOCKER_HUB,
+    NO_LOG,
+    STANDARD_OUTPUT,
+    BundleSettings,
+    Settings,
+    UpstreamSettings,
+)
 from appliance.units import words
 
 _LOG_WORDS = {STANDARD_OUTPUT: "standard output", NO_LOG: "none"}
@@ -20,11 +27,20 @@ def describe(settings: Settings) -> str:
     lines.append(f"access log: {_LOG_WORDS.get(str(settings.access_log), settings.access_log)}")
     lines.append("offline: no upstream is ever contacted" if settings.offline else "online")
     lines.append(f"at a stop, transfers under way get {words(settings.shutdown_grace)}")
+    lines.append(_bundles(settings.bundles))
     for upstream in settings.upstreams.values():
         lines += ["", *_described(upstream)]
     warnings = _warnings(settings)
     lines += ["", *(f"warning: {warning}" for warning in warnings)] if warnings else []
     return "\n".join(lines) + "\n"
+
+
+def _bundles(bundles: BundleSettings) -> str:
+    keys = len(bundles.trust)
+    signed = f"signed by one of {keys} trusted keys" if keys > 1 else "signed by the trusted key" if keys else "signed"
+    taken = f"only when {signed}" if keys or bundles.require_signature else "signed or not"
+    watched = f", also from {bundles.inbox}" if bundles.inbox else ""
+    return f"bundles: exported as {bundles.site or 'the name of this machine'}; imported {taken}{watched}"
 
 
 def _described(upstream: UpstreamSettings) -> list[str]:
@@ -63,6 +79,8 @@ def _warnings(settings: Settings) -> list[str]:
     admin = settings.admin.endpoint if settings.admin else ""
     if admin.startswith(("tcp", "ssl", "tls")) and not re.search(r"interface=(127\.|localhost|\\:\\:1)", admin):
         found.append(f"the admin endpoint {admin} can be reached from other machines, and asks nobody who they are")
+    if settings.bundles.require_signature and not settings.bundles.trust:
+        found.append("bundles: a signature is required and no key is trusted: no bundle can be imported")
     for upstream in settings.upstreams.values():
         if upstream.username and any(url.startswith("http:") for url in upstream.urls):
             found.append(f"{upstream.name}: the password is sent over plain http")

@@ -91,6 +91,23 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
         return (self.name, *self.aliases, *_IMPLIED_ALIASES.get(self.name, ()))
 
 
+class BundleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What crosses the gap.
+
+    @ivar trust: public keys in minisign's form, one line of base64 each: whose bundles are taken. One is enough to have
+        every bundle that none of them signed refused.
+    @ivar require_signature: whether an unsigned bundle is refused even while no key is trusted.
+    @ivar inbox: a folder that is watched for bundles to import, C{None} when none is.
+    @ivar site: what this appliance is called in what it exports; C{None} for the name of the machine.
+    """
+
+    trust: tuple[str, ...] = ()
+    require_signature: bool = False
+    inbox: Path | None = None
+    site: str | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """
     A whole configuration.
@@ -108,6 +125,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     offline: bool = False
     access_log: str | Path = STANDARD_OUTPUT
     shutdown_grace: float = 10.0
+    bundles: BundleSettings = BundleSettings()
     upstreams: dict[str, UpstreamSettings] = {}
 
     def upstream_for(self, name: str) -> str | None:

@@ -7,6 +7,7 @@ This is the one module that meets the reactor; everything else is given what it 
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from twisted.python import usage
 from twisted.python.threadpool import ThreadPool
 
 from appliance.admin.accesslog import AccessLog
+from appliance.admin.api import Api, Premises
 from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
 from appliance.cache.blobs import Blobs
@@ -34,6 +36,8 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags
+from appliance.cache.usage import Usage
+from appliance.cache.wants import Wants
 from appliance.config import load, overridden
 from appliance.description import describe
 from appliance.errors import ConfigError, PullcacheError
@@ -47,6 +51,7 @@ from appliance.registry.listener import Listener
 from appliance.settings import NO_LOG, STANDARD_OUTPUT, Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
+from appliance.units import duration
 from appliance.upstream.table import offline_upstream_for, upstream_for
 
 # How often what is cheap to lose is written.
@@ -133,6 +138,10 @@ class PullcacheService(Service):
         """Take up what was cut, and follow SIGHUP."""
         super().startService()
         self._pool.start()
+        for kept, what in ((self._wants, "reading the wants"), (self._usage, "reading the usage")):
+            Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what)
+        starting = Deferred.fromCoroutine(self._api.start()).addErrback(self._failed, "finishing an import")
+        starting.addBoth(lambda _: self._admit())
         self._store.measure().addErrback(self._failed, "measuring the store")
         Deferred.fromCoroutine(self._flights.resume(self._cache.remotes)).addErrback(self._failed, "resuming")
         self._flushing.start(FLUSH_INTERVAL, now=False)
@@ -140,10 +149,12 @@ class PullcacheService(Service):
 
     async def _stop(self) -> None:
         self._flushing.stop()
+        await self._api.stop()
         await DeferredList([Deferred.fromCoroutine(_closed(port)) for port in self._ports])
         await self._let_transfers_end()
         await self._flights.stop()
-        await self._repositories.flush()
+        await self._flush()
+        await Deferred.fromCoroutine(self._usage.flush(now=True)).addErrback(self._failed, "saving the usage")
         self._log_lines.flush()
         self._pool.stop()
         self._ownership.release()
@@ -162,7 +173,7 @@ class PullcacheService(Service):
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
             return
-        for key in ("store", "admin", "access_log"):
+        for key in ("store", "admin", "access_log", "bundles"):
             if getattr(settings, key) != getattr(self._settings, key):
                 self._log.warn("{key} changed: that takes effect with a restart", key=key)
         if [each.endpoint for each in settings.listen] != [each.endpoint for each in self._settings.listen]:
@@ -184,17 +195,40 @@ class PullcacheService(Service):
         self._repositories = repositories = Repositories(documents)
         self._flights = flights = Flights(store, clock)
         links = Links(store)
+        state = FilesystemDocuments(settings.store, threads, "state")
+        self._wants, self._usage = Wants(state, clock), Usage(state, clock)
         self._cache = PullThrough(
             self._remotes(settings, None),
             Manifests(store, repositories, links, clock, Recent()),
             Blobs(store, repositories, links, flights, clock),
             Tags(repositories, Listings(documents), clock),
+            self._wants,
+            self._usage,
         )
         self._listeners = [
             Listener(self._cache, settings, listen, self._metrics, self._reactor) for listen in settings.listen
         ]
+        self._api = Api(
+            Premises(
+                settings=lambda: self._settings,
+                store=store,
+                repositories=repositories,
+                links=links,
+                cache=self._cache,
+                wants=self._wants,
+                usage=self._usage,
+                state=state,
+                threads=threads,
+                clock=clock,
+                flights=flights,
+                site=settings.bundles.site or socket.gethostname(),
+                duration=duration,
+                published=self._forget_answers,
+            )
+        )
         self._metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
         self._metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
+        self._metrics.watch("wants", "References asked for and not served.", lambda: len(self._wants))
         self._metrics.watch("documents_damaged", "Documents set aside.", lambda: len(repositories.damaged))
 
     def _remotes(self, settings: Settings, before: Settings | None) -> dict[str, Remote]:
@@ -215,7 +249,20 @@ class PullcacheService(Service):
         for listener, listen in zip(self._listeners, self._settings.listen, strict=True):
             self._open(listen.endpoint, listener.site)
         if self._settings.admin is not None:
-            self._open(self._settings.admin.endpoint, AdminApp(self._metrics, self._probe).site())
+            app = AdminApp(self._metrics, self._probe, [self._api.routes()])
+            self._open(self._settings.admin.endpoint, app.site())
+        # Nobody is let in before an import that was cut half way through its publication is finished.
+        for port in self._ports:
+            _reading(port).stopReading()
+
+    def _admit(self) -> None:
+        for port in self._ports:
+            if _reading(port).connected:
+                _reading(port).startReading()
+
+    def _forget_answers(self) -> None:
+        for listener in self._listeners:
+            listener.forget_answers()
 
     def _probe(self) -> Deferred[None]:
         return self._store.probe().addCallback(lambda _: self._documents.probe())
@@ -238,11 +285,23 @@ class PullcacheService(Service):
         deadline = self._reactor.seconds() + self._settings.shutdown_grace
         for listener in self._listeners:
             listener.close_idle()
-        while any(listener.busy for listener in self._listeners) and self._reactor.seconds() < deadline:
+        while self._is_busy() and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.05)
 
+    def _is_busy(self) -> bool:
+        return self._api.busy or any(listener.busy for listener in self._listeners)
+
     def _flush(self) -> Deferred[None]:
-        return self._repositories.flush().addErrback(self._failed, "saving repositories")
+        """Write what is cheap to lose; fires when it is written, or not, which is logged."""
+        for listener in self._listeners:
+            for pull, times in listener.take_pulls().items():
+                self._cache.note_pulls(*pull, times)
+        writes = [
+            self._repositories.flush().addErrback(self._failed, "saving repositories"),
+            Deferred.fromCoroutine(self._wants.flush()).addErrback(self._failed, "saving the wants"),
+            Deferred.fromCoroutine(self._usage.flush()).addErrback(self._failed, "saving the usage"),
+        ]
+        return DeferredList(writes).addCallback(lambda _: None)
 
     def _failed(self, failure: Any, what: str) -> None:
         self._log.failure(what, failure)
@@ -285,6 +344,11 @@ def makeService(options: Options) -> PullcacheService:
 
 async def _closed(port: IListeningPort) -> None:
     await port.stopListening()  # type: ignore[misc]  # declared as maybe a Deferred; TCP ports give one
+
+
+def _reading(port: IListeningPort) -> Any:
+    """The port as the file descriptor that it is as well; every stream port of Twisted is one."""
+    return port
 
 
 def _with_listeners_of(settings: Settings, before: Settings) -> Settings:

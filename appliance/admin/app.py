@@ -1,85 +1,113 @@
-"""The admin endpoint: is it alive, is it ready, what does it measure."""
+"""The admin endpoint: is it alive, is it ready, what does it measure, and what can it be told to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import msgspec
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
-from werkzeug.exceptions import HTTPException
 
+from appliance.admin import openapi
+from appliance.admin.failures import Refused, internal, told
 from appliance.admin.metrics import CONTENT_TYPE, Metrics
+from appliance.admin.route import Reply, Route, check_query, json, send
+from appliance.admin.site import BODY_LIMIT, AdminSite
+from appliance.admin.streaming import abort
 
 
 class AdminApp:
-    """The routes of the admin endpoint."""
+    """
+    The routes of the admin endpoint.
 
-    _app = Klein()
+    @ivar routes: all of them.
+    """
+
     _log = Logger()
 
-    def __init__(self, metrics: Metrics, probe: Callable[[], Deferred[None]]) -> None:
+    def __init__(
+        self, metrics: Metrics, probe: Callable[[], Deferred[None]], parts: Sequence[Sequence[Route]] = ()
+    ) -> None:
         """
         @param probe: fires when the store can be written and the index read; fails with the reason why not.
+        @param parts: what else is offered.
         """
         self._metrics = metrics
         self._probe = probe
+        self._app = Klein()
+        # Werkzeug would answer these with redirects to an absolute URL made of the Host header.
+        self._app.url_map.strict_slashes = False
+        self._app.url_map.merge_slashes = False
+        self.routes = [*self._own(), *(route for part in parts for route in part)]
+        for route in self.routes:
+            self._add(route)
+        self._app.handle_errors(Exception)(self.failed)  # type: ignore[arg-type]  # Klein's type knows IRequest only
 
     def site(self) -> Site:
         """What to listen with."""
         resource: Resource = self._app.resource()
-        return _QuietSite(resource)
+        return AdminSite(resource)
 
-    @_app.route("/healthz")
-    def healthz(self, request: Request) -> bytes:
+    def healthz(self, request: Request) -> Reply:
         """Alive: the reactor turns."""
-        return _json(request, 200, {"status": "ok"})
+        return json({"status": "ok"})
 
-    @_app.route("/readyz")
-    async def readyz(self, request: Request) -> bytes:
+    async def readyz(self, request: Request) -> Reply:
         """Ready: what is held can be served, and what is pulled can be kept. Upstream trouble changes nothing here."""
         try:
             await self._probe()
         except CancelledError:
             raise
         except Exception as error:
-            return _json(request, 503, {"status": "not ready", "reason": str(error)})
-        return _json(request, 200, {"status": "ready"})
+            return json({"status": "not ready", "reason": str(error)}, 503)
+        return json({"status": "ready"})
 
-    @_app.route("/metrics")
-    def metrics(self, request: Request) -> bytes:
+    def metrics(self, request: Request) -> Reply:
         """Prometheus' text format."""
-        return _send(request, 200, self._metrics.render(), CONTENT_TYPE)
+        return Reply(self._metrics.render(), content_type=CONTENT_TYPE)
 
-    @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein's type knows IRequest only
+    def described(self, request: Request) -> Reply:
+        """All of this for programs."""
+        return json(openapi.document(self.routes))
+
     def failed(self, request: Request, failure: Failure) -> bytes:
         """Whatever went wrong, as JSON."""
-        if isinstance(failure.value, HTTPException):
-            return _json(request, failure.value.code or 404, {"error": "there is no such page here"})
-        self._log.failure("{uri}", failure, uri=request.uri)
-        return _json(request, 500, {"error": "internal error; see the log of the appliance"})
+        if failure.check(CancelledError):
+            failure.raiseException()
+        assert failure.value is not None
+        answer = told(failure.value)
+        if answer is None or answer[0] == 500:
+            self._log.failure("{uri}", failure, uri=request.uri)
+        if request.startedWriting:
+            # Something else was promised; whatever follows would be taken for it.
+            abort(request)
+            return b""
+        status, document = answer or internal()
+        return send(request, json(document, status))
 
+    # -- routing ----------------------------------------------------------------------------------------------------
 
-class _QuietSite(Site):
-    """A Site that neither logs requests nor shows tracebacks."""
+    def _own(self) -> list[Route]:
+        return [
+            Route("GET", "/healthz", self.healthz, "Whether the process answers.", dict[str, str]),
+            Route("GET", "/readyz", self.readyz, "Whether the store can be read and written.", dict[str, str]),
+            Route("GET", "/metrics", self.metrics, "Measurements in Prometheus' text format.", "text/plain"),
+            Route("GET", "/api/v1/openapi.json", self.described, "This document.", dict[str, Any]),
+        ]
 
-    displayTracebacks = False
-    noisy = False
+    def _add(self, route: Route) -> None:
+        def answer(request: Request, **parameters: str) -> Deferred[bytes | None]:
+            return ensureDeferred(self._answer(route, request, parameters))
 
-    def log(self, request: object) -> None:
-        """Probes and scrapes would be most of the log."""
+        self._app.route(route.path, methods=[route.method], endpoint=route.name)(answer)
 
-
-def _json(request: Request, code: int, document: dict[str, str]) -> bytes:
-    return _send(request, code, msgspec.json.encode(document), "application/json")
-
-
-def _send(request: Request, code: int, body: bytes, content_type: str) -> bytes:
-    request.setResponseCode(code)
-    request.setHeader("Content-Type", content_type)
-    request.setHeader("Content-Length", str(len(body)))
-    return b"" if request.method == b"HEAD" else body
+    async def _answer(self, route: Route, request: Request, parameters: dict[str, str]) -> bytes | None:
+        if getattr(request, "overrun", False):
+            raise Refused(413, "too-large", f"the body is larger than the {BODY_LIMIT} bytes it may have")
+        check_query(request, route.query)
+        reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)  # type: ignore[arg-type]
+        return None if reply is None else send(request, reply)

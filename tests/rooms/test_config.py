@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from appliance import config
 from appliance.description import describe
 from appliance.errors import ConfigError
-from appliance.settings import AdminSettings, ListenSettings, Settings, StaleSettings, UpstreamSettings
+from appliance.settings import AdminSettings, BundleSettings, ListenSettings, Settings, StaleSettings, UpstreamSettings
 from appliance.yamltree import LIMIT
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "pullcache.yaml"
+PUBLIC_KEY = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
 ONE = "upstreams: {ghcr.io: {url: https://ghcr.io, %s}}"
 
 
@@ -39,6 +40,7 @@ def test_an_empty_file_means_the_defaults() -> None:
         offline=False,
         access_log="-",
         shutdown_grace=10.0,
+        bundles=BundleSettings(trust=(), require_signature=False, inbox=None, site=None),
         upstreams={},
     )
 
@@ -76,6 +78,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "offline: true\n"
         "access_log: access.log\n"
         "shutdown_grace: 2m\n"
+        f"bundles: {{trust: [{PUBLIC_KEY}], require_signature: true, inbox: ., site: berth-3}}\n"
         "upstreams:\n"
         "  docker.io:\n"
         "    url: ['https://one.example/prefix', 'http://[::1]:5000']\n"
@@ -104,6 +107,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         offline=True,
         access_log=tmp_path / "access.log",
         shutdown_grace=120.0,
+        bundles=BundleSettings(trust=(PUBLIC_KEY,), require_signature=True, inbox=tmp_path, site="berth-3"),
         upstreams={
             "docker.io": UpstreamSettings(
                 name="docker.io",
@@ -141,6 +145,11 @@ def test_the_access_log_goes_where_it_is_told(written: str, meant: str | Path) -
     assert config.parse(f"access_log: {written}", "/p.yaml").access_log == meant
 
 
+def test_a_secret_key_among_the_trusted_ones_is_not_repeated() -> None:
+    """Who confuses the two files finds the secret in no log."""
+    assert "RWRTY0IyHUNJ" not in fault("bundles: {trust: [RWRTY0IyHUNJ]}")
+
+
 # -- the shipped file -----------------------------------------------------------------------------------------------
 
 
@@ -173,6 +182,7 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(document) == fields(Settings)
     assert set(document["listen"][0]) == fields(ListenSettings)
     assert set(document["admin"]) == fields(AdminSettings)
+    assert set(document["bundles"]) == fields(BundleSettings)
     assert set(hub) == fields(UpstreamSettings, "name", "urls") | {"url", "proxy"}
     assert set(hub["serve_stale"]) == fields(StaleSettings)
 
@@ -205,6 +215,14 @@ WRONG_KEYS = [
     ("access_log: gone/p.log", "access_log", "no file at /etc/gone/p.log"),
     ("shutdown_grace: 10", "shutdown_grace", "'10' is no duration"),
     ("shutdown_grace: ~", "shutdown_grace", "nothing stands where text"),
+    ("bundles: ~", "bundles", "nothing stands where keys"),
+    ("bundles: {trusted: []}", "bundles.trusted", "did you mean trust"),
+    ("bundles: {trust: RWQ}", "bundles.trust", "stands where a list"),
+    ("bundles: {trust: [RWQ]}", "bundles.trust[0]", "begins with RW"),
+    (f"bundles: {{trust: [{PUBLIC_KEY}, x{PUBLIC_KEY[1:]}]}}", "bundles.trust[1]", "second line"),
+    ("bundles: {require_signature: 1}", "bundles.require_signature", "'1' is neither"),
+    ("bundles: {inbox: /no/such}", "bundles.inbox", "no folder at /no/such"),
+    ("bundles: {site: a b}", "bundles.site", "'a b' is no name for a site"),
     ("admin: 5001", "admin", "'5001' stands where keys"),
     ("admin: {port: 1}", "admin.port", "the keys here are endpoint"),
     ("admin: {endpoint: 5001}", "admin.endpoint", "tcp:port="),

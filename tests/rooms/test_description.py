@@ -8,7 +8,7 @@ import pytest
 
 from appliance.config import parse
 from appliance.description import describe
-from appliance.settings import AdminSettings, Settings
+from appliance.settings import AdminSettings, BundleSettings, Settings
 
 
 def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
@@ -28,6 +28,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "access log: standard output\n"
         "online\n"
         "at a stop, transfers under way get 10s\n"
+        "bundles: exported as the name of this machine; imported signed or not\n"
         "\n"
         "upstream docker.io (also index.docker.io, registry-1.docker.io)\n"
         "  from: http://one.example, then https://two.example\n"
@@ -42,6 +43,26 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "warning: docker.io: the password is sent over plain http\n"
         "warning: docker.io: without kind: dockerhub, nginx is not found as library/nginx\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("bundles", "words"),
+    [
+        (BundleSettings(site="b"), "exported as b; imported signed or not"),
+        (BundleSettings(trust=("k",)), "imported only when signed by the trusted key"),
+        (BundleSettings(trust=("k", "l"), inbox=Path("/in")), "when signed by one of 2 trusted keys, also from /in"),
+        (BundleSettings(require_signature=True), "imported only when signed"),
+    ],
+)
+def test_check_says_whose_bundles_are_taken(bundles: BundleSettings, words: str) -> None:
+    """Before one is refused."""
+    assert f"{words}\n" in describe(Settings(bundles=bundles))
+
+
+def test_check_warns_when_no_bundle_can_be_right() -> None:
+    """A signature is wanted, and nobody's would do."""
+    wanting = describe(Settings(bundles=BundleSettings(require_signature=True)))
+    assert "warning: bundles: a signature is required and no key is trusted" in wanting
 
 
 def test_check_warns_of_a_file_that_serves_nothing() -> None:

@@ -95,7 +95,8 @@ class AdminTests(SynchronousTestCase):
         """No page of HTML for a script that mistyped a path, nor for one below a page that is there."""
         for path in ("/", "/nothing", "/healthz/below", "/v2/", "/%2e%2e/etc"):
             code, document = self.json(path)
-            self.assertEqual((code, document), (404, {"error": "there is no such page here"}))
+            self.assertEqual((code, document["error"]["code"]), (404, "not-found"))
+            self.assertIn("/api/v1/openapi.json", document["error"]["message"])
 
     def test_a_failure_of_ours_tells_no_secrets(self) -> None:
         """500 as JSON; the reason is in the log and not in the answer."""

@@ -1,0 +1,116 @@
+"""The API as a whole: what its parts are made of, and how they begin and end together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.internet.interfaces import IReactorTime
+
+from appliance.admin.exports import Exports
+from appliance.admin.holdings import Holdings
+from appliance.admin.imports import Imports
+from appliance.admin.ordering import Ordering
+from appliance.admin.returnpath import ReturnPath
+from appliance.admin.route import Route
+from appliance.admin.status import StatusPage
+from appliance.bundle.exporter import Exporter
+from appliance.bundle.importer import Importer, ImportOptions
+from appliance.bundle.inbox import Inbox
+from appliance.bundle.minisign import PublicKey
+from appliance.bundle.policy import Policy
+from appliance.bundle.publication import Publication
+from appliance.bundle.receipt import Receipt, Receipts
+from appliance.cache.completion import Completion
+from appliance.cache.flights import Flights
+from appliance.cache.held import Held
+from appliance.cache.links import Links
+from appliance.cache.pullthrough import PullThrough
+from appliance.cache.usage import Usage
+from appliance.cache.wants import Wants
+from appliance.index.repositories import Repositories
+from appliance.interfaces import IBlobStore, IDocuments, IThreads
+from appliance.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Premises:
+    """
+    What the API works on.
+
+    @ivar settings: gives what is in force; trusted keys, inbox and site are taken from it once.
+    @ivar state: documents that are not a repository's.
+    @ivar site: what this appliance is called.
+    @ivar duration: seconds of C{7d}; raises L{ConfigError}.
+    @ivar published: told, in the same turn of the reactor, that tags may mean something else by now.
+    """
+
+    settings: Callable[[], Settings]
+    store: IBlobStore
+    repositories: Repositories
+    links: Links
+    cache: PullThrough
+    wants: Wants
+    usage: Usage
+    state: IDocuments
+    threads: IThreads
+    clock: IReactorTime
+    flights: Flights
+    site: str
+    duration: Callable[[str], float]
+    published: Callable[[], None]
+
+
+class Api:
+    """Everything below C{/api/v1/}, and the inbox, which imports as the API does."""
+
+    def __init__(self, premises: Premises) -> None:
+        p = self._premises = premises
+        receipts = Receipts(p.state)
+        self._publication = Publication(p.repositories, p.state, receipts, lambda _: p.published())
+        importer = Importer(p.store, self._publication, p.threads, self._policy(), self._upstream_for, p.clock, p.site)
+        exporter = Exporter(p.store, p.repositories, p.threads, p.site, self._upstream_for, p.usage.last_pulled)
+        ordering = Ordering(exporter, Completion(p.cache, p.flights), self._upstream_for)
+        held = Held(p.store, p.repositories, p.links)
+        self._imports = Imports(importer, receipts, p.wants, held, p.clock)
+        self._exports = Exports(ordering, p.store, p.clock, p.duration)
+        self._holdings = Holdings(p.store, p.repositories, p.usage, self._upstream_for)
+        self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.site, p.clock)
+        self._status = StatusPage(p.settings, p.store, p.repositories, p.wants, lambda: len(p.flights), p.site, p.clock)
+        inbox = p.settings().bundles.inbox
+        self._inbox = None if inbox is None else Inbox(inbox, self._received, p.threads, p.clock)
+
+    def routes(self) -> list[Route]:
+        """Everything that is offered."""
+        parts = (self._status, self._holdings, self._return_path, self._exports, self._imports)
+        return [route for part in parts for route in part.routes()]
+
+    @property
+    def busy(self) -> bool:
+        """Whether an export is being sent."""
+        return self._exports.sending > 0
+
+    async def start(self) -> None:
+        """Finish what was being published when the process was cut, then watch the inbox."""
+        try:
+            await self._publication.recover()
+        finally:
+            if self._inbox is not None:
+                self._inbox.start()
+
+    async def stop(self) -> None:
+        """Cut the imports under way; what they stored is kept."""
+        if self._inbox is not None:
+            await self._inbox.stop()
+        await self._imports.stop()
+
+    async def _received(self, files: list[Path]) -> Receipt:
+        return await self._imports.run(files, ImportOptions())
+
+    def _policy(self) -> Policy:
+        bundles = self._premises.settings().bundles
+        return Policy(tuple(map(PublicKey.parse, bundles.trust)), bundles.require_signature)
+
+    def _upstream_for(self, name: str) -> str | None:
+        return self._premises.settings().upstream_for(name)

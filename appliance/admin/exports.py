@@ -1,0 +1,218 @@
+"""
+Exports: planned on request, kept for a while, and sent file by file while they are made.
+
+Nothing of a planned export lies on a disk; what is kept is the list of what goes into it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Request
+
+from appliance.admin.documents import ExportOrder, selection
+from appliance.admin.failures import Refused
+from appliance.admin.ordering import Ordering
+from appliance.admin.planned import PlannedExport, planned
+from appliance.admin.route import JSON, Parameter, Reply, Route, body, flag, json, media_type, raw, value, values
+from appliance.admin.streaming import send_parts
+from appliance.bundle.export import SIGNATURE_ROOM, Export, LeftOut
+from appliance.bundle.receipt import timestamp
+from appliance.errors import BundleIncomplete, ConfigError, NotHeld
+from appliance.interfaces import IBlobStore
+
+KEPT_FOR = 3600.0
+"""Seconds that an export is kept after it was last asked for."""
+
+KEPT = 16
+"""Exports kept; the longest unasked is dropped for a new one."""
+
+_SHOWN = 5
+TAR = "application/x-tar"
+_TEXT = "text/plain"
+
+
+class _Kept:
+    """An export and how long it is kept."""
+
+    def __init__(self, export: Export, notes: list[str], until: float) -> None:
+        self.export = export
+        self.notes = notes
+        self.until = until
+        self.signed = False
+
+    def described(self) -> PlannedExport:
+        """What is told of it."""
+        return planned(self.export, self.signed, timestamp(self.until), self.notes)
+
+
+class Exports:
+    """
+    Plans, keeps and sends exports.
+
+    @ivar sending: files being sent.
+    """
+
+    def __init__(
+        self, ordering: Ordering, store: IBlobStore, clock: IReactorTime, duration: Callable[[str], float]
+    ) -> None:
+        """
+        @param duration: reads C{7d}; raises L{ConfigError}.
+        """
+        self._ordering = ordering
+        self._store = store
+        self._clock = clock
+        self._duration = duration
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self.sending = 0
+
+    def routes(self) -> list[Route]:
+        """What is offered."""
+        one = "/api/v1/exports/<export>"
+        return [
+            Route(
+                "POST", "/api/v1/exports", self.plan, "Plan an export.", PlannedExport, takes=ExportOrder, status=201
+            ),
+            Route("GET", "/api/v1/exports", self.at_once, "Plan and send an export of one file.", TAR, _ONE_SHOT),
+            Route("GET", one, self.shown, "A planned export.", PlannedExport),
+            Route("GET", f"{one}/document", self.document, "Its bundle.json: what a signature signs.", JSON),
+            Route(
+                "PUT",
+                f"{one}/signature",
+                self.sign,
+                "Put a signature in minisign's form into it.",
+                PlannedExport,
+                takes=_TEXT,
+            ),
+            Route("GET", f"{one}/volumes/<n>", self.volume, "One of its files, numbered from 1.", TAR),
+        ]
+
+    # -- planning ---------------------------------------------------------------------------------------------------
+
+    async def plan(self, request: Request) -> Reply:
+        """Plan what the body asks for; what an image lacks may be fetched first, which takes as long as it takes."""
+        order = body(request, ExportOrder)
+        export, notes = await self._ordering.plan(selection(order, self._clock.seconds()), order.complete)
+        return json(self._keep(export, notes).described(), 201)
+
+    def shown(self, request: Request, export: str) -> Reply:
+        """What was planned."""
+        return json(self._get(export).described())
+
+    def document(self, request: Request, export: str) -> Reply:
+        """The bytes, exactly."""
+        return Reply(self._get(export).export.document)
+
+    def sign(self, request: Request, export: str) -> Reply:
+        """From now on each file of it carries the signature; whether it is right is for the importing side to say."""
+        kept = self._get(export)
+        if media_type(request) != _TEXT:
+            raise Refused(415, "unsupported-media-type", f"send the signature's file as Content-Type: {_TEXT}")
+        data = raw(request)
+        if not 0 < len(data) <= SIGNATURE_ROOM:
+            raise Refused(400, "bad-request", f"a signature has between 1 and {SIGNATURE_ROOM} bytes, not {len(data)}")
+        try:
+            kept.export.sign(data.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise Refused(400, "bad-request", "this is no signature of minisign: it is not text") from None
+        kept.signed = True
+        return json(kept.described())
+
+    # -- sending ----------------------------------------------------------------------------------------------------
+
+    async def volume(self, request: Request, export: str, n: str) -> None:
+        """One file, made while it is sent."""
+        kept = self._get(export)
+        if not (n.isascii() and n.isdigit() and len(n) < 6 and 1 <= int(n) <= kept.export.volumes):
+            raise NotHeld(f"this export has volumes 1 to {kept.export.volumes}, not {n[:20]}")
+        await self._send(request, kept.export, int(n))
+
+    async def at_once(self, request: Request) -> None:
+        """Refused when something asked for is not whole: a file that is sent cannot say what is not in it."""
+        order = self._asked(request)
+        export, notes = await self._ordering.plan(selection(order, self._clock.seconds()), order.complete)
+        if export.left_out:
+            raise _incomplete(export.left_out, notes)
+        await self._send(request, export, 1)
+
+    async def _send(self, request: Request, export: Export, n: int) -> None:
+        request.setHeader("Content-Type", TAR)
+        request.setHeader("Content-Length", str(export.size(n)))
+        request.setHeader("Content-Disposition", f'attachment; filename="{export.file_name(n)}"')
+        if request.method == b"HEAD":
+            request.write(b"")
+            return
+        self.sending += 1
+        try:
+            await send_parts(request, export.parts(n), self._store, self._clock)
+        finally:
+            self.sending -= 1
+
+    def _asked(self, request: Request) -> ExportOrder:
+        since = value(request, "since")
+        return ExportOrder(
+            refs=values(request, "ref"),
+            all=flag(request, "all"),
+            since=None if since is None else self._seconds(since),
+            platforms=values(request, "platform"),
+            partial=flag(request, "partial"),
+            complete=flag(request, "complete"),
+            title=value(request, "title") or "",
+        )
+
+    def _seconds(self, text: str) -> float:
+        try:
+            return self._duration(text)
+        except ConfigError as error:
+            raise Refused(400, "bad-request", f"since={text[:40]} {error}") from error
+
+    # -- keeping ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, export: Export, notes: list[str]) -> _Kept:
+        kept = _Kept(export, notes, self._clock.seconds() + KEPT_FOR)
+        self._drop_old()
+        self._kept.pop(export.bundle.id, None)
+        self._kept[export.bundle.id] = kept
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return kept
+
+    def _get(self, export: str) -> _Kept:
+        """The kept export of that id, kept anew. Raises L{NotHeld}."""
+        self._drop_old()
+        kept = self._kept.get(export)
+        if kept is None:
+            raise NotHeld("there is no such export, or not any more; plan it again")
+        kept.until = self._clock.seconds() + KEPT_FOR
+        self._kept.move_to_end(export)
+        return kept
+
+    def _drop_old(self) -> None:
+        now = self._clock.seconds()
+        for name in [name for name, kept in self._kept.items() if kept.until <= now]:
+            del self._kept[name]
+
+
+_ONE_SHOT = (
+    Parameter("ref", "A reference or a pattern.", repeated=True),
+    Parameter("all", "Everything that is held.", flag=True),
+    Parameter("since", "Only what was pulled in that time: 12h, 7d."),
+    Parameter("platform", "Of an index only this, as in linux/arm64.", repeated=True),
+    Parameter("partial", "Take an image that is not whole as far as it goes.", flag=True),
+    Parameter("complete", "Fetch what an image lacks first.", flag=True),
+    Parameter("title", "So that people can tell bundles apart."),
+)
+
+
+def _incomplete(left_out: Sequence[LeftOut], notes: Sequence[str]) -> BundleIncomplete:
+    reasons = [*(f"{lack.ref}: {lack.why}" for lack in left_out), *notes]
+    what = "; ".join(reasons[:_SHOWN])
+    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    missing = tuple(str(piece.digest) for lack in left_out for piece in lack.missing)
+    return BundleIncomplete(
+        f"not everything can be exported: {what}{more}; add complete=1 to fetch what is lacking, or partial=1 to take"
+        " images as far as they go",
+        missing,
+    )

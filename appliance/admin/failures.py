@@ -1,0 +1,80 @@
+"""The only table from what went wrong to what an operator is told: a status code, a word for programs, a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from werkzeug.exceptions import HTTPException
+
+from appliance import errors
+
+
+class Refused(errors.PullcacheError):
+    """
+    The request cannot be answered as it is.
+
+    @ivar status: HTTP status code.
+    @ivar code: in one word, for programs.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+# The first class that fits counts.
+_TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    (errors.DigestInvalid, 400, "digest-invalid"),
+    (errors.NameInvalid, 400, "name-invalid"),
+    (errors.TagInvalid, 400, "tag-invalid"),
+    (errors.ConfigError, 400, "bad-request"),
+    (errors.NotHeld, 404, "not-held"),
+    (errors.UpstreamUnknown, 404, "upstream-unknown"),
+    (errors.NotPermitted, 403, "not-permitted"),
+    (errors.BundleUntrusted, 403, "bundle-untrusted"),
+    (errors.BundleConflict, 409, "bundle-conflict"),
+    (errors.BundleIncomplete, 409, "bundle-incomplete"),
+    (errors.BundleTooNew, 422, "bundle-too-new"),
+    (errors.BundleDamaged, 422, "bundle-damaged"),
+    (errors.BundleUnreadable, 422, "bundle-unreadable"),
+    (errors.BundleError, 422, "bundle"),
+    (errors.Offline, 409, "offline"),
+    (errors.UpstreamError, 502, "upstream"),
+    (errors.StoreError, 500, "store"),
+)
+
+_NO_PAGE = "there is no such page here; /api/v1/openapi.json lists those there are"
+_HTTP = {404: ("not-found", _NO_PAGE), 405: ("method-not-allowed", "that method is not offered here")}
+
+
+def told(error: BaseException) -> tuple[int, dict[str, Any]] | None:
+    """Status and document for an error, C{None} when it is none of ours: a mistake to be logged."""
+    if isinstance(error, HTTPException):
+        code, message = _HTTP.get(error.code or 404, ("bad-request", "the request cannot be answered"))
+        return error.code or 404, document(code, message)
+    if isinstance(error, Refused):
+        return error.status, document(error.code, str(error))
+    if isinstance(error, OSError):
+        # The disk's own words: no room, no such file, no permission.
+        return 500, document("disk", f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    for exception, status, code in _TABLE:
+        if isinstance(error, exception):
+            return status, document(code, str(error), **_detail(error))
+    return None
+
+
+def internal() -> tuple[int, dict[str, Any]]:
+    """What is told of a mistake of ours."""
+    return 500, document("internal", "internal error; see the log of the appliance")
+
+
+def document(code: str, message: str, **more: Any) -> dict[str, Any]:
+    """An error document."""
+    return {"error": {"code": code, "message": message, **more}}
+
+
+def _detail(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, errors.BundleIncomplete) and error.missing:
+        return {"missing": list(error.missing)}
+    return {}

@@ -1,0 +1,266 @@
+"""What is held, image by image: C{/api/v1/images}."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import msgspec
+from twisted.web.server import Request
+
+from appliance.admin.failures import Refused
+from appliance.admin.reading import Reading
+from appliance.admin.route import Parameter, Reply, Route, json, value
+from appliance.bundle.closure import Closure, closure
+from appliance.bundle.imageconfig import named
+from appliance.bundle.receipt import timestamp
+from appliance.bundle.referrers import Kinship, kinship, tags_of
+from appliance.bundle.selection import Candidate, Pattern, UpstreamFor, parse_pattern
+from appliance.cache.usage import Usage
+from appliance.errors import NotHeld
+from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
+from appliance.interfaces import IBlobStore
+from appliance.oci.digest import Digest
+
+LATEST = "latest"
+_EVERYTHING = Pattern("**", "**", None, None)
+_WILD = frozenset("*?[")
+
+
+class PlatformState(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One platform of an image.
+
+    @ivar state: C{"held"}: it can be served offline; C{"incomplete"}: C{missing} of its blobs are not here;
+        C{"absent"}: nobody pulled it.
+    """
+
+    platform: str
+    digest: str
+    state: str
+    missing: int = 0
+
+
+class Image(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One reference that is held.
+
+    @ivar size: bytes of all that is held of it, manifests included.
+    @ivar last_pulled: RFC 3339, C{None} when no pull is known; C{pulls} is how often.
+    @ivar pinned: id of the bundle that brought it, which keeps it.
+    @ivar offline: whether all that was pulled of it can be served without an upstream.
+    """
+
+    name: str
+    upstream: str
+    repository: str
+    tag: str | None
+    digest: str
+    media_type: str
+    size: int
+    platforms: list[PlatformState]
+    offline: bool
+    pulls: int = 0
+    last_pulled: str | None = None
+    pinned: str | None = None
+
+
+class MissingBlob(msgspec.Struct, frozen=True, rename="camel"):
+    """What an image lacks. C{kind}: index, manifest, config, layer or artifact."""
+
+    digest: str
+    size: int
+    kind: str
+
+
+class Referrer(msgspec.Struct, frozen=True, rename="camel"):
+    """What refers to an image, by its own C{subject} or by a tag such as C{sha256-<hex>.sig}."""
+
+    digest: str
+    media_type: str
+    artifact_type: str
+    subject: str
+    tag: str | None = None
+
+
+class ImageDetail(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One image, looked at closely.
+
+    @ivar tagged: when the tag was first seen to mean this, RFC 3339; C{checked}: when its upstream last said so.
+    """
+
+    image: Image
+    missing: list[MissingBlob]
+    referrers: list[Referrer]
+    tagged: str | None = None
+    checked: str | None = None
+
+
+class ImageList(msgspec.Struct, frozen=True):
+    """Images by name."""
+
+    images: list[Image]
+
+
+class Holdings:
+    """Answers about what is held."""
+
+    def __init__(
+        self,
+        store: IBlobStore,
+        repositories: Repositories,
+        usage: Usage,
+        upstream_for: UpstreamFor,
+    ) -> None:
+        self._store = store
+        self._repositories = repositories
+        self._usage = usage
+        self._upstream_for = upstream_for
+        self._reading = Reading(store)
+
+    def routes(self) -> list[Route]:
+        """What is offered."""
+        pattern = Parameter("pattern", "A name or a pattern, as in ghcr.io/team/*:1.*; absent: everything.")
+        return [
+            Route("GET", "/api/v1/images", self.images, "The images held.", ImageList, (pattern,)),
+            Route(
+                "GET",
+                "/api/v1/images/<path:reference>",
+                self.image,
+                "One image: platforms, referrers, what it lacks.",
+                ImageDetail,
+            ),
+        ]
+
+    # -- images -----------------------------------------------------------------------------------------------------
+
+    async def images(self, request: Request) -> Reply:
+        """Tags, and what is held by digest alone; children and referrers come with what they belong to."""
+        text = value(request, "pattern")
+        pattern = _EVERYTHING if text is None else parse_pattern(text, self._upstream_for)
+        found = []
+        for repository in await self._meant(pattern):
+            kin = await kinship(repository, self._reading.document, frozenset())
+            for candidate in _candidates(repository, kin):
+                if pattern.pick(candidate) is not None:
+                    found.append(self._image(repository, candidate, await self._closure(repository, candidate.digest)))
+        return json(ImageList(sorted(found, key=lambda image: image.name)))
+
+    async def image(self, request: Request, reference: str) -> Reply:
+        """Without a tag or digest C{latest} is meant."""
+        pattern = parse_pattern(reference, self._upstream_for)
+        if _WILD & set(reference):
+            raise Refused(400, "bad-request", f"{reference[:160]} is a pattern; ask for images?pattern= with it")
+        for repository in await self._meant(pattern):
+            candidate = _exact(repository, pattern)
+            if candidate is not None:
+                return json(await self._detail(repository, candidate))
+        raise NotHeld(f"{reference[:160]} is not held")
+
+    async def _detail(self, repository: Repository, candidate: Candidate) -> ImageDetail:
+        found = await self._closure(repository, candidate.digest)
+        kin = await kinship(repository, self._reading.document, frozenset())
+        record = repository.tags.get(candidate.tag or "")
+        return ImageDetail(
+            image=self._image(repository, candidate, found),
+            missing=[MissingBlob(str(piece.digest), piece.size, piece.kind) for piece in found.missing],
+            referrers=[each async for each in self._referrers(repository, kin, found)],
+            tagged=None if record is None else timestamp(record.tagged_at),
+            checked=None if record is None or not record.checked_at else timestamp(record.checked_at),
+        )
+
+    async def _referrers(self, repository: Repository, kin: Kinship, found: Closure) -> AsyncIterator[Referrer]:
+        """What refers to the image or to anything beneath it."""
+        for subject in found.manifests:
+            for digest in kin.referrers.get(subject, ()):
+                yield await self._referrer(repository, digest, subject, None)
+            for tag in tags_of(subject):
+                if tag in repository.tags:
+                    yield await self._referrer(repository, repository.tags[tag].digest, subject, tag)
+
+    async def _referrer(self, repository: Repository, digest: Digest, subject: Digest, tag: str | None) -> Referrer:
+        manifest = await self._reading.manifest(repository, digest)
+        artifact_type = "" if manifest is None else manifest.artifact_type or ""
+        return Referrer(str(digest), repository.manifests[digest].media_type, artifact_type, str(subject), tag)
+
+    def _image(self, repository: Repository, candidate: Candidate, found: Closure) -> Image:
+        references = [candidate.tag] if candidate.tag is not None else []
+        use = self._usage.of(repository.upstream, repository.name, *references, str(candidate.digest))
+        record = repository.tags.get(candidate.tag or "")
+        return Image(
+            name=candidate.name,
+            upstream=repository.upstream,
+            repository=repository.name,
+            tag=candidate.tag,
+            digest=str(candidate.digest),
+            media_type=repository.manifests[candidate.digest].media_type,
+            size=sum(piece.size for piece in found.held),
+            platforms=platforms(found),
+            offline=not found.missing and not found.nothing,
+            pulls=0 if use is None else use.pulls,
+            last_pulled=None if use is None else timestamp(use.last),
+            pinned=repository.pinned.get(candidate.digest) if record is None else record.pinned,
+        )
+
+    async def _meant(self, pattern: Pattern) -> list[Repository]:
+        """The repositories that C{pattern} may mean something of."""
+        names = [
+            (upstream, name)
+            for upstream, name in await self._repositories.names()
+            if Pattern(pattern.text, pattern.place, None, None).pick(Candidate(upstream, name, None, _NO_DIGEST))
+        ]
+        return [await self._repositories.get(*place) for place in names]
+
+    async def _closure(self, repository: Repository, digest: Digest) -> Closure:
+        held = repository.manifests[digest]
+        return await closure(self._reading.document, self._store.size, digest, held.size, held.media_type)
+
+
+_NO_DIGEST = Digest("sha256", "0" * 64)
+
+
+def platforms(found: Closure) -> list[PlatformState]:
+    """The platforms of an index in its order; of a plain image the one in its configuration."""
+    lacking: dict[Digest | None, int] = {}
+    for piece in found.missing:
+        lacking[piece.needed_by] = lacking.get(piece.needed_by, 0) + 1
+    gone = {piece.digest for piece in found.missing}
+    states = [
+        _state(platform, child.parsed(), found, lacking, gone)
+        for manifest in found.manifests.values()
+        for child in manifest.manifests
+        if (platform := named(child.platform)) is not None
+    ]
+    if states or found.root not in found.manifests:
+        return states
+    return [_state(platform, found.root, found, lacking, gone) for platform in found.platforms]
+
+
+def _state(
+    platform: str, digest: Digest, found: Closure, lacking: dict[Digest | None, int], gone: set[Digest]
+) -> PlatformState:
+    missing = lacking.get(digest, 0) + (digest in gone)
+    if missing:
+        return PlatformState(platform, str(digest), "incomplete", missing)
+    return PlatformState(platform, str(digest), "held" if digest in found.manifests else "absent")
+
+
+def _candidates(repository: Repository, kin: Kinship) -> Iterator[Candidate]:
+    """Tags, and manifests that nothing else brings along."""
+    place = (repository.upstream, repository.name)
+    tagged = {record.digest for record in repository.tags.values()}
+    for tag, record in repository.tags.items():
+        yield Candidate(*place, tag, record.digest, None, kin.is_implied(repository, record.digest, tag))
+    for digest in repository.manifests:
+        yield Candidate(*place, None, digest, None, digest in tagged or kin.is_implied(repository, digest, None))
+
+
+def _exact(repository: Repository, pattern: Pattern) -> Candidate | None:
+    """The one reference that a name means in C{repository}."""
+    place = (repository.upstream, repository.name)
+    if pattern.digest is not None:
+        digest = next((digest for digest in repository.manifests if str(digest) == pattern.digest), None)
+        return None if digest is None else Candidate(*place, None, digest)
+    record = repository.tags.get(pattern.tag or LATEST)
+    return None if record is None else Candidate(*place, pattern.tag or LATEST, record.digest)

@@ -1,0 +1,197 @@
+"""Imports: of files that the appliance can read, with lines that tell how far it is, and a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+
+from appliance.admin.failures import Refused, document, internal, told
+from appliance.admin.route import Reply, Route, body, json
+from appliance.admin.streaming import NDJSON, Lines
+from appliance.bundle.importer import Importer, ImportOptions, Progress
+from appliance.bundle.minisign import PublicKey
+from appliance.bundle.receipt import Receipt, Receipts
+from appliance.cache.held import Held
+from appliance.cache.wants import Wants
+
+TELL_EVERY = 0.25
+"""Seconds between two lines about the same stage."""
+
+
+class ImportOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """
+    What is to be imported; L{appliance.bundle.importer.ImportOptions} explains it.
+
+    @ivar files: absolute paths on the appliance: one archive, or all volumes of a bundle.
+    @ivar as_name: C{as} in the document.
+    @ivar trust: public keys, as their one line of base64.
+    """
+
+    files: Annotated[list[str], msgspec.Meta(min_length=1, max_length=10_000)]
+    as_name: str | None = msgspec.field(name="as", default=None)
+    dry_run: bool = False
+    on_existing_tag: Literal["move", "keep", "refuse"] = "move"
+    trust: list[str] = []
+
+
+class ReceiptList(msgspec.Struct, frozen=True):
+    """The receipts that are kept, oldest first."""
+
+    receipts: list[Receipt]
+
+
+class Imports:
+    """Runs imports, and forgets the wants that they met."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        importer: Importer,
+        receipts: Receipts,
+        wants: Wants,
+        held: Held,
+        clock: IReactorTime,
+    ) -> None:
+        self._importer = importer
+        self._receipts = receipts
+        self._wants = wants
+        self._held = held
+        self._clock = clock
+        self._under_way: set[Deferred[Receipt]] = set()
+        self._stopping = False
+
+    def routes(self) -> list[Route]:
+        """What is offered."""
+        return [
+            Route(
+                "POST",
+                "/api/v1/imports",
+                self.order,
+                "Import archives; progress, then a receipt or an error.",
+                NDJSON,
+                takes=ImportOrder,
+            ),
+            Route("GET", "/api/v1/imports", self.receipts, "The receipts of all imports.", ReceiptList),
+            Route("GET", "/api/v1/imports/<receipt>", self.receipt, "One receipt.", Receipt),
+        ]
+
+    async def order(self, request: Request) -> None:
+        """
+        Import what the body names: one line for each step, at last C{{"receipt": ...}} or C{{"error": ...}}.
+
+        A client that leaves cancels the import, so that Ctrl-C does; what was stored is not read again the next time.
+        """
+        order = body(request, ImportOrder)
+        files, options = paths(order.files), _options(order)
+        lines = Lines(request)
+        lines.begin()
+        lines.send(await self._outcome(files, options, _Telling(lines, self._clock)))
+
+    async def receipts(self, request: Request) -> Reply:
+        """All of them."""
+        return json(ReceiptList(await self._receipts.all()))
+
+    async def receipt(self, request: Request, receipt: str) -> Reply:
+        """One of them."""
+        return json(await self._receipts.get(receipt))
+
+    async def stop(self) -> None:
+        """Cut the imports that were ordered; fires when each has ended."""
+        self._stopping = True
+        waiting = [_ended(importing) for importing in self._under_way]
+        for importing in list(self._under_way):
+            importing.cancel()
+        await DeferredList(waiting)
+
+    async def run(
+        self, files: list[Path], options: ImportOptions, progress: Callable[[Progress], None] = lambda _: None
+    ) -> Receipt:
+        """
+        Import, and forget the wants that were met.
+
+        @raise PullcacheError: see L{Importer.run}.
+        """
+        receipt = await self._importer.run(files, options, progress)
+        if not options.dry_run:
+            await self._review()
+        return receipt
+
+    async def _review(self) -> None:
+        try:
+            await self._wants.review(self._held.holds)
+        except CancelledError:
+            raise
+        except Exception:
+            # It is imported all the same; the next import looks again.
+            self._log.failure("the wants were not looked through")
+
+    async def _outcome(self, files: list[Path], options: ImportOptions, telling: _Telling) -> dict[str, object]:
+        importing = Deferred.fromCoroutine(self.run(files, options, telling))
+        self._under_way.add(importing)
+        try:
+            return {"receipt": await importing}
+        except CancelledError:
+            if not self._stopping:
+                raise
+            return document("stopped", "the appliance is being stopped; import again later: what is stored is kept")
+        except Exception as error:
+            answer = told(error)
+            if answer is None:
+                self._log.failure("importing {files}", Failure(), files=[str(path) for path in files])
+            return (answer or internal())[1]
+        finally:
+            self._under_way.discard(importing)
+
+
+class _Telling:
+    """Sends progress, not more often than anybody looks."""
+
+    def __init__(self, lines: Lines, clock: IReactorTime) -> None:
+        self._lines = lines
+        self._clock = clock
+        self._stage = ""
+        self._told_at = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = self._clock.seconds()
+        if progress.stage != self._stage or now - self._told_at >= TELL_EVERY:
+            self._stage, self._told_at = progress.stage, now
+            self._lines.send(progress)
+
+
+def _ended(importing: Deferred[Receipt]) -> Deferred[None]:
+    """Fires when C{importing} has, which somebody else waits for."""
+    ended: Deferred[None] = Deferred()
+
+    def tell(result: Any) -> Any:
+        ended.callback(None)
+        return result
+
+    importing.addBoth(tell)
+    return ended
+
+
+def paths(files: list[str]) -> list[Path]:
+    """The files. Raises L{Refused} for a path that depends on where the appliance was started."""
+    for file in files:
+        if not file.startswith("/") or "\0" in file:
+            raise Refused(400, "bad-request", f"{file[:160]!r}: write the absolute path of a file on the appliance")
+    return [Path(file) for file in files]
+
+
+def _options(order: ImportOrder) -> ImportOptions:
+    return ImportOptions(
+        as_name=order.as_name,
+        dry_run=order.dry_run,
+        on_existing_tag=order.on_existing_tag,
+        trust=tuple(map(PublicKey.parse, order.trust)),
+    )

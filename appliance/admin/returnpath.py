@@ -1,0 +1,103 @@
+"""What travels back to where bundles are made: C{inventory} and C{wants} of C{/api/v1/}."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Request
+
+from appliance.admin.documents import HeldBlob, Inventory, WantEntry, WantList
+from appliance.admin.failures import Refused
+from appliance.admin.reading import Reading
+from appliance.admin.route import Parameter, Reply, Route, json, value
+from appliance.bundle.receipt import timestamp
+from appliance.cache.wants import Want, Wants
+from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
+from appliance.interfaces import IBlobStore
+from appliance.oci.digest import Digest
+
+_FORMATS = ("json", "text")
+
+
+class ReturnPath:
+    """Writes down what this side holds, and what it lacks."""
+
+    def __init__(
+        self, store: IBlobStore, repositories: Repositories, wants: Wants, site: str, clock: IReactorTime
+    ) -> None:
+        self._store = store
+        self._repositories = repositories
+        self._wants = wants
+        self._site = site
+        self._clock = clock
+        self._reading = Reading(store)
+
+    def routes(self) -> list[Route]:
+        """What is offered."""
+        form = Parameter("format", "json, or text: one name a line, as export --list takes it. Default: json.")
+        return [
+            Route("GET", "/api/v1/inventory", self.inventory, "Every blob held, for an export elsewhere.", Inventory),
+            Route("GET", "/api/v1/wants", self.wants, "What was asked for and lacking.", WantList, (form,)),
+        ]
+
+    async def inventory(self, request: Request) -> Reply:
+        """Everything that some repository can serve; what merely lies in the store is nobody's."""
+        manifests: set[Digest] = set()
+        named: set[Digest] = set()
+        for place in await self._repositories.names():
+            repository = await self._repositories.get(*place)
+            manifests.update(repository.manifests)
+            named.update(repository.blobs)
+            for digest in list(repository.manifests):
+                named.update(await self._named(repository, digest))
+        return json(self._inventory(manifests, named))
+
+    def wants(self, request: Request) -> Reply:
+        """Longest unasked first."""
+        form = value(request, "format") or _FORMATS[0]
+        if form not in _FORMATS:
+            raise Refused(400, "bad-request", f"format={form[:40]}: the formats are {', '.join(_FORMATS)}")
+        entries = [_entry(want) for want in self._wants.snapshot()]
+        if form == "text":
+            return Reply("".join(f"{entry.name}\n" for entry in entries).encode(), content_type="text/plain")
+        return json(WantList(site=self._site, taken=timestamp(self._clock.seconds()), wants=entries))
+
+    async def _named(self, repository: Repository, digest: Digest) -> list[Digest]:
+        manifest = await self._reading.manifest(repository, digest)
+        return [] if manifest is None else [blob.parsed() for blob in manifest.blobs]
+
+    def _inventory(self, manifests: Iterable[Digest], named: Iterable[Digest]) -> Inventory:
+        sizes = {str(digest): self._store.size(digest) for digest in {*manifests, *named}}
+        blobs = [HeldBlob(digest=digest, size=size) for digest, size in sorted(sizes.items()) if size is not None]
+        return Inventory(
+            site=self._site,
+            taken=timestamp(self._clock.seconds()),
+            generation=_generation(blobs),
+            manifests=sorted(digest for digest in map(str, manifests) if sizes[digest] is not None),
+            blobs=blobs,
+        )
+
+
+def _generation(blobs: Iterable[HeldBlob]) -> str:
+    hasher = hashlib.sha256()
+    for blob in blobs:
+        hasher.update(f"{blob.digest} {blob.size}\n".encode("ascii"))
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def _entry(want: Want) -> WantEntry:
+    mark = "@" if ":" in want.reference else ":"
+    return WantEntry(
+        name=f"{want.upstream}/{want.repository}{mark}{want.reference}",
+        upstream=want.upstream,
+        repository=want.repository,
+        reference=want.reference,
+        platform=want.platform,
+        reason=want.reason,
+        first=timestamp(want.first),
+        last=timestamp(want.last),
+        count=want.count,
+    )

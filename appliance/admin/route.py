@@ -1,0 +1,151 @@
+"""
+One thing an operator can ask for: its path, what it takes and gives, and who answers.
+
+The same table makes the routes and the OpenAPI document, so that neither can know of one that the other does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+from twisted.web.server import Request
+
+from appliance.admin.failures import Refused
+
+S = TypeVar("S")
+
+JSON = "application/json"
+_TRUE = frozenset({"1", "true", "yes"})
+_FALSE = frozenset({"0", "false", "no", ""})
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Answer = Callable[..., Reply | None | Awaitable[Reply | None]]
+"""Called with the request and the path's parameters; C{None}: the answer was sent by itself."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of the query. C{repeated}: it may come several times. C{flag}: it is 1 or 0."""
+
+    name: str
+    summary: str
+    repeated: bool = False
+    flag: bool = False
+
+
+@dataclass(frozen=True)
+class Route:
+    """
+    @ivar path: as werkzeug writes it, C{<name>} for a parameter and C{<path:name>} for one with slashes.
+    @ivar query: the parameters there are; others are refused.
+    @ivar takes: what the body is decoded as, or its media type as text, or C{None}: there is none.
+    @ivar gives: what the answer can be decoded as, or its media type as text.
+    """
+
+    method: str
+    path: str
+    answer: Answer
+    summary: str
+    gives: Any
+    query: tuple[Parameter, ...] = ()
+    takes: Any = None
+    status: int = 200
+
+    @property
+    def name(self) -> str:
+        """Tells routes apart."""
+        return f"{self.method} {self.path}"
+
+
+def json(document: object, status: int = 200) -> Reply:
+    """A JSON document as an answer."""
+    return Reply(msgspec.json.encode(document), status)
+
+
+def send(request: Request, reply: Reply) -> bytes:
+    """Set status and headers; the body, empty for HEAD."""
+    request.setResponseCode(reply.status)
+    request.setHeader("Content-Type", reply.content_type)
+    request.setHeader("Content-Length", str(len(reply.body)))
+    request.setHeader("X-Content-Type-Options", "nosniff")
+    for name, value in reply.headers.items():
+        request.setHeader(name, value)
+    return b"" if request.method == b"HEAD" else reply.body
+
+
+# -- what a request says --------------------------------------------------------------------------------------------
+
+
+def values(request: Request, name: str) -> list[str]:
+    """Every value of a query parameter. Raises L{Refused} for what is no text."""
+    try:
+        return [value.decode("utf-8") for value in request.args.get(name.encode("ascii"), [])]
+    except UnicodeDecodeError:
+        raise Refused(400, "bad-request", f"{name}: is not UTF-8") from None
+
+
+def value(request: Request, name: str) -> str | None:
+    """The value of a query parameter, C{None} when it is not given. Raises L{Refused} when it is given twice."""
+    given = values(request, name)
+    if len(given) > 1:
+        raise Refused(400, "bad-request", f"{name} was given {len(given)} times; give it once")
+    return given[0] if given else None
+
+
+def flag(request: Request, name: str) -> bool:
+    """Whether a query parameter is true; not when it is not given. Raises L{Refused}."""
+    given = value(request, name)
+    if given is None or given.lower() in _FALSE:
+        return False
+    if given.lower() not in _TRUE:
+        raise Refused(400, "bad-request", f"{name}={given[:40]}: write 1 or 0")
+    return True
+
+
+def body(request: Request, kind: type[S]) -> S:
+    """
+    The JSON body.
+
+    @raise Refused: it is not sent as JSON, or is not C{kind}.
+    """
+    # A page in an operator's browser may send anything but this without being asked first.
+    if media_type(request) != JSON:
+        raise Refused(415, "unsupported-media-type", f"send the body as Content-Type: {JSON}")
+    try:
+        return msgspec.json.decode(raw(request), type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refused(400, "bad-request", f"the body is not understood: {error}") from None
+
+
+def raw(request: Request) -> bytes:
+    """The body as it came."""
+    data: bytes = b"" if request.content is None else request.content.read()
+    return data
+
+
+def media_type(request: Request) -> str:
+    """The C{Content-Type} without parameters, in lower case."""
+    return (request.getHeader("Content-Type") or "").partition(";")[0].strip().lower()
+
+
+def check_query(request: Request, known: tuple[Parameter, ...]) -> None:
+    """Raises L{Refused} for a parameter that is not known: a misspelt one would change what is meant."""
+    names = {parameter.name for parameter in known}
+    for given in request.args:
+        if given.decode("utf-8", "replace") not in names:
+            shown = given.decode("utf-8", "replace")[:40]
+            there = f"there are {', '.join(sorted(names))}" if names else "there are none here"
+            raise Refused(400, "bad-request", f"{shown}: no such parameter; {there}")

@@ -1,0 +1,86 @@
+"""Sending what is made while it is sent: parts of the store, and lines of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.server import Request
+
+from appliance.bundle.export import BlobPart
+from appliance.errors import PullcacheError
+from appliance.flow.body import ClientStalled, FileBody
+from appliance.flow.sendfile import file_transport
+from appliance.flow.source import Source
+from appliance.interfaces import IBlobStore
+from appliance.oci.ranges import Span
+
+NDJSON = "application/x-ndjson"
+
+_log = Logger()
+
+
+async def send_parts(
+    request: Request, parts: Iterable[bytes | BlobPart], store: IBlobStore, clock: IReactorTime
+) -> None:
+    """
+    Send C{parts} as the body of an answer whose headers are set, with its length; blobs come from the store, by
+    sendfile where the transport can.
+
+    A client that leaves is normal. When a blob cannot be read the connection is aborted: less was sent than promised.
+    """
+    request.write(b"")
+    try:
+        before = b""
+        for part in parts:
+            if isinstance(part, bytes):
+                before += part
+            else:
+                await _send_blob(request, before, part, store, clock)
+                before = b""
+        request.write(before)
+    except CancelledError:
+        raise
+    except ConnectionDone:
+        pass
+    except (PullcacheError, ClientStalled, OSError) as error:
+        _log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
+        abort(request)
+
+
+async def _send_blob(request: Request, before: bytes, part: BlobPart, store: IBlobStore, clock: IReactorTime) -> None:
+    file = store.open(part.digest)
+    try:
+        pieces: list[bytes | Span] = [before, part.span] if before else [part.span]
+        await FileBody(Source(file, part.span.stop), pieces, request, file_transport(request.transport), clock).send()
+    finally:
+        file.release()
+
+
+class Lines:
+    """An answer of JSON documents, one a line (NDJSON), each sent when it is known."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def begin(self) -> None:
+        """Send the headers."""
+        self._request.setHeader("Content-Type", NDJSON)
+        # A proxy that waits for a whole buffer would hide how far it is.
+        self._request.setHeader("X-Accel-Buffering", "no")
+        self._request.write(b"")
+
+    def send(self, document: object) -> None:
+        """Send one document."""
+        self._request.write(msgspec.json.encode(document) + b"\n")
+
+
+def abort(request: Request) -> None:
+    """Break the connection off, so that what was sent is not taken for the whole answer."""
+    transport: Any = request.transport
+    transport.abortConnection()

@@ -1,0 +1,244 @@
+"""What is held and what is lacking, over the API."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from appliance.errors import Offline
+from appliance.oci.digest import Digest
+from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.images import artifact, image, index, multi_arch
+from tests.doubles.pullthrough import failing, result
+
+LATER = "2027-01-15T08:00:00Z"
+
+
+@pytest.fixture
+def site() -> Appliance:
+    return Appliance()
+
+
+def names(site: Appliance, pattern: str | None = None) -> list[str]:
+    found = site.get("images" if pattern is None else f"images?pattern={quote(pattern)}")["images"]
+    return [each["name"] for each in found]
+
+
+def states(image: Any) -> dict[str, str]:
+    return {each["platform"]: each["state"] for each in image["platforms"]}
+
+
+# -- list -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_has_tags_and_what_is_held_by_digest(site: Appliance) -> None:
+    """Children, signatures and the like come with what they belong to and have no line of their own."""
+    signed, loose = multi_arch("signed"), image("loose")
+    site.hold(signed, "1", "latest")
+    site.hold(artifact(signed))
+    site.hold(image("signature"), f"sha256-{signed.digest[7:]}.sig")
+    site.hold(loose, name="library/redis")
+    assert names(site) == [
+        "docker.io/library/nginx:1",
+        "docker.io/library/nginx:latest",
+        f"docker.io/library/redis@{loose.digest}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [("nginx", 2), ("nginx:1.*", 1), ("**", 3), ("ghcr.io/**", 0), ("docker.io/library/*:1.27", 2)],
+)
+def test_a_pattern_chooses(site: Appliance, pattern: str, count: int) -> None:
+    """As with an export."""
+    site.hold(image(), "1.27", "latest")
+    site.hold(image(), "1.27", name="library/redis")
+    assert len(names(site, pattern)) == count
+
+
+def test_a_line_tells_what_can_be_served_offline(site: Appliance) -> None:
+    """By platform; a platform nobody pulled makes the image no less whole, a layer that is gone does."""
+    content = multi_arch()
+    amd64, arm64 = content.children
+    site.hold(content, "1", without=(arm64.manifest, *arm64.blobs))
+    [line] = site.get("images")["images"]
+    assert (line["offline"], states(line)) == (True, {"linux/amd64": "held", "linux/arm64": "absent"})
+    assert line["size"] == sum(len(blob.data) for blob in (content.manifest, amd64.manifest, *amd64.blobs))
+    torn = multi_arch("torn")
+    site.hold(torn, "1", name="library/redis", without=(torn.children[0].layers[0],))
+    [line] = site.get("images?pattern=redis")["images"]
+    assert (line["offline"], states(line)) == (False, {"linux/amd64": "incomplete", "linux/arm64": "held"})
+    assert [each["missing"] for each in line["platforms"]] == [1, 0]
+
+
+def test_a_plain_image_has_the_platform_of_its_configuration(site: Appliance) -> None:
+    """Where no index names it."""
+    site.hold(image(architecture="arm64"), "1")
+    assert states(site.get("images")["images"][0]) == {"linux/arm64": "held"}
+
+
+def test_a_line_tells_when_it_was_pulled_and_what_pins_it(site: Appliance) -> None:
+    """A pull of the digest is a pull of the tag."""
+    digest = site.hold(image(), "1")
+    line = site.get("images")["images"][0]
+    assert (line["pulls"], line["lastPulled"], line["pinned"]) == (0, None, None)
+    site.usage.note(HUB, NGINX, str(digest), 3)
+    repository = result(site.repositories.get(HUB, NGINX))
+    repository.tag("1", digest, 0.0, "sha256:b")
+    line = site.get("images")["images"][0]
+    assert (line["pulls"], line["lastPulled"], line["pinned"]) == (3, LATER, "sha256:b")
+
+
+# -- show -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["nginx", "nginx:latest", "library/nginx:latest", "docker.io/library/nginx:latest", "docker.io/nginx", "nginx@{}"],
+)
+def test_one_image_is_found_by_any_of_its_names(site: Appliance, reference: str) -> None:
+    """As docker reads them; without a tag latest is meant."""
+    content = image()
+    site.hold(content, "latest")
+    found = site.get(f"images/{quote(reference.format(content.digest), safe='/:@')}")
+    assert found["image"]["digest"] == content.digest
+
+
+def test_one_image_is_shown_with_what_refers_to_it_and_what_it_lacks(site: Appliance) -> None:
+    """Referrers by subject and by cosign's tags, of the index and of what is beneath it."""
+    content = multi_arch()
+    layer = content.children[0].layers[1]
+    site.hold(content, "1", without=(layer,))
+    sbom, signature = artifact(content), image("signature")
+    site.hold(sbom)
+    site.hold(signature, f"sha256-{content.children[0].digest[7:]}.sig")
+    shown = site.get("images/nginx:1")
+    assert shown["missing"] == [{"digest": layer.digest, "size": len(layer.data), "kind": "layer"}]
+    assert [(each["digest"], each["subject"], each["artifactType"]) for each in shown["referrers"]] == [
+        (sbom.digest, content.digest, "application/vnd.example.sbom.v1+json"),
+        (signature.digest, content.children[0].digest, ""),
+    ]
+    assert shown["tagged"] == shown["checked"] == "2023-11-14T22:13:20Z"
+
+
+@pytest.mark.parametrize(
+    ("reference", "code", "told"),
+    [
+        ("nginx:2", 404, "nginx:2 is not held"),
+        ("nginx", 404, "nginx is not held"),
+        ("nowhere.example/nginx:1", 404, "is not held"),
+        (f"nginx@sha256:{'0' * 64}", 404, "is not held"),
+        ("nginx@nonsense", 404, "is not held"),
+        ("nginx:*", 400, "is a pattern"),
+        ("a//b", 422, "is no reference"),
+    ],
+)
+def test_what_is_not_held_is_not_shown(site: Appliance, reference: str, code: int, told: str) -> None:
+    """With the name as it was asked for."""
+    site.hold(image(), "1")
+    found, _, message = site.error("GET", f"images/{quote(reference, safe='/:@')}")
+    assert found == code and told in message
+
+
+def test_a_damaged_manifest_does_not_hide_the_others(site: Appliance) -> None:
+    """It is shown as missing."""
+    content = image("torn")
+    site.hold(content, "1")
+    site.hold(image("whole"), "2")
+    site.store._blobs[Digest.parse(content.digest)] = b"{" * len(content.manifest.data)
+    assert [each["offline"] for each in site.get("images")["images"]] == [False, True]
+
+
+# -- inventory ------------------------------------------------------------------------------------------------------
+
+
+def test_the_inventory_has_every_blob_once(site: Appliance) -> None:
+    """Manifests are blobs too; a blob of two repositories stands there once; sizes are those of the store."""
+    content, other = multi_arch(), image("other")
+    site.hold(content, "1")
+    site.hold(content, "1", name="library/redis")
+    site.hold(other, "2", without=(other.layers[0],))
+    found = site.get("inventory")
+    parts = [*content.walk(), other]
+    expected = {blob.digest: len(blob.data) for part in parts for blob in (part.manifest, *part.blobs)}
+    del expected[other.layers[0].digest]
+    assert {each["digest"]: each["size"] for each in found["blobs"]} == expected
+    assert len(found["blobs"]) == len(expected)
+    assert found["manifests"] == sorted(part.digest for part in parts)
+    assert (found["site"], found["taken"]) == ("berth-3", LATER)
+
+
+def test_the_inventory_leaves_out_what_nobody_can_pull(site: Appliance) -> None:
+    """A blob that merely lies in the store, staged by an import that was cut, is not held."""
+    result(site.store.put(Digest.of(b"staged"), b"staged"))
+    assert site.get("inventory")["blobs"] == []
+
+
+def test_a_blob_that_was_pulled_without_a_manifest_is_in_the_inventory(site: Appliance) -> None:
+    """Its upstream said that the repository has it."""
+    result(site.store.put(Digest.of(b"alone"), b"alone"))
+    result(site.repositories.get(HUB, NGINX)).blobs[Digest.of(b"alone")] = 5
+    site.hold(image(), "1")
+    assert {"digest": str(Digest.of(b"alone")), "size": 5} in site.get("inventory")["blobs"]
+
+
+def test_the_generation_changes_with_the_blobs_only(site: Appliance) -> None:
+    """Two inventories can be compared at a glance."""
+    site.hold(image(), "1")
+    first = site.get("inventory")["generation"]
+    site.clock.advance(100)
+    site.hold(image(), "2")
+    assert site.get("inventory")["generation"] == first
+    site.hold(image("more"), "3")
+    assert site.get("inventory")["generation"] != first
+
+
+def test_an_index_alone_is_in_the_inventory(site: Appliance) -> None:
+    """Its children are not, as long as nobody pulled them."""
+    content = index(image("a"))
+    child = content.children[0]
+    site.hold(content, "1", without=(child.manifest, *child.blobs))
+    assert [each["digest"] for each in site.get("inventory")["blobs"]] == [content.digest]
+
+
+# -- wants ----------------------------------------------------------------------------------------------------------
+
+
+def test_wants_are_listed_longest_unasked_first() -> None:
+    """With how often, since when, for which platform and why."""
+    site = Appliance(offline=True)
+    failing(site.through.manifest(HUB, "nginx", "1", "linux/arm64"), Offline)
+    site.clock.advance(60)
+    failing(site.through.blob(HUB, "nginx", Digest.of(b"x")), Offline)
+    failing(site.through.manifest(HUB, "nginx", "1"), Offline)
+    found = site.get("wants")
+    assert (found["site"], found["taken"]) == ("berth-3", "2027-01-15T08:01:00Z")
+    assert [each["name"] for each in found["wants"]] == [
+        f"docker.io/library/nginx@{Digest.of(b'x')}",
+        "docker.io/library/nginx:1",
+    ]
+    assert found["wants"][1] == {
+        "upstream": HUB,
+        "repository": NGINX,
+        "reference": "1",
+        "name": "docker.io/library/nginx:1",
+        "platform": "linux/arm64",
+        "reason": "offline",
+        "first": LATER,
+        "last": "2027-01-15T08:01:00Z",
+        "count": 2,
+    }
+
+
+def test_wants_come_as_a_list_of_names_too() -> None:
+    """For export --list, or for people."""
+    site = Appliance(offline=True)
+    for tag in ("1", "2"):
+        failing(site.through.manifest(HUB, NGINX, tag), Offline)
+    answer = site.ask("GET", "wants?format=text")
+    assert answer.header("Content-Type") == "text/plain"
+    assert answer.body == b"docker.io/library/nginx:1\ndocker.io/library/nginx:2\n"
+    assert site.get("wants?format=json") == site.get("wants")
+    assert site.error("GET", "wants?format=xml")[0] == 400

@@ -1,0 +1,259 @@
+"""Imports over the API: lines that tell how far it is, then a receipt or a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from appliance.bundle.minisign import SecretKey
+from appliance.errors import Offline
+from appliance.flow.threads import InlineThreads
+from appliance.oci.digest import Digest
+from tests.doubles.appliance import HUB, NGINX, Answer, Appliance
+from tests.doubles.images import image, multi_arch
+from tests.doubles.pullthrough import failing, result
+
+
+def bundle(folder: Path, *contents: Any, key: SecretKey | None = None, name: str = "b.tar") -> str:
+    """A file with these images, each under a tag that is its number, made by the appliance next door."""
+    site = Appliance()
+    for number, content in enumerate(contents, 1):
+        site.hold(content, str(number))
+    plan = site.ask("POST", "exports", {"all": True}).json
+    if key is not None:
+        document = site.ask("GET", f"exports/{plan['id']}/document").body
+        signature = key.sign(document, "x").encode()
+        site.ask("PUT", f"exports/{plan['id']}/signature", data=signature, headers={"Content-Type": "text/plain"})
+    (folder / name).write_bytes(site.ask("GET", f"exports/{plan['id']}/volumes/1").body)
+    return str(folder / name)
+
+
+def receipt(answer: Answer) -> Any:
+    assert (answer.code, answer.header("Content-Type")) == (200, "application/x-ndjson")
+    assert set(answer.lines[-1]) == {"receipt"}, answer.lines[-1]
+    return answer.lines[-1]["receipt"]
+
+
+def refusal(answer: Answer) -> Any:
+    assert answer.code == 200 and set(answer.lines[-1]) == {"error"}
+    return answer.lines[-1]["error"]
+
+
+def test_a_bundle_is_imported_and_served(tmp_path: Path) -> None:
+    """Without a network: the manifest that went in on the other side comes out here."""
+    content = image()
+    site = Appliance(offline=True)
+    answer = site.ask("POST", "imports", {"files": [bundle(tmp_path, content)]})
+    assert [each["outcome"] for each in receipt(answer)["refs"]] == ["new"]
+    assert result(site.through.manifest(HUB, "nginx", "1")).data == content.manifest.data
+    blob = result(site.through.blob(HUB, "nginx", Digest.parse(content.layers[0].digest)))
+    assert blob.size == len(content.layers[0].data)
+    blob.close()
+
+
+def test_each_line_tells_how_far_it_is(tmp_path: Path) -> None:
+    """The stages in order, with bytes done of bytes to do."""
+    content = image(sizes=(300_000, 10))
+    answer = Appliance().ask("POST", "imports", {"files": [bundle(tmp_path, content)]})
+    *progress, last = answer.lines
+    assert [each["stage"] for each in progress] == ["opening", "checking", "storing", "publishing"]
+    assert progress[-1]["done"] == progress[-1]["total"] == last["receipt"]["newBytes"] > 300_000
+
+
+def test_progress_is_told_not_more_often_than_anybody_looks(tmp_path: Path) -> None:
+    """Ten thousand small blobs are not ten thousand lines."""
+    site = Appliance()
+    many = [image(str(number), sizes=(10,)) for number in range(30)]
+    answer = site.ask("POST", "imports", {"files": [bundle(tmp_path, *many)]})
+    assert len(receipt(answer)["refs"]) == 30 and len(answer.lines) == 5
+
+
+def test_the_receipt_is_kept(tmp_path: Path) -> None:
+    """It can be asked for by its id, and stands in the list."""
+    site = Appliance()
+    kept = receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image())]}))
+    assert site.get(f"imports/{kept['id']}") == kept
+    assert site.get("imports") == {"receipts": [kept]}
+    assert site.error("GET", "imports/nothing")[:2] == (404, "not-held")
+
+
+def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
+    """It tells what would come of it; nothing is stored, kept or forgotten."""
+    site = Appliance(offline=True)
+    failing(site.through.manifest(HUB, NGINX, "1"), Offline)
+    told = receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image())], "dryRun": True}))
+    assert told["dryRun"] and told["refs"][0]["outcome"] == "new"
+    assert (site.store.total(), site.published, len(site.wants)) == (0, 0, 1)
+    assert site.get("imports") == {"receipts": []}
+
+
+def test_the_wants_it_met_are_forgotten(tmp_path: Path) -> None:
+    """What it did not bring stays wanted."""
+    content = multi_arch()
+    site = Appliance(offline=True)
+    for reference in ("1", "lost", Digest.parse(content.children[1].digest)):
+        failing(site.through.manifest(HUB, NGINX, reference), Offline)
+    failing(site.through.blob(HUB, NGINX, Digest.parse(content.children[0].layers[0].digest)), Offline)
+    receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, content)]}))
+    assert [each["name"] for each in site.get("wants")["wants"]] == ["docker.io/library/nginx:lost"]
+
+
+def test_answers_prepared_before_are_forgotten_when_tags_move(tmp_path: Path) -> None:
+    """A client that asks right after the import is told what the tag means now."""
+    site = Appliance()
+    receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image("old"), name="1")]}))
+    receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image("new"), name="2")]}))
+    assert site.published == 2
+    assert result(site.through.manifest(HUB, NGINX, "1")).data == image("new").manifest.data
+
+
+@pytest.mark.parametrize(("choice", "outcome"), [("move", "moved"), ("keep", "kept")])
+def test_a_tag_that_means_something_else_is_treated_as_told(tmp_path: Path, choice: str, outcome: str) -> None:
+    """Moved, or kept."""
+    site = Appliance()
+    site.hold(image("here"), "1")
+    order = {"files": [bundle(tmp_path, image("there"))], "onExistingTag": choice}
+    assert [each["outcome"] for each in receipt(site.ask("POST", "imports", order))["refs"]] == [outcome]
+
+
+def test_a_tag_that_means_something_else_can_be_a_reason_to_refuse(tmp_path: Path) -> None:
+    """Nothing is published."""
+    site = Appliance()
+    site.hold(image("here"), "1")
+    order = {"files": [bundle(tmp_path, image("there"))], "onExistingTag": "refuse"}
+    assert refusal(site.ask("POST", "imports", order))["code"] == "bundle-conflict"
+    assert site.published == 0
+
+
+def test_a_key_is_trusted_by_configuration_or_for_one_import(tmp_path: Path) -> None:
+    """A configured key has what others signed refused, and the order can add one."""
+    ours, theirs = SecretKey.generate(), SecretKey.generate()
+    file = bundle(tmp_path, image(), key=theirs)
+    strict = Appliance(trust=(str(ours.public),))
+    assert refusal(strict.ask("POST", "imports", {"files": [file]}))["code"] == "bundle-untrusted"
+    order = {"files": [file], "trust": [str(theirs.public)]}
+    assert receipt(strict.ask("POST", "imports", order))["signer"] == theirs.public.key_id
+    assert receipt(Appliance(trust=(str(theirs.public),)).ask("POST", "imports", {"files": [file]}))
+    unsigned = bundle(tmp_path, image(), name="unsigned.tar")
+    required = Appliance(require_signature=True)
+    assert refusal(required.ask("POST", "imports", {"files": [unsigned]}))["code"] == "bundle-untrusted"
+
+
+def test_an_increment_that_builds_on_what_is_not_here_says_what(tmp_path: Path) -> None:
+    """Every missing digest, for a program to read."""
+    here, new = image("base"), image("new")
+    maker = Appliance()
+    maker.hold(here, "1")
+    maker.hold(new, "2")
+    inventory = {"blobs": [{"digest": blob.digest} for blob in here.blobs], "manifests": [here.digest]}
+    plan = maker.ask("POST", "exports", {"refs": ["nginx"], "have": inventory}).json
+    (tmp_path / "i.tar").write_bytes(maker.ask("GET", f"exports/{plan['id']}/volumes/1").body)
+    error = refusal(Appliance().ask("POST", "imports", {"files": [str(tmp_path / "i.tar")]}))
+    assert error["code"] == "bundle-incomplete"
+    assert set(error["missing"]) == {here.digest, *(blob.digest for blob in here.blobs)}
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"junk" * 1000, "bundle-unreadable"), (None, "bundle-unreadable")])
+def test_what_is_no_archive_is_refused_by_its_name(tmp_path: Path, data: bytes | None, code: str) -> None:
+    """A file of something else, or none at all."""
+    if data is not None:
+        (tmp_path / "x").write_bytes(data)
+    error = refusal(Appliance().ask("POST", "imports", {"files": [str(tmp_path / "x")]}))
+    assert error["code"] == code and str(tmp_path / "x") in error["message"]
+
+
+def test_a_mistake_of_ours_is_told_as_one_and_logged(tmp_path: Path, logged_errors: list[dict[str, Any]]) -> None:
+    """The line has no details; the log has."""
+    site = Appliance()
+
+    def broken(*_: object) -> None:
+        raise ValueError("a detail for the log")
+
+    site.api._imports._importer.run = broken  # type: ignore[method-assign,assignment]
+    answer = site.ask("POST", "imports", {"files": ["/x"]})
+    assert refusal(answer)["code"] == "internal" and b"detail" not in answer.body
+    assert any("a detail for the log" in str(event.get("log_failure")) for event in logged_errors)
+    logged_errors.clear()
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ({}, "missing required field `files`"),
+        ({"files": []}, "length >= 1"),
+        ({"files": ["relative.tar"]}, "'relative.tar': write the absolute path"),
+        ({"files": ["/a\0b"]}, "write the absolute path"),
+        ({"files": ["/x"], "onExistingTag": "replace"}, "Invalid enum value 'replace'"),
+        ({"files": ["/x"], "trust": ["nonsense"]}, "no minisign public key"),
+        ({"files": ["/x"], "dry_run": True}, "unknown field `dry_run`"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused_before_it_begins(order: Any, told: str) -> None:
+    """With a status that says so, and the field at fault."""
+    code, _, message = Appliance().error("POST", "imports", order)
+    assert code in (400, 422) and told in message
+
+
+# -- cut short ------------------------------------------------------------------------------------------------------
+
+
+class SlowThreads(InlineThreads):
+    """Threads of which the next call never comes back until the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: Deferred[Any] | None = None
+
+    def call(self, function: Any, *args: Any) -> Deferred[Any]:
+        """See L{IThreads.call}."""
+        if function.__name__ != "_offer":
+            return super().call(function, *args)
+        self.waiting = Deferred()
+        return self.waiting
+
+
+def slow(tmp_path: Path) -> tuple[Appliance, SlowThreads, Deferred[Any]]:
+    """An import under way."""
+    site, threads = Appliance(), SlowThreads()
+    site.api._imports._importer._threads = threads
+    asked = site.begin("POST", "imports", {"files": [bundle(tmp_path, image())]})
+    site.treq.flush()
+    assert threads.waiting is not None and not threads.waiting.called
+    return site, threads, asked
+
+
+def test_a_client_that_leaves_ends_the_import(tmp_path: Path) -> None:
+    """Ctrl-C leaves nothing running, and the next import is not held up."""
+    site, threads = Appliance(), SlowThreads()
+    site.api._imports._importer._threads = threads
+    body = json.dumps({"files": [bundle(tmp_path, image())]}).encode()
+    connection = site.app.site().buildProtocol(None)  # type: ignore[arg-type]
+    transport = StringTransport()
+    connection.makeConnection(transport)
+    head = "POST /api/v1/imports HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    connection.dataReceived((head % len(body)).encode() + body)
+    assert b'"stage":"checking"' in transport.value()
+    assert threads.waiting is not None and not threads.waiting.called
+    connection.connectionLost(Failure(ConnectionDone()))
+    assert threads.waiting.called
+    site.api._imports._importer._threads = InlineThreads()
+    assert receipt(site.ask("POST", "imports", {"files": [str(tmp_path / "b.tar")]}))
+
+
+def test_a_stop_cuts_imports_and_waits_for_their_end(tmp_path: Path) -> None:
+    """The appliance can be stopped while an import runs; what was stored is kept."""
+    site, threads, asked = slow(tmp_path)
+    result(site.api.stop())
+    assert threads.waiting is not None and threads.waiting.called
+    assert not site.api._imports._under_way
+    site.treq.flush()
+    content = site.treq.content(result(asked))
+    site.treq.flush()
+    last = json.loads(result(content).splitlines()[-1])
+    assert last["error"]["code"] == "stopped"

@@ -1,0 +1,91 @@
+"""How the appliance is, over the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from appliance import __version__
+from appliance.errors import Offline
+from appliance.index.repositories import Repositories
+from appliance.oci.digest import Digest
+from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.images import image, multi_arch
+from tests.doubles.pullthrough import begin, failing, result
+
+
+def test_status_tells_what_there_is() -> None:
+    """Version, site, upstreams, bytes and counts."""
+    site = Appliance()
+    content = multi_arch()
+    site.hold(content, "1", "2")
+    site.clock.advance(90)
+    found = site.get("status")
+    assert found == {
+        "version": __version__,
+        "site": "berth-3",
+        "started": "2027-01-15T08:00:00Z",
+        "uptime": 90.0,
+        "offline": False,
+        "upstreams": [
+            {
+                "name": "docker.io",
+                "aliases": ["index.docker.io", "registry-1.docker.io"],
+                "urls": ["https://hub.example"],
+                "kind": "dockerhub",
+                "offline": False,
+            }
+        ],
+        "flights": 0,
+        "storeBytes": site.store.total(),
+        "counts": {"repositories": 1, "tags": 2, "manifests": 3, "wants": 0},
+        "damaged": [],
+    }
+
+
+def test_status_counts_what_is_under_way_and_wanted() -> None:
+    """Flights and wants, as they are now."""
+    site = Appliance()
+    content = image()
+    site.offer(content, "1")
+    result(site.through.manifest(HUB, NGINX, "1"))
+    site.hub.by_hand = True
+    answer = begin(site.through.blob(HUB, NGINX, Digest.parse(content.layers[0].digest)))
+    assert site.get("status")["flights"] == 1
+    site.hub.bodies[0].feed(10**6)
+    site.hub.bodies[0].end()
+    result(answer).close()
+    assert site.get("status")["flights"] == 0
+    closed = Appliance(offline=True)
+    failing(closed.through.manifest(HUB, NGINX, "1"), Offline)
+    found = closed.get("status")
+    assert (found["counts"]["wants"], found["offline"], found["upstreams"][0]["offline"]) == (1, True, True)
+
+
+def test_status_follows_the_configuration() -> None:
+    """What was read again is what is told."""
+    site = Appliance()
+    site.settings = msgspec.structs.replace(site.settings, upstreams={})
+    assert site.get("status")["upstreams"] == []
+
+
+def test_status_names_documents_that_were_set_aside(logged_errors: list[dict[str, Any]]) -> None:
+    """And where they went: nothing disappears in silence."""
+    site = Appliance()
+    site.hold(image(), "1")
+    documents: Any = site.repositories._documents
+    [key] = result(documents.list((), "index.json"))
+    documents._documents[key] = (b"{", 1)
+    fresh = Repositories(documents)
+    site.api._status._repositories = fresh
+    [damaged] = site.get("status")["damaged"]
+    assert damaged["document"] == "/".join(key) and ".damaged-" in damaged["keptAs"]
+    logged_errors.clear()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_status_can_only_be_read(method: str) -> None:
+    """Another method is refused as JSON."""
+    assert Appliance().error(method, "status")[:2] == (405, "method-not-allowed")

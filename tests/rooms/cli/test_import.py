@@ -1,0 +1,136 @@
+"""pullcache import, against an appliance in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.bundle.minisign import SecretKey
+from appliance.bundle.receipt import Change, Receipt
+from tests.rooms.cli.runs import Answer, Appliance, ask
+
+OLD, NEW = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+
+def change(name: str, outcome: Any, previous: str | None = None, **more: Any) -> Change:
+    return Change(
+        name=f"docker.io/library/{name}:1",
+        upstream="docker.io",
+        repository=f"library/{name}",
+        tag="1",
+        digest=NEW,
+        outcome=outcome,
+        previous=previous,
+        **more,
+    )
+
+
+def receipt(*refs: Change, **more: Any) -> Receipt:
+    bundle = "sha256:" + "b" * 64
+    return Receipt(
+        bundle=bundle, format="pullcache bundle", files=["/a.tar"], finished="now", refs=list(refs), **more
+    )
+
+
+def answering(*lines: Any) -> Appliance:
+    """An appliance that says C{lines} while it imports."""
+    encoded = [each.encode() if isinstance(each, Receipt) else json.dumps(each).encode() for each in lines]
+    return Appliance({"POST imports": Answer(b"".join(line + b"\n" for line in encoded))})
+
+
+def ending(result: Receipt) -> Appliance:
+    return answering({"receipt": json.loads(result.encode())})
+
+
+def test_the_appliance_is_told_where_the_files_are_from_the_root(tmp_path: Path, monkeypatch: Any) -> None:
+    """A name that is relative to my folder means the same file to the appliance."""
+    monkeypatch.chdir(tmp_path)
+    appliance = ending(receipt())
+    assert ask(appliance, "import", "a.tar", "../b.tar", "/c.tar").code == 0
+    assert appliance.asked[0].json()["files"] == [f"{tmp_path}/a.tar", f"{tmp_path}/../b.tar", "/c.tar"]
+
+
+def test_options_become_the_order(tmp_path: Path) -> None:
+    """Each option arrives; a key file as the key in it, which the appliance need not be able to read."""
+    key = SecretKey.generate().public
+    (tmp_path / "k.pub").write_text(key.dump())
+    appliance = ending(receipt())
+    trust = ("--trust", str(tmp_path / "k.pub"))
+    ask(appliance, "import", "/a", "--dry-run", *trust, "--as", "docker.io/a/b:1", "--on-existing-tag", "keep")
+    assert appliance.asked[0].json() == {
+        "files": ["/a"],
+        "dryRun": True,
+        "trust": [str(key)],
+        "as": "docker.io/a/b:1",
+        "onExistingTag": "keep",
+    }
+
+
+def test_the_receipt_shows_old_and_new_digests() -> None:
+    """I see which tags moved, and from where to where."""
+    ended = ask(ending(receipt(change("nginx", "moved", OLD), change("redis", "new"))), "import", "/a.tar")
+    assert ended.code == 0
+    rows = [line.split() for line in ended.out.splitlines()]
+    assert ["docker.io/library/nginx:1", "sha256:111111111111", "->", "sha256:222222222222", "moved"] in rows
+    assert ["docker.io/library/redis:1", "-", "->", "sha256:222222222222", "new"] in rows
+
+
+def test_a_tag_that_was_kept_shows_what_it_still_means() -> None:
+    """Nobody reads a kept tag as a moved one."""
+    ended = ask(ending(receipt(change("nginx", "kept", OLD))), "import", "/a.tar")
+    assert "sha256:111111111111  <-  sha256:222222222222  kept" in ended.out
+
+
+def test_a_rebuilt_manifest_is_said_to_be_one() -> None:
+    """The digest of an image from docker save is not the original's, and the receipt says so."""
+    assert "manifest rebuilt" in ask(ending(receipt(change("nginx", "new", rebuilt=True))), "import", "/a.tar").out
+
+
+def test_signatures_do_not_crowd_the_table() -> None:
+    """They are counted."""
+    out = ask(ending(receipt(change("nginx", "new"), change("sig", "new", refers=True))), "import", "/a.tar").out
+    assert "library/sig" not in out and "1 signature" in out
+
+
+def test_json_is_the_receipt_itself() -> None:
+    """What is kept beside the bundle is what is printed."""
+    result = receipt(change("nginx", "new"), id="7")
+    assert json.loads(ask(ending(result), "import", "--json", "/a.tar").out) == json.loads(result.encode())
+
+
+def test_a_dry_run_that_finds_a_gap_fails() -> None:
+    """Exit 1, and each digest that is missing."""
+    ended = ask(ending(receipt(dry_run=True, missing=[OLD])), "import", "--dry-run", "/a.tar")
+    assert ended.code == 1
+    assert f"missing: {OLD}" in ended.err
+
+
+@pytest.mark.parametrize("said", [{"code": "bundle-damaged", "message": "a.tar: cut off"}, "a.tar: cut off"])
+def test_a_refusal_is_one_line(said: Any) -> None:
+    """Whether it comes at once or half-way, the reason is the appliance's own, and the exit status 1."""
+    half_way = ask(answering({"error": said}), "import", "/a.tar")
+    at_once = ask(Appliance({"POST imports": Answer({"error": said}, 422)}), "import", "/a.tar")
+    assert (half_way.code, half_way.err) == (1, "pullcache: a.tar: cut off\n")
+    assert (at_once.code, at_once.err) == (1, "pullcache: a.tar: cut off\n")
+
+
+def test_an_import_without_a_receipt_has_failed() -> None:
+    """An appliance that dies half-way is not taken for one that is done."""
+    ended = ask(answering(), "import", "/a.tar")
+    assert ended.code == 1
+    assert "import again" in ended.err
+
+
+def test_a_proxy_that_answers_in_html_is_found_out() -> None:
+    """Something else than an appliance at that address is said to be something else."""
+    ended = ask(Appliance({"POST imports": Answer(b"<html>")}), "import", "/a.tar")
+    assert ended.code == 1
+    assert "is it a pullcache admin endpoint" in ended.err
+
+
+def test_an_unknown_upstream_is_told() -> None:
+    """What is served under a name that nothing is configured for is never refreshed: I should know."""
+    assert "quay.io" in ask(ending(receipt(unknown_upstreams=["quay.io"])), "import", "/a.tar").err

@@ -1,0 +1,151 @@
+"""pullcache status, list, show, inventory and wants, against an appliance in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rooms.cli.runs import URL, Answer, Appliance, ask
+
+DIGEST = "sha256:" + "a" * 64
+CHILD = "sha256:" + "c" * 64
+PLATFORMS = [
+    {"platform": "linux/amd64", "digest": DIGEST, "state": "held", "missing": 0},
+    {"platform": "linux/arm64", "digest": CHILD, "state": "incomplete", "missing": 2},
+    {"platform": "linux/s390x", "digest": CHILD, "state": "absent", "missing": 0},
+]
+IMAGE: dict[str, Any] = {
+    "name": "docker.io/library/nginx:1.27",
+    "upstream": "docker.io",
+    "repository": "library/nginx",
+    "tag": "1.27",
+    "digest": DIGEST,
+    "mediaType": "application/vnd.oci.image.index.v1+json",
+    "size": 70_000_000,
+    "platforms": PLATFORMS,
+    "offline": False,
+    "pulls": 3,
+    "lastPulled": "2026-11-20T07:00:00Z",
+    "pinned": None,
+}
+DETAIL = {
+    "image": IMAGE,
+    "missing": [{"digest": CHILD, "size": 5000, "kind": "layer"}],
+    "referrers": [{"digest": CHILD, "mediaType": "m", "artifactType": "application/sig", "subject": DIGEST}],
+    "tagged": "2026-11-19T07:00:00Z",
+    "checked": None,
+}
+STATUS = {
+    "version": "1.2",
+    "site": "site-a",
+    "started": "2026-11-20T07:00:00Z",
+    "uptime": 3700.0,
+    "offline": True,
+    "upstreams": [{"name": "docker.io", "aliases": [], "urls": ["https://x"], "kind": "distribution", "offline": True}],
+    "flights": 1,
+    "storeBytes": 1_500_000,
+    "counts": {"repositories": 1, "tags": 2, "manifests": 3, "wants": 4},
+    "damaged": [{"document": "a.json", "keptAs": "b.json"}],
+}
+
+
+def test_list_says_which_platforms_can_be_served_offline() -> None:
+    """Before the link goes away, one look tells what I have, and what I have only half of."""
+    ended = ask(Appliance({"GET images": {"images": [IMAGE]}}), "list")
+    assert ended.code == 0
+    row = ended.out.splitlines()[1]
+    assert row.split()[:5] == ["docker.io/library/nginx:1.27", "sha256:aaaaaaaaaaaa", "70.0", "MB", "2026-11-20"]
+    assert row.endswith("linux/amd64 linux/arm64 (incomplete)")
+
+
+def test_list_takes_a_pattern() -> None:
+    """The pattern is the appliance's to understand."""
+    appliance = Appliance({"GET images": {"images": []}})
+    ended = ask(appliance, "list", "ghcr.io/a&b/*:1.*")
+    assert appliance.asked[0].parameters == {"pattern": "ghcr.io/a&b/*:1.*"}
+    assert (ended.code, ended.out, ended.err) == (0, "", "nothing of that is held\n")
+
+
+def test_an_image_of_no_known_platform_says_yes_or_no() -> None:
+    """A chart or another artifact has no platform, and can be served or not."""
+    charts = [IMAGE | {"platforms": [], "offline": offline} for offline in (True, False)]
+    out = ask(Appliance({"GET images": {"images": charts}}), "list").out
+    assert [line.split()[-1] for line in out.splitlines()[1:]] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("reference", ["nginx:1.27", "docker.io/library/nginx:1.27", f"nginx@{DIGEST}"])
+def test_show_tells_all_of_one_image(reference: str) -> None:
+    """Platforms held and absent, referrers, what is missing, whole digests to copy."""
+    ended = ask(Appliance({f"GET images/{reference}": DETAIL}), "show", reference)
+    assert ended.code == 0, ended.err
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert f"digest {DIGEST}" in lines
+    assert f"linux/amd64 held {DIGEST}" in lines
+    assert f"linux/arm64 incomplete, 2 blobs missing {CHILD}" in lines
+    assert f"linux/s390x absent {CHILD}" in lines
+    assert f"layer 5.00 kB {CHILD}" in lines
+    assert f"{CHILD} application/sig -" in lines
+    assert "pulled 3 times, last 2026-11-20 07:00" in lines
+
+
+def test_an_image_that_is_not_held_is_an_error_of_one_line() -> None:
+    """The appliance's own words, exit 1."""
+    answer = Answer({"error": {"code": "not-held", "message": "x:1 is not held"}}, 404)
+    ended = ask(Appliance({"GET images/x:1": answer}), "show", "x:1")
+    assert (ended.code, ended.out, ended.err) == (1, "", "pullcache: x:1 is not held\n")
+
+
+def test_status_tells_how_the_appliance_is() -> None:
+    """Where it is, since when, what it holds, what was asked for in vain, what broke."""
+    ended = ask(Appliance({"GET status": STATUS}), "status")
+    assert ended.code == 0
+    held = "2 tags, 3 manifests in 1 repository; 1.50 MB"
+    for told in (URL, "offline", "1 h 1 min ago", held, "1 transfer", "4 ref"):
+        assert told in ended.out
+    assert "damaged: a.json" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "arguments"),
+    [("status", STATUS, ["status"]), ("images", {"images": []}, ["list"]), ("images/a:1", DETAIL, ["show", "a:1"])],
+)
+def test_json_is_what_the_appliance_says(path: str, document: Any, arguments: list[str]) -> None:
+    """Nothing is lost between the API and a script that uses the command, before the command or after it."""
+    for line in (["--json", *arguments], [*arguments, "--json"]):
+        assert json.loads(ask(Appliance({f"GET {path}": document}), *line).out) == document
+
+
+def test_an_answer_of_another_version_is_said_to_be_one() -> None:
+    """No traceback when the appliance speaks otherwise."""
+    ended = ask(Appliance({"GET images": {"images": [{"title": 1}]}}), "list")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+
+
+# -- the return path --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "told"),
+    [("wants", {"wants": [{}]}, "1 want"), ("inventory", {"blobs": [{}, {}]}, "2 blobs")],
+)
+def test_the_papers_are_written_as_they_came(tmp_path: Path, name: str, document: Any, told: str) -> None:
+    """The other side reads exactly what this side said."""
+    body = json.dumps(document, indent=3).encode()
+    ended = ask(Appliance({f"GET {name}": Answer(body)}), name, "-o", str(tmp_path / "paper"))
+    assert ended.code == 0, ended.err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"paper": body}
+    assert told in ended.out
+
+
+def test_a_dash_is_standard_output() -> None:
+    """It can be piped, to a printer if need be."""
+    assert ask(Appliance({"GET wants": Answer(b'{"wants":[]}')}), "wants", "-o", "-").out == '{"wants":[]}'
+
+
+def test_something_else_than_a_paper_is_not_kept(tmp_path: Path) -> None:
+    """An error page is not carried across the gap."""
+    ended = ask(Appliance({"GET wants": Answer(b"<html>")}), "wants", "-o", str(tmp_path / "paper"))
+    assert (ended.code, list(tmp_path.iterdir())) == (1, [])

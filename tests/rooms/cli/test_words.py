@@ -1,0 +1,61 @@
+"""Numbers and tables as the command prints them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.cli import words
+from appliance.cli.meter import progress
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (4.7e9, "4.70 GB"), (99_960, "100 kB"), (999_600, "1.00 MB")],
+)
+def test_sizes_are_read_at_a_glance(octets: float, text: str) -> None:
+    """Three digits and a unit of powers of 1000, as on the label of a disc."""
+    assert words.size(octets) == text
+
+
+@given(st.integers(0, 10**17))
+def test_no_size_has_more_than_four_digits(octets: int) -> None:
+    """A column of sizes stays narrow, whatever is in it."""
+    assert len(words.size(octets).split()[0]) <= 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (3600, "1 h"), (90061, "1 d 1 h"), (86460, "1 d 1 min")],
+)
+def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+    """Nobody needs the seconds of an hour."""
+    assert words.span(seconds) == text
+
+
+def test_progress_tells_bytes_rate_and_time_left() -> None:
+    """I can see whether to wait for it."""
+    assert progress(1_000_000_000, 4_700_000_000, 10) == "1.00 GB of 4.70 GB, 100 MB/s, 37 s left"
+
+
+def test_progress_makes_nothing_up() -> None:
+    """Where no total or no time is known, none is told."""
+    assert progress(1000, None, 0) == "1.00 kB"
+
+
+def test_columns_cut_nothing() -> None:
+    """A digest that I copy out of a table is whole."""
+    assert words.columns([("NAME", "DIGEST"), ("a", "sha256:" + "0" * 64)])[1] == "a     sha256:" + "0" * 64
+
+
+@given(st.text())
+def test_nothing_from_an_archive_drives_my_terminal(text: str) -> None:
+    """Escape sequences in names and titles are shown as what they are: rubbish."""
+    assert words.plain(text).isprintable()
+
+
+def test_times_are_short_and_in_utc() -> None:
+    """Every time in a table is of the same zone."""
+    assert words.moment("2026-11-21T09:30:15+01:00") == "2026-11-21 08:30"
+    assert (words.moment(None), words.moment("soon")) == ("-", "soon")
