@@ -1,0 +1,1 @@
+"""The pullcache command: talks to the admin endpoint of an appliance."""

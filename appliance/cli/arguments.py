@@ -1,0 +1,76 @@
+"""The command line's common part: what every command takes, and how a command is added."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, _SubParsersAction
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from appliance import __version__
+from appliance.bundle.volumes import PRESETS
+from appliance.cli.api import DEFAULT_ADMIN, VARIABLE
+from appliance.errors import ConfigError
+from appliance.units import duration, size
+
+_Number = TypeVar("_Number", int, float)
+
+Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
+
+
+def top_parser(groups: tuple[Callable[[Commands], None], ...]) -> ArgumentParser:
+    """
+    The parser of C{pullcache}.
+
+    @param groups: each adds its commands.
+    """
+    parser = ArgumentParser(
+        prog="pullcache",
+        description="Asks and feeds a running pullcache appliance.",
+        epilog="Exit status: 0 done, 1 failed or not all of it, 2 wrong usage.",
+    )
+    parser.add_argument("--version", action="version", version=f"pullcache {__version__}")
+    _add_common(parser, None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add_to in groups:
+        add_to(commands)
+    return parser
+
+
+def new_command(commands: Commands, name: str, summary: str) -> ArgumentParser:
+    """A parser for the command C{name}; the common options may stand behind the command as well."""
+    parser: ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    _add_common(parser, SUPPRESS)
+    return parser
+
+
+def _add_common(parser: ArgumentParser, default: str | None) -> None:
+    parser.add_argument(
+        "--admin", metavar="URL", default=default, help=f"the appliance's admin endpoint ({VARIABLE}; {DEFAULT_ADMIN})"
+    )
+    parser.add_argument("--json", action="store_true", default=default or False, help="print results as JSON")
+
+
+def age(text: str) -> float:
+    """Seconds of C{7d}, as an argument's type."""
+    return _unit(duration, text)
+
+
+def volume_size(text: str) -> int:
+    """Bytes of C{4GB} or of a medium's name, as an argument's type."""
+    return PRESETS[text] if text in PRESETS else _unit(size, text)
+
+
+def existing(text: str) -> Path:
+    """A file or folder that is there, as an argument's type."""
+    path = Path(text)
+    if not path.exists():
+        raise ArgumentTypeError(f"{text}: there is no such file")
+    return path
+
+
+def _unit(parse: Callable[[str], _Number], text: str) -> _Number:
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ArgumentTypeError(f"{text} {error}") from error

@@ -1,0 +1,245 @@
+"""C{pullcache export}: asks the appliance for a bundle and writes it to files."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from appliance.bundle import contents
+from appliance.bundle.minisign import SecretKey
+from appliance.bundle.selection import parse_list
+from appliance.cli.arguments import Commands, age, existing, new_command, volume_size
+from appliance.cli.bundlefile import BundleFile
+from appliance.cli.failures import CommandFailed, WrongUsage
+from appliance.cli.keys import secret_key
+from appliance.cli.meter import Meter
+from appliance.cli.partfile import PartFile
+from appliance.cli.screen import Screen
+from appliance.cli.session import DONE, FAILED, Session
+from appliance.cli.words import count, size
+
+#: What a signature's file is sent as.
+SIGNATURE_TYPE = "text/plain; charset=utf-8"
+
+
+def add_to(commands: Commands) -> None:
+    """Add C{export}."""
+    parser = new_command(commands, "export", "write a bundle of what is held, to be imported elsewhere")
+    add = parser.add_argument
+    add("refs", metavar="REF", nargs="*", help="a reference, or a pattern as in 'ghcr.io/team/*:1.*'")
+    add("-o", "--output", metavar="PATH", required=True, help="the file, or a folder, which volumes need")
+    add("--all", action="store_true", help="everything that is held")
+    add("--list", metavar="FILE", action="append", default=[], help="references and patterns, one a line; - is stdin")
+    add("--since", metavar="AGE", type=age, help="only what was pulled in that time: 12h, 7d")
+    add("--platform", metavar="P", action="append", default=[], help="of multi-platform images only this: linux/arm64")
+    add("--have", metavar="INVENTORY", type=existing, help="what the other side holds: pullcache inventory")
+    add("--base", metavar="BUNDLE", type=existing, action="append", default=[], help="a bundle the other side has")
+    add("--want", metavar="WANTS", type=existing, help="what the other side lacks: pullcache wants")
+    add("--volume-size", metavar="SIZE", type=volume_size, help="largest file: 4GB, or cd, dvd, bd25, fat32")
+    add("--sign", metavar="KEYFILE", type=existing, help="sign with this key: pullcache keygen")
+    add("--title", metavar="T", default="", help="so that people can tell bundles apart; part of the file's name")
+    add("--partial", action="store_true", help="take images that are not whole as far as they go")
+    add("--complete", action="store_true", help="fetch what an image lacks before exporting it")
+    parser.set_defaults(ask=export)
+
+
+class Offered(msgspec.Struct, rename="camel"):
+    """A volume as the appliance offers it; C{size} in bytes of the whole file."""
+
+    n: int
+    file: str
+    size: int
+
+
+class Missing(msgspec.Struct, rename="camel"):
+    """A blob that an image lacks."""
+
+    digest: str
+    size: int = 0
+
+
+class LeftOut(msgspec.Struct, rename="camel"):
+    """What was asked for and is not in the bundle, or not all of it; C{why}: in a few words, for people."""
+
+    ref: str
+    why: str = ""
+    missing: list[Missing] = []
+
+
+class Offer(msgspec.Struct, rename="camel"):
+    """
+    What C{POST /api/v1/exports} answers.
+
+    @ivar partial: what is in the bundle as far as it goes.
+    @ivar unanswered: names and patterns that mean nothing that could be in it.
+    """
+
+    id: str
+    volumes: list[Offered]
+    left_out: list[LeftOut] = []
+    partial: list[LeftOut] = []
+    unanswered: list[str] = []
+    notes: list[str] = []
+
+
+async def export(session: Session, options: Namespace) -> int:
+    """Write the bundle; status 1 when an image that was asked for is not in it."""
+    wanted = selection(options)
+    key = None if options.sign is None else secret_key(options.sign)
+    offer = session.api.as_kind(await session.api.send("POST", "exports", wanted), Offer)
+    if key is not None:
+        offer = await _signed(session, offer, key)
+    files = targets(Path(options.output), options.output.endswith("/"), options.volume_size is not None, offer.volumes)
+    _check_room(files)
+    await _fetch(session, offer, files)
+    _report(session.screen, offer, files)
+    return FAILED if offer.left_out or offer.unanswered else DONE
+
+
+def selection(options: Namespace) -> dict[str, Any]:
+    """
+    What C{POST /api/v1/exports} is sent.
+
+    @raise WrongUsage: nothing is selected, or things that exclude each other.
+    """
+    refs = [*options.refs, *(ref for name in options.list for ref in parse_list(_text(name)))]
+    if not (refs or options.all or options.want or options.since is not None):
+        raise WrongUsage("name what to export: references, patterns, --list, --since, --want or --all")
+    if options.have and options.base:
+        raise WrongUsage("--have is exact, and --base guesses: give one of them")
+    given = {
+        "refs": refs,
+        "all": options.all,
+        "since": options.since,
+        "platforms": options.platform,
+        "partial": options.partial,
+        "complete": options.complete,
+        "title": options.title,
+        "volumeSize": options.volume_size,
+        "want": options.want and _json(options.want),
+        "have": options.have and _json(options.have),
+        "base": [_base(path) for path in options.base],
+    }
+    return {name: value for name, value in given.items() if value not in (None, False, [], "")}
+
+
+def targets(path: Path, is_folder: bool, may_be_several: bool, volumes: list[Offered]) -> dict[int, tuple[Path, int]]:
+    """
+    Where each volume goes, and its bytes, by number. A folder that is missing is made.
+
+    @param is_folder: whether C{path} was written as a folder's.
+    @raise CommandFailed: there are several volumes and C{path} is one file.
+    """
+    if not (is_folder or path.is_dir() or (may_be_several and path.suffix != ".tar")):
+        if len(volumes) > 1:
+            raise CommandFailed(f"there are {len(volumes)} volumes, which one file cannot hold: -o FOLDER/")
+        return {volume.n: (path, volume.size) for volume in volumes}
+    path.mkdir(parents=True, exist_ok=True)
+    return {volume.n: (path / _safe(volume.file), volume.size) for volume in volumes}
+
+
+def _safe(name: str) -> str:
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise CommandFailed(f"the appliance calls a volume {name!r}, which is no file's name")
+    return name
+
+
+def _check_room(files: dict[int, tuple[Path, int]]) -> None:
+    """Raises L{CommandFailed} when the medium is too small, before anything is written to it."""
+    folder = next(iter(files.values()))[0].parent
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise CommandFailed(f"{folder} cannot be written to: {error.strerror}; make it, or change -o") from error
+    needed = sum(octets for _, octets in files.values())
+    if needed > free:
+        raise CommandFailed(f"{folder} has {size(free)} free, and {size(needed)} are needed; try --volume-size")
+
+
+async def _signed(session: Session, offer: Offer, key: SecretKey) -> Offer:
+    """
+    Sign the list of contents here, so that the key never leaves this machine.
+
+    @return: the offer with the signature in its volumes, which are larger by it.
+    """
+    path = _path(offer)
+    document = await session.api.fetch_bytes(f"{path}/document")
+    bundle = contents.decode(document, "the list of contents to be signed")
+    signature = key.sign(document, f"pullcache bundle {bundle.id}")
+    await session.api.put(f"{path}/signature", signature.encode(), SIGNATURE_TYPE)
+    return session.api.as_kind(await session.api.fetch(path), Offer)
+
+
+def _path(offer: Offer) -> str:
+    return f"exports/{quote(offer.id, safe='')}"
+
+
+async def _fetch(session: Session, offer: Offer, files: dict[int, tuple[Path, int]]) -> None:
+    """All volumes, one after the other; each is there whole or not at all."""
+    meter = session.meter()
+    try:
+        for n, (path, octets) in files.items():
+            meter.begin(path.name, octets)
+            await _download(session, f"{_path(offer)}/volumes/{n}", path, octets, meter)
+    finally:
+        meter.close()
+
+
+async def _download(session: Session, source: str, path: Path, octets: int, meter: Meter) -> None:
+    response = await session.api.open("GET", source)
+    with PartFile(path) as part:
+        async for piece in session.api.arrival(response):
+            part.write(piece)
+            meter.at(part.size)
+        if part.size != octets:
+            raise CommandFailed(f"{path}: {part.size} bytes came of {octets}; export it again")
+        part.finish()
+
+
+def _report(screen: Screen, offer: Offer, files: dict[int, tuple[Path, int]]) -> None:
+    if screen.as_json:
+        written = [Offered(n, str(path), octets) for n, (path, octets) in files.items()]
+        screen.document(msgspec.structs.replace(offer, volumes=written))
+    for path, octets in files.values():
+        screen.say(f"{path}  {size(octets)}")
+    for verdict, refs in (("left out", offer.left_out), ("not whole", offer.partial)):
+        for each in refs:
+            screen.note(f"{verdict}: {each.ref}{_lacking(each)}")
+    for ref in offer.unanswered:
+        screen.note(f"nothing of that is held: {ref}")
+    for note in offer.notes:
+        screen.note(note)
+    if any(each.missing for each in offer.left_out):
+        screen.note("fetch what is lacking first with --complete, or take what there is with --partial")
+
+
+def _lacking(left_out: LeftOut) -> str:
+    why = f": {left_out.why}" if left_out.why else ""
+    octets = sum(blob.size for blob in left_out.missing)
+    return f"{why} ({count(len(left_out.missing), 'blob')}, {size(octets)})" if left_out.missing else why
+
+
+def _base(path: Path) -> dict[str, Any]:
+    """What an earlier bundle held: its id, and the digest of each blob."""
+    with BundleFile.open(path) as file:
+        return {"id": file.bundle.id, "blobs": [blob.digest for blob in file.bundle.blobs]}
+
+
+def _text(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUsage(f"{name} cannot be read as a list: {error}") from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise WrongUsage(f"{path} is no JSON document of pullcache: {error}") from error

@@ -1,0 +1,21 @@
+"""What a command says no with: one line, and what to do next."""
+
+from __future__ import annotations
+
+from appliance.errors import PullcacheError
+
+
+class WrongUsage(PullcacheError):
+    """The command line asks for something that means nothing; exit status 2."""
+
+
+class CommandFailed(PullcacheError):
+    """The command was not done; exit status 1."""
+
+
+class Unreachable(CommandFailed):
+    """Nobody answers where the appliance's admin endpoint was looked for."""
+
+
+class Refused(CommandFailed):
+    """The appliance answered, and the answer is no; the message is its own."""

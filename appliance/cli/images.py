@@ -1,0 +1,156 @@
+"""C{pullcache list} and C{pullcache show}: what is held, and what of it can be served without an upstream."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+
+import msgspec
+
+from appliance.cli.api import quoted
+from appliance.cli.arguments import Commands, new_command
+from appliance.cli.screen import Screen
+from appliance.cli.session import DONE, Session
+from appliance.cli.words import count, moment, short, size
+
+
+def add_to(commands: Commands) -> None:
+    """Add C{list} and C{show}."""
+    parser = new_command(commands, "list", "list the images held, and the platforms that can be served offline")
+    parser.add_argument("pattern", metavar="PATTERN", nargs="?", help="a name or pattern: nginx, 'ghcr.io/**', '*:1.*'")
+    parser.set_defaults(ask=listed)
+    parser = new_command(commands, "show", "show one image: platforms held and absent, referrers, what it lacks")
+    parser.add_argument("reference", metavar="REF", help="docker.io/library/nginx:1.27, nginx:1.27, ...@sha256:...")
+    parser.set_defaults(ask=shown)
+
+
+class Platform(msgspec.Struct):
+    """One platform of an image; C{state} is held, incomplete or absent, C{missing} counts blobs."""
+
+    platform: str
+    digest: str = ""
+    state: str = ""
+    missing: int = 0
+
+
+class Image(msgspec.Struct, rename="camel"):
+    """What is shown of one image; C{size} in bytes."""
+
+    name: str
+    digest: str
+    media_type: str = ""
+    size: int = 0
+    platforms: list[Platform] = []
+    offline: bool = False
+    pulls: int = 0
+    last_pulled: str | None = None
+    pinned: str | None = None
+
+
+class ImageList(msgspec.Struct):
+    """What C{GET /api/v1/images} answers."""
+
+    images: list[Image]
+
+
+class Missing(msgspec.Struct):
+    """A blob that an image lacks."""
+
+    digest: str
+    size: int = 0
+    kind: str = "blob"
+
+
+class Referrer(msgspec.Struct, rename="camel"):
+    """A signature, an SBOM or the like of an image."""
+
+    digest: str
+    artifact_type: str = ""
+    media_type: str = ""
+    tag: str | None = None
+
+
+class Detail(msgspec.Struct):
+    """What is shown of C{GET /api/v1/images/REF}."""
+
+    image: Image
+    missing: list[Missing] = []
+    referrers: list[Referrer] = []
+    tagged: str | None = None
+    checked: str | None = None
+
+
+async def listed(session: Session, options: Namespace) -> int:
+    """A line for each image."""
+    parameters = None if options.pattern is None else {"pattern": options.pattern}
+    document = await session.api.fetch("images", parameters)
+    if session.screen.as_json:
+        session.screen.document(document)
+        return DONE
+    found = session.api.as_kind(document, ImageList).images
+    if found:
+        session.screen.table([("REFERENCE", "DIGEST", "SIZE", "LAST PULLED", "OFFLINE"), *map(_row, found)])
+    else:
+        session.screen.note("nothing of that is held" if options.pattern else "nothing is held yet")
+    return DONE
+
+
+def _row(image: Image) -> tuple[str, str, str, str, str]:
+    return image.name, short(image.digest), size(image.size), moment(image.last_pulled), _offline(image)
+
+
+def _offline(image: Image) -> str:
+    """The platforms that can be served offline; what is there in part only is said to be so."""
+    if not image.platforms:
+        return "yes" if image.offline else "no"
+    held = [each.platform for each in image.platforms if each.state == "held"]
+    incomplete = [f"{each.platform} (incomplete)" for each in image.platforms if each.state == "incomplete"]
+    return " ".join([*held, *incomplete]) or "no"
+
+
+async def shown(session: Session, options: Namespace) -> int:
+    """All that is known of one image."""
+    document = await session.api.fetch(f"images/{quoted(options.reference)}")
+    if session.screen.as_json:
+        session.screen.document(document)
+        return DONE
+    _show(session.screen, session.api.as_kind(document, Detail))
+    return DONE
+
+
+def _show(screen: Screen, detail: Detail) -> None:
+    screen.table(list(_summary(detail)))
+    tables = (
+        [("PLATFORM", "STATE", "DIGEST"), *map(_platform, detail.image.platforms)],
+        [("REFERRER", "TYPE", "TAG"), *map(_referrer, detail.referrers)],
+        [("MISSING", "SIZE", "DIGEST"), *((each.kind, size(each.size), each.digest) for each in detail.missing)],
+    )
+    for table in tables:
+        if len(table) > 1:
+            screen.say()
+            screen.table(table)
+
+
+def _summary(detail: Detail) -> Iterator[tuple[str, str]]:
+    image = detail.image
+    yield "reference", image.name
+    yield "digest", image.digest
+    yield "type", image.media_type or "-"
+    yield "size", size(image.size)
+    yield "offline", _offline(image)
+    yield "pulled", f"{count(image.pulls, 'time')}, last {moment(image.last_pulled)}" if image.pulls else "never"
+    if detail.tagged:
+        yield "tagged", f"{moment(detail.tagged)}, last checked {moment(detail.checked)}"
+    if image.pinned:
+        yield "pinned", f"by bundle {image.pinned}"
+
+
+def _platform(platform: Platform) -> tuple[str, str, str]:
+    state = platform.state
+    if platform.missing:
+        state = f"{state}, {count(platform.missing, 'blob')} missing"
+    return platform.platform, state, platform.digest
+
+
+def _referrer(referrer: Referrer) -> tuple[str, str, str]:
+    return referrer.digest, referrer.artifact_type or referrer.media_type or "-", referrer.tag or "-"

@@ -1,0 +1,138 @@
+"""C{pullcache import}: has the appliance read an archive into what it serves."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.bundle.receipt import Change, Receipt
+from appliance.cli.api import message_of
+from appliance.cli.arguments import Commands, new_command
+from appliance.cli.failures import CommandFailed, Refused
+from appliance.cli.keys import public_key
+from appliance.cli.meter import Meter
+from appliance.cli.screen import Screen
+from appliance.cli.session import DONE, FAILED, Session
+from appliance.cli.words import count, short, size
+
+#: How many of the digests that are missing people are shown.
+SHOWN = 10
+
+ON_EXISTING_TAG = ("move", "keep", "refuse")
+
+
+def add_to(commands: Commands) -> None:
+    """Add C{import}."""
+    parser = new_command(commands, "import", "have the appliance import a bundle, an OCI layout or a docker archive")
+    add = parser.add_argument
+    add("files", metavar="FILE", nargs="+", help="the appliance reads it itself: on its machine, as its user")
+    add("--dry-run", action="store_true", help="tell what would come of it, and store nothing")
+    add("--trust", metavar="PUBKEY", action="append", default=[], help="a public key, or its file; refuse others")
+    add("--as", dest="name", metavar="NAME", help="the reference, where the archive does not name its image")
+    add("--on-existing-tag", choices=ON_EXISTING_TAG, default="move", help="when a tag means something else here")
+    parser.set_defaults(ask=imported)
+
+
+async def imported(session: Session, options: Namespace) -> int:
+    """Follow the import to its end and print the receipt; status 1 when a dry run says that something is lacking."""
+    files = [str(Path(name).absolute()) for name in options.files]
+    receipt = await _follow(session, order(options, files))
+    if session.screen.as_json:
+        session.screen.document(receipt)
+    report(session.screen, receipt)
+    return FAILED if receipt.missing else DONE
+
+
+def order(options: Namespace, files: list[str]) -> dict[str, Any]:
+    """What C{POST /api/v1/imports} is sent. Raises L{WrongUsage} for a key that is none."""
+    given = {
+        "files": files,
+        "dryRun": options.dry_run,
+        "trust": [str(public_key(each)) for each in options.trust],
+        "as": options.name,
+        "onExistingTag": options.on_existing_tag,
+    }
+    return {name: value for name, value in given.items() if value not in (None, False, [])}
+
+
+async def _follow(session: Session, wanted: dict[str, Any]) -> Receipt:
+    """The receipt; what comes before it is shown as it comes."""
+    response = await session.api.open("POST", "imports", msgspec.json.encode(wanted))
+    meter = session.meter()
+    showing = Showing(meter)
+    try:
+        async for line in session.api.lines(response):
+            if "receipt" in line:
+                return session.api.as_kind(line["receipt"], Receipt)
+            if "error" in line:
+                raise Refused(message_of(line) or "the appliance does not say why; see its log")
+            showing.add(line)
+    finally:
+        meter.close()
+    raise CommandFailed("the appliance ended without a receipt; see its log, then import again: what is held is kept")
+
+
+class Showing:
+    """Shows the steps of an import; of those, only storing takes long enough to be measured."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._begun = False
+
+    def add(self, step: dict[str, Any]) -> None:
+        """The appliance tells how far it is: C{stage}, and C{done} of C{total} bytes."""
+        if step.get("stage") == "storing" and step.get("total") and not self._begun:
+            self._begun = True
+            self._meter.begin("storing", step["total"])
+        if self._begun:
+            self._meter.at(step.get("done", 0))
+
+
+def report(screen: Screen, receipt: Receipt) -> None:
+    """The receipt, for people."""
+    screen.table(list(_summary(receipt)))
+    images = [change for change in receipt.refs if not change.refers]
+    if images:
+        screen.say()
+        screen.table([("REFERENCE", "WAS", "", "IS", "OUTCOME"), *map(_row, images)])
+    if len(images) < len(receipt.refs):
+        screen.say(f"and {count(len(receipt.refs) - len(images), 'signature or the like', 'signatures and the like')}")
+    for note in _notes(receipt):
+        screen.note(note)
+
+
+def _summary(receipt: Receipt) -> Iterator[tuple[str, str]]:
+    yield ("would import" if receipt.dry_run else "imported"), f"{receipt.format} {receipt.bundle}"
+    if receipt.title:
+        yield "title", receipt.title
+    yield "signer", f"key {receipt.signer}" if receipt.signer else "nobody whom this appliance trusts"
+    if receipt.content_root:
+        yield "contentRoot", receipt.content_root
+    yield "new", f"{count(receipt.new_blobs, 'blob')}, {size(receipt.new_bytes)}"
+    yield "held before", f"{count(receipt.held_blobs, 'blob')}, {size(receipt.held_bytes)}"
+    if receipt.id:
+        yield "receipt", receipt.id
+
+
+def _row(change: Change) -> tuple[str, str, str, str, str]:
+    outcome = f"{change.outcome}, manifest rebuilt" if change.rebuilt else change.outcome
+    if change.outcome == "kept":
+        return change.name, short(change.previous), "<-", short(change.digest), outcome
+    before = change.digest if change.outcome == "unchanged" else change.previous
+    return change.name, short(before), "->", short(change.digest), outcome
+
+
+def _notes(receipt: Receipt) -> Iterator[str]:
+    yield from receipt.notes
+    for upstream in receipt.unknown_upstreams:
+        yield f"no upstream is called {upstream} here: what is of it is served under that name, and never refreshed"
+    for digest in receipt.missing[:SHOWN]:
+        yield f"missing: {digest}"
+    if len(receipt.missing) > SHOWN:
+        yield f"missing: {len(receipt.missing) - SHOWN} more, which --json names"
+    if receipt.missing:
+        yield "it cannot be imported: import what it builds on first, or have a full bundle exported"

@@ -1,0 +1,124 @@
+"""The C{pullcache} command: reads the command line, runs one command, says in one line what went wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorCore
+from twisted.internet.task import react
+from twisted.web.client import Agent
+
+from appliance.cli import exports, images, imports, keys, returnpath, status, verification
+from appliance.cli.api import Api, admin_url
+from appliance.cli.arguments import top_parser
+from appliance.cli.failures import WrongUsage
+from appliance.cli.meter import meter_for
+from appliance.cli.screen import Screen
+from appliance.cli.session import FAILED, MISUSED, Local, Session
+from appliance.errors import PullcacheError
+
+#: Seconds until an address where nobody answers is given up.
+CONNECT_TIMEOUT = 10.0
+
+GROUPS = (
+    status.add_to,
+    images.add_to,
+    exports.add_to,
+    imports.add_to,
+    verification.add_to,
+    returnpath.add_to,
+    keys.add_to,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that C{arguments}, or the process's own, ask for; ends with L{SystemExit}."""
+    options = top_parser(GROUPS).parse_args(arguments)
+    screen = Screen(sys.stdout, sys.stderr, options.json)
+    if "ask" in options:
+        react(_asked, (options, screen))
+    try:
+        raise SystemExit(options.run(Local(screen, lambda: meter_for(screen, time.monotonic)), options))
+    except KeyboardInterrupt:
+        raise SystemExit(interrupted(screen)) from None
+    except Exception as error:
+        raise SystemExit(code_of(error, screen)) from error
+
+
+def _asked(reactor: Any, options: Namespace, screen: Screen) -> Deferred[None]:
+    """Run a command that asks an appliance; fires, once the reactor may stop, with L{SystemExit}."""
+    return Invocation(reactor, screen).run(_command(reactor, options, screen))
+
+
+async def _command(reactor: Any, options: Namespace, screen: Screen) -> int:
+    http = HTTPClient(Agent(reactor, connectTimeout=CONNECT_TIMEOUT))
+    session = Session(screen, lambda: meter_for(screen, reactor.seconds), Api(admin_url(options.admin), http))
+    code: int = await options.ask(session, options)
+    return code
+
+
+class Invocation:
+    """
+    One command under the reactor: SIGINT and SIGTERM cancel it and wait until it has cleaned up.
+
+    @ivar is_interrupted: whether somebody asked for its end.
+    """
+
+    def __init__(self, reactor: IReactorCore, screen: Screen) -> None:
+        self._screen = screen
+        self.is_interrupted = False
+        self._over: Deferred[None] = Deferred()
+        reactor.addSystemEventTrigger("before", "shutdown", self._interrupt)
+
+    def run(self, command: Coroutine[Any, Any, int]) -> Deferred[None]:
+        """Fires with L{SystemExit}, which holds the exit status."""
+        self._doing: Deferred[int] = Deferred.fromCoroutine(command)
+        return Deferred.fromCoroutine(self._end())
+
+    async def _end(self) -> None:
+        try:
+            code = await self._doing
+        except Exception as error:
+            # What a cancelled command fails with is of no interest: each part of it has a word of its own for it.
+            code = interrupted(self._screen) if self.is_interrupted else code_of(error, self._screen)
+        self._over.callback(None)
+        raise SystemExit(code)
+
+    def _interrupt(self) -> Deferred[None]:
+        """The reactor is about to stop; without a command under way that is how it ends anyway."""
+        self.is_interrupted = True
+        self._doing.cancel()
+        return self._over
+
+
+def interrupted(screen: Screen) -> int:
+    """The exit status of a command that was told to stop."""
+    screen.complain("interrupted; nothing half is left behind")
+    return FAILED
+
+
+def code_of(error: BaseException, screen: Screen) -> int:
+    """
+    The exit status that goes with C{error}, which is put in words on the screen.
+
+    @raise BaseException: C{error} itself, when it is a fault of this program.
+    """
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has seen enough; Python's own flush at exit must not complain of it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    if not isinstance(error, PullcacheError | OSError):
+        raise error
+    screen.complain(error)
+    return MISUSED if isinstance(error, WrongUsage) else FAILED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""C{pullcache status}: how the appliance is."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+
+import msgspec
+
+from appliance.cli.arguments import Commands, new_command
+from appliance.cli.session import DONE, Session
+from appliance.cli.words import count, moment, size, span
+
+
+def add_to(commands: Commands) -> None:
+    """Add C{status}."""
+    parser = new_command(commands, "status", "tell how the appliance is: upstreams, transfers, what is held")
+    parser.set_defaults(ask=status)
+
+
+class Upstream(msgspec.Struct, rename="camel"):
+    """One upstream of the appliance."""
+
+    name: str
+    urls: list[str] = []
+    offline: bool = False
+
+
+class Damaged(msgspec.Struct, rename="camel"):
+    """A document that was set aside."""
+
+    document: str
+    kept_as: str = ""
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many there are."""
+
+    repositories: int = 0
+    tags: int = 0
+    manifests: int = 0
+    wants: int = 0
+
+
+class Status(msgspec.Struct, rename="camel"):
+    """What is shown of C{GET /api/v1/status}; times in seconds, sizes in bytes."""
+
+    version: str
+    site: str = ""
+    started: str = ""
+    uptime: float = 0.0
+    offline: bool = False
+    upstreams: list[Upstream] = []
+    flights: int = 0
+    store_bytes: int = 0
+    counts: Counts = Counts()
+    damaged: list[Damaged] = []
+
+
+async def status(session: Session, options: Namespace) -> int:
+    """Print it."""
+    document = await session.api.fetch("status")
+    if session.screen.as_json:
+        session.screen.document(document)
+        return DONE
+    found = session.api.as_kind(document, Status)
+    session.screen.table(list(_rows(session.api.url, found)))
+    session.screen.say()
+    session.screen.table([("UPSTREAM", "STATE", "URL"), *map(_upstream, found.upstreams)])
+    for each in found.damaged:
+        session.screen.note(f"damaged: {each.document} was set aside as {each.kept_as}")
+    return DONE
+
+
+def _rows(url: str, found: Status) -> Iterator[tuple[str, str]]:
+    yield "appliance", f"{url}, pullcache {found.version}" + (", offline" if found.offline else "")
+    yield "site", found.site or "-"
+    yield "started", f"{moment(found.started)}, {span(found.uptime)} ago"
+    counts = found.counts
+    held = f"{count(counts.tags, 'tag')}, {count(counts.manifests, 'manifest')}"
+    yield "held", f"{held} in {count(counts.repositories, 'repository', 'repositories')}; {size(found.store_bytes)}"
+    yield "under way", count(found.flights, "transfer")
+    yield "wanted", f"{count(counts.wants, 'reference')} asked for and not served"
+
+
+def _upstream(upstream: Upstream) -> tuple[str, str, str]:
+    return upstream.name, "offline" if upstream.offline else "in use", " ".join(upstream.urls) or "-"

@@ -1,0 +1,321 @@
+"""Two appliances and no network between them: what was pulled here is served there."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.cli.bundlefile import BundleFile
+from tests.clients import plain
+from tests.clients.plain import ask, pull
+from tests.doubles.remote import RemoteRegistry
+from tests.process.service import CHECKOUT, UPSTREAM, Appliance
+
+ROUNDS = int(os.environ.get("PULLCACHE_IMPORT_KILL_ROUNDS", "5"))
+LONGEST = 0.1
+"""Seconds from the order to the latest kill; an import of one round takes about as long."""
+
+NOWHERE = "http://127.0.0.1:9"
+"""Where the sealed side's upstream would be; nobody answers there, and nobody is to ask."""
+
+pytestmark = pytest.mark.process
+
+Images = dict[tuple[str, str], dict[str, Any]]
+"""What the simulated registry says of each image, by repository and tag."""
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Iterator[Appliance]:
+    """A running appliance without any network."""
+    made = Appliance(tmp_path / "sealed", NOWHERE, offline=True)
+    yield made.start()
+    made.kill()
+
+
+def command(appliance: Appliance, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run C{pullcache} on an appliance; it has to end with C{status}."""
+    environment = {**os.environ, "PULLCACHE_ADMIN": f"http://{appliance.admin}", "PYTHONPATH": str(CHECKOUT)}
+    line = [sys.executable, "-m", "appliance.cli.main", *map(str, arguments)]
+    ended = subprocess.run(line, cwd=appliance.folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == status, f"{arguments}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+    return ended
+
+
+def imported(appliance: Appliance, *arguments: str | Path) -> Any:
+    """Import, and return the receipt."""
+    return json.loads(command(appliance, "--json", "import", *arguments).stdout)
+
+
+def seed(appliance: Appliance, upstream: RemoteRegistry) -> Images:
+    """Pull images of several kinds through the cache."""
+    images = {
+        ("team/app", "1"): upstream.add("team/app", "1", sizes=[300_000, 5000]),
+        ("team/old", "latest"): upstream.add("team/old", "latest", "docker"),
+        ("team/multi", "2.0"): upstream.add("team/multi", "2.0", "index", sizes=[70_000]),
+    }
+    pull_all(appliance, images)
+    return images
+
+
+def pull_all(appliance: Appliance, images: Images) -> None:
+    """Pull each by its tag and by its digest; every digest is the original's."""
+    for (repository, tag), image in images.items():
+        assert pull(appliance.authority, repository, tag).digest == image["digest"]
+        assert pull(appliance.authority, repository, image["digest"]).digest == image["digest"]
+        assert pull(appliance.bare, f"{UPSTREAM}/{repository}", tag).digest == image["digest"]
+
+
+def contents_of(*files: Path) -> dict[str, int]:
+    """The blobs that a bundle says it holds, with their sizes."""
+    with BundleFile.open(files[0]) as file:
+        return {blob.digest: blob.size for blob in file.bundle.blobs}
+
+
+def test_what_was_pulled_here_is_served_there(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """Exported, carried, imported: every image is pulled from the sealed side, with the original digests."""
+    images = seed(appliance, upstream)
+    command(appliance, "export", "--all", "-o", tmp_path / "all.tar")
+    upstream.kill()
+    assert command(appliance, "verify", tmp_path / "all.tar").stdout.count(f"{UPSTREAM}/team/") >= len(images)
+    receipt = imported(sealed, tmp_path / "all.tar")
+    assert {(change["repository"], change.get("tag")) for change in receipt["refs"]} >= set(images)
+    pull_all(sealed, images)
+
+
+def test_what_was_imported_survives_a_restart(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """Power returns on the sealed side, and everything is still served."""
+    images = seed(appliance, upstream)
+    command(appliance, "export", "--all", "-o", tmp_path / "all.tar")
+    imported(sealed, tmp_path / "all.tar")
+    sealed.restart()
+    pull_all(sealed, images)
+
+
+def test_volumes_are_imported_in_any_order(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """A bundle on several discs, one of its layers larger than a disc, comes together on the other side."""
+    images = seed(appliance, upstream)
+    command(appliance, "export", "--all", "-o", tmp_path / "discs", "--volume-size", "100KB")
+    discs = sorted((tmp_path / "discs").iterdir(), reverse=True)
+    assert len(discs) > 2
+    assert all(disc.stat().st_size <= 100_000 for disc in discs)
+    command(appliance, "verify", *discs)
+    refused = command(sealed, "import", *discs[1:], status=1)
+    assert refused.stderr.count("\n") == 1
+    imported(sealed, *discs)
+    pull_all(sealed, images)
+
+
+def test_only_what_the_right_key_signed_is_taken(
+    appliance: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """With a trusted key configured, a bundle without a signature, or with another one, publishes nothing."""
+    images = seed(appliance, upstream)
+    for name in ("ours", "theirs"):
+        command(appliance, "keygen", "-o", tmp_path / name)
+        command(appliance, "export", "--all", "-o", tmp_path / f"{name}.tar", "--sign", tmp_path / f"{name}.key")
+    command(appliance, "export", "--all", "-o", tmp_path / "unsigned.tar")
+    verified = command(appliance, "verify", tmp_path / "ours.tar", "--trust", tmp_path / "ours.pub")
+    assert "signer" in verified.stdout
+    command(appliance, "verify", tmp_path / "theirs.tar", "--trust", tmp_path / "ours.pub", status=1)
+    trust = {"trust": [(tmp_path / "ours.pub").read_text().splitlines()[1]], "require_signature": True}
+    strict = Appliance(tmp_path / "strict", NOWHERE, offline=True, bundles=trust)
+    try:
+        strict.start()
+        for refused in ("unsigned", "theirs"):
+            assert command(strict, "import", tmp_path / f"{refused}.tar", status=1).stderr.count("\n") == 1
+            assert ask(strict.authority, "/v2/team/app/manifests/1").status >= 400
+        assert imported(strict, tmp_path / "ours.tar")["signer"]
+        pull_all(strict, images)
+    finally:
+        strict.kill()
+
+
+def test_the_return_path_asks_for_exactly_what_is_missing(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """Wants and inventory make an increment of the missing blobs and no other; imported, nothing is wanted any more."""
+    seed(appliance, upstream)
+    command(appliance, "export", "--all", "-o", tmp_path / "all.tar")
+    imported(sealed, tmp_path / "all.tar")
+    held = contents_of(tmp_path / "all.tar")
+    assert ask(sealed.authority, "/v2/team/app/manifests/2").status >= 400
+    command(sealed, "wants", "-o", tmp_path / "wants.json")
+    command(sealed, "inventory", "-o", tmp_path / "inventory.json")
+    wanted = {("team/app", "2"): upstream.add("team/app", "2", sizes=[300_000, 9000], seed="team/app")}
+    pull_all(appliance, wanted)
+    pull_all(appliance, {("team/else", "1"): upstream.add("team/else", "1")})
+    way_back = ("--have", tmp_path / "inventory.json", "--want", tmp_path / "wants.json")
+    command(appliance, "export", *way_back, "-o", tmp_path / "more.tar")
+    image = wanted["team/app", "2"]
+    needed = {image["digest"], *(digest for digest, _ in image["blobs"])}
+    assert set(contents_of(tmp_path / "more.tar")) == needed - set(held)
+    imported(sealed, tmp_path / "more.tar")
+    pull_all(sealed, wanted)
+    command(sealed, "wants", "-o", tmp_path / "after.json")
+    assert "team/app" not in (tmp_path / "after.json").read_text()
+
+
+def test_an_increment_says_what_it_builds_on(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """Imported where its base is lacking, it publishes nothing and says so in a line; after the base it goes in."""
+    first = {("team/app", "1"): upstream.add("team/app", "1")}
+    second = {("team/app", "2"): upstream.add("team/app", "2", sizes=[20_000, 9000], seed="team/app")}
+    pull_all(appliance, first)
+    command(appliance, "export", "--all", "-o", tmp_path / "base.tar")
+    pull_all(appliance, second)
+    command(appliance, "export", "--all", "--base", tmp_path / "base.tar", "-o", tmp_path / "more.tar")
+    assert not set(contents_of(tmp_path / "more.tar")) & set(contents_of(tmp_path / "base.tar"))
+    assert command(sealed, "import", tmp_path / "more.tar", status=1).stderr.count("\n") == 1
+    assert ask(sealed.authority, "/v2/team/app/manifests/2").status >= 400
+    imported(sealed, tmp_path / "base.tar")
+    imported(sealed, tmp_path / "more.tar")
+    pull_all(sealed, first | second)
+
+
+def test_a_second_import_reads_the_head_only(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """What is held is not read again, and nothing changes."""
+    pull_all(appliance, {("team/app", "1"): upstream.add("team/app", "1", sizes=[20_000_000])})
+    command(appliance, "export", "--all", "-o", tmp_path / "all.tar")
+    imported(sealed, tmp_path / "all.tar")
+    before = bytes_read(sealed)
+    receipt = imported(sealed, tmp_path / "all.tar")
+    assert (receipt["newBlobs"], receipt["readBytes"]) == (0, 0)
+    assert {change["outcome"] for change in receipt["refs"]} == {"unchanged"}
+    assert bytes_read(sealed) - before < 2_000_000
+
+
+def bytes_read(appliance: Appliance) -> int:
+    """Bytes the process has read so far, from anywhere."""
+    for line in Path(f"/proc/{appliance.process.pid}/io").read_text().splitlines():
+        if line.startswith("rchar:"):
+            return int(line.split()[1])
+    raise AssertionError("no rchar")
+
+
+def test_an_export_is_the_same_to_the_byte(appliance: Appliance, upstream: RemoteRegistry, tmp_path: Path) -> None:
+    """Two people who export the same make the same file."""
+    seed(appliance, upstream)
+    command(appliance, "export", "--all", "-o", tmp_path / "one.tar")
+    appliance.restart()
+    command(appliance, "export", "--all", "-o", tmp_path / "two.tar")
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+
+
+def test_an_image_that_is_not_whole_is_named_and_left_out(
+    appliance: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """Exit 1, the image on standard error, and a bundle of the others; C{--complete} fetches what it lacks."""
+    images = seed(appliance, upstream)
+    half = upstream.add("team/half", "1")
+    assert ask(appliance.authority, "/v2/team/half/manifests/1").status == 200
+    ended = command(appliance, "export", "--all", "-o", tmp_path / "all.tar", status=1)
+    assert "team/half" in ended.stderr
+    assert {image["digest"] for image in images.values()} <= set(contents_of(tmp_path / "all.tar"))
+    assert half["digest"] not in contents_of(tmp_path / "all.tar")
+    command(appliance, "export", "--all", "--complete", "-o", tmp_path / "all.tar")
+    assert half["digest"] in contents_of(tmp_path / "all.tar")
+
+
+def test_a_dry_run_changes_nothing(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """It tells what would be new, and nothing is served afterwards."""
+    seed(appliance, upstream)
+    command(appliance, "export", "--all", "-o", tmp_path / "all.tar")
+    receipt = imported(sealed, tmp_path / "all.tar", "--dry-run")
+    assert receipt["newBlobs"] == len(contents_of(tmp_path / "all.tar"))
+    assert ask(sealed.authority, "/v2/team/app/manifests/1").status >= 400
+    assert list((sealed.store / "blobs").rglob("*.*")) == []
+
+
+def test_status_list_and_show_tell_what_is_there(appliance: Appliance, upstream: RemoteRegistry) -> None:
+    """The words of the command line are about what was pulled."""
+    images = seed(appliance, upstream)
+    command(appliance, "status")
+    listed = command(appliance, "list").stdout
+    assert all(f"{UPSTREAM}/{repository}:{tag}" in listed for repository, tag in images)
+    assert "team/old" not in command(appliance, "list", f"{UPSTREAM}/team/m*").stdout
+    shown = command(appliance, "show", f"{UPSTREAM}/team/multi:2.0").stdout
+    assert images["team/multi", "2.0"]["digest"] in shown
+    assert command(appliance, "show", f"{UPSTREAM}/team/none:1", status=1).stderr.count("\n") == 1
+
+
+# -- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+def add_round(upstream: RemoteRegistry, number: int) -> Images:
+    """Images of one round, 24 MB together."""
+    sizes = [4_000_000, 4_000_000]
+    return {
+        (f"round{number}/{name}", "1"): upstream.add(f"round{number}/{name}", "1", sizes=sizes, seed=f"{number}{name}")
+        for name in ("a", "b", "c")
+    }
+
+
+def post_import(appliance: Appliance, file: Path, refusals: list[bytes]) -> None:
+    """Import until the appliance dies; what it says instead is added to C{refusals}."""
+    connection = http.client.HTTPConnection(appliance.admin, timeout=plain.PATIENCE)
+    order, headers = json.dumps({"files": [str(file)]}), {"Content-Type": "application/json"}
+    try:
+        connection.request("POST", "/api/v1/imports", order, headers)
+        body = connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return
+    finally:
+        connection.close()
+    if b'{"receipt":' not in body:
+        refusals.append(body)
+
+
+def served(appliance: Appliance, images: Images) -> list[bool]:
+    """Of each image whether its tag is known."""
+    paths = [f"/v2/{repository}/manifests/{tag}" for repository, tag in images]
+    return [ask(appliance.authority, path).status == 200 for path in paths]
+
+
+def test_an_import_that_is_killed_publishes_all_or_nothing(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """After kill -9 at any moment: what was served is served, nothing is half there, a second import ends it."""
+    moments = random.Random(3)
+    refusals: list[bytes] = []
+    known: Images = {}
+    for number in range(ROUNDS):
+        images = add_round(upstream, number)
+        pull_all(appliance, images)
+        bundle = tmp_path / f"{number}.tar"
+        command(appliance, "export", f"{UPSTREAM}/round{number}/**", "-o", bundle)
+        client = threading.Thread(target=post_import, args=(sealed, bundle, refusals))
+        client.start()
+        threading.Event().wait(moments.uniform(0, LONGEST))
+        sealed.kill()
+        client.join(plain.PATIENCE)
+        assert refusals == []
+        sealed.start()
+        pull_all(sealed, known)
+        published = served(sealed, images)
+        assert len(set(published)) == 1, "a part of the bundle was published"
+        if all(published):
+            pull_all(sealed, images)
+        imported(sealed, bundle)
+        known |= images
+        pull_all(sealed, known)
