@@ -1,9 +1,10 @@
 """
-Clients that read a response and drop it: C{python reader.py PORT PATH CLIENTS TIMES}.
+Clients that read a response and drop it, or keep it: C{python reader.py PORT PATH CLIENTS TIMES [FILE]}.
 
 Each is a process with a blocking socket and one connection, over which it asks C{TIMES} times. The kernel throws the
 bytes of a body away without copying them here (C{MSG_TRUNC}, tcp(7)), so that the reader costs next to nothing beside
-the server that is measured. Standard output is one JSON object, as L{reading.Fetched} has it.
+the server that is measured; with C{FILE} they are read and written there, as a download is. Standard output is one JSON
+object, as L{reading.Fetched} has it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 # The most that is dropped at once; a buffer that holds it is never touched.
 PIECE = 4 * 1024 * 1024
+# The most that is read and written at once: what stays in a processor's cache between the two.
+WRITTEN = 512 * 1024
 HEAD_LIMIT = 64 * 1024
 PATIENCE = 120.0
 _STATUS = re.compile(rb"HTTP/1\.1 200 ")
@@ -28,8 +31,44 @@ class Cut(Exception):
     """The response is not a whole 200 with a length."""
 
 
-def read_head(connection: socket.socket) -> tuple[int, int]:
-    """The length of the body, and how much of it came together with its head."""
+class Dropped:
+    """A body that nobody wants."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(PIECE)
+
+    def begin(self, data: bytes) -> None:
+        """What came together with the head."""
+
+    def take(self, connection: socket.socket, most: int) -> int:
+        """Drop what is there; says how many bytes that were."""
+        return connection.recv_into(self._buffer, min(PIECE, most), socket.MSG_TRUNC)
+
+
+class Kept:
+    """A body that goes into a file."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._buffer = memoryview(bytearray(WRITTEN))
+
+    def begin(self, data: bytes) -> None:
+        """What came together with the head."""
+        self._write(memoryview(data))
+
+    def take(self, connection: socket.socket, most: int) -> int:
+        """Write what is there; says how many bytes that were."""
+        count = connection.recv_into(self._buffer, min(WRITTEN, most))
+        self._write(self._buffer[:count])
+        return count
+
+    def _write(self, data: memoryview) -> None:
+        while data:
+            data = data[os.write(self._file, data) :]
+
+
+def read_head(connection: socket.socket) -> tuple[int, bytes]:
+    """The length of the body, and what of it came together with its head."""
     head = b""
     while (end := head.find(b"\r\n\r\n")) < 0:
         piece = connection.recv(HEAD_LIMIT)
@@ -39,17 +78,19 @@ def read_head(connection: socket.socket) -> tuple[int, int]:
     length = _LENGTH.search(head, 0, end + 2)
     if not _STATUS.match(head) or length is None:
         raise Cut(repr(head[:300]))
-    return int(length[1]), len(head) - end - 4
+    return int(length[1]), head[end + 4 :]
 
 
-def fetch(connection: socket.socket, request: bytes, buffer: bytearray) -> tuple[int, float]:
+def fetch(connection: socket.socket, request: bytes, body: Dropped | Kept) -> tuple[int, float]:
     """One request and its response; the bytes of the body, and the seconds until its first one."""
     start = time.perf_counter()
     connection.sendall(request)
-    length, got = read_head(connection)
+    length, data = read_head(connection)
+    body.begin(data)
+    got = len(data)
     first = time.perf_counter() - start if got else None
     while got < length:
-        count = connection.recv_into(buffer, min(PIECE, length - got), socket.MSG_TRUNC)
+        count = body.take(connection, length - got)
         if first is None:
             first = time.perf_counter() - start
         if not count:
@@ -58,9 +99,9 @@ def fetch(connection: socket.socket, request: bytes, buffer: bytearray) -> tuple
     return got, first or 0.0
 
 
-def client(port: int, path: str, times: int, ready: int, go: int) -> dict[str, Any]:
+def client(port: int, path: str, times: int, into: str | None, ready: int, go: int) -> dict[str, Any]:
     """Connect, wait for the others, then ask."""
-    buffer = bytearray(PIECE)
+    body = Dropped() if into is None else Kept(into)
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         # A timeout makes Python's sockets poll before each call; the kernel's own costs nothing.
@@ -68,14 +109,14 @@ def client(port: int, path: str, times: int, ready: int, go: int) -> dict[str, A
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(PATIENCE).to_bytes(8, "little") + bytes(8))
         os.write(ready, b".")
         os.read(go, 1)
-        fetched = [fetch(connection, request, buffer) for _ in range(times)]
+        fetched = [fetch(connection, request, body) for _ in range(times)]
         return {"octets": sum(octets for octets, _ in fetched), "first": fetched[0][1], "end": time.perf_counter()}
 
 
-def run_client(port: int, path: str, times: int, ready: int, go: int, told: int) -> int:
+def run_client(port: int, path: str, times: int, into: str | None, ready: int, go: int, told: int) -> int:
     """What a forked process does; its exit status."""
     try:
-        said = client(port, path, times, ready, go)
+        said = client(port, path, times, into, ready, go)
     except (OSError, Cut) as error:
         said = {"error": f"{type(error).__name__}: {error}"}
     # Shorter than PIPE_BUF, so never mixed with another's.
@@ -83,13 +124,13 @@ def run_client(port: int, path: str, times: int, ready: int, go: int, told: int)
     return 0
 
 
-def main(port: int, path: str, clients: int, times: int) -> None:
+def main(port: int, path: str, clients: int, times: int, into: str | None = None) -> None:
     """Start all, let them go at once, and print what they tell."""
     (ready, is_ready), (wait, go), (tell, told) = os.pipe(), os.pipe(), os.pipe()
     for _ in range(clients):
         if os.fork() == 0:
             os.close(go)
-            os._exit(run_client(port, path, times, is_ready, wait, told))
+            os._exit(run_client(port, path, times, into, is_ready, wait, told))
     os.close(is_ready)
     os.close(told)
     came = 0
@@ -113,4 +154,4 @@ def main(port: int, path: str, clients: int, times: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

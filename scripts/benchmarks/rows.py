@@ -42,6 +42,9 @@ class Effort:
     @ivar herds: rounds of the row that moves the most bytes.
     @ivar rate: bytes a second of the limited line.
     @ivar round_trip: its length in seconds, where it is a long one.
+    @ivar bundles: rounds of the row about bundles.
+    @ivar bundle_bytes: of all layers of a bundle together.
+    @ivar bundle_images: how many these are.
     """
 
     rounds: int
@@ -49,6 +52,9 @@ class Effort:
     seconds: int
     herds: int
     inspections: int
+    bundles: int
+    bundle_bytes: int
+    bundle_images: int
     rate: float = 100e6
     round_trip: float = 0.02
     warm_clients: int = 4
@@ -130,17 +136,19 @@ def interleaved(rounds: int, names: Sequence[str], measure: Callable[[str], Any]
     return results
 
 
-def settle(bench: Bench) -> None:
+def settle(bench: Bench, octets: int | None = None) -> None:
     """
     What was written before is on disk before the next clock starts, and memory for the blob has just been in use.
 
     A virtual machine gets memory from its host when it first touches it, and may give it back after seconds: a new file
     of 200 MB can take half a second instead of a thirtieth, whoever writes it.
+
+    @param octets: as many as will be touched; C{None}: those of a blob on its way.
     """
     os.sync()
     scratch = bench.folder / "scratch"
     with scratch.open("wb", buffering=0) as file:
-        for _ in range(TOUCHED * bench.images.size // len(_BLANK) + 1):
+        for _ in range((octets or TOUCHED * bench.images.size) // len(_BLANK) + 1):
             file.write(_BLANK)
     scratch.unlink()
 
