@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.clients.conftest import HELD, Upstream
-from tests.clients.tools import Podman, Skopeo, Source
+from tests.clients.tools import Podman, Skopeo, Source, run
 from tests.doubles.images import OCI
 from tests.process.service import UPSTREAM, Appliance
 
@@ -75,3 +77,25 @@ def test_the_store_is_an_oci_layout_that_skopeo_reads(skopeo: Skopeo, appliance:
         layout = f"oci:{appliance.store}/repositories/{UPSTREAM}/{repository}/_layout:{tag}"
         assert skopeo.raw(layout) == content.digest
         assert json.loads(skopeo.run("inspect", layout))["Layers"]
+
+
+def test_what_was_pulled_here_is_pulled_there(
+    client: Skopeo | Podman, appliance: Appliance, upstream: Upstream, tmp_path: Path
+) -> None:
+    """Exported, carried and imported where there is no network: the same client gets the same digests there."""
+    check(client, appliance)
+    bundle = tmp_path / "carried.tar"
+    pullcache(appliance, "export", "--all", "-o", bundle)
+    upstream.kill()
+    closed = Appliance(tmp_path / "closed", "http://127.0.0.1:9", offline=True)
+    closed.start()
+    try:
+        pullcache(closed, "import", bundle)
+        check(client, closed)
+    finally:
+        closed.stop()
+
+
+def pullcache(appliance: Appliance, *arguments: str | Path) -> None:
+    """Run the command against an appliance."""
+    run(sys.executable, "-m", "appliance.cli.main", "--admin", f"http://{appliance.admin}", *arguments)
