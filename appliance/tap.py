@@ -170,6 +170,7 @@ class PullcacheService(Service):
         """Read the configuration again; a bad one is reported and the old one stays in force."""
         try:
             settings = self._options.settings()
+            remotes = self._remotes(settings, self._settings)
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
             return
@@ -179,7 +180,7 @@ class PullcacheService(Service):
         if [each.endpoint for each in settings.listen] != [each.endpoint for each in self._settings.listen]:
             self._log.warn("the listeners' endpoints changed: that takes effect with a restart")
             settings = _with_listeners_of(settings, self._settings)
-        self._cache.remotes = self._remotes(settings, self._settings)
+        self._cache.remotes = remotes
         self._settings = settings
         for listener, listen in zip(self._listeners, settings.listen, strict=True):
             listener.configure(settings, listen)

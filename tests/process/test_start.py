@@ -132,6 +132,20 @@ def test_a_bad_file_at_sighup_changes_nothing(appliance: Appliance, upstream: Re
     assert pull(appliance.authority, "team/app", "latest").digest == digest
 
 
+def test_a_certificate_that_is_none_at_sighup_leaves_the_old_file_in_force(
+    appliance: Appliance, upstream: RemoteRegistry
+) -> None:
+    """What is only noticed when the upstream is set up is reported like any other fault."""
+    digest = upstream.add("team/app")["digest"]
+    certificate = appliance.folder / "ca.pem"
+    certificate.write_text("no certificate")
+    appliance.settings["upstreams"][UPSTREAM]["ca_file"] = str(certificate)
+    appliance.write()
+    appliance.signal(signal.SIGHUP)
+    until(lambda: "was not read again" in appliance.log(), "reported")
+    assert pull(appliance.authority, "team/app", "latest").digest == digest
+
+
 def test_a_good_file_at_sighup_is_in_force_while_transfers_go_on(
     appliance: Appliance, upstream: RemoteRegistry
 ) -> None:
