@@ -37,6 +37,12 @@ from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, parse_manifest
 
 
+# The content of the empty descriptor (image-spec, manifest.md). Signatures and SBOMs have it for a config, which no
+# client ever asks for: without it they would never be whole, and so never go into a bundle.
+EMPTY = b"{}"
+EMPTY_DIGEST = Digest.of(EMPTY)
+
+
 @dataclass(frozen=True)
 class ManifestAnswer:
     """
@@ -233,6 +239,8 @@ class Manifests:
         except ManifestInvalid as error:
             raise UpstreamInvalid(remote.name, f"{repository.name}@{digest}: {error}") from error
         await self._store.put(digest, data)
+        if any(descriptor.digest == str(EMPTY_DIGEST) for descriptor in manifest.blobs):
+            await self._store.put(EMPTY_DIGEST, EMPTY)
         self._recent.put(digest, data)
         repository.hold(digest, manifest.media_type, len(data))
         self._links.add(repository, digest, manifest)

@@ -86,6 +86,17 @@ def test_a_tag_that_moved_to_a_manifest_held_is_not_fetched_again() -> None:
     assert verbs(upstream) == ["head"]
 
 
+def test_the_content_of_the_empty_descriptor_is_held_unasked() -> None:
+    """A signature is whole, and can be carried to another site, although no client asks for its empty config."""
+    upstream = ScriptedUpstream(HUB)
+    signature = image(b"{}", b"signed")
+    upstream.add_manifest("app", signature, OCI_MANIFEST, "sha256-00.sig")
+    cache = Cache(upstream)
+    ask(cache, "sha256-00.sig")
+    assert cache.store.size(Digest.of(b"{}")) == 2
+    assert "blob" not in verbs(upstream)
+
+
 def test_a_restart_remembers_tags_and_manifests() -> None:
     """What was pulled is served when nothing is there any more."""
     upstream = stocked()
