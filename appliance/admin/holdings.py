@@ -8,10 +8,10 @@ import msgspec
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
-from appliance.admin.reading import Reading
 from appliance.admin.route import Parameter, Reply, Route, json, value
 from appliance.bundle.closure import Closure, closure
 from appliance.bundle.imageconfig import named
+from appliance.bundle.reading import Reading
 from appliance.bundle.receipt import timestamp
 from appliance.bundle.referrers import Kinship, kinship, tags_of
 from appliance.bundle.selection import Candidate, Pattern, UpstreamFor, parse_pattern

@@ -10,8 +10,8 @@ from twisted.web.server import Request
 
 from appliance.admin.documents import HeldBlob, Inventory, WantEntry, WantList
 from appliance.admin.failures import Refused
-from appliance.admin.reading import Reading
 from appliance.admin.route import Parameter, Reply, Route, json, value
+from appliance.bundle.reading import Reading
 from appliance.bundle.receipt import timestamp
 from appliance.cache.wants import Want, Wants
 from appliance.index.repositories import Repositories

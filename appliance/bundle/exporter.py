@@ -18,15 +18,15 @@ from appliance.bundle.closure import Closure, closure
 from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile, encode, plain_file, sealed
 from appliance.bundle.draft import Draft
 from appliance.bundle.export import Export, Layout, LeftOut
+from appliance.bundle.reading import Reading
 from appliance.bundle.referrers import Kinship, kinship, subject_of, tags_of
 from appliance.bundle.selection import Candidate, Chooser, Selection, UpstreamFor
 from appliance.bundle.volumes import Piece, pack
-from appliance.errors import BlobDamaged, BundleError, NotHeld
+from appliance.errors import BundleError
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES
 
 LastPulled = Callable[[str, str, str], float | None]
 """When a tag or digest of (upstream, repository) was last pulled, seconds since the epoch; C{None} when not known."""
@@ -127,6 +127,7 @@ class _Gathering:
 
     def __init__(self, store: IBlobStore, chooser: Chooser, selection: Selection, last_pulled: LastPulled) -> None:
         self._store = store
+        self._read = Reading(store).document
         self._chooser = chooser
         self._selection = selection
         self._last_pulled = last_pulled
@@ -218,16 +219,6 @@ class _Gathering:
     async def _closure(self, repository: Repository, digest: Digest, platforms: frozenset[str]) -> Closure:
         held = repository.manifests[digest]
         return await closure(self._read, self._store.size, digest, held.size, held.media_type, platforms)
-
-    async def _read(self, digest: Digest) -> bytes | None:
-        size = self._store.size(digest)
-        if size is None or size > MAX_MANIFEST_BYTES:
-            return None
-        try:
-            data = await self._store.read(digest, MAX_MANIFEST_BYTES)
-        except (NotHeld, BlobDamaged):
-            return None
-        return data if digest.matches(data) else None
 
 
 def _unanswered(chooser: Chooser, left_out: list[LeftOut]) -> Iterator[LeftOut]:

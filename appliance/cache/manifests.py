@@ -36,7 +36,6 @@ from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, parse_manifest
 
-
 # The content of the empty descriptor (image-spec, manifest.md). Signatures and SBOMs have it for a config, which no
 # client ever asks for: without it they would never be whole, and so never go into a bundle.
 EMPTY = b"{}"
