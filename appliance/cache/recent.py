@@ -33,7 +33,3 @@ class Recent:
         while self._used > self._budget:
             _, dropped = self._data.popitem(last=False)
             self._used -= len(dropped)
-
-    def drop(self, digest: Digest) -> None:
-        """Forget the bytes; not having them is no error."""
-        self._used -= len(self._data.pop(digest, b""))
