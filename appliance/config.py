@@ -1,5 +1,5 @@
 """
-The configuration file: its keys, what each may say, and the settings that come of it.
+The configuration file: its sections, the rules between their keys, and the settings that come of it.
 
 The file is read strictly: what is not understood is refused with file, key path, the value at fault and what would be
 right, in one line. Passwords stand in files of their own: nothing in this module holds one.
@@ -7,22 +7,19 @@ right, in one line. Passwords stand in files of their own: nothing in this modul
 
 from __future__ import annotations
 
-import binascii
-import re
 from collections.abc import Callable, Iterable, Mapping
+from math import isinf
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
+from appliance import scalars
 from appliance.errors import ConfigError
 from appliance.settings import (
-    DEFAULT_PORT,
+    AWS,
     DOCKER_HUB,
-    KINDS,
-    NO_LOG,
-    STANDARD_OUTPUT,
+    NO_PROXY,
     AdminSettings,
     BundleSettings,
     ListenSettings,
@@ -30,20 +27,7 @@ from appliance.settings import (
     StaleSettings,
     UpstreamSettings,
 )
-from appliance.units import duration
-from appliance.yamltree import LIMIT, At, shown, tree
-
-# One component of a repository name (OCI distribution spec, "Pulling manifests"), with a port if it is a host.
-_UPSTREAM_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?::([0-9]{1,5}))?")
-_NAME_LIMIT = 200
-_PATTERN = re.compile(r"[a-z0-9._*?/-]+")
-_URL_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
-_ENDPOINT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):[ -~]+")
-_PORT_ENDPOINTS = frozenset({"tcp", "tcp6", "ssl"})
-_SITE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
-# A public key of minisign: the algorithm's two letters, eight bytes of key id, 32 of Ed25519.
-_KEY_BYTES = 42
-_KEY_BEGINNING = b"Ed"
+from appliance.yamltree import LIMIT, At, tree
 
 
 def load(path: str | Path) -> Settings:
@@ -75,207 +59,18 @@ def parse(text: str, source: str) -> Settings:
     return _settings(tree(text, source))
 
 
-# -- readers of single keys -----------------------------------------------------------------------------------------
-
-
-def _optional(read: Callable[[At], Any]) -> Callable[[At], Any]:
-    return lambda at: None if at.value is None else read(at)
-
-
-def _list_of(read: Callable[[At], str]) -> Callable[[At], tuple[str, ...]]:
-    return lambda at: tuple(read(item) for item in at.items())
-
-
-def _duration_at(at: At) -> float:
-    text = at.text()
-    try:
-        return duration(text)
-    except ConfigError as error:
-        raise at.fault(str(error)) from None
-
-
-def _max_stale(at: At) -> float | None:
-    return None if at.value == "unlimited" else _duration_at(at)
-
-
-def _path(at: At) -> Path:
-    return Path(at.source).absolute().parent / at.text()
-
-
-def _readable(at: At) -> Path:
-    path = _path(at)
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise at.fault(f"cannot be read at {path}: {error.strerror}") from None
-    return path
-
-
-def _access_log(at: At) -> str | Path:
-    # YAML makes a truth value of off.
-    if at.value is False or at.value == NO_LOG:
-        return NO_LOG
-    if isinstance(at.value, bool):
-        raise at.fault('is no access log; write "-" for standard output, the path of a file, or off')
-    if at.text() == STANDARD_OUTPUT:
-        return STANDARD_OUTPUT
-    path = _path(at)
-    if path.is_dir() or not path.parent.is_dir():
-        raise at.fault(f"is no file at {path}, or one in a folder that is not there")
-    return path
-
-
-def _endpoint(at: At) -> str:
-    text = at.text()
-    match = _ENDPOINT.fullmatch(text)
-    advice = "is no endpoint; write one such as tcp:port=5000 or tcp:port=5000:interface=127.0.0.1"
-    if match is None:
-        raise at.fault(advice)
-    kind, *arguments = re.split(r"(?<!\\):", text)
-    if kind in _PORT_ENDPOINTS:
-        ports = [a.removeprefix("port=") for a in arguments if a.startswith("port=")] or arguments[:1]
-        if not _is_port(ports[0]):
-            raise at.fault(f"{advice}; a port is a number up to 65535")
-    elif len(arguments) == 1 and arguments[0].isdigit():
-        # localhost:5000 and the like
-        raise at.fault(advice)
-    return text
-
-
-def _is_port(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65535
-
-
-def _host(at: At) -> str:
-    text = at.text().lower()
-    match = _UPSTREAM_NAME.fullmatch(text)
-    if match is None or not _is_port(match[1] or "0"):
-        raise at.fault("is no host; write host or host:port, without https:// and without a path")
-    return text
-
-
-def _upstream_name(at: At, name: str) -> str:
-    match = _UPSTREAM_NAME.fullmatch(name)
-    if match is None or len(name) > _NAME_LIMIT or not _is_port(match[1] or "0"):
-        raise at.fault(
-            f"{shown(name)} is no name for an upstream; write a host name such as ghcr.io or registry.example:5000,"
-            " or one word, in lower case and without /",
-            quoted=False,
-        )
-    if DEFAULT_PORT.search(name):
-        raise at.fault(f"{shown(name)} ends in a default port; leave the port out", quoted=False)
-    return name
-
-
-def _alias(at: At) -> str:
-    return _upstream_name(at, at.text())
-
-
-def _urls(at: At) -> tuple[str, ...]:
-    if not isinstance(at.value, list):
-        return (_url(at),)
-    urls = tuple(_url(item) for item in at.items())
-    if not urls:
-        raise at.fault("is empty; write at least one URL")
-    return urls
-
-
-def _url(at: At) -> str:
-    text = at.text()
-    if "@" in text:
-        # Whatever stands before it may be a password: the value is not shown.
-        raise at.fault("carries a name or password; use username and password_file instead", quoted=False)
-    if "?" in text or "#" in text:
-        raise at.fault("has a query or a fragment; write scheme, host and path only", quoted=False)
-    if not _is_base_url(text):
-        raise at.fault("is no URL of a registry; write http:// or https://, a host, and a path prefix if there is one")
-    if re.search(r"/v2/?$", text):
-        raise at.fault("ends in /v2, which is added to every URL; leave it out")
-    return text.rstrip("/")
-
-
-def _is_base_url(text: str) -> bool:
-    if not re.fullmatch(r"https?://[!-~]+", text):
-        return False
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return False
-    host = parts.hostname or ""
-    # A literal IPv6 address has been checked by urlsplit; any other host follows the grammar of names.
-    host_right = ":" in host or _UPSTREAM_NAME.fullmatch(host) is not None
-    port_right = port != 0 and not parts.netloc.endswith(":")
-    return host_right and port_right and _URL_PATH.fullmatch(parts.path.rstrip("/")) is not None
-
-
-def _kind(at: At) -> str:
-    if at.text() not in KINDS:
-        raise at.fault(f"is no kind of upstream; the kinds are {', '.join(KINDS)}")
-    return at.text()
-
-
-def _username(at: At) -> str:
-    text = at.text()
-    if ":" in text:
-        # RFC 7617 section 2: a user-id has no colon; what follows one here may be the password.
-        raise at.fault("may hold no colon; the password goes into password_file", quoted=False)
-    return text
-
-
-def _pattern(at: At) -> str:
-    text = at.text()
-    pieces = text.split("/")
-    if not _PATTERN.fullmatch(text) or any(not piece or ("**" in piece and piece != "**") for piece in pieces):
-        raise at.fault("is no pattern of repositories; write such as library/*, team/** or **, in lower case")
-    return text
-
-
-def _public_key(at: At) -> str:
-    text = at.text().strip()
-    try:
-        key = binascii.a2b_base64(text, strict_mode=True)
-    except ValueError:
-        key = b""
-    if len(key) != _KEY_BYTES or not key.startswith(_KEY_BEGINNING):
-        # Not shown: whoever confuses the two files has written the secret one.
-        raise at.fault(
-            "is no public key of minisign; write the second line of NAME.pub, which begins with RW", quoted=False
-        )
-    return text
-
-
-def _inbox(at: At) -> Path:
-    path = _path(at)
-    if not path.is_dir():
-        raise at.fault(f"is no folder at {path}; make it, for the user that pullcache runs as")
-    return path
-
-
-def _site(at: At) -> str:
-    if not _SITE.fullmatch(at.text()):
-        raise at.fault("is no name for a site; write letters, digits, dots, dashes and underscores")
-    return at.text()
-
-
-def _no_proxy(at: At) -> None:
-    if at.value is not None:
-        # The URL of a proxy may carry a password: the value is not shown.
-        raise at.fault("proxies are not supported by this version; leave it empty (~)", quoted=False)
-
-
 # -- readers of sections --------------------------------------------------------------------------------------------
 
 
 def _settings(at: At) -> Settings:
     found = at.read(
         {
-            "store": _path,
+            "store": scalars.path,
             "listen": _listen,
-            "admin": _optional(lambda section: AdminSettings(**section.read({"endpoint": _endpoint}))),
+            "admin": scalars.optional(lambda section: AdminSettings(**section.read({"endpoint": scalars.endpoint}))),
             "offline": At.flag,
-            "access_log": _access_log,
-            "shutdown_grace": _duration_at,
+            "access_log": scalars.access_log,
+            "shutdown_grace": scalars.duration,
             "bundles": _bundles,
             "upstreams": _upstreams,
         }
@@ -291,7 +86,10 @@ def _settings(at: At) -> Settings:
 
 def _listen(at: At) -> tuple[ListenSettings, ...]:
     """The listeners, each C{default_upstream} still as it is written."""
-    readers: dict[str, Callable[[At], Any]] = {"endpoint": _endpoint, "default_upstream": _optional(At.text)}
+    readers: dict[str, Callable[[At], Any]] = {
+        "endpoint": scalars.endpoint,
+        "default_upstream": scalars.optional(At.text),
+    }
     seen: set[str] = set()
     listeners = []
     for item in at.items():
@@ -316,7 +114,7 @@ def _resolved(settings: Settings, listener: ListenSettings, at: At) -> ListenSet
 
 
 def _upstreams(at: At) -> dict[str, UpstreamSettings]:
-    upstreams = {name: _upstream(below, _upstream_name(below, name)) for name, below in at.mapping().items()}
+    upstreams = {name: _upstream(below, scalars.upstream_name(below, name)) for name, below in at.mapping().items()}
     owners: dict[str, str] = {}
     for upstream in upstreams.values():
         for name in upstream.names():
@@ -328,10 +126,47 @@ def _upstreams(at: At) -> dict[str, UpstreamSettings]:
 
 def _upstream(at: At, name: str) -> UpstreamSettings:
     found = _with("url", at, _UPSTREAM_KEYS)
-    found.pop("proxy", None)
-    if (found.get("username") is None) != (found.get("password_file") is None):
-        raise at.fault("username and password_file go together; give both or neither", quoted=False)
-    return UpstreamSettings(name=name, urls=found.pop("url"), **found)
+    _check_credentials(at, found)
+    _check_certificates(at, found)
+    _check_proxy(at, found)
+    revalidate = found.pop("revalidate", None)
+    if revalidate is not None:
+        if "fresh_for" in found:
+            raise at.fault("fresh_for and revalidate say the same in two ways; keep one of them", quoted=False)
+        found["fresh_for"] = None if isinf(revalidate) else revalidate
+    return UpstreamSettings(name=name, urls=found.pop("url"), delete_missing=found.pop("missing", False), **found)
+
+
+def _check_credentials(at: At, found: dict[str, Any]) -> None:
+    """At most one source of credentials, and a whole one."""
+    _both_or_neither(at, found, "username", "password_file")
+    ways = {
+        "username with password_file": found.get("username"),
+        "token_file": found.get("token_file"),
+        "auth_file": found.get("auth_file"),
+        f"credentials: {AWS}": found.get("credentials"),
+    }
+    given = [way for way, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise at.fault(f"{' and '.join(given)} are both credentials; keep one of them", quoted=False)
+
+
+def _check_certificates(at: At, found: dict[str, Any]) -> None:
+    if found.get("client_key") and not found.get("client_cert"):
+        raise at.fault("client_key is of no use without client_cert; give the certificate, too", quoted=False)
+    if found.get("insecure") and found.get("ca_file"):
+        raise at.fault("insecure takes any certificate, and ca_file does not; keep one of them", quoted=False)
+
+
+def _check_proxy(at: At, found: dict[str, Any]) -> None:
+    _both_or_neither(at, found, "proxy_username", "proxy_password_file")
+    if found.get("proxy_username") and found.get("proxy") in (None, NO_PROXY):
+        raise at.fault("proxy_username is of no use without the URL of a proxy; give it with proxy", quoted=False)
+
+
+def _both_or_neither(at: At, found: dict[str, Any], one: str, other: str) -> None:
+    if (found.get(one) is None) != (found.get(other) is None):
+        raise at.fault(f"{one} and {other} go together; give both or neither", quoted=False)
 
 
 def _with(needed: str, at: At, readers: Mapping[str, Callable[[At], Any]]) -> dict[str, Any]:
@@ -345,10 +180,10 @@ def _bundles(at: At) -> BundleSettings:
     return BundleSettings(
         **at.read(
             {
-                "trust": _list_of(_public_key),
+                "trust": scalars.list_of(scalars.public_key),
                 "require_signature": At.flag,
-                "inbox": _optional(_inbox),
-                "site": _optional(_site),
+                "inbox": scalars.optional(scalars.inbox),
+                "site": scalars.optional(scalars.site),
             }
         )
     )
@@ -358,21 +193,42 @@ def _stale(at: At) -> StaleSettings:
     return StaleSettings(**at.read(dict.fromkeys(StaleSettings.__struct_fields__, At.flag)))
 
 
+_host_list = scalars.list_of(scalars.host)
+_file = scalars.optional(scalars.readable)
+_name = scalars.optional(scalars.username)
+
 _UPSTREAM_KEYS: dict[str, Callable[[At], Any]] = {
-    "url": _urls,
-    "aliases": _list_of(_alias),
-    "kind": _kind,
-    "fresh_for": _duration_at,
-    "revalidate_within": _duration_at,
+    "url": scalars.urls,
+    "aliases": scalars.list_of(scalars.alias),
+    "kind": scalars.kind,
+    "offline": At.flag,
+    "fresh_for": scalars.duration,
+    "revalidate": scalars.optional(scalars.revalidate),
+    "revalidate_within": scalars.duration,
     "serve_stale": _stale,
-    "max_stale": _max_stale,
-    "username": _optional(_username),
-    "password_file": _optional(_readable),
-    "ca_file": _optional(_readable),
-    "proxy": _no_proxy,
-    "auth_hosts": _list_of(_host),
-    "allow": _list_of(_pattern),
-    "deny": _list_of(_pattern),
+    "max_stale": scalars.max_stale,
+    "missing_for": scalars.duration,
+    "missing": scalars.one_of({"keep": False, "delete": True}),
+    "username": _name,
+    "password_file": _file,
+    "token_file": _file,
+    "auth_file": _file,
+    "credentials": scalars.optional(scalars.one_of({AWS: AWS})),
+    "ca_file": _file,
+    "client_cert": _file,
+    "client_key": _file,
+    "insecure": At.flag,
+    "proxy": scalars.optional(scalars.proxy),
+    "proxy_username": _name,
+    "proxy_password_file": _file,
+    "auth_hosts": _host_list,
+    "redirect_hosts": _host_list,
+    "keep_pulls": scalars.whole(0, 1_000_000),
+    "max_connections": scalars.optional(scalars.whole(1, 1000)),
+    "max_rate": scalars.optional(scalars.rate),
+    "segments": scalars.whole(1, 16),
+    "allow": scalars.list_of(scalars.pattern),
+    "deny": scalars.list_of(scalars.pattern),
 }
 
 
@@ -399,12 +255,12 @@ def overridden(
     changes: dict[str, Any] = {}
     if store is not None:
         changes["store"] = Path(store).absolute()
-    endpoints = [_endpoint(At(endpoint, "--listen", "")) for endpoint in listen]
+    endpoints = [scalars.endpoint(At(endpoint, "--listen", "")) for endpoint in listen]
     if endpoints:
         default = _default_upstream(settings)
         changes["listen"] = tuple(ListenSettings(endpoint=e, default_upstream=default) for e in endpoints)
     if admin is not None:
-        changes["admin"] = AdminSettings(endpoint=_endpoint(At(admin, "--admin", "")))
+        changes["admin"] = AdminSettings(endpoint=scalars.endpoint(At(admin, "--admin", "")))
     if offline:
         changes["offline"] = True
     return msgspec.structs.replace(settings, **changes)

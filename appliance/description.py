@@ -1,20 +1,27 @@
-"""What a configuration means, in words for its operator (C{--check})."""
+"""What a configuration means, in words for its operator (C{--check}), and what in it deserves a second look."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 from appliance.settings import (
+    AWS,
     DOCKER_HUB,
     NO_LOG,
+    NO_PROXY,
     STANDARD_OUTPUT,
     BundleSettings,
     Settings,
     UpstreamSettings,
 )
-from appliance.units import words
+from appliance.units import size_words, words
 
 _LOG_WORDS = {STANDARD_OUTPUT: "standard output", NO_LOG: "none"}
+_LOOPBACK = re.compile(r"(?:interface=)?(?:127(?:\.[0-9]+){3}|localhost|\\:\\:1)")
+# The permission bit of a file that anybody on the machine may read.
+_READ_BY_OTHERS = 0o004
 
 
 def describe(settings: Settings) -> str:
@@ -30,9 +37,33 @@ def describe(settings: Settings) -> str:
     lines.append(_bundles(settings.bundles))
     for upstream in settings.upstreams.values():
         lines += ["", *_described(upstream)]
-    warnings = _warnings(settings)
-    lines += ["", *(f"warning: {warning}" for warning in warnings)] if warnings else []
+    found = warnings(settings)
+    lines += ["", *(f"warning: {warning}" for warning in found)] if found else []
     return "\n".join(lines) + "\n"
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What may be meant and is more often a mistake, one line each; names no secret. Looks at permissions of files."""
+    found = [] if settings.upstreams else ["no upstream is configured: every name is unknown"]
+    admin = settings.admin.endpoint if settings.admin else ""
+    if admin and is_open(admin):
+        found.append(f"the admin endpoint {admin} can be reached from other machines, and asks nobody who they are")
+    if settings.bundles.require_signature and not settings.bundles.trust:
+        found.append("bundles: a signature is required and no key is trusted: no bundle can be imported")
+    reachable = [listener.endpoint for listener in settings.listen if is_open(listener.endpoint)]
+    for name, upstream in settings.upstreams.items():
+        found += [f"{name}: {warning}" for warning in (*_exposures(upstream, reachable), *_slips(upstream))]
+    return found
+
+
+def is_open(endpoint: str) -> bool:
+    """Whether a Twisted server endpoint may be reached from other machines: all but loopback and unix sockets."""
+    parts = re.split(r"(?<!\\):", endpoint)
+    is_local = "unix" in parts[:2] or "domain=UNIX" in parts or any(map(_LOOPBACK.fullmatch, parts))
+    return not is_local
+
+
+# -- what an upstream's keys mean -----------------------------------------------------------------------------------
 
 
 def _bundles(bundles: BundleSettings) -> str:
@@ -48,21 +79,29 @@ def _described(upstream: UpstreamSettings) -> list[str]:
     patterns = " ".join(upstream.allow) + (f", but not {' '.join(upstream.deny)}" if upstream.deny else "")
     facts = [
         ("from", ", then ".join(upstream.urls)),
+        ("offline", "never contacted, only what is held is served" if upstream.offline else ""),
         ("kind", upstream.kind),
-        ("tags", f"fresh for {words(upstream.fresh_for)}, then revalidated within {words(upstream.revalidate_within)}"),
+        ("tags", _tags(upstream)),
         ("stale", _stale_words(upstream)),
+        ("missing", _missing(upstream)),
         ("credentials", _credentials(upstream)),
-        ("trusted CAs", str(upstream.ca_file or "")),
+        ("certificates", _certificates(upstream)),
+        ("shows", _client_certificate(upstream)),
+        ("proxy", _proxy(upstream)),
         ("tokens", f"may also come from {', '.join(upstream.auth_hosts)}" if upstream.auth_hosts else ""),
+        ("redirects", _redirects(upstream)),
+        ("limits", _limits(upstream)),
+        ("large blobs", f"in {upstream.segments} ranges at once" if upstream.segments > 1 else ""),
         ("repositories", patterns or "none"),
     ]
     return [f"upstream {upstream.name}{aliases}", *(f"  {what}: {fact}" for what, fact in facts if fact)]
 
 
-def _credentials(upstream: UpstreamSettings) -> str:
-    if upstream.username is None:
-        return "none, asks anonymously"
-    return f"username {upstream.username}, password from {upstream.password_file}"
+def _tags(upstream: UpstreamSettings) -> str:
+    if upstream.fresh_for is None:
+        return "not asked for again once held"
+    fresh = f"fresh for {words(upstream.fresh_for)}, then" if upstream.fresh_for else "always"
+    return f"{fresh} revalidated within {words(upstream.revalidate_within)}"
 
 
 def _stale_words(upstream: UpstreamSettings) -> str:
@@ -74,18 +113,115 @@ def _stale_words(upstream: UpstreamSettings) -> str:
     return f"served {limit} when the upstream answers: {', '.join(cases)}"
 
 
-def _warnings(settings: Settings) -> list[str]:
-    found = [] if settings.upstreams else ["no upstream is configured: every name is unknown"]
-    admin = settings.admin.endpoint if settings.admin else ""
-    if admin.startswith(("tcp", "ssl", "tls")) and not re.search(r"interface=(127\.|localhost|\\:\\:1)", admin):
-        found.append(f"the admin endpoint {admin} can be reached from other machines, and asks nobody who they are")
-    if settings.bundles.require_signature and not settings.bundles.trust:
-        found.append("bundles: a signature is required and no key is trusted: no bundle can be imported")
-    for upstream in settings.upstreams.values():
-        if upstream.username and any(url.startswith("http:") for url in upstream.urls):
-            found.append(f"{upstream.name}: the password is sent over plain http")
-        if upstream.name == DOCKER_HUB and upstream.kind != "dockerhub":
-            found.append(f"{upstream.name}: without kind: dockerhub, nginx is not found as library/nginx")
-        if not upstream.allow:
-            found.append(f"{upstream.name}: allow is empty, nothing may be pulled through")
-    return found
+def _missing(upstream: UpstreamSettings) -> str:
+    believed = f"believed for {words(upstream.missing_for)}" if upstream.missing_for else "asked for again each time"
+    return f"{believed}; a held tag that the upstream has no more is {'deleted' if upstream.delete_missing else 'kept'}"
+
+
+def _credentials(upstream: UpstreamSettings) -> str:
+    if upstream.username is not None:
+        return f"username {upstream.username}, password from {upstream.password_file}"
+    if upstream.token_file is not None:
+        return f"token from {upstream.token_file}"
+    if upstream.auth_file is not None:
+        return f"from {upstream.auth_file}, in docker's form"
+    if upstream.credentials == AWS or upstream.kind == "ecr":
+        return "from where AWS's own tools take theirs"
+    return "none, asks anonymously"
+
+
+def _certificates(upstream: UpstreamSettings) -> str:
+    if upstream.insecure:
+        return "any is believed"
+    return f"only from the authorities in {upstream.ca_file}" if upstream.ca_file else ""
+
+
+def _client_certificate(upstream: UpstreamSettings) -> str:
+    if upstream.client_cert is None:
+        return ""
+    key = f"with the key from {upstream.client_key}" if upstream.client_key else "with the key from there"
+    return f"the certificate from {upstream.client_cert}, {key}"
+
+
+def _proxy(upstream: UpstreamSettings) -> str:
+    if upstream.proxy is None:
+        return "as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say"
+    if upstream.proxy == NO_PROXY:
+        return "none"
+    name = f", username {upstream.proxy_username}, password from {upstream.proxy_password_file}"
+    return upstream.proxy + (name if upstream.proxy_username is not None else "")
+
+
+def _redirects(upstream: UpstreamSettings) -> str:
+    if not upstream.redirect_hosts:
+        return ""
+    return f"may lead to private addresses of {', '.join(upstream.redirect_hosts)}"
+
+
+def _limits(upstream: UpstreamSettings) -> str:
+    limits = [
+        f"at most {upstream.max_connections} requests at once" if upstream.max_connections is not None else "",
+        f"at most {size_words(upstream.max_rate)} of blobs a second" if upstream.max_rate is not None else "",
+        f"{upstream.keep_pulls} pulls of its rate limit are left to others" if upstream.keep_pulls else "",
+    ]
+    return ", ".join(filter(None, limits))
+
+
+# -- what deserves a second look ------------------------------------------------------------------------------------
+
+
+def _exposures(upstream: UpstreamSettings, reachable: list[str]) -> Iterator[str]:
+    """How its secrets, or what they give access to, may reach somebody they are not meant for."""
+    known = _has_credentials(upstream)
+    if (known or upstream.client_cert) and reachable:
+        yield f"what its credentials may pull is served to anyone who can reach {', '.join(reachable)}"
+    if known and any(url.startswith("http:") for url in upstream.urls):
+        yield f"the {_secret_word(upstream)} sent over plain http"
+    if upstream.insecure:
+        given = ", and whoever shows it is given the credentials" if known else ""
+        yield f"insecure: any certificate is believed{given}"
+    for path in filter(_is_read_by_others, _secret_files(upstream)):
+        yield f"{path} holds a secret and can be read by everybody on this machine; chmod o-r it"
+
+
+def _slips(upstream: UpstreamSettings) -> Iterator[str]:
+    """What does not do what it seems to."""
+    if upstream.name == DOCKER_HUB and upstream.kind != "dockerhub":
+        yield "without kind: dockerhub, nginx is not found as library/nginx"
+    if not upstream.allow:
+        yield "allow is empty, nothing may be pulled through"
+    if upstream.segments > 1 and (upstream.max_connections or upstream.segments + 1) <= upstream.segments:
+        yield (
+            f"one large blob in {upstream.segments} segments takes every connection;"
+            f" give max_connections at least {upstream.segments + 1}"
+        )
+
+
+def _has_credentials(upstream: UpstreamSettings) -> bool:
+    given = (upstream.username, upstream.token_file, upstream.auth_file, upstream.credentials)
+    # Nobody pulls from a private registry of AWS anonymously: what is not given is taken from AWS's own sources.
+    return any(given) or upstream.kind == "ecr"
+
+
+def _secret_word(upstream: UpstreamSettings) -> str:
+    return "password is" if upstream.username else "token is" if upstream.token_file else "credentials are"
+
+
+def _secret_files(upstream: UpstreamSettings) -> list[Path]:
+    """Every file that holds a secret, in the order of the keys."""
+    files = (
+        upstream.password_file,
+        upstream.token_file,
+        upstream.auth_file,
+        upstream.client_key or upstream.client_cert,
+        upstream.proxy_password_file,
+    )
+    return [path for path in files if path is not None]
+
+
+def _is_read_by_others(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & _READ_BY_OTHERS)
+    except OSError:
+        # It was readable when the settings were made, and is looked at again when it is needed.
+        return False

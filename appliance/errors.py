@@ -87,6 +87,10 @@ class Offline(PullcacheError):
     """What was asked for is not held, and this appliance contacts no upstream."""
 
 
+class ReferrersUnknown(PullcacheError):
+    """Nobody can say what refers to a manifest: to be told apart, whatever the reason, from "nothing does"."""
+
+
 # -- what an upstream did -------------------------------------------------------------------------------------------
 
 
@@ -112,13 +116,15 @@ class UpstreamMissing(UpstreamError):
     The upstream said, to a request it had accepted, that it has no such thing.
 
     @ivar repository_unknown: whether it said so of the whole repository (C{NAME_UNKNOWN}).
+    @ivar remembered: whether it said so a little while ago, and was not asked again.
     """
 
     kind = "missing"
 
-    def __init__(self, upstream: str, detail: str, repository_unknown: bool = False) -> None:
+    def __init__(self, upstream: str, detail: str, repository_unknown: bool = False, remembered: bool = False) -> None:
         super().__init__(upstream, detail)
         self.repository_unknown = repository_unknown
+        self.remembered = remembered
 
 
 class UpstreamDenied(UpstreamError):

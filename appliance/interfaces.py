@@ -8,14 +8,19 @@ work is ``async def``. Sizes and offsets are bytes, durations seconds; a range i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
+from twisted.plugin import IPlugin
+from twisted.web.http_headers import Headers
 from zope.interface import Attribute, Interface
 
+from appliance.errors import UpstreamError
 from appliance.oci.digest import Digest
+from appliance.settings import UpstreamSettings
 
 T = TypeVar("T")
 
@@ -66,7 +71,7 @@ class IIngest(Interface):
     """
     A blob being received: what is written survives a restart and becomes a blob only when its digest is right.
 
-    The caller waits for each Deferred before the next call.
+    The caller waits for each Deferred before the next call; L{note} and L{write_ahead} may overlap with others.
     """
 
     digest = Attribute("the L{Digest} the whole must have")
@@ -76,6 +81,22 @@ class IIngest(Interface):
 
     def write(data: list[bytes]) -> Deferred[None]:
         """Append and hash C{data}. Fails with L{OSError} when the disk refuses."""
+
+    def write_ahead(offset: int, data: list[bytes]) -> Deferred[None]:
+        """
+        Put C{data} at C{offset}, at or behind C{size}, without counting or hashing it; a restart may forget it.
+
+        Fails with L{OSError} when the disk refuses. May be called while another call is under way, for bytes that do
+        not overlap.
+        """
+
+    def absorb(stop: int) -> Deferred[None]:
+        """
+        Count and hash what was written ahead from C{size} to before C{stop}.
+
+        Fails with L{OSError} when the disk refuses, and with L{ValueError}, nothing absorbed, when some of it was not
+        written ahead.
+        """
 
     def note(origin: Origin) -> Deferred[None]:
         """Remember where the bytes come from, durably enough to resume."""
@@ -189,6 +210,7 @@ class IBlobResponse(Interface):
     """An upstream's answer to a blob request, its body not yet read."""
 
     start = Attribute("offset of the first byte of the body in the blob (int): 0 when a range was ignored")
+    stop = Attribute("offset after the last byte of the body, or None when it is not told (int | None)")
     size = Attribute("bytes of the whole blob as claimed, or None (int | None)")
     validator = Attribute("strong entity tag, or None (str | None)")
 
@@ -205,18 +227,104 @@ class IBlobResponse(Interface):
         """Drop the connection; the body is not wanted."""
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """
+    What to expect of a question to an upstream, for somebody who has a cached answer.
+
+    @ivar ask: whether asking may bring news now.
+    @ivar wait: whether it is worth waiting for them; only when C{ask}.
+    @ivar fault: why not, C{None} when it is.
+    @ivar until: seconds of the clock up to when this may be relied on, C{None} when it may change at any moment.
+    """
+
+    ask: bool = True
+    wait: bool = True
+    fault: UpstreamError | None = None
+    until: float | None = None
+
+
+class Health(Enum):
+    """How one URL of an upstream is; C{appliance.upstream.health} draws how one becomes another."""
+
+    UP = "up"
+    DOUBTFUL = "doubtful"
+    DOWN = "down"
+    RESTING = "resting"
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """
+    What an upstream says of its limit on pulls.
+
+    @ivar limit: pulls in a window, C{None} when not told; C{remaining}: those left.
+    @ivar window: seconds, C{None} when not told.
+    """
+
+    limit: int | None
+    remaining: int
+    window: float | None
+
+
+@dataclass(frozen=True)
+class UrlCondition:
+    """
+    One URL of an upstream, for operators.
+
+    @ivar url: without userinfo and query.
+    @ivar since: seconds of the clock at which it became C{health}.
+    @ivar fault: the last failure in words, empty when there was none since it was up.
+    @ivar until: seconds of the clock of the next probe or of the end of the rest, C{None} for neither.
+    """
+
+    url: str
+    health: Health
+    since: float
+    fault: str = ""
+    until: float | None = None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """
+    How an upstream is.
+
+    @ivar urls: in the order they are tried; none for an upstream that is never contacted.
+    @ivar rate_limit: as last heard, C{None} when it was never told or its window is over.
+    @ivar resting: repositories that are not asked for now because the upstream wanted fewer requests.
+    """
+
+    urls: tuple[UrlCondition, ...] = ()
+    rate_limit: RateLimit | None = None
+    resting: tuple[str, ...] = ()
+
+
 class IUpstream(Interface):
     """
     One registry that can be asked.
 
-    Every method fails with the subclasses of L{UpstreamError}, or L{Offline} when no packet may leave. Cancelling a
-    Deferred drops the request.
+    Every method that gives a Deferred fails with the subclasses of L{UpstreamError}, or L{Offline} when no packet may
+    leave. Cancelling a Deferred drops the request. While the upstream is known to be down or wants fewer requests, it
+    fails at once.
     """
 
     name = Attribute("the configured name (str), as in C{docker.io}")
 
     def repository(name: str) -> str:
         """The repository's full name there (Docker Hub: C{nginx} is C{library/nginx}). Immediate."""
+
+    def outlook(repository: str) -> Outlook:
+        """Whether asking about C{repository} is worth it for somebody who has a cached answer. Immediate."""
+
+    def overdue(repository: str) -> None:
+        """
+        Somebody waited for an answer about C{repository} as long as anybody may, and was served what was cached. Until
+        an answer comes nobody needs to wait again: L{outlook} says so. Immediate.
+        """
+
+    def condition() -> Condition:
+        """How it is, for operators. Immediate."""
 
     def head(repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
         """Ask for a manifest's digest by tag or digest without fetching it."""
@@ -225,10 +333,17 @@ class IUpstream(Interface):
         """Fetch a manifest whole; the caller verifies its digest."""
 
     def blob(
-        repository: str, digest: Digest, start: int = 0, stop: int | None = None, validator: str | None = None
+        repository: str,
+        digest: Digest,
+        start: int = 0,
+        stop: int | None = None,
+        validator: str | None = None,
+        background: bool = False,
     ) -> Deferred[IBlobResponse]:
         """
         Open a blob from offset C{start} to before C{stop} (C{None}: its end); C{validator} becomes If-Range.
+
+        @param background: whether nobody waits for it: then it goes behind whatever somebody waits for.
         """
 
     def blob_size(repository: str, digest: Digest) -> Deferred[int | None]:
@@ -236,6 +351,104 @@ class IUpstream(Interface):
 
     def tags(repository: str) -> Deferred[list[str]]:
         """All tags of the repository, its pages followed; unsorted as received, invalid ones left out."""
+
+    def stop() -> None:
+        """Probe no more: nobody will ask again. Immediate; may be called more than once."""
+
+
+@dataclass(frozen=True)
+class Secret:
+    """
+    What shows an upstream who we are; never to be logged.
+
+    @ivar identity: tells this secret from others without holding it; part of every token's cache key. It changes when
+        the secret does.
+    @ivar username: may be empty when C{use} is not C{PASSWORD}.
+    @ivar danger_text: the password or token itself.
+    @ivar use: how it is presented.
+    """
+
+    class Use(Enum):
+        """
+        C{PASSWORD}: with Basic, to the registry or its token server. C{IDENTITY}: a refresh token that the token server
+        exchanges (distribution's "Oauth2 Token Authentication"). C{BEARER}: a token for the registry itself.
+        """
+
+        PASSWORD = "password"
+        IDENTITY = "identity"
+        BEARER = "bearer"
+
+    identity: str
+    username: str
+    danger_text: str = field(repr=False)
+    use: Secret.Use = Use.PASSWORD
+
+
+class ICredentials(Interface):
+    """Where an upstream's secret comes from."""
+
+    def current() -> Deferred[Secret]:
+        """
+        The secret to present now: read again when its source has changed, renewed before it ends.
+
+        Fails with L{UpstreamDenied} when it cannot be had (the message names the source and the fault, never the
+        secret), and with other L{UpstreamError}s when somebody else has to be asked for it and does not answer.
+        """
+
+    def refused(secret: Secret) -> Deferred[bool]:
+        """
+        C{secret} was presented and not accepted: look at the source again, at once and, when that gives the same, a
+        little later, since who replaces a secret may have changed the registry first.
+
+        @return: whether L{current} gives another one now.
+        """
+
+
+class IAdapter(IPlugin):
+    """
+    What tells one kind of registry from a standard one; found with C{twisted.plugin.getPlugins}.
+
+    A site's own is a module in a C{twisted/plugins} folder on Python's path, with an instance of a class that extends
+    C{appliance.upstream.adapters.standard.Standard}. It is imported before the reactor is chosen, so it must import
+    nothing that installs one.
+    """
+
+    kind = Attribute("the word that C{kind:} names it by (str)")
+    auth_hosts = Attribute(
+        "host, host:port or *.domain that tokens may come from, beside the registry (tuple[str, ...])"
+    )
+    redirect_hosts = Attribute(
+        "host or *.domain that its blobs are known to come from, for who writes a firewall's rules (tuple[str, ...])"
+    )
+    has_referrers = Attribute("whether it has the referrers API, None where it has to be found out (bool | None)")
+
+    def check(settings: UpstreamSettings) -> None:
+        """Raises L{ConfigError} for settings that this kind cannot be used with. Immediate, without a packet."""
+
+    def repository(name: str) -> str:
+        """A repository's full name there, from how people write it."""
+
+    def scope(repository: str) -> str:
+        """The scope of a token to pull from C{repository} (distribution's "Token Scope Documentation")."""
+
+    def has_expired(status: int, problem: bytes, bearer: bool, challenged: bool) -> bool:
+        """
+        Whether a refusal other than 401 means that what was presented is too old, so that a new one is worth a try.
+
+        @param problem: the beginning of the answer's body.
+        @param bearer: whether a token was presented, not a password.
+        @param challenged: whether the answer has a WWW-Authenticate of a known scheme.
+        """
+
+    def rate_limit(headers: Headers) -> RateLimit | None:
+        """What an answer's header fields say of the limit on pulls."""
+
+    def credentials(settings: UpstreamSettings, means: object) -> ICredentials | None:
+        """
+        Where the secret comes from, C{None} when this kind has no way of its own beside the settings' files.
+
+        @param means: a C{appliance.upstream.means.Means}.
+        """
 
 
 # -- seen from outside ------------------------------------------------------------------------------------------------

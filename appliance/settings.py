@@ -17,8 +17,11 @@ import msgspec
 DOCKER_HUB = "docker.io"
 """The canonical name of Docker Hub."""
 
-KINDS = ("distribution", "dockerhub")
-"""The adapters an upstream's C{kind} can name."""
+NO_PROXY = "none"
+"""What C{proxy} says when an upstream is reached without a proxy, whatever the environment names."""
+
+AWS = "aws"
+"""What C{credentials} says when they come from where AWS's own tools take theirs."""
 
 STANDARD_OUTPUT = "-"
 NO_LOG = "off"
@@ -60,10 +63,28 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     One registry to pull from; durations in seconds.
 
     @ivar urls: without a trailing slash, tried in order; C{/v2/} follows each.
+    @ivar kind: the adapter, one of C{IAdapter.kind}.
+    @ivar offline: whether this upstream is never contacted.
+    @ivar fresh_for: a tag checked this recently is served without asking; C{None}: one that is held is never asked for.
     @ivar max_stale: how long past freshness a cached tag may be served, C{None} for ever.
+    @ivar missing_for: how long a genuine 404 is believed.
+    @ivar delete_missing: whether a tag that the upstream has no more is forgotten here, too.
     @ivar password_file: holds the password of C{username}; both are given or neither is.
+    @ivar token_file: holds a token instead of them; what it is presented as is the adapter's to say.
+    @ivar auth_file: credentials in the form of docker's C{config.json}.
+    @ivar credentials: C{AWS}, or C{None} for the adapter's own way.
     @ivar ca_file: PEM certificates that are trusted for this upstream.
-    @ivar auth_hosts: host or host:port that a token realm may name, beside the upstream itself.
+    @ivar client_cert: PEM, this appliance's certificate and its chain; C{client_key}: its key, C{None} when it stands
+        in the same file.
+    @ivar insecure: whether any certificate will do.
+    @ivar proxy: URL of a proxy without userinfo, C{NO_PROXY}, or C{None} for what the environment says.
+    @ivar auth_hosts: host, host:port or C{*.domain} that a token realm may name, beside the upstream itself; private
+        ones too, and a link-local address when it is named itself.
+    @ivar redirect_hosts: the same for what may be led to although its address is private.
+    @ivar keep_pulls: pulls of the upstream's rate limit that are left to others.
+    @ivar max_connections: requests under way at once, C{None} for any number.
+    @ivar max_rate: bytes of blobs per second, C{None} for any number.
+    @ivar segments: ranges of one large blob that are fetched at once.
     @ivar allow: patterns of repositories that may be pulled through, without the upstream's name.
     """
 
@@ -71,14 +92,31 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     urls: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     kind: str = "distribution"
-    fresh_for: float = 60.0
+    offline: bool = False
+    fresh_for: float | None = 60.0
     revalidate_within: float = 2.0
     serve_stale: StaleSettings = StaleSettings()
     max_stale: float | None = None
+    missing_for: float = 30.0
+    delete_missing: bool = False
     username: str | None = None
     password_file: Path | None = None
+    token_file: Path | None = None
+    auth_file: Path | None = None
+    credentials: str | None = None
     ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    insecure: bool = False
+    proxy: str | None = None
+    proxy_username: str | None = None
+    proxy_password_file: Path | None = None
     auth_hosts: tuple[str, ...] = ()
+    redirect_hosts: tuple[str, ...] = ()
+    keep_pulls: int = 0
+    max_connections: int | None = None
+    max_rate: int | None = None
+    segments: int = 1
     allow: tuple[str, ...] = ("**",)
     deny: tuple[str, ...] = ()
 

@@ -51,5 +51,11 @@ def words(seconds: float) -> str:
     return f"{milliseconds // _scale(unit)}{unit}"
 
 
+def size_words(octets: int) -> str:
+    """A size as the configuration writes it, in the largest unit that fits without a fraction."""
+    unit = max((u for u, scale in _SIZE_UNITS.items() if not octets % scale), key=_SIZE_UNITS.__getitem__)
+    return f"{octets // _SIZE_UNITS[unit]}{unit}" if octets else "0B"
+
+
 def _scale(unit: str) -> int:
     return round(_DURATION_UNITS[unit] * 1000)

@@ -177,7 +177,7 @@ def shown(value: object) -> str:
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
-    if key == "password":
-        return "a password is never written here; put it into a file and name that with password_file"
+    if key in ("password", "token", "proxy_password"):
+        return f"a secret is never written here; put it into a file and name that with {key}_file"
     near = difflib.get_close_matches(key, list(known), n=1)
     return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; the keys here are {', '.join(known)}"

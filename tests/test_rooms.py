@@ -26,18 +26,19 @@ FRONTS = DECISIONS | {"cache", "bundle"}
 ARCHIVED = GROUND | {"store", "index"}
 #: The command talks to a running appliance and reads archives; it opens nothing of the store.
 COMMAND = VALUES | {"bundle", "units"}
-WRITTEN = frozenset({"units", "yamltree", "config", "description"})
+WRITTEN = frozenset({"units", "yamltree", "scalars", "config", "description"})
 EVERYTHING = FRONTS | WRITTEN | {"registry", "admin", "cli", "tap"}
 
 #: What each room may import beside itself; rooms side by side do not know each other.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "oci": frozenset({"errors"}),
     "errors": frozenset({"oci"}),
-    "interfaces": VALUES,
+    "interfaces": VALUES | {"settings"},
     "settings": VALUES,
     "units": VALUES,
     "yamltree": VALUES,
-    "config": VALUES | {"settings", "units", "yamltree"},
+    "scalars": VALUES | {"settings", "units", "yamltree"},
+    "config": VALUES | {"settings", "scalars", "yamltree"},
     "description": VALUES | {"settings", "units"},
     "flow": SEAMS,
     **dict.fromkeys(PROVIDERS, GROUND),
@@ -70,6 +71,8 @@ ONLY_AT: dict[str, frozenset[str]] = {
     "cryptography": frozenset({"appliance/bundle/minisign.py", "appliance/upstream/trust.py"}),
     "zstandard": frozenset({"appliance/bundle/wrapping.py"}),
     "rich": frozenset({"appliance/cli"}),
+    # An extra: whoever has no ECR has none of it.
+    "botocore": frozenset({"appliance/upstream/adapters/aws.py"}),
 }
 
 Import = tuple[Path, int, str]
@@ -224,10 +227,13 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/oci/digest.py", "from ..flow import pump"),
         ("appliance/errors.py", "from appliance.interfaces import IUpstream"),
         ("appliance/errors.py", "from . import config"),
-        ("appliance/interfaces.py", "from appliance.settings import Settings"),
+        ("appliance/interfaces.py", "from appliance.config import load"),
         ("appliance/settings.py", "from appliance.config import load"),
         ("appliance/settings.py", "from . import yamltree"),
         ("appliance/yamltree.py", "from appliance.settings import Settings"),
+        ("appliance/scalars.py", "from appliance.config import load"),
+        ("appliance/scalars.py", "from appliance.upstream import hosts"),
+        ("appliance/settings.py", "from appliance import scalars"),
         ("appliance/description.py", "from appliance.config import parse"),
         ("appliance/config.py", "from appliance.interfaces import IUpstream"),
         ("appliance/config.py", "from .store import blobs"),
@@ -277,7 +283,12 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
     [
         ("appliance/oci/digest.py", "from appliance.errors import DigestInvalid\nfrom .names import x\nimport re"),
         ("appliance/interfaces.py", "from appliance.oci.digest import Digest\nfrom .errors import StoreError"),
-        ("appliance/config.py", "from appliance.errors import ConfigError\nfrom appliance import settings, yamltree"),
+        ("appliance/interfaces.py", "from appliance.settings import UpstreamSettings"),
+        (
+            "appliance/config.py",
+            "from appliance.errors import ConfigError\nfrom appliance import settings, scalars, yamltree",
+        ),
+        ("appliance/scalars.py", "from appliance import settings, units, yamltree"),
         ("appliance/description.py", "from appliance.settings import Settings\nfrom .units import words"),
         ("appliance/flow/pump.py", "from appliance import errors, interfaces\nfrom appliance.oci import ranges"),
         ("appliance/store/blobs.py", "from ..flow.threads import Threads\nfrom ..settings import Settings"),
@@ -341,6 +352,9 @@ def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
         ("appliance/bundle/importer.py", "import treq"),
         ("appliance/bundle/importer.py", "from rich.progress import Progress"),
         ("appliance/admin/exports.py", "import rich"),
+        ("appliance/upstream/credentials.py", "import botocore.session"),
+        ("appliance/upstream/adapters/ecr.py", "def late():\n    from botocore import session"),
+        ("appliance/scalars.py", "import yaml"),
     ],
 )
 def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source: str) -> None:
@@ -361,6 +375,7 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/upstream/trust.py", "import cryptography.x509"),
         ("appliance/bundle/wrapping.py", "import zstandard"),
         ("appliance/cli/screen.py", "import rich.table\nimport richer, cryptographies"),
+        ("appliance/upstream/adapters/aws.py", "def late():\n    import botocore.session"),
         ("appliance/tap.py", "from twisted.internet import reactor"),
         ("appliance/registry/routes.py", "from twisted.web import http\nfrom twisted.internet import defer"),
         ("appliance/cache/flights.py", "from twisted.internet.interfaces import IReactorTime\nimport kleins, treqs"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -53,14 +55,31 @@ def test_an_upstream_with_a_url_only_has_the_defaults() -> None:
             urls=("https://quay.io",),
             aliases=(),
             kind="distribution",
+            offline=False,
             fresh_for=60.0,
             revalidate_within=2.0,
             serve_stale=StaleSettings(missing=True, denied=True, rate_limited=True, unavailable=True),
             max_stale=None,
+            missing_for=30.0,
+            delete_missing=False,
             username=None,
             password_file=None,
+            token_file=None,
+            auth_file=None,
+            credentials=None,
             ca_file=None,
+            client_cert=None,
+            client_key=None,
+            insecure=False,
+            proxy=None,
+            proxy_username=None,
+            proxy_password_file=None,
             auth_hosts=(),
+            redirect_hosts=(),
+            keep_pulls=0,
+            max_connections=None,
+            max_rate=None,
+            segments=1,
             allow=("**",),
             deny=(),
         )
@@ -71,6 +90,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
     """What is written is what is in force; paths are relative to the folder of the file."""
     (tmp_path / "secret").write_text("hunter2")
     (tmp_path / "ca.pem").write_text("")
+    (tmp_path / "own.pem").write_text("")
     (tmp_path / "pullcache.yaml").write_text(
         "store: kept\n"
         "listen: [{endpoint: 'tcp:5000', default_upstream: HUB}, {endpoint: 'unix:/run/p.sock'}]\n"
@@ -84,15 +104,27 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "    url: ['https://one.example/prefix', 'http://[::1]:5000']\n"
         "    aliases: [hub]\n"
         "    kind: dockerhub\n"
+        "    offline: true\n"
         "    fresh_for: 0\n"
         "    revalidate_within: 500ms\n"
         "    serve_stale: {denied: false}\n"
         "    max_stale: 7d\n"
+        "    missing_for: 5m\n"
+        "    missing: delete\n"
         "    username: 'robot$project+name'\n"
         "    password_file: secret\n"
         "    ca_file: ca.pem\n"
-        "    proxy: ~\n"
+        "    client_cert: own.pem\n"
+        "    client_key: secret\n"
+        "    proxy: https://proxy.example:3128/\n"
+        "    proxy_username: p\n"
+        "    proxy_password_file: secret\n"
         "    auth_hosts: [Auth.docker.io, 'other.example:8443']\n"
+        "    redirect_hosts: ['*.Blobs.example', '[FE80::0]:443', 10.0.0.1]\n"
+        "    keep_pulls: 20\n"
+        "    max_connections: 8\n"
+        "    max_rate: 40MB\n"
+        "    segments: 4\n"
         "    allow: [library/*]\n"
         "    deny: [library/bad]\n"
     )
@@ -114,19 +146,173 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
                 urls=("https://one.example/prefix", "http://[::1]:5000"),
                 aliases=("hub",),
                 kind="dockerhub",
+                offline=True,
                 fresh_for=0.0,
                 revalidate_within=0.5,
                 serve_stale=StaleSettings(denied=False),
                 max_stale=604800.0,
+                missing_for=300.0,
+                delete_missing=True,
                 username="robot$project+name",
                 password_file=tmp_path / "secret",
                 ca_file=tmp_path / "ca.pem",
+                client_cert=tmp_path / "own.pem",
+                client_key=tmp_path / "secret",
+                proxy="https://proxy.example:3128",
+                proxy_username="p",
+                proxy_password_file=tmp_path / "secret",
                 auth_hosts=("auth.docker.io", "other.example:8443"),
+                redirect_hosts=("*.blobs.example", "[fe80::]:443", "10.0.0.1"),
+                keep_pulls=20,
+                max_connections=8,
+                max_rate=40_000_000,
+                segments=4,
                 allow=("library/*",),
                 deny=("library/bad",),
             )
         },
     )
+
+
+def upstream(keys: str) -> UpstreamSettings:
+    return config.parse(ONE % keys, "/etc/p.yaml").upstreams["ghcr.io"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "fresh_for"),
+    [
+        ("revalidate: never", None),
+        ("revalidate: always", 0.0),
+        ("revalidate: 12h", 43200.0),
+        ("revalidate: 0", 0.0),
+        ("revalidate: ~", 60.0),
+        ("revalidate: ~, fresh_for: 5m", 300.0),
+    ],
+)
+def test_when_tags_are_asked_for_again_can_be_said_in_words(keys: str, fresh_for: float | None) -> None:
+    """never, always or a duration: the same as fresh_for."""
+    assert upstream(keys).fresh_for == fresh_for
+
+
+def test_a_held_tag_that_is_gone_is_kept_unless_told_otherwise() -> None:
+    """Harbor deletes it; here it has to be asked for."""
+    assert not upstream("missing: keep").delete_missing
+    assert upstream("missing: delete").delete_missing
+
+
+@pytest.mark.parametrize(
+    ("keys", "field"),
+    [
+        ("token_file: /dev/null", "token_file"),
+        ("auth_file: /dev/null", "auth_file"),
+        ("credentials: aws", "credentials"),
+        ("username: me, password_file: /dev/null", "password_file"),
+    ],
+)
+def test_there_are_four_ways_to_credentials(keys: str, field: str) -> None:
+    """Each alone is enough, and leaves the others empty, also where they are written as such."""
+    empty = {"username": "~", "token_file": "~", "auth_file": "~", "credentials": "~"}
+    others = ", ".join(f"{key}: {value}" for key, value in empty.items() if key not in keys)
+    assert getattr(upstream(keys), field) in (Path("/dev/null"), "aws")
+    assert upstream(keys) == upstream(f"{keys}, {others}")
+
+
+def test_a_certificate_and_its_key_may_stand_in_one_file() -> None:
+    """client_cert alone is enough then."""
+    assert upstream("client_cert: /dev/null").client_key is None
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("~", None),
+        ("none", "none"),
+        ("http://proxy.example:3128", "http://proxy.example:3128"),
+        ("http://proxy.example:3128/", "http://proxy.example:3128"),
+        ("https://10.0.0.1:443", "https://10.0.0.1:443"),
+        ("'http://[::1]:3128'", "http://[::1]:3128"),
+    ],
+)
+def test_a_proxy_is_named_with_scheme_host_and_port(written: str, meant: str | None) -> None:
+    """Or there is none, or the environment says."""
+    assert upstream(f"proxy: {written}").proxy == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("AUTH.example", "auth.example"),
+        ("auth.example:8443", "auth.example:8443"),
+        ("'*.example'", "*.example"),
+        ("'*.example:8443'", "*.example:8443"),
+        ("10.0.0.1:80", "10.0.0.1:80"),
+        ("'[0:0::1]'", "[::1]"),
+        ("'[FE80::1]:8443'", "[fe80::1]:8443"),
+        ("localhost", "localhost"),
+    ],
+)
+@pytest.mark.parametrize("key", ["auth_hosts", "redirect_hosts"])
+def test_hosts_are_names_addresses_and_domains(key: str, written: str, meant: str) -> None:
+    """In any case; an IPv6 address in any of its forms."""
+    assert getattr(upstream(f"{key}: [{written}]"), key) == (meant,)
+
+
+@given(st.ip_addresses(v=6), st.none() | st.integers(0, 65535))
+def test_an_ipv6_address_is_one_host_however_it_is_written(address: IPv6Address, port: int | None) -> None:
+    """Its long form and its short form mean the same."""
+    end = "" if port is None else f":{port}"
+    for written in (f"[{address}]{end}", f"[{address.exploded.upper()}]{end}"):
+        assert upstream(f"auth_hosts: ['{written}']").auth_hosts == (f"[{address}]{end}",)
+
+
+@given(st.text(alphabet="*.:[]ab01-/@ _", max_size=12))
+def test_no_host_is_guessed(text: str) -> None:
+    """What is taken is one host, in lower case and without anything around it."""
+    try:
+        (host,) = upstream(f"auth_hosts: ['{text}']").auth_hosts
+    except ConfigError:
+        return
+    name = host.removeprefix("*.")
+    assert not set("/@ *") & set(name)
+    assert urlsplit(f"//{name}").hostname in (name, name.rpartition(":")[0], name.partition("]")[0].removeprefix("["))
+
+
+BOUNDS = {"keep_pulls": (0, 1_000_000), "max_connections": (1, 1000), "segments": (1, 16)}
+
+
+@given(st.sampled_from(sorted(BOUNDS)), st.integers(-5, 1_000_010) | st.integers(-5, 20))
+def test_a_number_is_taken_within_its_bounds(key: str, number: int) -> None:
+    """And refused outside them, with the bounds."""
+    least, most = BOUNDS[key]
+    if least <= number <= most:
+        assert getattr(upstream(f"{key}: {number}"), key) == number
+    else:
+        assert f"no whole number from {least} to {most}" in fault(ONE % f"{key}: {number}")
+
+
+@pytest.mark.parametrize(
+    "written", ["08", "+8", "8.0", "1e1", "0x8", "1_0", "'8 '", "\u0668", "~", "yes", "'" + "9" * 5000 + "'"]
+)
+def test_a_number_is_written_in_plain_digits(written: str) -> None:
+    """No octal, no fraction, nothing that reads otherwise elsewhere."""
+    assert "segments" in fault(ONE % f"segments: {written}")
+
+
+@pytest.mark.parametrize(("written", "octets"), [("~", None), ("1KB", 1000), ("40MB", 40_000_000), ("1GiB", 1 << 30)])
+def test_a_rate_is_a_size_per_second(written: str, octets: int | None) -> None:
+    """Or there is none."""
+    assert upstream(f"max_rate: {written}").max_rate == octets
+
+
+def test_no_limit_on_connections_is_written_as_nothing() -> None:
+    """~ is any number."""
+    assert upstream("max_connections: ~").max_connections is None
+
+
+@pytest.mark.parametrize("kind", ["distribution", "ecr-public", "acr", "k8s", "ours2"])
+def test_any_word_may_be_a_kind(kind: str) -> None:
+    """Which there are is known to the plugins, a site's own among them."""
+    assert upstream(f"kind: {kind}").kind == kind
 
 
 def test_a_name_of_digits_needs_no_quotes() -> None:
@@ -166,7 +352,8 @@ def test_the_shipped_file_is_in_force_as_its_comments_say() -> None:
         "public.ecr.aws",
     ]
     assert settings.listen[0].default_upstream == "docker.io"
-    assert settings.upstreams["docker.io"].kind == "dockerhub"
+    kinds = ["dockerhub", "ghcr", "quay", "gcr", "k8s", "mcr", "ecr-public"]
+    assert [upstream.kind for upstream in settings.upstreams.values()] == kinds
     assert settings.upstream_for("dockerhub") == "docker.io"
     assert "warning" not in describe(settings)
 
@@ -183,7 +370,7 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(document["listen"][0]) == fields(ListenSettings)
     assert set(document["admin"]) == fields(AdminSettings)
     assert set(document["bundles"]) == fields(BundleSettings)
-    assert set(hub) == fields(UpstreamSettings, "name", "urls") | {"url", "proxy"}
+    assert set(hub) == fields(UpstreamSettings, "name", "urls", "delete_missing") | {"url", "revalidate", "missing"}
     assert set(hub["serve_stale"]) == fields(StaleSettings)
 
 
@@ -191,9 +378,10 @@ def test_the_shipped_defaults_are_the_defaults() -> None:
     """Leaving out what the file shows changes nothing, but for Docker Hub's own needs."""
     shipped = config.load(SHIPPED)
     bare = config.parse("upstreams: {docker.io: {url: 'https://registry-1.docker.io'}}", str(SHIPPED))
-    assert msgspec.structs.replace(
-        shipped.upstreams["docker.io"], kind="distribution", aliases=(), auth_hosts=()
-    ) == bare.upstreams["docker.io"]
+    assert (
+        msgspec.structs.replace(shipped.upstreams["docker.io"], kind="distribution", aliases=())
+        == bare.upstreams["docker.io"]
+    )
     assert msgspec.structs.replace(shipped, listen=bare.listen, upstreams=bare.upstreams) == bare
 
 
@@ -262,7 +450,9 @@ WRONG_KEYS = [
     ("upstreams: {a: {url: h}, b: {url: h}}", "upstreams.a.url", "no URL"),
     (ONE % "fresh_fro: 1m", "upstreams.ghcr.io.fresh_fro", "did you mean fresh_for"),
     (ONE % "password: x", "upstreams.ghcr.io.password", "password_file"),
-    (ONE % "kind: docker", "upstreams.ghcr.io.kind", "distribution, dockerhub"),
+    (ONE % "kind: Docker Hub", "upstreams.ghcr.io.kind", "'Docker Hub' is no kind; write one word in lower case"),
+    (ONE % "kind: ~", "upstreams.ghcr.io.kind", "nothing stands where text"),
+    (ONE % "offline: never", "upstreams.ghcr.io.offline", "'never' is neither"),
     (ONE % "fresh_for: 60", "upstreams.ghcr.io.fresh_for", "'60' is no duration"),
     (ONE % "fresh_for: 1:30", "upstreams.ghcr.io.fresh_for", "'1:30' is no duration"),
     (ONE % "fresh_for: 1 m", "upstreams.ghcr.io.fresh_for", "'1 m' is no duration"),
@@ -278,7 +468,74 @@ WRONG_KEYS = [
     (ONE % "password_file: /dev/null", "upstreams.ghcr.io", "go together"),
     (ONE % "username: me, password_file: gone", "upstreams.ghcr.io.password_file", "/etc/gone: No such file"),
     (ONE % "ca_file: /", "upstreams.ghcr.io.ca_file", "directory"),
-    (ONE % "proxy: 'http://u:hunter2@h'", "upstreams.ghcr.io.proxy", "not supported by this version"),
+    (ONE % "password_file: ~, username: me", "upstreams.ghcr.io", "go together"),
+    (ONE % "token: hunter2", "upstreams.ghcr.io.token", "name that with token_file"),
+    (ONE % "token_file: gone", "upstreams.ghcr.io.token_file", "/etc/gone: No such file"),
+    (ONE % "auth_file: /", "upstreams.ghcr.io.auth_file", "directory"),
+    (
+        ONE % "token_file: /dev/null, auth_file: /dev/null",
+        "upstreams.ghcr.io",
+        "token_file and auth_file are both credentials; keep one",
+    ),
+    (
+        ONE % "username: me, password_file: /dev/null, token_file: /dev/null",
+        "upstreams.ghcr.io",
+        "username with password_file and token_file are both",
+    ),
+    (ONE % "credentials: aws, auth_file: /dev/null", "upstreams.ghcr.io", "auth_file and credentials: aws are both"),
+    (ONE % "credentials: AWS", "upstreams.ghcr.io.credentials", "'AWS' is not one of aws"),
+    (ONE % "revalidate: sometimes", "upstreams.ghcr.io.revalidate", "'sometimes' says not when; write never, always"),
+    (ONE % "revalidate: 60", "upstreams.ghcr.io.revalidate", "'60' says not when"),
+    (ONE % "revalidate: off", "upstreams.ghcr.io.revalidate", "false says not when"),
+    (ONE % "revalidate: never, fresh_for: 1m", "upstreams.ghcr.io", "keep one of them"),
+    (ONE % "missing_for: 30", "upstreams.ghcr.io.missing_for", "'30' is no duration"),
+    (ONE % "missing: drop", "upstreams.ghcr.io.missing", "'drop' is not one of keep, delete"),
+    (ONE % "missing: ~", "upstreams.ghcr.io.missing", "nothing is not one of keep, delete"),
+    (ONE % "missing: true", "upstreams.ghcr.io.missing", "true is not one of keep, delete"),
+    (ONE % "client_cert: gone", "upstreams.ghcr.io.client_cert", "/etc/gone: No such file"),
+    (ONE % "client_key: /dev/null", "upstreams.ghcr.io", "of no use without client_cert"),
+    (ONE % "insecure: 1", "upstreams.ghcr.io.insecure", "'1' is neither"),
+    (ONE % "insecure: true, ca_file: /dev/null", "upstreams.ghcr.io", "keep one of them"),
+    (ONE % "proxy: 'http://u:hunter2@h:1'", "upstreams.ghcr.io.proxy", "use proxy_username and proxy_password_file"),
+    (ONE % "proxy: 'socks5://u:hunter2@h:1'", "upstreams.ghcr.io.proxy", "use proxy_username"),
+    (ONE % "proxy: 'u:hunter2@h:1'", "upstreams.ghcr.io.proxy", "use proxy_username"),
+    (ONE % "proxy: 'socks5://h:1080'", "upstreams.ghcr.io.proxy", "only HTTP proxies are spoken to; write http://"),
+    (ONE % "proxy: 'h:3128'", "upstreams.ghcr.io.proxy", "no URL of a proxy; write http://HOST:PORT"),
+    (ONE % "proxy: http://h", "upstreams.ghcr.io.proxy", "no URL of a proxy; write http://HOST:PORT"),
+    (ONE % "proxy: 'http://h:0'", "upstreams.ghcr.io.proxy", "no URL of a proxy"),
+    (ONE % "proxy: 'http://h:70000'", "upstreams.ghcr.io.proxy", "no URL of a proxy"),
+    (ONE % "proxy: 'http://h:1/path'", "upstreams.ghcr.io.proxy", "no URL of a proxy"),
+    (ONE % "proxy: 'http://h:1?x'", "upstreams.ghcr.io.proxy", "no URL of a proxy"),
+    (ONE % "proxy: 'http://:1'", "upstreams.ghcr.io.proxy", "no URL of a proxy"),
+    (ONE % "proxy: false", "upstreams.ghcr.io.proxy", "false is a truth value"),
+    (ONE % "proxy_password: hunter2", "upstreams.ghcr.io.proxy_password", "name that with proxy_password_file"),
+    (ONE % "proxy: 'http://h:1', proxy_username: me", "upstreams.ghcr.io", "proxy_password_file go together"),
+    (ONE % "proxy_username: 'me:hunter2'", "upstreams.ghcr.io.proxy_username", "colon"),
+    (
+        ONE % "proxy_username: me, proxy_password_file: /dev/null",
+        "upstreams.ghcr.io",
+        "of no use without the URL of a proxy",
+    ),
+    (
+        ONE % "proxy: none, proxy_username: me, proxy_password_file: /dev/null",
+        "upstreams.ghcr.io",
+        "of no use without the URL of a proxy",
+    ),
+    (ONE % "redirect_hosts: h", "upstreams.ghcr.io.redirect_hosts", "'h' stands where a list"),
+    (ONE % "redirect_hosts: ['*']", "upstreams.ghcr.io.redirect_hosts[0]", "[IPv6]:PORT or *.DOMAIN"),
+    (ONE % "redirect_hosts: ['a.*.b']", "upstreams.ghcr.io.redirect_hosts[0]", "no host"),
+    (ONE % "redirect_hosts: ['::1']", "upstreams.ghcr.io.redirect_hosts[0]", "no host"),
+    (ONE % "redirect_hosts: ['[::1]:x']", "upstreams.ghcr.io.redirect_hosts[0]", "no host"),
+    (ONE % "redirect_hosts: ['[::g]']", "upstreams.ghcr.io.redirect_hosts[0]", "no host"),
+    (ONE % "redirect_hosts: ['[1.2.3.4]']", "upstreams.ghcr.io.redirect_hosts[0]", "no host"),
+    (ONE % "redirect_hosts: [h/x]", "upstreams.ghcr.io.redirect_hosts[0]", "without a path"),
+    (ONE % "keep_pulls: -1", "upstreams.ghcr.io.keep_pulls", "'-1' is no whole number from 0 to"),
+    (ONE % "max_connections: 0", "upstreams.ghcr.io.max_connections", "'0' is no whole number from 1 to 1000"),
+    (ONE % "max_connections: many", "upstreams.ghcr.io.max_connections", "'many' is no whole number"),
+    (ONE % "max_rate: 40", "upstreams.ghcr.io.max_rate", "'40' is no rate; write a size per second"),
+    (ONE % "max_rate: 40MB/s", "upstreams.ghcr.io.max_rate", "'40MB/s' is no rate"),
+    (ONE % "max_rate: 40B", "upstreams.ghcr.io.max_rate", "less than 1KB per second"),
+    (ONE % "segments: 17", "upstreams.ghcr.io.segments", "'17' is no whole number from 1 to 16"),
     (ONE % "aliases: gh", "upstreams.ghcr.io.aliases", "'gh' stands where a list"),
     (ONE % "aliases: [gh, ..]", "upstreams.ghcr.io.aliases[1]", "no name for an upstream"),
     (ONE % "auth_hosts: [https://h]", "upstreams.ghcr.io.auth_hosts[0]", "without https://"),

@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.config import parse
-from appliance.description import describe
-from appliance.settings import AdminSettings, BundleSettings, Settings
+from appliance.description import describe, is_open, warnings
+from appliance.settings import AdminSettings, BundleSettings, ListenSettings, Settings, UpstreamSettings
+
+LOOPBACK = "tcp:port=5000:interface=127.0.0.1"
+PROBLEM_FREE = UpstreamSettings(name="b", urls=("https://b.example",))
+
+
+def written(path: Path, mode: int) -> Path:
+    """A file with a secret that the words must not hold, with the permissions C{mode}."""
+    path.write_text("hunter2")
+    path.chmod(mode)
+    return path
+
+
+def warned(upstream: UpstreamSettings, *endpoints: str) -> list[str]:
+    """What is warned of for an upstream b that is served on C{endpoints}, without the name."""
+    listen = tuple(ListenSettings(endpoint=endpoint) for endpoint in endpoints or (LOOPBACK,))
+    return [warning.removeprefix("b: ") for warning in warnings(Settings(listen=listen, upstreams={"b": upstream}))]
+
+
+def changed(**fields: Any) -> UpstreamSettings:
+    return msgspec.structs.replace(PROBLEM_FREE, **fields)
 
 
 def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
     """In words, with the file of the password and never the password."""
-    (tmp_path / "secret").write_text("hunter2")
+    secret = written(tmp_path / "secret", 0o600)
+    written(tmp_path / "cert", 0o644)
     text = (
         "listen: [{endpoint: 'tcp:port=5000', default_upstream: docker.io}]\n"
         "admin: {endpoint: 'tcp:port=5001'}\n"
         "upstreams:\n"
         "  docker.io: {url: [http://one.example, https://two.example], username: me, password_file: secret,\n"
         "    fresh_for: 90s, max_stale: 7d, serve_stale: {missing: false}, auth_hosts: [t.example], deny: [x/**]}\n"
+        "  b: {url: https://b.example, offline: true, revalidate: never, missing_for: 0, missing: delete,\n"
+        "    segments: 4, token_file: secret, insecure: true, client_cert: cert, client_key: secret,\n"
+        "    proxy: 'http://proxy.example:1', proxy_username: them, proxy_password_file: secret,\n"
+        "    redirect_hosts: ['*.c.example'], keep_pulls: 20, max_connections: 4, max_rate: 40MB}\n"
     )
     assert describe(parse(text, str(tmp_path / "p.yaml"))) == (
         "store: /var/lib/pullcache\n"
@@ -35,13 +62,36 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "  kind: distribution\n"
         "  tags: fresh for 90s, then revalidated within 2s\n"
         "  stale: served up to 7d past freshness when the upstream answers: denied, rate limited, unavailable\n"
-        f"  credentials: username me, password from {tmp_path / 'secret'}\n"
+        "  missing: believed for 30s; a held tag that the upstream has no more is kept\n"
+        f"  credentials: username me, password from {secret}\n"
+        "  proxy: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say\n"
         "  tokens: may also come from t.example\n"
         "  repositories: **, but not x/**\n"
         "\n"
+        "upstream b\n"
+        "  from: https://b.example\n"
+        "  offline: never contacted, only what is held is served\n"
+        "  kind: distribution\n"
+        "  tags: not asked for again once held\n"
+        "  stale: served at any age when the upstream answers: missing, denied, rate limited, unavailable\n"
+        "  missing: asked for again each time; a held tag that the upstream has no more is deleted\n"
+        f"  credentials: token from {secret}\n"
+        "  certificates: any is believed\n"
+        f"  shows: the certificate from {tmp_path / 'cert'}, with the key from {secret}\n"
+        f"  proxy: http://proxy.example:1, username them, password from {secret}\n"
+        "  redirects: may lead to private addresses of *.c.example\n"
+        "  limits: at most 4 requests at once, at most 40MB of blobs a second, 20 pulls of its rate limit are left to"
+        " others\n"
+        "  large blobs: in 4 ranges at once\n"
+        "  repositories: **\n"
+        "\n"
         "warning: the admin endpoint tcp:port=5001 can be reached from other machines, and asks nobody who they are\n"
+        "warning: docker.io: what its credentials may pull is served to anyone who can reach tcp:port=5000\n"
         "warning: docker.io: the password is sent over plain http\n"
         "warning: docker.io: without kind: dockerhub, nginx is not found as library/nginx\n"
+        "warning: b: what its credentials may pull is served to anyone who can reach tcp:port=5000\n"
+        "warning: b: insecure: any certificate is believed, and whoever shows it is given the credentials\n"
+        "warning: b: one large blob in 4 segments takes every connection; give max_connections at least 5\n"
     )
 
 
@@ -69,6 +119,7 @@ def test_check_warns_of_a_file_that_serves_nothing() -> None:
     """An empty file is right, and of no use."""
     assert "warning: no upstream is configured" in describe(Settings())
 
+
 @pytest.mark.parametrize(
     ("access_log", "words"), [("-", "standard output"), ("off", "none"), (Path("/var/log/p.log"), "/var/log/p.log")]
 )
@@ -91,3 +142,132 @@ def test_check_says_where_the_access_log_goes(access_log: str | Path, words: str
 def test_check_warns_of_an_admin_endpoint_that_others_can_reach(admin: str, warned: bool) -> None:
     """It asks nobody who they are."""
     assert ("reached from other machines" in describe(Settings(admin=AdminSettings(endpoint=admin)))) is warned
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"fresh_for": 0.0}, "tags: always revalidated within 2s"),
+        ({"auth_file": Path("/a")}, "credentials: from /a, in docker's form"),
+        ({"credentials": "aws"}, "credentials: from where AWS's own tools take theirs"),
+        ({"kind": "ecr"}, "credentials: from where AWS's own tools take theirs"),
+        ({"ca_file": Path("/ca")}, "certificates: only from the authorities in /ca"),
+        ({"client_cert": Path("/c")}, "shows: the certificate from /c, with the key from there"),
+        ({"proxy": "none"}, "proxy: none"),
+        ({"proxy": "http://p:1"}, "proxy: http://p:1"),
+        ({"max_rate": 1 << 20}, "limits: at most 1MiB of blobs a second"),
+    ],
+)
+def test_check_says_what_a_key_means(fields: dict[str, Any], words: str) -> None:
+    """In words that need no looking up."""
+    assert f"\n  {words}\n" in describe(Settings(upstreams={"b": changed(**fields)}))
+
+
+# -- warnings -------------------------------------------------------------------------------------------------------
+
+
+def test_an_upstream_without_secrets_is_no_cause_for_warnings() -> None:
+    """Neither where only this machine reaches it nor where everybody does."""
+    assert warned(PROBLEM_FREE) == warned(PROBLEM_FREE, "tcp:port=5000") == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reached"),
+    [
+        ("tcp:port=5000", True),
+        ("tcp:5000", True),
+        ("tcp:port=5000:interface=10.0.0.1", True),
+        ("tcp:port=5000:interface=0.0.0.0", True),
+        (r"tcp6:port=5000:interface=\:\:", True),
+        ("tcp:port=127", True),
+        ("tls:/etc/pem:port=5000", True),
+        ("tls:/etc/127.0.0.1.d:port=5000", True),
+        ("systemd:domain=INET:index=0", True),
+        ("haproxy:tcp:port=5000", True),
+        (LOOPBACK, False),
+        ("tcp:5000:127.0.0.1", False),
+        ("tcp:interface=127.3.2.1:port=5000", False),
+        ("tcp:port=5000:interface=localhost", False),
+        (r"tcp6:port=5000:interface=\:\:1", False),
+        ("tls:/etc/pem:port=5000:interface=127.0.0.1", False),
+        ("unix:/run/pullcache.sock", False),
+        ("haproxy:unix:/run/pullcache.sock", False),
+        ("systemd:domain=UNIX:index=0", False),
+    ],
+)
+def test_an_endpoint_is_open_unless_it_is_this_machines_own(endpoint: str, reached: bool) -> None:
+    """Loopback and unix sockets are; what is not known is taken for open."""
+    assert is_open(endpoint) is reached
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"username": "me", "password_file": Path("/p")},
+        {"token_file": Path("/t")},
+        {"auth_file": Path("/a")},
+        {"credentials": "aws"},
+        {"kind": "ecr"},
+        {"client_cert": Path("/c")},
+    ],
+)
+def test_a_private_upstream_is_not_given_away_in_silence(fields: dict[str, Any]) -> None:
+    """Who reaches the port pulls what our credentials may; nobody is asked who they are."""
+    upstream = changed(**fields)
+    open_ones = warned(upstream, LOOPBACK, "tcp:port=1", "unix:/s", "tcp:port=2")
+    assert open_ones == ["what its credentials may pull is served to anyone who can reach tcp:port=1, tcp:port=2"]
+    assert warned(upstream, LOOPBACK, "unix:/s") == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"username": "me", "password_file": Path("/p")}, "the password is sent over plain http"),
+        ({"token_file": Path("/t")}, "the token is sent over plain http"),
+        ({"auth_file": Path("/a")}, "the credentials are sent over plain http"),
+    ],
+)
+def test_a_secret_is_not_sent_in_the_clear_in_silence(fields: dict[str, Any], words: str) -> None:
+    """One plain URL among several is enough."""
+    assert warned(changed(urls=("https://b", "http://b"), **fields)) == [words]
+    assert warned(changed(urls=("https://b",), **fields)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "mode", "read"),
+    [("password_file", 0o644, True), ("password_file", 0o604, True), ("token_file", 0o640, False)],
+)
+def test_a_secret_that_everybody_may_read_is_named(tmp_path: Path, key: str, mode: int, read: bool) -> None:
+    """With its path, and what to do about it; a group of one's own may read it."""
+    path = written(tmp_path / "secret", mode)
+    found = warned(changed(**{key: path}))
+    assert found == [f"{path} holds a secret and can be read by everybody on this machine; chmod o-r it"] * read
+
+
+def test_every_file_with_a_secret_is_looked_at(tmp_path: Path) -> None:
+    """Passwords, tokens and keys; a certificate is no secret unless its key stands with it."""
+    path = written(tmp_path / "secret", 0o644)
+    for key in ("password_file", "token_file", "auth_file", "client_key", "proxy_password_file", "client_cert"):
+        assert len([warning for warning in warned(changed(**{key: path})) if str(path) in warning]) == 1
+    own = written(tmp_path / "own", 0o600)
+    assert warned(changed(client_cert=path, client_key=own)) == []
+
+
+def test_a_secret_that_is_gone_is_somebody_elses_to_name(tmp_path: Path) -> None:
+    """The warnings are about what is there."""
+    assert warned(changed(password_file=tmp_path / "gone")) == []
+
+
+def test_an_upstream_that_anybody_can_play_is_named() -> None:
+    """insecure has its uses, and is not forgotten."""
+    assert warned(changed(insecure=True)) == ["insecure: any certificate is believed"]
+
+
+@pytest.mark.parametrize(
+    ("segments", "max_connections", "expected"),
+    [(1, 1, False), (4, None, False), (4, 5, False), (4, 4, True), (2, 1, True)],
+)
+def test_segments_leave_a_connection_for_others(segments: int, max_connections: int | None, expected: bool) -> None:
+    """Else one large blob keeps every manifest waiting."""
+    found = warned(changed(segments=segments, max_connections=max_connections))
+    assert [f"give max_connections at least {segments + 1}" in each for each in found] == [True] * expected

@@ -110,6 +110,14 @@ def test_without_a_word_of_it_everything_may_be_pulled_through() -> None:
     assert configured("ghcr.io").upstreams["ghcr.io"].permits("owner/image")
 
 
+def test_without_a_word_of_it_an_upstream_is_asked_as_any_client_asks() -> None:
+    """What is not written limits nothing, deletes nothing and trusts nobody more."""
+    bare = UpstreamSettings(name="ghcr.io", urls=("https://ghcr.io",))
+    assert (bare.keep_pulls, bare.max_connections, bare.max_rate, bare.segments) == (0, None, None, 1)
+    assert (bare.offline, bare.insecure, bare.delete_missing) == (False, False, False)
+    assert (bare.auth_hosts, bare.redirect_hosts) == ((), ())
+
+
 def test_settings_do_not_change() -> None:
     """What was checked at the start is what is in force."""
     settings = configured("ghcr.io")
