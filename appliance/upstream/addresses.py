@@ -7,6 +7,8 @@ Python and which counts documentation ranges as private.
 
 from __future__ import annotations
 
+import re
+import socket
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -45,6 +47,34 @@ _MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291 section 2.5.5.2
 _COMPATIBLE = IPv6Network("::/96")  # RFC 4291 section 2.5.5.1
 _TRANSLATED = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
 _6TO4 = IPv6Network("2002::/16")  # RFC 3056 section 2
+
+
+#: RFC 6761 section 6.3, and the name that C{/etc/hosts} of many distributions has for the same.
+_LOOPBACK_NAME = re.compile(r"(?:.*\.)?localhost|localhost\.localdomain")
+#: A last label that no top-level domain has; C libraries read such a name as an IPv4 address.
+_NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+
+
+def literal_of(host: str) -> str | None:
+    """
+    The address that C{host} means without anybody being asked, C{None} when it is a name to be resolved.
+
+    Notations of IPv4 that the C library takes (C{127.1}, C{0x7f000001}) are addresses, too; and so are the names of
+    the loopback interface.
+
+    @param host: in lower case, IPv6 addresses without brackets.
+    """
+    host = host.removesuffix(".")
+    if ":" in host:
+        return host
+    if _LOOPBACK_NAME.fullmatch(host):
+        return "127.0.0.1"
+    if not _NUMERIC_END.fullmatch(host):
+        return None
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return None
 
 
 def reach_of(text: str) -> Reach:

@@ -3,6 +3,8 @@ Connections to addresses that were looked at.
 
 A name is resolved once, here; what it stands for is screened, and the connection goes to the addresses that passed, so
 that no second resolution can lead elsewhere (DNS rebinding). Literal addresses take the same way through the resolver.
+Behind a proxy it is the proxy that resolves names: there only what a URL says itself can be screened. The proxy's own
+address is the operator's choice, and passes.
 """
 
 from __future__ import annotations
@@ -26,11 +28,14 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.python.failure import Failure
-from twisted.web.client import URI
+from twisted.web.client import URI, BrowserLikePolicyForHTTPS
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
 from appliance.upstream.limits import Limits
+from appliance.upstream.proxy import Proxies, Proxy
+from appliance.upstream.tunnel import ProxyEndpoint, TunnelEndpoint
+from appliance.upstream.url import Url
 
 #: Bytes read from a connection at once. Twisted reads 64 KiB, which at a gigabyte a second is too many turns.
 READ_SIZE = 256 * 1024
@@ -39,28 +44,55 @@ READ_SIZE = 256 * 1024
 Screen = Callable[[str, Sequence[str]], Sequence[str]]
 
 
+def way_to(proxy: Proxy, reactor: Any, limits: Limits, upstream: str) -> ProxyEndpoint:
+    """The way to a proxy; one that speaks TLS has to have a certificate that the platform's authorities vouch for."""
+    url = proxy.url
+    endpoint: IStreamClientEndpoint = ScreenedEndpoint(reactor, url.host, url.port, limits.connect, _whatever)
+    if url.scheme == "https":
+        creator = BrowserLikePolicyForHTTPS().creatorForNetloc(url.host.encode("ascii"), url.port)
+        endpoint = wrapClientTLS(creator, endpoint, clock=reactor)
+    return ProxyEndpoint(endpoint, proxy, upstream)
+
+
+def _whatever(host: str, addresses: Sequence[str]) -> Sequence[str]:
+    return addresses
+
+
 @implementer(IAgentEndpointFactory)
 class ScreenedEndpoints:
     """
     Makes the endpoints of one agent. All connections in its pool have passed the same screen.
 
     @param reactor: IReactorTime, IReactorTCP and IReactorPluggableNameResolver.
+    @param upstream: whose errors a proxy's are.
     """
 
-    def __init__(self, reactor: Any, trust: IPolicyForHTTPS, limits: Limits, screen: Screen) -> None:
+    def __init__(
+        self, reactor: Any, trust: IPolicyForHTTPS, limits: Limits, screen: Screen, proxies: Proxies, upstream: str
+    ) -> None:
         self._reactor = reactor
         self._trust = trust
         self._limits = limits
         self._screen = screen
+        self._proxies = proxies
+        self._upstream = upstream
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """See L{IAgentEndpointFactory}."""
-        host = uri.host.decode("ascii")
-        endpoint = ScreenedEndpoint(self._reactor, host, uri.port, self._limits.connect, self._screen)
-        if uri.scheme == b"http":
+        """See L{IAgentEndpointFactory}. An http URL that is to go through a proxy has no endpoint of its own."""
+        url = Url(uri.scheme.decode("ascii"), uri.host.decode("ascii"), uri.port, "/")
+        proxy = self._proxies.proxy_for(url) if url.scheme == "https" else None
+        endpoint = self._direct(url) if proxy is None else self._tunnel(proxy, url)
+        if url.scheme == "http":
             return endpoint
         creator = self._trust.creatorForNetloc(uri.host, uri.port)
         return wrapClientTLS(creator, endpoint, clock=self._reactor)
+
+    def _direct(self, url: Url) -> IStreamClientEndpoint:
+        return ScreenedEndpoint(self._reactor, url.host, url.port, self._limits.connect, self._screen)
+
+    def _tunnel(self, proxy: Proxy, url: Url) -> IStreamClientEndpoint:
+        way = way_to(proxy, self._reactor, self._limits, self._upstream)
+        return TunnelEndpoint(way, proxy, url, self._reactor, self._limits.connect, self._upstream)
 
 
 @implementer(IStreamClientEndpoint)

@@ -1,44 +1,194 @@
-"""Which certificates are believed."""
+"""
+TLS towards one upstream: which certificates are believed there, and which one is shown.
+
+Files are looked at again for every new connection and read again when they have changed. What cannot be used then is
+said once, and what was read before stays in force: certificates are renewed while pulls go on, a file at a time.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from OpenSSL import SSL
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    optionsForClientTLS,
+    platformTrust,
+    trustRootFromCertificates,
+)
+from twisted.logger import Logger
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from appliance.errors import ConfigError
+from appliance.settings import UpstreamSettings
+from appliance.upstream.addresses import literal_of
+from appliance.upstream.hosts import HostPatterns
+from appliance.upstream.url import Url
 
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
+
+#: What tells one state of a file from another; C{None} for a file that is not there.
+Stamp = tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
+class _Material:
+    """
+    What was read.
+
+    @ivar root: who vouches for servers, C{None} when nobody has to.
+    @ivar shown: arguments of L{CertificateOptions} for our own certificate, empty when there is none.
+    """
+
+    root: Any
+    shown: dict[str, Any]
 
 
 @implementer(IPolicyForHTTPS)
 class Trust:
-    """The platform's authorities, or those of one file and no others; the host's name must be in the certificate."""
+    """
+    The settings' C{ca_file} and no others, or else the platform's authorities; the host's name must be in the
+    certificate. With C{insecure} any certificate for any name.
 
-    def __init__(self, ca_file: Path | None = None) -> None:
-        """
-        @param ca_file: PEM, one certificate or more.
-        @raise ConfigError: the file cannot be used.
-        """
-        self._root = platformTrust() if ca_file is None else trustRootFromCertificates(_certificates(ca_file))
+    The client certificate is shown to the hosts of the configured URLs and to those that C{auth_hosts} and
+    C{redirect_hosts} name, to nobody else.
+    """
+
+    _log = Logger()
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        """Raises L{ConfigError}, which names key and file, for a file that cannot be used."""
+        self._settings = settings
+        self._key = f"upstreams.{settings.name}"
+        self._paths = [path for path in (settings.ca_file, settings.client_cert, settings.client_key) if path]
+        self._stamps = self._look()
+        self._material = _read(settings, self._key)
+        try:
+            own = tuple(f"[{url.host}]" if ":" in url.host else url.host for url in map(Url.parse, settings.urls))
+            self._shown_to = HostPatterns(own + settings.auth_hosts + settings.redirect_hosts)
+        except ValueError as reason:
+            raise ConfigError(f"{self._key}: {reason}") from None
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
         """See L{IPolicyForHTTPS}."""
-        return optionsForClientTLS(hostname.decode("ascii"), trustRoot=self._root)
+        self._refresh()
+        host = hostname.decode("ascii")
+        shown = self._material.shown if self._shown_to.covers(Url("https", host, port, "/")) else {}
+        if self._material.root is None:
+            return _AnyCertificate(host, CertificateOptions(**shown).getContext())
+        return optionsForClientTLS(host, trustRoot=self._material.root, extraCertificateOptions=shown)
+
+    def _refresh(self) -> None:
+        stamps = self._look()
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        try:
+            self._material = _read(self._settings, self._key)
+        except ConfigError as reason:
+            self._log.warn("{reason}; what was read before stays in force", reason=str(reason))
+
+    def _look(self) -> list[Stamp]:
+        return [_stamp(path) for path in self._paths]
 
 
-def _certificates(ca_file: Path) -> list[Certificate]:
+@implementer(IOpenSSLClientConnectionCreator)
+class _AnyCertificate:
+    """Encrypted, with whomever; the name is sent (RFC 6066 section 3), since servers choose their certificate by it."""
+
+    def __init__(self, host: str, context: SSL.Context) -> None:
+        self._host = host
+        self._context = context
+
+    def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        """See L{IOpenSSLClientConnectionCreator}."""
+        connection = SSL.Connection(self._context, None)
+        if self._host == "localhost" or literal_of(self._host) is None:
+            connection.set_tlsext_host_name(self._host.encode("ascii"))
+        return connection
+
+
+def _stamp(path: Path) -> Stamp:
     try:
-        found = [Certificate.loadPEM(pem) for pem in _PEM.findall(ca_file.read_bytes())]
-    except OSError as reason:
-        raise ConfigError(f"ca_file {ca_file} cannot be read: {reason.strerror}") from None
-    except (SSL.Error, ValueError) as reason:
-        raise ConfigError(f"ca_file {ca_file} holds a certificate that cannot be read") from reason
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _read(settings: UpstreamSettings, key: str) -> _Material:
+    return _Material(_root(settings, key), _shown(settings, key))
+
+
+def _root(settings: UpstreamSettings, key: str) -> Any:
+    if settings.insecure:
+        return None
+    if settings.ca_file is None:
+        return platformTrust()
+    return trustRootFromCertificates(
+        [Certificate(crypto.X509.from_cryptography(each)) for each in _certificates(settings.ca_file, f"{key}.ca_file")]
+    )
+
+
+def _shown(settings: UpstreamSettings, key: str) -> dict[str, Any]:
+    if settings.client_cert is None:
+        return {}
+    own, *chain = _certificates(settings.client_cert, f"{key}.client_cert")
+    if settings.client_key is None:
+        where, path = f"{key}.client_cert", settings.client_cert
+    else:
+        where, path = f"{key}.client_key", settings.client_key
+    private = _private_key(path, where)
+    if _public(private) != _public(own):
+        raise ConfigError(f"{where}: the key in {path} is not that of the first certificate in {settings.client_cert}")
+    return {"privateKey": private, "certificate": own, "extraCertChain": chain}
+
+
+def _public(owner: Any) -> bytes:
+    """The public key of a private key or a certificate, in one spelling."""
+    public: bytes = owner.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return public
+
+
+def _certificates(path: Path, key: str) -> list[x509.Certificate]:
+    """One at least."""
+    try:
+        found = [x509.load_pem_x509_certificate(pem) for pem in _CERTIFICATE.findall(_content(path, key))]
+        for each in found:
+            each.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(f"{key}: {path} holds a certificate that cannot be read") from None
     if not found:
-        raise ConfigError(f"ca_file {ca_file} holds no certificate in PEM form")
+        raise ConfigError(f"{key}: {path} holds no certificate in PEM form")
     return found
+
+
+def _private_key(path: Path, key: str) -> Any:
+    """Errors of the parser are left out of the message: they might repeat something of the key."""
+    match = _KEY.search(_content(path, key))
+    if match is None:
+        raise ConfigError(f"{key}: {path} holds no private key in PEM form")
+    try:
+        return load_pem_private_key(match[0], password=None)
+    except TypeError:
+        remedy = "put it there without a passphrase, readable for this service only"
+        raise ConfigError(f"{key}: the private key in {path} is encrypted; {remedy}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(f"{key}: {path} holds a private key that cannot be read") from None
+
+
+def _content(path: Path, key: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as reason:
+        raise ConfigError(f"{key}: {path} cannot be read: {reason.strerror}") from None

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IResolutionReceiver, ITCPTransport
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import MemoryReactorClock, StringTransport
-from zope.interface import alsoProvides, implementer
+from twisted.internet.testing import StringTransport
+from zope.interface import alsoProvides
 
-from appliance.errors import ConfigError, UpstreamRefused, UpstreamUnavailable
+from appliance.errors import UpstreamRefused, UpstreamUnavailable
+from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.addresses import Reach, reach_of
+from appliance.upstream.addresses import Reach, literal_of, reach_of
+from appliance.upstream.agents import Agents, agents_for
+from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.endpoints import ScreenedEndpoint
-from appliance.upstream.observer import SilentObserver
+from appliance.upstream.limits import Limits
+from appliance.upstream.proxy import Proxies
 from appliance.upstream.standing import Standing
-from appliance.upstream.table import upstream_for
 from appliance.upstream.trust import Trust
+from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, now
+from tests.rooms.upstream.wires import LINK, PRIVATE, PUBLIC, Line, Names, a_reactor, connected
 
 TABLE = [
     ("8.8.8.8", Reach.PUBLIC),
@@ -80,9 +84,6 @@ def test_every_address_has_a_place(address: str, reach: Reach) -> None:
     assert reach_of(address) is reach
 
 
-PUBLIC, PRIVATE, LINK = "203.0.113.9", "10.0.0.1", "169.254.169.254"
-
-
 @pytest.mark.parametrize(
     ("own", "led", "passed"),
     [
@@ -116,70 +117,83 @@ def test_who_may_lead_where(own: list[str], led: list[str], passed: list[str] | 
     assert ("link-local" if LINK in led else "private") in str(caught.value)
 
 
+LITERALS = [
+    ("10.0.0.1", "10.0.0.1"),
+    ("127.1", "127.0.0.1"),
+    ("0x7f.1", "127.0.0.1"),
+    ("0x7f000001", "127.0.0.1"),
+    ("2130706433", "127.0.0.1"),
+    ("0177.0.0.1", "127.0.0.1"),
+    ("10.0.0.1.", "10.0.0.1"),
+    ("::1", "::1"),
+    ("::ffff:10.0.0.1", "::ffff:10.0.0.1"),
+    ("localhost", "127.0.0.1"),
+    ("a.localhost.", "127.0.0.1"),
+    ("localhost.localdomain", "127.0.0.1"),
+    ("registry.example", None),
+    ("localhost.example", None),
+    ("notlocalhost", None),
+    ("10.0.0.1.example", None),
+    ("256.256.256.256", None),
+    ("deadbeef", None),
+]
+
+
+@pytest.mark.parametrize(("host", "address"), LITERALS)
+def test_an_address_is_told_from_a_name_in_any_notation(host: str, address: str | None) -> None:
+    """As the C library reads it, since a proxy may resolve with that."""
+    assert literal_of(host) == address
+
+
+@given(st.ip_addresses(v=4).map(int))
+def test_a_number_is_an_address(number: int) -> None:
+    """However it is written."""
+    dotted = literal_of(str(number))
+    assert dotted is not None and literal_of(hex(number)) == literal_of(dotted) == dotted
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses", "passed"),
+    [
+        ("cdn.example", [PRIVATE], [PRIVATE]),
+        ("cdn.example", [PUBLIC, "::1"], [PUBLIC, "::1"]),
+        ("cdn.example", [LINK], None),
+        ("cdn.example", [LINK, PRIVATE], [PRIVATE]),
+        (LINK, [LINK], [LINK]),
+        ("169.254.0.1", [LINK], None),
+        ("fe80::1", ["fe80::1%eth0"], ["fe80::1%eth0"]),
+        ("::ffff:a9fe:a9fe", ["::ffff:169.254.169.254"], ["::ffff:169.254.169.254"]),
+    ],
+)
+def test_a_named_host_may_be_private(host: str, addresses: list[str], passed: list[str] | None) -> None:
+    """But a name does not open the way to a link-local address: only that address itself does."""
+    standing = Standing("up.example")
+    if passed is not None:
+        assert standing.named(host, addresses) == passed
+        return
+    with pytest.raises(UpstreamRefused, match="link-local"):
+        standing.named(host, addresses)
+
+
 # -- connections ----------------------------------------------------------------------------------------------------
-
-
-@implementer(IHostnameResolver)
-class Names:
-    """
-    A resolver with a table. A literal address resolves to itself, as C{getaddrinfo} has it.
-
-    @ivar asked: the names it was asked for.
-    """
-
-    def __init__(self, table: dict[str, list[str]]) -> None:
-        self.table = table
-        self.asked: list[str] = []
-        self.answers = True
-
-    def resolveHostName(
-        self,
-        resolutionReceiver: IResolutionReceiver,
-        hostName: str,
-        portNumber: int = 0,
-        addressTypes: Sequence[type[IAddress]] | None = None,
-        transportSemantics: str = "TCP",
-    ) -> IHostResolution:
-        self.asked.append(hostName)
-        if self.answers:
-            for text in self.table.get(hostName, [] if hostName[-1].isalpha() and ":" not in hostName else [hostName]):
-                kind: Any = IPv6Address if ":" in text else IPv4Address
-                resolutionReceiver.addressResolved(kind("TCP", text, portNumber))
-            resolutionReceiver.resolutionComplete()
-        return None  # type: ignore[return-value]
-
-
-def a_reactor(table: dict[str, list[str]]) -> tuple[Any, Names]:
-    reactor = MemoryReactorClock()
-    names = Names(table)
-    reactor.installNameResolver(names)
-    return reactor, names
-
-
-def connected(reactor: Any) -> list[tuple[str, int]]:
-    return [(client[0], client[1]) for client in reactor.tcpClients]
 
 
 REGISTRY = "http://registry.example"
 
 
-def asking(table: dict[str, list[str]], url: str = REGISTRY) -> tuple[Any, Any, Names]:
+def asking(table: dict[str, list[str]], url: str = REGISTRY, **settings: Any) -> tuple[IUpstream, Any, Names]:
     reactor, names = a_reactor(table)
-    settings = UpstreamSettings(name="up.example", urls=(url,))
-    return upstream_for(settings, reactor, SilentObserver()), reactor, names
+    chosen = UpstreamSettings(name="up.example", urls=(url,), **settings)
+
+    def agents(url: Url) -> Agents:
+        return agents_for(chosen, url, reactor, Trust(chosen), Limits(), Proxies())
+
+    return DistributionUpstream(chosen, agents, reactor), reactor, names
 
 
 def answer(reactor: Any, number: int, data: bytes) -> None:
     """The server at the C{number}th connection says C{data}, and says no more."""
-
-    factory = reactor.tcpClients[number][2]
-    protocol = factory.buildProtocol(None)
-    transport = StringTransport()
-    transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]
-    protocol.makeConnection(transport)
-    reactor.advance(0)
-    protocol.dataReceived(data)
-    reactor.advance(0)
+    Line(reactor, number).say(data)
 
 
 def redirected(location: str) -> bytes:
@@ -223,6 +237,64 @@ def test_a_redirect_is_connected_only_where_it_may_lead(
     else:
         assert connected(reactor)[1:] == [target]
         fetching.addErrback(lambda _: None).cancel()
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("http://inside.example/x", ("10.9.9.9", 80)),
+        ("http://store.example:9000/x", ("10.8.8.8", 9000)),
+        ("http://store.example/x", None),
+        ("http://a.pool.example/x", ("10.7.7.7", 80)),
+        ("http://auth.example/x", ("10.6.6.6", 80)),
+        ("http://[fd00::9]/x", ("fd00::9", 80)),
+        ("http://[fd00::8]/x", None),
+        ("http://10.9.9.9/x", None),
+        ("http://metadata.pool.example/x", None),
+        ("http://169.254.169.254/x", None),
+        ("http://169.254.1.1/x", ("169.254.1.1", 80)),
+        ("http://[::ffff:169.254.1.1]/x", None),
+        ("http://cdn.example/x", ("198.51.100.7", 80)),
+    ],
+)
+def test_the_settings_name_who_may_be_inside(location: str, target: tuple[str, int] | None) -> None:
+    """A public registry whose blobs, or tokens, come from within the site: its operator says so, host by host."""
+    table = {
+        "registry.example": [PUBLIC],
+        "inside.example": ["10.9.9.9"],
+        "store.example": ["10.8.8.8"],
+        "a.pool.example": ["10.7.7.7"],
+        "auth.example": ["10.6.6.6"],
+        "metadata.pool.example": [LINK],
+        "cdn.example": ["198.51.100.7"],
+    }
+    hosts = ("inside.example", "store.example:9000", "*.pool.example", "[fd00::9]", "169.254.1.1")
+    upstream, reactor, _ = asking(table, redirect_hosts=hosts, auth_hosts=("auth.example",))
+    fetching = upstream.blob("a", Digest.of(b""))
+    reactor.advance(0)
+    answer(reactor, 0, redirected(location))
+    assert connected(reactor)[1:] == ([] if target is None else [target])
+    if target is None:
+        assert type(failure_of(fetching)) is UpstreamRefused
+    else:
+        fetching.addErrback(lambda _: None).cancel()
+
+
+def test_a_connection_is_not_used_under_a_stricter_rule_than_it_was_made_under() -> None:
+    """An address the operator chose for the upstream itself is not within reach of what the upstream says."""
+    reactor, names = a_reactor({"registry.example": [PRIVATE]})
+    settings = UpstreamSettings(name="up.example", urls=(REGISTRY,))
+    agents = agents_for(settings, Url.parse(REGISTRY), reactor, Trust(settings), Limits(), Proxies())
+    own = agents.own.request(b"GET", b"http://registry.example/v2/")
+    answer(reactor, 0, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    now(own).deliverBody(Protocol())
+    names.table["registry.example"] = [LINK]
+    led = agents.led.request(b"GET", b"http://registry.example/v2/")
+    reactor.advance(0)
+    assert type(failure_of(led)) is UpstreamRefused
+    again = agents.own.request(b"GET", b"http://registry.example/v2/")
+    assert len(connected(reactor)) == 1
+    again.addErrback(lambda _: None).cancel()
 
 
 def test_the_address_that_was_looked_at_is_connected_to() -> None:
@@ -291,12 +363,3 @@ def test_a_connection_reads_in_large_pieces() -> None:
     reactor.tcpClients[0][2].buildProtocol(None).makeConnection(transport)
     now(connecting)
     assert transport.bufferSize == 256 * 1024
-
-
-def test_a_certificate_file_without_certificates_is_refused(tmp_path: Path) -> None:
-    """At start, naming the file."""
-
-    (tmp_path / "ca.pem").write_text("nothing")
-    for path in (tmp_path / "ca.pem", tmp_path / "gone.pem"):
-        with pytest.raises(ConfigError, match="ca_file .*" + path.name):
-            Trust(path)
