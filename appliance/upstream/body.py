@@ -2,7 +2,8 @@
 Bodies on their way: into a consumer that may pause them, or into memory up to a limit.
 
 A blob passes through L{Delivery} at the speed of the wire, so nothing there is done twice per piece: progress is noted
-by adding to a number, which the silence timer and the observer look at once in a while.
+by adding to a number, which the silence timer and the observer look at once in a while. An upstream with a limit on its
+bytes per second has L{PacedDelivery} instead.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from zope.interface import implementer
 from appliance.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
 from appliance.interfaces import IBlobResponse
 from appliance.upstream.limits import MAX_PROBLEM_BYTES
+from appliance.upstream.pace import Pace
 from appliance.upstream.silence import Silence
 
 
@@ -34,12 +36,18 @@ class Watch:
     @ivar upstream: whose it is, for errors.
     @ivar silence: seconds without a byte, while not paused, after which it is given up.
     @ivar received: told bytes as they come, in sums.
+    @ivar whole: seconds after which it is given up whatever came, C{None} for never.
+    @ivar pace: how fast it may come with all others, C{None} for any speed.
+    @ivar background: whether nobody waits for it.
     """
 
     upstream: str
     clock: IReactorTime
     silence: float
     received: Callable[[int], None] = lambda octets: None
+    whole: float | None = None
+    pace: Pace | None = None
+    background: bool = False
 
 
 @implementer(IPushProducer)
@@ -50,26 +58,40 @@ class Delivery(Protocol):
     @ivar finished: as L{IBlobResponse.deliver} says. Cancelling it drops the connection.
     """
 
-    def __init__(self, consumer: IConsumer, watch: Watch) -> None:
+    def __init__(self, consumer: IConsumer, watch: Watch, length: int | None) -> None:
+        """
+        @param length: bytes of the body, C{None} when that is not known.
+        """
         self.finished: Deferred[None] = Deferred(self._cancelled)
         self._consumer = consumer
         self._watch = watch
+        self._length = length
         self._octets = 0
         self._told = 0
+        self._excused = 0
         self._paused = False
+        self._held = False
         self._ended = False
         self._silence = Silence(watch.clock, watch.silence, self._progress, self._silent)
+        # What never grows is silent from the first second on: so the limit on the whole minds no set clock either.
+        self._whole = None if watch.whole is None else Silence(watch.clock, watch.whole, lambda: 0, self._endless)
 
     def connectionMade(self) -> None:
         """The body begins."""
         self._consumer.registerProducer(self, True)
-        if not self._paused and not self._ended:
+        if self._ended:
+            return
+        if not self._paused:
             self._silence.start()
+        if self._whole is not None:
+            self._whole.start()
 
     def dataReceived(self, data: bytes) -> None:
         """Some of the body, also while paused: what had been read from the connection before."""
         if not self._ended:
             self._octets += len(data)
+            if self._octets == self._length:
+                self._let_go()
             self._consumer.write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -88,14 +110,14 @@ class Delivery(Protocol):
         """Read no more from the connection; nobody is silent while we do not listen."""
         self._paused = True
         self._silence.stop()
-        self._wire().pauseProducing()
+        self._pause_wire()
 
     def resumeProducing(self) -> None:
         """Go on."""
         self._paused = False
         if not self._ended:
             self._silence.start()
-            self._wire().resumeProducing()
+            self._resume_wire()
 
     def stopProducing(self) -> None:
         """The consumer wants no more: the connection is dropped, and L{finished} fails."""
@@ -106,12 +128,16 @@ class Delivery(Protocol):
         To be called after C{deliverBody}, which resumes the connection at its end: a consumer that asked for a pause
         while the first bytes were written would not get it.
         """
-        if self._paused and not self._ended:
-            self._wire().pauseProducing()
+        if (self._paused or self._held) and not self._ended:
+            self._pause_wire()
 
     def _silent(self) -> None:
         seconds = self._watch.silence
         self._drop(UpstreamTimeout(self._watch.upstream, f"no byte of the body for {seconds:g} seconds"))
+
+    def _endless(self) -> None:
+        seconds, octets = self._watch.whole, self._octets
+        self._drop(UpstreamTimeout(self._watch.upstream, f"only {octets} bytes of the body within {seconds:g} seconds"))
 
     def _cancelled(self, finished: Deferred[None]) -> None:
         self._drop(CancelledError())
@@ -130,6 +156,8 @@ class Delivery(Protocol):
             return
         self._ended = True
         self._silence.stop()
+        if self._whole is not None:
+            self._whole.stop()
         self._progress()
         self._consumer.unregisterProducer()
         if result is None:
@@ -142,7 +170,25 @@ class Delivery(Protocol):
         if new:
             self._told = self._octets
             self._watch.received(new)
-        return self._octets
+        if self._held:
+            self._excused += 1
+        return self._octets + self._excused
+
+    def _pause_wire(self) -> None:
+        if self._octets != self._length:
+            self._wire().pauseProducing()
+
+    def _let_go(self) -> None:
+        """
+        After the last byte, which TLS may hand out during a pause, the connection stays readable: it is not ours any
+        more, and when C{twisted.web} closes it in good order, TLS waits to hear from the other side.
+        """
+        if self._paused or self._held:
+            self._wire().resumeProducing()
+
+    def _resume_wire(self) -> None:
+        if not self._paused and not self._held:
+            self._wire().resumeProducing()
 
     def _wire(self) -> IPushProducer:
         """
@@ -152,6 +198,45 @@ class Delivery(Protocol):
         close_notify, which a paused connection never reads.
         """
         return self.transport  # type: ignore[return-value]
+
+
+class PacedDelivery(Delivery):
+    """
+    One body that is held back while the pace of its upstream wants so.
+
+    The pace and the consumer pause it independently of each other. It touches no timer for that: while it is held, each
+    look of the silence timer finds it excused.
+    """
+
+    def __init__(self, consumer: IConsumer, watch: Watch, length: int | None, pace: Pace) -> None:
+        super().__init__(consumer, watch, length)
+        self._share = pace.share(watch.background, self._hold, self._release)
+
+    def connectionMade(self) -> None:
+        """The body begins."""
+        self._share.join()
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Some of the body; counted before the consumer has it, since it may want no more then."""
+        if not self._ended:
+            self._octets += len(data)
+            self._share.spend(len(data))
+            if self._octets == self._length:
+                self._let_go()
+            self._consumer.write(data)
+
+    def _hold(self) -> None:
+        self._held = True
+        self._pause_wire()
+
+    def _release(self) -> None:
+        self._held = False
+        self._resume_wire()
+
+    def _end(self, result: Failure | None) -> None:
+        self._share.leave()
+        super()._end(result)
 
 
 @implementer(IConsumer)
@@ -189,7 +274,11 @@ class _Nothing(Protocol):
 
 def deliver(response: IResponse, consumer: IConsumer, watch: Watch) -> Deferred[None]:
     """Send the body of C{response} into C{consumer}; see L{IBlobResponse.deliver}."""
-    delivery = Delivery(consumer, watch)
+    length = None if response.length is UNKNOWN_LENGTH else response.length
+    if watch.pace is None:
+        delivery = Delivery(consumer, watch, length)
+    else:
+        delivery = PacedDelivery(consumer, watch, length, watch.pace)
     response.deliverBody(delivery)
     delivery.settle()
     return delivery.finished
@@ -201,7 +290,7 @@ async def read_whole(response: IResponse, limit: int, watch: Watch, what: str) -
 
     @param what: the request, for messages.
     @raise UpstreamInvalid: it has more.
-    @raise UpstreamUnavailable: it was cut; L{UpstreamTimeout}: it stopped coming.
+    @raise UpstreamUnavailable: it was cut; L{UpstreamTimeout}: it stopped coming, or came too slowly.
     """
     gathering = _Gathering(limit)
     try:
@@ -214,7 +303,10 @@ async def read_whole(response: IResponse, limit: int, watch: Watch, what: str) -
 
 
 async def read_beginning(response: IResponse, watch: Watch) -> bytes:
-    """The first bytes of an error's body, as many as come; never fails but by cancellation."""
+    """
+    The first bytes of an error's body, as many as come in time; never fails but by cancellation, since it is the status
+    that tells what is wrong.
+    """
     gathering = _Gathering(MAX_PROBLEM_BYTES)
     with suppress(UpstreamUnavailable):
         await deliver(response, gathering, watch)
@@ -240,12 +332,14 @@ class BlobResponse:
     An upstream's answer to a blob request.
 
     @ivar start: offset of the first byte of the body in the blob.
+    @ivar stop: offset after the last byte of the body, or C{None}.
     @ivar size: bytes of the whole blob as claimed, or C{None}.
     @ivar validator: strong entity tag, or C{None}.
     """
 
     def __init__(self, response: IResponse, watch: Watch, start: int, size: int | None, validator: str | None) -> None:
         self.start = start
+        self.stop: int | None = None if response.length is UNKNOWN_LENGTH else start + response.length
         self.size = size
         self.validator = validator
         self._response = response

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from appliance import __version__
 from appliance.errors import UpstreamInvalid, UpstreamTimeout
@@ -16,6 +18,7 @@ from appliance.upstream.body import Watch, abandon
 from appliance.upstream.faults import connection_fault, was_cancelled
 from appliance.upstream.limits import Limits
 from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.pace import Pace
 from appliance.upstream.url import Url
 
 USER_AGENT = f"pullcache/{__version__}"
@@ -25,20 +28,62 @@ class _Late(Exception):
     """Our own time limit passed, not one of the connection's."""
 
 
+@implementer(IBodyProducer)
+class _Body:
+    """A request's body that is wholly here; it may hold a secret, so it shows nothing of itself."""
+
+    def __init__(self, data: bytes) -> None:
+        self.length = len(data)
+        self._data = data
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """It is written at once."""
+
+    def resumeProducing(self) -> None:
+        """It is written at once."""
+
+    def stopProducing(self) -> None:
+        """It is written at once."""
+
+
 class Exchange:
     """
     Sends requests on behalf of one upstream and puts every failure of a connection into our words.
 
-    @ivar watch: how the bodies of the answers are to be read; blobs are counted, so they have a watch of their own.
+    @ivar watch: how the bodies of answers are to be read that are small and come into memory; for blobs there is
+        L{watch_for}.
     """
 
-    def __init__(self, upstream: str, clock: IReactorTime, limits: Limits, observer: IUpstreamObserver) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        clock: IReactorTime,
+        limits: Limits,
+        observer: IUpstreamObserver,
+        pace: Pace | None = None,
+    ) -> None:
+        """
+        @param pace: of all blobs, C{None} when they may come as fast as they do.
+        """
+
+        def received(octets: int) -> None:
+            observer.received(upstream, octets)
+
         self.upstream = upstream
-        self.watch = Watch(upstream, clock, limits.silence)
-        self.blob_watch = Watch(upstream, clock, limits.silence, lambda octets: observer.received(upstream, octets))
+        self.watch = Watch(upstream, clock, limits.silence, whole=limits.whole)
+        self._blob_watch = Watch(upstream, clock, limits.silence, received, pace=pace)
+        self._background_watch = replace(self._blob_watch, background=True)
         self._clock = clock
         self._limits = limits
         self._observer = observer
+
+    def watch_for(self, background: bool) -> Watch:
+        """How the body of a blob is to be read: counted, at the upstream's pace, and for as long as it takes."""
+        return self._background_watch if background else self._blob_watch
 
     async def send(
         self,
@@ -47,11 +92,13 @@ class Exchange:
         url: Url,
         fields: Mapping[str, str],
         authorization: bytes | None = None,
+        body: bytes | None = None,
     ) -> IResponse:
         """
         Ask once; redirects and errors are answers like others.
 
         @param fields: header fields beside User-Agent and Accept-Encoding, which are always the same.
+        @param body: what is sent along, with its Content-Length; its Content-Type is for C{fields} to say.
         @raise UpstreamUnavailable: no answer; L{UpstreamTimeout}: none in time.
         @raise UpstreamInvalid: an encoded representation, whose bytes are not those of the digest.
         """
@@ -60,14 +107,16 @@ class Exchange:
             headers.setRawHeaders(name, [value])
         if authorization is not None:
             headers.setRawHeaders(b"Authorization", [authorization])
-        response = await self._answer(agent, method, url, headers)
+        response = await self._answer(agent, method, url, headers, None if body is None else _Body(body))
         self._observer.asked(self.upstream, method, response.code)
         self._refuse_encoded(response, f"{method} {url.shown}")
         return response
 
-    async def _answer(self, agent: IAgent, method: str, url: Url, headers: Headers) -> IResponse:
+    async def _answer(
+        self, agent: IAgent, method: str, url: Url, headers: Headers, body: IBodyProducer | None
+    ) -> IResponse:
         what = f"{method} {url.shown}"
-        request = agent.request(method.encode("ascii"), bytes(url), headers)
+        request = agent.request(method.encode("ascii"), bytes(url), headers, body)
         # What comes out of a cancelled request depends on how far it was; the time limit is named in any case.
         request.addTimeout(self._limits.headers, self._clock, lambda _, seconds: Failure(_Late()))
         try:

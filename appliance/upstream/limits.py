@@ -26,6 +26,8 @@ class Limits:
     @ivar headers: from the request to the end of the response's header section, connecting included; so it is longer
         than C{connect}.
     @ivar silence: without a byte of the body while it is not paused.
+    @ivar whole: for a body that is read into memory (a manifest, a token, tags, an error), whatever comes meanwhile; so
+        it is longer than C{silence}. A blob may take as long as it takes.
     @ivar idle: a connection is kept open for the next request. Shorter than common servers keep theirs (60 s and up),
         so that a request seldom meets a connection that is being closed.
     """
@@ -33,4 +35,5 @@ class Limits:
     connect: float = 10.0
     headers: float = 30.0
     silence: float = 30.0
+    whole: float = 60.0
     idle: int = 30

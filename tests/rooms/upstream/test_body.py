@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from appliance import errors
 from appliance.interfaces import IBlobResponse
 from appliance.oci.digest import Digest
-from tests.rooms.upstream.net import REGISTRY, Counting, Net, Reply, Sink, Wire, failure_of, now, pending, upstream
+from tests.rooms.upstream.net import CDN, REGISTRY, Counting, Net, Reply, Sink, Wire, failure_of, now, pending, upstream
 
 DIGEST = Digest.of(b"")
 
@@ -244,3 +244,85 @@ def test_bytes_are_counted_while_they_come() -> None:
     wire.cut()
     assert net.result(done) is None
     assert observer.octets == 9
+
+
+def trickle(net: Net, wire: Wire, seconds: int) -> None:
+    """A byte a second, which is never silence."""
+    for _ in range(seconds):
+        net.clock.advance(1)
+        if not wire.dropped:
+            wire.send(b"x")
+
+
+def test_a_manifest_that_trickles_is_given_up_after_a_minute() -> None:
+    """It would take a day, and somebody with a cached image waits for it."""
+    net = Net()
+    net.servers[REGISTRY] = lambda asked: Reply(200, {}, b"{", claim=86400, stall=True)
+    fetching = upstream(net).manifest("a", "latest")
+    net.settle()
+    trickle(net, net.wires[0], 59)
+    assert pending(fetching)
+    trickle(net, net.wires[0], 2)
+    fault = failure_of(fetching)
+    assert type(fault) is errors.UpstreamTimeout
+    assert "within 60 seconds" in str(fault)
+    assert net.wires[0].dropped
+
+
+def test_a_blob_may_take_as_long_as_it_takes() -> None:
+    """A layer over a modem arrives tomorrow."""
+    net, response, wire = opened(endless())
+    sink = Sink()
+    done = response.deliver(sink)
+    net.settle()
+    trickle(net, wire, 3600)
+    assert pending(done)
+    wire.cut()
+    assert net.result(done) is None
+    assert len(sink.data) == len(b"first") + 3600
+    assert net.timers() == []
+
+
+def test_an_error_that_trickles_is_told_by_its_status() -> None:
+    """Its text is only for the message: what came of it within a minute will do."""
+    net = Net()
+    net.servers[REGISTRY] = lambda asked: Reply(404, {}, b"{", claim=86400, stall=True)
+    asking = upstream(net).tags("a")
+    net.settle()
+    trickle(net, net.wires[0], 61)
+    assert isinstance(failure_of(asking), errors.UpstreamMissing)
+    assert net.wires[0].dropped
+
+
+def test_a_body_that_nobody_wants_is_not_read_for_ever() -> None:
+    """The few bytes of a redirect are read away so that the connection serves again, unless they do not come."""
+    net = Net()
+    where = {"Location": CDN + "/blob"}
+    net.servers[REGISTRY] = lambda asked: Reply(307, {**where}, b"m", claim=1000, stall=True)
+    net.servers[CDN] = lambda asked: Reply(body=b"x")
+    response = net.result(upstream(net).blob("a", DIGEST))
+    response.abandon()
+    trickle(net, net.wires[0], 61)
+    assert net.wires[0].dropped
+    assert net.timers() == []
+
+
+def test_a_clock_that_is_set_forward_cuts_no_manifest() -> None:
+    """Somebody corrects the time by a day while it comes."""
+    net = Net()
+    net.servers[REGISTRY] = lambda asked: Reply(200, {}, b"{", claim=1, stall=True)
+    fetching = upstream(net).manifest("a", "latest")
+    net.settle()
+    net.clock.advance(86400)
+    net.wires[0].send(b"}")
+    assert net.result(fetching).data == b"{}"
+    assert net.timers() == []
+
+
+def test_a_pause_at_the_last_byte_leaves_the_connection_readable() -> None:
+    """It is closed in good order, for which TLS waits to hear from the other side."""
+    net, response, wire = opened(Reply(200, {"Connection": "close"}, b"whole"))
+    sink = Sink(pause_at=5)
+    assert net.result(response.deliver(sink)) is None
+    assert sink.data == b"whole"
+    assert not wire.paused
