@@ -1,13 +1,16 @@
 """
-Asking a token server (distribution's "Token Authentication Specification").
+Asking a token server (distribution's "Token Authentication Specification" and "Oauth2 Token Authentication").
 
 The realm is input from whoever answers for the registry: credentials go to it only when it is the registry's own origin
-or one the configuration or the kind of upstream names (CVE-2026-33540). GET with Basic is what every server supports.
+or one the configuration or the kind of upstream names (CVE-2026-33540). GET with Basic is what every server supports;
+POST is for identity tokens alone.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import msgspec
@@ -20,14 +23,21 @@ from appliance.errors import (
     UpstreamMissing,
     UpstreamRefused,
 )
-from appliance.upstream.body import discard, read_beginning, read_whole
+from appliance.interfaces import Secret
+from appliance.upstream.body import discard, read_whole
 from appliance.upstream.challenge import Challenge
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.faults import status_fault
+from appliance.upstream.hosts import HostPatterns
 from appliance.upstream.limits import MAX_TOKEN_BYTES, MAX_TOKEN_REDIRECTS
 from appliance.upstream.redirects import REDIRECTS, Answer, redirect_target
 from appliance.upstream.tokens import DEFAULT_LIFE, Token
 from appliance.upstream.url import Url
+
+CLIENT_ID = "pullcache"
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+#: What servers answer that take no POST: GCR, Artifactory, ACR, and those that say so (containerd's authorizer).
+_NO_POST = frozenset({400, 401, 404, 405})
 
 
 class _Given(msgspec.Struct):
@@ -42,19 +52,19 @@ class Realms:
     """
     Which token servers one configured URL may name.
 
-    An entry of C{auth_hosts} is C{host} (any port) or C{host:port}; https only, unless the upstream itself is http.
+    C{auth_hosts} are as L{HostPatterns} reads them; https only, unless the upstream itself is http.
     """
 
     def __init__(self, upstream: str, home: Url, auth_hosts: tuple[str, ...]) -> None:
         self._upstream = upstream
         self._home = home
-        self._auth_hosts = frozenset(host.lower() for host in auth_hosts)
+        self._auth_hosts = HostPatterns(auth_hosts)
 
     def check(self, realm: Url) -> None:
         """Raises L{UpstreamRefused} for a token server that was not agreed on."""
         if realm.origin == self._home.origin:
             return
-        if not self._auth_hosts & {realm.host, realm.authority, f"{realm.host}:{realm.port}"}:
+        if not self._auth_hosts.covers(realm):
             rule = f"it is neither {self._home.authority} nor among auth_hosts"
             raise UpstreamRefused(self._upstream, f"token realm {realm.shown} refused: {rule}")
         if realm.scheme != "https" and self._home.scheme == "https":
@@ -70,10 +80,49 @@ def realm_of(upstream: str, challenge: Challenge) -> Url:
         raise UpstreamInvalid(upstream, f"token realm: {reason}") from None
 
 
-def token_url(realm: Url, service: str | None, scope: str) -> Url:
-    """The URL to ask for a token; C{service} is left out when the challenge has none."""
-    query = urlencode([("service", service), ("scope", scope)] if service is not None else [("scope", scope)])
-    return realm.at(realm.target + ("&" if "?" in realm.target else "?") + query)
+def basic(secret: Secret) -> bytes:
+    """The value of an Authorization field (RFC 7617), in UTF-8 and as secret as the password."""
+    pair = f"{secret.username}:{secret.danger_text}"
+    return b"Basic " + base64.b64encode(pair.encode("utf-8"))
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    What a token server is asked.
+
+    @ivar service: C{None} when the challenge names none: then it is left out.
+    @ivar scope: C{None} for a token that is good for nothing, which only shows whether the secret is.
+    """
+
+    realm: Url
+    service: str | None
+    scope: str | None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The parameters."""
+        pairs = {"service": self.service, "scope": self.scope}
+        return {name: value for name, value in pairs.items() if value is not None}
+
+    @property
+    def url(self) -> Url:
+        """The URL to GET; a query of the realm's own stays."""
+        target, query = self.realm.target, urlencode(self.fields)
+        return self.realm.at(target + ("&" if "?" in target else "?") + query) if query else self.realm
+
+
+class LoginRefused(Exception):
+    """
+    A token server answered 401 or 403 to a secret.
+
+    @ivar fault: the same in the words of C{appliance.errors}.
+    """
+
+    def __init__(self, fault: UpstreamError, status: int) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+        self.status = status
 
 
 class TokenServer:
@@ -82,21 +131,40 @@ class TokenServer:
     def __init__(self, exchange: Exchange, agent: Callable[[Url], IAgent]) -> None:
         self._exchange = exchange
         self._agent = agent
+        #: By realm, whether it takes POST; C{None} while that is not known.
+        self._takes_post: dict[Url, bool] = {}
 
-    async def fetch(self, url: Url, check: Callable[[Url], None], authorization: bytes | None) -> Token:
+    async def fetch(self, question: Question, check: Callable[[Url], None], secret: Secret | None) -> Token:
         """
         One token.
 
-        @param check: raises for a URL that must not be asked; applied to C{url} and to every redirect.
-        @param authorization: sent to the origin of C{url} only.
-        @raise UpstreamDenied: the server says no; other L{UpstreamError}s as for any request.
+        @param check: raises for a URL that must not be asked; applied to the realm and to every redirect.
+        @param secret: sent to the origin of the realm only; its use is not C{BEARER}.
+        @raise LoginRefused: C{secret} is not accepted, or not for that scope.
+        @raise UpstreamDenied: the server says no otherwise; other L{UpstreamError}s as for any request.
         """
+        check(question.realm)
+        if secret is None or secret.use is not Secret.Use.IDENTITY:
+            return await self._token(await self._got(question.url, check, secret), secret)
+        takes = self._takes_post.get(question.realm)
+        if takes is not False:
+            answer = await self._posted(question, secret)
+            if takes or answer.status not in _NO_POST:
+                self._takes_post[question.realm] = takes or answer.status == 200
+                return await self._token(answer, secret)
+            answer.discard()
+        token = await self._token(await self._got(question.url, check, secret), secret)
+        self._takes_post[question.realm] = False
+        return token
+
+    async def _got(self, url: Url, check: Callable[[Url], None], secret: Secret | None) -> Answer:
+        authorization = None if secret is None else basic(secret)
         for _ in range(MAX_TOKEN_REDIRECTS + 1):
             check(url)
             response = await self._exchange.send(self._agent(url), "GET", url, {}, authorization)
             answer = Answer(response, "GET", url, True, self._exchange)
             if answer.status not in REDIRECTS:
-                return await self._token(answer)
+                return answer
             discard(response, self._exchange.watch)
             target = redirect_target(self._exchange.upstream, answer)
             if target.origin != url.origin:
@@ -104,11 +172,27 @@ class TokenServer:
             url = target
         raise UpstreamInvalid(self._exchange.upstream, f"{answer.what}: more than {MAX_TOKEN_REDIRECTS} redirects")
 
-    async def _token(self, answer: Answer) -> Token:
+    async def _posted(self, question: Question, secret: Secret) -> Answer:
+        """The answer to the identity token; redirects are not followed with it."""
+        form = {
+            "grant_type": "refresh_token",
+            "client_id": CLIENT_ID,
+            **question.fields,
+            "refresh_token": secret.danger_text,
+        }
+        url = question.realm
+        body = urlencode(form).encode("ascii")
+        response = await self._exchange.send(self._agent(url), "POST", url, _FORM, body=body)
+        return Answer(response, "POST", url, True, self._exchange)
+
+    async def _token(self, answer: Answer, secret: Secret | None) -> Token:
         upstream, watch = self._exchange.upstream, self._exchange.watch
         if answer.status != 200:
-            problem = await read_beginning(answer.response, watch)
-            raise _denied(status_fault(upstream, answer.what, answer.status, answer.response.headers, problem))
+            problem = await answer.problem()
+            fault = _denied(status_fault(upstream, answer.what, answer.status, answer.response.headers, problem))
+            if secret is not None and answer.status in (401, 403):
+                raise LoginRefused(fault, answer.status)
+            raise fault
         body = await read_whole(answer.response, MAX_TOKEN_BYTES, watch, answer.what)
         try:
             given = msgspec.json.decode(body, type=_Given)

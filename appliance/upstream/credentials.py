@@ -1,57 +1,36 @@
-"""Who we are to an upstream: a user name and the file that holds the password."""
+"""From settings to the source of an upstream's secret."""
 
 from __future__ import annotations
 
-import base64
-from pathlib import Path
+from appliance.interfaces import ICredentials, Secret
+from appliance.settings import UpstreamSettings
+from appliance.upstream.authfile import AuthFile
+from appliance.upstream.means import Means
+from appliance.upstream.rotation import Rotation
+from appliance.upstream.secretfile import PasswordFile, TokenFile
 
-from appliance.errors import UpstreamDenied
 
-
-class Credentials:
+def credentials_for(settings: UpstreamSettings, means: Means) -> ICredentials | None:
     """
-    A user name and a password that may be changed in its file while the process runs.
+    Where the secret comes from that the settings name a file of, C{None} for an anonymous upstream.
 
-    @ivar identity: tells these credentials from others without holding them: it names the user, and changes when the
-        password file does. Part of every token's cache key.
+    For an adapter that has a way of its own it is L{appliance.interfaces.IAdapter.credentials} that is asked first.
     """
+    if settings.username is not None and settings.password_file is not None:
+        return Rotation(PasswordFile(settings.username, settings.password_file, means), means.clock)
+    if settings.auth_file is not None:
+        return Rotation(AuthFile(settings.auth_file, settings.urls[0], means), means.clock)
+    return token_credentials(settings, means)
 
-    def __init__(self, upstream: str, username: str, password_file: Path) -> None:
-        self._upstream = upstream
-        self._username = username
-        self._file = password_file
-        self._password = ""
-        self._modified: int | None = None
-        self._readings = 0
 
-    @property
-    def identity(self) -> str:
-        """See the class. Raises L{UpstreamDenied} when the file cannot be read."""
-        self._refresh()
-        return f"{self._username}#{self._readings}"
+def token_credentials(
+    settings: UpstreamSettings, means: Means, username: str = "", use: Secret.Use = Secret.Use.BEARER
+) -> ICredentials | None:
+    """
+    The token of C{token_file}, C{None} when the settings name none.
 
-    def danger_real_password(self) -> str:
-        """The password: never to be logged or put into a message. Raises L{UpstreamDenied}."""
-        self._refresh()
-        return self._password
-
-    def danger_basic(self) -> bytes:
-        """The value of an Authorization field (RFC 7617), as secret as the password. Raises L{UpstreamDenied}."""
-        pair = f"{self._username}:{self.danger_real_password()}"
-        return b"Basic " + base64.b64encode(pair.encode("utf-8"))
-
-    def _refresh(self) -> None:
-        try:
-            modified = self._file.stat().st_mtime_ns
-            if modified == self._modified:
-                return
-            text = self._file.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as reason:
-            why = reason.strerror if isinstance(reason, OSError) else "it is not UTF-8"
-            raise UpstreamDenied(self._upstream, f"password_file {self._file} cannot be read: {why}") from None
-        self._password = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
-        self._modified = modified
-        self._readings += 1
-
-    def __repr__(self) -> str:
-        return f"<Credentials for {self._upstream}>"
+    @param use: how it is presented; as a password, with C{username}.
+    """
+    if settings.token_file is None:
+        return None
+    return Rotation(TokenFile(settings.token_file, means, username, use), means.clock)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from appliance.interfaces import IAdapter, ICredentials
+from appliance.upstream.acceptance import MAX_TURNS, Acceptance
 from appliance.upstream.access import Access, Shown, challenges_of
 from appliance.upstream.agents import Agents
 from appliance.upstream.bearer import Realms, TokenServer
+from appliance.upstream.body import discard
 from appliance.upstream.challenge import Challenge
-from appliance.upstream.credentials import Credentials
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.redirects import Answer, Redirects
 from appliance.upstream.tokens import Tokens
 from appliance.upstream.url import Url
 
-#: ECR says 403 and this when its token is too old (bazel-contrib/rules_img#715).
-_EXPIRED = b"authorization token has expired"
 #: How stores refuse a signed URL that is too old or was not meant for this request.
 _SIGNATURE_REFUSED = frozenset({400, 401, 403})
+#: Refusals that are about what was asked for, never about who asks.
+_ABOUT_THE_THING = frozenset({404, 405, 410, 416, 429})
 
 
 class Site:
@@ -32,15 +34,38 @@ class Site:
         url: Url,
         agents: Agents,
         exchange: Exchange,
+        adapter: IAdapter,
         auth_hosts: tuple[str, ...],
-        credentials: Credentials | None,
+        credentials: ICredentials | None,
         tokens: Tokens,
     ) -> None:
+        """
+        @param auth_hosts: of the settings and of the adapter, as L{appliance.upstream.hosts.HostPatterns} reads them.
+        @param credentials: C{None} for nobody's.
+        """
         self.url = url
+        self._exchange = exchange
+        self._agents = agents
+        self._adapter = adapter
         self._redirects = Redirects(exchange, agents, url, self._stranger)
         server = TokenServer(exchange, self._redirects.agent)
         realms = Realms(exchange.upstream, url, auth_hosts)
-        self._access = Access(exchange.upstream, realms, credentials, tokens, server)
+        acceptance = None
+        if credentials is not None:
+            acceptance = Acceptance(exchange.upstream, url.shown, credentials, exchange.watch.clock)
+        self._access = Access(exchange.upstream, adapter, realms, acceptance, tokens, server, self._proof)
+
+    async def ping(self) -> int:
+        """
+        The status of C{/v2/} as anybody sees it, without redirects and credentials.
+
+        @raise UpstreamUnavailable: there is no answer.
+        """
+        agent, url = self._agents.own, self.url.below("/v2/")
+        response = await self._exchange.send(agent, "GET", url, {})
+        discard(response, self._exchange.watch)
+        status: int = response.code
+        return status
 
     async def ask(self, method: str, url: Url, repository: str, fields: Mapping[str, str]) -> Answer:
         """
@@ -52,20 +77,25 @@ class Site:
         """
         at_home = url.origin == self.url.origin
         shown = await self._access.before(repository) if at_home else None
-        renewed = returned = False
+        returned = False
+        turns = 0
         while True:
             answer = await self._redirects.follow(method, url, fields, shown.danger_header if shown else None)
             if answer.led:
+                if at_home:
+                    self._access.accepted(shown)
                 if returned or not at_home or method != "GET" or answer.status not in _SIGNATURE_REFUSED:
                     return answer
                 returned = True
             else:
-                other = None if renewed else await self._renewed_or_discard(answer, repository, shown)
+                other = await self._renewed_or_discard(answer, repository, shown) if _may_turn(turns, shown) else None
                 if other is None:
                     if answer.status == 401:
                         self._access.forget(shown)
+                    elif answer.status < 400:
+                        self._access.accepted(shown)
                     return answer
-                renewed, shown = True, other
+                turns, shown = turns + 1, other
             answer.discard()
 
     async def _renewed_or_discard(self, answer: Answer, repository: str, shown: Shown | None) -> Shown | None:
@@ -87,18 +117,32 @@ class Site:
 
     async def _expired(self, answer: Answer, shown: Shown | None) -> bool:
         """Whether a refusal that is no 401 is about the age of what was presented."""
-        if shown is None or shown.fresh:
+        if shown is None or shown.fresh or not 400 <= answer.status < 500 or answer.status in _ABOUT_THE_THING:
             return False
-        if answer.status == 403:
-            return _EXPIRED in (await answer.problem()).lower()
-        # public.ecr.aws (aws/containers-roadmap#2835).
-        return answer.status == 400 and shown.token is not None and not challenges_of(answer)
+        bearer, challenged = shown.token is not None, bool(challenges_of(answer))
+        return self._adapter.has_expired(answer.status, await answer.problem(), bearer, challenged)
 
     async def _ping(self) -> list[Challenge]:
         """The challenge of C{/v2/}, which some registries have where the resource has none."""
-        answer = await self._redirects.follow("GET", self.url.below("/v2/"), {}, None)
-        answer.discard()
+        answer = await self._front_door(None)
         return challenges_of(answer) if answer.status == 401 and not answer.led else []
+
+    async def _proof(self, authorization: bytes) -> bool:
+        """See L{appliance.upstream.access.Proof}."""
+        stranger = await self._front_door(None)
+        if stranger.status != 401:
+            return False
+        return (await self._front_door(authorization)).status == 200
+
+    async def _front_door(self, authorization: bytes | None) -> Answer:
+        answer = await self._redirects.follow("GET", self.url.below("/v2/"), {}, authorization)
+        answer.discard()
+        return answer
 
     async def _stranger(self, answer: Answer) -> bytes | None:
         return await self._access.stranger(answer)
+
+
+def _may_turn(turns: int, shown: Shown | None) -> bool:
+    """Whether something else may be presented: a token is replaced once, a secret as often as it may be."""
+    return turns == 0 or (shown is not None and shown.secret is not None and turns < MAX_TURNS)

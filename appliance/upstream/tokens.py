@@ -10,9 +10,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
+
+from appliance.upstream.sharing import Sharing
 
 #: What a token lives when its server does not say (distribution's token specification), and at most, in seconds.
 DEFAULT_LIFE = 60.0
@@ -29,7 +30,7 @@ class TokenKey:
     """
     Which token.
 
-    @ivar credential: L{appliance.upstream.credentials.Credentials.identity}, or C{""} for nobody.
+    @ivar credential: L{appliance.interfaces.Secret.identity}, or C{""} for nobody.
     @ivar realm: the token server's URL.
     @ivar service: as the challenge named it, C{None} when it did not.
     @ivar scope: C{repository:<name>:pull}.
@@ -67,7 +68,7 @@ class Tokens:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._held: dict[TokenKey, tuple[Token, float]] = {}
-        self._flights: dict[TokenKey, list[Deferred[Token]]] = {}
+        self._fetches: Sharing[TokenKey, Token] = Sharing()
 
     def held(self, key: TokenKey) -> Token | None:
         """A token that is still good, C{None} when there is none. Immediate."""
@@ -85,30 +86,17 @@ class Tokens:
 
         @return: a Deferred of the caller's own; cancelling it leaves the others theirs.
         """
-        waiter: Deferred[Token] = Deferred(lambda waiter: self._leave(key, waiter))
         token = self.held(key)
-        if token is not None:
-            waiter.callback(token)
-        elif key in self._flights:
-            self._flights[key].append(waiter)
-        else:
-            self._flights[key] = [waiter]
-            Deferred.fromCoroutine(fetch()).addCallback(self._keep, key).addBoth(self._land, key)
-        return waiter
+        return succeed(token) if token is not None else self._fetches.get(key, lambda: self._fetched(key, fetch))
 
-    def _keep(self, token: Token, key: TokenKey) -> Token:
+    async def _fetched(self, key: TokenKey, fetch: Fetch) -> Token:
+        token = await fetch()
+        self._keep(token, key)
+        return token
+
+    def _keep(self, token: Token, key: TokenKey) -> None:
         life = min(token.life, MAX_LIFE) if token.life > 0 else DEFAULT_LIFE
         now = self._clock.seconds()
         if len(self._held) >= _CROWDED:
             self._held = {key: (held, until) for key, (held, until) in self._held.items() if until > now}
         self._held[key] = token, now + life - min(_MARGIN, life * _MARGIN_PART)
-        return token
-
-    def _land(self, result: Token | Failure, key: TokenKey) -> None:
-        for waiter in self._flights.pop(key):
-            waiter.callback(result)
-
-    def _leave(self, key: TokenKey, waiter: Deferred[Token]) -> None:
-        waiters = self._flights.get(key, [])
-        if waiter in waiters:
-            waiters.remove(waiter)

@@ -7,7 +7,8 @@ clock is advanced, or in L{Net.settle}.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -17,10 +18,12 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRef
 from twisted.internet.interfaces import (
     IConsumer,
     IDelayedCall,
+    IProcessTransport,
     IProducer,
     IProtocol,
     IProtocolFactory,
     IPushProducer,
+    IReactorProcess,
     IReactorTime,
     IStreamClientEndpoint,
 )
@@ -30,11 +33,15 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
+from appliance.flow.threads import InlineThreads
+from appliance.interfaces import Health, IAdapter, ICredentials, RateLimit
 from appliance.settings import UpstreamSettings
+from appliance.upstream.adapters.standard import STANDARD
 from appliance.upstream.agents import Agents
+from appliance.upstream.credentials import credentials_for
 from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.kind import DISTRIBUTION, Kind
 from appliance.upstream.limits import Limits
+from appliance.upstream.means import Means
 from appliance.upstream.observer import IUpstreamObserver
 
 T = TypeVar("T")
@@ -42,6 +49,8 @@ T = TypeVar("T")
 REGISTRY = "https://registry.example"
 AUTH = "https://auth.example"
 CDN = "https://cdn.example"
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 
 @dataclass
@@ -53,6 +62,7 @@ class Asked:
     target: str
     fields: dict[str, list[str]]
     agent: str = ""
+    body: bytes = b""
 
     @property
     def url(self) -> str:
@@ -135,11 +145,22 @@ class Wire:
     def write(self, data: bytes) -> None:
         self._heard += data
         while b"\r\n\r\n" in self._heard:
-            head, _, self._heard = self._heard.partition(b"\r\n\r\n")
-            self._net.clock.callLater(0, self._answer, head.decode("latin-1"))
+            head, _, rest = self._heard.partition(b"\r\n\r\n")
+            length = _CONTENT_LENGTH.search(head)
+            size = int(length[1]) if length else 0
+            if len(rest) < size:
+                return
+            self._heard = rest[size:]
+            self._net.clock.callLater(0, self._answer, head.decode("latin-1"), rest[:size])
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """A request's body is written at once."""
+
+    def unregisterProducer(self) -> None:
+        """See L{registerProducer}."""
 
     def pauseProducing(self) -> None:
         self.paused = True
@@ -169,14 +190,14 @@ class Wire:
         self._waiting.append(None)
         self._flow()
 
-    def _answer(self, head: str) -> None:
+    def _answer(self, head: str, body: bytes) -> None:
         start, *lines = head.split("\r\n")
         method, target, _ = start.split(" ")
         fields: dict[str, list[str]] = {}
         for line in lines:
             name, _, value = line.partition(":")
             fields.setdefault(name.lower(), []).append(value.strip())
-        asked = Asked(method, self._origin, target, fields, self._agent)
+        asked = Asked(method, self._origin, target, fields, self._agent, body)
         self._net.asked.append(asked)
         reply = self._net.servers[self._origin](asked)
         if reply is not None:
@@ -359,6 +380,8 @@ class Counting:
     octets: int = 0
     kinds: list[str] = field(default_factory=list)
     answers: list[tuple[str, int]] = field(default_factory=list)
+    limits: list[RateLimit] = field(default_factory=list)
+    healths: list[tuple[str, Health]] = field(default_factory=list)
 
     def received(self, upstream: str, octets: int) -> None:
         self.octets += octets
@@ -369,6 +392,38 @@ class Counting:
     def asked(self, upstream: str, method: str, status: int) -> None:
         self.answers.append((method, status))
 
+    def limited(self, upstream: str, limit: RateLimit) -> None:
+        self.limits.append(limit)
+
+    def became(self, upstream: str, url: str, health: Health) -> None:
+        self.healths.append((url, health))
+
+
+@implementer(IReactorProcess)
+class NoProcesses:
+    """Where nothing may be run."""
+
+    def spawnProcess(self, *args: object, **named: object) -> IProcessTransport:
+        raise AssertionError(f"a process was started: {args[1:]}")
+
+
+def means(
+    clock: IReactorTime,
+    processes: IReactorProcess | None = None,
+    host: str = "registry.example",
+    environ: Mapping[str, str] | None = None,
+) -> Means:
+    """What credentials of C{up.example} may use: files are read at once, and no form can be posted."""
+    return Means(
+        upstream="up.example",
+        host=host,
+        clock=clock,
+        threads=InlineThreads(),
+        processes=processes or NoProcesses(),
+        post=lambda path, fields: fail(AssertionError(f"a form was posted to {path}")),
+        environ=environ or {},
+    )
+
 
 def upstream(
     net: Net,
@@ -377,17 +432,27 @@ def upstream(
     auth_hosts: tuple[str, ...] = (),
     username: str | None = None,
     password_file: Path | None = None,
-    kind: Kind = DISTRIBUTION,
+    token_file: Path | None = None,
+    auth_file: Path | None = None,
+    credentials: ICredentials | None = None,
+    adapter: IAdapter = STANDARD,
     observer: IUpstreamObserver | None = None,
     limits: Limits | None = None,
 ) -> DistributionUpstream:
-    """An upstream named C{up.example} in this network."""
+    """
+    An upstream named C{up.example} in this network.
+
+    @param credentials: in place of what the files hold.
+    """
     settings = UpstreamSettings(
         name="up.example",
         urls=tuple(urls),
         auth_hosts=auth_hosts,
         username=username,
         password_file=password_file,
+        token_file=token_file,
+        auth_file=auth_file,
     )
     clock: IReactorTime = net.clock
-    return DistributionUpstream(settings, net.agents, clock, kind, observer, limits)
+    shown = credentials or credentials_for(settings, means(clock))
+    return DistributionUpstream(settings, net.agents, clock, adapter, shown, observer, limits)

@@ -11,13 +11,42 @@ from urllib.parse import parse_qs
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
 
 from appliance import errors
-from appliance.interfaces import FetchedManifest
+from appliance.interfaces import FetchedManifest, IAdapter
 from appliance.oci.digest import Digest
-from appliance.upstream.credentials import Credentials
-from appliance.upstream.dockerhub import DOCKERHUB
-from tests.rooms.upstream.net import AUTH, REGISTRY, Asked, Net, Reply, Server, pending, upstream
+from appliance.settings import UpstreamSettings
+from appliance.upstream.access import Shown
+from appliance.upstream.adapters.dockerhub import DockerHub
+from appliance.upstream.adapters.ecr import Ecr
+from appliance.upstream.adapters.ecrpublic import EcrPublic
+from appliance.upstream.adapters.standard import STANDARD, Standard
+from appliance.upstream.credentials import credentials_for
+from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.exchange import Exchange
+from appliance.upstream.limits import Limits
+from appliance.upstream.observer import SilentObserver
+from appliance.upstream.rotation import Found, Rotation
+from appliance.upstream.secretfile import PasswordFile
+from appliance.upstream.site import Site
+from appliance.upstream.tokens import Tokens
+from appliance.upstream.url import Url
+from tests.rooms.upstream.net import (
+    AUTH,
+    REGISTRY,
+    Asked,
+    Net,
+    Reply,
+    Server,
+    failure_of,
+    means,
+    now,
+    pending,
+    upstream,
+)
 
 MANIFEST = b"{}"
 OK = Reply(body=MANIFEST)
@@ -152,24 +181,22 @@ def test_a_token_the_registry_refuses_is_replaced_once() -> None:
     assert guarded.given == 2
 
 
+EXPIRED_AT_ECR = Reply(403, {}, b'{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}')
+
+
 @pytest.mark.parametrize(
-    "refusal",
-    [
-        Reply(403, {}, b'{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}'),
-        Reply(400, {}, b"bad"),
-    ],
+    ("adapter", "refusal"),
+    [(Ecr(), EXPIRED_AT_ECR), (EcrPublic(), Reply(400, {}, b"bad"))],
     ids=["ECR", "public ECR"],
 )
-def test_an_old_token_refused_in_the_registrys_own_way_is_replaced(refusal: Reply) -> None:
+def test_an_old_token_refused_in_the_registrys_own_way_is_replaced(adapter: IAdapter, refusal: Reply) -> None:
     """ECR says 403, public.ecr.aws says 400, both mean 401."""
     net = Net()
     guarded = Guarded(net)
-    asking = upstream(net)
+    asking = upstream(net, adapter=adapter)
     net.result(asking.manifest("a", "t"))
     registry: Server = guarded.registry
-    net.servers[REGISTRY] = lambda asked: (
-        refusal if asked.one("authorization") == "Bearer t1" else registry(asked)
-    )
+    net.servers[REGISTRY] = lambda asked: refusal if asked.one("authorization") == "Bearer t1" else registry(asked)
     assert net.result(asking.manifest("a", "t")).data == MANIFEST
     assert guarded.given == 2
 
@@ -185,6 +212,33 @@ def test_a_refusal_of_a_fresh_token_is_final() -> None:
     net.asked.clear()
     assert type(net.fault(asking.manifest("nope", "t"))) is errors.UpstreamDenied
     assert len(net.asked) == 2
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_what_one_kind_of_registry_means_by_a_status_others_do_not(status: int) -> None:
+    """At a standard registry a 403 with ECR's words is a 403."""
+    net = Net()
+    guarded = Guarded(net)
+    asking = upstream(net)
+    net.result(asking.manifest("a", "t"))
+    net.servers[REGISTRY] = lambda asked: Reply(status, {}, EXPIRED_AT_ECR.body)
+    net.fault(asking.manifest("a", "t"))
+    assert guarded.given == 1
+
+
+class _Classed(Standard):
+    """A kind of registry with scopes of its own."""
+
+    def scope(self, repository: str) -> str:
+        return f"repository(plugin):{repository}:pull"
+
+
+def test_the_scope_is_the_adapters_to_say() -> None:
+    """A site's own adapter may know a registry that wants another one."""
+    net = Net()
+    guarded = Guarded(net)
+    net.result(upstream(net, adapter=_Classed()).manifest("a/b", "t"))
+    assert "scope=repository%28plugin%29%3Aa%2Fb%3Apull" in guarded.token_requests()[0].target
 
 
 def test_forbidden_is_forbidden() -> None:
@@ -232,6 +286,22 @@ def test_head_is_authenticated_too() -> None:
     guarded.good.add("Bearer t1")
     net.result(upstream(net).head("a", "t"))
     assert [asked.method for asked in net.asked] == ["HEAD", "GET", "HEAD"]
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 404, 503])
+def test_a_probe_shows_nothing_and_asks_once(tmp_path: Path, status: int) -> None:
+    """Whether a URL is back is found out as anybody could: one request, no redirect, no token, no password."""
+    net = Net()
+    net.servers[REGISTRY] = lambda asked: Reply(
+        status, {"Location": "/x", "WWW-Authenticate": 'Basic realm="x"'}, b"no"
+    )
+    credentials = Rotation(PasswordFile("user", password(tmp_path), means(net.clock)), net.clock)
+    exchange = Exchange("up.example", net.clock, Limits(), SilentObserver())
+    url = Url.parse(REGISTRY + "/prefix")
+    site = Site(url, net.agents(url), exchange, STANDARD, (), credentials, Tokens(net.clock))
+    assert net.result(Deferred.fromCoroutine(site.ping())) == status
+    assert net.urls() == [REGISTRY + "/prefix/v2/"]
+    assert net.asked[0].one("authorization") is None
 
 
 # -- one token for all who wait -------------------------------------------------------------------------------------
@@ -345,7 +415,10 @@ REALMS = [
     ("https://auth.example:8443/token", ("auth.example:8443",), None),
     ("https://auth.example/token", ("auth.example:443",), None),
     ("https://auth.example/token", ("Auth.Example",), None),
+    ("https://auth.example/token", ("*.example",), None),
     ("https://auth.example/token", ("auth.example:8443",), errors.UpstreamRefused),
+    ("https://auth.example/token", ("*.auth.example",), errors.UpstreamRefused),
+    ("https://evilexample/token", ("*.example",), errors.UpstreamRefused),
     ("https://auth.example/token", (), errors.UpstreamRefused),
     ("https://evil.example/token", ("auth.example",), errors.UpstreamRefused),
     ("https://registry.example:8443/token", (), errors.UpstreamRefused),
@@ -371,7 +444,12 @@ def test_credentials_go_only_where_it_was_agreed(
     """Whoever answers for a registry must not be able to send our password elsewhere (CVE-2026-33540)."""
     net = Net()
     guarded = Guarded(net, realm)
-    for origin in ("https://auth.example:8443", "https://evil.example", "http://registry.example", "http://auth.example"):
+    for origin in (
+        "https://auth.example:8443",
+        "https://evil.example",
+        "http://registry.example",
+        "http://auth.example",
+    ):
         net.servers[origin] = guarded.registry
     asking = upstream(net, auth_hosts=auth_hosts, username="user", password_file=password(tmp_path))
     if expected is None:
@@ -399,7 +477,7 @@ def test_docker_hub_knows_its_token_server() -> None:
     net = Net()
     guarded = Guarded(net, "https://auth.docker.io/token")
     net.servers["https://auth.docker.io"] = guarded.registry
-    assert net.result(upstream(net, kind=DOCKERHUB).manifest("library/nginx", "t")).data == MANIFEST
+    assert net.result(upstream(net, adapter=DockerHub()).manifest("library/nginx", "t")).data == MANIFEST
 
 
 def test_other_hosts_are_asked_through_the_guarded_agent() -> None:
@@ -497,15 +575,125 @@ def test_no_password_no_basic() -> None:
 
 
 def test_a_wrong_password_is_not_sent_again_for_one_question(tmp_path: Path) -> None:
-    """Registries lock accounts."""
+    """Registries lock accounts. The error says which file is to be put right."""
     net = Net()
     basic_registry(net, [])
     asking = upstream(net, username="user", password_file=password(tmp_path))
-    assert type(net.fault(asking.manifest("a", "t"))) is errors.UpstreamDenied
+    fault = net.fault(asking.manifest("a", "t"))
+    assert type(fault) is errors.UpstreamDenied
     assert [asked.one("authorization") for asked in net.asked] == [None, BASIC]
-    net.asked.clear()
+    assert f"password_file {tmp_path}/password" in str(fault)
+    assert "pa ss" not in str(fault)
+
+
+def test_a_wrong_password_is_not_sent_for_the_next_hundred_questions_either(tmp_path: Path) -> None:
+    """A cluster that pulls on gets no account locked: nothing is sent at all, and the answer comes at once."""
+    net = Net()
+    basic_registry(net, [])
+    asking = upstream(net, username="user", password_file=password(tmp_path))
     net.fault(asking.manifest("a", "t"))
-    assert [asked.one("authorization") for asked in net.asked] == [BASIC]
+    net.asked.clear()
+    for number in range(100):
+        net.clock.advance(0.5)
+        fault = failure_of(asking.manifest(f"repository{number}", "t"))
+        assert type(fault) is errors.UpstreamDenied
+        assert f"password_file {tmp_path}/password" in str(fault)
+    assert net.asked == []
+
+
+def test_a_refused_password_is_tried_by_one_question_a_minute_later(tmp_path: Path) -> None:
+    """The registry may have been put right; if not, it sees one try, not a hundred."""
+    net = Net()
+    basic_registry(net, [])
+    asking = upstream(net, username="user", password_file=password(tmp_path))
+    net.fault(asking.manifest("a", "t"))
+    net.asked.clear()
+    net.clock.advance(60)
+    asked = [asking.manifest("a", f"t{number}") for number in range(100)]
+    assert {type(net.fault(each)) for each in asked} == {errors.UpstreamDenied}
+    assert [each.one("authorization") for each in net.asked] == [BASIC]
+    basic_registry(net, [BASIC])
+    net.clock.advance(60)
+    assert net.result(asking.manifest("a", "t")).data == MANIFEST
+    assert net.result(asking.manifest("a", "t")).data == MANIFEST
+
+
+def test_a_refused_password_is_shown_again_as_soon_as_its_file_changes(tmp_path: Path) -> None:
+    """Who corrects it does not have to wait or to restart anything."""
+    net = Net()
+    path = password(tmp_path, "wrong")
+    basic_registry(net, [BASIC])
+    asking = upstream(net, username="user", password_file=path)
+    net.fault(asking.manifest("a", "t"))
+    password(tmp_path)
+    assert net.result(asking.manifest("a", "t")).data == MANIFEST
+
+
+def test_a_password_the_token_server_refuses_is_not_sent_to_it_again(tmp_path: Path) -> None:
+    """Docker Hub bans who tries too often; what is asked for another repository is the same login."""
+    net = Net()
+    guarded = Guarded(net)
+    guarded.grant = lambda asked: Reply(401, {}, b'{"details":"incorrect username or password"}')
+    asking = upstream(net, username="user", password_file=password(tmp_path))
+    assert type(net.fault(asking.manifest("a", "t"))) is errors.UpstreamDenied
+    net.asked.clear()
+    for number in range(100):
+        fault = failure_of(asking.manifest(f"repository{number}", "t"))
+        assert type(fault) is errors.UpstreamDenied
+        assert "password_file" in str(fault)
+    assert net.asked == []
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_one_forbidden_repository_does_not_keep_us_from_the_others(tmp_path: Path, status: int) -> None:
+    """GitLab and GHCR refuse a token for what one may not have just as they refuse a wrong password."""
+    net = Net()
+    guarded = Guarded(net)
+    guarded.grant = lambda asked: Reply(status) if "secret" in asked.target else guarded.give(asked)
+    asking = upstream(net, username="user", password_file=password(tmp_path))
+    net.result(asking.manifest("a", "t"))
+    assert type(net.fault(asking.manifest("secret", "t"))) is errors.UpstreamDenied
+    net.asked.clear()
+    assert net.result(asking.manifest("b", "t")).data == MANIFEST
+    assert [asked.one("authorization") for asked in net.asked] == [BASIC, "Bearer t3"]
+
+
+def test_a_forbidden_repository_may_be_the_first_one_that_is_asked_for(tmp_path: Path) -> None:
+    """Before the password has been accepted once, a 403 says nothing of it."""
+    net = Net()
+    guarded = Guarded(net)
+    guarded.grant = lambda asked: Reply(403) if "secret" in asked.target else guarded.give(asked)
+    asking = upstream(net, username="user", password_file=password(tmp_path))
+    assert type(net.fault(asking.manifest("secret", "t"))) is errors.UpstreamDenied
+    assert net.result(asking.manifest("b", "t")).data == MANIFEST
+
+
+def test_one_repository_forbidden_by_a_registry_with_passwords_does_not_either(tmp_path: Path) -> None:
+    """Nexus answers 401 to somebody it knows; /v2/ tells whether it does."""
+    net = Net()
+
+    def registry(asked: Asked) -> Reply:
+        known = asked.one("authorization") == BASIC and "/secret/" not in asked.target
+        return OK if known else Reply(401, {"WWW-Authenticate": 'Basic realm="x"'})
+
+    net.servers[REGISTRY] = registry
+    asking = upstream(net, username="user", password_file=password(tmp_path))
+    net.result(asking.manifest("a", "t"))
+    assert type(net.fault(asking.manifest("secret", "t"))) is errors.UpstreamDenied
+    assert net.result(asking.manifest("b", "t")).data == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("username", "secret"),
+    [("robot$project+name", "p+a:s$s"), ("üser", "pässwörd €"), ("u", "a b\tc"), ("", "x"), ("u", "%41&=+;")],
+)
+def test_any_password_arrives_as_it_is(tmp_path: Path, username: str, secret: str) -> None:
+    """Harbor's robots are called robot$project+name, and passwords hold what people put into them (RFC 7617, UTF-8)."""
+    net = Net()
+    basic_registry(net, ["Basic " + base64.b64encode(f"{username}:{secret}".encode()).decode()])
+    path = tmp_path / "password"
+    path.write_text(secret, encoding="utf-8")
+    assert net.result(upstream(net, username=username, password_file=path).manifest("a", "t")).data == MANIFEST
 
 
 def test_a_new_password_is_taken_up_without_a_restart(tmp_path: Path) -> None:
@@ -550,15 +738,317 @@ def test_a_missing_password_file_is_named(tmp_path: Path) -> None:
 )
 def test_one_newline_at_the_end_is_not_part_of_the_password(tmp_path: Path, written: str, meant: str) -> None:
     """Editors and echo put one there; everything else may be meant."""
-    assert Credentials("u", "user", password(tmp_path, written)).danger_real_password() == meant
+    source = PasswordFile("user", password(tmp_path, written), means(Clock()))
+    assert now(source.read(again=False)) == Found("user", meant)
 
 
-def test_secrets_are_not_shown(tmp_path: Path) -> None:
-    """Neither by repr nor by the identity that goes into keys."""
-    credentials = Credentials("u", "user", password(tmp_path, "hunter2"))
-    assert credentials.danger_real_password() == "hunter2"
-    shown = repr(credentials) + str(credentials) + credentials.identity + repr(vars(credentials)["_file"])
-    assert "hunter2" not in shown
+# -- tokens that are given to us -----------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("challenge", [f'Bearer realm="{REGISTRY}/token"', 'Basic realm="x"'])
+def test_a_token_file_is_shown_to_the_registry_as_it_is(tmp_path: Path, challenge: str) -> None:
+    """No token server is asked: this is the token."""
+    net = Net()
+    net.servers[REGISTRY] = lambda asked: (
+        OK if asked.one("authorization") == "Bearer abc.def" else Reply(401, {"WWW-Authenticate": challenge})
+    )
+    asking = upstream(net, token_file=write(tmp_path / "token", "abc.def\n"))
+    assert net.result(asking.manifest("a", "t")).data == MANIFEST
+    assert [asked.one("authorization") for asked in net.asked] == [None, "Bearer abc.def"]
+
+
+@pytest.mark.parametrize("text", ["", " \n", "a b", "a\nX-Evil: 1", "tökén"])
+def test_what_cannot_be_a_token_is_not_sent(tmp_path: Path, text: str) -> None:
+    """Somebody wrote something else into the file."""
+    net = Net()
+    Guarded(net)
+    fault = net.fault(upstream(net, token_file=write(tmp_path / "token", text)).manifest("a", "t"))
+    assert type(fault) is errors.UpstreamDenied
+    assert "Evil" not in str(fault)
+    assert {asked.one("authorization") for asked in net.asked} == {None}
+
+
+def identity(folder: Path, text: str = "re+fr$sh &=") -> Path:
+    entry = {"auth": base64.b64encode(b"00000000-0000:").decode(), "identitytoken": text}
+    return write(folder / "config.json", json.dumps({"auths": {"registry.example": entry}}))
+
+
+def form(asked: Asked) -> dict[str, list[str]]:
+    return parse_qs(asked.body.decode("ascii"), strict_parsing=True)
+
+
+def test_an_identity_token_is_exchanged_with_a_post(tmp_path: Path) -> None:
+    """What docker login leaves at Docker Hub with a browser, and az acr login: a refresh token."""
+    net = Net()
+    guarded = Guarded(net)
+    asking = upstream(net, auth_file=identity(tmp_path))
+    assert net.result(asking.manifest("a/b", "t")).data == MANIFEST
+    (asked,) = guarded.token_requests()
+    assert (asked.method, asked.target, asked.one("authorization")) == ("POST", "/token", None)
+    assert asked.one("content-type") == "application/x-www-form-urlencoded"
+    assert form(asked) == {
+        "grant_type": ["refresh_token"],
+        "service": ["reg"],
+        "client_id": ["pullcache"],
+        "scope": ["repository:a/b:pull"],
+        "refresh_token": ["re+fr$sh &="],
+    }
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405])
+def test_a_token_server_that_takes_no_post_is_asked_with_get(tmp_path: Path, status: int) -> None:
+    """GCR says 404, Artifactory 401, ACR 400, others 405; that is learnt once."""
+    net = Net()
+    guarded = Guarded(net)
+    guarded.grant = lambda asked: Reply(status) if asked.method == "POST" else guarded.give(asked)
+    asking = upstream(net, auth_file=identity(tmp_path))
+    net.result(asking.manifest("a", "t"))
+    net.result(asking.manifest("b", "t"))
+    assert [asked.method for asked in guarded.token_requests()] == ["POST", "GET", "GET"]
+    basic = "Basic " + base64.b64encode(b"00000000-0000:re+fr$sh &=").decode()
+    assert guarded.token_requests()[1].one("authorization") == basic
+
+
+def test_a_token_server_that_took_post_before_is_not_asked_with_get(tmp_path: Path) -> None:
+    """Its 401 is about the secret then, which need not be shown twice."""
+    net = Net()
+    guarded = Guarded(net)
+    asking = upstream(net, auth_file=identity(tmp_path))
+    net.result(asking.manifest("a", "t"))
+    guarded.grant = lambda asked: Reply(401)
+    net.fault(asking.manifest("b", "t"))
+    assert {asked.method for asked in guarded.token_requests()} == {"POST"}
+
+
+def test_an_identity_token_follows_no_redirect(tmp_path: Path) -> None:
+    """It would be sent again, whole, to wherever that leads."""
+    net = Net()
+    guarded = Guarded(net, AUTH + "/token")
+    guarded.grant = lambda asked: Reply(307, {"Location": "/token2"})
+    fault = net.fault(upstream(net, auth_file=identity(tmp_path), auth_hosts=("auth.example",)).manifest("a", "t"))
+    assert isinstance(fault, errors.UpstreamError)
+    assert len(guarded.token_requests()) == 1
+
+
+# -- rotation -------------------------------------------------------------------------------------------------------
+
+
+def basic_of(text: str) -> str:
+    return "Basic " + base64.b64encode(f"user:{text}".encode()).decode()
+
+
+class Rotated:
+    """
+    A registry whose password is replaced while clients pull.
+
+    @ivar password: what it accepts.
+    @ivar wrong: how often another one was shown.
+    """
+
+    def __init__(self, net: Net, bearer: bool) -> None:
+        self.password = "old"
+        self.wrong = 0
+        self.tokens: set[str] = set()
+        self._bearer = bearer
+        net.servers[REGISTRY] = self.registry
+
+    def switch(self, text: str) -> None:
+        """Its tokens of before are worth nothing any more."""
+        self.password = text
+        self.tokens.clear()
+
+    def registry(self, asked: Asked) -> Reply:
+        shown = asked.one("authorization") or ""
+        right = shown == basic_of(self.password)
+        self.wrong += shown.startswith("Basic ") and not right
+        if asked.target.startswith("/token"):
+            if not right:
+                return Reply(401)
+            text = f"{self.password}{len(self.tokens)}"
+            self.tokens.add("Bearer " + text)
+            return token(text, expires_in=300)
+        if self._bearer:
+            return OK if shown in self.tokens else bearer()
+        return OK if right else Reply(401, {"WWW-Authenticate": 'Basic realm="x"'})
+
+
+def pull_on(net: Net, asking: DistributionUpstream, clients: int, seconds: float) -> tuple[int, list[Failure]]:
+    """So many clients ask one question after the other; how many were answered, and what failed."""
+    answered: list[object] = []
+    failed: list[Failure] = []
+    end = net.clock.seconds() + seconds
+
+    def ask(client: int) -> None:
+        if net.clock.seconds() < end:
+            asking.manifest(f"repository{client}", "t").addCallbacks(answered.append, failed.append).addBoth(
+                lambda _: net.clock.callLater(0.1, ask, client)
+            )
+
+    for client in range(clients):
+        net.clock.callLater(client / 1000, ask, client)
+    while net.clock.seconds() < end + 5:
+        net.clock.advance(0.02)
+        for _ in range(10):
+            net.clock.advance(0)
+    return len(answered), failed
+
+
+@pytest.mark.parametrize("bearer", [False, True], ids=["basic", "token server"])
+@pytest.mark.parametrize("first", ["registry", "file"])
+def test_a_password_replaced_under_load_fails_no_pull(tmp_path: Path, first: str, bearer: bool) -> None:
+    """Twenty clients pull, and a second lies between the registry's change and the file's, whichever comes first."""
+    net = Net()
+    path = password(tmp_path, "old\n")
+    rotated = Rotated(net, bearer)
+    changes = [lambda: rotated.switch("new"), lambda: write(path, "new\n")]
+    for at, change in zip((2.0, 3.0), changes if first == "registry" else reversed(changes), strict=True):
+        net.clock.callLater(at, change)
+    asking = upstream(net, username="user", password_file=path)
+    answered, failed = pull_on(net, asking, clients=20, seconds=8)
+    assert failed == []
+    assert answered > 500
+    # Each client may have had one question under way when the password it showed became wrong, which happens twice when
+    # the file comes first; one more try tells a forbidden repository from a wrong password.
+    assert 0 < rotated.wrong <= (21 if first == "registry" else 41)
+    assert basic_of("new") in {asked.one("authorization") for asked in net.asked}
+
+
+def changed_at_the_registry_first(net: Net, asking: DistributionUpstream, path: Path, rotated: Rotated) -> None:
+    """The question that meets the change waits for the file's."""
+    rotated.switch("new")
+    question = asking.manifest("a", "t")
+    net.settle()
+    assert pending(question)
+    write(path, "new")
+    net.clock.advance(0.25)
+    assert net.result(question).data == MANIFEST
+
+
+def test_a_registry_whose_front_door_is_open_proves_no_password(tmp_path: Path) -> None:
+    """Everybody gets 200 at /v2/ there, so a wrong password is not taken for a good one."""
+    net = Net()
+    rotated = Rotated(net, bearer=False)
+    registry: Server = rotated.registry
+    net.servers[REGISTRY] = lambda asked: Reply(200) if asked.target == "/v2/" else registry(asked)
+    path = password(tmp_path, "old")
+    asking = upstream(net, username="user", password_file=path)
+    net.result(asking.manifest("a", "t"))
+    changed_at_the_registry_first(net, asking, path, rotated)
+
+
+def test_a_redirect_is_an_acceptance(tmp_path: Path) -> None:
+    """Only blobs were pulled, and they come from elsewhere."""
+    net = Net()
+    rotated = Rotated(net, bearer=False)
+    registry: Server = rotated.registry
+
+    def blobs_elsewhere(asked: Asked) -> Reply | None:
+        reply = registry(asked)
+        led = reply is not None and reply.status == 200 and "/blobs/" in asked.target
+        return Reply(307, {"Location": "https://cdn.example/x"}) if led else reply
+
+    net.servers[REGISTRY] = blobs_elsewhere
+    net.servers["https://cdn.example"] = lambda asked: OK
+    path = password(tmp_path, "old")
+    asking = upstream(net, username="user", password_file=path)
+    net.result(asking.blob("a", Digest.of(MANIFEST))).abandon()
+    changed_at_the_registry_first(net, asking, path, rotated)
+
+
+def test_a_password_taken_away_under_load_is_not_shown_on(tmp_path: Path) -> None:
+    """Nobody writes a new one: after three seconds every pull is denied at once, and the registry has peace."""
+    net = Net()
+    rotated = Rotated(net, bearer=False)
+    asking = upstream(net, username="user", password_file=password(tmp_path, "old"))
+    net.clock.callLater(2.0, rotated.switch, "new")
+    _, failed = pull_on(net, asking, clients=20, seconds=8)
+    assert len(failed) > 100
+    assert {failure.type for failure in failed} == {errors.UpstreamDenied}
+    assert rotated.wrong <= 21
+
+
+def test_tokens_of_the_old_password_are_not_used_with_the_new_one(tmp_path: Path) -> None:
+    """The new one may be somebody else's, who may see less."""
+    net = Net()
+    rotated = Rotated(net, bearer=True)
+    path = password(tmp_path, "old")
+    asking = upstream(net, username="user", password_file=path)
+    net.result(asking.manifest("a", "t"))
+    rotated.password = "new"
+    write(path, "new")
+    net.asked.clear()
+    net.result(asking.manifest("a", "t"))
+    assert "Bearer old0" not in {asked.one("authorization") for asked in net.asked}
+
+
+def test_a_late_refusal_of_the_old_password_is_not_the_new_ones(tmp_path: Path) -> None:
+    """An answer that was under way for long comes when the new password is long in use."""
+    net = Net()
+    path = password(tmp_path, "old")
+    rotated = Rotated(net, bearer=False)
+    asking = upstream(net, username="user", password_file=path)
+    net.result(asking.manifest("a", "t"))
+    registry: Server = rotated.registry
+    net.servers[REGISTRY] = lambda asked: None if "/slow/" in asked.target else registry(asked)
+    slow = asking.manifest("slow", "t")
+    net.settle()
+    rotated.switch("new")
+    write(path, "new")
+    net.result(asking.manifest("a", "t"))
+    net.servers[REGISTRY] = registry
+    (waiting,) = [wire for wire in net.wires if getattr(wire.protocol, "state", "") == "WAITING"]
+    refusal = Reply(401, {"WWW-Authenticate": 'Basic realm="x"'})
+    waiting.send(refusal.head("GET"))
+    assert net.result(slow).data == MANIFEST
+    net.asked.clear()
+    assert net.result(asking.manifest("a", "t")).data == MANIFEST
+    assert [asked.one("authorization") for asked in net.asked] == [basic_of("new")]
+
+
+# -- what nobody may see --------------------------------------------------------------------------------------------
+
+CANARY = "c4n4ry-h0-h0"
+
+
+@pytest.mark.parametrize("way", ["password_file", "token_file", "auth_file"])
+@pytest.mark.parametrize(
+    "scheme",
+    [f'Bearer realm="{REGISTRY}/token",service="s"', 'Basic realm="x"', 'Bearer realm="https://evil.example/"'],
+)
+@pytest.mark.parametrize("reply", [Reply(401), Reply(403), Reply(500), Reply(200, {}, b"<"), token(), None])
+def test_secrets_are_not_shown(tmp_path: Path, way: str, scheme: str, reply: Reply | None) -> None:
+    """Whatever the registry and its token server answer: no error, repr or log line holds the secret."""
+    net = Net()
+    net.servers[REGISTRY] = lambda asked: (
+        reply if "/token" in asked.target else Reply(401, {"WWW-Authenticate": scheme}, b"no")
+    )
+    events: list[LogEvent] = []
+    observer: ILogObserver = events.append  # type: ignore[assignment]
+    globalLogPublisher.addObserver(observer)
+    try:
+        path = identity(tmp_path, CANARY) if way == "auth_file" else write(tmp_path / "file", CANARY)
+        files = {way: path, "username": "user"} if way == "password_file" else {way: path}
+        credentials = credentials_for(UpstreamSettings(name="u", urls=(REGISTRY,), **files), means(net.clock))
+        assert credentials is not None
+        secret = now(credentials.current())
+        asking = upstream(net, credentials=credentials)
+        question = asking.manifest("a", "t")
+        net.settle()
+        net.clock.advance(100)
+        fault = failure_of(question)
+        shown = [str(fault), repr(fault), Failure(fault).getTraceback(), repr(secret), repr(credentials), repr(asking)]
+        shown += [repr(vars(credentials)), repr(Shown(b"Basic " + CANARY.encode(), secret=secret)), secret.identity]
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert isinstance(fault, errors.UpstreamError)
+    for text in (*shown, *map(repr, events)):
+        assert CANARY not in text
+        assert base64.b64encode(CANARY.encode()).decode()[:12] not in text
 
 
 # -- the answer's URL -----------------------------------------------------------------------------------------------

@@ -1,0 +1,168 @@
+"""
+Docker's C{config.json}: credentials of many registries in one file (docker CLI, "Configuration files").
+
+::
+
+    {"auths": {"registry.example": {"auth": base64 of user:password}},
+     "credHelpers": {"ecr.example": "ecr-login"}, "credsStore": "secretservice"}
+
+An entry may hold C{username} and C{password} in place of C{auth}, an C{identitytoken} (a refresh token for the token
+server), or a C{registrytoken} (a token for the registry itself).
+"""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from appliance.errors import UpstreamDenied
+from appliance.interfaces import Secret
+from appliance.upstream.credentialhelper import CredentialHelper
+from appliance.upstream.means import Means
+from appliance.upstream.rotation import Found
+from appliance.upstream.secretfile import SecretFile
+from appliance.upstream.url import Url
+
+#: What docker calls Docker Hub, and its hosts.
+HUB = "https://index.docker.io/v1/"
+_HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io")
+
+
+class _Entry(msgspec.Struct):
+    """One registry's; whatever is missing is empty."""
+
+    auth: str | None = None
+    username: str | None = None
+    password: str | None = None
+    identitytoken: str | None = None
+    registrytoken: str | None = None
+
+    def __repr__(self) -> str:
+        return "<_Entry>"
+
+
+class _Config(msgspec.Struct):
+    """The file, as far as it matters. Entries are read one by one: another registry's may be as broken as it likes."""
+
+    auths: dict[str, Any] | None = None
+    helpers: dict[str, str] | None = msgspec.field(default=None, name="credHelpers")
+    store: str | None = msgspec.field(default=None, name="credsStore")
+
+    def __repr__(self) -> str:
+        return "<_Config>"
+
+
+@dataclass(frozen=True)
+class Server:
+    """
+    A registry as docker looks it up.
+
+    @ivar name: what a helper is asked for.
+    @ivar keys: the keys of C{auths} and C{credHelpers} that mean it beyond doubt, in order.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+
+    @classmethod
+    def at(cls, url: str) -> Server:
+        """The registry at a configured URL."""
+        parsed = Url.parse(url)
+        if parsed.host in _HUB_HOSTS:
+            return cls(HUB, (HUB, *(_HUB_HOSTS)))
+        with_port = f"{parsed.authority.removesuffix(f':{parsed.port}')}:{parsed.port}"
+        return cls(parsed.authority, tuple(dict.fromkeys((parsed.authority, with_port))))
+
+    def entry(self, entries: dict[str, Any]) -> Any:
+        """
+        The value that is meant in C{entries}, C{None} when there is none.
+
+        As docker does: by the very key, else by the first whose host is that one, such as C{https://host/v1/}.
+        """
+        for key in self.keys:
+            if key in entries:
+                return entries[key]
+        return next((value for key, value in entries.items() if host_of(key) in self.keys), None)
+
+
+def host_of(key: str) -> str:
+    """A key's host, and its port when it has one: scheme and path left out."""
+    for scheme in ("https://", "http://"):
+        key = key.removeprefix(scheme)
+    return key.partition("/")[0].lower()
+
+
+class AuthFile:
+    """
+    A L{appliance.upstream.rotation.Source}: one registry's secret out of such a file, or from the program it names.
+    """
+
+    def __init__(self, path: Path, url: str, means: Means) -> None:
+        """
+        @param url: of the registry.
+        """
+        self._server = Server.at(url)
+        self._means = means
+        self._file = SecretFile("auth_file", path, means)
+        self._helpers: dict[str, CredentialHelper] = {}
+        self.shown = self._file.shown
+
+    def read(self, again: bool) -> Deferred[Found]:
+        """See L{appliance.upstream.rotation.Source.read}."""
+        return Deferred.fromCoroutine(self._read(again))
+
+    async def _read(self, again: bool) -> Found:
+        config = self._parsed(await self._file.read(again))
+        own = self._server.entry(config.helpers or {})
+        if own:
+            found = await self._helper(own).get(self._server.name, again)
+            if found is None:
+                raise self._fault(f"names docker-credential-{own} for it, which has nothing")
+            return found
+        found = await self._helper(config.store).get(self._server.name, again) if config.store else None
+        found = found or self._written(config.auths or {})
+        if found is None:
+            raise self._fault(f"has nothing; write it there with docker login {self._server.name}")
+        return found
+
+    def _written(self, entries: dict[str, Any]) -> Found | None:
+        """What stands in the file itself; an empty entry is one whose secret is with a program."""
+        try:
+            entry = msgspec.convert(self._server.entry(entries) or {}, _Entry)
+            username, password = _pair(entry.auth) if entry.auth else (entry.username or "", entry.password or "")
+        except (msgspec.ValidationError, ValueError):
+            raise self._fault("cannot be read") from None
+        if entry.registrytoken:
+            return Found(username, entry.registrytoken, Secret.Use.BEARER)
+        if entry.identitytoken:
+            return Found(username, entry.identitytoken, Secret.Use.IDENTITY)
+        return Found(username, password) if username or password else None
+
+    def _helper(self, name: str) -> CredentialHelper:
+        if name not in self._helpers:
+            self._helpers = {name: CredentialHelper(name, self._means, self.shown)}
+        return self._helpers[name]
+
+    def _parsed(self, data: bytes) -> _Config:
+        try:
+            return msgspec.json.decode(data, type=_Config)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise self._file.fault("cannot be read: it is no JSON as docker login writes it") from None
+
+    def _fault(self, why: str) -> UpstreamDenied:
+        return UpstreamDenied(self._means.upstream, f"{self.shown}, for {self._server.name}: it {why}")
+
+
+def _pair(auth: str) -> tuple[str, str]:
+    """User name and password. Raises L{ValueError}, whose message may hold them."""
+    text = binascii.a2b_base64(auth, strict_mode=False).decode("utf-8")
+    username, colon, password = text.partition(":")
+    if not colon:
+        raise ValueError("no colon")
+    # Docker has written zeros at the end, and takes them off.
+    return username, password.strip("\0")

@@ -1,0 +1,131 @@
+"""Files that hold a secret: a password, a token, or more than one of them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+
+from appliance.errors import UpstreamDenied
+from appliance.interfaces import Secret
+from appliance.upstream.means import Means
+from appliance.upstream.rotation import Found
+
+#: Bytes; a config.json of a thousand registries is far below.
+MAX_SECRET_BYTES = 1024 * 1024
+
+#: Modification time in ns, size in bytes, inode: what a file replaced or written to does not keep.
+_Stamp = tuple[int, int, int]
+
+
+class SecretFile:
+    """
+    A small file that is read again when it has changed.
+
+    @ivar shown: its key in the configuration and its path.
+    """
+
+    def __init__(self, key: str, path: Path, means: Means) -> None:
+        self.shown = f"{key} {path}"
+        self._path = path
+        self._means = means
+        self._stamp: _Stamp | None = None
+        self._danger_data = b""
+
+    def read(self, again: bool) -> Deferred[bytes]:
+        """
+        What the file holds.
+
+        @param again: whether it is read although it looks unchanged: two changes in one tick of the file system's clock
+            look like one.
+        @return: fails with L{UpstreamDenied} when it cannot be read.
+        """
+        return Deferred.fromCoroutine(self._read(again))
+
+    def fault(self, why: str) -> UpstreamDenied:
+        """The error that the file is no use."""
+        return UpstreamDenied(self._means.upstream, f"{self.shown} {why}")
+
+    async def _read(self, again: bool) -> bytes:
+        known = None if again else self._stamp
+        try:
+            news = await self._means.threads.call(_news, self._path, known)
+        except OSError as reason:
+            raise self.fault(f"cannot be read: {reason.strerror}") from None
+        if news is not None:
+            self._stamp, self._danger_data = news
+        if len(self._danger_data) > MAX_SECRET_BYTES:
+            self._danger_data = b""
+            self._stamp = None
+            raise self.fault(f"is larger than {MAX_SECRET_BYTES} bytes")
+        return self._danger_data
+
+    async def text(self, again: bool) -> str:
+        """What the file holds, without the newline at its end that editors and echo put there."""
+        try:
+            text = (await self.read(again)).decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.fault("cannot be read: it is not UTF-8") from None
+        return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+
+    def __repr__(self) -> str:
+        return f"<SecretFile {self.shown}>"
+
+
+class PasswordFile:
+    """A L{appliance.upstream.rotation.Source}: the file holds the password of a user whose name is known."""
+
+    def __init__(self, username: str, path: Path, means: Means) -> None:
+        self._username = username
+        self._file = SecretFile("password_file", path, means)
+        self.shown = self._file.shown
+
+    def read(self, again: bool) -> Deferred[Found]:
+        """See L{appliance.upstream.rotation.Source.read}. The password may be empty."""
+        return Deferred.fromCoroutine(self._read(again))
+
+    async def _read(self, again: bool) -> Found:
+        return Found(self._username, await self._file.text(again))
+
+
+class TokenFile:
+    """
+    A L{appliance.upstream.rotation.Source}: the file holds a token, and white space around it means nothing.
+
+    @param use: how it is presented; as a password it goes with C{username}.
+    """
+
+    def __init__(self, path: Path, means: Means, username: str, use: Secret.Use) -> None:
+        self._username = username
+        self._use = use
+        self._file = SecretFile("token_file", path, means)
+        self.shown = self._file.shown
+
+    def read(self, again: bool) -> Deferred[Found]:
+        """See L{appliance.upstream.rotation.Source.read}."""
+        return Deferred.fromCoroutine(self._read(again))
+
+    async def _read(self, again: bool) -> Found:
+        text = (await self._file.text(again)).strip()
+        if not text:
+            raise self._file.fault("is empty; write the token into it")
+        return Found(self._username, text, self._use)
+
+
+def _news(path: Path, known: _Stamp | None) -> tuple[_Stamp, bytes] | None:
+    """The file's stamp and content, C{None} when its stamp is C{known}. Blocks."""
+    if known is not None and _stamp(os.stat(path)) == known:
+        return None
+    # Whoever names a pipe or a device must not hang a thread.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is no regular file")
+        return _stamp(status), file.read(MAX_SECRET_BYTES + 1)
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_mtime_ns, status.st_size, status.st_ino

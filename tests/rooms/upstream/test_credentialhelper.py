@@ -1,0 +1,293 @@
+"""Programs that know credentials: docker-credential-<name> get."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IProcessProtocol, IProcessTransport, IReactorProcess
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from appliance import errors
+from appliance.interfaces import Secret
+from appliance.upstream.authfile import HUB, AuthFile
+from appliance.upstream.credentialhelper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, PATIENCE, CredentialHelper
+from appliance.upstream.rotation import Found, Rotation
+from tests.rooms.upstream.net import failure_of, means, now, pending
+
+
+class Program:
+    """One process as its starter sees it."""
+
+    def __init__(self, protocol: Any, executable: str, args: list[str], env: dict[str, str]) -> None:
+        self.protocol = protocol
+        self.executable = executable
+        self.args = args
+        self.env = env
+        self.heard = b""
+        self.stdin_closed = False
+        self.signals: list[str] = []
+        self.let_go = False
+        self.gone = False
+
+    def write(self, data: bytes) -> None:
+        self.heard += data
+
+    def closeStdin(self) -> None:
+        self.stdin_closed = True
+
+    def signalProcess(self, name: str) -> None:
+        if self.gone:
+            raise ProcessExitedAlready
+        self.signals.append(name)
+
+    def loseConnection(self) -> None:
+        self.let_go = True
+
+    def says(self, output: bytes | object, code: int = 0, problem: bytes = b"") -> None:
+        """It writes, and exits."""
+        self.protocol.errReceived(problem)
+        self.protocol.outReceived(output if isinstance(output, bytes) else json.dumps(output).encode())
+        self.exits(code)
+
+    def exits(self, code: int) -> None:
+        self.gone = True
+        self.protocol.processEnded(Failure(ProcessTerminated(code) if code else ProcessDone(0)))
+
+
+@implementer(IReactorProcess)
+class Shop:
+    """Where processes are started."""
+
+    def __init__(self) -> None:
+        self.programs: list[Program] = []
+
+    def spawnProcess(  # type: ignore[override]
+        self, processProtocol: IProcessProtocol, executable: str, args: list[str], env: dict[str, str], **more: object
+    ) -> IProcessTransport:
+        assert not more
+        program = Program(processProtocol, executable, args, env)
+        self.programs.append(program)
+        processProtocol.makeConnection(program)  # type: ignore[arg-type]
+        return program  # type: ignore[return-value]
+
+
+class Rig:
+    """A folder on the PATH with one helper, C{docker-credential-test}."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        self.folder = folder
+        self.install("test")
+        self.clock = Clock()
+        self.shop = Shop()
+        environ = {"PATH": f"relative:{folder}/none::{self.bin}", "HOME": "/home/x"}
+        self.means = means(self.clock, self.shop, environ=environ)
+        self.helper = CredentialHelper("test", self.means, "auth_file /x")
+
+    def install(self, name: str, mode: int = 0o755) -> None:
+        program = self.bin / f"docker-credential-{name}"
+        program.write_text("#!/bin/false\n")
+        program.chmod(mode)
+
+    def auth_file(self, config: object, url: str = "https://registry.example") -> AuthFile:
+        path = self.folder / "config.json"
+        path.write_text(json.dumps(config))
+        return AuthFile(path, url, self.means)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+ANSWER = {"ServerURL": "registry.example", "Username": "user", "Secret": "c4n4ry"}
+
+
+def test_a_helper_is_asked_as_docker_asks_it(rig: Rig) -> None:
+    """The program on the PATH, C{get}, the server's name on its standard input, our environment."""
+    asked = rig.helper.get("registry.example", again=False)
+    (program,) = rig.shop.programs
+    assert program.executable == str(rig.bin / "docker-credential-test")
+    assert program.args == ["docker-credential-test", "get"]
+    assert program.env == rig.means.environ
+    assert (program.heard, program.stdin_closed) == (b"registry.example", True)
+    assert pending(asked)
+    program.says(ANSWER)
+    assert now(asked) == Found("user", "c4n4ry")
+    assert rig.clock.getDelayedCalls() == []
+
+
+def test_the_user_name_token_says_that_it_is_an_identity_token(rig: Rig) -> None:
+    """As docker's own stores keep them."""
+    asked = rig.helper.get("registry.example", again=False)
+    rig.shop.programs[0].says({"Username": "<token>", "Secret": "c4n4ry"})
+    assert now(asked) == Found("", "c4n4ry", Secret.Use.IDENTITY)
+
+
+def test_an_answer_is_kept_for_five_minutes_and_asked_for_again_on_a_refusal(rig: Rig) -> None:
+    """A keyring is not opened for every layer."""
+    asked = rig.helper.get("registry.example", again=False)
+    rig.shop.programs[0].says(ANSWER)
+    now(asked)
+    rig.clock.advance(KEPT - 1)
+    assert now(rig.helper.get("registry.example", again=False)) == Found("user", "c4n4ry")
+    assert len(rig.shop.programs) == 1
+    asked = rig.helper.get("registry.example", again=True)
+    rig.shop.programs[1].says({**ANSWER, "Secret": "other"})
+    assert now(asked) == Found("user", "other")
+    rig.clock.advance(KEPT)
+    assert pending(rig.helper.get("registry.example", again=False))
+
+
+def test_many_questions_are_one_run(rig: Rig) -> None:
+    """And the answer is everybody's."""
+    asked = [rig.helper.get("registry.example", again=False) for _ in range(20)]
+    (program,) = rig.shop.programs
+    program.says(ANSWER)
+    assert {now(each) for each in asked} == {Found("user", "c4n4ry")}
+
+
+def test_a_helper_that_takes_too_long_is_killed(rig: Rig) -> None:
+    """It waits for somebody to type a passphrase; its children's pipes are let go of, too."""
+    asked = rig.helper.get("registry.example", again=False)
+    rig.clock.advance(PATIENCE)
+    (program,) = rig.shop.programs
+    assert (program.signals, program.let_go) == (["KILL"], True)
+    fault = failure_of(asked)
+    assert type(fault) is errors.UpstreamTimeout
+    assert "docker-credential-test" in str(fault)
+    program.exits(9)
+
+
+def test_a_helper_that_never_ends_writing_is_killed(rig: Rig) -> None:
+    """Nothing a program writes fills our memory."""
+    asked = rig.helper.get("registry.example", again=False)
+    (program,) = rig.shop.programs
+    program.protocol.outReceived(b"x" * MAX_OUTPUT_BYTES)
+    assert program.signals == []
+    program.protocol.outReceived(b"x")
+    assert program.signals == ["KILL"]
+    assert str(MAX_OUTPUT_BYTES) in str(failure_of(asked))
+    program.exits(9)
+    assert rig.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "word"),
+    [
+        (b"error: c4n4ry", 3, "exited with 3"),
+        (b"c4n4ry", 0, "no JSON"),
+        (b'{"Username": 7, "Secret": "c4n4ry"}', 0, "no JSON"),
+        (b"\xffc4n4ry", 0, "no JSON"),
+        (b"[" * 60_000, 0, "no JSON"),
+    ],
+)
+def test_a_helper_in_trouble_is_named_and_not_quoted(rig: Rig, output: bytes, code: int, word: str) -> None:
+    """What it writes, on either pipe, may hold secrets."""
+    asked = rig.helper.get("registry.example", again=False)
+    rig.shop.programs[0].says(output, code, b"stderr c4n4ry")
+    fault = failure_of(asked)
+    assert type(fault) is errors.UpstreamDenied
+    assert "docker-credential-test" in str(fault) and word in str(fault)
+    assert "c4n4ry" not in str(fault) + repr(fault) + Failure(fault).getTraceback()
+
+
+def test_a_failed_helper_is_not_run_for_every_question(rig: Rig) -> None:
+    """One that hangs would hold every pull for ten seconds."""
+    rig.helper.get("registry.example", again=False).addErrback(lambda _: None)
+    rig.clock.advance(PATIENCE)
+    assert type(failure_of(rig.helper.get("registry.example", again=False))) is errors.UpstreamTimeout
+    assert len(rig.shop.programs) == 1
+    rig.clock.advance(KEPT_FAULT)
+    assert pending(rig.helper.get("registry.example", again=False))
+
+
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [(b"credentials not found in native keychain\n", 1), ({"Username": "", "Secret": ""}, 0), (b"", 0)],
+)
+def test_a_helper_may_have_nothing(rig: Rig, output: object, code: int) -> None:
+    """That is no failure of the helper."""
+    asked = rig.helper.get("registry.example", again=False)
+    rig.shop.programs[0].says(output, code)
+    assert now(asked) is None
+
+
+@pytest.mark.parametrize("name", ["", "../evil", "a/b", "a b", "a\nb", "-x;rm", "é", "a\0"])
+def test_a_name_is_no_path(rig: Rig, name: str) -> None:
+    """Whoever writes the file may name a program of the PATH, nothing else."""
+    fault = failure_of(rig.auth_file({"credHelpers": {"registry.example": name}}).read(again=False))
+    assert type(fault) is errors.UpstreamDenied
+    assert rig.shop.programs == []
+
+
+@pytest.mark.parametrize("name", ["missing", "plain"])
+def test_a_program_that_is_not_there_is_named(rig: Rig, name: str) -> None:
+    """With where it was looked for; a file that is no program is none."""
+    rig.install("plain", 0o644)
+    fault = failure_of(CredentialHelper(name, rig.means, "auth_file /x").get("registry.example", again=False))
+    assert f"docker-credential-{name} is not on the PATH" in str(fault)
+    assert "auth_file /x" in str(fault)
+
+
+def test_a_program_in_the_working_directory_is_not_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PATH has empty and relative entries, which would mean it."""
+    rig.install("near")
+    (rig.folder / "relative").mkdir()
+    os.rename(rig.bin / "docker-credential-near", rig.folder / "relative" / "docker-credential-near")
+    monkeypatch.chdir(rig.folder)
+    fault = failure_of(CredentialHelper("near", rig.means, "auth_file /x").get("registry.example", again=False))
+    assert "is not on the PATH" in str(fault)
+
+
+# -- in a config.json -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "url", "server"),
+    [
+        ({"credHelpers": {"registry.example": "test"}}, "https://registry.example", "registry.example"),
+        ({"credHelpers": {"registry.example:5000": "test"}}, "https://registry.example:5000", "registry.example:5000"),
+        ({"credHelpers": {HUB: "test"}}, "https://registry-1.docker.io", HUB),
+        ({"credHelpers": {"docker.io": "test"}}, "https://registry-1.docker.io", HUB),
+        ({"credsStore": "test"}, "https://registry.example", "registry.example"),
+        ({"credsStore": "other", "credHelpers": {"registry.example": "test"}}, "https://registry.example", None),
+    ],
+)
+def test_the_file_says_which_helper_knows_a_registry(rig: Rig, config: object, url: str, server: str | None) -> None:
+    """A helper of its own goes before the store of all, and both before what stands in the file."""
+    entry = {"auths": {"registry.example": {"username": "file", "password": "x"}}}
+    asked = rig.auth_file({**entry, **config}, url).read(again=False)  # type: ignore[dict-item]
+    (program,) = rig.shop.programs
+    assert program.args[0] == "docker-credential-test"
+    assert server is None or program.heard == server.encode()
+    program.says(ANSWER)
+    assert now(asked) == Found("user", "c4n4ry")
+
+
+def test_what_the_store_of_all_does_not_have_may_stand_in_the_file(rig: Rig) -> None:
+    """Written there before the store was configured."""
+    entry = {"registry.example": {"username": "file", "password": "x"}}
+    asked = rig.auth_file({"auths": entry, "credsStore": "test"}).read(again=False)
+    rig.shop.programs[0].says(b"credentials not found in native keychain", 1)
+    assert now(asked) == Found("file", "x")
+
+
+def test_a_refused_secret_of_a_helper_is_asked_for_again_at_once(rig: Rig) -> None:
+    """Its five minutes are for secrets that are accepted."""
+    rotation = Rotation(rig.auth_file({"credsStore": "test"}), rig.clock)
+    asked = rotation.current()
+    rig.shop.programs[0].says(ANSWER)
+    secret = now(asked)
+    refused = rotation.refused(secret)
+    rig.shop.programs[1].says({**ANSWER, "Secret": "other"})
+    assert now(refused) is True
+    assert now(rotation.current()).danger_text == "other"

@@ -1,0 +1,451 @@
+"""Where an upstream's secret comes from, and how it is followed while somebody replaces it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
+
+from appliance import errors
+from appliance.interfaces import ICredentials, Secret
+from appliance.settings import UpstreamSettings
+from appliance.upstream.acceptance import Acceptance
+from appliance.upstream.credentials import credentials_for, token_credentials
+from appliance.upstream.rotation import GRACE, PAUSES, Found, IFollowed, Rotation
+from appliance.upstream.secretfile import MAX_SECRET_BYTES, PasswordFile, SecretFile, TokenFile
+from tests.rooms.upstream.net import failure_of, means, now, pending
+
+# -- the choice -----------------------------------------------------------------------------------------------------
+
+
+def settings(**files: object) -> UpstreamSettings:
+    return UpstreamSettings(name="up.example", urls=("https://registry.example",), **files)  # type: ignore[arg-type]
+
+
+def wrote(path: Path, data: str) -> Path:
+    path.write_text(data, encoding="utf-8", newline="")
+    return path
+
+
+def test_without_a_file_we_are_nobody() -> None:
+    """Most upstreams are asked anonymously."""
+    assert credentials_for(settings(), means(Clock())) is None
+
+
+def test_a_user_name_goes_with_the_password_of_its_file(tmp_path: Path) -> None:
+    """The usual way."""
+    given = credentials_for(settings(username="u", password_file=wrote(tmp_path / "p", "x\n")), means(Clock()))
+    assert given is not None
+    secret = now(given.current())
+    assert (secret.username, secret.danger_text, secret.use) == ("u", "x", Secret.Use.PASSWORD)
+
+
+def test_a_token_file_holds_a_token_for_the_registry(tmp_path: Path) -> None:
+    """White space around it means nothing."""
+    given = credentials_for(settings(token_file=wrote(tmp_path / "t", " \n x.y \r\n")), means(Clock()))
+    assert given is not None
+    secret = now(given.current())
+    assert (secret.username, secret.danger_text, secret.use) == ("", "x.y", Secret.Use.BEARER)
+
+
+def test_an_adapter_may_know_a_token_as_a_password(tmp_path: Path) -> None:
+    """Google takes an access token as the password of a user of that name."""
+    file = wrote(tmp_path / "t", "ya29")
+    given = token_credentials(settings(token_file=file), means(Clock()), "oauth2accesstoken", Secret.Use.PASSWORD)
+    assert given is not None
+    secret = now(given.current())
+    assert (secret.username, secret.danger_text, secret.use) == ("oauth2accesstoken", "ya29", Secret.Use.PASSWORD)
+    assert token_credentials(settings(), means(Clock())) is None
+
+
+def test_an_auth_file_is_docker_s(tmp_path: Path) -> None:
+    """What docker login wrote is taken as it is."""
+    file = wrote(tmp_path / "config.json", '{"auths": {"registry.example": {"auth": "dTpw"}}}')
+    given = credentials_for(settings(auth_file=file), means(Clock()))
+    assert given is not None
+    assert now(given.current()).username == "u"
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def read(file: SecretFile, again: bool = False) -> bytes:
+    return now(file.read(again))
+
+
+def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    """By its time, its size or its inode: written to, or replaced by another one."""
+    path = wrote(tmp_path / "f", "one")
+    file = SecretFile("token_file", path, means(Clock()))
+    assert read(file) == b"one"
+    wrote(path, "three")
+    os.utime(path, ns=(1, 1))
+    assert read(file) == b"three"
+    wrote(path, "other")
+    os.utime(path, ns=(2, 2))
+    assert read(file) == b"other"
+    wrote(tmp_path / "g", "quiet")
+    os.utime(tmp_path / "g", ns=(2, 2))
+    os.replace(tmp_path / "g", path)
+    assert read(file) == b"quiet"
+
+
+def test_a_file_that_looks_unchanged_is_read_again_after_a_refusal(tmp_path: Path) -> None:
+    """Two writes in one tick of the file system's clock look like one."""
+    path = wrote(tmp_path / "f", "one")
+    os.utime(path, ns=(1, 1))
+    file = SecretFile("token_file", path, means(Clock()))
+    assert read(file) == b"one"
+    wrote(path, "two")
+    os.utime(path, ns=(1, 1))
+    assert (read(file), read(file, again=True)) == (b"one", b"two")
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def too_much(path: Path) -> None:
+    path.write_bytes(b"x" * (MAX_SECRET_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda path: None, "No such file"),
+        (os.mkdir, "directory"),
+        (a_pipe, "regular file"),
+        (too_much, "larger"),
+        (lambda path: path.write_bytes(b"c4n4ry\xff"), "UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_use_is_named_with_what_is_wrong(tmp_path: Path, make: object, word: str) -> None:
+    """And a pipe that nobody writes to does not hang anything."""
+    path = tmp_path / "f"
+    make(path)  # type: ignore[operator]
+    fault = failure_of(PasswordFile("u", path, means(Clock())).read(again=False))
+    assert type(fault) is errors.UpstreamDenied
+    assert f"password_file {path}" in str(fault)
+    assert word in str(fault)
+    assert "c4n4ry" not in str(fault)
+
+
+def test_an_empty_token_file_holds_no_token(tmp_path: Path) -> None:
+    """Said before the registry is asked."""
+    file = TokenFile(wrote(tmp_path / "t", "\n"), means(Clock()), "", Secret.Use.BEARER)
+    assert "is empty" in str(failure_of(file.read(again=False)))
+
+
+# -- rotation -------------------------------------------------------------------------------------------------------
+
+
+class Drawer:
+    """A L{appliance.upstream.rotation.Source} that a test changes."""
+
+    shown = "drawer 3"
+
+    def __init__(self) -> None:
+        self.text = "old"
+        self.fault: errors.UpstreamError | None = None
+        self.readings = 0
+        self.again = 0
+        self.held: list[tuple[Deferred[Found], Found]] | None = None
+
+    def read(self, again: bool) -> Deferred[Found]:
+        self.readings += 1
+        self.again += again
+        if self.fault is not None:
+            return fail(self.fault)
+        if self.held is not None:
+            waiting: Deferred[Found] = Deferred()
+            self.held.append((waiting, Found("u", self.text)))
+            return waiting
+        return succeed(Found("u", self.text))
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.drawer = Drawer()
+        self.rotation = Rotation(self.drawer, self.clock)
+
+    def current(self) -> Secret:
+        return now(self.rotation.current())
+
+    def accepted(self) -> Secret:
+        secret = self.current()
+        self.rotation.accepted(secret)
+        return secret
+
+
+def test_it_provides_what_it_promises() -> None:
+    """L{ICredentials}, and the power to be told what was accepted."""
+    rotation = Rig().rotation
+    assert verifyObject(ICredentials, rotation)
+    assert verifyObject(IFollowed, rotation)
+    assert rotation.source == "drawer 3"
+
+
+def test_the_same_secret_keeps_its_identity_and_another_gets_another() -> None:
+    """So tokens are kept as long as, and no longer than, they are the secret's."""
+    rig = Rig()
+    first = rig.current()
+    assert rig.current() == first
+    rig.drawer.text = "new"
+    second = rig.current()
+    assert second.danger_text == "new"
+    assert second.identity != first.identity
+
+
+def test_a_secret_that_was_never_accepted_is_looked_at_once_more_and_not_waited_for() -> None:
+    """It is wrong: nobody is about to change it."""
+    rig = Rig()
+    secret = rig.current()
+    assert now(rig.rotation.refused(secret)) is False
+    assert rig.drawer.again == 1
+    rig.drawer.text = "new"
+    assert now(rig.rotation.refused(secret)) is True
+
+
+def test_a_secret_that_is_accepted_no_more_is_waited_for_three_seconds() -> None:
+    """Whoever replaces it may have changed the registry first."""
+    rig = Rig()
+    secret = rig.accepted()
+    refused = rig.rotation.refused(secret)
+    rig.clock.pump([0.25, 0.25, 0.5])
+    assert pending(refused)
+    rig.drawer.text = "new"
+    rig.clock.advance(1)
+    assert now(refused) is True
+    assert rig.current().danger_text == "new"
+
+
+def test_the_wait_ends() -> None:
+    """After three seconds the answer is no, with a few looks at the source and no call left behind."""
+    rig = Rig()
+    refused = rig.rotation.refused(rig.accepted())
+    for pause in PAUSES:
+        assert pending(refused)
+        rig.clock.advance(pause)
+    assert now(refused) is False
+    assert rig.clock.seconds() == sum(PAUSES) == 3
+    assert rig.drawer.again == len(PAUSES) + 1
+    assert rig.clock.getDelayedCalls() == []
+
+
+def test_everybody_shares_one_wait() -> None:
+    """Twenty refusals make one look; who leaves takes nothing from the others."""
+    rig = Rig()
+    secret = rig.accepted()
+    refusals = [rig.rotation.refused(secret) for _ in range(20)]
+    refusals[0].addErrback(lambda _: None)
+    refusals[0].cancel()
+    rig.drawer.text = "new"
+    rig.clock.advance(PAUSES[0])
+    assert [now(each) for each in refusals[1:]] == [True] * 19
+    assert rig.drawer.again == 2
+
+
+def test_the_wait_outlives_a_source_that_cannot_be_read_for_a_moment() -> None:
+    """It is about to be written."""
+    rig = Rig()
+    secret = rig.accepted()
+    rig.drawer.fault = errors.UpstreamDenied("u", "gone")
+    refused = rig.rotation.refused(secret)
+    rig.drawer.fault, rig.drawer.text = None, "new"
+    rig.clock.advance(PAUSES[0])
+    assert now(refused) is True
+
+
+def test_a_late_refusal_of_an_earlier_secret_says_that_there_is_another() -> None:
+    """And makes no wait, and no doubt about the new one."""
+    rig = Rig()
+    old = rig.accepted()
+    rig.drawer.text = "new"
+    new = rig.accepted()
+    assert now(rig.rotation.refused(old)) is True
+    assert rig.current() == new
+
+
+def test_the_secret_before_is_presented_when_the_registry_does_not_know_the_new_one_yet() -> None:
+    """Under another identity: the old one's tokens are not used again. The new one's turn comes when it is refused."""
+    rig = Rig()
+    old = rig.accepted()
+    rig.drawer.text = "new"
+    new = rig.current()
+    assert now(rig.rotation.refused(new)) is True
+    back = rig.current()
+    assert back.danger_text == "old"
+    assert back.identity not in (old.identity, new.identity)
+    rig.rotation.accepted(back)
+    assert now(rig.rotation.refused(back)) is True
+    last = rig.current()
+    assert last.danger_text == "new"
+    assert last.identity not in (old.identity, new.identity, back.identity)
+    assert now(rig.rotation.refused(new)) is True, "a refusal from before the registry's change, come late"
+    assert rig.current() == last
+
+
+def test_the_secret_before_is_not_presented_for_ever() -> None:
+    """A mistake in the new one shows after a minute."""
+    rig = Rig()
+    rig.accepted()
+    rig.drawer.text = "new"
+    assert now(rig.rotation.refused(rig.current())) is True
+    rig.clock.advance(GRACE - 1)
+    assert rig.current().danger_text == "old"
+    rig.clock.advance(1)
+    new = rig.current()
+    assert new.danger_text == "new"
+    assert now(rig.rotation.refused(new)) is False
+
+
+def test_the_secret_before_is_forgotten_when_the_new_one_was_accepted() -> None:
+    """When that is refused later, it is not because the registry is behind."""
+    rig = Rig()
+    rig.accepted()
+    rig.drawer.text = "new"
+    new = rig.accepted()
+    refused = rig.rotation.refused(new)
+    assert pending(refused)
+    rig.clock.pump(PAUSES)
+    assert now(refused) is False
+
+
+def test_a_refused_secret_is_not_come_back_to() -> None:
+    """The registry changed first: what was there before is known to be wrong."""
+    rig = Rig()
+    old = rig.accepted()
+    refused = rig.rotation.refused(old)
+    rig.drawer.text = "new"
+    rig.clock.advance(PAUSES[0])
+    assert now(refused) is True
+    assert now(rig.rotation.refused(rig.current())) is False
+
+
+@pytest.mark.parametrize("how", ["empty", "gone"])
+def test_a_file_that_is_being_written_does_not_take_the_secret_away(how: str) -> None:
+    """It is empty or missing for a moment; after a minute somebody meant it."""
+    rig = Rig()
+    secret = rig.accepted()
+    if how == "empty":
+        rig.drawer.text = ""
+    else:
+        rig.drawer.fault = errors.UpstreamDenied("u", "gone")
+    assert rig.current() == secret
+    rig.clock.advance(GRACE - 1)
+    assert rig.current() == secret
+    rig.clock.advance(1)
+    if how == "empty":
+        assert rig.current().danger_text == ""
+    else:
+        assert type(failure_of(rig.rotation.current())) is errors.UpstreamDenied
+
+
+def test_a_reading_that_took_longer_than_a_later_one_brings_no_old_secret_back() -> None:
+    """Threads of a slow disk end in any order."""
+    rig = Rig()
+    secret = rig.accepted()
+    rig.drawer.held = []
+    slow = rig.rotation.current()
+    rig.drawer.text = "new"
+    refused = rig.rotation.refused(secret)
+    (first, old), (second, new) = rig.drawer.held
+    second.callback(new)
+    assert now(refused) is True
+    first.callback(old)
+    assert now(slow).danger_text == "new"
+
+
+def test_many_questions_at_once_make_one_reading() -> None:
+    """A pull of forty layers is one look at the file."""
+    rig = Rig()
+    rig.drawer.held = []
+    asked = [rig.rotation.current() for _ in range(40)]
+    ((waiting, found),) = rig.drawer.held
+    waiting.callback(found)
+    assert {now(each).identity for each in asked} == {"u#1"}
+
+
+def test_nothing_shows_the_secret() -> None:
+    """Neither what was found nor what is presented."""
+    rig = Rig()
+    rig.drawer.text = "c4n4ry"
+    secret = rig.current()
+    shown = repr(rig.rotation) + repr(vars(rig.rotation)) + repr(secret) + secret.identity
+    assert "c4n4ry" not in shown
+
+
+# -- one URL --------------------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """L{ICredentials} of an adapter's own, which is not told what is accepted; says no in its own time."""
+
+    def __init__(self) -> None:
+        self.secret = Secret("a", "u", "x")
+        self.verdicts: list[Deferred[bool]] = []
+
+    def current(self) -> Deferred[Secret]:
+        return succeed(self.secret)
+
+    def refused(self, secret: Secret) -> Deferred[bool]:
+        self.verdicts.append(Deferred())
+        return self.verdicts[-1]
+
+
+def acceptance() -> tuple[Acceptance, Plain, Clock]:
+    plain, clock = Plain(), Clock()
+    return Acceptance("up.example", "https://registry.example/", plain, clock), plain, clock  # type: ignore[arg-type]
+
+
+def test_who_comes_while_another_secret_is_looked_for_waits_for_it() -> None:
+    """Instead of showing what was refused a moment ago."""
+    accept, plain, _ = acceptance()
+    refused = Deferred.fromCoroutine(accept.refused(plain.secret))
+    coming = Deferred.fromCoroutine(accept.presentable())
+    assert pending(refused) and pending(coming)
+    plain.secret = Secret("b", "u", "y")
+    (verdict,) = plain.verdicts
+    verdict.callback(True)
+    assert now(refused) is True
+    assert now(coming).identity == "b"
+
+
+def test_refusals_that_come_after_the_verdict_make_no_new_look() -> None:
+    """Nineteen others were under way; an AWS or a helper is not asked nineteen times."""
+    accept, plain, _ = acceptance()
+    first = Deferred.fromCoroutine(accept.refused(plain.secret))
+    plain.verdicts[0].callback(False)
+    assert now(first) is False
+    assert now(Deferred.fromCoroutine(accept.refused(plain.secret))) is False
+    assert len(plain.verdicts) == 1
+    fault = failure_of(Deferred.fromCoroutine(accept.presentable()))
+    assert type(fault) is errors.UpstreamDenied
+    assert "https://registry.example/" in str(fault)
+
+
+def test_a_source_that_cannot_be_asked_is_the_error() -> None:
+    """It is down, and the secret is not judged finally: the next question asks it again."""
+    accept, plain, _ = acceptance()
+    first = Deferred.fromCoroutine(accept.refused(plain.secret))
+    plain.verdicts[0].errback(errors.UpstreamTimeout("up.example", "slow"))
+    assert type(failure_of(first)) is errors.UpstreamTimeout
+    coming = Deferred.fromCoroutine(accept.presentable())
+    plain.verdicts[1].callback(False)
+    assert type(failure_of(coming)) is errors.UpstreamDenied
+
+
+def test_many_refused_secrets_are_not_remembered_for_ever() -> None:
+    """A source that changes every second does not fill the memory."""
+    accept, plain, _ = acceptance()
+    for number in range(1000):
+        plain.secret = Secret(str(number), "u", "x")
+        judged = Deferred.fromCoroutine(accept.refused(plain.secret))
+        plain.verdicts[-1].callback(False)
+        now(judged)
+    assert len(accept._bars) < 100
