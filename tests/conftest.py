@@ -5,12 +5,17 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import twisted.plugins
 from twisted.internet import reactor
 from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase
+
+# The checkout's plugins, also where it is not installed.
+twisted.plugins.__path__.insert(0, str(Path(__file__).parent.parent / "plugins"))
 
 CLIENTS_REQUIRED = os.environ.get("PULLCACHE_REQUIRE_CLIENTS") == "1"
 

@@ -64,6 +64,15 @@ def test_listing_the_command_chooses_no_reactor() -> None:
 
 
 @pytest.mark.process
+def test_listing_the_adapters_chooses_no_reactor() -> None:
+    """They are listed with the command, and stay as light: AWS's library is imported when it is used."""
+    heavy = "{'klein', 'botocore', 'twisted.internet.reactor'}"
+    code = f"import sys, pullcache_adapters; print({heavy} & set(sys.modules), pullcache_adapters.ecr.kind)"
+    path = os.pathsep.join((str(ROOT), str(ROOT / "plugins")))
+    assert run(sys.executable, "-c", code, PYTHONPATH=path).stdout == "set() ecr\n"
+
+
+@pytest.mark.process
 def test_a_checkout_knows_the_command(tmp_path: Path) -> None:
     """python twistd-plugin.py works from any folder, with nothing installed."""
     result = run(sys.executable, ROOT / "twistd-plugin.py", "--help", cwd=tmp_path)

@@ -1,0 +1,96 @@
+"""Amazon ECR: passwords that AWS gives for twelve hours."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from appliance.errors import ConfigError
+from appliance.interfaces import ICredentials
+from appliance.settings import AWS, UpstreamSettings
+from appliance.upstream.adapters.aws import Api, credentials_from, is_installed
+from appliance.upstream.adapters.standard import Standard
+from appliance.upstream.url import Url
+
+#: Hosts of registries in every partition, as amazon-ecr-credential-helper knows them; C{dkr-ecr} and C{on.aws} are the
+#: dual-stack ones (Amazon ECR, "Making requests to Amazon ECR registries").
+_HOST = re.compile(
+    r"(?P<account>[0-9]{12})\.dkr(?P<dual>[.-])ecr(?P<fips>-fips)?\.(?P<region>[a-z0-9][a-z0-9-]*)\."
+    r"(?:amazonaws\.(?:com(?:\.cn)?|eu)|on\.(?:aws|amazonwebservices\.com\.cn)"
+    r"|sc2s\.sgov\.gov|c2s\.ic\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
+)
+#: What ECR says, with a 403, when its token is too old (bazel-contrib/rules_img#715).
+_EXPIRED = b"authorization token has expired"
+
+
+def has_own(settings: UpstreamSettings) -> bool:
+    """Whether the settings name a secret of their own, which then is the one that is shown."""
+    return any(each is not None for each in (settings.username, settings.token_file, settings.auth_file))
+
+
+def check_botocore(settings: UpstreamSettings) -> None:
+    """Raises L{ConfigError} when AWS cannot be asked."""
+    if not is_installed():
+        raise ConfigError(
+            f"upstreams.{settings.name}.kind: {settings.kind} asks AWS for its credentials with botocore, which is not "
+            "installed; run pip install 'pullcache[ecr]', or give username and password_file"
+        )
+
+
+def api_of(host: str) -> Api | None:
+    """Whom to ask for a token for the registry at C{host}, C{None} when it is none of ECR's."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return None
+    return Api("ecr", match["region"], True if match["fips"] else None, True if match["dual"] == "-" else None)
+
+
+class Ecr(Standard):
+    """
+    See L{appliance.interfaces.IAdapter}.
+
+    C{token_file} holds what C{aws ecr get-login-password} prints. Blobs come from S3 buckets of the region.
+    """
+
+    kind = "ecr"
+    redirect_hosts = ("*.amazonaws.com", "*.amazonaws.com.cn")
+    has_referrers = True
+    token_username = "AWS"
+
+    def check(self, settings: UpstreamSettings) -> None:
+        """Region and account stand in the host's name; every URL has to be of one region, since it gets one secret."""
+        if settings.credentials not in (None, AWS):
+            super().check(settings)
+        if has_own(settings):
+            return
+        check_botocore(settings)
+        for url in settings.urls:
+            if api_of(_host(url)) is None:
+                raise ConfigError(
+                    f"upstreams.{settings.name}.url: {_host(url)} is no host of ECR such as "
+                    "123456789012.dkr.ecr.eu-west-1.amazonaws.com, so its region is not known; write that, or give "
+                    "username and password_file"
+                )
+        if len({each.region for each in map(api_of, map(_host, settings.urls)) if each is not None}) > 1:
+            raise ConfigError(
+                f"upstreams.{settings.name}.url: the URLs are of different regions, which take different credentials; "
+                "make an upstream of each"
+            )
+
+    def has_expired(self, status: int, problem: bytes, bearer: bool, challenged: bool) -> bool:
+        """A 403 that says so."""
+        return status == 403 and _EXPIRED in problem.lower()
+
+    def credentials(self, settings: UpstreamSettings, means: Any) -> ICredentials | None:
+        """From AWS, unless the settings name others."""
+        if has_own(settings):
+            return super().credentials(settings, means)
+        api = api_of(means.host)
+        return None if api is None else credentials_from(api, settings, means)
+
+
+def _host(url: str) -> str:
+    try:
+        return Url.parse(url).host
+    except ValueError:
+        return url
