@@ -9,8 +9,6 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.threadpool import ThreadPool
 
-from appliance.admin.accesslog import AccessLog
+from appliance.admin.accesslog import AccessLog, writer_to
 from appliance.admin.api import Api, Premises
 from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
@@ -39,7 +37,7 @@ from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
 from appliance.config import load, overridden
-from appliance.description import describe
+from appliance.description import describe, warnings
 from appliance.errors import ConfigError, PullcacheError
 from appliance.flow.sendfile import SendfileReactor
 from appliance.flow.threads import THREADS, DiskThreads
@@ -48,11 +46,11 @@ from appliance.index.listings import Listings
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IUpstream
 from appliance.registry.listener import Listener
-from appliance.settings import NO_LOG, STANDARD_OUTPUT, Settings, UpstreamSettings
+from appliance.settings import Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
 from appliance.units import duration
-from appliance.upstream.table import offline_upstream_for, upstream_for
+from appliance.upstream.table import check_upstreams, offline_upstream_for, upstream_for
 
 # How often what is cheap to lose is written.
 FLUSH_INTERVAL = 5.0
@@ -100,6 +98,7 @@ class Options(usage.Options):
         try:
             self["settings"] = self.settings()
             _check_endpoints(self["settings"], self["config"])
+            check_upstreams(self["settings"], self["config"])
         except ConfigError as error:
             raise _refusal(error) from None
         if self["check"]:
@@ -119,7 +118,7 @@ class PullcacheService(Service):
         self._reactor = reactor
         self._ports: list[IListeningPort] = []
         self._pool = ThreadPool(minthreads=1, maxthreads=THREADS, name="disk")
-        self._log_lines = AccessLog(_access_writer(self._settings.access_log), reactor)
+        self._log_lines = AccessLog(writer_to(self._settings.access_log), reactor)
         self._metrics = Metrics(reactor, self._log_lines)
         self._flushing = LoopingCall(self._flush)
         self._flushing.clock = reactor
@@ -137,6 +136,8 @@ class PullcacheService(Service):
     def startService(self) -> None:
         """Take up what was cut, and follow SIGHUP."""
         super().startService()
+        for warning in warnings(self._settings):
+            self._log.warn("{warning}", warning=warning)
         self._pool.start()
         for kept, what in ((self._wants, "reading the wants"), (self._usage, "reading the usage")):
             Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what)
@@ -152,6 +153,8 @@ class PullcacheService(Service):
         await self._api.stop()
         await DeferredList([Deferred.fromCoroutine(_closed(port)) for port in self._ports])
         await self._let_transfers_end()
+        for remote in self._cache.remotes.values():
+            remote.registry.stop()
         await self._flights.stop()
         await self._flush()
         await Deferred.fromCoroutine(self._usage.flush(now=True)).addErrback(self._failed, "saving the usage")
@@ -170,6 +173,7 @@ class PullcacheService(Service):
         """Read the configuration again; a bad one is reported and the old one stays in force."""
         try:
             settings = self._options.settings()
+            check_upstreams(settings, self._options["config"])
             remotes = self._remotes(settings, self._settings)
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
@@ -180,8 +184,12 @@ class PullcacheService(Service):
         if [each.endpoint for each in settings.listen] != [each.endpoint for each in self._settings.listen]:
             self._log.warn("the listeners' endpoints changed: that takes effect with a restart")
             settings = _with_listeners_of(settings, self._settings)
-        self._cache.remotes = remotes
+        before, self._cache.remotes = self._cache.remotes, remotes
         self._settings = settings
+        kept = {id(remote.registry) for remote in remotes.values()}
+        for remote in before.values():
+            if id(remote.registry) not in kept:
+                remote.registry.stop()
         for listener, listen in zip(self._listeners, settings.listen, strict=True):
             listener.configure(settings, listen)
         self._log.info("the configuration was read again")
@@ -190,7 +198,7 @@ class PullcacheService(Service):
 
     def _wire(self) -> None:
         settings, clock = self._settings, self._reactor
-        threads = DiskThreads(self._reactor, self._pool)
+        self._threads = threads = DiskThreads(self._reactor, self._pool)
         self._store = store = FilesystemBlobStore(settings.store, threads)
         self._documents = documents = FilesystemDocuments(settings.store, threads)
         self._repositories = repositories = Repositories(documents)
@@ -237,14 +245,15 @@ class PullcacheService(Service):
         remotes = {}
         for name, upstream in settings.upstreams.items():
             same = before is not None and before.upstreams.get(name) == upstream and before.offline == settings.offline
-            registry = self._cache.remotes[name].registry if same else self._registry(upstream, settings.offline)
-            remotes[name] = Remote(upstream, registry, settings.offline)
+            offline = settings.offline or upstream.offline
+            registry = self._cache.remotes[name].registry if same else self._registry(upstream, offline)
+            remotes[name] = Remote(upstream, registry, offline)
         return remotes
 
     def _registry(self, upstream: UpstreamSettings, offline: bool) -> IUpstream:
         if offline:
             return offline_upstream_for(upstream)
-        return upstream_for(upstream, self._reactor, self._metrics)
+        return upstream_for(upstream, self._reactor, self._metrics, self._threads)
 
     def _listen(self) -> None:
         for listener, listen in zip(self._listeners, self._settings.listen, strict=True):
@@ -367,25 +376,3 @@ def _refusal(error: object) -> SystemExit:
     """Say what is wrong in one line, where the person who starts the service looks."""
     print(f"pullcache: {error}", file=sys.__stderr__)
     return SystemExit(1)
-
-
-def _access_writer(destination: str | Path) -> Callable[[str], object]:
-    """Takes whole lines of the access log to where C{access_log} says."""
-    if destination == NO_LOG:
-        return lambda lines: None
-    if destination == STANDARD_OUTPUT:
-        return _write_out
-
-    def append(lines: str) -> None:
-        # Opened for each batch: a file that was rotated away is followed by a new one.
-        with open(destination, "a", encoding="utf-8") as file:
-            file.write(lines)
-
-    return append
-
-
-def _write_out(lines: str) -> None:
-    # sys.stdout is the twisted log by now, which would date and prefix each line once more.
-    if sys.__stdout__ is not None:
-        sys.__stdout__.write(lines)
-        sys.__stdout__.flush()

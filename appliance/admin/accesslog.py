@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import formatTime
+
+from appliance.settings import NO_LOG, STANDARD_OUTPUT
 
 # Lines are written together this often: at thirty thousand requests a second a write for each would be the work.
 INTERVAL = 0.5
@@ -41,3 +45,25 @@ class AccessLog:
         if now != self._second:
             self._second, self._when = now, formatTime(now)
         return self._when
+
+
+def writer_to(destination: str | Path) -> Callable[[str], object]:
+    """Takes whole lines to where C{access_log} says (L{appliance.settings.Settings})."""
+    if destination == NO_LOG:
+        return lambda lines: None
+    if destination == STANDARD_OUTPUT:
+        return _write_out
+
+    def append(lines: str) -> None:
+        # Opened for each batch: a file that was rotated away is followed by a new one.
+        with open(destination, "a", encoding="utf-8") as file:
+            file.write(lines)
+
+    return append
+
+
+def _write_out(lines: str) -> None:
+    # sys.stdout is the twisted log by now, which would date and prefix each line once more.
+    if sys.__stdout__ is not None:
+        sys.__stdout__.write(lines)
+        sys.__stdout__.flush()

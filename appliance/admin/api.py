@@ -30,7 +30,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
 from appliance.index.repositories import Repositories
-from appliance.interfaces import IBlobStore, IDocuments, IThreads
+from appliance.interfaces import Condition, IBlobStore, IDocuments, IThreads
 from appliance.settings import Settings
 
 
@@ -77,7 +77,9 @@ class Api:
         self._exports = Exports(ordering, p.store, p.clock, p.duration)
         self._holdings = Holdings(p.store, p.repositories, p.usage, self._upstream_for)
         self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.site, p.clock)
-        self._status = StatusPage(p.settings, p.store, p.repositories, p.wants, lambda: len(p.flights), p.site, p.clock)
+        self._status = StatusPage(
+            p.settings, self._conditions, p.store, p.repositories, p.wants, lambda: len(p.flights), p.site, p.clock
+        )
         inbox = p.settings().bundles.inbox
         self._inbox = None if inbox is None else Inbox(inbox, self._received, p.threads, p.clock)
 
@@ -111,6 +113,9 @@ class Api:
     def _policy(self) -> Policy:
         bundles = self._premises.settings().bundles
         return Policy(tuple(map(PublicKey.parse, bundles.trust)), bundles.require_signature)
+
+    def _conditions(self) -> dict[str, Condition]:
+        return {name: remote.registry.condition() for name, remote in self._premises.cache.remotes.items()}
 
     def _upstream_for(self, name: str) -> str | None:
         return self._premises.settings().upstream_for(name)

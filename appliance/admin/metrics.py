@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from appliance import __version__
 from appliance.admin.accesslog import AccessLog
-from appliance.interfaces import IAccounts
+from appliance.interfaces import Health, IAccounts, RateLimit
 from appliance.upstream.observer import IUpstreamObserver
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -43,6 +43,15 @@ class Metrics:
         )
         self._asked = self._counter("upstream_requests", "Requests to upstreams.", ("upstream", "method", "code"))
         self._failures = self._counter("upstream_failures", "Upstream failures.", ("upstream", "class"))
+        self._pulls = self._gauge(
+            "upstream_rate_limit_pulls", "Pulls in a window, as the upstream last said.", ("upstream",)
+        )
+        self._pulls_left = self._gauge(
+            "upstream_rate_limit_remaining_pulls", "Pulls left of them, as the upstream last said.", ("upstream",)
+        )
+        self._states = self._gauge(
+            "upstream_url_state", "1 for the state a URL of an upstream is in.", ("upstream", "url", "state")
+        )
         Gauge("pullcache_build_info", "The version running.", ("version",), registry=self._registry).labels(
             __version__
         ).set(1)
@@ -86,6 +95,20 @@ class Metrics:
     def asked(self, upstream: str, method: str, status: int) -> None:
         """See L{IUpstreamObserver.asked}."""
         self._asked.labels(upstream, method, str(status)).inc()
+
+    def limited(self, upstream: str, limit: RateLimit) -> None:
+        """See L{IUpstreamObserver.limited}."""
+        if limit.limit is not None:
+            self._pulls.labels(upstream).set(limit.limit)
+        self._pulls_left.labels(upstream).set(limit.remaining)
+
+    def became(self, upstream: str, url: str, health: Health) -> None:
+        """See L{IUpstreamObserver.became}."""
+        for each in Health:
+            self._states.labels(upstream, url, each.value).set(each is health)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(f"pullcache_{name}", text, labels, registry=self._registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(f"pullcache_{name}", text, labels, registry=self._registry)

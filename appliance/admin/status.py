@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
@@ -13,18 +13,55 @@ from appliance.admin.route import Reply, Route, json
 from appliance.bundle.receipt import timestamp
 from appliance.cache.wants import Wants
 from appliance.index.repositories import Repositories
-from appliance.interfaces import IBlobStore
-from appliance.settings import Settings
+from appliance.interfaces import Condition, IBlobStore, RateLimit, UrlCondition
+from appliance.settings import Settings, UpstreamSettings
+
+
+class UrlStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One URL of an upstream.
+
+    @ivar health: C{up}, C{doubtful}, C{down} or C{resting}; C{None} while it is never contacted.
+    @ivar since: when it became that, RFC 3339.
+    @ivar fault: what went wrong, empty when nothing did since it was up.
+    @ivar next: when it is looked at again, RFC 3339; C{None} while that is not needed, or is under way.
+    """
+
+    url: str
+    health: str | None = None
+    since: str | None = None
+    fault: str = ""
+    next: str | None = None
+
+
+class RateLimitStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    What the upstream last said of its limit on pulls.
+
+    @ivar limit: pulls in a window, and C{window}: its seconds; C{None} when not told. C{remaining}: those left.
+    """
+
+    limit: int | None
+    remaining: int
+    window: float | None
 
 
 class UpstreamStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """One upstream. C{offline}: it is never contacted."""
+    """
+    One upstream.
+
+    @ivar urls: in the order they are tried.
+    @ivar offline: whether it is never contacted.
+    @ivar resting: repositories that are not asked about for now, since it wanted fewer requests.
+    """
 
     name: str
     aliases: list[str]
-    urls: list[str]
+    urls: list[UrlStatus]
     kind: str
     offline: bool
+    rate_limit: RateLimitStatus | None
+    resting: list[str]
 
 
 class Damaged(msgspec.Struct, frozen=True, rename="camel"):
@@ -69,6 +106,7 @@ class StatusPage:
     def __init__(
         self,
         settings: Callable[[], Settings],
+        conditions: Callable[[], Mapping[str, Condition]],
         store: IBlobStore,
         repositories: Repositories,
         wants: Wants,
@@ -78,9 +116,11 @@ class StatusPage:
     ) -> None:
         """
         @param settings: gives what is in force.
+        @param conditions: gives how the upstreams are, by name.
         @param flights: gives the number of flights under way.
         """
         self._settings = settings
+        self._conditions = conditions
         self._store = store
         self._repositories = repositories
         self._wants = wants
@@ -104,7 +144,7 @@ class StatusPage:
                 started=timestamp(self._started),
                 uptime=self._clock.seconds() - self._started,
                 offline=settings.offline,
-                upstreams=_upstreams(settings),
+                upstreams=_upstreams(settings, self._conditions()),
                 flights=self._flights(),
                 store_bytes=self._store.total(),
                 counts=counts,
@@ -122,8 +162,30 @@ class StatusPage:
         return Counts(len(names), tags, manifests, len(self._wants))
 
 
-def _upstreams(settings: Settings) -> list[UpstreamStatus]:
+def _upstreams(settings: Settings, conditions: Mapping[str, Condition]) -> list[UpstreamStatus]:
+    nothing = Condition()
     return [
-        UpstreamStatus(each.name, list(each.names()[1:]), list(each.urls), each.kind, settings.offline)
+        _upstream(each, settings.offline or each.offline, conditions.get(each.name, nothing))
         for each in settings.upstreams.values()
     ]
+
+
+def _upstream(settings: UpstreamSettings, offline: bool, condition: Condition) -> UpstreamStatus:
+    return UpstreamStatus(
+        name=settings.name,
+        aliases=list(settings.names()[1:]),
+        urls=[*map(_url, condition.urls)] or [*map(UrlStatus, settings.urls)],
+        kind=settings.kind,
+        offline=offline,
+        rate_limit=_limit(condition.rate_limit),
+        resting=list(condition.resting),
+    )
+
+
+def _url(condition: UrlCondition) -> UrlStatus:
+    later = None if condition.until is None else timestamp(condition.until)
+    return UrlStatus(condition.url, condition.health.value, timestamp(condition.since), condition.fault, later)
+
+
+def _limit(limit: RateLimit | None) -> RateLimitStatus | None:
+    return None if limit is None else RateLimitStatus(limit.limit, limit.remaining, limit.window)

@@ -18,12 +18,32 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(ask=status)
 
 
+class Url(msgspec.Struct, rename="camel"):
+    """One URL of an upstream; C{since} and C{next} are RFC 3339."""
+
+    url: str
+    health: str | None = None
+    since: str | None = None
+    fault: str = ""
+    next: str | None = None
+
+
+class RateLimit(msgspec.Struct, rename="camel"):
+    """What an upstream last said of its limit on pulls; C{window} in seconds."""
+
+    remaining: int
+    limit: int | None = None
+    window: float | None = None
+
+
 class Upstream(msgspec.Struct, rename="camel"):
     """One upstream of the appliance."""
 
     name: str
-    urls: list[str] = []
+    urls: list[Url] = []
     offline: bool = False
+    rate_limit: RateLimit | None = None
+    resting: list[str] = []
 
 
 class Damaged(msgspec.Struct, rename="camel"):
@@ -66,9 +86,13 @@ async def status(session: Session, options: Namespace) -> int:
     found = session.api.as_kind(document, Status)
     session.screen.table(list(_rows(session.api.url, found)))
     session.screen.say()
-    session.screen.table([("UPSTREAM", "STATE", "URL"), *map(_upstream, found.upstreams)])
-    for each in found.damaged:
-        session.screen.note(f"damaged: {each.document} was set aside as {each.kept_as}")
+    urls = [row for each in found.upstreams for row in _upstream(each)]
+    session.screen.table([("UPSTREAM", "STATE", "SINCE", "NEXT", "URL"), *urls])
+    for each in found.upstreams:
+        for line in _weather(each):
+            session.screen.say(line)
+    for damaged in found.damaged:
+        session.screen.note(f"damaged: {damaged.document} was set aside as {damaged.kept_as}")
     return DONE
 
 
@@ -83,5 +107,21 @@ def _rows(url: str, found: Status) -> Iterator[tuple[str, str]]:
     yield "wanted", f"{count(counts.wants, 'reference')} asked for and not served"
 
 
-def _upstream(upstream: Upstream) -> tuple[str, str, str]:
-    return upstream.name, "offline" if upstream.offline else "in use", " ".join(upstream.urls) or "-"
+def _upstream(upstream: Upstream) -> Iterator[tuple[str, str, str, str, str]]:
+    for url in upstream.urls:
+        state = "offline" if upstream.offline else url.health or "-"
+        yield upstream.name, state, moment(url.since), url.next or "-", url.url
+
+
+def _weather(upstream: Upstream) -> Iterator[str]:
+    """What there is to say of an upstream beyond the table."""
+    for url in upstream.urls:
+        if url.fault:
+            yield f"{upstream.name}: {url.fault}"
+    limit = upstream.rate_limit
+    if limit is not None:
+        of = "" if limit.limit is None else f" of {limit.limit}"
+        window = "" if limit.window is None else f" in {span(limit.window)}"
+        yield f"{upstream.name}: {limit.remaining}{of} pulls{window} are left"
+    if upstream.resting:
+        yield f"{upstream.name}: fewer requests were wanted for {', '.join(upstream.resting)}"

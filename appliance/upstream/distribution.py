@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
-from urllib.parse import quote
+import random as chance
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
-from appliance.errors import (
-    DigestInvalid,
-    RangeIgnored,
-    UpstreamError,
-    UpstreamInvalid,
-    UpstreamUnavailable,
+from appliance.errors import UpstreamError
+from appliance.interfaces import (
+    Condition,
+    FetchedManifest,
+    IAdapter,
+    IBlobResponse,
+    ICredentials,
+    IUpstream,
+    ManifestHead,
+    Outlook,
 )
-from appliance.interfaces import FetchedManifest, IBlobResponse, IUpstream, ManifestHead
-from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES
-from appliance.oci.ranges import parse_content_range
 from appliance.settings import UpstreamSettings
+from appliance.upstream.adapters.standard import STANDARD
 from appliance.upstream.agents import Agents
-from appliance.upstream.body import BlobResponse, abandon, read_whole
-from appliance.upstream.credentials import Credentials
 from appliance.upstream.exchange import Exchange
-from appliance.upstream.faults import first_header, status_fault
-from appliance.upstream.kind import DISTRIBUTION, Kind
+from appliance.upstream.health import UrlHealth
 from appliance.upstream.limits import Limits
 from appliance.upstream.observer import IUpstreamObserver, SilentObserver
-from appliance.upstream.redirects import Answer
+from appliance.upstream.pace import Pace
+from appliance.upstream.questions import Questions, range_fields
+from appliance.upstream.resting import Allowance, RepositoryRests
 from appliance.upstream.site import Site
-from appliance.upstream.taglist import all_tags
+from appliance.upstream.sites import HeardAgent, Place, Sites
 from appliance.upstream.tokens import Tokens
 from appliance.upstream.url import Url
 
 T = TypeVar("T")
-
-_MANIFEST_FIELDS = {"Accept": mediatypes.ACCEPT}
-_NOTHING_SAID = ManifestHead(None, None, None)
-#: What an answer to HEAD must not be taken for "this method is not for you".
-_MEANT = frozenset({401, 403, 404, 410, 429})
 
 
 @implementer(IUpstream)
@@ -59,189 +53,124 @@ class DistributionUpstream:
         settings: UpstreamSettings,
         agents: Callable[[Url], Agents],
         clock: IReactorTime,
-        kind: Kind = DISTRIBUTION,
+        adapter: IAdapter = STANDARD,
+        credentials: ICredentials | None = None,
         observer: IUpstreamObserver | None = None,
         limits: Limits | None = None,
+        random: Callable[[], float] = chance.random,
     ) -> None:
         """
         @param agents: makes the agents for one configured URL.
+        @param random: gives numbers from 0 to 1.
+        @raise ValueError: one of C{settings.urls} is none.
         """
         self.name = settings.name
-        self._kind = kind
+        self._adapter = adapter
+        self._clock = clock
+        self._random = random
         self._observer: IUpstreamObserver = SilentObserver() if observer is None else observer
-        self._exchange = Exchange(self.name, clock, limits or Limits(), self._observer)
-        credentials, tokens = credentials_of(settings), Tokens(clock)
-        auth_hosts = settings.auth_hosts + kind.auth_hosts
+        pace = None if settings.max_rate is None else Pace(clock, settings.max_rate)
+        self._exchange = Exchange(self.name, clock, limits or Limits(), self._observer, pace)
+        self._questions = Questions(self._exchange)
+        self._allowance = Allowance(self.name, settings.keep_pulls, clock, self._observer)
+        self._auth_hosts = settings.auth_hosts + adapter.auth_hosts
+        self._credentials, self._tokens = credentials, Tokens(clock)
         urls = [Url.parse(url) for url in settings.urls]
-        self._sites = [Site(url, agents(url), self._exchange, auth_hosts, credentials, tokens) for url in urls]
+        self._sites = Sites(self.name, [self._place(url, agents(url)) for url in urls], clock)
+
+    def _place(self, url: Url, agents: Agents) -> Place:
+        own = HeardAgent(agents.own)
+        site = Site(
+            url,
+            Agents(own, agents.led),
+            self._exchange,
+            self._adapter,
+            self._auth_hosts,
+            self._credentials,
+            self._tokens,
+        )
+        shown = url.shown.removesuffix("/")
+        health = UrlHealth(self.name, shown, site.ping, self._clock, self._random, self._observer)
+        rests = RepositoryRests(self.name, self._clock)
+        return Place(self.name, site, own, health, rests, self._adapter.rate_limit, self._allowance.hear)
 
     def repository(self, name: str) -> str:
         """See L{IUpstream.repository}."""
-        return self._kind.repository(name)
+        return self._adapter.repository(name)
+
+    def outlook(self, repository: str) -> Outlook:
+        """See L{IUpstream.outlook}."""
+        return self._sites.outlook(repository)
+
+    def overdue(self, repository: str) -> None:
+        """See L{IUpstream.overdue}."""
+        self._sites.overdue(repository)
+
+    def condition(self) -> Condition:
+        """See L{IUpstream.condition}."""
+        places = self._sites.places
+        resting = sorted({name for place in places for name in place.rests.names()})
+        return Condition(tuple(place.health.condition() for place in places), self._allowance.limit, tuple(resting))
+
+    def stop(self) -> None:
+        """See L{IUpstream.stop}."""
+        self._sites.stop()
 
     def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
         """See L{IUpstream.head}."""
-        return self._anywhere(lambda site: self._head(site, repository, reference))
+        return self._told(self._asked_head(repository, reference))
 
     def manifest(self, repository: str, reference: str | Digest) -> Deferred[FetchedManifest]:
-        """See L{IUpstream.manifest}."""
-        return self._anywhere(lambda site: self._manifest(site, repository, reference))
+        """See L{IUpstream.manifest}. Fails with L{UpstreamRateLimited} when C{keep_pulls} leaves none."""
+        return self._told(self._pulled(repository, reference))
 
     def blob(
-        self, repository: str, digest: Digest, start: int = 0, stop: int | None = None, validator: str | None = None
+        self,
+        repository: str,
+        digest: Digest,
+        start: int = 0,
+        stop: int | None = None,
+        validator: str | None = None,
+        background: bool = False,
     ) -> Deferred[IBlobResponse]:
         """See L{IUpstream.blob}. Fails with L{RangeIgnored} when what comes is neither that range nor the whole."""
-        fields = _range_fields(start, stop, validator)
-        return self._anywhere(lambda site: self._blob(site, repository, digest, start, fields))
+        fields, watch = range_fields(start, stop, validator), self._exchange.watch_for(background)
+        return self._told(
+            self._sites.ask(
+                repository, lambda place: self._questions.blob(place, repository, digest, start, fields, watch)
+            )
+        )
 
     def blob_size(self, repository: str, digest: Digest) -> Deferred[int | None]:
         """See L{IUpstream.blob_size}."""
-        return self._anywhere(lambda site: self._blob_size(site, repository, digest))
+        return self._told(
+            self._sites.ask(repository, lambda place: self._questions.blob_size(place, repository, digest))
+        )
 
     def tags(self, repository: str) -> Deferred[list[str]]:
         """See L{IUpstream.tags}."""
-        return self._anywhere(lambda site: self._tags(site, repository))
+        return self._told(self._sites.ask(repository, lambda place: self._questions.tags(place, repository)))
 
-    def _anywhere(self, ask: Callable[[Site], Awaitable[T]]) -> Deferred[T]:
-        return Deferred.fromCoroutine(self._in_order(ask))
+    def _told(self, asking: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+        """What the question comes to; a failure is counted once."""
 
-    async def _in_order(self, ask: Callable[[Site], Awaitable[T]]) -> T:
-        try:
-            for site in self._sites[:-1]:
-                try:
-                    return await ask(site)
-                except UpstreamUnavailable:
-                    continue
-            return await ask(self._sites[-1])
-        except UpstreamError as fault:
-            self._observer.failed(self.name, fault.kind)
-            raise
+        async def told() -> T:
+            try:
+                return await asking
+            except UpstreamError as fault:
+                self._observer.failed(self.name, fault.kind)
+                raise
 
-    async def _head(self, site: Site, repository: str, reference: str | Digest) -> ManifestHead:
-        answer = await site.ask("HEAD", _manifest_url(site, repository, reference), repository, _MANIFEST_FIELDS)
-        if answer.status == 501 or (400 <= answer.status < 500 and answer.status not in _MEANT):
-            answer.discard()
-            return _NOTHING_SAID
-        await self._only_200(answer)
-        return _described(answer.response)
+        return Deferred.fromCoroutine(told())
 
-    async def _manifest(self, site: Site, repository: str, reference: str | Digest) -> FetchedManifest:
-        answer = await site.ask("GET", _manifest_url(site, repository, reference), repository, _MANIFEST_FIELDS)
-        await self._only_200(answer)
-        content_type = first_header(answer.response.headers, b"Content-Type")
-        if mediatypes.without_parameters(content_type or "") == "text/html":
-            answer.discard()
-            raise UpstreamInvalid(self.name, f"{answer.what} answered HTML instead of a manifest")
-        data = await read_whole(answer.response, MAX_MANIFEST_BYTES, self._exchange.watch, answer.what)
-        return FetchedManifest(data, content_type)
+    async def _asked_head(self, repository: str, reference: str | Digest) -> ManifestHead:
+        return await self._sites.ask(repository, lambda place: self._questions.head(place, repository, reference))
 
-    async def _blob(
-        self, site: Site, repository: str, digest: Digest, start: int, fields: Mapping[str, str]
-    ) -> IBlobResponse:
-        answer = await site.ask("GET", _blob_url(site, repository, digest), repository, fields)
-        if "Range" in fields and answer.status in (206, 416):
-            return await self._part(answer, start)
-        await self._only_200(answer)
-        length = answer.response.length
-        return self._opened(answer.response, 0, None if length is UNKNOWN_LENGTH else length)
-
-    async def _part(self, answer: Answer, start: int) -> IBlobResponse:
-        """A 206 that holds bytes from C{start} on; L{RangeIgnored} for every other, and for a 416."""
-        field = first_header(answer.response.headers, b"Content-Range") or ""
-        try:
-            if answer.status == 416:
-                raise ValueError("it has no such range")
-            first, _, total = parse_content_range(field)
-            if first != start:
-                raise ValueError(f"its part begins at {first}")
-        except ValueError as reason:
-            abandon(answer.response)
-            message = f"{answer.what} was asked for bytes from {start} on and answered {answer.status}: {reason}"
-            raise RangeIgnored(self.name, message) from None
-        return self._opened(answer.response, start, total)
-
-    def _opened(self, response: IResponse, start: int, size: int | None) -> IBlobResponse:
-        return BlobResponse(response, self._exchange.blob_watch, start, size, _strong_validator(response))
-
-    async def _blob_size(self, site: Site, repository: str, digest: Digest) -> int | None:
-        answer = await site.ask("HEAD", _blob_url(site, repository, digest), repository, {})
-        if not _head_refused(answer):
-            await self._only_200(answer)
-            return _content_length(answer.response)
-        answer.discard()
-        response = await self._blob(site, repository, digest, 0, _range_fields(0, 1, None))
-        response.abandon()
-        size: int | None = response.size
-        return size
-
-    async def _tags(self, site: Site, repository: str) -> list[str]:
-        async def ask(url: Url) -> Answer:
-            answer = await site.ask("GET", url, repository, {"Accept": "application/json"})
-            await self._only_200(answer)
-            return answer
-
-        first = site.url.below(f"/v2/{_quoted(repository)}/tags/list")
-        return await all_tags(ask, first, self._exchange.watch)
-
-    async def _only_200(self, answer: Answer) -> None:
-        """Raises for every other status; the body is read then."""
-        if answer.status != 200:
-            problem = await answer.problem()
-            raise status_fault(self.name, answer.what, answer.status, answer.response.headers, problem)
-
-
-def credentials_of(settings: UpstreamSettings) -> Credentials | None:
-    """The configured credentials, C{None} for an anonymous upstream."""
-    if settings.username is None or settings.password_file is None:
-        return None
-    return Credentials(settings.name, settings.username, settings.password_file)
-
-
-def _quoted(text: str) -> str:
-    """Names, tags and digests need no quoting; whatever else comes must not become another path."""
-    return quote(text, safe="/:")
-
-
-def _manifest_url(site: Site, repository: str, reference: str | Digest) -> Url:
-    return site.url.below(f"/v2/{_quoted(repository)}/manifests/{_quoted(str(reference))}")
-
-
-def _blob_url(site: Site, repository: str, digest: Digest) -> Url:
-    return site.url.below(f"/v2/{_quoted(repository)}/blobs/{digest}")
-
-
-def _range_fields(start: int, stop: int | None, validator: str | None) -> dict[str, str]:
-    """Range and If-Range (RFC 9110 sections 14.2 and 13.1.5), nothing for the whole."""
-    if start == 0 and stop is None:
-        return {}
-    last = "" if stop is None else str(stop - 1)
-    fields = {"Range": f"bytes={start}-{last}"}
-    return fields if validator is None else {**fields, "If-Range": validator}
-
-
-def _strong_validator(response: IResponse) -> str | None:
-    """The entity tag, when it is a strong one (RFC 9110 section 8.8.3) and fit to be sent back."""
-    tag = first_header(response.headers, b"ETag") or ""
-    return tag if len(tag) > 2 and tag[0] == tag[-1] == '"' and tag.isascii() and tag.isprintable() else None
-
-
-def _content_length(response: IResponse) -> int | None:
-    """Of an answer to HEAD, where C{length} is 0 and the field is left in its place."""
-    text = first_header(response.headers, b"Content-Length") or ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
-def _described(response: IResponse) -> ManifestHead:
-    media_type = mediatypes.without_parameters(first_header(response.headers, b"Content-Type") or "")
-    if media_type == "text/html":
-        return _NOTHING_SAID
-    try:
-        digest = Digest.parse(first_header(response.headers, b"Docker-Content-Digest") or "")
-    except DigestInvalid:
-        return ManifestHead(None, _content_length(response), media_type or None)
-    return ManifestHead(digest, _content_length(response), media_type or None)
-
-
-def _head_refused(answer: Answer) -> bool:
-    """Whether it is HEAD that is refused: signed URLs are made for GET only, and some servers do not know it."""
-    return answer.status in (400, 405, 501) or (answer.led and answer.status in (401, 403))
+    async def _pulled(self, repository: str, reference: str | Digest) -> FetchedManifest:
+        if self._allowance.doubtful:
+            # A HEAD is no pull, and its answer tells how many are left by now.
+            await self._asked_head(repository, reference)
+        with self._allowance.pull():
+            return await self._sites.ask(
+                repository, lambda place: self._questions.manifest(place, repository, reference)
+            )

@@ -115,6 +115,8 @@ def status_fault(upstream: str, what: str, status: int, headers: Headers, body: 
     """
     The error for a whole answer that is not what was asked for.
 
+    503 with a Retry-After asks for fewer requests as 429 does (RFC 9110 section 15.6.4).
+
     @param body: the answer's first bytes; an OCI error in it is named in the message.
     """
     code, message = reported(body)
@@ -123,8 +125,9 @@ def status_fault(upstream: str, what: str, status: int, headers: Headers, body: 
         return UpstreamMissing(upstream, detail, repository_unknown=code == "NAME_UNKNOWN")
     if status in (401, 403):
         return UpstreamDenied(upstream, detail)
-    if status == 429:
-        return UpstreamRateLimited(upstream, detail, retry_after(headers))
+    wait = retry_after(headers)
+    if status == 429 or (status == 503 and wait is not None):
+        return UpstreamRateLimited(upstream, detail, wait)
     if status >= 500:
         return UpstreamUnavailable(upstream, detail)
     return UpstreamInvalid(upstream, detail)

@@ -8,9 +8,8 @@ from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from appliance.errors import Offline
-from appliance.interfaces import FetchedManifest, IBlobResponse, IUpstream, ManifestHead
+from appliance.interfaces import Condition, FetchedManifest, IAdapter, IBlobResponse, IUpstream, ManifestHead, Outlook
 from appliance.oci.digest import Digest
-from appliance.upstream.kind import Kind
 
 
 @implementer(IUpstream)
@@ -21,13 +20,13 @@ class OfflineUpstream:
     @ivar name: the configured name.
     """
 
-    def __init__(self, name: str, kind: Kind) -> None:
+    def __init__(self, name: str, adapter: IAdapter) -> None:
         self.name = name
-        self._kind = kind
+        self._adapter = adapter
 
     def repository(self, name: str) -> str:
         """See L{IUpstream.repository}."""
-        return self._kind.repository(name)
+        return self._adapter.repository(name)
 
     def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
         """Fails with L{Offline}."""
@@ -37,8 +36,28 @@ class OfflineUpstream:
         """Fails with L{Offline}."""
         return self._refused(f"{repository} {reference}")
 
+    def outlook(self, repository: str) -> Outlook:
+        """Nothing is asked."""
+        return Outlook(ask=False, wait=False)
+
+    def overdue(self, repository: str) -> None:
+        """Nobody has waited."""
+
+    def condition(self) -> Condition:
+        """There is no URL."""
+        return Condition()
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
     def blob(
-        self, repository: str, digest: Digest, start: int = 0, stop: int | None = None, validator: str | None = None
+        self,
+        repository: str,
+        digest: Digest,
+        start: int = 0,
+        stop: int | None = None,
+        validator: str | None = None,
+        background: bool = False,
     ) -> Deferred[IBlobResponse]:
         """Fails with L{Offline}."""
         return self._refused(f"{repository} {digest}")

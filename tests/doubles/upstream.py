@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.errors import RangeIgnored, UpstreamError, UpstreamMissing, UpstreamUnavailable
-from appliance.interfaces import FetchedManifest, IBlobResponse, IUpstream, ManifestHead
+from appliance.interfaces import Condition, FetchedManifest, IBlobResponse, IUpstream, ManifestHead, Outlook
 from appliance.oci.digest import Digest
 
 T = TypeVar("T")
@@ -40,6 +40,7 @@ class Call:
     start: int = 0
     stop: int | None = None
     validator: str | None = None
+    background: bool = False
 
 
 @dataclass
@@ -85,6 +86,7 @@ class ScriptedBody:
 
     def __init__(self, upstream: str, data: bytes, start: int, size: int | None, validator: str | None) -> None:
         self.start = start
+        self.stop: int | None = start + len(data)
         self.size = size
         self.validator = validator
         self.paused = False
@@ -190,6 +192,10 @@ class ScriptedUpstream:
     @ivar tells_size: whether blobs come with their size.
     @ivar ranges: whether a range is granted; else the whole comes.
     @ivar validator: what blobs come with.
+    @ivar outlooks: what L{outlook} says, by repository; of C{"*"} for all others.
+    @ivar waited: the repositories that L{overdue} was said of.
+    @ivar conditions: what L{condition} says.
+    @ivar stopped: whether nobody will ask again.
     """
 
     def __init__(self, name: str = "docker.io", library: bool = False) -> None:
@@ -203,6 +209,10 @@ class ScriptedUpstream:
         self.tells_size = True
         self.ranges = True
         self.validator: str | None = None
+        self.outlooks: dict[str, Outlook] = {}
+        self.waited: list[str] = []
+        self.conditions = Condition()
+        self.stopped = False
         self._library = library
         self._failing: dict[str, UpstreamError] = {}
         self._failing_once: dict[str, list[Exception]] = defaultdict(list)
@@ -273,8 +283,30 @@ class ScriptedUpstream:
 
         return self._answer(Call("manifest", repository, str(reference)), say)
 
+    def outlook(self, repository: str) -> Outlook:
+        """See L{IUpstream.outlook}."""
+        return self.outlooks.get(repository, self.outlooks.get("*", Outlook()))
+
+    def overdue(self, repository: str) -> None:
+        """See L{IUpstream.overdue}."""
+        self.waited.append(repository)
+
+    def condition(self) -> Condition:
+        """See L{IUpstream.condition}."""
+        return self.conditions
+
+    def stop(self) -> None:
+        """See L{IUpstream.stop}."""
+        self.stopped = True
+
     def blob(
-        self, repository: str, digest: Digest, start: int = 0, stop: int | None = None, validator: str | None = None
+        self,
+        repository: str,
+        digest: Digest,
+        start: int = 0,
+        stop: int | None = None,
+        validator: str | None = None,
+        background: bool = False,
     ) -> Deferred[IBlobResponse]:
         """See L{IUpstream.blob}."""
 
@@ -290,7 +322,7 @@ class ScriptedUpstream:
             self.bodies.append(body)
             return body
 
-        return self._answer(Call("blob", repository, str(digest), start, stop, validator), say)
+        return self._answer(Call("blob", repository, str(digest), start, stop, validator, background), say)
 
     def blob_size(self, repository: str, digest: Digest) -> Deferred[int | None]:
         """See L{IUpstream.blob_size}."""

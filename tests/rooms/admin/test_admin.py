@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 from appliance.admin.accesslog import INTERVAL, AccessLog
 from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
-from appliance.interfaces import IAccounts
+from appliance.interfaces import Health, IAccounts, RateLimit
 from appliance.upstream.observer import IUpstreamObserver
 
 NOON = 1_700_000_000.0
@@ -136,6 +136,10 @@ class MetricsTests(SynchronousTestCase):
         metrics.received("docker.io", 24)
         metrics.asked("docker.io", "HEAD", 401)
         metrics.failed("docker.io", "rate_limited")
+        metrics.limited("docker.io", RateLimit(100, 20, 21600.0))
+        metrics.limited("docker.io", RateLimit(None, 19, None))
+        metrics.became("docker.io", "https://registry-1.docker.io", Health.UP)
+        metrics.became("docker.io", "https://registry-1.docker.io", Health.DOWN)
         metrics.watch("store_bytes", "Bytes of all blobs held.", lambda: 42)
         metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: 2)
         found = measured(metrics)
@@ -149,6 +153,16 @@ class MetricsTests(SynchronousTestCase):
             ("pullcache_upstream_received_bytes_total", {"upstream": "docker.io"}, 1024),
             ("pullcache_upstream_requests_total", {"upstream": "docker.io", "method": "HEAD", "code": "401"}, 1),
             ("pullcache_upstream_failures_total", {"upstream": "docker.io", "class": "rate_limited"}, 1),
+            ("pullcache_upstream_rate_limit_pulls", {"upstream": "docker.io"}, 100),
+            ("pullcache_upstream_rate_limit_remaining_pulls", {"upstream": "docker.io"}, 19),
+            *(
+                (
+                    "pullcache_upstream_url_state",
+                    {"upstream": "docker.io", "url": "https://registry-1.docker.io", "state": state},
+                    float(state == "down"),
+                )
+                for state in ("up", "doubtful", "down", "resting")
+            ),
             ("pullcache_store_bytes", {}, 42),
             ("pullcache_flights", {}, 2),
         ]

@@ -10,7 +10,9 @@ import pytest
 from appliance import __version__
 from appliance.errors import Offline
 from appliance.index.repositories import Repositories
+from appliance.interfaces import Condition, Health, RateLimit, UrlCondition
 from appliance.oci.digest import Digest
+from appliance.settings import UpstreamSettings
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.images import image, multi_arch
 from tests.doubles.pullthrough import begin, failing, result
@@ -33,9 +35,13 @@ def test_status_tells_what_there_is() -> None:
             {
                 "name": "docker.io",
                 "aliases": ["index.docker.io", "registry-1.docker.io"],
-                "urls": ["https://hub.example"],
+                "urls": [
+                    {"url": "https://hub.example", "health": None, "since": None, "fault": "", "next": None},
+                ],
                 "kind": "dockerhub",
                 "offline": False,
+                "rateLimit": None,
+                "resting": [],
             }
         ],
         "flights": 0,
@@ -62,6 +68,49 @@ def test_status_counts_what_is_under_way_and_wanted() -> None:
     failing(closed.through.manifest(HUB, NGINX, "1"), Offline)
     found = closed.get("status")
     assert (found["counts"]["wants"], found["offline"], found["upstreams"][0]["offline"]) == (1, True, True)
+
+
+def test_status_tells_the_weather() -> None:
+    """Each URL's health, since when, why, and when it is looked at again; the pulls that are left; who rests."""
+    site = Appliance()
+    now = site.clock.seconds()
+    site.hub.conditions = Condition(
+        urls=(
+            UrlCondition("https://hub.example", Health.DOWN, now - 60, "GET https://hub.example/v2/: cut", now + 4.4),
+            UrlCondition("https://mirror.example", Health.UP, now - 3600),
+        ),
+        rate_limit=RateLimit(100, 20, 21600.0),
+        resting=("library/nginx",),
+    )
+    [upstream] = site.get("status")["upstreams"]
+    assert upstream["urls"] == [
+        {
+            "url": "https://hub.example",
+            "health": "down",
+            "since": "2027-01-15T07:59:00Z",
+            "fault": "GET https://hub.example/v2/: cut",
+            "next": "2027-01-15T08:00:04Z",
+        },
+        {
+            "url": "https://mirror.example",
+            "health": "up",
+            "since": "2027-01-15T07:00:00Z",
+            "fault": "",
+            "next": None,
+        },
+    ]
+    assert upstream["rateLimit"] == {"limit": 100, "remaining": 20, "window": 21600.0}
+    assert upstream["resting"] == ["library/nginx"]
+
+
+def test_status_tells_which_upstream_is_offline() -> None:
+    """One may be while others are not."""
+    site = Appliance()
+    quiet = UpstreamSettings(name="quay.io", urls=("https://quay.io",), offline=True)
+    site.settings = msgspec.structs.replace(site.settings, upstreams={**site.settings.upstreams, "quay.io": quiet})
+    found = site.get("status")
+    assert found["offline"] is False
+    assert {each["name"]: each["offline"] for each in found["upstreams"]} == {HUB: False, "quay.io": True}
 
 
 def test_status_follows_the_configuration() -> None:

@@ -24,9 +24,7 @@ def bundle(*blobs: BlobEntry, title: str = "weekly", image: bytes = MANIFEST) ->
     upstream = Upstream(registry="docker.io", repository="library/tiny", tag="1")
     platforms = Platforms(present=("linux/amd64",), absent=("linux/arm64",))
     size = len(image)
-    ref = Ref(
-        name=NAME, digest=digest, media_type=INDEX_TYPE, size=size, upstream=upstream, platforms=platforms
-    )
+    ref = Ref(name=NAME, digest=digest, media_type=INDEX_TYPE, size=size, upstream=upstream, platforms=platforms)
     return contents.sealed(
         Bundle(
             created="2026-11-21T08:00:00Z",

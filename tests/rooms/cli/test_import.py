@@ -30,9 +30,7 @@ def change(name: str, outcome: Any, previous: str | None = None, **more: Any) ->
 
 def receipt(*refs: Change, **more: Any) -> Receipt:
     bundle = "sha256:" + "b" * 64
-    return Receipt(
-        bundle=bundle, format="pullcache bundle", files=["/a.tar"], finished="now", refs=list(refs), **more
-    )
+    return Receipt(bundle=bundle, format="pullcache bundle", files=["/a.tar"], finished="now", refs=list(refs), **more)
 
 
 def answering(*lines: Any) -> Appliance:

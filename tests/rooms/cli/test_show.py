@@ -44,7 +44,35 @@ STATUS = {
     "started": "2026-11-20T07:00:00Z",
     "uptime": 3700.0,
     "offline": True,
-    "upstreams": [{"name": "docker.io", "aliases": [], "urls": ["https://x"], "kind": "distribution", "offline": True}],
+    "upstreams": [
+        {
+            "name": "docker.io",
+            "aliases": [],
+            "urls": [
+                {
+                    "url": "https://x",
+                    "health": "down",
+                    "since": "2026-11-20T07:30:00Z",
+                    "fault": "GET https://x/v2/: the server closed the connection",
+                    "next": "2026-11-20T08:01:45Z",
+                },
+                {"url": "https://y", "health": "up", "since": "2026-11-20T07:00:00Z", "fault": "", "next": None},
+            ],
+            "kind": "distribution",
+            "offline": False,
+            "rateLimit": {"limit": 100, "remaining": 20, "window": 21600.0},
+            "resting": ["library/nginx", "library/redis"],
+        },
+        {
+            "name": "quay.io",
+            "aliases": [],
+            "urls": [{"url": "https://q", "health": None, "since": None, "fault": "", "next": None}],
+            "kind": "distribution",
+            "offline": True,
+            "rateLimit": None,
+            "resting": [],
+        },
+    ],
     "flights": 1,
     "storeBytes": 1_500_000,
     "counts": {"repositories": 1, "tags": 2, "manifests": 3, "wants": 4},
@@ -106,6 +134,23 @@ def test_status_tells_how_the_appliance_is() -> None:
     for told in (URL, "offline", "1 h 1 min ago", held, "1 transfer", "4 ref"):
         assert told in ended.out
     assert "damaged: a.json" in ended.err
+
+
+def test_status_tells_the_weather() -> None:
+    """One line a URL, then why one is down, how many pulls are left, and which repositories rest."""
+    lines = ask(Appliance({"GET status": STATUS}), "status").out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("UPSTREAM"))
+    assert [line.split() for line in lines[start : start + 4]] == [
+        ["UPSTREAM", "STATE", "SINCE", "NEXT", "URL"],
+        ["docker.io", "down", "2026-11-20", "07:30", "2026-11-20T08:01:45Z", "https://x"],
+        ["docker.io", "up", "2026-11-20", "07:00", "-", "https://y"],
+        ["quay.io", "offline", "-", "-", "https://q"],
+    ]
+    assert lines[start + 4 :] == [
+        "docker.io: GET https://x/v2/: the server closed the connection",
+        "docker.io: 20 of 100 pulls in 6 h are left",
+        "docker.io: fewer requests were wanted for library/nginx, library/redis",
+    ]
 
 
 @pytest.mark.parametrize(

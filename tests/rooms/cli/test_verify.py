@@ -180,9 +180,7 @@ IMAGE = json.dumps({"config": {"digest": str(Digest.of(CONFIG))}}).encode()
 OTHER = json.dumps({"config": {"digest": str(Digest.of(bundles.LAYER))}}).encode()
 
 
-def with_tool_files(
-    tmp_path: Path, name: str, digest: Digest, config: bytes, layer: bytes = bundles.LAYER
-) -> Path:
+def with_tool_files(tmp_path: Path, name: str, digest: Digest, config: bytes, layer: bytes = bundles.LAYER) -> Path:
     """A bundle whose C{index.json} says that C{name} is C{digest}, and C{manifest.json} what it consists of."""
     blobs = (IMAGE, OTHER, CONFIG, bundles.LAYER)
     listed = bundles.bundle(*map(bundles.entry, blobs), image=IMAGE)

@@ -25,8 +25,10 @@ HUB_PARAMS = {
         ([HUB + ', Basic realm="x"'], [Challenge("bearer", HUB_PARAMS), Challenge("basic", {"realm": "x"})]),
         (["Negotiate", 'Basic realm="x"'], [Challenge("negotiate"), Challenge("basic", {"realm": "x"})]),
         (['Negotiate, Basic realm="x"'], [Challenge("negotiate"), Challenge("basic", {"realm": "x"})]),
-        (["Negotiate a87421000000==, Basic realm=x"],
-         [Challenge("negotiate", token68="a87421000000=="), Challenge("basic", {"realm": "x"})]),
+        (
+            ["Negotiate a87421000000==, Basic realm=x"],
+            [Challenge("negotiate", token68="a87421000000=="), Challenge("basic", {"realm": "x"})],
+        ),
         (["Negotiate abc/+_=, NTLM"], [Challenge("negotiate", token68="abc/+_="), Challenge("ntlm")]),
         (['Bearer realm = "x" , service\t=\ty'], [Challenge("bearer", {"realm": "x", "service": "y"})]),
         ([r'Basic realm="a \"b\", \\c"'], [Challenge("basic", {"realm": r'a "b", \c'})]),
@@ -82,7 +84,7 @@ def test_whatever_is_written_by_the_grammar_is_read_back(made: list[tuple[Challe
     assert parse_challenges([comma.join(text for _, text in made)]) == [challenge for challenge, _ in made]
 
 
-@given(st.text(st.sampled_from('aB="\\, \t\x00é;=') , max_size=60))
+@given(st.text(st.sampled_from('aB="\\, \t\x00é;='), max_size=60))
 def test_no_field_breaks_the_parser(text: str) -> None:
     """An upstream can send anything."""
     for challenge in parse_challenges([text]):

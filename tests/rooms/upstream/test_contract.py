@@ -10,8 +10,8 @@ import pytest
 from appliance.errors import RangeUnsatisfiable
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import parse_ranges
+from appliance.upstream.adapters.dockerhub import DockerHub
 from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.dockerhub import DOCKERHUB
 from tests.contracts.upstream import REPOSITORY, Held, UpstreamContract
 from tests.rooms.upstream.net import CDN, REGISTRY, Asked, Net, Reply, upstream
 
@@ -81,7 +81,7 @@ class OverHTTP(UpstreamContract):
 
     def upstream_holding(self, held: Held) -> DistributionUpstream:
         self.server(held)
-        return upstream(self.net, kind=DOCKERHUB)
+        return upstream(self.net, adapter=DockerHub())
 
     def settle(self) -> None:
         self.net.settle()
@@ -110,4 +110,4 @@ class TestBehindRedirects(OverHTTP):
         self.server(held)
         self.net.servers[CDN] = self.net.servers[REGISTRY]
         self.net.servers[REGISTRY] = lambda asked: Reply(307, {"Location": CDN + asked.target}, b"moved")
-        return upstream(self.net, kind=DOCKERHUB)
+        return upstream(self.net, adapter=DockerHub())

@@ -15,7 +15,7 @@ from appliance.interfaces import FetchedManifest, IBlobResponse, IUpstream, Mani
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
-from appliance.upstream.dockerhub import DOCKERHUB
+from appliance.upstream.adapters.dockerhub import DockerHub
 from appliance.upstream.exchange import USER_AGENT
 from tests.rooms.upstream.net import REGISTRY, Asked, Counting, Net, Reply, Sink, pending, upstream
 
@@ -81,8 +81,8 @@ def test_a_blob_is_asked_for_from_where_it_is_wanted(start: int, stop: int | Non
 def test_docker_hub_names_its_official_images() -> None:
     """C{nginx} at Docker Hub is C{library/nginx}; elsewhere a name is what it is."""
     net = Net()
-    assert upstream(net, kind=DOCKERHUB).repository("nginx") == "library/nginx"
-    assert upstream(net, kind=DOCKERHUB).repository("grafana/grafana") == "grafana/grafana"
+    assert upstream(net, adapter=DockerHub()).repository("nginx") == "library/nginx"
+    assert upstream(net, adapter=DockerHub()).repository("grafana/grafana") == "grafana/grafana"
     assert upstream(net).repository("nginx") == "nginx"
 
 
