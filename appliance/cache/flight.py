@@ -5,7 +5,7 @@ One fetch of one blob, shared by all who wait for it.
 state      means                                                       leads to
 =========  ==========================================================  ==========================================
 OPENING    the upstream has been asked and has not answered yet        FLYING, PAUSED, FAILED, LANDED
-FLYING     bytes come                                                  PAUSED, FAILED, LANDED
+FLYING     bytes come; in pieces: each is tried again for itself       PAUSED, FAILED, LANDED
 PAUSED     the line was cut; it is tried again after a pause           OPENING, FAILED
 LANDED     all bytes are here and have the digest                      -
 FAILED     no more bytes will come                                     -
@@ -13,6 +13,10 @@ FAILED     no more bytes will come                                     -
 
 Readers see C{source}: a growing file whose last byte is withheld until the digest is known to be right, so that no
 response with wrong bytes is ever completed.
+
+Where more than one segment is wanted, the request at OPENING is for the first piece of what is missing. When just that
+is granted, the rest is fetched as L{appliance.cache.segments} says; an answer that is not the range asked for, then or
+later, leads to one stream from where the bytes are whole.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.cache.patience import PAUSES as PAUSES
+from appliance.cache.patience import Patience
+from appliance.cache.segments import Segments, first_stop
 from appliance.errors import (
     PullcacheError,
     RangeIgnored,
@@ -36,12 +43,6 @@ from appliance.flow.source import Source
 from appliance.flow.writer import ThreadWriter
 from appliance.interfaces import IBlobResponse, IBlobStore, IIngest, IUpstream, Origin
 from appliance.oci.digest import Digest
-
-# Seconds before the line is tried again, while no byte comes; bytes start the row anew. Their sum, a little over a
-# minute, is what a client waits at most before its connection is aborted.
-PAUSES = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-# The longest an upstream's Retry-After is obeyed while clients wait.
-LONGEST_PAUSE = 60.0
 
 
 class State(Enum):
@@ -70,6 +71,8 @@ class Flight:
     @ivar registry: who is asked, and C{repository} under which name there.
     @ivar size: bytes of the whole; C{None} until somebody says it.
     @ivar source: what readers read; set once the flight is open.
+    @ivar segments: how many ranges are fetched at once; 1 from when an upstream did not grant them.
+    @ivar background: whether nobody has waited for it so far.
     """
 
     _log = Logger()
@@ -83,11 +86,15 @@ class Flight:
         size: int | None,
         store: IBlobStore,
         clock: IReactorTime,
+        segments: int = 1,
+        background: bool = False,
     ) -> None:
         self.registry = registry
         self.repository = repository
         self.digest = digest
         self.size = size
+        self.segments = segments
+        self.background = background
         self.state = State.OPENING
         self._store = store
         self._clock = clock
@@ -102,8 +109,10 @@ class Flight:
         """
         Fires when C{size} and C{source} may be used: the upstream has granted the bytes that are missing.
 
-        Fails with what the flight failed with. One Deferred per call; cancelling it detaches its owner only.
+        Fails with what the flight failed with. One Deferred per call; cancelling it detaches its owner only. Who calls
+        this waits for the blob: from its next request on, the flight is no background work.
         """
+        self.background = False
         waiter: Deferred[None] = Deferred(lambda gone: self._waiting.remove(gone) if gone in self._waiting else None)
         if self.state is State.FAILED:
             waiter.errback(self._failure)
@@ -162,49 +171,108 @@ class Flight:
 
     async def _receive(self, ingest: IIngest) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""
-        fruitless = 0
+        patience = Patience()
         while self.size is None or ingest.size < self.size:
             before = ingest.size
-            try:
-                await self._leg(ingest)
-                if self.size is None:
-                    return
-                error: PullcacheError = UpstreamUnavailable(
-                    self.registry.name, f"the body ended after {ingest.size} of {self.size} bytes"
-                )
-            except (UpstreamUnavailable, UpstreamRateLimited, RangeIgnored) as failed:
-                error = failed
-            if ingest.size == self.size:
+            error = await self._attempt(ingest)
+            if error is None or ingest.size == self.size:
                 return
-            fruitless = 0 if ingest.size > before else fruitless + 1
             # Before a client has been promised anything a failure is told at once: it does best to ask elsewhere.
-            if not self._was_open or fruitless >= len(PAUSES):
+            if not self._was_open:
                 raise error
-            await self._pause(error, PAUSES[fruitless])
+            await self._pause(error, patience.pause(error, ingest.size > before))
 
     async def _pause(self, error: PullcacheError, seconds: float) -> None:
-        if isinstance(error, UpstreamRateLimited) and error.retry_after is not None:
-            seconds = max(seconds, min(error.retry_after, LONGEST_PAUSE))
         self._log.info("{digest}: {error}; again in {seconds} s", digest=self.digest, error=error, seconds=seconds)
         self._enter(State.PAUSED)
         await deferLater(self._clock, seconds)
         self._enter(State.OPENING)
 
-    async def _leg(self, ingest: IIngest) -> None:
-        """One request, from where the last one stopped."""
-        validator = ingest.origin.validator if ingest.origin is not None and ingest.size else None
-        response = await self.registry.blob(self.repository, self.digest, ingest.size, None, validator)
+    async def _attempt(self, ingest: IIngest) -> PullcacheError | None:
+        """Ask for what is missing; why not all of it came, C{None} when there is no more to come."""
         try:
-            writer = self._board(ingest, response)
+            granted = await self._leg(ingest)
+        except (UpstreamUnavailable, UpstreamRateLimited, RangeIgnored) as failed:
+            return failed
+        if granted is not None:
+            return await self._in_segments(ingest, granted)
+        if self.size is None:
+            return None
+        return UpstreamUnavailable(self.registry.name, f"the body ended after {ingest.size} of {self.size} bytes")
+
+    async def _leg(self, ingest: IIngest) -> IBlobResponse | None:
+        """One request, from where the last one stopped; its answer when that is the first piece of several."""
+        validator = ingest.origin.validator if ingest.origin is not None and ingest.size else None
+        stop = first_stop(ingest.size, self.size, self.segments)
+        try:
+            response = await self._ask(ingest.size, stop, validator)
+        except RangeIgnored:
+            if stop is None:
+                raise
+            # A piece is more than some can give, who can give the whole.
+            stop, self.segments = None, 1
+            response = await self._ask(ingest.size, None, validator)
+        try:
+            self._board(ingest, response)
         except BaseException:
             response.abandon()
             raise
+        if stop is not None and _is_range(response, ingest.size, stop):
+            return response
+        if stop is not None:
+            self.segments = 1
+        writer = self._writer(ingest, response)
         # Beside the first bytes, not before them: a client waits for those.
-        noting = ingest.note(Origin(self.registry.name, self.repository, self.size, response.validator))
+        noting = self._note(ingest, response)
         try:
             await response.deliver(writer)
         finally:
             await self._drain(writer, noting)
+        return None
+
+    async def _in_segments(self, ingest: IIngest, granted: IBlobResponse) -> RangeIgnored | None:
+        """All that is missing, in pieces, beginning with the granted one; what ended that before it was done."""
+        assert self.size is not None
+        validator = granted.validator
+
+        def ask(start: int, stop: int) -> Deferred[IBlobResponse]:
+            return Deferred.fromCoroutine(self._piece(start, stop, validator))
+
+        def advanced() -> None:
+            self.source.advance(self._readable(ingest))
+
+        segments = Segments(self.registry.name, ask, ingest, self.size, self.segments, self._clock, advanced)
+        noting = self._note(ingest, granted)
+        try:
+            await segments.fetch(granted)
+        except RangeIgnored as ignored:
+            self.segments = 1
+            return ignored
+        finally:
+            await noting
+        return None
+
+    async def _piece(self, start: int, stop: int, validator: str | None) -> IBlobResponse:
+        response = await self._ask(start, stop, validator)
+        try:
+            self._check(response)
+            if not _is_range(response, start, stop):
+                message = f"{self.digest}: {response.start} to {response.stop} came for {start} to {stop}"
+                raise RangeIgnored(self.registry.name, message)
+        except BaseException:
+            response.abandon()
+            raise
+        return response
+
+    def _ask(self, start: int, stop: int | None, validator: str | None) -> Deferred[IBlobResponse]:
+        asked: Deferred[IBlobResponse] = self.registry.blob(
+            self.repository, self.digest, start, stop, validator, self.background
+        )
+        return asked
+
+    def _note(self, ingest: IIngest, response: IBlobResponse) -> Deferred[None]:
+        noting: Deferred[None] = ingest.note(Origin(self.registry.name, self.repository, self.size, response.validator))
+        return noting
 
     async def _drain(self, writer: ThreadWriter, noting: Deferred[None]) -> None:
         """What came is on disk before anything else happens; the disk's and the size's faults go before the line's."""
@@ -213,17 +281,21 @@ class Flight:
         if writer.overrun:
             raise UpstreamInvalid(self.registry.name, f"{self.digest}: more than its {self.size} bytes were sent")
 
-    def _board(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
+    def _board(self, ingest: IIngest, response: IBlobResponse) -> None:
         if response.start > ingest.size:
             raise RangeIgnored(self.registry.name, f"{self.digest}: bytes came from {response.start} on")
         if self.size is None:
             self.size = response.size
-        elif response.size is not None and response.size != self.size:
+        self._check(response)
+        self._open(ingest)
+
+    def _check(self, response: IBlobResponse) -> None:
+        if response.size is not None and response.size != self.size:
             raise UpstreamInvalid(
                 self.registry.name, f"{self.digest}: {response.size} bytes offered, its descriptor says {self.size}"
             )
-        self._open(ingest)
 
+    def _writer(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
         def store(pieces: list[bytes]) -> Deferred[None]:
             return ingest.write(pieces).addCallback(lambda _: self.source.advance(self._readable(ingest)))
 
@@ -272,3 +344,7 @@ class Flight:
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"a flight that is {self.state.value} cannot become {state.value}")
         self.state = state
+
+
+def _is_range(response: IBlobResponse, start: int, stop: int) -> bool:
+    return bool((response.start, response.stop) == (start, stop))

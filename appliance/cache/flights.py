@@ -37,11 +37,25 @@ class Flights:
         found = self._under_way.get(digest)
         return None if found is None else found[0]
 
-    def start(self, registry: IUpstream, repository: str, digest: Digest, size: int | None) -> Flight:
-        """Begin a flight; there must be none of that digest. It goes on whoever reads it or not."""
+    def start(
+        self,
+        registry: IUpstream,
+        repository: str,
+        digest: Digest,
+        size: int | None,
+        segments: int = 1,
+        background: bool = False,
+    ) -> Flight:
+        """
+        Begin a flight; there must be none of that digest. It goes on whoever reads it or not.
+
+        @param size: bytes of the blob, C{None} while nobody has said.
+        @param segments: how many ranges of a large blob are fetched at once.
+        @param background: whether nobody waits for it yet; see L{Flight.opened}.
+        """
         if digest in self._under_way:
             raise ValueError(f"{digest} is under way already")
-        flight = Flight(registry, repository, digest, size, self._store, self._clock)
+        flight = Flight(registry, repository, digest, size, self._store, self._clock, segments, background)
         landing = Deferred.fromCoroutine(flight.fly())
         self._under_way[digest] = (flight, landing)
         landing.addBoth(self._ended, flight)
@@ -69,7 +83,8 @@ class Flights:
         # A reader may have taken it up meanwhile.
         if origin is None or remote is None or remote.offline or digest in self._under_way:
             return
-        flight = self.start(remote.registry, origin.repository, digest, origin.size)
+        segments = remote.settings.segments
+        flight = self.start(remote.registry, origin.repository, digest, origin.size, segments, background=True)
         try:
             await flight.landed()
         except (PullcacheError, OSError):

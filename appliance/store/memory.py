@@ -74,6 +74,7 @@ class _MemoryIngest:
         data, self.origin = partial.setdefault(digest, (b"", None))
         self._hasher: Any = digest.hasher()
         self._hasher.update(data)
+        self._ahead: dict[int, bytes] = {}
         self._fd = _memory_file(data)
         self.file: IOpenFile = SharedFile(self._fd)
         self.digest = digest
@@ -87,6 +88,22 @@ class _MemoryIngest:
         self.size += len(joined)
         self._keep()
         return succeed(None)
+
+    def write_ahead(self, offset: int, data: list[bytes]) -> Deferred[None]:
+        """See L{IIngest.write_ahead}."""
+        self._ahead[offset] = b"".join(data)
+        return succeed(None)
+
+    def absorb(self, stop: int) -> Deferred[None]:
+        """See L{IIngest.absorb}. Fails with L{ValueError}, and absorbs nothing, when some was not written ahead."""
+        pieces, reached = [], self.size
+        while reached < stop:
+            found = [at for at, data in self._ahead.items() if at <= reached < at + len(data)]
+            if not found:
+                return fail(ValueError(f"byte {reached} was not written ahead"))
+            pieces.append(self._ahead[found[0]][reached - found[0] : stop - found[0]])
+            reached += len(pieces[-1])
+        return self.write(pieces)
 
     def note(self, origin: Origin) -> Deferred[None]:
         """See L{IIngest.note}."""
@@ -121,6 +138,7 @@ class _MemoryIngest:
             self.file.release()
 
     def _keep(self) -> None:
+        self._ahead = {at: data for at, data in self._ahead.items() if at + len(data) > self.size}
         self._partial[self.digest] = (os.pread(self._fd, self.size, 0), self.origin)
 
 

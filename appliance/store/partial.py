@@ -7,17 +7,20 @@ A blob under way, on disk.
     partial/<alg>-<hex>.json    where they come from, for a resumption after a restart
 
 The bytes are not synced while they come: after a power cut the file may hold less, or zeros, and the digest finds out.
+Those that are written ahead lie elsewhere until they are absorbed (L{appliance.store.ahead}), so that the file holds a
+beginning of the blob at every moment.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, fail
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged
@@ -25,11 +28,14 @@ from appliance.flow.durable import fsync_folder
 from appliance.flow.sharedfile import SharedFile
 from appliance.interfaces import IIngest, IOpenFile, IThreads, Origin
 from appliance.oci.digest import Digest
+from appliance.store.ahead import Ahead, Stretch, gathered, write_pieces
 
 T = TypeVar("T")
 
 PARTIAL = "partial"
 READ = 4 * 1024 * 1024
+# What is absorbed at once; small enough to be hashed while a processor's cache still has it.
+ABSORBED = 1024 * 1024
 
 
 @implementer(IIngest)
@@ -47,6 +53,7 @@ class PartialBlob:
         self._threads = threads
         self._counted = counted
         self._hasher: Any = digest.hasher()
+        self._ahead = Ahead(folder, digest.file_name)
         self._fd = -1
         self.digest = digest
         self.size = 0
@@ -59,7 +66,25 @@ class PartialBlob:
 
     def write(self, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write}."""
-        return self._on_file(self._append, self._fd, data)
+        return self._on_files([], self._append, self._fd, data)
+
+    def write_ahead(self, offset: int, data: list[bytes]) -> Deferred[None]:
+        """See L{IIngest.write_ahead}."""
+        try:
+            if self._fd < 0:
+                raise OSError(errno.EBADF, f"{self.digest}: the file is closed")
+            stretch = self._ahead.begin(offset)
+        except OSError as error:
+            return fail(error)
+        return self._on_files([stretch], stretch.put, data)
+
+    def absorb(self, stop: int) -> Deferred[None]:
+        """See L{IIngest.absorb}. Fails with L{ValueError}, and absorbs nothing, when some was not written ahead."""
+        try:
+            parts = self._ahead.between(self.size, stop)
+        except ValueError as error:
+            return fail(error)
+        return self._on_files([stretch for stretch, _, _ in parts], self._append_parts, self._fd, parts)
 
     def note(self, origin: Origin) -> Deferred[None]:
         """See L{IIngest.note}."""
@@ -72,7 +97,7 @@ class PartialBlob:
 
     def commit(self) -> Deferred[None]:
         """See L{IIngest.commit}."""
-        return self._on_file(self._commit, self._fd).addBoth(self._closed)
+        return self._on_files([], self._commit, self._fd).addBoth(self._closed)
 
     def discard(self) -> Deferred[None]:
         """See L{IIngest.discard}."""
@@ -82,6 +107,7 @@ class PartialBlob:
         """See L{IIngest.close}."""
         if self._fd >= 0:
             self._fd = -1
+            self._ahead.close()
             self.file.release()
 
     def _load(self) -> PartialBlob:
@@ -97,33 +123,39 @@ class PartialBlob:
         self.origin = self._read_note()
         return self
 
-    def _on_file(self, function: Callable[..., None], *args: Any) -> Deferred[None]:
-        """Run C{function} on a thread, which has its own hold on the file until it is done."""
-        # Neither a close meanwhile nor a cancellation may free the descriptor under its feet.
-        self.file.acquire()
+    def _on_files(self, stretches: list[Stretch], function: Callable[..., None], *args: Any) -> Deferred[None]:
+        """Run C{function} on a thread, which has its own hold on the files until it is done."""
+        # Neither a close meanwhile nor a cancellation may free a descriptor under its feet.
+        files = [self.file, *(stretch.file for stretch in stretches)]
+        for file in files:
+            file.acquire()
         result: Deferred[None] = Deferred()
         done = self._threads.call(function, *args)
-        done.addBoth(self._released)
+        done.addBoth(self._released, files)
         done.chainDeferred(result)
         return result
 
-    def _released(self, result: T) -> T:
-        self.file.release()
+    def _released(self, result: T, files: list[IOpenFile]) -> T:
+        if self._fd >= 0:
+            self._ahead.forget(self.size)
+        for file in files:
+            file.release()
         return result
 
-    def _append(self, fd: int, data: list[bytes]) -> None:
-        # One writev for many small pieces: a copy into one buffer would cost more than the call.
-        pieces = data if len(data) <= 1000 else [b"".join(data)]
-        length = sum(map(len, pieces))
-        written = os.pwritev(fd, pieces, self.size)
-        if written < length:
-            rest = b"".join(pieces)[written:]
-            while rest:
-                count = os.pwrite(fd, rest, self.size + length - len(rest))
-                rest = rest[count:]
+    def _append(self, fd: int, data: Sequence[bytes | memoryview]) -> None:
+        pieces = gathered(data)
+        length = write_pieces(fd, pieces, self.size)
         for piece in pieces:
             self._hasher.update(piece)
         self.size += length
+
+    def _append_parts(self, fd: int, parts: list[tuple[Stretch, int, int]]) -> None:
+        buffer = memoryview(bytearray(ABSORBED))
+        for stretch, start, stop in parts:
+            while start < stop:
+                piece = stretch.read(start, buffer[: stop - start])
+                self._append(fd, [piece])
+                start += len(piece)
 
     def _read_note(self) -> Origin | None:
         try:

@@ -1,8 +1,8 @@
 """
-A line of limited speed to a server: C{python line.py PORT TO_PORT BYTES_PER_SECOND ROUND_TRIP_SECONDS}.
+A line of limited speed to a server: C{python line.py PORT TO_PORT BYTES_PER_SECOND ROUND_TRIP_SECONDS [each]}.
 
-All connections share it. What the server sends is paced; what clients send is held back for a round trip. The first
-line on standard output says that it listens.
+All connections share it, unless C{each} has one of its own. What the server sends is paced; what clients send is held
+back for a round trip. The first line on standard output says that it listens.
 """
 
 from __future__ import annotations
@@ -59,16 +59,17 @@ def connect(client: socket.socket, port: int, pace: Pace, round_trip: float) -> 
         back.join()
 
 
-def main(port: int, to_port: int, rate: float, round_trip: float) -> None:
+def main(port: int, to_port: int, rate: float, round_trip: float, each: bool = False) -> None:
     """Listen until killed."""
-    pace = Pace(rate)
+    shared = Pace(rate)
     with socket.create_server(("127.0.0.1", port), backlog=128) as listening:
         sys.stdout.write("listening\n")
         sys.stdout.flush()
         while True:
             client, _ = listening.accept()
+            pace = Pace(rate) if each else shared
             threading.Thread(target=connect, args=(client, to_port, pace, round_trip), daemon=True).start()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), sys.argv[5:] == ["each"])

@@ -94,9 +94,9 @@ class Servers:
         self._upstream = upstream
         self._stack = stack
 
-    def appliance(self, name: str = "appliance", upstream_url: str | None = None) -> Appliance:
-        """With an empty store."""
-        started = appliance(self._folder / name, upstream_url or self._upstream.url)
+    def appliance(self, name: str = "appliance", upstream_url: str | None = None, **upstream: Any) -> Appliance:
+        """With an empty store; C{upstream} goes into that part of its configuration."""
+        started = appliance(self._folder / name, upstream_url or self._upstream.url, **upstream)
         self._stack.callback(started.kill)
         return started
 
@@ -115,9 +115,9 @@ class Servers:
         started.hold(image)
         return started.start()
 
-    def line(self, rate: float, round_trip: float) -> Line:
-        """A limited line to the upstream."""
-        line = Line(self._upstream.authority, rate, round_trip)
+    def line(self, rate: float, round_trip: float, each: bool = False) -> Line:
+        """A limited line to the upstream, or one for C{each} connection."""
+        line = Line(self._upstream.authority, rate, round_trip, each)
         self._stack.callback(line.kill)
         return line
 
@@ -202,7 +202,7 @@ def cold(bench: Bench) -> None:
 
 def _cold(bench: Bench, row: str, where: str, images: list[Image], targets: dict[str, str]) -> None:
     for authority in targets.values():
-        _warm_up(bench, authority)
+        warm_up(bench, authority)
     left = {name: iter(images) for name in targets}
 
     def measure(name: str) -> Fetched:
@@ -230,7 +230,7 @@ def herd(bench: Bench) -> None:
         through, proxy = servers.appliance(), servers.proxy()
         targets = {APPLIANCE: (through.authority, through.process.pid), PROXY: (proxy.authority, proxy.pid)}
         for authority, _ in targets.values():
-            _warm_up(bench, authority)
+            warm_up(bench, authority)
         left = {name: iter(images) for name in targets}
         before = received(through)
         measured = interleaved(effort.herds, list(targets), lambda name: _herd(bench, next(left[name]), *targets[name]))
@@ -342,7 +342,7 @@ def _check(authority: str, image: Image) -> None:
     plain.get(authority, image.blob_path, image.layer.digest)
 
 
-def _warm_up(bench: Bench, authority: str) -> None:
+def warm_up(bench: Bench, authority: str) -> None:
     """A first pull, so that nothing is measured that happens once in the life of a process."""
     image = Images(64 * 1024).make("first")
     bench.registry.push(image)

@@ -6,9 +6,11 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.contents import Image
 from tests.clients.plain import ask
@@ -20,10 +22,10 @@ _SENT = re.compile(r"http\.response\.written=([0-9]+)")
 _KIB = re.compile(r"(VmRSS|VmHWM):\s+([0-9]+) kB")
 
 
-def appliance(folder: Path, upstream_url: str) -> Appliance:
-    """The appliance with an empty store, configured as it is shipped where it matters here."""
+def appliance(folder: Path, upstream_url: str, **upstream: Any) -> Appliance:
+    """The appliance with an empty store, configured as it is shipped where it matters here, but for C{upstream}."""
     shipped = {"fresh_for": "1m", "revalidate_within": "2s"}
-    return Appliance(folder, upstream_url, upstream=shipped).start()
+    return Appliance(folder, upstream_url, upstream={**shipped, **upstream}).start()
 
 
 def received(of: Appliance) -> int:
@@ -165,13 +167,18 @@ http {{
 
 
 class Line:
-    """A L{line} of limited speed in front of a server."""
+    """A L{line} of limited speed in front of a server; with C{each} that is the speed of every connection."""
 
-    def __init__(self, to: str, rate: float, round_trip: float) -> None:
+    def __init__(self, to: str, rate: float, round_trip: float, each: bool = False) -> None:
         self.authority = f"127.0.0.1:{free_port()}"
         ports = [authority.rpartition(":")[2] for authority in (self.authority, to)]
-        command = [sys.executable, "-S", str(LINE), *ports, str(rate), str(round_trip)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        more = ["each"] if each else []
+        self._command = [sys.executable, "-S", str(LINE), *ports, str(rate), str(round_trip), *more]
+        self.start()
+
+    def start(self) -> None:
+        """Listen, again after L{kill} at the same address."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self._process.stdout.readline()
 
@@ -186,3 +193,16 @@ class Line:
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+class BlackHole:
+    """Listens where somebody else did before, and never answers; it is there from the beginning to L{close}."""
+
+    def __init__(self, authority: str) -> None:
+        host, _, port = authority.rpartition(":")
+        # The kernel accepts for it; nobody ever reads.
+        self._listening = socket.create_server((host, int(port)), backlog=1024)
+
+    def close(self) -> None:
+        """Leave the address; connections to it are reset."""
+        self._listening.close()

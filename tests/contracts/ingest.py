@@ -137,6 +137,116 @@ class IngestContract(SynchronousTestCase):
             self.successResultOf(ingest.write([DATA[ingest.size : end]]))
             self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:end])
 
+    # -- bytes ahead ------------------------------------------------------------------------------------------------
+
+    def ahead(self, ingest: IIngest, *ranges: tuple[int, int]) -> None:
+        for start, stop in ranges:
+            self.successResultOf(ingest.write_ahead(start, [DATA[start : start + 7], DATA[start + 7 : stop]]))
+
+    def test_what_is_ahead_counts_only_when_it_was_absorbed(self) -> None:
+        """Readers see a beginning of the blob at each moment, never the bytes behind a hole."""
+        ingest = self.written(DATA[:100])
+        self.ahead(ingest, (200, 300), (HALF, len(DATA)))
+        self.assertEqual(ingest.size, 100)
+        self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:100])
+        self.ahead(ingest, (100, 200))
+        self.successResultOf(ingest.absorb(250))
+        self.assertEqual(ingest.size, 250)
+        self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:250])
+
+    def test_bytes_ahead_come_in_any_order_and_the_blob_is_right(self) -> None:
+        """Pieces from several connections, and some of it written as it comes."""
+        ingest = self.ingest()
+        third = len(DATA) // 3
+        self.ahead(ingest, (2 * third, 2 * third + 99), (third, third + 50), (2 * third + 99, len(DATA)))
+        self.ahead(ingest, (third + 50, 2 * third))
+        self.successResultOf(ingest.write([DATA[:third]]))
+        self.successResultOf(ingest.absorb(third + 60))
+        self.successResultOf(ingest.absorb(2 * third + 10))
+        self.successResultOf(ingest.absorb(len(DATA)))
+        self.assertTrue(ingest.verify())
+        self.successResultOf(ingest.commit())
+        self.assertEqual(self.successResultOf(self.store.read(DIGEST, len(DATA))), DATA)
+        self.assertEqual(self.store.total(), len(DATA))
+
+    def test_writing_goes_on_behind_what_was_absorbed(self) -> None:
+        """The piece in front comes as a stream, behind those that were ahead of it."""
+        ingest = self.ingest()
+        self.ahead(ingest, (0, 1000))
+        self.successResultOf(ingest.absorb(1000))
+        self.successResultOf(ingest.write([DATA[1000:HALF]]))
+        self.ahead(ingest, (HALF, len(DATA)))
+        self.successResultOf(ingest.absorb(len(DATA)))
+        self.assertTrue(ingest.verify())
+
+    def test_what_is_absorbed_already_is_not_absorbed_again(self) -> None:
+        """Nothing to do is no error."""
+        ingest = self.written(DATA[:1000])
+        for stop in (0, 500, 1000):
+            self.successResultOf(ingest.absorb(stop))
+        self.assertEqual(ingest.size, 1000)
+
+    def test_a_hole_is_not_absorbed(self) -> None:
+        """Our own mistake is told, and what is there goes on to be a beginning."""
+        ingest = self.written(DATA[:100])
+        self.ahead(ingest, (200, 300))
+        for stop in (101, 200, 250, 300):
+            self.failureResultOf(ingest.absorb(stop), ValueError)
+        self.ahead(ingest, (100, 200))
+        self.failureResultOf(ingest.absorb(301), ValueError)
+        self.assertEqual(ingest.size, 100)
+        self.successResultOf(ingest.absorb(300))
+        self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:300])
+
+    def test_writing_may_overtake_what_is_ahead(self) -> None:
+        """One stream goes on where several connections were given up, over bytes that had come with those."""
+        ingest = self.ingest()
+        self.ahead(ingest, (100, 200), (300, 400))
+        self.successResultOf(ingest.write([DATA[:350]]))
+        self.successResultOf(ingest.absorb(400))
+        self.successResultOf(ingest.write([DATA[400:]]))
+        self.successResultOf(ingest.commit())
+        self.assertEqual(self.successResultOf(self.store.read(DIGEST, len(DATA))), DATA)
+
+    def test_what_is_ahead_ends_with_its_ingest(self) -> None:
+        """A stop or a crash: only the beginning is there afterwards, and no hole is taken for bytes."""
+        ingest = self.written(DATA[:100])
+        self.successResultOf(ingest.note(ORIGIN))
+        self.ahead(ingest, (100, 150), (HALF, len(DATA)))
+        for _ in range(2):
+            # As after kill -9 first: nobody closed it.
+            self.store = self.again()
+            self.assertEqual(self.store.unfinished(), [DIGEST])
+            later = self.ingest()
+            self.assertEqual((later.size, later.origin), (100, ORIGIN))
+            self.assertEqual(os.pread(later.file.fd, len(DATA), 0), DATA[:100])
+            self.failureResultOf(later.absorb(150), ValueError)
+            later.close()
+            ingest.close()
+
+    def test_what_is_ahead_of_wrong_or_unwanted_bytes_goes_with_them(self) -> None:
+        """Neither blob nor beginning is left."""
+        for end in ("commit", "discard"):
+            ingest = self.written(b"wrong")
+            self.ahead(ingest, (200, 300))
+            outcome = getattr(ingest, end)()
+            if end == "commit":
+                self.failureResultOf(outcome, BlobDamaged)
+            else:
+                self.successResultOf(outcome)
+            self.assertEqual(self.store.unfinished(), [])
+            self.assertEqual(self.ingest().size, 0)
+            self.store = self.make()
+
+    def test_a_blob_is_no_longer_than_what_was_absorbed(self) -> None:
+        """Bytes that somebody had written ahead of the end are no part of it."""
+        ingest = self.ingest()
+        self.ahead(ingest, (0, HALF), (HALF, len(DATA)))
+        self.successResultOf(ingest.write_ahead(len(DATA), [b"more than there is"]))
+        self.successResultOf(ingest.absorb(len(DATA)))
+        self.successResultOf(ingest.commit())
+        self.assertEqual(self.successResultOf(self.store.read(DIGEST, 2 * len(DATA))), DATA)
+
     def test_a_close_after_the_end_is_nothing(self) -> None:
         """Whoever cleans up need not know how it ended."""
         ingest = self.written(DATA)

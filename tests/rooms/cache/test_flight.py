@@ -542,3 +542,25 @@ def test_the_rate_is_that_of_the_line_now_open() -> None:
     trip.clock.advance(1.0)
     assert trip.flight.rate() == 0.0
     trip.body.complete()
+
+
+def test_a_flight_that_nobody_waits_for_says_so() -> None:
+    """It goes behind others upstream, up to the first request after somebody has come to read it."""
+    trip = Trip()
+    trip.flight.background = True
+    trip.depart()
+    trip.body.feed(1000)
+    trip.body.cut()
+    trip.clock.advance(PAUSES[0])
+    result(trip.flight.opened())
+    trip.body.cut()
+    step(trip.clock, 1.0)
+    assert [call.background for call in trip.upstream.asked("blob")] == [True, True, False]
+    trip.body.complete()
+
+
+def test_a_flight_is_wanted_unless_it_is_said_otherwise() -> None:
+    """A client's blob does not go behind anybody."""
+    trip = Trip().depart()
+    trip.body.complete()
+    assert [call.background for call in trip.upstream.asked("blob")] == [False]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred, fail
 
+from appliance.cache import segments
 from appliance.cache.flights import RESUMED_AT_ONCE, Flights
 from appliance.errors import UpstreamUnavailable
 from appliance.interfaces import IIngest, Origin
@@ -79,6 +80,38 @@ def test_a_restart_takes_up_what_was_cut_a_few_at_a_time() -> None:
     assert {(call.start, call.validator) for call in asked.asked("blob")} == {(100, '"v1"')}
     assert all(cache.store.size(Digest.of(blob)) == 1000 for blob in BLOBS)
     assert cache.store.unfinished() == []
+
+
+def test_what_a_restart_takes_up_goes_behind_what_clients_wait_for() -> None:
+    """Until a client wants it: what is asked for after that is no background work."""
+    asked = upstream()
+    cache = Cache(asked)
+    left_behind(cache.store, BLOBS[:1])
+    done = begin(cache.flights.resume(cache.remotes))
+    flight = cache.flights.get(Digest.of(BLOBS[0]))
+    assert flight is not None
+    assert result(flight.opened()) is None
+    asked.bodies[0].cut()
+    cache.clock.advance(1.0)
+    assert [call.background for call in asked.asked("blob")] == [True, False]
+    asked.bodies[1].complete()
+    assert result(done) is None
+
+
+def test_a_restart_fetches_over_as_many_lines_as_the_upstream_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C{segments} of the configuration holds for what is resumed, too."""
+    monkeypatch.setattr(segments, "PIECE", 300)
+    monkeypatch.setattr(segments, "SEGMENT_FROM", 900)
+    asked = upstream()
+    asked.validator = '"v1"'
+    cache = Cache(asked, segments=2)
+    left_behind(cache.store, BLOBS[:1])
+    done = begin(cache.flights.resume(cache.remotes))
+    assert [(call.start, call.stop) for call in asked.asked("blob")] == [(100, 400), (400, 700)]
+    for body in asked.bodies:
+        body.complete()
+    assert result(done) is None
+    assert cache.store.size(Digest.of(BLOBS[0])) == 1000
 
 
 def test_what_cannot_be_resumed_waits_for_its_next_reader() -> None:

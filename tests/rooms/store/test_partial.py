@@ -155,6 +155,177 @@ def test_a_write_that_failed_half_way_can_be_tried_again(tmp_path: Path, monkeyp
     result(ingest.commit())
 
 
+# -- bytes ahead ----------------------------------------------------------------------------------------------------
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_bytes_ahead_have_no_name_and_the_file_no_hole(tmp_path: Path) -> None:
+    """Whatever kills the process or the power, there is nothing to be mistaken for the blob, or to sweep."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    result(ingest.write([DATA[:10]]))
+    result(ingest.write_ahead(5000, [DATA[5000:6000]]))
+    assert os.listdir(tmp_path / "partial") == [DIGEST.file_name]
+    assert (tmp_path / "partial" / DIGEST.file_name).stat().st_size == 10
+    ingest.close()
+
+
+def test_a_kill_before_the_name_is_gone_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the bytes ahead has a name for a moment: the next start removes it, and no flight begins of it."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda path: None)
+        result(ingest.write_ahead(5000, [DATA[5000:6000]]))
+    ingest.close()
+    assert len(os.listdir(tmp_path / "partial")) == 2
+    store = opened(tmp_path)
+    assert os.listdir(tmp_path / "partial") == [DIGEST.file_name]
+    assert store.unfinished() == [DIGEST]
+
+
+@pytest.mark.parametrize("end", ["commit", "discard", "close"])
+def test_no_file_stays_open(tmp_path: Path, end: str) -> None:
+    """However an ingest ends, with bytes ahead that were absorbed and some that were not."""
+    before = descriptors()
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    result(ingest.write_ahead(0, [DATA]))
+    for offset in (12_000, 13_000, 14_000):
+        result(ingest.write_ahead(offset, [b"more"]))
+    result(ingest.absorb(len(DATA)))
+    outcome = getattr(ingest, end)()
+    if outcome is not None:
+        result(outcome)
+    assert descriptors() == before
+
+
+def test_a_long_blob_needs_few_files_for_what_is_ahead(tmp_path: Path) -> None:
+    """What was absorbed makes room for the next: neither files nor their bytes add up."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    before = descriptors()
+    for offset in range(0, len(DATA), 100):
+        result(ingest.write_ahead(offset + 50, [DATA[offset + 50 : offset + 100]]))
+        result(ingest.write([DATA[offset : offset + 50]]))
+        result(ingest.absorb(offset + 100))
+    assert descriptors() == before + 1
+    result(ingest.commit())
+
+
+def test_bytes_ahead_may_be_written_while_others_are(slow: tuple[SlowThreads, IIngest]) -> None:
+    """Several connections do not wait for each other, nor for the front; neighbours neither."""
+    threads, ingest = slow
+    under_way = [ingest.write_ahead(at, [DATA[at : at + 1000]]) for at in (3000, 1000, 2000)]
+    under_way.append(ingest.write([DATA[:1000]]))
+    threads.waiting.reverse()
+    threads.work()
+    for each in under_way:
+        result(each)
+    absorbing = ingest.absorb(4000)
+    more = ingest.write_ahead(4000, [DATA[4000:]])
+    threads.waiting.reverse()
+    threads.work()
+    result(absorbing)
+    result(more)
+    assert ingest.size == 4000
+    absorbing = ingest.absorb(len(DATA))
+    threads.work()
+    result(absorbing)
+    committing = ingest.commit()
+    threads.work()
+    result(committing)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_close_waits_for_what_is_written_ahead(slow: tuple[SlowThreads, IIngest], cancelled: bool) -> None:
+    """Else its bytes would go into whatever file is opened next under the same number, or be read from there."""
+    threads, ingest = slow
+    before = descriptors() - 1
+    first = ingest.write_ahead(0, [DATA[:100]])
+    threads.work()
+    result(first)
+    second, absorbing = ingest.write_ahead(100, [DATA[100:200]]), ingest.absorb(100)
+    if cancelled:
+        for each in (second, absorbing):
+            each.cancel()
+            with pytest.raises(CancelledError):
+                result(each)
+    ingest.close()
+    assert descriptors() > before
+    threads.work()
+    assert ingest.size == 100
+    assert descriptors() == before
+
+
+def test_nothing_is_written_ahead_of_a_closed_file(tmp_path: Path) -> None:
+    """A connection whose last bytes come after the end leaves nothing open."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    ingest.close()
+    before = descriptors()
+    with pytest.raises(OSError, match="closed"):
+        result(ingest.write_ahead(100, [b"late"]))
+    assert descriptors() == before
+
+
+def refuse(*_: object) -> int:
+    raise OSError(28, "no room")
+
+
+def test_a_full_disk_ahead_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it took before it refused is no part of what is ahead."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    pwritev = os.pwritev
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", lambda fd, pieces, at: pwritev(fd, [b"garbage"], at))
+        patch.setattr(os, "pwrite", refuse)
+        with pytest.raises(OSError, match="no room"):
+            result(ingest.write_ahead(100, [DATA[100:200]]))
+    result(ingest.write([DATA[:100]]))
+    with pytest.raises(ValueError, match="ahead"):
+        result(ingest.absorb(107))
+    result(ingest.write_ahead(100, [DATA[100:]]))
+    result(ingest.absorb(len(DATA)))
+    result(ingest.commit())
+
+
+def test_a_disk_without_room_for_another_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the Deferred, as every refusal of a disk."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkstemp", refuse)
+        with pytest.raises(OSError, match="no room"):
+            result(ingest.write_ahead(100, [b"x"]))
+    result(ingest.write([DATA]))
+    result(ingest.commit())
+
+
+def test_an_absorption_that_a_full_disk_cut_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No byte is counted or hashed twice."""
+    monkeypatch.setattr("appliance.store.partial.ABSORBED", 1000)
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    result(ingest.write_ahead(0, [DATA]))
+    pwritev = os.pwritev
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", lambda fd, pieces, at: pwritev(fd, pieces, at) if at < 3000 else refuse())
+        with pytest.raises(OSError, match="no room"):
+            result(ingest.absorb(len(DATA)))
+    assert ingest.size == 3000
+    result(ingest.absorb(len(DATA)))
+    result(ingest.commit())
+
+
+def test_bytes_ahead_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not waited for, and not taken for nought."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    result(ingest.write_ahead(0, [DATA]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", lambda *_: 0)
+        with pytest.raises(OSError, match="cannot be read"):
+            result(ingest.absorb(len(DATA)))
+    assert ingest.size == 0
+    ingest.close()
+
+
 @pytest.mark.parametrize(
     "note", [b"", b"\0" * 60, b"[]", b'{"upstream": 1}', b'{"upstream":"\xff","repository":""}', b"["]
 )

@@ -1,0 +1,121 @@
+"""
+Bytes of a blob under way that came before those in front of them.
+
+They lie in files without a name, a file for each stretch, and are copied to the end of the blob's own file when all in
+front of them is there. So that file never has a hole, and what is ahead is gone with the process, whichever way that
+ends: nothing has to be noted, swept or found out at the next start. In the blob's file itself, behind its end, they
+would need a record of how far it is whole, kept in step with each write and heeded by everybody who opens it meanwhile,
+as an import may. The price is that such bytes are written twice, seldom further than to the page cache; they are read
+once in any case, to be hashed in their order.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.flow.sharedfile import SharedFile
+
+
+class Stretch:
+    """
+    Bytes from offset C{start} to before C{stop} of the blob, from the beginning of C{file} on.
+
+    @ivar busy: whether some are being written behind C{stop} right now.
+    """
+
+    def __init__(self, file: SharedFile, start: int) -> None:
+        self.file = file
+        self.start = start
+        self.stop = start
+        self.busy = True
+
+    def put(self, data: list[bytes]) -> None:
+        """Write C{data} at C{stop}; on a thread. Raises L{OSError}, and nothing has been added then."""
+        try:
+            self.stop += write_pieces(self.file.fd, gathered(data), self.stop - self.start)
+        finally:
+            self.busy = False
+
+    def read(self, offset: int, buffer: memoryview) -> memoryview:
+        """The beginning of C{buffer}, filled with some of the bytes at C{offset}; on a thread. Raises L{OSError}."""
+        count = os.preadv(self.file.fd, [buffer[: self.stop - offset]], offset - self.start)
+        if not count:
+            raise OSError(f"bytes {offset} to {self.stop} of a blob were written ahead and cannot be read")
+        return buffer[:count]
+
+
+class Ahead:
+    """
+    What is ahead of one blob's file. Not for threads; L{close} it.
+
+    C{folder} holds the files for the moment in which they have a name, as C{<name>.<random>.tmp}.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._stretches: list[Stretch] = []
+        # A file that was read to its end serves the next stretch: its pages are there already.
+        self._spare: list[SharedFile] = []
+
+    def begin(self, offset: int) -> Stretch:
+        """Where to L{Stretch.put} what comes at C{offset}: it is busy until that has been done. Raises L{OSError}."""
+        for stretch in self._stretches:
+            # A thread that has just moved C{stop} may not be done yet.
+            if stretch.stop == offset and not stretch.busy:
+                stretch.busy = True
+                return stretch
+        file = self._spare.pop() if self._spare else self._nameless()
+        self._stretches.append(Stretch(file, offset))
+        return self._stretches[-1]
+
+    def between(self, start: int, stop: int) -> list[tuple[Stretch, int, int]]:
+        """Where the bytes from C{start} to before C{stop} are, in order. Raises L{ValueError} when some are not."""
+        parts = []
+        while start < stop:
+            found = next((each for each in self._stretches if each.start <= start < each.stop), None)
+            if found is None:
+                raise ValueError(f"byte {start} was not written ahead")
+            parts.append((found, start, min(stop, found.stop)))
+            start = found.stop
+        return parts
+
+    def forget(self, before: int) -> None:
+        """Everything in front of offset C{before} is wanted no more."""
+        if not self._stretches:
+            return
+        over = [each for each in self._stretches if each.stop <= before and not each.busy]
+        self._stretches = [each for each in self._stretches if each not in over]
+        self._spare += [each.file for each in over]
+
+    def close(self) -> None:
+        """Forget everything; what a thread is at goes on to its end."""
+        for file in (*(each.file for each in self._stretches), *self._spare):
+            file.release()
+        self._stretches, self._spare = [], []
+
+    def _nameless(self) -> SharedFile:
+        fd, path = tempfile.mkstemp(".tmp", f"{self._name}.", self._folder)
+        os.unlink(path)
+        return SharedFile(fd)
+
+
+def gathered(pieces: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:
+    """No more pieces than one system call takes."""
+    # One writev for many small pieces: a copy into one buffer would cost more than the call.
+    return pieces if len(pieces) <= 1000 else [b"".join(pieces)]
+
+
+def write_pieces(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+    """Write all of the L{gathered} pieces at C{offset}; how many bytes that are. Raises L{OSError}."""
+    length = sum(map(len, pieces))
+    written = os.pwritev(fd, pieces, offset)
+    if written < length:
+        rest = b"".join(pieces)[written:]
+        while rest:
+            count = os.pwrite(fd, rest, offset + length - len(rest))
+            rest = rest[count:]
+    return length
