@@ -18,6 +18,7 @@ from appliance.cache.distance import NEAR, PATIENCE, is_far
 from appliance.cache.flight import Flight
 from appliance.cache.flights import Flights
 from appliance.cache.links import Links
+from appliance.cache.missing import Missing, Subject
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
@@ -69,6 +70,7 @@ class Blobs:
         self._links = links
         self._flights = flights
         self._clock = clock
+        self._missing = Missing(clock)
 
     async def head(self, remote: Remote, name: str, digest: Digest) -> BlobSize:
         """
@@ -84,6 +86,7 @@ class Blobs:
             return BlobSize(held, HIT)
         if remote.offline:
             raise _offline(remote, name, digest)
+        self._missing.refuse(_subject(remote, repository, digest))
         if named is not None:
             return BlobSize(named, replace(HIT, detail="descriptor"))
         return BlobSize(await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss"))
@@ -128,7 +131,7 @@ class Blobs:
             response = await remote.registry.blob(name, digest, span.start, span.stop)
         except UpstreamError:
             return None
-        if response.start != span.start:
+        if response.start != span.start or response.stop not in (None, span.stop):
             response.abandon()
             return None
         return response
@@ -151,11 +154,14 @@ class Blobs:
         flight = self._flights.get(digest)
         joined = flight is not None
         if flight is None:
-            flight = self._flights.start(remote.registry, repository.name, digest, size)
+            self._missing.refuse(_subject(remote, repository, digest))
+            segments = remote.settings.segments
+            flight = self._flights.start(remote.registry, repository.name, digest, size, segments)
         try:
             await flight.opened()
-        except UpstreamError:
+        except UpstreamError as error:
             if _flies_for(flight, remote, repository):
+                self._learn(remote, repository, digest, error)
                 raise
             # Somebody else's upstream failed; ours may not.
             await self._flights.ended(digest)
@@ -182,7 +188,12 @@ class Blobs:
 
         @raise UpstreamMissing: it does not.
         """
-        said = await remote.registry.blob_size(repository.name, digest)
+        self._missing.refuse(_subject(remote, repository, digest))
+        try:
+            said = await remote.registry.blob_size(repository.name, digest)
+        except UpstreamMissing as error:
+            self._learn(remote, repository, digest, error)
+            raise
         held = self._store.size(digest)
         if held is None and said is None:
             raise UpstreamTimeout(remote.name, f"{digest}: its size is not told; pull its manifest first")
@@ -193,6 +204,11 @@ class Blobs:
         repository.blobs[digest] = size
         await self._repositories.save(repository)
         return size
+
+    def _learn(self, remote: Remote, repository: Repository, digest: Digest, error: UpstreamError) -> None:
+        """Remember a 404 for a while; other failures say nothing of what is there."""
+        if isinstance(error, UpstreamMissing):
+            self._missing.note(_subject(remote, repository, digest), error, remote.settings.missing_for)
 
     def _note(self, repository: Repository, digest: Digest, flight: Flight) -> None:
         assert flight.size is not None
@@ -216,6 +232,10 @@ class _Notice:
 def _flies_for(flight: Flight, remote: Remote, repository: Repository) -> bool:
     """Whether the flight asks what this repository's upstream would be asked."""
     return (flight.registry.name, flight.repository) == (remote.name, repository.name)
+
+
+def _subject(remote: Remote, repository: Repository, digest: Digest) -> Subject:
+    return remote.name, repository.name, str(digest)
 
 
 def _offline(remote: Remote, name: str, digest: Digest) -> Offline:

@@ -1,7 +1,8 @@
 """
 When a tag may be served without asking, and when although asking failed. Pure functions of values.
 
-A manifest by digest is fresh for ever; only what a tag means can go stale (RFC 9111 section 4.2).
+A manifest by digest is fresh for ever; only what a tag means can go stale (RFC 9111 section 4.2). Moments are seconds
+since the epoch; C{None} stands for the end of time.
 """
 
 from __future__ import annotations
@@ -9,23 +10,52 @@ from __future__ import annotations
 from appliance.errors import PullcacheError, UpstreamError
 from appliance.settings import UpstreamSettings
 
+OFFLINE_FRESH_FOR = 60.0
+"""Seconds that an answer of an upstream that is never asked may be repeated; an import ends it earlier."""
 
-def fresh_until(checked_at: float, settings: UpstreamSettings) -> float:
-    """The moment, seconds since the epoch, up to which the upstream's word of C{checked_at} needs no repetition."""
-    return checked_at + settings.fresh_for
+
+def fresh_until(checked_at: float, settings: UpstreamSettings) -> float | None:
+    """The moment up to which the upstream's word of C{checked_at} needs no repetition."""
+    return None if settings.fresh_for is None else checked_at + settings.fresh_for
 
 
 def is_fresh(checked_at: float, now: float, settings: UpstreamSettings) -> bool:
-    """Whether the upstream's word is recent enough. A word from the future (a clock set back) is not."""
-    return checked_at <= now < fresh_until(checked_at, settings)
+    """
+    Whether the upstream's word is recent enough. A word from the future (a clock set back) is not, unless its age does
+    not matter.
+    """
+    until = fresh_until(checked_at, settings)
+    return until is None or checked_at <= now < until
+
+
+def servable_until(checked_at: float, settings: UpstreamSettings) -> float | None:
+    """The moment up to which C{max_stale} lets the upstream's word of C{checked_at} be served."""
+    until = fresh_until(checked_at, settings)
+    return None if until is None or settings.max_stale is None else until + settings.max_stale
+
+
+def kind_of(error: PullcacheError) -> str:
+    """Which class of C{serve_stale} a failure belongs to: what no upstream said is nothing that it could not give."""
+    return error.kind if isinstance(error, UpstreamError) else "unavailable"
 
 
 def may_serve_stale(error: PullcacheError, checked_at: float, now: float, settings: UpstreamSettings) -> bool:
     """Whether what is cached may be served although the upstream answered with C{error}."""
-    if settings.max_stale is not None and now - fresh_until(checked_at, settings) > settings.max_stale:
+    until = servable_until(checked_at, settings)
+    if until is not None and now > until:
         return False
-    kind = error.kind if isinstance(error, UpstreamError) else "unavailable"
-    return bool(getattr(settings.serve_stale, kind))
+    return bool(getattr(settings.serve_stale, kind_of(error)))
+
+
+def stale_until(until: float | None, checked_at: float, settings: UpstreamSettings) -> float:
+    """
+    Up to when a stale answer may be repeated without a look at anything: not longer than C{max_stale} allows.
+
+    @param until: up to when its reason holds, C{None} when that may change at any moment.
+    @return: the moment, 0 when it may not be repeated.
+    """
+    bound = servable_until(checked_at, settings)
+    return until or 0.0 if bound is None else min(until or 0.0, bound)
 
 
 def remaining_wait(began: float, now: float, settings: UpstreamSettings) -> float:

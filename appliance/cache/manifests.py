@@ -7,29 +7,18 @@ A tag is resolved by HEAD, and a GET by digest follows only when that manifest i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from appliance.cache import freshness
-from appliance.cache.collapse import Collapsing, Share
+from appliance.cache.checks import Checks, Heard, Question, Stale
 from appliance.cache.links import Links
 from appliance.cache.recent import Recent
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
-from appliance.cache.waiting import within
-from appliance.errors import (
-    BlobDamaged,
-    ManifestInvalid,
-    Offline,
-    PullcacheError,
-    UpstreamError,
-    UpstreamInvalid,
-    UpstreamMissing,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
+from appliance.errors import BlobDamaged, ManifestInvalid, Offline, PullcacheError, UpstreamInvalid, UpstreamMissing
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository, Tag
 from appliance.interfaces import IBlobStore
@@ -81,8 +70,8 @@ class Manifests:
         self._links = links
         self._clock = clock
         self._recent = recent
-        self._checks: Collapsing[tuple[str, str, str], _Checked] = Collapsing(clock)
-        self._fetches: Collapsing[tuple[str, str, Digest], None] = Collapsing(clock)
+        self._tags: Checks[_Checked] = Checks(clock)
+        self._digests: Checks[None] = Checks(clock)
 
     # -- by tag -----------------------------------------------------------------------------------------------------
 
@@ -95,75 +84,44 @@ class Manifests:
         """
         repository = await self._repositories.get(remote.name, name)
         record = self._held_tag(repository, tag)
-        if record is not None:
-            if remote.offline:
-                return await self._answer(repository, record.digest, HIT)
-            if freshness.is_fresh(record.checked_at, self._clock.seconds(), remote.settings):
-                return await self._fresh(remote, repository, tag, HIT)
-        elif remote.offline:
+        if record is not None and self._is_good(remote, record):
+            return await self._fresh(remote, repository, tag, HIT)
+        if remote.offline:
             raise Offline(f"{remote.name}/{name}:{tag} is not held, and this appliance is offline")
-        share = self._checks.share((remote.name, name, tag), lambda: self._check(remote, repository, tag))
+        question = Question(remote, name, tag, lambda: self._check(remote, repository, tag))
         if record is None:
-            await share.result
-            return await self._fresh(
-                remote, repository, tag, CacheStatus(fwd="uri-miss", stored=not share.joined, collapsed=share.joined)
-            )
-        return await self._revalidated(remote, repository, tag, record, share)
+            return await self._fresh(remote, repository, tag, _fetched(await self._tags.cold(question)))
+        news = await self._tags.warm(question, record.checked_at)
+        if isinstance(news, Stale):
+            return await self._stale(repository, tag, record, news)
+        return await self._fresh(remote, repository, tag, _revalidated(news))
 
-    async def _revalidated(
-        self, remote: Remote, repository: Repository, tag: str, record: Tag, share: Share[_Checked]
-    ) -> ManifestAnswer:
-        """Wait a bounded time for the check's word, and serve what is held without it."""
-        now = self._clock.seconds()
-        wait = freshness.remaining_wait(share.began, now, remote.settings)
-        try:
-            checked = await within(share.result, wait, self._clock)
-        except DeferredTimeout:
-            return await self._stale(
-                remote,
-                repository,
-                record,
-                UpstreamTimeout(remote.name, f"no answer within {remote.settings.revalidate_within:g} s"),
-            )
-        except PullcacheError as error:
-            return await self._stale(remote, repository, record, error)
-        except OSError as error:
-            # Our own disk could not take the news; what it has is still good.
-            fault = UpstreamUnavailable(remote.name, f"what it says of {tag} cannot be stored: {error.strerror}")
-            return await self._stale(remote, repository, record, fault)
-        status = CacheStatus(
-            fwd="stale",
-            fwd_status=200 if checked.moved else 304,
-            stored=checked.fetched and not share.joined,
-            collapsed=share.joined,
-        )
-        return await self._fresh(remote, repository, tag, status)
-
-    async def _stale(
-        self, remote: Remote, repository: Repository, record: Tag, error: PullcacheError
-    ) -> ManifestAnswer:
-        if not freshness.may_serve_stale(error, record.checked_at, self._clock.seconds(), remote.settings):
-            raise error
-        kind = error.kind if isinstance(error, UpstreamError) else "unavailable"
-        answer = await self._answer(repository, record.digest, replace(HIT, detail=f"stale-{kind}"))
-        return replace(answer, warning=f"stale: {error}", fresh_until=0.0)
+    def _is_good(self, remote: Remote, record: Tag) -> bool:
+        """Whether a tag held needs no question."""
+        return remote.offline or freshness.is_fresh(record.checked_at, self._clock.seconds(), remote.settings)
 
     async def _fresh(self, remote: Remote, repository: Repository, tag: str, status: CacheStatus) -> ManifestAnswer:
         record = repository.tags[tag]
         answer = await self._answer(repository, record.digest, status)
+        if remote.offline:
+            return replace(answer, fresh_until=self._clock.seconds() + freshness.OFFLINE_FRESH_FOR)
         return replace(answer, fresh_until=freshness.fresh_until(record.checked_at, remote.settings))
+
+    async def _stale(self, repository: Repository, tag: str, record: Tag, stale: Stale) -> ManifestAnswer:
+        if tag not in repository.tags:
+            # It was forgotten (delete_missing): the upstream's word is the answer.
+            raise stale.fault
+        answer = await self._answer(repository, record.digest, stale.status)
+        return replace(answer, warning=stale.warning, fresh_until=stale.until)
 
     async def _check(self, remote: Remote, repository: Repository, tag: str) -> _Checked:
         """Ask what the tag means; afterwards it is recorded, and its manifest held."""
-        head = await remote.registry.head(repository.name, tag)
-        fetched = False
-        if head.digest is None:
-            digest, fetched = await self._fetch_tag(remote, repository, tag)
-        else:
-            digest = head.digest
-            if not self._holds(repository, digest):
-                fetched = True
-                await self._fetch_told(remote, repository, tag, digest)
+        try:
+            digest, fetched = await self._resolve(remote, repository, tag)
+        except UpstreamMissing:
+            if remote.settings.delete_missing:
+                await self._forget(repository, tag)
+            raise
         moved = repository.tag(tag, digest, self._clock.seconds())
         if moved:
             await self._repositories.save(repository)
@@ -171,13 +129,35 @@ class Manifests:
             self._repositories.touch(repository)
         return _Checked(moved, fetched)
 
+    async def _resolve(self, remote: Remote, repository: Repository, tag: str) -> tuple[Digest, bool]:
+        """What the tag means, its manifest held now, and whether that had to be fetched."""
+        head = await remote.registry.head(repository.name, tag)
+        if head.digest is None:
+            return await self._fetch_tag(remote, repository, tag)
+        digest: Digest = head.digest
+        if self._holds(repository, digest):
+            return digest, False
+        await self._fetch_told(remote, repository, tag, digest)
+        return digest, True
+
+    async def _forget(self, repository: Repository, tag: str) -> None:
+        """Let go of a tag that its upstream has no more; one that a bundle brought was never the upstream's to keep."""
+        record = repository.tags.get(tag)
+        if record is None or record.pinned is not None:
+            return
+        del repository.tags[tag]
+        self._log.info("{name}:{tag} is gone upstream, and forgotten", name=repository.name, tag=tag)
+        await self._repositories.save(repository).addErrback(
+            lambda failure: self._log.failure("a tag that is gone was not removed on disk", failure)
+        )
+
     async def _fetch_told(self, remote: Remote, repository: Repository, tag: str, digest: Digest) -> None:
         """Fetch the manifest that the upstream says the tag means."""
-        key = (remote.name, repository.name, digest)
         try:
-            await self._fetches.share(key, lambda: self._fetch(remote, repository, digest)).result
+            # Whatever it said earlier: it has just named this digest.
+            await self._digests.sure(self._by_digest(remote, repository, digest))
         except UpstreamMissing as error:
-            # Not "no such tag": the upstream has just named this digest.
+            # Not "no such tag".
             told = f"{repository.name}:{tag} is said to be {digest}, which is not there: {error.detail}"
             raise UpstreamInvalid(remote.name, told) from error
 
@@ -204,10 +184,11 @@ class Manifests:
             return replace(await self._answer(repository, digest, HIT), fresh_until=None)
         if remote.offline:
             raise Offline(f"{remote.name}/{name}@{digest} is not held, and this appliance is offline")
-        share = self._fetches.share((remote.name, name, digest), lambda: self._fetch(remote, repository, digest))
-        await share.result
-        status = CacheStatus(fwd="uri-miss", stored=not share.joined, collapsed=share.joined)
+        status = _fetched(await self._digests.cold(self._by_digest(remote, repository, digest)))
         return replace(await self._answer(repository, digest, status), fresh_until=None)
+
+    def _by_digest(self, remote: Remote, repository: Repository, digest: Digest) -> Question[None]:
+        return Question(remote, repository.name, str(digest), lambda: self._fetch(remote, repository, digest))
 
     async def _adopt(self, repository: Repository, digest: Digest) -> bool:
         """Hold here what the store has for another repository, if an index held here names it."""
@@ -264,3 +245,16 @@ class Manifests:
                 raise BlobDamaged(f"{digest} is damaged on disk; remove the file and it is fetched again")
             self._recent.put(digest, data)
         return ManifestAnswer(digest, repository.manifests[digest].media_type, data, status)
+
+
+def _fetched(heard: Heard[Any]) -> CacheStatus:
+    return CacheStatus(fwd="uri-miss", stored=not heard.joined, collapsed=heard.joined)
+
+
+def _revalidated(heard: Heard[_Checked]) -> CacheStatus:
+    return CacheStatus(
+        fwd="stale",
+        fwd_status=200 if heard.news.moved else 304,
+        stored=heard.news.fetched and not heard.joined,
+        collapsed=heard.joined,
+    )

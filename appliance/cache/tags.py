@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import KeysView
 from dataclasses import dataclass
 
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache import freshness
-from appliance.cache.collapse import Collapsing
+from appliance.cache.checks import Checks, Question, Stale
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
-from appliance.cache.waiting import within
-from appliance.errors import NotHeld, PullcacheError, UpstreamError, UpstreamTimeout
+from appliance.errors import Offline
 from appliance.index.listings import Listing, Listings
 from appliance.index.repositories import Repositories
 
@@ -37,47 +35,31 @@ class Tags:
         self._repositories = repositories
         self._listings = listings
         self._clock = clock
-        self._checks: Collapsing[tuple[str, str], Listing] = Collapsing(clock)
+        self._checks: Checks[Listing] = Checks(clock)
 
     async def list(self, remote: Remote, name: str) -> TagsAnswer:
         """
         All tags known.
 
         @raise UpstreamError: nothing is known and asking failed.
-        @raise NotHeld: nothing is known and no upstream may be asked.
+        @raise Offline: nothing is known and no upstream may be asked.
         """
         held = (await self._repositories.get(remote.name, name)).tags.keys()
         known = await self._listings.get(remote.name, name)
+        nothing = known is None and not held
+        if nothing and remote.offline:
+            raise Offline(f"nothing of {remote.name}/{name} is held, and this appliance is offline")
         now = self._clock.seconds()
         if remote.offline or (known is not None and freshness.is_fresh(known.checked_at, now, remote.settings)):
-            if known is None and not held:
-                raise NotHeld(f"nothing of {remote.name}/{name} is held, and this appliance is offline")
             return TagsAnswer(_together(known, held), HIT)
-        share = self._checks.share((remote.name, name), lambda: self._check(remote, name))
-        try:
-            if known is None and not held:
-                heard = await share.result
-            else:
-                heard = await within(
-                    share.result, freshness.remaining_wait(share.began, now, remote.settings), self._clock
-                )
-        except DeferredTimeout:
-            limit = remote.settings.revalidate_within
-            return self._stale(remote, known, held, UpstreamTimeout(remote.name, f"no answer within {limit:g} s"))
-        except PullcacheError as error:
-            return self._stale(remote, known, held, error)
-        status = CacheStatus(
-            fwd="uri-miss" if known is None else "stale", stored=not share.joined, collapsed=share.joined
-        )
-        return TagsAnswer(_together(heard, held), status)
-
-    def _stale(self, remote: Remote, known: Listing | None, held: KeysView[str], error: PullcacheError) -> TagsAnswer:
-        checked_at = self._clock.seconds() if known is None else known.checked_at
-        nothing = known is None and not held
-        if nothing or not freshness.may_serve_stale(error, checked_at, self._clock.seconds(), remote.settings):
-            raise error
-        kind = error.kind if isinstance(error, UpstreamError) else "unavailable"
-        return TagsAnswer(_together(known, held), CacheStatus(hit=True, detail=f"stale-{kind}"), f"stale: {error}")
+        question = Question(remote, name, "", lambda: self._check(remote, name))
+        checked_at = now if known is None else known.checked_at
+        news = await (self._checks.cold(question) if nothing else self._checks.warm(question, checked_at))
+        if isinstance(news, Stale):
+            return TagsAnswer(_together(known, held), news.status, news.warning)
+        reason = "uri-miss" if known is None else "stale"
+        status = CacheStatus(fwd=reason, stored=not news.joined, collapsed=news.joined)
+        return TagsAnswer(_together(news.news, held), status)
 
     async def _check(self, remote: Remote, name: str) -> Listing:
         tags = await remote.registry.tags(name)

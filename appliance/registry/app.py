@@ -21,8 +21,7 @@ from twisted.web.resource import Resource
 from werkzeug.exceptions import HTTPException
 
 from appliance.cache.pullthrough import PullThrough
-from appliance.cache.status import CacheStatus
-from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported, UpstreamError
+from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
 from appliance.oci.digest import Digest
 from appliance.oci.names import parse_reference
 from appliance.registry.blobs import BlobResponses
@@ -108,7 +107,7 @@ class RegistryApp:
             begin(request, 304, 0, None, headers)
             return b""
         body = _send(request, 200, answer.data, answer.media_type, headers)
-        if answer.status == CacheStatus(hit=True) and answer.fresh_until != 0.0:
+        if answer.status.hit and answer.fresh_until != 0.0:
             pull = (wanted.upstream, wanted.repository, reference) if pulled else None
             self._lane.remember(request, body, answer.fresh_until, pull)
         return body
@@ -164,8 +163,8 @@ class RegistryApp:
             abort(request)
             return b""
         _retract(request)
-        if isinstance(error, UpstreamError):
-            say_where_from(request, CacheStatus(fwd="uri-miss", detail=error.kind), None, None)
+        if told.cache is not None:
+            say_where_from(request, told.cache, None, None)
         headers = {name: quotable(value) for name, value in told.headers.items()}
         return _send(request, told.status, told.body, JSON, headers)
 

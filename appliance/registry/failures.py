@@ -1,4 +1,7 @@
-"""The only table from what went wrong to status codes and OCI error codes (distribution-spec, "Error Codes")."""
+"""
+The only table from what went wrong to status codes and OCI error codes (distribution-spec, "Error Codes"), and to what
+C{Cache-Status} says of it (RFC 9211).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import msgspec
 
 from appliance import errors
+from appliance.cache.status import CacheStatus
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,13 @@ class Refusal:
     @ivar status: HTTP status code.
     @ivar body: the OCI error document.
     @ivar headers: to be sent with it.
+    @ivar cache: where it came from, C{None} when neither the store nor an upstream was looked at.
     """
 
     status: int
     body: bytes
     headers: dict[str, str]
+    cache: CacheStatus | None = None
 
 
 # C{None} stands for the code of what was asked for: MANIFEST_UNKNOWN, BLOB_UNKNOWN or NAME_UNKNOWN.
@@ -63,7 +69,8 @@ def refusal(error: BaseException, kind: str) -> Refusal | None:
     """
     for exception, status, code in _TABLE:
         if isinstance(error, exception):
-            return Refusal(status, document(code or _unknown(error, kind), str(error), _detail(error)), _headers(error))
+            told = document(code or _unknown(error, kind), str(error), _detail(error))
+            return Refusal(status, told, _headers(error), _where_from(error))
     return None
 
 
@@ -90,6 +97,18 @@ def _detail(error: BaseException) -> dict[str, Any]:
     if isinstance(error, errors.UpstreamError):
         return {"upstream": error.upstream, "fault": error.kind}
     return {}
+
+
+def _where_from(error: BaseException) -> CacheStatus | None:
+    if isinstance(error, errors.UpstreamMissing):
+        if error.remembered:
+            return CacheStatus(hit=True, detail="missing")
+        return CacheStatus(fwd="uri-miss", fwd_status=404)
+    if isinstance(error, errors.UpstreamError):
+        return CacheStatus(fwd="uri-miss", detail=error.kind)
+    if isinstance(error, errors.Offline):
+        return CacheStatus(detail="offline")
+    return CacheStatus(detail="not-held") if isinstance(error, errors.NotHeld) else None
 
 
 def _headers(error: BaseException) -> dict[str, str]:

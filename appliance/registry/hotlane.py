@@ -41,6 +41,7 @@ class _Prepared:
     """
     An answer: what stands before the date, what after it, and what to note of it.
 
+    @ivar cache: see L{IAccounts.answered}.
     @ivar pull: what is pulled with it, C{None} for nothing that is counted.
     """
 
@@ -50,6 +51,7 @@ class _Prepared:
     expires: float | None
     kind: str
     code: int
+    cache: str
     pull: Pull | None
 
     @property
@@ -88,9 +90,8 @@ class HotLane:
             else:
                 head.extend(b"%b: %b\r\n" % (name, value) for value in values)
         if before:
-            prepared = _Prepared(
-                before, b"".join(head) + b"\r\n" + body, len(body), expires, request.kind, request.code, pull
-            )
+            after = b"".join(head) + b"\r\n" + body
+            prepared = _Prepared(before, after, len(body), expires, request.kind, request.code, request.cache, pull)
             self._keep(request.method + b" " + request.uri, prepared)
 
     def serve(self, transport: Any, data: bytes) -> bool:
@@ -125,7 +126,9 @@ class HotLane:
     def _note(self, transport: Any, request: bytes, prepared: _Prepared) -> None:
         method, _, path = request.decode("ascii").partition(" ")
         client = getattr(transport.getPeer(), "host", "-")
-        self._accounts.answered(client, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, "hit")
+        self._accounts.answered(
+            client, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, prepared.cache
+        )
 
     def _today(self, now: float) -> bytes:
         # One second has one date.

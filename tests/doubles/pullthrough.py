@@ -21,11 +21,11 @@ from appliance.cache.tags import Tags
 from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
+from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
 from appliance.settings import UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
-from tests.doubles.upstream import ScriptedUpstream
 
 T = TypeVar("T")
 
@@ -72,13 +72,14 @@ class Cache:
 
     def __init__(
         self,
-        *upstreams: ScriptedUpstream,
+        *upstreams: IUpstream,
         offline: bool = False,
         before: Cache | None = None,
         store: Any = None,
+        clock: Clock | None = None,
         **settings: Any,
     ) -> None:
-        self.clock: Clock = clock_at() if before is None else before.clock
+        self.clock: Clock = clock or (clock_at() if before is None else before.clock)
         self.store: Any = store or (MemoryBlobStore() if before is None else before.store)
         self.documents: MemoryDocuments = MemoryDocuments() if before is None else before.documents
         self.repositories = Repositories(self.documents)

@@ -153,6 +153,16 @@ class Appliance:
         self.stop()
         return self.start()
 
+    def asks(self) -> bool:
+        """Whether each URL of its upstreams is asked now, and not known to be down."""
+        connection = http.client.HTTPConnection(self.admin, timeout=PATIENCE)
+        try:
+            connection.request("GET", "/api/v1/status")
+            status = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        return all(url["health"] in ("up", "doubtful") for each in status["upstreams"] for url in each["urls"])
+
     # -- looking at it ------------------------------------------------------------------------------------------------
 
     def log(self) -> str:

@@ -16,7 +16,7 @@ import pytest
 from tests.clients import plain
 from tests.clients.plain import ask, pull
 from tests.doubles.remote import RemoteRegistry
-from tests.process.service import Appliance
+from tests.process.service import Appliance, until
 
 ROUNDS = int(os.environ.get("PULLCACHE_KILL_ROUNDS", "10"))
 LONGEST = 0.7
@@ -79,6 +79,7 @@ def check_tags(appliance: Appliance, upstream: RemoteRegistry) -> int:
                 assert (reply.status, reply.headers.get("docker-content-digest")) == (200, entry["digest"])
                 checked += 1
     upstream.behave()
+    until(appliance.asks, "the upstream's return was noticed")
     return checked
 
 

@@ -94,6 +94,7 @@ def test_an_alias_bomb_does_not_go_off() -> None:
     bomb = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [{', '.join(['*a'] * 10)}]\n" for n in "bcdefghi")
     assert "line 1: anchors" in fault(bomb)
 
+
 @given(st.text() | st.text(alphabet="{}[]:,-?!&*#%|>'\"\\ \n\tax0~<="))
 def test_no_text_gets_past_the_one_kind_of_error(text: str) -> None:
     """Whatever is in the file: values, or one line that says what is wrong."""

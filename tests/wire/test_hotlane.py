@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.errors import UpstreamUnavailable
+from appliance.interfaces import Outlook
 from appliance.oci.digest import Digest
 from appliance.settings import ListenSettings
 from tests.doubles.pullthrough import CONFIG
@@ -204,7 +205,7 @@ def test_an_answer_to_a_closing_client_is_not_prepared_for_others() -> None:
     assert not shop.line.closed
 
 
-def test_stale_answers_are_not_prepared() -> None:
+def test_stale_answers_are_not_prepared_while_asking_may_help() -> None:
     """A Warning is said each time anew, and the upstream is asked each time."""
     shop = held()
     shop.clock.advance(100.0)
@@ -213,3 +214,64 @@ def test_stale_answers_are_not_prepared() -> None:
     for _ in range(3):
         assert shop.get(manifest())["Warning"] is not None
     assert counter.served == 0
+
+
+def test_while_an_upstream_is_known_to_be_down_a_stale_answer_costs_no_more_than_a_fresh_one() -> None:
+    """Prepared until the next probe, with its Warning, and counted as stale; then the upstream's return is noticed."""
+    shop = held()
+    shop.clock.advance(100.0)
+    down = UpstreamUnavailable("docker.io", "refused")
+    shop.hub.outlooks["*"] = Outlook(ask=False, wait=False, fault=down, until=shop.clock.seconds() + 1.0)
+    counter, asked = Counter(shop), shop.calls()
+    routed, hot = shop.get(manifest()), shop.get(manifest())
+    assert counter.served == 1 and hot.undated == routed.undated
+    assert hot["Cache-Status"] == "pullcache; hit; detail=stale-unavailable"
+    assert hot["Warning"] == '299 - "stale: docker.io: refused"'
+    assert [told[-1] for told in shop.accounts.told] == ["stale", "stale"]
+    assert shop.accounts.told[0] == shop.accounts.told[1]
+    assert shop.calls() == asked
+    shop.clock.advance(1.0)
+    shop.hub.outlooks.clear()
+    assert shop.get(manifest())["Cache-Status"] == "pullcache; fwd=stale; fwd-status=304"
+    assert counter.served == 1
+
+
+def test_a_remembered_404_is_prepared_for_as_long_as_it_is_believed() -> None:
+    """The tag is gone upstream: what is cached is served, for missing_for without a question."""
+    shop = held()
+    shop.clock.advance(100.0)
+    del shop.hub.shelves["library/app"].tags["latest"]
+    counter = Counter(shop)
+    told = {shop.get(manifest())["Cache-Status"] for _ in range(3)}
+    assert told == {"pullcache; hit; detail=stale-missing"} and counter.served == 1
+    shop.clock.advance(30.0)
+    asked = shop.calls()
+    shop.get(manifest())
+    assert counter.served == 1 and shop.calls() == asked + 1
+
+
+def test_offline_answers_are_prepared_and_an_import_ends_them() -> None:
+    """However old; for a minute at a time, since a bundle may bring what the tag means by then."""
+    shop = Shop(before=held(), offline=True)
+    shop.clock.advance(1e6)
+    counter = Counter(shop)
+    shop.get(manifest()), shop.get(manifest())
+    assert counter.served == 1
+    shop.listener.forget_answers()
+    shop.get(manifest())
+    assert counter.served == 1
+    shop.get(manifest())
+    assert counter.served == 2
+    shop.clock.advance(60.0)
+    shop.get(manifest())
+    assert counter.served == 2
+
+
+def test_a_tag_that_is_never_asked_for_stays() -> None:
+    """revalidate: never."""
+    shop = held(fresh_for=None)
+    shop.get(manifest())
+    counter = Counter(shop)
+    shop.clock.advance(1e8)
+    assert shop.get(manifest())["Cache-Status"] == "pullcache; hit"
+    assert counter.served == 1

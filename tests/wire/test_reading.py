@@ -64,8 +64,8 @@ CONDITIONS: list[list[tuple[str, str]]] = [
 @pytest.mark.parametrize("fields", CONDITIONS, ids=range(len(CONDITIONS)))
 @pytest.mark.parametrize("path", PATHS)
 def test_head_says_what_get_would(path: str, fields: list[tuple[str, str]]) -> None:
-    """Status and every header the same, and no body; what is cold is asked for alike."""
-    shop = warm()
+    """Status and every header the same, and no body; what is cold is asked for alike, and what is missing each time."""
+    shop = warm(missing_for=0.0)
     got, head = shop.ask("GET", path, fields), shop.ask("HEAD", path, fields)
     assert (head.status, head.body) == (got.status, b"")
     ours = [[field for field in each.fields if field[0] != "Date"] for each in (got, head)]
@@ -107,6 +107,51 @@ def test_a_blob_comes_as_it_was_sent() -> None:
             "Accept-Ranges",
             "Cache-Control",
         }
+
+
+@pytest.mark.parametrize("path", [manifest("absent"), blob(b"absent"), "/v2/absent/tags/list"])
+def test_a_404_says_where_it_came_from(path: str) -> None:
+    """First from the upstream, then from memory; GET and HEAD alike, and counted like answers that are served."""
+    shop = Shop()
+    assert shop.get(path)["Cache-Status"] == "pullcache; fwd=uri-miss; fwd-status=404"
+    asked = shop.calls()
+    got, head = shop.get(path), shop.ask("HEAD", path)
+    assert got["Cache-Status"] == head["Cache-Status"] == "pullcache; hit; detail=missing"
+    assert (got.status, head.status, shop.calls()) == (404, 404, asked)
+    assert [told[-1] for told in shop.accounts.told] == ["miss", "hit", "hit"]
+    shop.clock.advance(30.0)
+    assert shop.get(path)["Cache-Status"] == "pullcache; fwd=uri-miss; fwd-status=404"
+
+
+TROUBLE = [
+    (errors.UpstreamDenied(HUB, "no"), 404, "pullcache; fwd=uri-miss; detail=denied"),
+    (errors.UpstreamRateLimited(HUB, "no", 5.0), 429, "pullcache; fwd=uri-miss; detail=rate_limited"),
+    (errors.UpstreamUnavailable(HUB, "no"), 502, "pullcache; fwd=uri-miss; detail=unavailable"),
+    (errors.UpstreamTimeout(HUB, "no"), 504, "pullcache; fwd=uri-miss; detail=unavailable"),
+]
+
+
+@pytest.mark.parametrize("path", [manifest(), manifest(IMAGE_DIGEST), blob(LAYER), "/v2/app/tags/list"])
+@pytest.mark.parametrize(("error", "status", "told"), TROUBLE, ids=lambda each: type(each).__name__)
+def test_an_upstreams_trouble_is_told_each_time_and_never_remembered(
+    error: errors.UpstreamError, status: int, told: str, path: str
+) -> None:
+    """Whatever is no 404 says nothing of what is there: the next client gets it as soon as the upstream gives it."""
+    shop = Shop()
+    shop.hub.fail(error)
+    for method in ("GET", "HEAD", "GET"):
+        answer = shop.ask(method, path)
+        assert (answer.status, answer["Cache-Status"]) == (status, told)
+    shop.hub.heal()
+    assert shop.get(path).status == 200
+
+
+@pytest.mark.parametrize("path", [manifest("absent"), manifest(IMAGE_DIGEST), blob(LAYER), "/v2/app/tags/list"])
+def test_what_is_not_held_offline_says_so(path: str) -> None:
+    """404, by GET and HEAD, with the reason in Cache-Status."""
+    for method in ("GET", "HEAD"):
+        answer = Shop(offline=True).ask(method, path)
+        assert (answer.status, answer["Cache-Status"]) == (404, "pullcache; detail=offline")
 
 
 # -- conditions -----------------------------------------------------------------------------------------------------

@@ -205,6 +205,7 @@ def test_a_flight_for_another_repository_is_joined_only_when_this_one_has_the_bl
     result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
     failing(cache.through.blob(OTHER, "thing", LAYER_DIGEST), errors.UpstreamMissing)
     other.add_blob("thing", LAYER)
+    cache.clock.advance(30.0)
     joined = result(cache.through.blob(OTHER, "thing", LAYER_DIGEST))
     assert joined.status.collapsed
     joined.close()
@@ -334,6 +335,16 @@ def test_an_upstream_without_ranges_is_not_read_twice() -> None:
     large.done()
 
 
+def test_an_upstream_that_sends_less_than_the_range_is_not_passed_on() -> None:
+    """RFC 9110 lets it: the client was promised the whole range, so the flight is waited for."""
+    large = Large()
+    waiting = large.aside(Span(FAR.start, len(LARGE) + 10))
+    step(large.cache.clock, PATIENCE)
+    assert result(waiting) is None
+    assert large.upstream.bodies[-1].dropped
+    large.done()
+
+
 @pytest.mark.parametrize("error", [errors.UpstreamRateLimited(HUB, "x"), errors.RangeIgnored(HUB, "x")])
 def test_a_refusal_on_the_side_is_no_failure(error: errors.UpstreamError) -> None:
     """The range comes with the flight, later."""
@@ -363,3 +374,15 @@ def test_a_held_blob_has_nothing_on_the_side() -> None:
     held = result(large.cache.through.blob(HUB, "app", LARGE_DIGEST))
     assert result(large.cache.through.aside(HUB, "app", LARGE_DIGEST, held, FAR)) is None
     held.close()
+
+
+def test_a_cold_blob_comes_over_as_many_lines_as_its_upstream_is_configured_for() -> None:
+    """segments: 3."""
+    upstream = stocked(HUB)
+    cache = Cache(upstream, segments=3)
+    upstream.by_hand = True
+    result(cache.through.manifest(HUB, "app", "latest"))
+    result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
+    flight = cache.flights.get(LAYER_DIGEST)
+    assert flight is not None and (flight.segments, flight.background) == (3, False)
+    upstream.bodies[0].complete()

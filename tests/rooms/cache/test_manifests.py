@@ -236,6 +236,7 @@ def test_a_digest_is_asked_for_in_each_repository() -> None:
     failing(cache.through.manifest(HUB, "other", Digest.of(ONE)), errors.UpstreamMissing)
     assert verbs(upstream) == ["manifest"]
     upstream.add_manifest("other", ONE, OCI_MANIFEST)
+    cache.clock.advance(30.0)
     assert ask(cache, Digest.of(ONE), "other").data == ONE
     assert verbs(upstream) == ["manifest"]
 

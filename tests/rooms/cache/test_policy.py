@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from appliance import errors
 from appliance.cache.distance import NEAR, is_far
-from appliance.cache.freshness import fresh_until, is_fresh, may_serve_stale, remaining_wait
+from appliance.cache.freshness import fresh_until, is_fresh, may_serve_stale, remaining_wait, stale_until
 from appliance.cache.status import HIT, CacheStatus
 from appliance.settings import StaleSettings, UpstreamSettings
 
@@ -33,6 +33,14 @@ def test_fresh_for_nought_asks_every_time() -> None:
     never = UpstreamSettings(name="x", urls=("https://x",), fresh_for=0.0)
     assert not is_fresh(CHECKED, CHECKED, never)
     assert fresh_until(CHECKED, never) == CHECKED
+
+
+@pytest.mark.parametrize("now", [0.0, 999.0, 1000.0, 1e12])
+def test_without_fresh_for_a_tag_never_gets_stale(now: float) -> None:
+    """revalidate: never. Not even when the clock was set back, and whatever max_stale says."""
+    for_ever = UpstreamSettings(name="x", urls=("https://x",), fresh_for=None, max_stale=0.0)
+    assert is_fresh(CHECKED, now, for_ever) and fresh_until(CHECKED, for_ever) is None
+    assert may_serve_stale(errors.UpstreamUnavailable("u", "x"), CHECKED, now, for_ever)
 
 
 ERRORS = [
@@ -61,6 +69,17 @@ def test_each_kind_of_trouble_has_its_switch(error: errors.PullcacheError, kind:
 def test_max_stale_counts_from_the_end_of_freshness(now: float, may: bool) -> None:
     """max_stale: 5m is five minutes longer than fresh_for."""
     assert may_serve_stale(errors.UpstreamUnavailable("u", "x"), CHECKED, now, settings(max_stale=300.0)) is may
+
+
+@pytest.mark.parametrize(
+    ("until", "max_stale", "repeated"),
+    [(None, None, 0.0), (1100.0, None, 1100.0), (1100.0, 300.0, 1100.0), (1500.0, 300.0, 1360.0), (None, 300.0, 0.0)],
+)
+def test_a_stale_answer_is_repeated_no_longer_than_max_stale_allows(
+    until: float | None, max_stale: float | None, repeated: float
+) -> None:
+    """Nor longer than its reason holds; an unknown end is none."""
+    assert stale_until(until, CHECKED, settings(max_stale=max_stale)) == repeated
 
 
 @pytest.mark.parametrize(("now", "left"), [(1000.0, 2.0), (1001.5, 0.5), (1002.0, 0.0), (1100.0, 0.0)])
@@ -106,6 +125,9 @@ def test_what_has_arrived_is_never_far(start: int, head: int, rate: float) -> No
         (CacheStatus(fwd="uri-miss", collapsed=True), "pullcache; fwd=uri-miss; collapsed", "collapsed"),
         (CacheStatus(hit=True, detail="stale-unavailable"), "pullcache; hit; detail=stale-unavailable", "stale"),
         (CacheStatus(hit=True, detail="descriptor"), "pullcache; hit; detail=descriptor", "hit"),
+        (CacheStatus(hit=True, detail="missing"), "pullcache; hit; detail=missing", "hit"),
+        (CacheStatus(fwd="uri-miss", fwd_status=404), "pullcache; fwd=uri-miss; fwd-status=404", "miss"),
+        (CacheStatus(detail="offline"), "pullcache; detail=offline", "miss"),
     ],
 )
 def test_where_an_answer_came_from_is_said_in_the_words_of_the_rfc(status: CacheStatus, text: str, label: str) -> None:

@@ -85,5 +85,5 @@ def test_offline_lists_what_is_known(listed: bool) -> None:
     offline = Cache(upstream, offline=True, before=cache)
     offline.clock.advance(1e6)
     assert len(result(offline.through.tags(HUB, "app")).tags) == (5 if listed else 1)
-    failing(offline.through.tags(HUB, "other"), errors.NotHeld)
+    failing(offline.through.tags(HUB, "other"), errors.Offline)
     assert upstream.calls == []

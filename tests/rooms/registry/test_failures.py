@@ -87,6 +87,28 @@ def test_headers_of_refusals() -> None:
     assert headers(errors.UpstreamDenied(UP, "x")) == {}
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.UpstreamMissing(UP, "x"), "pullcache; fwd=uri-miss; fwd-status=404"),
+        (errors.UpstreamMissing(UP, "x", remembered=True), "pullcache; hit; detail=missing"),
+        (errors.UpstreamDenied(UP, "x"), "pullcache; fwd=uri-miss; detail=denied"),
+        (errors.UpstreamRateLimited(UP, "x"), "pullcache; fwd=uri-miss; detail=rate_limited"),
+        (errors.UpstreamTimeout(UP, "x"), "pullcache; fwd=uri-miss; detail=unavailable"),
+        (errors.UpstreamInvalid(UP, "x"), "pullcache; fwd=uri-miss; detail=unavailable"),
+        (errors.Offline("x"), "pullcache; detail=offline"),
+        (errors.NotHeld("x"), "pullcache; detail=not-held"),
+        (errors.DigestInvalid("x"), "None"),
+        (errors.NotPermitted("x"), "None"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_refusal_says_where_it_came_from(error: Exception, said: str) -> None:
+    """In the words of RFC 9211; nothing where the request alone was wrong."""
+    told = refusal(error, "manifest")
+    assert told is not None and str(told.cache) == said
+
+
 def test_a_mistake_of_ours_tells_nothing() -> None:
     """No text of the exception reaches the client."""
     assert refusal(ZeroDivisionError("secret"), "blob") is None
