@@ -199,11 +199,12 @@ class DockerRegistry:
         """Where it listens."""
         return f"http://{self.authority}"
 
-    def start(self) -> DockerRegistry:
-        """Start it and wait until it answers."""
+    def start(self, **sections: Any) -> DockerRegistry:
+        """Start it, with C{sections} of its configuration, and wait until it answers."""
         config = self._folder / "config.yml"
         storage = {"filesystem": {"rootdirectory": str(self._folder / "storage")}}
-        config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": self.authority}}))
+        configuration = {"version": 0.1, "storage": storage, "http": {"addr": self.authority}, **sections}
+        config.write_text(json.dumps(configuration))
         with (self._folder / "log").open("wb") as log:
             command = ["docker-registry", "serve", str(config)]
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -214,11 +215,16 @@ class DockerRegistry:
         connection = http.client.HTTPConnection(self.authority, timeout=PATIENCE)
         try:
             connection.request("GET", "/v2/")
-            return connection.getresponse().status == 200
+            # 401: it answers those who say who they are.
+            return connection.getresponse().status in (200, 401)
         except OSError:
             return False
         finally:
             connection.close()
+
+    def log(self) -> str:
+        """Everything it wrote since it was started."""
+        return (self._folder / "log").read_text(errors="replace")
 
     def add(self, repository: str, tag: str, content: Content) -> None:
         """Push C{content} and everything beneath it (distribution specification, "Pushing manifests")."""
