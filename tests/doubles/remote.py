@@ -20,17 +20,19 @@ class RemoteRegistry:
     """
     A running C{tests.doubles.serve}.
 
-    @ivar port: its port on 127.0.0.1; the same after C{kill} and C{start}, but its contents are gone then.
+    @ivar port: its port; the same after C{kill} and C{start}, but its contents are gone then.
+    @ivar host: the address it listens on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.port = 0
         self._process: subprocess.Popen[str] | None = None
 
     @property
     def authority(self) -> str:
         """Host and port, as clients write them."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -39,7 +41,8 @@ class RemoteRegistry:
 
     def start(self, *options: str) -> RemoteRegistry:
         """Start it and wait for its port; C{options} are those of the module's command line."""
-        command = [sys.executable, "-m", "tests.doubles.serve", "--port", str(self.port), *options]
+        command = [sys.executable, "-m", "tests.doubles.serve", "--port", str(self.port)]
+        command += ["--interface", self.host, *options]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=environment)
         assert self._process.stdout is not None
@@ -66,7 +69,7 @@ class RemoteRegistry:
         return self._process.pid
 
     def _control(self, method: str, path: str, value: Any = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
             connection.request(method, f"/_control/{path}", None if value is None else json.dumps(value))
             response = connection.getresponse()

@@ -121,7 +121,8 @@ class Root(Resource):
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.doubles.serve", description="A simulated registry.")
-    parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="TCP port; 0 takes a free one")
+    parser.add_argument("--interface", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--image", action="append", default=[], metavar="REPOSITORY:TAG[=BYTES]", help="add an image")
     parser.add_argument("--index", action="append", default=[], metavar="REPOSITORY:TAG[=BYTES]", help="two platforms")
     parser.add_argument("--busybox", type=Path, metavar="BINARY", help="add local/busybox:latest around this program")
@@ -152,7 +153,7 @@ def main(argv: list[str]) -> None:
     arguments = _arguments(argv)
     registry = Registry(reactor)
     _fill(registry, arguments)
-    endpoint = TCP4ServerEndpoint(reactor, arguments.port, interface="127.0.0.1")
+    endpoint = TCP4ServerEndpoint(reactor, arguments.port, interface=arguments.interface)
     endpoint.listen(site(Root(registry))).addCallback(_announce)
     reactor.run()
 
