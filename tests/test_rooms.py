@@ -68,7 +68,7 @@ ONLY_IN: dict[str, frozenset[str]] = {
 
 #: The only modules in which a module, or anything below it, may be imported; a folder stands for all below it.
 ONLY_AT: dict[str, frozenset[str]] = {
-    "cryptography": frozenset({"appliance/bundle/minisign.py", "appliance/upstream/trust.py"}),
+    "cryptography": frozenset({"appliance/bundle/minisign.py", "appliance/upstream/network/trust.py"}),
     "zstandard": frozenset({"appliance/bundle/wrapping.py"}),
     "rich": frozenset({"appliance/cli"}),
     # An extra: whoever has no ECR has none of it.
@@ -352,7 +352,7 @@ def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
         ("appliance/bundle/importer.py", "import treq"),
         ("appliance/bundle/importer.py", "from rich.progress import Progress"),
         ("appliance/admin/exports.py", "import rich"),
-        ("appliance/upstream/credentials.py", "import botocore.session"),
+        ("appliance/upstream/access/credentials.py", "import botocore.session"),
         ("appliance/upstream/adapters/ecr.py", "def late():\n    from botocore import session"),
         ("appliance/scalars.py", "import yaml"),
     ],
@@ -372,7 +372,7 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/cli/status.py", "import treq\nfrom twisted.web import client"),
         ("appliance/yamltree.py", "import yaml"),
         ("appliance/bundle/minisign.py", "from cryptography.exceptions import InvalidSignature"),
-        ("appliance/upstream/trust.py", "import cryptography.x509"),
+        ("appliance/upstream/network/trust.py", "import cryptography.x509"),
         ("appliance/bundle/wrapping.py", "import zstandard"),
         ("appliance/cli/screen.py", "import rich.table\nimport richer, cryptographies"),
         ("appliance/upstream/adapters/aws.py", "def late():\n    import botocore.session"),

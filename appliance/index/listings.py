@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from appliance.flow.sharing import Sharing
 from appliance.interfaces import IDocuments
 
 NAME = "_tags.json"
@@ -32,12 +31,13 @@ class Listings:
     def __init__(self, documents: IDocuments) -> None:
         self._documents = documents
         self._known: dict[tuple[str, str], tuple[Listing | None, int]] = {}
-        self._loading: dict[tuple[str, str], list[Deferred[None]]] = {}
+        self._loading: Sharing[tuple[str, str], None] = Sharing()
 
     async def get(self, upstream: str, name: str) -> Listing | None:
         """The list as last heard, C{None} when there was none."""
         if (upstream, name) not in self._known:
-            await self._loaded(upstream, name)
+            # One reading for all who ask at the same time.
+            await self._loading.get((upstream, name), lambda: self._load(upstream, name))
         return self._known[upstream, name][0]
 
     async def save(self, upstream: str, name: str, listing: Listing) -> None:
@@ -46,21 +46,6 @@ class Listings:
         _, version = self._known[upstream, name]
         written = await self._documents.write(_key(upstream, name), msgspec.json.encode(listing), version)
         self._known[upstream, name] = (listing, written)
-
-    def _loaded(self, upstream: str, name: str) -> Deferred[None]:
-        """One reading for all who ask at the same time."""
-        key = (upstream, name)
-        waiter: Deferred[None] = Deferred()
-        if key in self._loading:
-            self._loading[key].append(waiter)
-        else:
-            self._loading[key] = [waiter]
-            Deferred.fromCoroutine(self._load(upstream, name)).addBoth(self._tell, key)
-        return waiter
-
-    def _tell(self, result: None | Failure, key: tuple[str, str]) -> None:
-        for waiter in self._loading.pop(key):
-            waiter.callback(result)  # a Failure makes it an errback
 
     async def _load(self, upstream: str, name: str) -> None:
         self._known[upstream, name] = await self._read(upstream, name)

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.errors import DocumentDamaged
+from appliance.flow.sharing import Sharing
 from appliance.index.documents import previous
 from appliance.index.layout import INDEX, LAYOUT
 from appliance.index.repository import Repository
@@ -38,7 +39,7 @@ class Repositories:
     def __init__(self, documents: IDocuments) -> None:
         self._documents = documents
         self._loaded: dict[tuple[str, str], _Document] = {}
-        self._loading: dict[tuple[str, str], list[Deferred[Repository]]] = {}
+        self._loading: Sharing[tuple[str, str], Repository] = Sharing()
         self.damaged: list[tuple[str, str]] = []
 
     def get(self, upstream: str, name: str) -> Deferred[Repository]:
@@ -46,13 +47,7 @@ class Repositories:
         key = (upstream, name)
         if key in self._loaded:
             return succeed(self._loaded[key].repository)
-        waiter: Deferred[Repository] = Deferred()
-        if key in self._loading:
-            self._loading[key].append(waiter)
-        else:
-            self._loading[key] = [waiter]
-            Deferred.fromCoroutine(self._load(upstream, name)).addBoth(self._hand_out, key)
-        return waiter
+        return self._loading.get(key, lambda: self._load(upstream, name))
 
     def save(self, repository: Repository) -> Deferred[None]:
         """Write the repository as it is now, or as it will be by then; fires when that is durable."""
@@ -77,10 +72,6 @@ class Repositories:
         """Every (upstream, repository) that has a document, sorted."""
         keys = await self._documents.list((), INDEX)
         return [(key[0], "/".join(key[1:-2])) for key in keys if key[-2:] == (LAYOUT, INDEX) and len(key) > 3]
-
-    def _hand_out(self, result: Repository | Failure, key: tuple[str, str]) -> None:
-        for waiter in self._loading.pop(key):
-            waiter.callback(result)
 
     async def _load(self, upstream: str, name: str) -> Repository:
         key = _key(upstream, name)

@@ -24,8 +24,8 @@ from twisted.internet.task import deferLater
 from zope.interface import Attribute, implementer
 
 from appliance.errors import UpstreamError
+from appliance.flow.sharing import Sharing
 from appliance.interfaces import ICredentials, Secret
-from appliance.upstream.sharing import Sharing
 
 #: Seconds between looks at the source of a secret that is accepted no more: three seconds together.
 PAUSES = (0.25, 0.25, 0.5, 1.0, 1.0)

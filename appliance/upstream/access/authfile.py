@@ -22,10 +22,10 @@ from twisted.internet.defer import Deferred
 
 from appliance.errors import UpstreamDenied
 from appliance.interfaces import Secret
-from appliance.upstream.credentialhelper import CredentialHelper
+from appliance.upstream.access.credentialhelper import CredentialHelper
+from appliance.upstream.access.rotation import Found
+from appliance.upstream.access.secretfile import SecretFile
 from appliance.upstream.means import Means
-from appliance.upstream.rotation import Found
-from appliance.upstream.secretfile import SecretFile
 from appliance.upstream.url import Url
 
 #: What docker calls Docker Hub, and its hosts.
@@ -99,7 +99,8 @@ def host_of(key: str) -> str:
 
 class AuthFile:
     """
-    A L{appliance.upstream.rotation.Source}: one registry's secret out of such a file, or from the program it names.
+    One registry's secret out of such a file, or from the program it names: a
+    L{appliance.upstream.access.rotation.Source}.
     """
 
     def __init__(self, path: Path, url: str, means: Means) -> None:
@@ -113,7 +114,7 @@ class AuthFile:
         self.shown = self._file.shown
 
     def read(self, again: bool) -> Deferred[Found]:
-        """See L{appliance.upstream.rotation.Source.read}."""
+        """See L{appliance.upstream.access.rotation.Source.read}."""
         return Deferred.fromCoroutine(self._read(again))
 
     async def _read(self, again: bool) -> Found:

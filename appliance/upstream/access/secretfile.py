@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 
 from appliance.errors import UpstreamDenied
 from appliance.interfaces import Secret
+from appliance.upstream.access.rotation import Found
 from appliance.upstream.means import Means
-from appliance.upstream.rotation import Found
 
 #: Bytes; a config.json of a thousand registries is far below.
 MAX_SECRET_BYTES = 1024 * 1024
@@ -75,7 +75,7 @@ class SecretFile:
 
 
 class PasswordFile:
-    """A L{appliance.upstream.rotation.Source}: the file holds the password of a user whose name is known."""
+    """A L{appliance.upstream.access.rotation.Source}: the file holds the password of a user whose name is known."""
 
     def __init__(self, username: str, path: Path, means: Means) -> None:
         self._username = username
@@ -83,7 +83,7 @@ class PasswordFile:
         self.shown = self._file.shown
 
     def read(self, again: bool) -> Deferred[Found]:
-        """See L{appliance.upstream.rotation.Source.read}. The password may be empty."""
+        """See L{appliance.upstream.access.rotation.Source.read}. The password may be empty."""
         return Deferred.fromCoroutine(self._read(again))
 
     async def _read(self, again: bool) -> Found:
@@ -92,7 +92,7 @@ class PasswordFile:
 
 class TokenFile:
     """
-    A L{appliance.upstream.rotation.Source}: the file holds a token, and white space around it means nothing.
+    A L{appliance.upstream.access.rotation.Source}: the file holds a token, and white space around it means nothing.
 
     @param use: how it is presented; as a password it goes with C{username}.
     """
@@ -104,7 +104,7 @@ class TokenFile:
         self.shown = self._file.shown
 
     def read(self, again: bool) -> Deferred[Found]:
-        """See L{appliance.upstream.rotation.Source.read}."""
+        """See L{appliance.upstream.access.rotation.Source.read}."""
         return Deferred.fromCoroutine(self._read(again))
 
     async def _read(self, again: bool) -> Found:

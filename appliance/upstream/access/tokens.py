@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.upstream.sharing import Sharing
+from appliance.flow.sharing import Sharing
 
 #: What a token lives when its server does not say (distribution's token specification), and at most, in seconds.
 DEFAULT_LIFE = 60.0

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from appliance.errors import ConfigError
 from appliance.settings import NO_PROXY, UpstreamSettings
-from appliance.upstream.environment import ProxyVariable, read_environment
+from appliance.upstream.network.environment import ProxyVariable, read_environment
 from appliance.upstream.url import Url
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")

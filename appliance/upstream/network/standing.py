@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from appliance.errors import UpstreamRefused
-from appliance.upstream.addresses import Reach, literal_of, reach_of
+from appliance.upstream.network.addresses import Reach, literal_of, reach_of
 
 
 class Standing:

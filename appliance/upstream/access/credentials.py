@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from appliance.interfaces import ICredentials, Secret
 from appliance.settings import UpstreamSettings
-from appliance.upstream.authfile import AuthFile
+from appliance.upstream.access.authfile import AuthFile
+from appliance.upstream.access.rotation import Rotation
+from appliance.upstream.access.secretfile import PasswordFile, TokenFile
 from appliance.upstream.means import Means
-from appliance.upstream.rotation import Rotation
-from appliance.upstream.secretfile import PasswordFile, TokenFile
 
 
 def credentials_for(settings: UpstreamSettings, means: Means) -> ICredentials | None:

@@ -33,8 +33,8 @@ from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
 from appliance.upstream.limits import Limits
-from appliance.upstream.proxy import Proxies, Proxy
-from appliance.upstream.tunnel import ProxyEndpoint, TunnelEndpoint
+from appliance.upstream.network.proxy import Proxies, Proxy
+from appliance.upstream.network.tunnel import ProxyEndpoint, TunnelEndpoint
 from appliance.upstream.url import Url
 
 #: Bytes read from a connection at once. Twisted reads 64 KiB, which at a gigabyte a second is too many turns.

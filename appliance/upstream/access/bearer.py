@@ -24,14 +24,14 @@ from appliance.errors import (
     UpstreamRefused,
 )
 from appliance.interfaces import Secret
+from appliance.upstream.access.challenge import Challenge
+from appliance.upstream.access.tokens import DEFAULT_LIFE, Token
 from appliance.upstream.body import discard, read_whole
-from appliance.upstream.challenge import Challenge
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.faults import status_fault
-from appliance.upstream.hosts import HostPatterns
 from appliance.upstream.limits import MAX_TOKEN_BYTES, MAX_TOKEN_REDIRECTS
+from appliance.upstream.network.hosts import HostPatterns
 from appliance.upstream.redirects import REDIRECTS, Answer, redirect_target
-from appliance.upstream.tokens import DEFAULT_LIFE, Token
 from appliance.upstream.url import Url
 
 CLIENT_ID = "pullcache"

@@ -20,13 +20,13 @@ from zope.interface import implementer
 
 from appliance.errors import UpstreamRefused
 from appliance.settings import UpstreamSettings
-from appliance.upstream.addresses import literal_of
-from appliance.upstream.endpoints import Screen, ScreenedEndpoints, way_to
-from appliance.upstream.hosts import HostPatterns
 from appliance.upstream.limits import Limits
-from appliance.upstream.proxy import Proxies
-from appliance.upstream.standing import Standing
-from appliance.upstream.tunnel import ForwardAgent
+from appliance.upstream.network.addresses import literal_of
+from appliance.upstream.network.endpoints import Screen, ScreenedEndpoints, way_to
+from appliance.upstream.network.hosts import HostPatterns
+from appliance.upstream.network.proxy import Proxies
+from appliance.upstream.network.standing import Standing
+from appliance.upstream.network.tunnel import ForwardAgent
 from appliance.upstream.url import Url
 
 #: Idle connections kept to one host. Twisted keeps two, which a pull of many layers at once does not fit in.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.errors import UpstreamDenied
+from appliance.flow.sharing import Sharing
 from appliance.interfaces import ICredentials, Secret
-from appliance.upstream.rotation import IFollowed
-from appliance.upstream.sharing import Sharing
+from appliance.upstream.access.rotation import IFollowed
 
 #: Seconds for which a refused secret is not shown.
 BARRED = 60.0

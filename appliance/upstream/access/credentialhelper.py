@@ -21,10 +21,10 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamTimeout
+from appliance.flow.sharing import Sharing
 from appliance.interfaces import Secret
+from appliance.upstream.access.rotation import Found
 from appliance.upstream.means import Means
-from appliance.upstream.rotation import Found
-from appliance.upstream.sharing import Sharing
 
 #: Seconds that a helper may take, and bytes that it may write.
 PATIENCE = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from appliance.upstream.addresses import literal_of
+from appliance.upstream.network.addresses import literal_of
 from appliance.upstream.url import Url
 
 _PATTERN = re.compile(r"(\*\.)?([a-z0-9_-][a-z0-9_.-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
