@@ -206,6 +206,19 @@ class FetchedManifest:
     content_type: str | None
 
 
+@dataclass(frozen=True)
+class Referrers:
+    """
+    What an upstream says refers to a manifest.
+
+    @ivar descriptors: as received, the JSON of each; each digest once.
+    @ivar cut: whether there are, or may be, more than these.
+    """
+
+    descriptors: tuple[bytes, ...]
+    cut: bool = False
+
+
 class IBlobResponse(Interface):
     """An upstream's answer to a blob request, its body not yet read."""
 
@@ -351,6 +364,13 @@ class IUpstream(Interface):
 
     def tags(repository: str) -> Deferred[list[str]]:
         """All tags of the repository, its pages followed; unsorted as received, invalid ones left out."""
+
+    def referrers(repository: str, subject: Digest) -> Deferred[Referrers]:
+        """
+        Everything that refers to C{subject}: what the referrers API lists, all its pages, and what the fallback tag
+        does (distribution-spec, "Listing Referrers"). None at all only when the upstream says so; fails with
+        L{UpstreamMissing} when it says that it knows no such repository, which only the API tells for sure.
+        """
 
     def stop() -> None:
         """Probe no more: nobody will ask again. Immediate; may be called more than once."""

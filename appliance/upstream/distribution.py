@@ -20,21 +20,23 @@ from appliance.interfaces import (
     IUpstream,
     ManifestHead,
     Outlook,
+    Referrers,
 )
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
+from appliance.upstream.access.tokens import Tokens
 from appliance.upstream.adapters.standard import STANDARD
-from appliance.upstream.agents import Agents
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.health import UrlHealth
 from appliance.upstream.limits import Limits
+from appliance.upstream.network.agents import Agents
 from appliance.upstream.observer import IUpstreamObserver, SilentObserver
 from appliance.upstream.pace import Pace
 from appliance.upstream.questions import Questions, range_fields
+from appliance.upstream.referrers import ReferrerQuestions
 from appliance.upstream.resting import Allowance, RepositoryRests
 from appliance.upstream.site import Site
 from appliance.upstream.sites import HeardAgent, Place, Sites
-from appliance.upstream.tokens import Tokens
 from appliance.upstream.url import Url
 
 T = TypeVar("T")
@@ -77,6 +79,9 @@ class DistributionUpstream:
         self._credentials, self._tokens = credentials, Tokens(clock)
         urls = [Url.parse(url) for url in settings.urls]
         self._sites = Sites(self.name, [self._place(url, agents(url)) for url in urls], clock)
+        self._referrers = ReferrerQuestions(
+            self._questions, self._exchange, self._allowance, self._sites, clock, adapter.has_referrers
+        )
 
     def _place(self, url: Url, agents: Agents) -> Place:
         own = HeardAgent(agents.own)
@@ -150,6 +155,10 @@ class DistributionUpstream:
     def tags(self, repository: str) -> Deferred[list[str]]:
         """See L{IUpstream.tags}."""
         return self._told(self._sites.ask(repository, lambda place: self._questions.tags(place, repository)))
+
+    def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
+        """See L{IUpstream.referrers}. Fails with L{UpstreamRateLimited} as L{manifest} does, where a tag lists them."""
+        return self._told(self._referrers.ask(repository, subject))
 
     def _told(self, asking: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
         """What the question comes to; a failure is counted once."""

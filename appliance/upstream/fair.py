@@ -23,6 +23,7 @@ from appliance.interfaces import (
     IUpstream,
     ManifestHead,
     Outlook,
+    Referrers,
 )
 from appliance.oci.digest import Digest
 from appliance.upstream.permits import Permit, Permits, Rank
@@ -84,6 +85,10 @@ class FairUpstream:
     def tags(self, repository: str) -> Deferred[list[str]]:
         """See L{IUpstream.tags}."""
         return self._asked(lambda: self._registry.tags(repository))
+
+    def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
+        """See L{IUpstream.referrers}."""
+        return self._asked(lambda: self._registry.referrers(repository, subject))
 
     def blob(
         self,

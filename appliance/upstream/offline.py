@@ -8,7 +8,16 @@ from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from appliance.errors import Offline
-from appliance.interfaces import Condition, FetchedManifest, IAdapter, IBlobResponse, IUpstream, ManifestHead, Outlook
+from appliance.interfaces import (
+    Condition,
+    FetchedManifest,
+    IAdapter,
+    IBlobResponse,
+    IUpstream,
+    ManifestHead,
+    Outlook,
+    Referrers,
+)
 from appliance.oci.digest import Digest
 
 
@@ -69,6 +78,10 @@ class OfflineUpstream:
     def tags(self, repository: str) -> Deferred[list[str]]:
         """Fails with L{Offline}."""
         return self._refused(f"the tags of {repository}")
+
+    def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
+        """Fails with L{Offline}."""
+        return self._refused(f"a list of what refers to {repository}@{subject}")
 
     def _refused(self, what: str) -> Deferred[Any]:
         return fail(Offline(f"{self.name}: {what} is not held, and this appliance is offline"))

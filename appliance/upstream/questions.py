@@ -101,7 +101,7 @@ class Questions:
             await self._only_200(answer)
             return answer
 
-        first = place.url.below(f"/v2/{_quoted(repository)}/tags/list")
+        first = place.url.below(f"/v2/{quoted(repository)}/tags/list")
         return await all_tags(ask, first, self._exchange.watch)
 
     async def _only_200(self, answer: Answer) -> None:
@@ -111,17 +111,17 @@ class Questions:
             raise status_fault(self._upstream, answer.what, answer.status, answer.response.headers, problem)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Names, tags and digests need no quoting; whatever else comes must not become another path."""
     return quote(text, safe="/:")
 
 
 def _manifest_url(place: Place, repository: str, reference: str | Digest) -> Url:
-    return place.url.below(f"/v2/{_quoted(repository)}/manifests/{_quoted(str(reference))}")
+    return place.url.below(f"/v2/{quoted(repository)}/manifests/{quoted(str(reference))}")
 
 
 def _blob_url(place: Place, repository: str, digest: Digest) -> Url:
-    return place.url.below(f"/v2/{_quoted(repository)}/blobs/{digest}")
+    return place.url.below(f"/v2/{quoted(repository)}/blobs/{digest}")
 
 
 def range_fields(start: int, stop: int | None, validator: str | None) -> dict[str, str]:

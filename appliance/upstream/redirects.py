@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from twisted.web.iweb import IAgent, IResponse
 
-from appliance.errors import UpstreamInvalid, UpstreamRefused
-from appliance.upstream.agents import Agents
+from appliance.errors import UpstreamError, UpstreamInvalid, UpstreamRefused
 from appliance.upstream.body import discard, read_beginning
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.faults import first_header
 from appliance.upstream.limits import MAX_REDIRECTS
+from appliance.upstream.network.agents import Agents
 from appliance.upstream.url import Url
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -73,17 +73,21 @@ class Redirects:
         self._home = home
         self._stranger = stranger
 
-    async def follow(self, method: str, url: Url, fields: Mapping[str, str], authorization: bytes | None) -> Answer:
+    async def follow(
+        self, method: str, url: Url, fields: Mapping[str, str], authorization: bytes | None, may_leave: bool = True
+    ) -> Answer:
         """
         Ask for C{url} and go on until an answer is no redirect.
 
         @param authorization: for the origin of C{url} only.
+        @param may_leave: whether to go on to another origin too; when not, a redirect that leads elsewhere, or nowhere,
+            is an answer like others.
         @raise UpstreamInvalid: more than L{MAX_REDIRECTS}, or one that leads nowhere.
         @raise UpstreamRefused: one from https to http, or to an address outside the rules.
         """
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._ask(method, url, fields, authorization)
-            target = self._target(answer)
+            target = self._target(answer) if may_leave else self._own_target(answer)
             if target is None:
                 return answer
             answer.discard()
@@ -125,6 +129,16 @@ class Redirects:
         except Exception:
             answer.discard()
             raise
+
+    def _own_target(self, answer: Answer) -> Url | None:
+        """Where the answer leads within its own origin, C{None} when it does not."""
+        if answer.status not in REDIRECTS:
+            return None
+        try:
+            target = redirect_target(self._exchange.upstream, answer)
+        except UpstreamError:
+            return None
+        return target if target.origin == answer.url.origin else None
 
 
 def redirect_target(upstream: str, answer: Answer) -> Url:

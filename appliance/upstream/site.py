@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from appliance.interfaces import IAdapter, ICredentials
-from appliance.upstream.acceptance import MAX_TURNS, Acceptance
-from appliance.upstream.access import Access, Shown, challenges_of
-from appliance.upstream.agents import Agents
-from appliance.upstream.bearer import Realms, TokenServer
+from appliance.upstream.access.acceptance import MAX_TURNS, Acceptance
+from appliance.upstream.access.access import Access, Shown, challenges_of
+from appliance.upstream.access.bearer import Realms, TokenServer
+from appliance.upstream.access.challenge import Challenge
+from appliance.upstream.access.tokens import Tokens
 from appliance.upstream.body import discard
-from appliance.upstream.challenge import Challenge
 from appliance.upstream.exchange import Exchange
+from appliance.upstream.network.agents import Agents
 from appliance.upstream.redirects import Answer, Redirects
-from appliance.upstream.tokens import Tokens
 from appliance.upstream.url import Url
 
 #: How stores refuse a signed URL that is too old or was not meant for this request.
@@ -40,7 +40,8 @@ class Site:
         tokens: Tokens,
     ) -> None:
         """
-        @param auth_hosts: of the settings and of the adapter, as L{appliance.upstream.hosts.HostPatterns} reads them.
+        @param auth_hosts: of the settings and of the adapter, as
+            L{appliance.upstream.network.hosts.HostPatterns} reads them.
         @param credentials: C{None} for nobody's.
         """
         self.url = url
@@ -67,20 +68,24 @@ class Site:
         status: int = response.code
         return status
 
-    async def ask(self, method: str, url: Url, repository: str, fields: Mapping[str, str]) -> Answer:
+    async def ask(
+        self, method: str, url: Url, repository: str, fields: Mapping[str, str], may_leave: bool = True
+    ) -> Answer:
         """
         The answer after redirects, authentication, and one return to C{url} when a signed URL was not accepted.
 
         Its body is not yet read; the status may be any.
 
         @param repository: for whose pull a token is asked.
+        @param may_leave: see L{Redirects.follow}.
         """
         at_home = url.origin == self.url.origin
         shown = await self._access.before(repository) if at_home else None
         returned = False
         turns = 0
         while True:
-            answer = await self._redirects.follow(method, url, fields, shown.danger_header if shown else None)
+            danger_header = shown.danger_header if shown else None
+            answer = await self._redirects.follow(method, url, fields, danger_header, may_leave)
             if answer.led:
                 if at_home:
                     self._access.accepted(shown)
@@ -128,7 +133,7 @@ class Site:
         return challenges_of(answer) if answer.status == 401 and not answer.led else []
 
     async def _proof(self, authorization: bytes) -> bool:
-        """See L{appliance.upstream.access.Proof}."""
+        """See L{appliance.upstream.access.access.Proof}."""
         stranger = await self._front_door(None)
         if stranger.status != 401:
             return False

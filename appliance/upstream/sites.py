@@ -127,11 +127,13 @@ class Place:
             return outlook
         return Outlook(False, False, refusal, self.rests.until(repository))
 
-    async def ask(self, method: str, url: Url, repository: str, fields: Mapping[str, str]) -> Answer:
+    async def ask(
+        self, method: str, url: Url, repository: str, fields: Mapping[str, str], may_leave: bool = True
+    ) -> Answer:
         """See L{Site.ask}."""
         heard = self._own.heard
         try:
-            answer = await self._site.ask(method, url, repository, fields)
+            answer = await self._site.ask(method, url, repository, fields, may_leave)
         except UpstreamError as fault:
             self._note_fault(fault, self._own.heard > heard)
             raise

@@ -14,19 +14,19 @@ from zope.interface.verify import verifyObject
 from appliance.errors import ConfigError
 from appliance.interfaces import IAdapter, ICredentials, IThreads, IUpstream
 from appliance.settings import Settings, UpstreamSettings
-from appliance.upstream.agents import Agents, agents_for
-from appliance.upstream.credentials import credentials_for
+from appliance.upstream.access.credentials import credentials_for
+from appliance.upstream.access.forms import Forms
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.fair import FairUpstream
-from appliance.upstream.forms import Forms
 from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
+from appliance.upstream.network.agents import Agents, agents_for
+from appliance.upstream.network.proxy import Proxies, proxies_for
+from appliance.upstream.network.trust import Trust
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.permits import Permits
-from appliance.upstream.proxy import Proxies, proxies_for
-from appliance.upstream.trust import Trust
 from appliance.upstream.url import Url
 
 # -- kinds ----------------------------------------------------------------------------------------------------------

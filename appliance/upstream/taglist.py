@@ -67,7 +67,7 @@ def next_page(headers: Headers, page: Url, upstream: str) -> Url | None:
     except ValueError as reason:
         raise UpstreamInvalid(upstream, f"{page.shown} links to no usable URL: {reason}") from None
     if url.origin != page.origin:
-        raise UpstreamRefused(upstream, f"{page.shown} links to {url.shown} for more tags: only its own are followed")
+        raise UpstreamRefused(upstream, f"{page.shown} links to {url.shown} as its next page, which is not its own")
     return url
 
 

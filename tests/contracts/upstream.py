@@ -17,7 +17,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from appliance import errors
-from appliance.interfaces import IBlobResponse, IUpstream
+from appliance.interfaces import IBlobResponse, IUpstream, Referrers
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 
@@ -27,6 +27,13 @@ MANIFEST = b'{\n  "schemaVersion": 2, "mediaType": "application/vnd.oci.image.ma
 BLOB = bytes(range(256)) * 1000
 EMPTY = b""
 REPOSITORY = "library/thing"
+SIGNATURE = (
+    f'{{ "digest":"{Digest.of(b"signature")}", "size": 9,"mediaType":"{mediatypes.OCI_MANIFEST}",'
+    ' "org.example.unknown": 1.50 }'
+).encode()
+SBOM = (
+    f'{{"mediaType":"{mediatypes.OCI_MANIFEST}","artifactType":"text/x","size":4,"digest":"{Digest.of(b"sbom")}"}}'
+).encode()
 
 
 @dataclass
@@ -36,14 +43,21 @@ class Held:
 
     @ivar manifests: media type by bytes.
     @ivar tags: bytes of a manifest by tag.
+    @ivar referrers: descriptors by the bytes of the manifest they refer to.
     """
 
     manifests: dict[bytes, str] = field(default_factory=dict)
     tags: dict[str, bytes] = field(default_factory=dict)
     blobs: list[bytes] = field(default_factory=list)
+    referrers: dict[bytes, list[bytes]] = field(default_factory=dict)
 
 
-EVERYTHING = Held({MANIFEST: mediatypes.OCI_MANIFEST}, {"latest": MANIFEST, "v1": MANIFEST}, [BLOB, EMPTY])
+EVERYTHING = Held(
+    {MANIFEST: mediatypes.OCI_MANIFEST},
+    {"latest": MANIFEST, "v1": MANIFEST},
+    [BLOB, EMPTY],
+    {MANIFEST: [SIGNATURE, SBOM]},
+)
 
 
 @implementer(IConsumer)
@@ -70,7 +84,13 @@ class Taker:
 
 
 class UpstreamContract:
-    """Inherit, implement the first two, and every promise of L{IUpstream} is tested."""
+    """
+    Inherit, implement the first two, and every promise of L{IUpstream} is tested.
+
+    @cvar has_referrers: whether there is a referrers API; without it a missing repository may pass for an empty one.
+    """
+
+    has_referrers = True
 
     def upstream_holding(self, held: Held) -> Any:
         """An L{IUpstream} that holds C{held}."""
@@ -226,6 +246,28 @@ class UpstreamContract:
         """Each once."""
         upstream = self.upstream_holding(EVERYTHING)
         assert sorted(self.result(upstream.tags(REPOSITORY))) == ["latest", "v1"]
+
+    def test_what_refers_to_a_manifest_is_listed(self) -> None:
+        """Each descriptor once and bit for bit, blanks and what is not known here included."""
+        upstream = self.upstream_holding(EVERYTHING)
+        listed = self.result(upstream.referrers(REPOSITORY, Digest.of(MANIFEST)))
+        assert sorted(listed.descriptors) == sorted([SIGNATURE, SBOM])
+        assert not listed.cut
+
+    def test_nothing_refers_to_what_nobody_signed(self) -> None:
+        """Whether or not it is there: that is an answer and no failure."""
+        upstream = self.upstream_holding(EVERYTHING)
+        assert self.result(upstream.referrers(REPOSITORY, Digest.of(b"unsigned"))) == Referrers(())
+
+    def test_a_missing_repository_is_told_from_one_without_referrers(self) -> None:
+        """Nobody said that nothing refers to it."""
+        upstream = self.upstream_holding(EVERYTHING)
+        asking = upstream.referrers("library/absent", Digest.of(MANIFEST))
+        if not self.has_referrers:
+            assert self.result(asking) == Referrers(())
+            return
+        fault = self.fault(asking)
+        assert isinstance(fault, errors.UpstreamMissing) and fault.repository_unknown
 
 
 class _PausingTaker(Taker):

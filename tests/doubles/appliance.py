@@ -17,6 +17,7 @@ from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
+from appliance.cache.referrers import ReferrerCache
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
@@ -24,6 +25,7 @@ from appliance.cache.wants import Wants
 from appliance.flow.threads import InlineThreads
 from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
+from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
 from appliance.settings import BundleSettings, Settings, UpstreamSettings
@@ -89,12 +91,13 @@ class Appliance:
         self.repositories = Repositories(documents)
         self.flights = Flights(self.store, self.clock)
         self.wants, self.usage = Wants(self.state, self.clock), Usage(self.state, self.clock)
-        links = Links(self.store)
+        links, lists = Links(self.store), ReferrerLists(documents)
         self.through = PullThrough(
             {HUB: Remote(upstream, self.hub, offline)},
             Manifests(self.store, self.repositories, links, self.clock, Recent()),
             Blobs(self.store, self.repositories, links, self.flights, self.clock),
             Tags(self.repositories, Listings(documents), self.clock),
+            ReferrerCache(self.repositories, lists, links, self.clock),
             self.wants,
             self.usage,
         )
@@ -104,6 +107,7 @@ class Appliance:
                 store=self.store,
                 repositories=self.repositories,
                 links=links,
+                lists=lists,
                 cache=self.through,
                 wants=self.wants,
                 usage=self.usage,

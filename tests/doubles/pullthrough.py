@@ -16,10 +16,12 @@ from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
+from appliance.cache.referrers import ReferrerCache
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags
 from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
+from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
@@ -94,6 +96,7 @@ class Cache:
             Manifests(self.store, self.repositories, links, self.clock, Recent()),
             Blobs(self.store, self.repositories, links, self.flights, self.clock),
             Tags(self.repositories, Listings(self.documents), self.clock),
+            ReferrerCache(self.repositories, ReferrerLists(self.documents), links, self.clock),
         )
 
 

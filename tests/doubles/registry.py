@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import HTTPChannel, Request
@@ -37,11 +37,18 @@ TLS_HANDSHAKE = 0x16
 
 @dataclass
 class Repository:
-    """What one repository holds: digests by tag, manifests and blobs by digest."""
+    """
+    What one repository holds.
+
+    @ivar tags: digests by tag.
+    @ivar manifests: by digest, as C{blobs} are.
+    @ivar unlisted: digests of manifests that the referrers API leaves out, whatever their C{subject}.
+    """
 
     tags: dict[str, str] = field(default_factory=dict)
     manifests: dict[str, Blob] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
+    unlisted: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -81,6 +88,8 @@ class Registry(Resource):
     @ivar tokens: answers C{/token} on this origin; C{None}: there is no such path.
     @ivar strict_accept: refuse and convert like Debian's docker-registry when the Accept header lacks the stored type.
     @ivar page: most tags in one page of C{tags/list}.
+    @ivar has_referrers: whether there is a referrers API; without it is answered what Debian's docker-registry does.
+    @ivar referrers_page: most descriptors in one page of it.
     @ivar rate: bytes per second of every response, C{None} for as fast as possible.
     """
 
@@ -96,6 +105,8 @@ class Registry(Resource):
         self.tokens: BearerAuth | None = None
         self.strict_accept = False
         self.page = 10_000
+        self.has_referrers = True
+        self.referrers_page = 10_000
         self.rate: float | None = None
 
     # -- what it holds ----------------------------------------------------------------------------------------------
@@ -121,6 +132,20 @@ class Registry(Resource):
     def add_artifact(self, repository: str, subject: Content, tag: str | None = None, **options: Any) -> Content:
         """Add a referrer of C{subject}."""
         return self.add(repository, images.artifact(subject, **options), tag)
+
+    def add_fallback(self, repository: str, subject: str, *referrers: Content) -> Content:
+        """
+        Let the referrers tag of the digest C{subject} list these, and return that list.
+
+        Those that are not held yet are added, and the tag alone knows of them.
+        """
+        held = self.repositories.setdefault(repository, Repository())
+        for each in referrers:
+            if each.digest not in held.manifests:
+                held.unlisted.add(each.digest)
+                self.add(repository, each)
+        document = _list([_described(each.manifest) for each in referrers])
+        return self.add(repository, Content(Blob(images.OCI.index, document)), subject.replace(":", "-"))
 
     # -- what it does wrong, and what it was asked -------------------------------------------------------------------
 
@@ -171,6 +196,9 @@ class Registry(Resource):
         if exchange.method not in ("GET", "HEAD"):
             return error(405, "UNSUPPORTED")
         route = ROUTE.fullmatch(exchange.path)
+        if route is not None and route["kind"] == "referrers" and not self.has_referrers:
+            # There is no such route, so nobody is asked who he is.
+            return whole(b"404 page not found\n", "text/plain; charset=utf-8", status=404)
         name = route["name"] if route else None
         refusal = self.guard.refusal(exchange, name) if self.guard else None
         if refusal is not None:
@@ -183,7 +211,7 @@ class Registry(Resource):
         if route["tags"]:
             return self._tags(exchange, route["name"], repository)
         if route["kind"] == "referrers":
-            return _referrers(repository, route["reference"])
+            return self._referrers(exchange, repository, route["reference"])
         if route["kind"] == "manifests":
             return self._manifest(exchange, repository, route["reference"])
         return _blob(exchange, repository, route["reference"])
@@ -197,6 +225,19 @@ class Registry(Resource):
         if 0 < count < len(tags):
             more["Link"] = f'</v2/{quote(name)}/tags/list?last={quote(tags[count - 1])}&n={count}>; rel="next"'
         return document({"name": name, "tags": tags[:count]}, more)
+
+    def _referrers(self, exchange: Exchange, repository: Repository, digest: str) -> Answer:
+        query = parse_qs(exchange.query)
+        wanted, start = query.get("artifactType", []), int(query.get("from", ["0"])[0])
+        listed = [held for each, held in repository.manifests.items() if each not in repository.unlisted]
+        entries = [_described(held) for held in listed if _subject(held) == digest]
+        entries = [entry for entry in entries if not wanted or entry.get("artifactType") in wanted]
+        headers = {"OCI-Filters-Applied": "artifactType"} if wanted else {}
+        stop = start + self.referrers_page
+        if stop < len(entries):
+            more = urlencode({"artifactType": wanted, "from": stop}, doseq=True)
+            headers["Link"] = f'<{quote(exchange.path, safe="/:")}?{more}>; rel="next"'
+        return whole(_list(entries[start:stop]), images.OCI.index, headers)
 
     def _manifest(self, exchange: Exchange, repository: Repository, reference: str) -> Answer:
         manifest = repository.manifests.get(repository.tags.get(reference, reference))
@@ -222,14 +263,21 @@ def _negotiated(exchange: Exchange, repository: Repository, reference: str, mani
     return None if manifest.media_type in (images.OCI.manifest, images.OCI.index) else manifest
 
 
-def _referrers(repository: Repository, digest: str) -> Answer:
-    entries = []
-    for manifest in repository.manifests.values():
-        parsed = json.loads(manifest.data)
-        if parsed.get("subject", {}).get("digest") == digest:
-            entries.append(manifest.descriptor(artifactType=parsed["artifactType"]))
-    value = {"schemaVersion": 2, "mediaType": images.OCI.index, "manifests": entries}
-    return whole(images.encode(value), images.OCI.index)
+def _subject(manifest: Blob) -> str | None:
+    subject = json.loads(manifest.data).get("subject") or {}
+    return subject.get("digest")
+
+
+def _described(manifest: Blob) -> dict[str, Any]:
+    """The descriptor of a referrer (distribution specification, "Listing Referrers")."""
+    parsed = json.loads(manifest.data)
+    kind = parsed.get("artifactType") or parsed.get("config", {}).get("mediaType")
+    more = {"artifactType": kind, "annotations": parsed.get("annotations")}
+    return manifest.descriptor(**{name: value for name, value in more.items() if value})
+
+
+def _list(entries: list[dict[str, Any]]) -> bytes:
+    return images.encode({"schemaVersion": 2, "mediaType": images.OCI.index, "manifests": entries})
 
 
 def _blob(exchange: Exchange, repository: Repository, digest: str) -> Answer:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,18 @@ class RemoteRegistry:
     def add(self, repository: str, tag: str | None = "latest", kind: str = "image", **options: Any) -> dict[str, Any]:
         """Add content; returns C{digest}, C{media_type}, C{children} and C{blobs}, pairs of digest and size."""
         wanted = {"repository": repository, "tag": tag, "kind": kind, "options": {"seed": repository, **options}}
-        if kind in ("large", "confused", "busybox"):
+        if kind in ("large", "confused", "busybox", "artifact"):
             wanted["options"] = options
         added: dict[str, Any] = self._control("POST", "contents", wanted)
         return added
+
+    def fallback(
+        self, repository: str, subject: str, artifact_types: Sequence[str] = (), listed: Sequence[str] = ()
+    ) -> list[str]:
+        """Let the referrers tag list new artifacts, and held ones by digest; returns the digests of the new."""
+        wanted = {"repository": repository, "subject": subject, "artifact_types": artifact_types, "listed": listed}
+        made: list[str] = self._control("POST", "fallback", wanted)
+        return made
 
     def tag(self, repository: str, tag: str, digest: str | None) -> None:
         """Move a tag, or remove it."""
@@ -103,7 +112,7 @@ class RemoteRegistry:
         self._control("DELETE", "faults")
 
     def set(self, **settings: Any) -> None:
-        """Change C{rate}, C{strict_accept} or C{page}."""
+        """Change C{rate}, C{strict_accept}, C{page}, C{has_referrers} or C{referrers_page}."""
         self._control("POST", "settings", settings)
 
     def forget(self) -> None:

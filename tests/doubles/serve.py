@@ -6,8 +6,15 @@ The first line on standard output is the port. Whoever started it drives it over
   - C{GET requests}: the log; C{DELETE requests}: a new one.
   - C{POST faults} with C{{"pattern", "faults": [[NAME, {ARGUMENTS}], ...], "times", "skip"}}; C{DELETE faults}.
   - C{POST contents} with C{{"repository", "tag", "kind", "options"}}: adds what L{KINDS} makes; answers with its digest
-    and its blobs. C{POST tags} with C{{"repository", "tag", "digest"}}: moves a tag, or without a digest removes it.
-  - C{POST settings} with C{{"rate", "strict_accept", "page"}}, each where it is to change.
+    and its blobs. The kind C{artifact} has a C{subject} among its options, the digest of a manifest held there.
+  - C{POST fallback} with C{{"repository", "subject", "artifact_types", "listed"}}: a referrers tag that lists new
+    artifacts of these types, which it alone knows, and those whose digests are C{listed}; answers with the new digests.
+  - C{POST tags} with C{{"repository", "tag", "digest"}}: moves a tag, or without a digest removes it.
+  - C{POST settings} with C{{"rate", "strict_accept", "page", "has_referrers", "referrers_page"}}, each where it is to
+    change.
+
+What registries do instead of listing referrers are faults of C{GET /v2/*/referrers/*}: C{redirect} with 303 to another
+host (GHCR), C{status} 200 with JSON (a false 200), C{header} with a C{Link} to elsewhere, C{oci_error} 404.
 """
 
 from __future__ import annotations
@@ -40,6 +47,7 @@ KINDS: dict[str, Callable[..., Content]] = {
     "large": images.large_manifest,
     "confused": images.confused,
     "busybox": images.busybox,
+    "artifact": images.artifact,
 }
 
 
@@ -79,6 +87,7 @@ class Root(Resource):
             b"requests": {b"GET": self._requests, b"DELETE": self._forget},
             b"faults": {b"POST": self._misbehave, b"DELETE": self._behave},
             b"contents": {b"POST": self._add},
+            b"fallback": {b"POST": self._list},
             b"tags": {b"POST": self._tag},
             b"settings": {b"POST": self._set},
         }
@@ -104,8 +113,21 @@ class Root(Resource):
         self._registry.behave()
 
     def _add(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        content = KINDS[wanted["kind"]](**wanted.get("options", {}))
+        options = wanted.get("options", {})
+        if wanted["kind"] == "artifact":
+            options["subject"] = self._held(wanted["repository"], options["subject"])
+        content = KINDS[wanted["kind"]](**options)
         return summary(self._registry.add(wanted["repository"], content, wanted.get("tag")))
+
+    def _list(self, wanted: dict[str, Any]) -> list[str]:
+        repository, subject = wanted["repository"], self._held(wanted["repository"], wanted["subject"])
+        new = [images.artifact(subject, kind) for kind in wanted.get("artifact_types", [])]
+        listed = [self._held(repository, digest) for digest in wanted.get("listed", [])]
+        self._registry.add_fallback(repository, subject.digest, *listed, *new)
+        return [each.digest for each in new]
+
+    def _held(self, repository: str, digest: str) -> Content:
+        return Content(self._registry.repositories[repository].manifests[digest])
 
     def _tag(self, wanted: dict[str, Any]) -> None:
         tags = self._registry.repositories.setdefault(wanted["repository"], Repository()).tags
@@ -114,7 +136,7 @@ class Root(Resource):
             tags[wanted["tag"]] = wanted["digest"]
 
     def _set(self, wanted: dict[str, Any]) -> None:
-        for name in ("rate", "strict_accept", "page"):
+        for name in ("rate", "strict_accept", "page", "has_referrers", "referrers_page"):
             if name in wanted:
                 setattr(self._registry, name, wanted[name])
 

@@ -150,6 +150,41 @@ def test_referrers_lists_what_has_the_subject(lab: Lab) -> None:
     assert [entry["digest"] for entry in listed] == [artifact.digest]
 
 
+def test_referrers_come_in_pages_and_of_one_type(lab: Lab) -> None:
+    """Each page leads to the next, with the filter, and says that it was filtered."""
+    image = lab.registry.add_image("library/tiny")
+    wanted = [lab.registry.add_artifact("library/tiny", image, artifact_type=f"text/{kind}") for kind in "abc"]
+    lab.registry.referrers_page = 1
+    path, found = f"/v2/library/tiny/referrers/{image.digest}?artifactType=text/a&artifactType=text/c", []
+    while path:
+        got = fetch(lab, path)
+        assert got.header("OCI-Filters-Applied") == "artifactType"
+        found += [entry["digest"] for entry in json.loads(got.body)["manifests"]]
+        path = (got.header("Link") or "<>")[1:].partition(">")[0]
+    assert found == [wanted[0].digest, wanted[2].digest]
+
+
+def test_a_registry_without_referrers_says_what_docker_registry_says(lab: Lab) -> None:
+    """No OCI error: there is no such route; the tag is all there is."""
+    image = lab.registry.add_image("library/tiny")
+    lab.registry.has_referrers = False
+    listing = lab.registry.add_fallback("library/tiny", image.digest, images.artifact(image))
+    got = fetch(lab, f"/v2/library/tiny/referrers/{image.digest}")
+    assert (got.status, got.header("Content-Type")) == (404, "text/plain; charset=utf-8")
+    tagged = fetch(lab, f"/v2/library/tiny/manifests/{image.digest.replace(':', '-')}")
+    assert (tagged.body, tagged.header("Content-Type")) == (listing.manifest.data, images.OCI.index)
+
+
+def test_the_tag_knows_what_the_api_does_not(lab: Lab) -> None:
+    """A registry that got its API after the first signatures."""
+    image = lab.registry.add_image("library/tiny")
+    artifact = lab.registry.add_artifact("library/tiny", image)
+    old = images.artifact(image, "text/old")
+    lab.registry.add_fallback("library/tiny", image.digest, artifact, old)
+    listed = json.loads(fetch(lab, f"/v2/library/tiny/referrers/{image.digest}").body)["manifests"]
+    assert [entry["digest"] for entry in listed] == [artifact.digest]
+
+
 def test_every_request_is_noted_with_what_was_sent(lab: Lab) -> None:
     """Method, path, headers and bytes stand in the log."""
     image = lab.registry.add_image("library/tiny")

@@ -17,7 +17,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.errors import RangeIgnored, UpstreamError, UpstreamMissing, UpstreamUnavailable
-from appliance.interfaces import Condition, FetchedManifest, IBlobResponse, IUpstream, ManifestHead, Outlook
+from appliance.interfaces import (
+    Condition,
+    FetchedManifest,
+    IBlobResponse,
+    IUpstream,
+    ManifestHead,
+    Outlook,
+    Referrers,
+)
 from appliance.oci.digest import Digest
 
 T = TypeVar("T")
@@ -195,6 +203,8 @@ class ScriptedUpstream:
     @ivar outlooks: what L{outlook} says, by repository; of C{"*"} for all others.
     @ivar waited: the repositories that L{overdue} was said of.
     @ivar conditions: what L{condition} says.
+    @ivar listed: what L{referrers} says, by repository and subject; nothing refers to any other subject of a repository
+        that holds something.
     @ivar stopped: whether nobody will ask again.
     """
 
@@ -212,6 +222,7 @@ class ScriptedUpstream:
         self.outlooks: dict[str, Outlook] = {}
         self.waited: list[str] = []
         self.conditions = Condition()
+        self.listed: dict[tuple[str, Digest], Referrers] = {}
         self.stopped = False
         self._library = library
         self._failing: dict[str, UpstreamError] = {}
@@ -232,6 +243,10 @@ class ScriptedUpstream:
         digest = Digest.of(data)
         self.shelves[repository].blobs[digest] = data
         return digest
+
+    def add_referrers(self, repository: str, subject: Digest, *descriptors: bytes, cut: bool = False) -> None:
+        """Say from now on that these refer to C{subject}, and nothing else."""
+        self.listed[repository, subject] = Referrers(descriptors, cut)
 
     # -- how it behaves ---------------------------------------------------------------------------------------------
 
@@ -340,6 +355,16 @@ class ScriptedUpstream:
             return sorted(self._shelf(repository).tags, reverse=True)
 
         return self._answer(Call("tags", repository), say)
+
+    def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
+        """See L{IUpstream.referrers}; nothing refers to what no list was given for."""
+
+        def say() -> Referrers:
+            if (repository, subject) not in self.listed:
+                self._shelf(repository)
+            return self.listed.get((repository, subject), Referrers(()))
+
+        return self._answer(Call("referrers", repository, str(subject)), say)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

@@ -20,11 +20,11 @@ from zope.interface import implementer
 from appliance.errors import UpstreamDenied, UpstreamInvalid
 from appliance.interfaces import ICredentials, Secret
 from appliance.settings import UpstreamSettings
+from appliance.upstream.access.credentials import token_credentials
+from appliance.upstream.access.rotation import IFollowed
 from appliance.upstream.adapters.leases import Lease, LeasedCredentials
 from appliance.upstream.adapters.standard import Standard
-from appliance.upstream.credentials import token_credentials
 from appliance.upstream.means import Means
-from appliance.upstream.rotation import IFollowed
 
 #: What the registry calls itself in its tokens.
 _ISSUER = "Azure Container Registry"

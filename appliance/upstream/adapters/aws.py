@@ -22,7 +22,7 @@ from appliance.settings import UpstreamSettings
 from appliance.upstream.adapters.leases import Lease, LeasedCredentials
 from appliance.upstream.faults import cleaned
 from appliance.upstream.means import Means
-from appliance.upstream.proxy import proxies_for
+from appliance.upstream.network.proxy import proxies_for
 
 #: Seconds for a connection and for an answer, and attempts: together less than L{leases.PATIENCE}.
 _CONNECT, _READ, _ATTEMPTS = 10, 20, 2

@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.errors import UpstreamError, UpstreamTimeout
+from appliance.flow.sharing import Sharing
 from appliance.interfaces import Secret
-from appliance.upstream.rotation import IFollowed
-from appliance.upstream.sharing import Sharing
+from appliance.upstream.access.rotation import IFollowed
 
 #: A secret is renewed when this part of its life is left.
 RENEWED_BEFORE = 0.2

@@ -11,7 +11,7 @@ from zope.interface import implementer
 from appliance.errors import ConfigError
 from appliance.interfaces import IAdapter, ICredentials, RateLimit, Secret
 from appliance.settings import UpstreamSettings
-from appliance.upstream.credentials import token_credentials
+from appliance.upstream.access.credentials import token_credentials
 
 
 @implementer(IAdapter, IPlugin)

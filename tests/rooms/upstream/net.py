@@ -36,12 +36,12 @@ from zope.interface import implementer
 from appliance.flow.threads import InlineThreads
 from appliance.interfaces import Health, IAdapter, ICredentials, RateLimit
 from appliance.settings import UpstreamSettings
+from appliance.upstream.access.credentials import credentials_for
 from appliance.upstream.adapters.standard import STANDARD
-from appliance.upstream.agents import Agents
-from appliance.upstream.credentials import credentials_for
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
+from appliance.upstream.network.agents import Agents
 from appliance.upstream.observer import IUpstreamObserver
 
 T = TypeVar("T")

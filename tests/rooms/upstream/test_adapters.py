@@ -34,6 +34,8 @@ from appliance.flow.threads import InlineThreads
 from appliance.interfaces import IAdapter, ICredentials, RateLimit
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
+from appliance.upstream.access.credentials import credentials_for
+from appliance.upstream.access.forms import Forms
 from appliance.upstream.adapters.acr import Acr
 from appliance.upstream.adapters.aws import Api, Authorization, credentials_from
 from appliance.upstream.adapters.dockerhub import DockerHub
@@ -49,10 +51,8 @@ from appliance.upstream.adapters.mcr import Mcr
 from appliance.upstream.adapters.quay import Quay
 from appliance.upstream.adapters.ratelimit import MAX_WINDOW
 from appliance.upstream.adapters.standard import STANDARD, Standard
-from appliance.upstream.credentials import credentials_for
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
-from appliance.upstream.forms import Forms
 from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
 from appliance.upstream.observer import SilentObserver

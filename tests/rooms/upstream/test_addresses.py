@@ -16,14 +16,14 @@ from appliance.errors import UpstreamRefused, UpstreamUnavailable
 from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.addresses import Reach, literal_of, reach_of
-from appliance.upstream.agents import Agents, agents_for
 from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.endpoints import ScreenedEndpoint
 from appliance.upstream.limits import Limits
-from appliance.upstream.proxy import Proxies
-from appliance.upstream.standing import Standing
-from appliance.upstream.trust import Trust
+from appliance.upstream.network.addresses import Reach, literal_of, reach_of
+from appliance.upstream.network.agents import Agents, agents_for
+from appliance.upstream.network.endpoints import ScreenedEndpoint
+from appliance.upstream.network.proxy import Proxies
+from appliance.upstream.network.standing import Standing
+from appliance.upstream.network.trust import Trust
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, now
 from tests.rooms.upstream.wires import LINK, PRIVATE, PUBLIC, Line, Names, a_reactor, connected

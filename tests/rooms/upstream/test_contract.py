@@ -8,8 +8,10 @@ import re
 import pytest
 
 from appliance.errors import RangeUnsatisfiable
+from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import parse_ranges
+from appliance.oci.referrer import fallback_tag
 from appliance.upstream.adapters.dockerhub import DockerHub
 from appliance.upstream.distribution import DistributionUpstream
 from tests.contracts.upstream import REPOSITORY, Held, UpstreamContract
@@ -20,17 +22,20 @@ class SmallRegistry:
     """The pull side of the distribution specification in as few lines as it takes."""
 
     def __init__(self, held: Held, framing: str) -> None:
-        self.tags = held.tags
         self.manifests = {str(Digest.of(data)): (data, media_type) for data, media_type in held.manifests.items()}
         self.blobs = {str(Digest.of(data)): data for data in held.blobs}
+        self.lists = {Digest.of(subject): listing(listed) for subject, listed in held.referrers.items()}
+        self.tags = held.tags | {fallback_tag(subject): data for subject, data in self.lists.items()}
+        self.manifests |= {str(Digest.of(data)): (data, mediatypes.OCI_INDEX) for data in self.lists.values()}
         self.framing = framing
 
     def __call__(self, asked: Asked) -> Reply:
-        match = re.fullmatch(r"/v2/(.+)/(manifests|blobs|tags)/([^/]+)", asked.target)
+        match = re.fullmatch(r"/v2/(.+)/(manifests|blobs|tags|referrers)/([^/]+)", asked.target)
         assert match is not None
         if match[1] != REPOSITORY:
             return missing("NAME_UNKNOWN")
-        return {"manifests": self.manifest, "blobs": self.blob, "tags": self.list}[match[2]](match[3], asked)
+        answers = {"manifests": self.manifest, "blobs": self.blob, "tags": self.list, "referrers": self.referrers}
+        return answers[match[2]](match[3], asked)
 
     def manifest(self, reference: str, asked: Asked) -> Reply:
         digest = str(Digest.of(self.tags[reference])) if reference in self.tags else reference
@@ -51,7 +56,16 @@ class SmallRegistry:
         return Reply(206, {**where}, data[span.start : span.stop], self.framing)
 
     def list(self, reference: str, asked: Asked) -> Reply:
-        return Reply(200, {}, json.dumps({"name": REPOSITORY, "tags": list(self.tags)}).encode(), self.framing)
+        tags = [tag for tag in self.tags if not tag.startswith("sha256-")]
+        return Reply(200, {}, json.dumps({"name": REPOSITORY, "tags": tags}).encode(), self.framing)
+
+    def referrers(self, subject: str, asked: Asked) -> Reply:
+        data = self.lists.get(Digest.parse(subject), listing([]))
+        return Reply(200, {"Content-Type": mediatypes.OCI_INDEX}, data, self.framing)
+
+
+def listing(descriptors: list[bytes]) -> bytes:
+    return b'{"schemaVersion":2,"manifests":[' + b",".join(descriptors) + b"]}"
 
 
 def missing(code: str) -> Reply:
@@ -104,7 +118,9 @@ class TestUntilTheEnd(OverHTTP):
 
 
 class TestBehindRedirects(OverHTTP):
-    """Everything lives at a CDN."""
+    """Everything lives at a CDN; what refers to a manifest is not asked for elsewhere, so the tag has to tell."""
+
+    has_referrers = False
 
     def upstream_holding(self, held: Held) -> DistributionUpstream:
         self.server(held)

@@ -16,9 +16,9 @@ from zope.interface import implementer
 
 from appliance import errors
 from appliance.interfaces import Secret
-from appliance.upstream.authfile import HUB, AuthFile
-from appliance.upstream.credentialhelper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, PATIENCE, CredentialHelper
-from appliance.upstream.rotation import Found, Rotation
+from appliance.upstream.access.authfile import HUB, AuthFile
+from appliance.upstream.access.credentialhelper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, PATIENCE, CredentialHelper
+from appliance.upstream.access.rotation import Found, Rotation
 from tests.rooms.upstream.net import failure_of, means, now, pending
 
 

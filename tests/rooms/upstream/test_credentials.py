@@ -13,10 +13,10 @@ from zope.interface.verify import verifyObject
 from appliance import errors
 from appliance.interfaces import ICredentials, Secret
 from appliance.settings import UpstreamSettings
-from appliance.upstream.acceptance import Acceptance
-from appliance.upstream.credentials import credentials_for, token_credentials
-from appliance.upstream.rotation import GRACE, PAUSES, Found, IFollowed, Rotation
-from appliance.upstream.secretfile import MAX_SECRET_BYTES, PasswordFile, SecretFile, TokenFile
+from appliance.upstream.access.acceptance import Acceptance
+from appliance.upstream.access.credentials import credentials_for, token_credentials
+from appliance.upstream.access.rotation import GRACE, PAUSES, Found, IFollowed, Rotation
+from appliance.upstream.access.secretfile import MAX_SECRET_BYTES, PasswordFile, SecretFile, TokenFile
 from tests.rooms.upstream.net import failure_of, means, now, pending
 
 # -- the choice -----------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_an_empty_token_file_holds_no_token(tmp_path: Path) -> None:
 
 
 class Drawer:
-    """A L{appliance.upstream.rotation.Source} that a test changes."""
+    """A L{appliance.upstream.access.rotation.Source} that a test changes."""
 
     shown = "drawer 3"
 

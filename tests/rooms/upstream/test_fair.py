@@ -45,6 +45,8 @@ class TestOneAtATime(UpstreamContract):
             scripted.add_manifest(REPOSITORY, data, media_type, *(tag for tag, of in held.tags.items() if of == data))
         for blob in held.blobs:
             scripted.add_blob(REPOSITORY, blob)
+        for subject, listed in held.referrers.items():
+            scripted.add_referrers(REPOSITORY, Digest.of(subject), *listed)
         return FairUpstream(scripted, self.one)
 
 

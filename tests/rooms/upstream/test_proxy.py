@@ -19,12 +19,12 @@ from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from appliance.settings import NO_PROXY, UpstreamSettings
-from appliance.upstream.agents import Agents, agents_for
-from appliance.upstream.endpoints import way_to
 from appliance.upstream.limits import Limits
-from appliance.upstream.proxy import Proxies, proxies_for
-from appliance.upstream.trust import Trust
-from appliance.upstream.tunnel import MAX_HEAD, TunnelEndpoint
+from appliance.upstream.network.agents import Agents, agents_for
+from appliance.upstream.network.endpoints import way_to
+from appliance.upstream.network.proxy import Proxies, proxies_for
+from appliance.upstream.network.trust import Trust
+from appliance.upstream.network.tunnel import MAX_HEAD, TunnelEndpoint
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, now, pending
 from tests.rooms.upstream.wires import PRIVATE, PUBLIC, Line, a_reactor, connected
