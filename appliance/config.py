@@ -134,7 +134,13 @@ def _upstream(at: At, name: str) -> UpstreamSettings:
         if "fresh_for" in found:
             raise at.fault("fresh_for and revalidate say the same in two ways; keep one of them", quoted=False)
         found["fresh_for"] = None if isinf(revalidate) else revalidate
-    return UpstreamSettings(name=name, urls=found.pop("url"), delete_missing=found.pop("missing", False), **found)
+    return UpstreamSettings(
+        name=name,
+        urls=found.pop("url"),
+        delete_missing=found.pop("missing", False),
+        prefetch_referrers=found.pop("prefetch", {}).get("referrers", False),
+        **found,
+    )
 
 
 def _check_credentials(at: At, found: dict[str, Any]) -> None:
@@ -227,6 +233,8 @@ _UPSTREAM_KEYS: dict[str, Callable[[At], Any]] = {
     "max_connections": scalars.optional(scalars.whole(1, 1000)),
     "max_rate": scalars.optional(scalars.rate),
     "segments": scalars.whole(1, 16),
+    "referrers_fresh_for": scalars.duration,
+    "prefetch": lambda at: at.read({"referrers": At.flag}),
     "allow": scalars.list_of(scalars.pattern),
     "deny": scalars.list_of(scalars.pattern),
 }

@@ -92,9 +92,15 @@ def _described(upstream: UpstreamSettings) -> list[str]:
         ("redirects", _redirects(upstream)),
         ("limits", _limits(upstream)),
         ("large blobs", f"in {upstream.segments} ranges at once" if upstream.segments > 1 else ""),
+        ("referrers", _referrers(upstream)),
         ("repositories", patterns or "none"),
     ]
     return [f"upstream {upstream.name}{aliases}", *(f"  {what}: {fact}" for what, fact in facts if fact)]
+
+
+def _referrers(upstream: UpstreamSettings) -> str:
+    fresh = f"fresh for {words(upstream.referrers_fresh_for)}" if upstream.referrers_fresh_for else "always asked for"
+    return fresh + (", fetched along with an image" if upstream.prefetch_referrers else "")
 
 
 def _tags(upstream: UpstreamSettings) -> str:

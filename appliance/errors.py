@@ -87,6 +87,10 @@ class Offline(PullcacheError):
     """What was asked for is not held, and this appliance contacts no upstream."""
 
 
+class ReferrersUnknown(PullcacheError):
+    """Nobody can say what refers to a manifest: to be told apart, whatever the reason, from "nothing does"."""
+
+
 # -- what an upstream did -------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     @ivar max_connections: requests under way at once, C{None} for any number.
     @ivar max_rate: bytes of blobs per second, C{None} for any number.
     @ivar segments: ranges of one large blob that are fetched at once.
+    @ivar referrers_fresh_for: a list of referrers that was heard this recently is served without asking.
+    @ivar prefetch_referrers: whether what refers to an image is fetched along with it.
     @ivar allow: patterns of repositories that may be pulled through, without the upstream's name.
     """
 
@@ -117,6 +119,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int | None = None
     max_rate: int | None = None
     segments: int = 1
+    referrers_fresh_for: float = 600.0
+    prefetch_referrers: bool = False
     allow: tuple[str, ...] = ("**",)
     deny: tuple[str, ...] = ()
 

@@ -1,33 +1,65 @@
-"""Which digests a repository's manifests name: what may be served under it although storage is shared."""
+"""
+What a repository's manifests say of other things: which digests they name, which may so be served under the repository
+although storage is shared, and what they refer to.
+"""
 
 from __future__ import annotations
 
+from itertools import islice
 from weakref import WeakKeyDictionary
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from appliance.errors import BlobDamaged, ManifestInvalid, NotHeld
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from appliance.oci.referrer import (
+    MAX_REFERRERS,
+    MAX_REFERRERS_BYTES,
+    Referrer,
+    cosign_tags,
+    distinct,
+    fallback_tag,
+    parse_referrers,
+    referrer_of,
+)
+
+# Bytes of a descriptor that is kept in memory: annotations may be as long as a manifest.
+SMALL = 2048
 
 
 class _Named:
-    """What the manifests seen so far name."""
+    """
+    What the manifests seen so far name.
+
+    @ivar referring: by subject the manifests that refer to it; C{None} for a descriptor that is made when it is asked
+        for.
+    @ivar waiting: those who wait for the pass under way.
+    """
 
     def __init__(self) -> None:
         self.seen: set[Digest] = set()
         self.sizes: dict[Digest, int] = {}
+        self.referring: dict[Digest, dict[Digest, Referrer | None]] = {}
+        self.learning = False
+        self.waiting: list[Deferred[None]] = []
 
-    def add(self, digest: Digest, manifest: Manifest) -> None:
+    def add(self, digest: Digest, manifest: Manifest, size: int | None) -> None:
         self.seen.add(digest)
         for descriptor in (*manifest.blobs, *manifest.manifests):
             self.sizes.setdefault(descriptor.parsed(), descriptor.size)
+        if manifest.subject is not None:
+            referrer = None if size is None else referrer_of(digest, size, manifest)
+            small = referrer is not None and len(referrer.raw) <= SMALL
+            self.referring.setdefault(manifest.subject.parsed(), {})[digest] = referrer if small else None
 
 
 class Links:
-    """The digests each repository names, learnt from its manifests when first needed."""
+    """The digests each repository names and refers to, learnt from its manifests when first needed."""
 
     _log = Logger()
 
@@ -37,7 +69,8 @@ class Links:
 
     def add(self, repository: Repository, digest: Digest, manifest: Manifest) -> None:
         """A manifest was added to the repository."""
-        self._named.setdefault(repository, _Named()).add(digest, manifest)
+        held = repository.manifests.get(digest)
+        self._of(repository).add(digest, manifest, None if held is None else held.size)
 
     async def size(self, repository: Repository, digest: Digest) -> int | None:
         """
@@ -48,18 +81,115 @@ class Links:
             return held.size
         if digest in repository.blobs:
             return repository.blobs[digest]
-        named = self._named.setdefault(repository, _Named())
+        named = self._of(repository)
         if digest not in named.sizes:
-            await self._learn(repository, named)
+            await self._learnt(repository, named)
         return named.sizes.get(digest)
 
+    async def referrers(self, repository: Repository, subject: Digest) -> list[Referrer]:
+        """
+        What refers to C{subject} by what the repository holds, each digest once: what the fallback tag lists as it is
+        written there, then the manifests with that C{subject}, sorted. The subject itself need not be held (image-spec:
+        a weak link).
+
+        No more are looked at than it takes to see that there are more than are kept for one subject.
+        """
+        named = self._of(repository)
+        await self._learnt(repository, named)
+        found = await self._listed(repository, subject)
+        referring = named.referring.get(subject, {})
+        room = MAX_REFERRERS_BYTES
+        for digest in islice(sorted(referring), MAX_REFERRERS + 1):
+            described = await self._described(repository, digest, referring.get(digest))
+            if described is not None:
+                found.append(described)
+                room -= len(described.raw)
+            if room < 0:
+                break
+        return distinct(found)
+
+    def cosign(self, repository: Repository, subject: Digest) -> list[str]:
+        """The tags held under which cosign leaves something about C{subject}. Immediate."""
+        return [tag for tag in cosign_tags(subject) if self._tagged(repository, tag) is not None]
+
+    # -- what is held -----------------------------------------------------------------------------------------------
+
+    def _of(self, repository: Repository) -> _Named:
+        return self._named.setdefault(repository, _Named())
+
+    def _tagged(self, repository: Repository, tag: str) -> Digest | None:
+        record = repository.tags.get(tag)
+        return None if record is None or self._store.size(record.digest) is None else record.digest
+
+    async def _listed(self, repository: Repository, subject: Digest) -> list[Referrer]:
+        """What the fallback tag held here lists; what is no image index lists nothing (distribution-spec)."""
+        digest = self._tagged(repository, fallback_tag(subject))
+        try:
+            return [] if digest is None else parse_referrers(await self._store.read(digest, MAX_MANIFEST_BYTES))
+        except (NotHeld, BlobDamaged, ManifestInvalid):
+            return []
+
+    async def _described(self, repository: Repository, digest: Digest, known: Referrer | None) -> Referrer | None:
+        """The descriptor of a manifest that refers to something, C{None} when it is held no more."""
+        held = repository.manifests.get(digest)
+        if held is None or self._store.size(digest) is None:
+            return None
+        if known is not None:
+            return known
+        manifest = await self._read(repository, digest, held.media_type)
+        return None if manifest is None else referrer_of(digest, held.size, manifest)
+
+    # -- learning ---------------------------------------------------------------------------------------------------
+
+    def _learnt(self, repository: Repository, named: _Named) -> Deferred[None]:
+        """
+        Fires when every manifest that the repository holds has been looked at.
+
+        One pass, one manifest at a time, for all who wait; it goes on whoever leaves.
+        """
+        if not named.learning and not self._unseen(repository, named):
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        named.waiting.append(waiter)
+        if not named.learning:
+            named.learning = True
+            Deferred.fromCoroutine(self._learn(repository, named)).addBoth(_tell, named)
+        return waiter
+
     async def _learn(self, repository: Repository, named: _Named) -> None:
-        for digest in [each for each in repository.manifests if each not in named.seen]:
-            try:
-                data = await self._store.read(digest, MAX_MANIFEST_BYTES)
-                named.add(digest, parse_manifest(data, repository.manifests[digest].media_type))
-            except (NotHeld, BlobDamaged, ManifestInvalid) as error:
-                named.seen.add(digest)
-                self._log.warn(
-                    "{upstream}/{name}: {error}", upstream=repository.upstream, name=repository.name, error=error
-                )
+        # Again, for what was added meanwhile: somebody may have begun to wait for just that.
+        while unseen := self._unseen(repository, named):
+            for digest in unseen:
+                await self._look(repository, named, digest)
+
+    def _unseen(self, repository: Repository, named: _Named) -> list[Digest]:
+        """What is noted and not there may come yet, with a bundle: it stays unseen."""
+        unseen = [each for each in repository.manifests if each not in named.seen]
+        return [each for each in unseen if self._store.size(each) is not None]
+
+    async def _look(self, repository: Repository, named: _Named, digest: Digest) -> None:
+        held = repository.manifests.get(digest)
+        if held is None:
+            return
+        manifest = await self._read(repository, digest, held.media_type)
+        if manifest is None:
+            named.seen.add(digest)
+        else:
+            named.add(digest, manifest, held.size)
+
+    async def _read(self, repository: Repository, digest: Digest, media_type: str) -> Manifest | None:
+        try:
+            return parse_manifest(await self._store.read(digest, MAX_MANIFEST_BYTES), media_type)
+        except (NotHeld, BlobDamaged, ManifestInvalid) as error:
+            self._log.warn(
+                "{upstream}/{name}: {error}", upstream=repository.upstream, name=repository.name, error=error
+            )
+            return None
+
+
+def _tell(result: None | Failure, named: _Named) -> None:
+    named.learning = False
+    waiting, named.waiting = named.waiting, []
+    # One after the other from here, so that a hundred who waited do not pile up on one stack.
+    for waiter in waiting:
+        waiter.callback(result)

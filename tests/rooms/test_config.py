@@ -370,7 +370,12 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(document["listen"][0]) == fields(ListenSettings)
     assert set(document["admin"]) == fields(AdminSettings)
     assert set(document["bundles"]) == fields(BundleSettings)
-    assert set(hub) == fields(UpstreamSettings, "name", "urls", "delete_missing") | {"url", "revalidate", "missing"}
+    assert set(hub) == fields(UpstreamSettings, "name", "urls", "delete_missing", "prefetch_referrers") | {
+        "url",
+        "revalidate",
+        "missing",
+        "prefetch",
+    }
     assert set(hub["serve_stale"]) == fields(StaleSettings)
 
 

@@ -46,7 +46,8 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "  b: {url: https://b.example, offline: true, revalidate: never, missing_for: 0, missing: delete,\n"
         "    segments: 4, token_file: secret, insecure: true, client_cert: cert, client_key: secret,\n"
         "    proxy: 'http://proxy.example:1', proxy_username: them, proxy_password_file: secret,\n"
-        "    redirect_hosts: ['*.c.example'], keep_pulls: 20, max_connections: 4, max_rate: 40MB}\n"
+        "    redirect_hosts: ['*.c.example'], keep_pulls: 20, max_connections: 4, max_rate: 40MB,\n"
+        "    referrers_fresh_for: 0, prefetch: {referrers: true}}\n"
     )
     assert describe(parse(text, str(tmp_path / "p.yaml"))) == (
         "store: /var/lib/pullcache\n"
@@ -66,6 +67,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         f"  credentials: username me, password from {secret}\n"
         "  proxy: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say\n"
         "  tokens: may also come from t.example\n"
+        "  referrers: fresh for 10m\n"
         "  repositories: **, but not x/**\n"
         "\n"
         "upstream b\n"
@@ -83,6 +85,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "  limits: at most 4 requests at once, at most 40MB of blobs a second, 20 pulls of its rate limit are left to"
         " others\n"
         "  large blobs: in 4 ranges at once\n"
+        "  referrers: always asked for, fetched along with an image\n"
         "  repositories: **\n"
         "\n"
         "warning: the admin endpoint tcp:port=5001 can be reached from other machines, and asks nobody who they are\n"

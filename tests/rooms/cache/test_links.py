@@ -1,0 +1,238 @@
+"""What a repository's manifests name and refer to, learnt from what is held."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from appliance.cache import links as module
+from appliance.cache.links import SMALL, Links
+from appliance.index.repository import Repository
+from appliance.oci.digest import Digest
+from appliance.oci.manifest import parse_manifest
+from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
+from appliance.oci.referrer import parse_descriptor
+from appliance.store.memory import MemoryBlobStore
+from tests.doubles.pullthrough import begin, descriptor, image, result
+
+SUBJECT = Digest.of(b"subject")
+REFERS = {"mediaType": OCI_MANIFEST, "digest": str(SUBJECT), "size": 7}
+
+
+class CountingStore(MemoryBlobStore):
+    """Counts reads, and lets them wait when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[Digest] = []
+        self.gates: list[Deferred[None]] | None = None
+
+    def lose(self, digest: Digest) -> None:
+        """As if somebody had removed the file."""
+        del self._blobs[digest]
+
+    def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
+        """See L{IBlobStore.read}."""
+        self.reads.append(digest)
+        if self.gates is None:
+            return super().read(digest, limit)
+        gate: Deferred[None] = Deferred()
+        self.gates.append(gate)
+        return gate.addCallback(lambda _: super(CountingStore, self).read(digest, limit))
+
+
+class Shelf:
+    """A repository, its store, and what is learnt from them."""
+
+    def __init__(self) -> None:
+        self.store = CountingStore()
+        self.repository = Repository("docker.io", "app")
+        self.links = Links(self.store)
+
+    def hold(self, data: bytes, *tags: str, media_type: str = OCI_MANIFEST, there: bool = True) -> Digest:
+        """As an import does it: nobody tells the links."""
+        digest = Digest.of(data)
+        if there:
+            result(self.store.put(digest, data))
+        self.repository.hold(digest, media_type, len(data))
+        for tag in tags:
+            self.repository.tag(tag, digest, 1.0)
+        return digest
+
+    def listed(self, subject: Digest = SUBJECT) -> list[Digest]:
+        return [each.digest for each in result(self.links.referrers(self.repository, subject))]
+
+
+def signature(text: str, **more: Any) -> bytes:
+    return image(text.encode(), subject=REFERS, artifactType="application/x.signature", **more)
+
+
+def listing(*descriptors: dict[str, Any]) -> bytes:
+    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors}).encode()
+
+
+def test_what_a_held_manifest_names_may_be_served_under_its_repository() -> None:
+    """With the size it says; other things in the shared store may not."""
+    shelf = Shelf()
+    shelf.hold(image(b"layer"))
+    assert result(shelf.links.size(shelf.repository, Digest.of(b"layer"))) == 5
+    assert result(shelf.links.size(shelf.repository, Digest.of(b"other"))) is None
+    shelf.hold(image(b"other"))
+    assert result(shelf.links.size(shelf.repository, Digest.of(b"other"))) == 5
+
+
+def test_held_manifests_are_listed_by_what_they_refer_to() -> None:
+    """In one order whatever they came in; described as their registry would; the subject itself need not be held."""
+    one, two = signature("one"), signature("two", annotations={"a": "b"})
+    orders = []
+    for order in ((one, two), (two, one)):
+        shelf = Shelf()
+        for each in (image(b"plain"), *order):
+            shelf.hold(each)
+        orders.append(shelf.listed())
+        assert shelf.listed(Digest.of(b"another")) == []
+    assert orders[0] == orders[1] == sorted(map(Digest.of, (one, two)))
+    described = {each.digest: json.loads(each.raw) for each in result(shelf.links.referrers(shelf.repository, SUBJECT))}
+    assert described[Digest.of(two)] == descriptor(
+        OCI_MANIFEST, two, artifactType="application/x.signature", annotations={"a": "b"}
+    )
+
+
+def test_what_comes_later_is_listed_at_once() -> None:
+    """Fetched, which the links are told of, or imported, which they find; what is known is not read again."""
+    shelf = Shelf()
+    first = shelf.hold(signature("first"))
+    assert shelf.listed() == [first]
+    fetched, imported = signature("fetched"), signature("imported")
+    shelf.links.add(shelf.repository, shelf.hold(fetched), parse_manifest(fetched, None))
+    assert set(shelf.listed()) == {first, Digest.of(fetched)}
+    shelf.hold(imported)
+    assert set(shelf.listed()) == {first, Digest.of(fetched), Digest.of(imported)}
+    assert shelf.store.reads == [first, Digest.of(imported)]
+
+
+def test_what_is_noted_and_not_there_is_not_listed_until_it_comes() -> None:
+    """Its file may be lost, or come with a bundle; what is dropped from the repository is listed no more."""
+    shelf = Shelf()
+    data = signature("late")
+    digest = shelf.hold(data, there=False)
+    assert shelf.listed() == [] and shelf.store.reads == []
+    result(shelf.store.put(digest, data))
+    assert shelf.listed() == [digest]
+    shelf.store.lose(digest)
+    assert shelf.listed() == []
+    result(shelf.store.put(digest, data))
+    assert shelf.listed() == [digest]
+    del shelf.repository.manifests[digest]
+    assert shelf.listed() == []
+
+
+def test_what_cannot_be_read_hides_nothing_else() -> None:
+    """No manifest, and one that is too large: they are named in the log once."""
+    shelf = Shelf()
+    shelf.hold(b"no manifest")
+    shelf.hold(b" " * (5 * 1024 * 1024))
+    good = shelf.hold(signature("good"))
+    assert shelf.listed() == [good]
+    assert shelf.listed() == [good] and len(shelf.store.reads) == 3
+
+
+def test_a_fallback_tag_that_is_held_counts_as_it_is_written() -> None:
+    """Its descriptors come first, bit for bit; a digest that is held as well is listed once."""
+    shelf = Shelf()
+    data = signature("both")
+    both = descriptor(OCI_MANIFEST, data, artifactType="application/theirs", unknown=[1])
+    other = descriptor(OCI_MANIFEST, b"not held")
+    shelf.hold(listing(other, both), f"sha256-{SUBJECT.encoded}", media_type=OCI_INDEX)
+    shelf.hold(data)
+    more = shelf.hold(signature("more"))
+    found = result(shelf.links.referrers(shelf.repository, SUBJECT))
+    assert [each.digest for each in found] == [Digest.of(b"not held"), Digest.of(data), more]
+    assert found[1].raw == json.dumps(both).encode()
+
+
+@pytest.mark.parametrize("data", [image(b"x"), b"<html>", b""])
+def test_a_fallback_tag_that_is_no_index_lists_nothing(data: bytes) -> None:
+    """As for every client (distribution-spec)."""
+    shelf = Shelf()
+    shelf.hold(data, f"sha256-{SUBJECT.encoded}")
+    good = shelf.hold(signature("good"))
+    assert shelf.listed() == [good]
+
+
+def test_the_fallback_tag_of_a_long_digest_is_cut() -> None:
+    """At most 64 characters of it, as the specification has it."""
+    shelf = Shelf()
+    long = Digest.of(b"subject", "sha512")
+    other = descriptor(OCI_MANIFEST, b"x")
+    shelf.hold(listing(other), f"sha512-{long.encoded[:64]}", media_type=OCI_INDEX)
+    assert shelf.listed(long) == [Digest.of(b"x")]
+
+
+def test_the_tags_of_cosign_are_told_when_they_are_held() -> None:
+    """Whatever is behind them; one whose manifest is lost is not held."""
+    shelf = Shelf()
+    stem = f"sha256-{SUBJECT.encoded}"
+    shelf.hold(image(b"signature"), f"{stem}.sig")
+    shelf.hold(image(b"sbom"), f"{stem}.sbom", "latest")
+    shelf.hold(image(b"lost"), f"{stem}.att", there=False)
+    assert shelf.links.cosign(shelf.repository, SUBJECT) == [f"{stem}.sbom", f"{stem}.sig"]
+    assert shelf.links.cosign(shelf.repository, Digest.of(b"another")) == []
+    assert shelf.listed() == []
+
+
+def test_a_hundred_who_ask_are_one_pass() -> None:
+    """One manifest at a time; who leaves stops nothing; what is added meanwhile is looked at before anybody is told."""
+    shelf = Shelf()
+    shelf.store.gates = []
+    held = [shelf.hold(signature(str(number))) for number in range(3)]
+    asked = [begin(shelf.links.referrers(shelf.repository, SUBJECT)) for _ in range(100)]
+    asked[0].addErrback(lambda _: None)
+    asked[0].cancel()
+    assert len(shelf.store.gates) == 1
+    held.append(shelf.hold(signature("late")))
+    late = begin(shelf.links.size(shelf.repository, Digest.of(b"late")))
+    for number in range(4):
+        assert not asked[1].called and not late.called and len(shelf.store.gates) == number + 1
+        shelf.store.gates[number].callback(None)
+    for each in asked[1:]:
+        assert [referrer.digest for referrer in result(each)] == sorted(held)
+    assert result(late) == 4 and shelf.store.reads == held
+
+
+def test_a_pass_that_failed_is_tried_again() -> None:
+    """All who wait hear of it; a disk that cannot be read is no empty list."""
+    shelf = Shelf()
+    shelf.store.gates = []
+    held = shelf.hold(signature("one"))
+    asked = [begin(shelf.links.referrers(shelf.repository, SUBJECT)) for _ in range(2)]
+    shelf.store.gates[0].errback(OSError(5, "Input/output error"))
+    for each in asked:
+        with pytest.raises(OSError):
+            result(each)
+    shelf.store.gates = None
+    assert shelf.listed() == [held]
+
+
+def test_long_annotations_are_not_kept_in_memory() -> None:
+    """They are read when they are asked for, and complete."""
+    shelf = Shelf()
+    digest = shelf.hold(signature("long", annotations={"text": "x" * SMALL}))
+    for times in (2, 3):
+        (found,) = result(shelf.links.referrers(shelf.repository, SUBJECT))
+        assert parse_descriptor(found.raw) == found and len(found.raw) > SMALL
+        assert shelf.store.reads == [digest] * times
+
+
+def test_no_more_are_looked_at_than_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than that, so that who lists them can say that there are more."""
+    shelf = Shelf()
+    for number in range(9):
+        shelf.hold(signature(f"long {number}", annotations={"text": "x" * SMALL}))
+    monkeypatch.setattr(module, "MAX_REFERRERS", 3)
+    assert len(shelf.listed()) == 4
+    monkeypatch.setattr(module, "MAX_REFERRERS_BYTES", SMALL)
+    assert len(shelf.listed()) == 1
