@@ -29,6 +29,7 @@ from appliance.cache.links import Links
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
+from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.interfaces import Condition, IBlobStore, IDocuments, IThreads
 from appliance.settings import Settings
@@ -50,6 +51,7 @@ class Premises:
     store: IBlobStore
     repositories: Repositories
     links: Links
+    lists: ReferrerLists
     cache: PullThrough
     wants: Wants
     usage: Usage
@@ -69,13 +71,17 @@ class Api:
         p = self._premises = premises
         receipts = Receipts(p.state)
         self._publication = Publication(p.repositories, p.state, receipts, lambda _: p.published())
-        importer = Importer(p.store, self._publication, p.threads, self._policy(), self._upstream_for, p.clock, p.site)
-        exporter = Exporter(p.store, p.repositories, p.threads, p.site, self._upstream_for, p.usage.last_pulled)
+        importer = Importer(
+            p.store, self._publication, p.threads, self._policy(), self._upstream_for, p.clock, p.site, p.lists
+        )
+        exporter = Exporter(
+            p.store, p.repositories, p.threads, p.site, self._upstream_for, p.usage.last_pulled, p.lists
+        )
         ordering = Ordering(exporter, Completion(p.cache, p.flights), self._upstream_for)
         held = Held(p.store, p.repositories, p.links)
         self._imports = Imports(importer, receipts, p.wants, held, p.clock)
         self._exports = Exports(ordering, p.store, p.clock, p.duration)
-        self._holdings = Holdings(p.store, p.repositories, p.usage, self._upstream_for)
+        self._holdings = Holdings(p.store, p.repositories, p.usage, self._upstream_for, p.cache.known_referrers)
         self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.site, p.clock)
         self._status = StatusPage(
             p.settings, self._conditions, p.store, p.repositories, p.wants, lambda: len(p.flights), p.site, p.clock

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import msgspec
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
+from appliance.admin.referrers import Known, Referrer, ReferrersShown
 from appliance.admin.route import Parameter, Reply, Route, json, value
 from appliance.bundle.closure import Closure, closure
 from appliance.bundle.imageconfig import named
 from appliance.bundle.reading import Reading
 from appliance.bundle.receipt import timestamp
-from appliance.bundle.referrers import Kinship, kinship, tags_of
+from appliance.bundle.referrers import Kinship, kinship
 from appliance.bundle.selection import Candidate, Pattern, UpstreamFor, parse_pattern
 from appliance.cache.usage import Usage
 from appliance.errors import NotHeld
@@ -73,26 +74,21 @@ class MissingBlob(msgspec.Struct, frozen=True, rename="camel"):
     kind: str
 
 
-class Referrer(msgspec.Struct, frozen=True, rename="camel"):
-    """What refers to an image, by its own C{subject} or by a tag such as C{sha256-<hex>.sig}."""
-
-    digest: str
-    media_type: str
-    artifact_type: str
-    subject: str
-    tag: str | None = None
-
-
 class ImageDetail(msgspec.Struct, frozen=True, rename="camel"):
     """
     One image, looked at closely.
 
+    @ivar verifiable: whether what refers to it can be verified without an upstream: C{"yes"}, C{"incomplete"} when some
+        of that is not held, C{"nothing"} when its upstream said that nothing does, C{"unknown"} when nobody said.
+    @ivar warning: why there may be more that refers to it.
     @ivar tagged: when the tag was first seen to mean this, RFC 3339; C{checked}: when its upstream last said so.
     """
 
     image: Image
     missing: list[MissingBlob]
     referrers: list[Referrer]
+    verifiable: str = "unknown"
+    warning: str | None = None
     tagged: str | None = None
     checked: str | None = None
 
@@ -112,12 +108,17 @@ class Holdings:
         repositories: Repositories,
         usage: Usage,
         upstream_for: UpstreamFor,
+        known: Known,
     ) -> None:
+        """
+        @param known: what refers to a manifest.
+        """
         self._store = store
         self._repositories = repositories
         self._usage = usage
         self._upstream_for = upstream_for
         self._reading = Reading(store)
+        self._referrers = ReferrersShown(known, self._closure)
 
     def routes(self) -> list[Route]:
         """What is offered."""
@@ -160,29 +161,17 @@ class Holdings:
 
     async def _detail(self, repository: Repository, candidate: Candidate) -> ImageDetail:
         found = await self._closure(repository, candidate.digest)
-        kin = await kinship(repository, self._reading.document, frozenset())
+        about = await self._referrers.of(repository, found)
         record = repository.tags.get(candidate.tag or "")
         return ImageDetail(
             image=self._image(repository, candidate, found),
             missing=[MissingBlob(str(piece.digest), piece.size, piece.kind) for piece in found.missing],
-            referrers=[each async for each in self._referrers(repository, kin, found)],
+            referrers=about.referrers,
+            verifiable=about.verifiable,
+            warning=about.warning,
             tagged=None if record is None else timestamp(record.tagged_at),
             checked=None if record is None or not record.checked_at else timestamp(record.checked_at),
         )
-
-    async def _referrers(self, repository: Repository, kin: Kinship, found: Closure) -> AsyncIterator[Referrer]:
-        """What refers to the image or to anything beneath it."""
-        for subject in found.manifests:
-            for digest in kin.referrers.get(subject, ()):
-                yield await self._referrer(repository, digest, subject, None)
-            for tag in tags_of(subject):
-                if tag in repository.tags:
-                    yield await self._referrer(repository, repository.tags[tag].digest, subject, tag)
-
-    async def _referrer(self, repository: Repository, digest: Digest, subject: Digest, tag: str | None) -> Referrer:
-        manifest = await self._reading.manifest(repository, digest)
-        artifact_type = "" if manifest is None else manifest.artifact_type or ""
-        return Referrer(str(digest), repository.manifests[digest].media_type, artifact_type, str(subject), tag)
 
     def _image(self, repository: Repository, candidate: Candidate, found: Closure) -> Image:
         references = [candidate.tag] if candidate.tag is not None else []

@@ -62,12 +62,17 @@ class Missing(msgspec.Struct):
 
 
 class Referrer(msgspec.Struct, rename="camel"):
-    """A signature, an SBOM or the like of an image."""
+    """
+    A signature, an SBOM or the like of an image; C{size} in bytes, C{state} and C{missing} as those of a platform.
+    """
 
     digest: str
     artifact_type: str = ""
     media_type: str = ""
     tag: str | None = None
+    size: int = 0
+    state: str = ""
+    missing: int = 0
 
 
 class Detail(msgspec.Struct):
@@ -76,6 +81,8 @@ class Detail(msgspec.Struct):
     image: Image
     missing: list[Missing] = []
     referrers: list[Referrer] = []
+    verifiable: str = ""
+    warning: str | None = None
     tagged: str | None = None
     checked: str | None = None
 
@@ -122,7 +129,7 @@ def _show(screen: Screen, detail: Detail) -> None:
     screen.table(list(_summary(detail)))
     tables = (
         [("PLATFORM", "STATE", "DIGEST"), *map(_platform, detail.image.platforms)],
-        [("REFERRER", "TYPE", "TAG"), *map(_referrer, detail.referrers)],
+        [("REFERRER", "TYPE", "SIZE", "STATE", "TAG"), *map(_referrer, detail.referrers)],
         [("MISSING", "SIZE", "DIGEST"), *((each.kind, size(each.size), each.digest) for each in detail.missing)],
     )
     for table in tables:
@@ -138,6 +145,8 @@ def _summary(detail: Detail) -> Iterator[tuple[str, str]]:
     yield "type", image.media_type or "-"
     yield "size", size(image.size)
     yield "offline", _offline(image)
+    if detail.verifiable:
+        yield "verifiable", _verifiable(detail)
     yield "pulled", f"{count(image.pulls, 'time')}, last {moment(image.last_pulled)}" if image.pulls else "never"
     if detail.tagged:
         yield "tagged", f"{moment(detail.tagged)}, last checked {moment(detail.checked)}"
@@ -145,12 +154,27 @@ def _summary(detail: Detail) -> Iterator[tuple[str, str]]:
         yield "pinned", f"by bundle {image.pinned}"
 
 
+def _verifiable(detail: Detail) -> str:
+    """Whether signatures and the like can be looked at without an upstream."""
+    lacking = sum(each.state != "held" for each in detail.referrers)
+    told = {
+        "yes": f"offline, with {count(len(detail.referrers), 'referrer')}",
+        "incomplete": f"not wholly: {lacking} of {count(len(detail.referrers), 'referrer')} cannot be served offline",
+        "nothing": "nothing refers to it, its upstream said",
+        "unknown": "unknown: its upstream never said what refers to it, and nothing of that is held",
+    }.get(detail.verifiable, detail.verifiable)
+    return told if detail.warning is None else f"{told} ({detail.warning})"
+
+
 def _platform(platform: Platform) -> tuple[str, str, str]:
-    state = platform.state
-    if platform.missing:
-        state = f"{state}, {count(platform.missing, 'blob')} missing"
-    return platform.platform, state, platform.digest
+    return platform.platform, _state(platform.state, platform.missing), platform.digest
 
 
-def _referrer(referrer: Referrer) -> tuple[str, str, str]:
-    return referrer.digest, referrer.artifact_type or referrer.media_type or "-", referrer.tag or "-"
+def _referrer(referrer: Referrer) -> tuple[str, str, str, str, str]:
+    kind = referrer.artifact_type or referrer.media_type or "-"
+    state = _state(referrer.state, referrer.missing)
+    return referrer.digest, kind, size(referrer.size), state, referrer.tag or "-"
+
+
+def _state(state: str, missing: int) -> str:
+    return f"{state}, {count(missing, 'blob')} missing" if missing else state or "-"

@@ -23,7 +23,9 @@ from werkzeug.exceptions import HTTPException
 from appliance.cache.pullthrough import PullThrough
 from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
 from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.names import parse_reference
+from appliance.registry import referrers
 from appliance.registry.blobs import BlobResponses
 from appliance.registry.failures import internal, refusal
 from appliance.registry.hotlane import HotLane
@@ -132,11 +134,15 @@ class RegistryApp:
         return _send(request, 200, body, JSON, {} if link is None else {"Link": link})
 
     @_app.route("/v2/<path:name>/referrers/<digest>")
-    def referrers(self, request: RegistryRequest, name: str, digest: str) -> None:
-        """distribution-spec end-12a; 404 sends clients to the fallback tag."""
-        Digest.parse(digest)
-        self._target(request, name)
-        raise NotHeld("the referrers API is not offered here; use the referrers tag schema")
+    async def referrers(self, request: RegistryRequest, name: str, digest: str) -> bytes:
+        """distribution-spec end-12a, end-12b."""
+        request.kind = "referrers"
+        subject, asked = Digest.parse(digest), referrers.parse(request.args)
+        wanted = self._target(request, name)
+        answer = await self._cache.referrers(wanted.upstream, wanted.repository, subject)
+        shown = referrers.page(answer.referrers, asked)
+        say_where_from(request, answer.status, answer.warning, wanted.namespace)
+        return _send(request, 200, shown.body, OCI_INDEX, shown.headers(subject, wanted.namespace))
 
     @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein's type knows IRequest only
     def failed(self, request: RegistryRequest, failure: Failure) -> bytes:

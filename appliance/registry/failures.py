@@ -46,6 +46,9 @@ _TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.NotPermitted, 403, "DENIED"),
     (errors.NotHeld, 404, None),
     (errors.Offline, 404, None),
+    # Not 404, which means that there is no referrers API here and sends clients to a tag: then an image whose
+    # signatures are not known passes for one that has none.
+    (errors.ReferrersUnknown, 502, "UNAVAILABLE"),
     (errors.Unsupported, 405, "UNSUPPORTED"),
     (errors.UpstreamMissing, 404, None),
     # Never 401: a relayed challenge would send clients, with their credentials, to the upstream's token server. And
@@ -108,6 +111,8 @@ def _where_from(error: BaseException) -> CacheStatus | None:
         return CacheStatus(fwd="uri-miss", detail=error.kind)
     if isinstance(error, errors.Offline):
         return CacheStatus(detail="offline")
+    if isinstance(error, errors.ReferrersUnknown):
+        return CacheStatus(detail="referrers-unknown")
     return CacheStatus(detail="not-held") if isinstance(error, errors.NotHeld) else None
 
 

@@ -88,8 +88,12 @@ def test_the_namespace_that_was_followed_is_echoed() -> None:
         ("/v2/app/manifests/sha256:baddigeststring", 400, "DIGEST_INVALID"),
         ("/v2/app/blobs/latest", 400, "DIGEST_INVALID"),
         ("/v2/app/blobs/blake3:" + "a" * 64, 400, "DIGEST_INVALID"),
-        ("/v2/app/referrers/" + D, 404, "NAME_UNKNOWN"),
         ("/v2/app/referrers/nope", 400, "DIGEST_INVALID"),
+        ("/v2/app/referrers/blake3:" + "a" * 64, 400, "DIGEST_INVALID"),
+        ("/v2/evil.example/app/referrers/" + D, 404, "NAME_UNKNOWN"),
+        ("/v2/app/referrers/" + D + "?n=x", 400, "PAGINATION_NUMBER_INVALID"),
+        ("/v2/app/referrers/" + D + "?n=0", 400, "PAGINATION_NUMBER_INVALID"),
+        ("/v2/app/referrers/" + D + "?last=x", 400, "DIGEST_INVALID"),
         ("/v2/_catalog", 404, "NAME_UNKNOWN"),
         ("/v2/" + "a" * 256 + "/manifests/latest", 400, "NAME_INVALID"),
         ("/v2/app/manifests/" + "a" * 129, 400, "TAG_INVALID"),
@@ -135,6 +139,7 @@ def test_names_that_look_like_routes_are_names(name: str) -> None:
     assert shop.get(f"/v2/{name}/manifests/latest?ns=ghcr.io").body == IMAGE
     assert shop.get(f"/v2/{name}/tags/list?ns=ghcr.io").status == 200
     assert shop.get(f"/v2/{name}/blobs/{D}?ns=ghcr.io").body == LAYER
+    assert shop.get(f"/v2/{name}/referrers/{D}?ns=ghcr.io").status == 200
 
 
 ODD = st.sampled_from(

@@ -24,7 +24,8 @@ IMAGE_DIGEST = str(Digest.of(IMAGE))
 def warm(**more: object) -> Shop:
     """Everything is held."""
     shop = Shop(**more)  # type: ignore[arg-type]
-    shop.get(manifest()), shop.get(manifest("multi")), shop.get("/v2/app/tags/list")
+    for path in (manifest(), manifest("multi"), "/v2/app/tags/list", f"/v2/app/referrers/{LAYER_DIGEST}"):
+        shop.get(path)
     for data in (LAYER, LARGE, CONFIG, b""):
         assert shop.get(blob(data)).body == data
     return shop
@@ -48,6 +49,9 @@ PATHS = [
     "/v2/app/tags/list?n=x",
     "/v2/absent/tags/list",
     f"/v2/app/referrers/{LAYER_DIGEST}",
+    f"/v2/app/referrers/{LAYER_DIGEST}?artifactType=a&n=1",
+    f"/v2/absent/referrers/{LAYER_DIGEST}",
+    "/v2/app/referrers/nope",
     "/v2/none.test/a/tags/list",
     "/nowhere",
     "/v2/app/manifests/a%2fb",

@@ -26,11 +26,11 @@ from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
 from appliance.upstream.adapters.standard import STANDARD
-from appliance.upstream.addresses import literal_of
-from appliance.upstream.agents import Agents
 from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.network.addresses import literal_of
+from appliance.upstream.network.agents import Agents
+from appliance.upstream.network.standing import Standing
 from appliance.upstream.offline import OfflineUpstream
-from appliance.upstream.standing import Standing
 from appliance.upstream.url import Url
 from tests.doubles.pullthrough import CONFIG, NOW, Cache, image
 from tests.rooms.upstream.net import REGISTRY, Asked, Net, Reply, Wire

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ import pytest
 from appliance.errors import Offline
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
-from tests.doubles.images import artifact, image, index, multi_arch
+from tests.doubles.images import EMPTY_TYPE, OCI, Blob, Content, artifact, encode, image, index, multi_arch
 from tests.doubles.pullthrough import failing, result
 
 LATER = "2027-01-15T08:00:00Z"
@@ -149,6 +150,102 @@ def test_a_damaged_manifest_does_not_hide_the_others(site: Appliance) -> None:
     site.hold(image("whole"), "2")
     site.store._blobs[Digest.parse(content.digest)] = b"{" * len(content.manifest.data)
     assert [each["offline"] for each in site.get("images")["images"]] == [False, True]
+
+
+# -- what refers to it ------------------------------------------------------------------------------------------------
+
+
+def about(subject: Content, payload: bytes) -> Content:
+    """A referrer whose one layer no other has."""
+    layer = Blob("text/x", payload)
+    document = json.loads(artifact(subject, "text/x").manifest.data) | {"layers": [layer.descriptor()]}
+    return Content(Blob(OCI.manifest, encode(document)), (Blob(EMPTY_TYPE, b"{}"), layer))
+
+
+class Cabin(Appliance):
+    """An appliance whose upstream was heard, or not, before the link went away."""
+
+    def hear(self, subject: Content, *referrers: Content) -> None:
+        """The upstream is asked, and lists these."""
+        described = (json.dumps(each.manifest.descriptor(artifactType="text/heard")).encode() for each in referrers)
+        self.hub.add_referrers(NGINX, Digest.parse(subject.digest), *described)
+        result(self.through.referrers(HUB, NGINX, Digest.parse(subject.digest)))
+
+    def shown(self, reference: str = "nginx:1") -> tuple[str, list[tuple[str, str]]]:
+        """Whether it can be verified, and each referrer with its state; nobody is asked."""
+        calls = len(self.hub.calls)
+        found = self.get(f"images/{quote(reference, safe='/:@')}")
+        assert len(self.hub.calls) == calls
+        return found["verifiable"], [(each["digest"], each["state"]) for each in found["referrers"]]
+
+
+def test_what_is_known_to_refer_to_an_image_and_is_not_held_is_shown_as_absent() -> None:
+    """The upstream's list and what is held, each once: what I would miss offline stands there."""
+    site, content = Cabin(), image()
+    site.hold(content, "1")
+    here, gone, torn = artifact(content), artifact(content, "text/gone"), about(content, b"torn")
+    site.hold(here)
+    site.hold(torn, without=torn.layers)
+    site.hear(content, gone, here)
+    assert site.shown() == ("incomplete", [(gone.digest, "absent"), (here.digest, "held"), (torn.digest, "incomplete")])
+    rows = {each["digest"]: each for each in site.get("images/nginx:1")["referrers"]}
+    whole = sum(len(blob.data) for blob in (here.manifest, *here.blobs))
+    assert (rows[here.digest]["size"], rows[here.digest]["artifactType"]) == (whole, "text/heard")
+    assert rows[gone.digest] == {
+        "digest": gone.digest,
+        "mediaType": gone.manifest.media_type,
+        "artifactType": "text/heard",
+        "subject": content.digest,
+        "tag": None,
+        "size": len(gone.manifest.data),
+        "state": "absent",
+        "missing": 0,
+    }
+    assert rows[torn.digest]["missing"] == 1 and rows[torn.digest]["artifactType"] == "text/x"
+
+
+def test_an_image_of_which_all_referrers_are_held_can_be_verified() -> None:
+    """By subject, by cosign's tag, and what refers to those; a warning where the upstream was never heard."""
+    site, content = Cabin(), image()
+    site.hold(content, "1")
+    sbom, signature = artifact(content), image("signature")
+    of_sbom, of_signature = artifact(sbom, "text/a"), artifact(signature, "text/b")
+    for each in (sbom, of_sbom, of_signature):
+        site.hold(each)
+    site.hold(signature, f"sha256-{content.digest[7:]}.sig")
+    held = [(each.digest, "held") for each in (sbom, signature, of_sbom, of_signature)]
+    assert site.shown() == ("yes", held)
+    assert "its upstream was not heard" in site.get("images/nginx:1")["warning"]
+    site.hear(content, sbom)
+    assert site.shown() == ("yes", held)
+    assert site.get("images/nginx:1")["warning"] is None
+
+
+def test_nothing_and_not_known_are_two_things() -> None:
+    """Only the upstream can say that an image has no signatures."""
+    site, content = Cabin(), image()
+    site.hold(content, "1")
+    assert site.shown() == ("unknown", [])
+    site.hear(content)
+    assert site.shown() == ("nothing", [])
+
+
+def test_what_the_fallback_tag_names_is_shown_instead_of_the_tag() -> None:
+    """What it lists and nobody pulled is absent; the index itself signs nothing."""
+    site, content = Cabin(), image()
+    site.hold(content, "1")
+    here, gone = artifact(content), artifact(content, "text/gone")
+    listing = index(here, gone)
+    site.hold(listing, f"sha256-{content.digest[7:]}", without=(gone.manifest,))
+    assert site.shown() == ("incomplete", [(here.digest, "held"), (gone.digest, "absent")])
+
+
+def test_what_refers_to_itself_is_shown_once() -> None:
+    """A heard list may say anything."""
+    site, content = Cabin(), image()
+    site.hold(content, "1")
+    site.hear(content, content)
+    assert site.shown() == ("yes", [(content.digest, "held")])
 
 
 # -- inventory ------------------------------------------------------------------------------------------------------

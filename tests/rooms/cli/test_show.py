@@ -34,7 +34,13 @@ IMAGE: dict[str, Any] = {
 DETAIL = {
     "image": IMAGE,
     "missing": [{"digest": CHILD, "size": 5000, "kind": "layer"}],
-    "referrers": [{"digest": CHILD, "mediaType": "m", "artifactType": "application/sig", "subject": DIGEST}],
+    "referrers": [
+        {"digest": CHILD, "artifactType": "application/sig", "subject": DIGEST, "size": 5000, "state": "held"},
+        {"digest": DIGEST, "mediaType": "m", "subject": CHILD, "tag": "x.sig", "state": "incomplete", "missing": 1},
+        {"digest": DIGEST, "subject": CHILD, "state": "absent"},
+    ],
+    "verifiable": "incomplete",
+    "warning": None,
     "tagged": "2026-11-19T07:00:00Z",
     "checked": None,
 }
@@ -115,8 +121,32 @@ def test_show_tells_all_of_one_image(reference: str) -> None:
     assert f"linux/arm64 incomplete, 2 blobs missing {CHILD}" in lines
     assert f"linux/s390x absent {CHILD}" in lines
     assert f"layer 5.00 kB {CHILD}" in lines
-    assert f"{CHILD} application/sig -" in lines
+    assert f"{CHILD} application/sig 5.00 kB held -" in lines
+    assert f"{DIGEST} m 0 B incomplete, 1 blob missing x.sig" in lines
+    assert f"{DIGEST} - 0 B absent -" in lines
+    assert "verifiable not wholly: 2 of 3 referrers cannot be served offline" in lines
     assert "pulled 3 times, last 2026-11-20 07:00" in lines
+
+
+@pytest.mark.parametrize(
+    ("verifiable", "warning", "told"),
+    [
+        ("yes", None, "verifiable offline, with 3 referrers"),
+        ("yes", "only what is held", "verifiable offline, with 3 referrers (only what is held)"),
+        ("nothing", None, "verifiable nothing refers to it, its upstream said"),
+        ("unknown", None, "verifiable unknown: its upstream never said what refers to it, and nothing of that is held"),
+        ("", None, None),
+    ],
+)
+def test_show_tells_whether_signatures_can_be_verified_offline(
+    verifiable: str, warning: str | None, told: str | None
+) -> None:
+    """Nothing that refers to it, and nothing that is known of it, are two things; an older appliance says neither."""
+    found = DETAIL | {"verifiable": verifiable, "warning": warning}
+    lines = [
+        " ".join(line.split()) for line in ask(Appliance({"GET images/a:1": found}), "show", "a:1").out.splitlines()
+    ]
+    assert [line for line in lines if line.startswith("verifiable")] == ([] if told is None else [told])
 
 
 def test_an_image_that_is_not_held_is_an_error_of_one_line() -> None:

@@ -27,6 +27,7 @@ TABLE = [
     (errors.NotPermitted("x"), 403, "DENIED"),
     (errors.NotHeld("x"), 404, "MANIFEST_UNKNOWN"),
     (errors.Offline("x"), 404, "MANIFEST_UNKNOWN"),
+    (errors.ReferrersUnknown("x"), 502, "UNAVAILABLE"),
     (errors.Unsupported("x"), 405, "UNSUPPORTED"),
     (errors.UpstreamMissing(UP, "x"), 404, "MANIFEST_UNKNOWN"),
     (errors.UpstreamMissing(UP, "x", True), 404, "NAME_UNKNOWN"),
