@@ -27,11 +27,14 @@ from appliance.admin.api import Api, Premises
 from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
 from appliance.cache.blobs import Blobs
+from appliance.cache.errand import Sources
 from appliance.cache.flights import Flights
 from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
+from appliance.cache.prefetch import Prefetch
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
+from appliance.cache.referrers import ReferrerCache
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
@@ -43,6 +46,7 @@ from appliance.flow.sendfile import SendfileReactor
 from appliance.flow.threads import THREADS, DiskThreads
 from appliance.index.documents import FilesystemDocuments
 from appliance.index.listings import Listings
+from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IUpstream
 from appliance.registry.listener import Listener
@@ -151,6 +155,7 @@ class PullcacheService(Service):
     async def _stop(self) -> None:
         self._flushing.stop()
         await self._api.stop()
+        await self._prefetch.stop()
         await DeferredList([Deferred.fromCoroutine(_closed(port)) for port in self._ports])
         await self._let_transfers_end()
         for remote in self._cache.remotes.values():
@@ -206,13 +211,21 @@ class PullcacheService(Service):
         links = Links(store)
         state = FilesystemDocuments(settings.store, threads, "state")
         self._wants, self._usage = Wants(state, clock), Usage(state, clock)
+        manifests = Manifests(store, repositories, links, clock, Recent())
+        blobs = Blobs(store, repositories, links, flights, clock)
+        lists = ReferrerLists(documents)
+        referrers = ReferrerCache(repositories, lists, links, clock)
+        sources = Sources(lambda: self._cache.remotes, repositories, manifests, blobs, referrers, self._wants)
+        self._prefetch = Prefetch(sources, clock)
         self._cache = PullThrough(
             self._remotes(settings, None),
-            Manifests(store, repositories, links, clock, Recent()),
-            Blobs(store, repositories, links, flights, clock),
+            manifests,
+            blobs,
             Tags(repositories, Listings(documents), clock),
+            referrers,
             self._wants,
             self._usage,
+            self._prefetch,
         )
         self._listeners = [
             Listener(self._cache, settings, listen, self._metrics, self._reactor) for listen in settings.listen
@@ -223,6 +236,7 @@ class PullcacheService(Service):
                 store=store,
                 repositories=repositories,
                 links=links,
+                lists=lists,
                 cache=self._cache,
                 wants=self._wants,
                 usage=self._usage,
@@ -236,6 +250,7 @@ class PullcacheService(Service):
             )
         )
         self._metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
+        self._metrics.watch("prefetches", "Images whose referrers are being fetched.", lambda: len(self._prefetch))
         self._metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
         self._metrics.watch("wants", "References asked for and not served.", lambda: len(self._wants))
         self._metrics.watch("documents_damaged", "Documents set aside.", lambda: len(repositories.damaged))

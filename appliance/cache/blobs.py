@@ -99,20 +99,38 @@ class Blobs:
         @raise Offline: it is not held and no upstream may be asked.
         """
         repository = await self._repositories.get(remote.name, name)
-        named = await self._links.size(repository, digest)
-        status = HIT
-        if named is None and self._is_elsewhere(remote, repository, digest):
-            # Another repository has it; whether this one does is its upstream's to say.
-            if remote.offline:
-                raise _offline(remote, name, digest)
-            named = await self._confirm(remote, repository, digest)
-            status = CacheStatus(fwd="uri-miss")
+        named, status = await self._named(remote, repository, digest)
         held = self._store.size(digest)
         if held is not None:
             return BlobAnswer(held, status, Source(self._store.open(digest), held))
-        if remote.offline:
-            raise _offline(remote, name, digest)
         return await self._board(remote, repository, digest, named)
+
+    async def fetch(self, remote: Remote, name: str, digest: Digest, background: bool = False) -> None:
+        """
+        Have the blob in the store.
+
+        Cancelling ends the waiting; the flight comes to its end.
+
+        @param background: whether nobody waits for it: it goes behind whatever somebody waits for.
+        @raise UpstreamError: it is not held, and the upstream did not send it whole.
+        @raise Offline: it is not held and no upstream may be asked.
+        """
+        repository = await self._repositories.get(remote.name, name)
+        named, _ = await self._named(remote, repository, digest)
+        if self._store.size(digest) is not None:
+            return
+        flight, _ = self._flight(remote, repository, digest, named, background)
+        try:
+            if not background:
+                await flight.opened()
+            await flight.landed()
+        except UpstreamError as error:
+            await self._fault(remote, repository, flight, error)
+            return await self.fetch(remote, repository.name, digest, background)
+        if named is None:
+            self._note(repository, digest, flight)
+        # Landed is not stored: the bytes are still being made a blob.
+        await self._flights.ended(digest)
 
     async def aside(
         self, remote: Remote, name: str, digest: Digest, answer: BlobAnswer, span: Span
@@ -151,20 +169,11 @@ class Blobs:
                 source.forget(notice)
 
     async def _board(self, remote: Remote, repository: Repository, digest: Digest, size: int | None) -> BlobAnswer:
-        flight = self._flights.get(digest)
-        joined = flight is not None
-        if flight is None:
-            self._missing.refuse(_subject(remote, repository, digest))
-            segments = remote.settings.segments
-            flight = self._flights.start(remote.registry, repository.name, digest, size, segments)
+        flight, joined = self._flight(remote, repository, digest, size)
         try:
             await flight.opened()
         except UpstreamError as error:
-            if _flies_for(flight, remote, repository):
-                self._learn(remote, repository, digest, error)
-                raise
-            # Somebody else's upstream failed; ours may not.
-            await self._flights.ended(digest)
+            await self._fault(remote, repository, flight, error)
             return await self.open(remote, repository.name, digest)
         if size is None:
             self._note(repository, digest, flight)
@@ -175,6 +184,36 @@ class Blobs:
             return BlobAnswer(flight.size, status, Source(self._store.open(digest), flight.size))
         flight.source.file.acquire()
         return BlobAnswer(flight.size, status, flight.source, flight)
+
+    def _flight(
+        self, remote: Remote, repository: Repository, digest: Digest, size: int | None, background: bool = False
+    ) -> tuple[Flight, bool]:
+        """The flight of that digest, begun if there is none, and whether there was one."""
+        if remote.offline:
+            raise _offline(remote, repository.name, digest)
+        flight = self._flights.get(digest)
+        if flight is not None:
+            return flight, True
+        self._missing.refuse(_subject(remote, repository, digest))
+        segments = remote.settings.segments
+        return self._flights.start(remote.registry, repository.name, digest, size, segments, background), False
+
+    async def _fault(self, remote: Remote, repository: Repository, flight: Flight, error: UpstreamError) -> None:
+        """Raises what the flight failed with; returns, when it is over, if our own upstream may do better."""
+        if _flies_for(flight, remote, repository):
+            self._learn(remote, repository, flight.digest, error)
+            raise error
+        await self._flights.ended(flight.digest)
+
+    async def _named(self, remote: Remote, repository: Repository, digest: Digest) -> tuple[int | None, CacheStatus]:
+        """The size that the repository is known to have the blob with, C{None} where nobody has said, and who did."""
+        named = await self._links.size(repository, digest)
+        if named is not None or not self._is_elsewhere(remote, repository, digest):
+            return named, HIT
+        # Another repository has it; whether this one does is its upstream's to say.
+        if remote.offline:
+            raise _offline(remote, repository.name, digest)
+        return await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss")
 
     def _is_elsewhere(self, remote: Remote, repository: Repository, digest: Digest) -> bool:
         flight = self._flights.get(digest)

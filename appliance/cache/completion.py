@@ -26,12 +26,14 @@ class Completion:
 
     _log = Logger()
 
-    def __init__(self, cache: PullThrough, flights: Flights) -> None:
+    def __init__(self, cache: PullThrough, flights: Flights, background: bool = False) -> None:
         """
         @param flights: those of C{cache}.
+        @param background: whether nobody waits for what is fetched: blobs go behind those of clients then.
         """
         self._cache = cache
         self._flights = flights
+        self._background = background
         self._places = DeferredSemaphore(AT_ONCE)
 
     async def fetch(
@@ -63,14 +65,7 @@ class Completion:
         return ""
 
     async def _blob(self, upstream: str, repository: str, digest: Digest) -> str:
-        answer = await self._cache.blob(upstream, repository, digest)
-        try:
-            if answer.flight is not None:
-                await answer.flight.landed()
-        finally:
-            answer.close()
-        # Landed is not stored: the bytes are still being made a blob.
-        await self._flights.ended(digest)
+        await self._cache.fetch_blob(upstream, repository, digest, self._background)
         return ""
 
     def settled(self) -> Deferred[None]:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from appliance.cache.blobs import BlobAnswer, Blobs, BlobSize
 from appliance.cache.manifests import ManifestAnswer, Manifests
+from appliance.cache.prefetch import Prefetch
+from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags, TagsAnswer
 from appliance.cache.usage import Usage
@@ -35,19 +37,24 @@ class PullThrough:
         manifests: Manifests,
         blobs: Blobs,
         tags: Tags,
+        referrers: ReferrerCache,
         wants: Wants | None = None,
         usage: Usage | None = None,
+        prefetch: Prefetch | None = None,
     ) -> None:
         """
         @param wants: is told what could not be served; C{None}: nobody is.
         @param usage: is told what was pulled; C{None}: nobody is.
+        @param prefetch: is told the same, and fetches what goes with it; C{None}: nobody does.
         """
         self.remotes = remotes
         self._manifests = manifests
         self._blobs = blobs
         self._tags = tags
+        self._referrers = referrers
         self._wants = wants
         self._usage = usage
+        self._prefetch = prefetch
 
     async def manifest(
         self, upstream: str, name: str, reference: str | Digest, platform: str | None = None, pulled: bool = False
@@ -71,8 +78,13 @@ class PullThrough:
     def note_pulls(self, upstream: str, name: str, reference: str, times: int = 1) -> None:
         """A manifest was pulled by tag or digest, maybe without this cache being asked; unknown ones are no error."""
         remote = self.remotes.get(upstream)
-        if self._usage is not None and remote is not None:
-            self._usage.note(upstream, remote.registry.repository(name), reference, times)
+        if remote is None:
+            return
+        repository = remote.registry.repository(name)
+        if self._usage is not None:
+            self._usage.note(upstream, repository, reference, times)
+        if self._prefetch is not None:
+            self._prefetch.pulled(upstream, repository, reference)
 
     async def blob_size(self, upstream: str, name: str, digest: Digest) -> BlobSize:
         """See L{Blobs.head}."""
@@ -85,6 +97,12 @@ class PullThrough:
         asking = self._blobs.open(remote, repository, digest)
         return await self._wanted(remote, repository, str(digest), platform, asking)
 
+    async def fetch_blob(self, upstream: str, name: str, digest: Digest, background: bool = False) -> None:
+        """See L{Blobs.fetch}."""
+        remote, repository = self._admit(upstream, name)
+        asking = self._blobs.fetch(remote, repository, digest, background)
+        await self._wanted(remote, repository, str(digest), None, asking)
+
     async def aside(
         self, upstream: str, name: str, digest: Digest, answer: BlobAnswer, span: Span
     ) -> IBlobResponse | None:
@@ -96,6 +114,15 @@ class PullThrough:
         """See L{Tags.list}."""
         remote, repository = self._admit(upstream, name)
         return await self._tags.list(remote, repository)
+
+    async def referrers(self, upstream: str, name: str, subject: Digest) -> ReferrersAnswer:
+        """See L{ReferrerCache.list}."""
+        remote, repository = self._admit(upstream, name)
+        return await self._referrers.list(remote, repository, subject)
+
+    async def known_referrers(self, upstream: str, name: str, subject: Digest) -> ReferrersAnswer | None:
+        """See L{ReferrerCache.known}; of any upstream and by the repository's full name, since nobody is asked."""
+        return await self._referrers.known(upstream, name, subject)
 
     async def _wanted(
         self, remote: Remote, repository: str, reference: str, platform: str | None, asking: Coroutine[Any, Any, T]

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 
 from appliance import errors
 from appliance.cache.blobs import BlobAnswer
@@ -386,3 +386,82 @@ def test_a_cold_blob_comes_over_as_many_lines_as_its_upstream_is_configured_for(
     flight = cache.flights.get(LAYER_DIGEST)
     assert flight is not None and (flight.segments, flight.background) == (3, False)
     upstream.bodies[0].complete()
+
+
+# -- to have it held ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_was_fetched_is_held(background: bool) -> None:
+    """Once, and behind what somebody waits for where that is wanted."""
+    upstream = stocked()
+    cache = pulled(upstream)
+    for _ in range(2):
+        result(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background))
+    assert cache.store.size(LAYER_DIGEST) == len(LAYER)
+    assert [call.background for call in upstream.calls] == [background]
+
+
+@pytest.mark.parametrize("first", ["background", "fetched", "pulled"])
+@pytest.mark.parametrize("second", ["background", "fetched", "pulled"])
+def test_a_flight_is_background_work_only_while_nobody_waits_for_it(first: str, second: str) -> None:
+    """Whoever comes first, the blob is asked for once; from the next request on, it counts who waits."""
+    upstream = stocked()
+    cache = pulled(upstream)
+    upstream.by_hand = True
+
+    def ask(how: str) -> Deferred[Any]:
+        if how == "pulled":
+            return begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
+        return begin(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, how == "background"))
+
+    asking = [ask(how) for how in (first, second)]
+    upstream.bodies[0].feed(1000)
+    upstream.bodies[0].cut()
+    step(cache.clock, 5.0)
+    upstream.bodies[1].complete()
+    kept = [content(answer) for each in asking if (answer := result(each)) is not None]
+    assert kept == [LAYER] * (first, second).count("pulled")
+    behind = [first == "background", first == second == "background"]
+    assert [(call.start, call.background) for call in upstream.calls] == list(zip((0, 1000), behind, strict=True))
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_cannot_be_fetched_says_why(background: bool) -> None:
+    """Failed, missing, offline; a 404 is believed for a while."""
+    upstream = stocked()
+    cache = pulled(upstream)
+    upstream.fail(errors.UpstreamUnavailable(HUB, "x"))
+    failing(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background), errors.UpstreamUnavailable)
+    upstream.fail(errors.UpstreamMissing(HUB, "x"))
+    upstream.calls.clear()
+    for _ in range(2):
+        failing(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background), errors.UpstreamMissing)
+    assert len(upstream.calls) == 1
+    offline = Cache(upstream, before=cache, offline=True)
+    failing(offline.through.fetch_blob(HUB, "app", LAYER_DIGEST, background), errors.Offline)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_who_fetches_is_not_failed_by_anothers_upstream(background: bool) -> None:
+    """The flight was another repository's; ours is asked then."""
+    upstream, other = stocked(), stocked(OTHER)
+    cache = Cache(upstream, other)
+    for name in (HUB, OTHER):
+        result(cache.through.manifest(name, "app", "latest"))
+    other.hang("blob")
+    begin(cache.through.blob(OTHER, "app", LAYER_DIGEST)).addErrback(lambda _: None)
+    fetching = begin(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background))
+    other.hanging[0].refuse(errors.UpstreamUnavailable(OTHER, "x"))
+    result(fetching)
+    assert [call.background for call in upstream.asked("blob")] == [background]
+
+
+def test_a_blob_that_no_manifest_names_is_noted_when_it_was_fetched() -> None:
+    """It is served afterwards without asking, after a restart too."""
+    upstream = stocked()
+    cache = Cache(upstream)
+    result(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background=True))
+    upstream.calls.clear()
+    assert content(result(Cache(upstream, before=cache).through.blob(HUB, "app", LAYER_DIGEST))) == LAYER
+    assert upstream.calls == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.cache.completion import AT_ONCE, Completion
@@ -23,6 +24,16 @@ def test_what_was_fetched_is_held() -> None:
     assert result(completion.fetch(HUB, NGINX, ["1", Digest.parse(content.digest)], blobs)) == []
     assert all(site.store.size(digest) is not None for digest in [Digest.parse(content.digest), *blobs])
     assert len(site.hub.asked("blob")) == len(blobs) and len(site.usage) == 0
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_blobs_that_nobody_waits_for_go_behind_those_of_clients(background: bool) -> None:
+    """An operator waits for his export, as a client does for his pull."""
+    site, content = Appliance(), image()
+    site.offer(content, "1")
+    completion = Completion(site.through, site.flights, background)
+    assert result(completion.fetch(HUB, NGINX, [], [Digest.parse(content.layers[0].digest)])) == []
+    assert [call.background for call in site.hub.asked("blob")] == [background]
 
 
 def test_it_waits_until_the_blob_is_there() -> None:

@@ -17,6 +17,8 @@ def holding(held: Held) -> ScriptedUpstream:
         upstream.shelves[REPOSITORY].tags[tag] = Digest.of(data)
     for blob in held.blobs:
         upstream.add_blob(REPOSITORY, blob)
+    for subject, listed in held.referrers.items():
+        upstream.add_referrers(REPOSITORY, Digest.of(subject), *listed)
     return upstream
 
 
