@@ -221,6 +221,16 @@ class ReferrerEntry(_Struct, frozen=True, kw_only=True):
     tag: Line | None = None
 
 
+class HeardEntry(_Struct, frozen=True, kw_only=True):
+    """
+    A manifest whose upstream told the sender what refers to it, and all of that is in C{referrers}, or held by the
+    reader already: so that the other side can say that nothing else does, without having heard the upstream.
+    """
+
+    repository: Line
+    subject: Hash
+
+
 class Volume(_Struct, frozen=True, kw_only=True):
     """One file of the bundle. C{size}: bytes of blob data in it; the file is larger by its headers."""
 
@@ -279,6 +289,7 @@ class Bundle(_Struct, frozen=True, kw_only=True, tag_field="mediaType", tag=MEDI
     requires: tuple[Required, ...]
     absent_platforms: tuple[AbsentPlatform, ...]
     referrers: tuple[ReferrerEntry, ...]
+    referrers_heard: tuple[HeardEntry, ...] = ()
     volumes: tuple[Volume, ...] = ()
     volume_count: Annotated[int, msgspec.Meta(le=MAX_VOLUMES)] = 0
     totals: Totals = _NOTHING

@@ -13,6 +13,7 @@ from appliance.bundle.contents import (
     BlobEntry,
     BlobKind,
     Bundle,
+    HeardEntry,
     Platforms,
     Producer,
     Ref,
@@ -21,11 +22,11 @@ from appliance.bundle.contents import (
     Upstream,
 )
 from appliance.bundle.imagelayout import DockerImage, Root
-from appliance.bundle.referrers import subject_of
 from appliance.bundle.selection import Candidate, Selection
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import is_media_type
+from appliance.oci.referrer import subject_of
 
 _MAX_LINE = 1024
 
@@ -47,6 +48,7 @@ class Draft:
         self._required: dict[Digest, tuple[Piece, list[str]]] = {}
         self._absent: dict[tuple[Digest, Digest], Absent] = {}
         self._referrers: dict[Relation, ReferrerEntry] = {}
+        self._heard: set[tuple[str, Digest]] = set()
         self._roots: dict[str, Root] = {}
         self._images: dict[tuple[Digest, ...], DockerImage] = {}
         self.created = 0.0
@@ -97,6 +99,10 @@ class Draft:
         self._add_root(Root(digest, held.size, held.media_type, None, subject, artifact_type))
         self._take(closure, f"{place}@{digest}" if tag is None else f"{place}:{tag}")
 
+    def add_heard(self, repository: Repository, subject: Digest) -> None:
+        """Everything that its upstream says refers to C{subject} is in."""
+        self._heard.add((f"{repository.upstream}/{repository.name}", subject))
+
     def add_image(self, image: DockerImage, name: str | None) -> None:
         """Something that docker and podman can load, under a full reference with a tag or under none."""
         image = self._images.setdefault((image.config, *image.layers), image)
@@ -138,6 +144,9 @@ class Draft:
             requires=tuple(_required(*self._required[digest]) for digest in sorted(self._required)),
             absent_platforms=tuple(_absent(self._absent[key]) for key in sorted(self._absent) if self._is_absent(key)),
             referrers=tuple(self._referrers[key] for key in sorted(self._referrers)),
+            referrers_heard=tuple(
+                HeardEntry(repository=place, subject=str(each)) for place, each in sorted(self._heard)
+            ),
         )
 
     def _take(self, closure: Closure, name: str) -> None:

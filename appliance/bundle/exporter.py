@@ -19,14 +19,16 @@ from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile, encode
 from appliance.bundle.draft import Draft
 from appliance.bundle.export import Export, Layout, LeftOut
 from appliance.bundle.reading import Reading
-from appliance.bundle.referrers import Kinship, kinship, subject_of, tags_of
+from appliance.bundle.referrers import Kinship, kinship, tagged_about
 from appliance.bundle.selection import Candidate, Chooser, Selection, UpstreamFor
 from appliance.bundle.volumes import Piece, pack
 from appliance.errors import BundleError
+from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
+from appliance.oci.referrer import subject_of
 
 LastPulled = Callable[[str, str, str], float | None]
 """When a tag or digest of (upstream, repository) was last pulled, seconds since the epoch; C{None} when not known."""
@@ -55,10 +57,13 @@ class Exporter:
         site: str,
         upstream_for: UpstreamFor,
         last_pulled: LastPulled = never,
+        lists: ReferrerLists | None = None,
     ) -> None:
         """
         @param site: the stable id of this appliance.
+        @param lists: what upstreams said refers to what; C{None}: nothing is known of that.
         """
+        self._lists = lists
         self._store = store
         self._repositories = repositories
         self._threads = threads
@@ -74,7 +79,7 @@ class Exporter:
         @raise BundleError: the selection makes no sense, or so small a volume does not.
         """
         chooser = Chooser(selection, self._upstream_for)
-        gathering = _Gathering(self._store, chooser, selection, self._last_pulled)
+        gathering = _Gathering(self._store, chooser, selection, self._last_pulled, self._lists)
         for upstream, name in await self._repositories.names():
             if chooser.concerns(upstream, name):
                 await gathering.visit(await self._repositories.get(upstream, name))
@@ -125,8 +130,16 @@ class Exporter:
 class _Gathering:
     """One walk over the repositories."""
 
-    def __init__(self, store: IBlobStore, chooser: Chooser, selection: Selection, last_pulled: LastPulled) -> None:
+    def __init__(
+        self,
+        store: IBlobStore,
+        chooser: Chooser,
+        selection: Selection,
+        last_pulled: LastPulled,
+        lists: ReferrerLists | None,
+    ) -> None:
         self._store = store
+        self._lists = lists
         self._read = Reading(store).document
         self._chooser = chooser
         self._selection = selection
@@ -178,8 +191,18 @@ class _Gathering:
         for subject in queue:
             for digest in kin.referrers.get(subject, ()):
                 queue += await self._take_referrer(repository, digest, subject, None, queue)
-            for tag in (tag for tag in tags_of(subject) if tag in repository.tags):
-                queue += await self._take_referrer(repository, repository.tags[tag].digest, subject, tag, queue)
+            for tag, digest in tagged_about(repository, subject):
+                queue += await self._take_referrer(repository, digest, subject, tag, queue)
+        for subject in queue:
+            await self._note_heard(repository, subject, set(queue))
+
+    async def _note_heard(self, repository: Repository, subject: Digest, taken: set[Digest]) -> None:
+        """Say that the upstream was heard on C{subject}, when nothing that it said is lacking."""
+        if self._lists is None:
+            return
+        heard = await self._lists.get(repository.upstream, repository.name, subject)
+        if heard is not None and not heard.cut and taken.issuperset(each.digest for each in heard.referrers):
+            self.draft.add_heard(repository, subject)
 
     async def _take_referrer(
         self, repository: Repository, digest: Digest, subject: Digest, tag: str | None, seen: list[Digest]

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from appliance.bundle import foreign, volumeset
 from appliance.bundle.archive import Archive, open_archive
@@ -26,10 +28,13 @@ from appliance.bundle.offer import Offer, Root, Supply, check_names
 from appliance.bundle.policy import Policy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, timestamp
+from appliance.bundle.references import parse_full
 from appliance.bundle.survey import Survey, survey
 from appliance.bundle.wrapping import Stop
-from appliance.errors import BundleError, BundleIncomplete, BundleUnreadable
+from appliance.errors import BundleError, BundleIncomplete, BundleUnreadable, PullcacheError
+from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.interfaces import IBlobStore, IThreads
+from appliance.oci.digest import Digest
 
 UpstreamFor = Callable[[str], str | None]
 """The canonical name of the upstream that a name or an alias means, C{None} for one that is not configured."""
@@ -68,6 +73,8 @@ class ImportOptions:
 class Importer:
     """Imports into one store; one import at a time, the next waits."""
 
+    _log = Logger()
+
     def __init__(
         self,
         store: IBlobStore,
@@ -77,8 +84,13 @@ class Importer:
         upstream_for: UpstreamFor,
         clock: IReactorTime,
         site: str = "",
+        lists: ReferrerLists | None = None,
     ) -> None:
-        """@param site: the stable id of this appliance, for receipts."""
+        """
+        @param site: the stable id of this appliance, for receipts.
+        @param lists: told of which manifests a bundle says that it has all that refers to them; C{None}: nobody is.
+        """
+        self._lists = lists
         self._store = store
         self._publication = publication
         self._threads = threads
@@ -137,13 +149,34 @@ class Importer:
         read_bytes = await self._store_all(found, progress)
         self._check_held(offer, found)
         progress(Progress(stage="publishing", done=found.new_bytes, total=found.new_bytes))
-        return await self._publication.publish(
+        receipt = await self._publication.publish(
             offer.id,
             found.content,
             options.on_existing_tag,
             self._clock.seconds(),
             self._receipt(offer, found, [], read_bytes),
         )
+        await self._note_heard(offer)
+        return receipt
+
+    async def _note_heard(self, offer: Offer) -> None:
+        """
+        Keep what the sender heard of referrers. They are held by now, and say of themselves what they refer to; so what
+        is kept is only that there are no others, as of the time of the bundle.
+        """
+        if offer.bundle is None or self._lists is None:
+            return
+        heard_at = datetime.fromisoformat(offer.bundle.created).timestamp()
+        for entry in offer.bundle.referrers_heard:
+            try:
+                place, subject = parse_full(entry.repository), Digest.parse(entry.subject)
+                upstream = self._upstream_for(place.upstream) or place.upstream
+                known = await self._lists.get(upstream, place.repository, subject)
+                if known is None or known.heard_at < heard_at:
+                    await self._lists.save(upstream, place.repository, subject, ReferrerList((), heard_at))
+            except (PullcacheError, OSError) as error:
+                # The import is published; without this its lists are only taken for incomplete.
+                self._log.warn("{subject}: {error}", subject=entry.subject, error=error)
 
     async def _store_all(self, found: Survey, progress: Callable[[Progress], None]) -> int:
         done = 0

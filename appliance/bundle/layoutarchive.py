@@ -18,12 +18,12 @@ from appliance.bundle.contents import INDEX, MAX_INDEX_BYTES, MAX_REFS, parse_na
 from appliance.bundle.imagelayout import IMAGE_NAME, SUBJECT
 from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
 from appliance.bundle.references import DEFAULT_TAG, Reference, is_plain_tag, parse_familiar
-from appliance.bundle.referrers import subject_of
 from appliance.errors import BundleDamaged, BundleError, ManifestInvalid, PullcacheError
 from appliance.index.repository import REF_NAME
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from appliance.oci.referrer import subject_of
 
 FORMAT = "an OCI image layout"
 

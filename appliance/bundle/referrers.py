@@ -1,13 +1,13 @@
 """
 What a repository's manifests are to each other: which are children, which refer to which.
 
-Referrers are found by C{subject} (image-spec 1.1) and by tag: C{sha256-<hex>} is the fallback of the distribution spec
-("Referrers Tag Schema"), C{sha256-<hex>.sig}, C{.att} and C{.sbom} are cosign's.
+Referrers are found by C{subject} (image-spec 1.1) and by tag: the fallback of the distribution spec ("Referrers Tag
+Schema") and cosign's.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from appliance.bundle.closure import Read
@@ -15,21 +15,14 @@ from appliance.errors import ManifestInvalid
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import Manifest, parse_manifest
-
-SUFFIXES = ("", ".att", ".sbom", ".sig")
-
-_TAG = re.compile(r"(sha256)-([a-f0-9]{64})(?:\.(?:att|sbom|sig))?")
+from appliance.oci.referrer import cosign_tags, fallback_tag, subject_of
 
 
-def tags_of(subject: Digest) -> list[str]:
-    """The tags under which something about C{subject} may be found."""
-    return [f"{subject.file_name}{suffix}" for suffix in SUFFIXES]
-
-
-def subject_of(tag: str | None) -> Digest | None:
-    """What a manifest with such a tag is about, C{None} when the tag is an ordinary one."""
-    match = _TAG.fullmatch(tag or "")
-    return None if match is None else Digest(match[1], match[2])
+def tagged_about(repository: Repository, subject: Digest) -> Iterator[tuple[str, Digest]]:
+    """The tags held under which something about C{subject} may be found, and what they mean."""
+    for tag in (fallback_tag(subject), *cosign_tags(subject)):
+        if (record := repository.tags.get(tag)) is not None:
+            yield tag, record.digest
 
 
 @dataclass
