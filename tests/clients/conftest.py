@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-from tests.clients import tools
+from tests.clients import sides, tools
+from tests.clients.olareg import Olareg
+from tests.clients.signing import IMAGE, REPOSITORY, TAG, Cosign, Cosign3, Oras, Regctl
 from tests.clients.tools import Containerd, DockerRegistry, Podman, Skopeo
 from tests.doubles import images
 from tests.doubles.images import Content
@@ -45,19 +48,22 @@ def _simulated(folder: Path) -> RemoteRegistry:
     return registry
 
 
-def _real(folder: Path) -> DockerRegistry:
-    reason = tools.missing(*DockerRegistry.programs)
+def _real(kind: type[DockerRegistry], folder: Path) -> DockerRegistry:
+    reason = tools.missing(*kind.programs)
     if reason:
         pytest.skip(reason)
-    registry = DockerRegistry(folder).start()
+    registry = kind(folder).start()
     for (repository, tag), content in HELD.items():
         registry.add(repository, tag, content)
     return registry
 
 
-@pytest.fixture(params=[_simulated, _real], ids=["simulated", "docker-registry"])
+@pytest.fixture(
+    params=[_simulated, partial(_real, DockerRegistry), partial(_real, Olareg)],
+    ids=["simulated", "docker-registry", "olareg"],
+)
 def upstream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Upstream]:
-    """A registry that holds L{HELD}: the project's own, and Debian's where it is installed."""
+    """A registry that holds L{HELD}: the project's own, and each other one that is installed."""
     registry = request.param(tmp_path)
     yield registry
     registry.kill()
@@ -88,3 +94,68 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 def skopeo(tmp_path: Path) -> Iterator[Skopeo]:
     """skopeo, where it is installed."""
     yield from _client(Skopeo, tmp_path)
+
+
+# -- what refers to an image ----------------------------------------------------------------------------------------
+
+
+def _registry(kind: type[DockerRegistry], folder: Path) -> Iterator[DockerRegistry]:
+    for made in _client(kind, folder):
+        made.start().add(REPOSITORY, TAG, IMAGE)
+        yield made
+        made.kill()
+
+
+@pytest.fixture(params=[DockerRegistry, Olareg], ids=["docker-registry", "olareg"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DockerRegistry]:
+    """A registry without the referrers API, and one with it; each holds L{IMAGE}."""
+    yield from _registry(request.param, tmp_path)
+
+
+@pytest.fixture
+def docker_registry(tmp_path: Path) -> Iterator[DockerRegistry]:
+    """The one without the API."""
+    yield from _registry(DockerRegistry, tmp_path)
+
+
+@pytest.fixture
+def olareg(tmp_path: Path) -> Iterator[DockerRegistry]:
+    """The one with the API."""
+    yield from _registry(Olareg, tmp_path)
+
+
+@pytest.fixture(params=[Cosign, Cosign3], ids=["cosign-2", "cosign-3"])
+def cosign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cosign]:
+    """Both ways in which signatures are stored."""
+    yield from _client(request.param, tmp_path)
+
+
+@pytest.fixture
+def cosign_2(tmp_path: Path) -> Iterator[Cosign]:
+    """The one that leaves tags."""
+    yield from _client(Cosign, tmp_path)
+
+
+@pytest.fixture
+def cosign_3(tmp_path: Path) -> Iterator[Cosign3]:
+    """The one that leaves referrers."""
+    yield from _client(Cosign3, tmp_path)
+
+
+@pytest.fixture
+def oras(tmp_path: Path) -> Iterator[Oras]:
+    """oras, where it is installed."""
+    yield from _client(Oras, tmp_path)
+
+
+@pytest.fixture
+def regctl(tmp_path: Path) -> Iterator[Regctl]:
+    """regctl, where it is installed."""
+    yield from _client(Regctl, tmp_path)
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Iterator[Appliance]:
+    """A running appliance where there is no network."""
+    with sides.sealed(tmp_path) as made:
+        yield made

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import tools
+from tests.clients.signing import Oras
 from tests.clients.tools import Containerd, DockerRegistry, Failed, Podman, Skopeo, run
 from tests.doubles import images
 from tests.doubles.exports import Site
@@ -216,3 +217,37 @@ def test_crane_pushes_an_unpacked_bundle_and_a_file_with_one_image(tmp_path: Pat
             run("crane", "push", file, f"{registry.authority}/all:1")
     finally:
         registry.kill()
+
+
+# -- oras -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["file", "folder"])
+def test_oras_copies_each_image_with_what_refers_to_it(
+    docker_registry: DockerRegistry, oras: Oras, bundle: Path, tmp_path: Path, packed: bool
+) -> None:
+    """
+    Straight from the file as well as unpacked, by digest: to oras a name in a layout has neither C{/} nor C{:}.
+
+    What has referrers is copied with them, whatever its format.
+    """
+    source = bundle if packed else unpacked([bundle], tmp_path / "layout")
+    for number, (content, referrer) in enumerate([(MULTI, REFERRER), (SCHEMA2, SIGNATURE), (PINNED, None)]):
+        name = f"{docker_registry.authority}/copied/image-{number}"
+        oras.run(
+            "copy", "--recursive", "--from-oci-layout", "--to-plain-http", f"{source}@{content.digest}", f"{name}:1"
+        )
+        assert oras.run("resolve", "--plain-http", f"{name}:1").decode().strip() == content.digest
+        listed = [digest for digest, _ in oras.referrers(f"{name}:1")]
+        assert listed == ([referrer.digest] if referrer else [])
+
+
+def test_oras_lists_what_refers_to_an_image_in_the_bundle(oras: Oras, bundle: Path, tmp_path: Path) -> None:
+    """Nothing has to be imported to see it; regctl looks for a fallback tag there, and there is none."""
+    needs("regctl")
+    folder = unpacked([bundle], tmp_path / "layout")
+    for place in (bundle, folder):
+        assert [found for found, _ in oras.referrers(f"{place}@{MULTI.digest}", "--oci-layout")] == [REFERRER.digest]
+    name = f"ocidir://{folder}@{MULTI.digest}"
+    listed = run("regctl", "artifact", "list", name, "--format", "{{len .Descriptors}}", HOME=str(tmp_path))
+    assert listed.decode().strip() == "0"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.clients.conftest import HELD, Upstream
-from tests.clients.tools import Podman, Skopeo, Source, run
+from tests.clients.sides import carry
+from tests.clients.tools import Podman, Skopeo, Source
 from tests.doubles.images import OCI
 from tests.process.service import UPSTREAM, Appliance
 
@@ -80,22 +80,10 @@ def test_the_store_is_an_oci_layout_that_skopeo_reads(skopeo: Skopeo, appliance:
 
 
 def test_what_was_pulled_here_is_pulled_there(
-    client: Skopeo | Podman, appliance: Appliance, upstream: Upstream, tmp_path: Path
+    client: Skopeo | Podman, appliance: Appliance, upstream: Upstream, sealed: Appliance, tmp_path: Path
 ) -> None:
     """Exported, carried and imported where there is no network: the same client gets the same digests there."""
     check(client, appliance)
-    bundle = tmp_path / "carried.tar"
-    pullcache(appliance, "export", "--all", "-o", bundle)
+    carry(appliance, sealed, tmp_path)
     upstream.kill()
-    closed = Appliance(tmp_path / "closed", "http://127.0.0.1:9", offline=True)
-    closed.start()
-    try:
-        pullcache(closed, "import", bundle)
-        check(client, closed)
-    finally:
-        closed.stop()
-
-
-def pullcache(appliance: Appliance, *arguments: str | Path) -> None:
-    """Run the command against an appliance."""
-    run(sys.executable, "-m", "appliance.cli.main", "--admin", f"http://{appliance.admin}", *arguments)
+    check(client, sealed)
