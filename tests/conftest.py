@@ -51,8 +51,9 @@ def logged_errors(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any
     assert not left, f"left on the reactor: {left}"
 
 
-def pytest_collection_finish() -> None:
-    """What is there before the first test is not looked through after each."""
+@pytest.fixture(autouse=True, scope="module")
+def settled_objects() -> None:
+    """What is there before a module's first test is not looked through after each."""
     gc.collect()
     gc.freeze()
 
