@@ -104,15 +104,20 @@ class Flight:
         self._was_open = False
         self._opened_at = 0.0
         self._opened_with = 0
+        self._asking: Deferred[IBlobResponse] | None = None
+        self._hurried = False
 
     def opened(self) -> Deferred[None]:
         """
         Fires when C{size} and C{source} may be used: the upstream has granted the bytes that are missing.
 
         Fails with what the flight failed with. One Deferred per call; cancelling it detaches its owner only. Who calls
-        this waits for the blob: from its next request on, the flight is no background work.
+        this waits for the blob: the flight is no background work any more, and where it has not got beyond asking, it
+        asks again as what somebody waits for.
         """
-        self.background = False
+        if self.background:
+            self.background = False
+            self._hurry()
         waiter: Deferred[None] = Deferred(lambda gone: self._waiting.remove(gone) if gone in self._waiting else None)
         if self.state is State.FAILED:
             waiter.errback(self._failure)
@@ -205,13 +210,13 @@ class Flight:
         validator = ingest.origin.validator if ingest.origin is not None and ingest.size else None
         stop = first_stop(ingest.size, self.size, self.segments)
         try:
-            response = await self._ask(ingest.size, stop, validator)
+            response = await self._answer(ingest.size, stop, validator)
         except RangeIgnored:
             if stop is None:
                 raise
             # A piece is more than some can give, who can give the whole.
             stop, self.segments = None, 1
-            response = await self._ask(ingest.size, None, validator)
+            response = await self._answer(ingest.size, None, validator)
         try:
             self._board(ingest, response)
         except BaseException:
@@ -263,6 +268,25 @@ class Flight:
             response.abandon()
             raise
         return response
+
+    async def _answer(self, start: int, stop: int | None, validator: str | None) -> IBlobResponse:
+        """As L{_ask}; asked again when somebody begins to wait for what was asked in the background."""
+        while True:
+            self._asking = self._ask(start, stop, validator)
+            try:
+                return await self._asking
+            except CancelledError:
+                if not self._hurried:
+                    raise
+                self._hurried = False
+            finally:
+                self._asking = None
+
+    def _hurry(self) -> None:
+        # In the background it may be the last in a queue that never ends while others pull.
+        if self._asking is not None and not self._asking.called:
+            self._hurried = True
+            self._asking.cancel()
 
     def _ask(self, start: int, stop: int | None, validator: str | None) -> Deferred[IBlobResponse]:
         asked: Deferred[IBlobResponse] = self.registry.blob(

@@ -58,8 +58,9 @@ class FairUpstream:
         return outlook
 
     def overdue(self, repository: str) -> None:
-        """See L{IUpstream.overdue}."""
-        self._registry.overdue(repository)
+        """See L{IUpstream.overdue}; while questions wait for their turn here it is not the registry that is late."""
+        if not self._permits.waiting:
+            self._registry.overdue(repository)
 
     def condition(self) -> Condition:
         """See L{IUpstream.condition}."""

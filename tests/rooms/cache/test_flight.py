@@ -559,6 +559,32 @@ def test_a_flight_that_nobody_waits_for_says_so() -> None:
     trip.body.complete()
 
 
+def test_who_comes_while_the_background_asks_is_not_last_in_the_queue() -> None:
+    """The question is put again as one that somebody waits for; the one in the background is dropped."""
+    trip = Trip()
+    trip.flight.background = True
+    trip.upstream.hang("blob")
+    trip.depart()
+    for _ in range(2):
+        opened = trip.flight.opened()
+        assert not opened.called
+    assert [call.background for call in trip.upstream.asked("blob")] == [True, False]
+    assert [hanging.cancelled for hanging in trip.upstream.hanging] == [True, False]
+    trip.upstream.hanging[1].answer()
+    result(opened)
+    trip.body.complete()
+    assert trip.flight.state is State.LANDED
+
+
+def test_a_flight_that_is_stopped_while_it_asks_ends() -> None:
+    """Being asked again is only for those who begin to wait."""
+    trip = Trip()
+    trip.upstream.hang("blob")
+    trip.depart()
+    trip.landing.cancel()
+    assert trip.flight.state is State.FAILED and len(trip.upstream.asked("blob")) == 1
+
+
 def test_a_flight_is_wanted_unless_it_is_said_otherwise() -> None:
     """A client's blob does not go behind anybody."""
     trip = Trip().depart()

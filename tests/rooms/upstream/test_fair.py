@@ -190,6 +190,20 @@ def test_everything_else_is_the_other_upstreams() -> None:
     assert (inner.waited, inner.stopped) == (["a"], True)
 
 
+def test_a_registry_is_not_late_because_questions_wait_here() -> None:
+    """Who has waited for a turn of ours in vain has learnt nothing of the registry."""
+    inner = scripted("manifest")
+    fair = FairUpstream(inner, Permits(1))
+    first, second = fair.manifest(REPOSITORY, "latest"), fair.manifest(REPOSITORY, "latest")
+    fair.overdue(REPOSITORY)
+    assert inner.waited == []
+    inner.hanging[0].answer()
+    fair.overdue(REPOSITORY)
+    assert inner.waited == [REPOSITORY]
+    inner.hanging[1].answer()
+    assert fired(first).data == fired(second).data == MANIFEST
+
+
 def test_what_is_asked_for_is_passed_on() -> None:
     """Ranges and validators."""
     inner = scripted()
