@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -86,7 +87,7 @@ async def status(session: Session, options: Namespace) -> int:
     found = session.api.as_kind(document, Status)
     session.screen.table(list(_rows(session.api.url, found)))
     session.screen.say()
-    urls = [row for each in found.upstreams for row in _upstream(each)]
+    urls = [row for each in found.upstreams for row in _upstream(each, found)]
     session.screen.table([("UPSTREAM", "STATE", "SINCE", "NEXT", "URL"), *urls])
     for each in found.upstreams:
         for line in _weather(each):
@@ -107,10 +108,19 @@ def _rows(url: str, found: Status) -> Iterator[tuple[str, str]]:
     yield "wanted", f"{count(counts.wants, 'reference')} asked for and not served"
 
 
-def _upstream(upstream: Upstream) -> Iterator[tuple[str, str, str, str, str]]:
+def _upstream(upstream: Upstream, found: Status) -> Iterator[tuple[str, str, str, str, str]]:
     for url in upstream.urls:
         state = "offline" if upstream.offline else url.health or "-"
-        yield upstream.name, state, moment(url.since), url.next or "-", url.url
+        yield upstream.name, state, moment(url.since), _wait(url.next, found), url.url
+
+
+def _wait(until: str | None, found: Status) -> str:
+    """How long that is from the appliance's now: its clock and this one's may differ."""
+    try:
+        now = datetime.fromisoformat(found.started) + timedelta(seconds=found.uptime)
+        return "-" if until is None else f"in {span(max(0.0, (datetime.fromisoformat(until) - now).total_seconds()))}"
+    except (ValueError, TypeError):
+        return until or "-"
 
 
 def _weather(upstream: Upstream) -> Iterator[str]:
