@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from appliance.errors import PullcacheError
+from appliance.flow.sharing import Sharing
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
-
-
-@dataclass
-class _Run(Generic[T]):
-    began: float
-    waiting: list[Deferred[T]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -45,26 +39,23 @@ class Collapsing(Generic[K, T]):
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._runs: dict[K, _Run[T]] = {}
+        self._runs: Sharing[K, T] = Sharing()
+        self._began: dict[K, float] = {}
 
     def share(self, key: K, start: Callable[[], Coroutine[Any, Any, T]]) -> Share[T]:
         """Join the run of C{key}, or begin it with C{start}. The run goes on whoever leaves."""
-        run = self._runs.get(key)
-        joined = run is not None
-        if run is None:
-            run = self._runs[key] = _Run(self._clock.seconds())
-        waiter: Deferred[T] = Deferred(lambda gone: run.waiting.remove(gone) if gone in run.waiting else None)
-        run.waiting.append(waiter)
-        if not joined:
-            Deferred.fromCoroutine(start()).addBoth(self._hand_out, key)
-        return Share(waiter, joined, run.began)
+        joined = key in self._began
+        began = self._began.setdefault(key, self._clock.seconds())
+        return Share(self._runs.get(key, lambda: self._run(key, start)), joined, began)
 
-    def _hand_out(self, result: T | Failure, key: K) -> None:
-        # An upstream's failure that nobody waits for any more has been counted where it happened; a mistake of ours
-        # has not.
-        if isinstance(result, Failure) and not result.check(PullcacheError):
-            self._log.failure("shared work failed", result)
-        run = self._runs.pop(key)
-        # One at a time: a waiter that is told may cancel another.
-        while run.waiting:
-            run.waiting.pop(0).callback(result)
+    async def _run(self, key: K, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            return await start()
+        except PullcacheError:
+            # An upstream's failure that nobody waits for any more has been counted where it happened.
+            raise
+        except Exception:
+            self._log.failure("shared work failed")
+            raise
+        finally:
+            del self._began[key]
