@@ -30,7 +30,7 @@ No other 404 leaves here: clients would take it for a registry without the API, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -57,6 +57,8 @@ from appliance.oci.referrer import Referrer, distinct, parse_descriptor, within_
 
 #: Digests that lists named which are remembered as no inventions of a client's.
 _LISTED = 20_000
+
+_AtHand = tuple[Sequence[Referrer], ReferrerList | None]
 
 ONLY_HELD = "only what is held here is listed"
 NEVER_HEARD = f"{ONLY_HELD}; its upstream was not heard"
@@ -93,11 +95,9 @@ class ReferrerCache:
         @raise UpstreamError: nothing is known and asking failed.
         @raise ReferrersUnknown: nothing is known, and the upstream may not be asked or does not answer us.
         """
-        repository = await self._repositories.get(remote.name, name)
-        held = await self._links.referrers(repository, subject)
-        known = await self._lists.get(remote.name, name, subject)
+        held, known = await self._at_hand(remote.name, name, subject)
         if remote.offline:
-            answer = await self.known(remote.name, name, subject)
+            answer = _unasked(known, held)
             if answer is None:
                 message = f"what refers to {remote.name}/{name}@{subject} was not heard while this appliance was online"
                 raise ReferrersUnknown(message)
@@ -112,11 +112,13 @@ class ReferrerCache:
 
     async def known(self, upstream: str, name: str, subject: Digest) -> ReferrersAnswer | None:
         """What is listed where nobody is asked; C{None}: its upstream was never heard and nothing is held."""
+        held, known = await self._at_hand(upstream, name, subject)
+        return _unasked(known, held)
+
+    async def _at_hand(self, upstream: str, name: str, subject: Digest) -> _AtHand:
+        """What is held, and what was last heard."""
         held = await self._links.referrers(await self._repositories.get(upstream, name), subject)
-        known = await self._lists.get(upstream, name, subject)
-        if known is None and not held:
-            return None
-        return _answer(known, held, HIT, NEVER_HEARD if known is None else None)
+        return held, await self._lists.get(upstream, name, subject)
 
     async def _ask(
         self, remote: Remote, name: str, subject: Digest, known: ReferrerList | None, held: bool
@@ -176,8 +178,15 @@ def _asked(heard: Heard[ReferrerList], known: ReferrerList | None) -> CacheStatu
     return CacheStatus(fwd=reason, stored=not heard.joined, collapsed=heard.joined)
 
 
+def _unasked(known: ReferrerList | None, held: Sequence[Referrer]) -> ReferrersAnswer | None:
+    """The answer where nobody is asked, C{None} when nothing is known."""
+    if known is None and not held:
+        return None
+    return _answer(known, held, HIT, NEVER_HEARD if known is None else None)
+
+
 def _answer(
-    heard: ReferrerList | None, held: list[Referrer], status: CacheStatus, warning: str | None = None
+    heard: ReferrerList | None, held: Sequence[Referrer], status: CacheStatus, warning: str | None = None
 ) -> ReferrersAnswer:
     """All together, as many as are kept for one subject."""
     upstreams = () if heard is None else heard.referrers
