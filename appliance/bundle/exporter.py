@@ -193,8 +193,9 @@ class _Gathering:
                 queue += await self._take_referrer(repository, digest, subject, None, queue)
             for tag, digest in tagged_about(repository, subject):
                 queue += await self._take_referrer(repository, digest, subject, tag, queue)
+        taken = set(queue)
         for subject in queue:
-            await self._note_heard(repository, subject, set(queue))
+            await self._note_heard(repository, subject, taken)
 
     async def _note_heard(self, repository: Repository, subject: Digest, taken: set[Digest]) -> None:
         """Say that the upstream was heard on C{subject}, when nothing that it said is lacking."""
