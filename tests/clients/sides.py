@@ -40,10 +40,10 @@ def pullcache(appliance: Appliance, *arguments: str | Path) -> bytes:
     return run(sys.executable, "-m", "appliance.cli.main", "--admin", f"http://{appliance.admin}", *arguments)
 
 
-def export(appliance: Appliance, folder: Path, *options: str) -> Path:
+def export(appliance: Appliance, folder: Path) -> Path:
     """A bundle of everything that an appliance holds."""
     bundle = folder / "carried.tar"
-    pullcache(appliance, "export", "--all", *options, "-o", bundle)
+    pullcache(appliance, "export", "--all", "-o", bundle)
     return bundle
 
 
