@@ -200,9 +200,8 @@ def cold(bench: Bench) -> None:
             _cold(bench, row, f"{rate / MB:.0f} MB/s, {seconds * 1e3:.0f} ms away", images, targets)
 
 
-def _cold(bench: Bench, row: str, where: str, images: list[Image], targets: dict[str, str]) -> None:
-    for authority in targets.values():
-        warm_up(bench, authority)
+def cold_blobs(bench: Bench, images: list[Image], targets: dict[str, str]) -> Callable[[str], Fetched]:
+    """Fetches, from a target by its name, the blob of the next image that was not fetched there."""
     left = {name: iter(images) for name in targets}
 
     def measure(name: str) -> Fetched:
@@ -212,8 +211,14 @@ def _cold(bench: Bench, row: str, where: str, images: list[Image], targets: dict
         settle(bench)
         return fetch(targets[name], image.blob_path)
 
+    return measure
+
+
+def _cold(bench: Bench, row: str, where: str, images: list[Image], targets: dict[str, str]) -> None:
+    for authority in targets.values():
+        warm_up(bench, authority)
     findings = bench.findings
-    for name, rounds in interleaved(bench.effort.rounds, list(targets), measure).items():
+    for name, rounds in interleaved(bench.effort.rounds, list(targets), cold_blobs(bench, images, targets)).items():
         findings.add(row, name, "seconds", "s", [each.seconds for each in rounds])
         findings.add(row, name, "first byte", "ms", [each.first * 1e3 for each in rounds])
     for figure, said, limit in (("seconds", "time", 1.15), ("first byte", "first byte", 1.5)):

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.contents import Image
-from benchmarks.reading import Fetched, fetch
-from benchmarks.rows import DIRECT, MB, Bench, interleaved, settle, warm_up
+from benchmarks.reading import fetch
+from benchmarks.rows import DIRECT, MB, Bench, cold_blobs, interleaved, warm_up
 from benchmarks.servers import BlackHole, Line
 from tests.clients import plain
 from tests.process.service import until
@@ -46,15 +46,7 @@ def segments(bench: Bench) -> None:
         }
         for authority in targets.values():
             warm_up(bench, authority)
-        left = {name: iter(images) for name in targets}
-
-        def measure(name: str) -> Fetched:
-            image = next(left[name])
-            plain.get(targets[name], image.digest_path, image.content.digest)
-            settle(bench)
-            return fetch(targets[name], image.blob_path)
-
-        for name, fetched in interleaved(rounds, list(targets), measure).items():
+        for name, fetched in interleaved(rounds, list(targets), cold_blobs(bench, images, targets)).items():
             findings.add("segments", name, "speed", "MB/s", [each.rate for each in fetched])
             findings.add("segments", name, "first byte", "ms", [each.first * 1e3 for each in fetched])
     promise = f"blob, {CONNECTION_RATE / MB:.0f} MB/s a connection: {several} against one"
