@@ -19,9 +19,9 @@ from appliance.admin.planned import PlannedExport, planned
 from appliance.admin.route import JSON, Parameter, Reply, Route, body, flag, json, media_type, raw, value, values
 from appliance.admin.streaming import send_parts
 from appliance.bundle.export import SIGNATURE_ROOM, Export, LeftOut
-from appliance.bundle.receipt import timestamp
 from appliance.errors import BundleIncomplete, ConfigError, NotHeld
 from appliance.interfaces import IBlobStore
+from appliance.oci.timestamps import timestamp
 
 KEPT_FOR = 3600.0
 """Seconds that an export is kept after it was last asked for."""

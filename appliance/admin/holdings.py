@@ -13,7 +13,6 @@ from appliance.admin.route import Parameter, Reply, Route, json, value
 from appliance.bundle.closure import Closure, closure
 from appliance.bundle.imageconfig import named
 from appliance.bundle.reading import Reading
-from appliance.bundle.receipt import timestamp
 from appliance.bundle.referrers import Kinship, kinship
 from appliance.bundle.selection import Candidate, Pattern, UpstreamFor, parse_pattern
 from appliance.cache.usage import Usage
@@ -22,6 +21,7 @@ from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
+from appliance.oci.timestamps import timestamp
 
 LATEST = "latest"
 _EVERYTHING = Pattern("**", "**", None, None)

@@ -12,12 +12,12 @@ from appliance.admin.documents import HeldBlob, Inventory, WantEntry, WantList
 from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, value
 from appliance.bundle.reading import Reading
-from appliance.bundle.receipt import timestamp
 from appliance.cache.wants import Want, Wants
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
+from appliance.oci.timestamps import timestamp
 
 _FORMATS = ("json", "text")
 

@@ -10,10 +10,10 @@ from twisted.web.server import Request
 
 from appliance import __version__
 from appliance.admin.route import Reply, Route, json
-from appliance.bundle.receipt import timestamp
 from appliance.cache.wants import Wants
 from appliance.index.repositories import Repositories
 from appliance.interfaces import Condition, IBlobStore, RateLimit, UrlCondition
+from appliance.oci.timestamps import timestamp
 from appliance.settings import Settings, UpstreamSettings
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Literal, cast
 
 import appliance
@@ -27,6 +26,7 @@ from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import is_media_type
 from appliance.oci.referrer import subject_of
+from appliance.oci.timestamps import timestamp
 
 _MAX_LINE = 1024
 
@@ -71,7 +71,7 @@ class Draft:
                 registry=candidate.upstream,
                 repository=candidate.repository,
                 tag=candidate.tag,
-                resolved_at=None if tag is None else _rfc3339(tag.tagged_at),
+                resolved_at=None if tag is None else timestamp(tag.tagged_at),
             ),
             platforms=_platforms(closure),
         )
@@ -132,7 +132,7 @@ class Draft:
         """The document, with all blobs in the first volume; not sealed."""
         increment = selection.is_increment or bool(self._required)
         return Bundle(
-            created=_rfc3339(self.created),
+            created=timestamp(self.created),
             producer=Producer(name="pullcache", version=appliance.__version__),
             site=site,
             title=selection.title,
@@ -205,8 +205,3 @@ def _kind(piece: Piece) -> BlobKind:
 def _line(text: str | None) -> str:
     """What an image's author wrote, when it is fit to be shown: nothing else may enter the document."""
     return text if text is not None and text.isprintable() and len(text) <= _MAX_LINE else ""
-
-
-def _rfc3339(seconds: float) -> str:
-    """To the second, which is what a repository remembers."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -27,7 +27,7 @@ from appliance.bundle.minisign import PublicKey
 from appliance.bundle.offer import Offer, Root, Supply, check_names
 from appliance.bundle.policy import Policy
 from appliance.bundle.publication import Publication
-from appliance.bundle.receipt import Change, Receipt, timestamp
+from appliance.bundle.receipt import Change, Receipt
 from appliance.bundle.references import parse_full
 from appliance.bundle.survey import Survey, survey
 from appliance.bundle.wrapping import Stop
@@ -35,6 +35,7 @@ from appliance.errors import BundleError, BundleIncomplete, BundleUnreadable, Pu
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
+from appliance.oci.timestamps import timestamp
 
 UpstreamFor = Callable[[str], str | None]
 """The canonical name of the upstream that a name or an alias means, C{None} for one that is not configured."""

@@ -28,10 +28,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from appliance.bundle.receipt import Receipt, timestamp
+from appliance.bundle.receipt import Receipt
 from appliance.errors import BundleIncomplete, PullcacheError
 from appliance.flow.durable import fsync_folder, make_folder, write_file
 from appliance.interfaces import IThreads
+from appliance.oci.timestamps import timestamp
 
 INTERVAL = 5.0
 """Seconds between two looks. A file is taken when two looks find it the same: a copy may not halt for longer."""

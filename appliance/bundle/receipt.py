@@ -6,7 +6,6 @@ The id begins with the time, so that a list of them is in the order in which the
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -147,11 +146,6 @@ class Receipts:
         except (msgspec.MsgspecError, ValueError) as error:
             self._log.error("receipt {id} cannot be read: {error}", id=receipt_id, error=error)
             return None
-
-
-def timestamp(seconds: float) -> str:
-    """RFC 3339 in UTC, to the second."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _key(receipt_id: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -28,6 +28,7 @@ from appliance.flow.sharing import Sharing
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
 from appliance.oci.referrer import Referrer, index_of, parse_referrers
+from appliance.oci.timestamps import timestamp
 
 FOLDER = "_referrers"
 HEARD = "io.pullcache.heard"
@@ -174,8 +175,7 @@ def _key(upstream: str, name: str, subject: Digest) -> Key:
 
 
 def _encode(heard: ReferrerList) -> bytes:
-    at = datetime.fromtimestamp(heard.heard_at, UTC).isoformat(timespec="seconds")
-    return index_of(heard.referrers, {HEARD: at.replace("+00:00", "Z")} | ({CUT: "true"} if heard.cut else {}))
+    return index_of(heard.referrers, {HEARD: timestamp(heard.heard_at)} | ({CUT: "true"} if heard.cut else {}))
 
 
 def _decode(data: bytes) -> ReferrerList:

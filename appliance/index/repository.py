@@ -28,6 +28,7 @@ from appliance.errors import DigestInvalid, DocumentDamaged, TagInvalid
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.names import parse_tag
+from appliance.oci.timestamps import timestamp
 
 REF_NAME = "org.opencontainers.image.ref.name"
 TAGGED = "io.pullcache.tagged"
@@ -178,12 +179,8 @@ class Repository:
 
 
 def _annotations(name: str, tag: Tag) -> dict[str, str]:
-    said = {REF_NAME: name, TAGGED: _rfc3339(tag.tagged_at), CHECKED: _rfc3339(tag.checked_at)}
+    said = {REF_NAME: name, TAGGED: timestamp(tag.tagged_at), CHECKED: timestamp(tag.checked_at)}
     return said if tag.pinned is None else said | {PINNED: tag.pinned}
-
-
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _seconds(text: str | None) -> float:

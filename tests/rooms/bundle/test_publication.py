@@ -10,12 +10,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from appliance.bundle.journal import HeldManifest, Published
 from appliance.bundle.offer import Root
 from appliance.bundle.publication import Publication
-from appliance.bundle.receipt import Change, Receipt, Receipts, timestamp
+from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.errors import BundleConflict
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
+from appliance.oci.timestamps import timestamp
 from tests.doubles.exports import result_of
 
 BUNDLE = "sha256:" + "ab" * 32

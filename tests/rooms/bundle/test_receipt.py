@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.receipt import Change, Receipt, Receipts, timestamp
+from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.errors import NotHeld
 from appliance.index.memory import MemoryDocuments
+from appliance.oci.timestamps import timestamp
 from tests.doubles.exports import result_of
 
 BUNDLE = "sha256:" + "ab" * 32

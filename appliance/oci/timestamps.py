@@ -1,0 +1,10 @@
+"""Moments as OCI documents write them: RFC 3339 (image-spec, annotations.md)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC, to the second, of seconds since the epoch."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
