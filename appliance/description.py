@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from appliance.settings import (
     AWS,
@@ -183,6 +184,12 @@ def _exposures(upstream: UpstreamSettings, reachable: list[str]) -> Iterator[str
         yield f"what its credentials may pull is served to anyone who can reach {', '.join(reachable)}"
     if known and any(url.startswith("http:") for url in upstream.urls):
         yield f"the {_secret_word(upstream)} sent over plain http"
+    hosts = dict.fromkeys(urlsplit(url).netloc.lower() for url in upstream.urls)
+    if len(hosts) > 1 and (upstream.username or upstream.token_file or upstream.credentials):
+        yield (
+            f"the {_secret_word(upstream)} shown to every host of it: {', '.join(hosts)};"
+            " give auth_file, where each host has its own, or make an upstream of each"
+        )
     if upstream.insecure:
         given = ", and whoever shows it is given the credentials" if known else ""
         yield f"insecure: any certificate is believed{given}"

@@ -392,11 +392,13 @@ class Secret:
         """
         C{PASSWORD}: with Basic, to the registry or its token server. C{IDENTITY}: a refresh token that the token server
         exchanges (distribution's "Oauth2 Token Authentication"). C{BEARER}: a token for the registry itself.
+        C{NONE}: not at all, C{danger_text} is empty; there is no secret for this host, which is asked as anybody would.
         """
 
         PASSWORD = "password"
         IDENTITY = "identity"
         BEARER = "bearer"
+        NONE = "none"
 
     identity: str
     username: str
@@ -405,7 +407,7 @@ class Secret:
 
 
 class ICredentials(Interface):
-    """Where an upstream's secret comes from."""
+    """Where the secret comes from that one host of an upstream is shown."""
 
     def current() -> Deferred[Secret]:
         """
@@ -465,9 +467,10 @@ class IAdapter(IPlugin):
 
     def credentials(settings: UpstreamSettings, means: object) -> ICredentials | None:
         """
-        Where the secret comes from, C{None} when this kind has no way of its own beside the settings' files.
+        Where the secret comes from, C{None} when this kind has no way of its own beside the settings' files. Called
+        once for each origin (scheme, host and port) among the URLs; what it gives is shown to that one alone.
 
-        @param means: a C{appliance.upstream.means.Means}.
+        @param means: a C{appliance.upstream.means.Means} for that origin.
         """
 
 

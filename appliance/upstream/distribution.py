@@ -56,13 +56,14 @@ class DistributionUpstream:
         agents: Callable[[Url], Agents],
         clock: IReactorTime,
         adapter: IAdapter = STANDARD,
-        credentials: ICredentials | None = None,
+        credentials: Callable[[Url], ICredentials | None] = lambda url: None,
         observer: IUpstreamObserver | None = None,
         limits: Limits | None = None,
         random: Callable[[], float] = chance.random,
     ) -> None:
         """
         @param agents: makes the agents for one configured URL.
+        @param credentials: gives those of the origin of one configured URL; called once for each origin.
         @param random: gives numbers from 0 to 1.
         @raise ValueError: one of C{settings.urls} is none.
         """
@@ -76,8 +77,10 @@ class DistributionUpstream:
         self._questions = Questions(self._exchange)
         self._allowance = Allowance(self.name, settings.keep_pulls, clock, self._observer)
         self._auth_hosts = settings.auth_hosts + adapter.auth_hosts
-        self._credentials, self._tokens = credentials, Tokens(clock)
+        self._tokens = Tokens(clock)
         urls = [Url.parse(url) for url in settings.urls]
+        # The first URL of an origin speaks for all of them.
+        self._credentials = {root: credentials(url) for root, url in {url.root: url for url in reversed(urls)}.items()}
         self._sites = Sites(self.name, [self._place(url, agents(url)) for url in urls], clock)
         self._referrers = ReferrerQuestions(
             self._questions, self._exchange, self._allowance, self._sites, clock, adapter.has_referrers
@@ -91,7 +94,7 @@ class DistributionUpstream:
             self._exchange,
             self._adapter,
             self._auth_hosts,
-            self._credentials,
+            self._credentials[url.root],
             self._tokens,
         )
         shown = url.shown.removesuffix("/")

@@ -20,10 +20,10 @@ class Means:
     Given to L{appliance.interfaces.IAdapter.credentials}, and to whoever reads the settings' files.
 
     @ivar upstream: its configured name, for errors.
-    @ivar host: the host of its first URL, in lower case and without a port.
+    @ivar host: the host that the credentials are for, in lower case and without a port.
     @ivar threads: for calls that block.
-    @ivar post: C{post(path, fields)} sends C{fields} as a form (C{application/x-www-form-urlencoded}) to C{path} at the
-        first URL, with its proxy, trust and address rules; C{path} begins with a slash. Fires with the body of a 200,
+    @ivar post: C{post(path, fields)} sends C{fields} as a form (C{application/x-www-form-urlencoded}) to C{path} at
+        that host, with its proxy, trust and address rules; C{path} begins with a slash. Fires with the body of a 200,
         of 1 MiB at most. Fails with L{appliance.errors.UpstreamDenied} for 404 and whatever else says no, else with the
         L{appliance.errors.UpstreamError} that says it; never with what was sent.
     @ivar environ: the environment, as C{HOME} and C{PATH}; not shown, since it may hold secrets.

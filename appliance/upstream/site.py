@@ -54,7 +54,7 @@ class Site:
         acceptance = None
         if credentials is not None:
             acceptance = Acceptance(exchange.upstream, url.shown, credentials, exchange.watch.clock)
-        self._access = Access(exchange.upstream, adapter, realms, acceptance, tokens, server, self._proof)
+        self._access = Access(exchange.upstream, url.root, adapter, realms, acceptance, tokens, server, self._proof)
 
     async def ping(self) -> int:
         """

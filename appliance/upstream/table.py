@@ -125,9 +125,8 @@ class _Composition:
     def upstream(self) -> DistributionUpstream:
         settings, observer, limits = self._settings, self._observer, self._limits
         try:
-            credentials = self._credentials()
             return DistributionUpstream(
-                settings, self._agents, self._reactor, self._adapter, credentials, observer, limits
+                settings, self._agents, self._reactor, self._adapter, self._credentials, observer, limits
             )
         except ValueError as reason:
             raise ConfigError(f"upstreams.{settings.name}: {reason}") from None
@@ -135,17 +134,17 @@ class _Composition:
     def _agents(self, url: Url) -> Agents:
         return agents_for(self._settings, url, self._reactor, self._trust, self._limits, self._proxies)
 
-    def _credentials(self) -> ICredentials | None:
+    def _credentials(self, url: Url) -> ICredentials | None:
         """The adapter's own before those of the settings' files, which it takes into account."""
-        means = self._means()
+        means = self._means(url)
         own: ICredentials | None = self._adapter.credentials(self._settings, means)
-        return own if own is not None else credentials_for(self._settings, means)
+        return own if own is not None else credentials_for(self._settings, url, means)
 
-    def _means(self) -> Means:
-        name, home = self._settings.name, Url.parse(self._settings.urls[0])
+    def _means(self, url: Url) -> Means:
+        name = self._settings.name
         exchange = Exchange(name, self._reactor, self._limits, self._observer)
-        forms = Forms(exchange, self._agents(home).own, home)
-        return Means(name, home.host, self._reactor, self._threads, self._reactor, forms.post, self._environ)
+        forms = Forms(exchange, self._agents(url).own, url)
+        return Means(name, url.host, self._reactor, self._threads, self._reactor, forms.post, self._environ)
 
 
 # -- at the start ---------------------------------------------------------------------------------------------------

@@ -58,6 +58,11 @@ class Url:
         return self.scheme, self.host, self.port
 
     @property
+    def root(self) -> str:
+        """The origin as text: the URL without its target."""
+        return f"{self.scheme}://{self.authority}"
+
+    @property
     def path(self) -> str:
         """The target without its query."""
         return self.target.partition("?")[0]
@@ -71,7 +76,7 @@ class Url:
     @property
     def shown(self) -> str:
         """The URL for people: without its query, which may be a signature."""
-        return f"{self.scheme}://{self.authority}{self.path}"
+        return self.root + self.path
 
     def at(self, target: str) -> Url:
         """Another target at the same origin."""
@@ -101,7 +106,7 @@ class Url:
         return _without_dots(self.path.rpartition("/")[0] + "/" + path) + question + query
 
     def __bytes__(self) -> bytes:
-        return f"{self.scheme}://{self.authority}{self.target}".encode("ascii")
+        return f"{self.root}{self.target}".encode("ascii")
 
     def __repr__(self) -> str:
         return f"<Url {self.shown}>"

@@ -91,6 +91,8 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "warning: the admin endpoint tcp:port=5001 can be reached from other machines, and asks nobody who they are\n"
         "warning: docker.io: what its credentials may pull is served to anyone who can reach tcp:port=5000\n"
         "warning: docker.io: the password is sent over plain http\n"
+        "warning: docker.io: the password is shown to every host of it: one.example, two.example; give auth_file, where"
+        " each host has its own, or make an upstream of each\n"
         "warning: docker.io: without kind: dockerhub, nginx is not found as library/nginx\n"
         "warning: b: what its credentials may pull is served to anyone who can reach tcp:port=5000\n"
         "warning: b: insecure: any certificate is believed, and whoever shows it is given the credentials\n"
@@ -234,6 +236,26 @@ def test_a_secret_is_not_sent_in_the_clear_in_silence(fields: dict[str, Any], wo
     """One plain URL among several is enough."""
     assert warned(changed(urls=("https://b", "http://b"), **fields)) == [words]
     assert warned(changed(urls=("https://b",), **fields)) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"username": "me", "password_file": Path("/p")}, "the password is shown to every host of it: b, B:5000;"),
+        ({"token_file": Path("/t")}, "the token is shown to every host of it: b, B:5000;"),
+        ({"token_file": Path("/t"), "kind": "acr"}, "the token is shown to every host of it: b, B:5000;"),
+        ({"credentials": "aws", "kind": "ecr-public"}, "the credentials are shown to every host of it: b, B:5000;"),
+        ({"auth_file": Path("/a")}, None),
+        ({"kind": "ecr"}, None),
+        ({"client_cert": Path("/c")}, None),
+        ({}, None),
+    ],
+)
+def test_one_secret_for_several_hosts_is_no_secret_between_two(fields: dict[str, Any], words: str | None) -> None:
+    """A secret that is not kept by host goes to each: a mirror is shown the registry's password."""
+    found = warned(changed(urls=("https://b/v", "https://b/w", "https://B:5000"), **fields))
+    assert [each.partition(";")[0] + ";" for each in found] == ([] if words is None else [words.lower()])
+    assert warned(changed(urls=("https://b/v", "https://b/w"), **fields)) == []
 
 
 @pytest.mark.parametrize(

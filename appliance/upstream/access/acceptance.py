@@ -61,18 +61,22 @@ class Acceptance:
         self._bars: dict[str, _Bar] = {}
         self._looks: Sharing[str, bool] = Sharing()
 
-    async def current(self) -> Secret:
-        """The secret of now, whether it may be shown or not: its tokens may."""
-        return await self._credentials.current()
+    async def current(self) -> Secret | None:
+        """The secret of now, whether it may be shown or not: its tokens may. C{None}: there is none for this URL."""
+        secret = await self._credentials.current()
+        return None if secret.use is Secret.Use.NONE else secret
 
-    async def presentable(self) -> Secret:
+    async def presentable(self) -> Secret | None:
         """
-        The secret that may be shown now; who comes while another one is looked for waits for that.
+        The secret that may be shown now; who comes while another one is looked for waits for that. C{None}: there is
+        none for this URL.
 
         @raise UpstreamDenied: it was finally refused; the message says what to do.
         """
         for _ in range(MAX_TURNS):
-            secret = await self.current()
+            secret = await self._credentials.current()
+            if secret.use is Secret.Use.NONE:
+                return None
             bar = self._bars.get(secret.identity)
             if bar is None or self._may_try(bar):
                 return secret
@@ -96,7 +100,7 @@ class Acceptance:
         bar = self._bars.get(secret.identity)
         if bar is not None and bar.final and not bar.on_trial:
             # A refusal that comes late: everything about this secret is settled.
-            return (await self.current()).identity != secret.identity
+            return (await self._credentials.current()).identity != secret.identity
         if bar is None or bar.final:
             bar = self._bar(secret)
         return await self._another(secret, bar)

@@ -61,6 +61,7 @@ class Access:
     def __init__(
         self,
         upstream: str,
+        registry: str,
         adapter: IAdapter,
         realms: Realms,
         acceptance: Acceptance | None,
@@ -69,9 +70,11 @@ class Access:
         proof: Proof,
     ) -> None:
         """
+        @param registry: the URL's origin, as L{TokenKey} has it.
         @param acceptance: of the secret, C{None} for nobody's.
         """
         self._upstream = upstream
+        self._registry = registry
         self._adapter = adapter
         self._realms = realms
         self._acceptance = acceptance
@@ -141,7 +144,8 @@ class Access:
 
         question = Question(realm_of(self._upstream, challenge), challenge.params.get("service"), scope)
         check(question.realm)
-        key = TokenKey(self._upstream, "", str(bytes(question.realm), "ascii"), question.service, scope)
+        realm = str(bytes(question.realm), "ascii")
+        key = TokenKey(self._upstream, answer.url.root, "", realm, question.service, scope)
         token = await self._tokens.get(key, lambda: self._server.fetch(question, check, None))
         return _bearer(token)
 
@@ -167,6 +171,8 @@ class Access:
         if self._acceptance is None:
             return None
         secret = await self._acceptance.presentable()
+        if secret is None:
+            return None
         if secret.use is Secret.Use.PASSWORD:
             return Shown(basic(secret), secret=secret)
         if secret.use is Secret.Use.IDENTITY:
@@ -231,7 +237,7 @@ class Access:
     def _key(self, challenge: Challenge, repository: str, secret: Secret | None) -> TokenKey:
         identity = "" if secret is None else secret.identity
         realm, service = challenge.params.get("realm", ""), challenge.params.get("service")
-        return TokenKey(self._upstream, identity, realm, service, self._adapter.scope(repository))
+        return TokenKey(self._upstream, self._registry, identity, realm, service, self._adapter.scope(repository))
 
 
 def _bearer(token: Token) -> bytes:

@@ -70,13 +70,12 @@ class Server:
     keys: tuple[str, ...]
 
     @classmethod
-    def at(cls, url: str) -> Server:
+    def at(cls, url: Url) -> Server:
         """The registry at a configured URL."""
-        parsed = Url.parse(url)
-        if parsed.host in _HUB_HOSTS:
+        if url.host in _HUB_HOSTS:
             return cls(HUB, (HUB, *(_HUB_HOSTS)))
-        with_port = f"{parsed.authority.removesuffix(f':{parsed.port}')}:{parsed.port}"
-        return cls(parsed.authority, tuple(dict.fromkeys((parsed.authority, with_port))))
+        with_port = f"{url.authority.removesuffix(f':{url.port}')}:{url.port}"
+        return cls(url.authority, tuple(dict.fromkeys((url.authority, with_port))))
 
     def entry(self, entries: dict[str, Any]) -> Any:
         """
@@ -103,12 +102,14 @@ class AuthFile:
     L{appliance.upstream.access.rotation.Source}.
     """
 
-    def __init__(self, path: Path, url: str, means: Means) -> None:
+    def __init__(self, path: Path, url: Url, means: Means, or_none: bool = False) -> None:
         """
         @param url: of the registry.
+        @param or_none: whether having nothing for it means that it wants nothing, which otherwise is an error.
         """
         self._server = Server.at(url)
         self._means = means
+        self._or_none = or_none
         self._file = SecretFile("auth_file", path, means)
         self._helpers: dict[str, CredentialHelper] = {}
         self.shown = self._file.shown
@@ -127,6 +128,8 @@ class AuthFile:
             return found
         found = await self._helper(config.store).get(self._server.name, again) if config.store else None
         found = found or self._written(config.auths or {})
+        if found is None and self._or_none:
+            return Found("", "", Secret.Use.NONE)
         if found is None:
             raise self._fault(f"has nothing; write it there with docker login {self._server.name}")
         return found

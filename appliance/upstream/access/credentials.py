@@ -8,18 +8,24 @@ from appliance.upstream.access.authfile import AuthFile
 from appliance.upstream.access.rotation import Rotation
 from appliance.upstream.access.secretfile import PasswordFile, TokenFile
 from appliance.upstream.means import Means
+from appliance.upstream.url import Url
 
 
-def credentials_for(settings: UpstreamSettings, means: Means) -> ICredentials | None:
+def credentials_for(settings: UpstreamSettings, url: Url, means: Means) -> ICredentials | None:
     """
-    Where the secret comes from that the settings name a file of, C{None} for an anonymous upstream.
+    Where the secret for C{url} comes from that the settings name a file of, C{None} for an anonymous upstream.
+
+    In C{auth_file} secrets stand by host, and C{url} is shown the one of its own. An upstream with URLs of several
+    hosts may have some that want none: what the file does not know is asked as anybody would. The other files hold one
+    secret for whatever host is asked (see L{appliance.description.warnings}).
 
     For an adapter that has a way of its own it is L{appliance.interfaces.IAdapter.credentials} that is asked first.
     """
     if settings.username is not None and settings.password_file is not None:
         return Rotation(PasswordFile(settings.username, settings.password_file, means), means.clock)
     if settings.auth_file is not None:
-        return Rotation(AuthFile(settings.auth_file, settings.urls[0], means), means.clock)
+        several = len({Url.parse(each).authority for each in settings.urls}) > 1
+        return Rotation(AuthFile(settings.auth_file, url, means, or_none=several), means.clock)
     return token_credentials(settings, means)
 
 

@@ -1,7 +1,8 @@
 """
 Bearer tokens that are held, and one request for each that is not.
 
-The key of a token holds who asked for it: a token given to one set of credentials must never serve another.
+The key of a token holds who asked for it, and which registry sent us for it: a token given to one set of credentials
+must never serve another, and what one registry is to see must never be shown to a second one that names the same realm.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class TokenKey:
     """
     Which token.
 
+    @ivar registry: the origin whose challenge it answers, as in L{appliance.upstream.url.Url.root}.
     @ivar credential: L{appliance.interfaces.Secret.identity}, or C{""} for nobody.
     @ivar realm: the token server's URL.
     @ivar service: as the challenge named it, C{None} when it did not.
@@ -37,6 +39,7 @@ class TokenKey:
     """
 
     upstream: str
+    registry: str
     credential: str
     realm: str
     service: str | None

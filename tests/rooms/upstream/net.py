@@ -43,6 +43,7 @@ from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
 from appliance.upstream.network.agents import Agents
 from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.url import Url
 
 T = TypeVar("T")
 
@@ -454,5 +455,8 @@ def upstream(
         auth_file=auth_file,
     )
     clock: IReactorTime = net.clock
-    shown = credentials or credentials_for(settings, means(clock))
+
+    def shown(url: Url) -> ICredentials | None:
+        return credentials or credentials_for(settings, url, means(clock))
+
     return DistributionUpstream(settings, net.agents, clock, adapter, shown, observer, limits)

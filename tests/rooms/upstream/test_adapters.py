@@ -184,9 +184,12 @@ class Site:
         self._credentials = credentials or self._own
 
     def upstream(self) -> DistributionUpstream:
-        credentials = self._credentials(self.settings, self.means())
         return DistributionUpstream(
-            self.settings, self.net.agents, self.net.clock, self._adapter, credentials=credentials
+            self.settings,
+            self.net.agents,
+            self.net.clock,
+            self._adapter,
+            credentials=lambda url: self._credentials(self.settings, self.means()),
         )
 
     def means(self) -> Means:
@@ -197,7 +200,8 @@ class Site:
         return Means("up.example", home.host, self.net.clock, InlineThreads(), processes, forms.post)
 
     def _own(self, settings: UpstreamSettings, means: Means) -> ICredentials | None:
-        return self._adapter.credentials(settings, means) or credentials_for(settings, means)
+        home = Url.parse(settings.urls[0])
+        return self._adapter.credentials(settings, means) or credentials_for(settings, home, means)
 
     def pull(self, name: str) -> tuple[bytes, bytes]:
         """Manifest and blob, as whoever pulls C{name} gets them."""

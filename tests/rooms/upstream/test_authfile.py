@@ -15,6 +15,7 @@ from appliance import errors
 from appliance.interfaces import Secret
 from appliance.upstream.access.authfile import HUB, AuthFile, Server, host_of
 from appliance.upstream.access.rotation import Found
+from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, means, now
 
 
@@ -29,11 +30,11 @@ def wrote(folder: Path, config: object) -> Path:
 
 
 def found(folder: Path, config: object, url: str = "https://registry.example") -> Found:
-    return now(AuthFile(wrote(folder, config), url, means(Clock())).read(again=False))
+    return now(AuthFile(wrote(folder, config), Url.parse(url), means(Clock())).read(again=False))
 
 
 def fault(folder: Path, config: object, url: str = "https://registry.example") -> BaseException:
-    return failure_of(AuthFile(wrote(folder, config), url, means(Clock())).read(again=False))
+    return failure_of(AuthFile(wrote(folder, config), Url.parse(url), means(Clock())).read(again=False))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,6 @@ def test_user_and_password_come_back_whatever_they_hold(username: str, password:
 def test_a_key_of_any_kind_has_a_host(key: str) -> None:
     """Reading another's key never fails, and means this registry only when it is that host."""
     assert "/" not in host_of(key)
-    assert Server.at("https://registry.example").entry({key: 1}) == (
+    assert Server.at(Url.parse("https://registry.example")).entry({key: 1}) == (
         1 if host_of(key) in ("registry.example", "registry.example:443") else None
     )

@@ -19,6 +19,7 @@ from appliance.interfaces import Secret
 from appliance.upstream.access.authfile import HUB, AuthFile
 from appliance.upstream.access.credentialhelper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, PATIENCE, CredentialHelper
 from appliance.upstream.access.rotation import Found, Rotation
+from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, means, now, pending
 
 
@@ -100,7 +101,7 @@ class Rig:
     def auth_file(self, config: object, url: str = "https://registry.example") -> AuthFile:
         path = self.folder / "config.json"
         path.write_text(json.dumps(config))
-        return AuthFile(path, url, self.means)
+        return AuthFile(path, Url.parse(url), self.means)
 
 
 @pytest.fixture

@@ -17,7 +17,10 @@ from appliance.upstream.access.acceptance import Acceptance
 from appliance.upstream.access.credentials import credentials_for, token_credentials
 from appliance.upstream.access.rotation import GRACE, PAUSES, Found, IFollowed, Rotation
 from appliance.upstream.access.secretfile import MAX_SECRET_BYTES, PasswordFile, SecretFile, TokenFile
+from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, means, now, pending
+
+HOME = Url.parse("https://registry.example")
 
 # -- the choice -----------------------------------------------------------------------------------------------------
 
@@ -33,12 +36,12 @@ def wrote(path: Path, data: str) -> Path:
 
 def test_without_a_file_we_are_nobody() -> None:
     """Most upstreams are asked anonymously."""
-    assert credentials_for(settings(), means(Clock())) is None
+    assert credentials_for(settings(), HOME, means(Clock())) is None
 
 
 def test_a_user_name_goes_with_the_password_of_its_file(tmp_path: Path) -> None:
     """The usual way."""
-    given = credentials_for(settings(username="u", password_file=wrote(tmp_path / "p", "x\n")), means(Clock()))
+    given = credentials_for(settings(username="u", password_file=wrote(tmp_path / "p", "x\n")), HOME, means(Clock()))
     assert given is not None
     secret = now(given.current())
     assert (secret.username, secret.danger_text, secret.use) == ("u", "x", Secret.Use.PASSWORD)
@@ -46,7 +49,7 @@ def test_a_user_name_goes_with_the_password_of_its_file(tmp_path: Path) -> None:
 
 def test_a_token_file_holds_a_token_for_the_registry(tmp_path: Path) -> None:
     """White space around it means nothing."""
-    given = credentials_for(settings(token_file=wrote(tmp_path / "t", " \n x.y \r\n")), means(Clock()))
+    given = credentials_for(settings(token_file=wrote(tmp_path / "t", " \n x.y \r\n")), HOME, means(Clock()))
     assert given is not None
     secret = now(given.current())
     assert (secret.username, secret.danger_text, secret.use) == ("", "x.y", Secret.Use.BEARER)
@@ -65,7 +68,7 @@ def test_an_adapter_may_know_a_token_as_a_password(tmp_path: Path) -> None:
 def test_an_auth_file_is_docker_s(tmp_path: Path) -> None:
     """What docker login wrote is taken as it is."""
     file = wrote(tmp_path / "config.json", '{"auths": {"registry.example": {"auth": "dTpw"}}}')
-    given = credentials_for(settings(auth_file=file), means(Clock()))
+    given = credentials_for(settings(auth_file=file), HOME, means(Clock()))
     assert given is not None
     assert now(given.current()).username == "u"
 

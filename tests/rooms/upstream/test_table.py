@@ -225,6 +225,16 @@ def test_an_adapter_is_asked_for_credentials_with_the_means_to_get_them(site: Pa
     assert "/home/me" not in repr(means.means)
 
 
+def test_an_adapter_gives_the_credentials_of_each_host_on_its_own(site: Path) -> None:
+    """An exchange at one registry brings what is shown to that registry; two paths of a host are one."""
+    (site / "site_asking_each.py").write_text(ASKED.replace('"asking"', '"each"').replace("means = None", "hosts = []"))
+    file = site / "site_asking_each.py"
+    file.write_text(file.read_text().replace("self.means = means", "self.hosts.append(means.host)"))
+    made(settings(kind="each", urls=("https://a.example/x", "https://b.example", "https://a.example/y")))
+    asking: Any = adapter_of(settings(kind="each"))
+    assert sorted(asking.hosts) == ["a.example", "b.example"]
+
+
 def test_offline_no_question_is_asked() -> None:
     """Everything is answered at once, with what is missing."""
     upstream = offline_upstream_for(settings(kind="dockerhub"))

@@ -69,7 +69,13 @@ class Weather:
         credentials, adapter = more.pop("credentials", None), more.pop("adapter", Standard())
         settings = UpstreamSettings(name="up.example", urls=self.urls, **more)
         self.upstream = DistributionUpstream(
-            settings, self.net.agents, self.net.clock, adapter, credentials, self.observer, None, lambda: 0.5
+            settings,
+            self.net.agents,
+            self.net.clock,
+            adapter,
+            lambda url: credentials,
+            self.observer,
+            random=lambda: 0.5,
         )
         for url in self.urls:
             self.serve(lambda asked: Reply(body=MANIFEST), url)
