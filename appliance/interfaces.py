@@ -368,8 +368,8 @@ class IUpstream(Interface):
     def referrers(repository: str, subject: Digest) -> Deferred[Referrers]:
         """
         Everything that refers to C{subject}: what the referrers API lists, all its pages, and what the fallback tag
-        does (distribution-spec, "Listing Referrers"). None at all only when the upstream says so; fails with
-        L{UpstreamMissing} when it says that it knows no such repository, which only the API tells for sure.
+        does (distribution-spec, "Listing Referrers"). None at all only when the upstream says so, which it does as well
+        by knowing neither the API nor the tag, or no such repository: it never fails with L{UpstreamMissing}.
         """
 
     def stop() -> None:

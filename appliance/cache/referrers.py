@@ -9,7 +9,7 @@ the upstream             nothing               held, never heard      heard late
 =======================  ====================  =====================  ============  =====================
 lists some               them                  them and the held      not asked     them and the held
 lists none               none                  the held               not asked     the held
-has no such repository   404                   the held, warned       not asked     as heard, stale
+has no such repository   none                  the held               not asked     the held
 refuses us               502                   the held, warned       not asked     as heard, stale
 wants fewer requests     429                   the held, warned       not asked     as heard, stale
 fails, or is down        502                   the held, warned       not asked     as heard, stale
@@ -23,7 +23,7 @@ subject itself is held changes nothing. "Warned": a warning says that it may not
 it, the second and the last column are as the first one; where C{max_stale} does, the last one is. A document that is
 damaged was never heard.
 
-No other 404 leaves here: clients would take it for a registry without the API, ask for the fallback tag, and take a
+No 404 leaves here: clients would take it for a registry without the API, ask for the fallback tag, and take a
 404 of that for "nothing". And the list is asked for without a filter, so that one answer serves them all.
 """
 
@@ -91,7 +91,6 @@ class ReferrerCache:
         """
         All referrers known, by the table above.
 
-        @raise UpstreamMissing: nothing is known, and the upstream has no such repository.
         @raise UpstreamError: nothing is known and asking failed.
         @raise ReferrersUnknown: nothing is known, and the upstream may not be asked or does not answer us.
         """
@@ -137,8 +136,6 @@ class ReferrerCache:
         try:
             said = await remote.registry.referrers(name, subject)
         except UpstreamMissing as error:
-            if error.repository_unknown:
-                raise
             # No word on the referrers: one that has none says so with an empty list.
             raise UpstreamInvalid(remote.name, f"no list of what refers to {subject}: {error.detail}") from error
         referrers, cut = within_limits(distinct(_descriptors(said.descriptors)))

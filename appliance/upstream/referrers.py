@@ -10,10 +10,9 @@ What the API's answer means:
 
 ==============================================  ==========================================================
 200, an image index by its type and its form    its list, all pages of it
-404 with C{NAME_UNKNOWN}                        there is no such repository
 200 of any other type or form, HTML, other      there is no API: the tag alone counts, and nothing there means
-2xx, 3xx to another host, 400, 404, 405, 406,   nothing refers to it, as far as this URL knows
-410, 501
+2xx, 3xx to another host, 400, any 404 (of an   nothing refers to it, as far as this URL knows
+unknown repository, too), 405, 406, 410, 501
 200, an index by its type, that is no JSON;     unknown: what the tag lists is given as cut, and where it lists
 too long, or encoded; another 4xx                nothing, that is the error
 anything else, and whatever fails later on      the error it is for every question
@@ -199,7 +198,7 @@ class ReferrerQuestions:
         if isinstance(first, _Page):
             await self._walk(place, repository, first, found)
         if not found.is_full:
-            found.add(await self._by_tag(place, repository, subject, isinstance(first, _Page)))
+            found.add(await self._by_tag(place, repository, subject))
         if isinstance(first, _NoApi) and first.anywhere:
             # Only now: the registry was there otherwise, so it was no page of somebody who stood in for it.
             self._supports[place.url].lacked()
@@ -263,9 +262,9 @@ class ReferrerQuestions:
             return _NoApi(answer.what, anywhere=True)
         problem = await answer.problem()
         fault = status_fault(self._upstream, answer.what, answer.status, answer.response.headers, problem)
-        if answer.status not in _NO_API or (isinstance(fault, UpstreamMissing) and fault.repository_unknown):
+        if answer.status not in _NO_API:
             return fault
-        # An error about a manifest or a digest is one of a registry that knows what it was asked for.
+        # An error about a repository, a manifest or a digest is one of a registry that knows what it was asked for.
         code, _ = reported(problem)
         return _NoApi(answer.what, anywhere=code in ("", "UNSUPPORTED"))
 
@@ -279,17 +278,11 @@ class ReferrerQuestions:
 
     # -- the tag ------------------------------------------------------------------------------------------------------
 
-    async def _by_tag(self, place: Place, repository: str, subject: Digest, listed: bool) -> list[Referrer]:
-        """
-        What the fallback tag lists.
-
-        @param listed: whether the API did, so that the repository is there.
-        """
+    async def _by_tag(self, place: Place, repository: str, subject: Digest) -> list[Referrer]:
+        """What the fallback tag lists, which is nothing where neither the tag nor its repository is there."""
         try:
             fetched = await self._tagged(place, repository, fallback_tag(subject))
-        except UpstreamMissing as missing:
-            if missing.repository_unknown and not listed:
-                raise
+        except UpstreamMissing:
             return []
         if fetched is None or mediatypes.without_parameters(fetched.content_type or "") in _NO_LIST:
             return []

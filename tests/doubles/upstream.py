@@ -357,11 +357,9 @@ class ScriptedUpstream:
         return self._answer(Call("tags", repository), say)
 
     def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
-        """See L{IUpstream.referrers}; nothing refers to what no list was given for."""
+        """See L{IUpstream.referrers}; nothing refers to what no list was given for, in any repository."""
 
         def say() -> Referrers:
-            if (repository, subject) not in self.listed:
-                self._shelf(repository)
             return self.listed.get((repository, subject), Referrers(()))
 
         return self._answer(Call("referrers", repository, str(subject)), say)

@@ -146,10 +146,9 @@ def test_nobody_takes_trouble_for_no_signatures(error: errors.UpstreamError, sta
     assert listed(desk.get(PATH)) == digests(SIGNATURE)
 
 
-def test_a_repository_that_is_not_there_is_unknown() -> None:
-    """404, as for everything else of it."""
-    answer = shop().get(f"/v2/absent/referrers/{SUBJECT}")
-    assert (answer.status, answer.error["code"]) == (404, "NAME_UNKNOWN")
+def test_nothing_refers_to_what_is_in_no_repository() -> None:
+    """An empty index: the upstream was asked, and has neither a list nor a tag of it."""
+    assert listed(shop().get(f"/v2/absent/referrers/{SUBJECT}")) == []
 
 
 def test_a_list_heard_before_is_served_when_the_upstream_is_down() -> None:

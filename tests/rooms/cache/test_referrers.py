@@ -93,7 +93,7 @@ def stocked(*manifests: bytes, **more: Any) -> tuple[ScriptedUpstream, Desk]:
 TABLE: dict[str, tuple[Any, Any, Any, Any]] = {
     "lists some": ("theirs", "theirs", "not asked", "theirs"),
     "lists none": ("theirs", "theirs", "not asked", "theirs"),
-    "has no such repository": (errors.UpstreamMissing, "held, warned", "not asked", "stale"),
+    "has no such repository": ("theirs", "theirs", "not asked", "theirs"),
     "refuses us": (errors.ReferrersUnknown, "held, warned", "not asked", "stale"),
     "wants fewer requests": (errors.UpstreamRateLimited, "held, warned", "not asked", "stale"),
     "fails": (errors.UpstreamUnavailable, "held, warned", "not asked", "stale"),
@@ -149,8 +149,7 @@ def test_unknown_is_never_empty(
             assert not waiting.called
         upstream.hanging[0].refuse(TIMEOUT)
     if isinstance(expected, type):
-        failure = failing(waiting, expected)
-        assert expected is not errors.UpstreamMissing or failure.repository_unknown  # type: ignore[attr-defined]
+        failing(waiting, expected)
         return
     answer = result(waiting)
     said = [NEW] if how == "lists some" else []
@@ -180,9 +179,8 @@ def test_the_table_is_the_documented_one() -> None:
         (DOWN, errors.UpstreamUnavailable),
         (LIMITED, errors.UpstreamRateLimited),
         (DENIED, errors.ReferrersUnknown),
-        (errors.UpstreamMissing(HUB, "gone", repository_unknown=True), errors.UpstreamMissing),
     ],
-    ids=["unavailable", "rate_limited", "denied", "missing"],
+    ids=["unavailable", "rate_limited", "denied"],
 )
 def test_what_may_not_be_served_stale_is_an_error(
     column: str, fault: errors.UpstreamError, told: type[Exception]
@@ -268,20 +266,21 @@ def test_who_has_something_waits_so_long_and_the_question_goes_on() -> None:
 
 
 def test_a_repository_that_is_not_there_is_believed_for_a_while() -> None:
-    """missing_for; then it is asked for again."""
+    """As any list that is empty; then it is asked for again."""
     upstream, desk = stocked()
     for _ in range(3):
-        failing(desk.ask(name="other"), errors.UpstreamMissing)
+        assert digests(result(desk.ask(name="other"))) == []
     assert len(upstream.calls) == 1
-    desk.clock.advance(30.0)
-    failing(desk.ask(name="other"), errors.UpstreamMissing)
+    desk.clock.advance(600.0)
+    assert digests(result(desk.ask(name="other"))) == []
     assert len(upstream.calls) == 2
 
 
-def test_a_404_of_anything_but_the_repository_says_nothing() -> None:
+@pytest.mark.parametrize("repository_unknown", [False, True])
+def test_a_404_in_place_of_a_list_says_nothing(repository_unknown: bool) -> None:
     """It would send clients to the fallback tag, whose 404 they take for "unsigned"."""
     upstream, desk = stocked()
-    upstream.fail(errors.UpstreamMissing(HUB, "no such thing"))
+    upstream.fail(errors.UpstreamMissing(HUB, "no such thing", repository_unknown))
     assert not isinstance(failing(desk.ask(), errors.UpstreamInvalid), errors.UpstreamMissing)
     upstream.fail(errors.Offline("no packet leaves"))  # type: ignore[arg-type]
     failing(desk.ask(), errors.ReferrersUnknown)

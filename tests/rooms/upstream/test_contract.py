@@ -120,8 +120,6 @@ class TestUntilTheEnd(OverHTTP):
 class TestBehindRedirects(OverHTTP):
     """Everything lives at a CDN; what refers to a manifest is not asked for elsewhere, so the tag has to tell."""
 
-    has_referrers = False
-
     def upstream_holding(self, held: Held) -> DistributionUpstream:
         self.server(held)
         self.net.servers[CDN] = self.net.servers[REGISTRY]

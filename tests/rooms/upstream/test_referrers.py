@@ -396,23 +396,30 @@ def test_a_redirect_in_a_circle_is_no_answer() -> None:
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_repository_is_missing() -> None:
-    """It is not taken for a registry without the API."""
+def test_any_404_of_the_api_means_the_tag() -> None:
+    """A registry without the API may take its path for a repository; what the tag lists is not lost by that."""
     rig = Rig()
     rig.api["*"] = oci_error(404, "NAME_UNKNOWN")
-    fault = rig.fault()
-    assert isinstance(fault, errors.UpstreamMissing) and fault.repository_unknown
-    assert rig.asked == [API]
-    rig.fault()
-    assert rig.asked == [API, API]
+    rig.manifests[TAG] = page(SIGNATURE)
+    assert rig.ask() == Referrers((SIGNATURE,))
 
 
-def test_a_missing_repository_may_be_told_by_the_tag() -> None:
-    """Where HEAD is refused and there is no API, the GET tells."""
+def test_nothing_refers_to_what_is_in_no_repository() -> None:
+    """Neither the API nor the tag knows it; that says nothing of the API, which is asked again for the next one."""
+    rig = Rig()
+    rig.api["*"] = rig.manifests["*"] = oci_error(404, "NAME_UNKNOWN")
+    assert rig.ask() == Referrers(())
+    assert rig.asked[0] == API
+    rig.asked.clear()
+    rig.ask()
+    assert rig.asked[0] == API
+
+
+def test_nothing_refers_to_what_the_tag_calls_an_unknown_repository() -> None:
+    """Also where HEAD is refused, so that the GET tells."""
     rig = Rig()
     rig.heads[TAG], rig.manifests[TAG] = Reply(405), oci_error(404, "NAME_UNKNOWN")
-    fault = rig.fault()
-    assert isinstance(fault, errors.UpstreamMissing) and fault.repository_unknown
+    assert rig.ask() == Referrers(())
 
 
 def test_a_list_of_the_api_stands_whatever_a_missing_tag_is_called() -> None:
