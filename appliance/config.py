@@ -188,6 +188,7 @@ def _bundles(at: At) -> BundleSettings:
             {
                 "trust": scalars.list_of(scalars.public_key),
                 "require_signature": At.flag,
+                "accept_callers_keys": At.flag,
                 "inbox": scalars.optional(scalars.inbox),
                 "site": scalars.optional(scalars.site),
             }

@@ -50,7 +50,9 @@ def warnings(settings: Settings) -> list[str]:
     if admin and is_open(admin):
         found.append(f"the admin endpoint {admin} can be reached from other machines, and asks nobody who they are")
     if settings.bundles.require_signature and not settings.bundles.trust:
-        found.append("bundles: a signature is required and no key is trusted: no bundle can be imported")
+        found.append(
+            "bundles: a signature is required and no key is trusted: only an import that names a key takes a bundle"
+        )
     reachable = [listener.endpoint for listener in settings.listen if is_open(listener.endpoint)]
     for name, upstream in settings.upstreams.items():
         found += [f"{name}: {warning}" for warning in (*_exposures(upstream, reachable), *_slips(upstream))]
@@ -71,6 +73,8 @@ def _bundles(bundles: BundleSettings) -> str:
     keys = len(bundles.trust)
     signed = f"signed by one of {keys} trusted keys" if keys > 1 else "signed by the trusted key" if keys else "signed"
     taken = f"only when {signed}" if keys or bundles.require_signature else "signed or not"
+    if keys and bundles.accept_callers_keys:
+        taken += ", or by a key that whoever orders the import names"
     watched = f", also from {bundles.inbox}" if bundles.inbox else ""
     return f"bundles: exported as {bundles.site or 'the name of this machine'}; imported {taken}{watched}"
 

@@ -140,12 +140,14 @@ class BundleSettings(msgspec.Struct, frozen=True, kw_only=True):
     @ivar trust: public keys in minisign's form, one line of base64 each: whose bundles are taken. One is enough to have
         every bundle that none of them signed refused.
     @ivar require_signature: whether an unsigned bundle is refused even while no key is trusted.
+    @ivar accept_callers_keys: whether who orders an import may name a key that is not in C{trust}.
     @ivar inbox: a folder that is watched for bundles to import, C{None} when none is.
     @ivar site: what this appliance is called in what it exports; C{None} for the name of the machine.
     """
 
     trust: tuple[str, ...] = ()
     require_signature: bool = False
+    accept_callers_keys: bool = False
     inbox: Path | None = None
     site: str | None = None
 

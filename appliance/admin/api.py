@@ -118,7 +118,8 @@ class Api:
 
     def _policy(self) -> Policy:
         bundles = self._premises.settings().bundles
-        return Policy(tuple(map(PublicKey.parse, bundles.trust)), bundles.require_signature)
+        keys = tuple(map(PublicKey.parse, bundles.trust))
+        return Policy(keys, bundles.require_signature, bundles.accept_callers_keys)
 
     def _conditions(self) -> dict[str, Condition]:
         return {name: remote.registry.condition() for name, remote in self._premises.cache.remotes.items()}

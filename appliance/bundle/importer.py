@@ -62,7 +62,7 @@ class ImportOptions:
     @ivar as_name: the name of the one image in another tool's archive, C{None} for the archive's own names.
     @ivar dry_run: say what would happen, and store nothing.
     @ivar on_existing_tag: what happens to a tag that means something else here.
-    @ivar trust: keys that are trusted for this import, beside the configured ones.
+    @ivar trust: the only keys that are trusted for this import, see L{Policy.only}; none: the configured ones.
     """
 
     as_name: str | None = None
@@ -123,6 +123,7 @@ class Importer:
     async def _opened(
         self, files: Sequence[Path], options: ImportOptions, progress: Callable[[Progress], None]
     ) -> Receipt:
+        policy = self._policy.only(options.trust)
         stop = Stop()
         archives: list[Archive] = []
         try:
@@ -130,7 +131,7 @@ class Importer:
                 progress(Progress(stage="opening", entry=str(path)))
                 await self._threads.call(_open, path, archives, stop)
             progress(Progress(stage="checking"))
-            offer = await self._threads.call(_offer, archives, options, self._policy.also(options.trust))
+            offer = await self._threads.call(_offer, archives, options, policy)
             return await self._import(self._canonical(offer), archives, options, progress)
         finally:
             # Whatever a thread is still reading ends soon, and the files are closed after it.

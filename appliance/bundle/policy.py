@@ -1,4 +1,4 @@
-"""Whose bundles are taken."""
+"""Whose bundles are taken: the keys that the configuration trusts, and those that a caller names for one import."""
 
 from __future__ import annotations
 
@@ -15,19 +15,39 @@ class Policy:
     The keys that are trusted, and whether one of them must have signed.
 
     One key is enough to refuse what is unsigned: else it would be enough to cut a signature off.
+
+    @ivar accept_callers_keys: whether a caller may name a key that is none of C{keys}.
     """
 
     keys: tuple[PublicKey, ...] = ()
     require_signature: bool = False
+    accept_callers_keys: bool = False
 
     @property
     def demands(self) -> bool:
         """Whether what is not signed is refused."""
         return self.require_signature or bool(self.keys)
 
-    def also(self, keys: Sequence[PublicKey]) -> Policy:
-        """This policy with further keys."""
-        return Policy((*self.keys, *keys), self.require_signature)
+    def only(self, keys: Sequence[PublicKey]) -> Policy:
+        """
+        This policy where a caller trusts C{keys} and no others; without any, this policy.
+
+        Who may order an import may not decide by that whose bundles are taken: where keys are configured, a caller
+        chooses among them, unless the configuration says otherwise.
+
+        @raise BundleUntrusted: one of them is not configured, others are, and a caller may not add to them.
+        """
+        if not keys:
+            return self
+        strangers = [] if self.accept_callers_keys or not self.keys else [key for key in keys if key not in self.keys]
+        if strangers:
+            raise BundleUntrusted(
+                f"key {strangers[0].key_id} is none of those that this appliance trusts"
+                f" ({', '.join(key.key_id for key in self.keys)}), and only these can be named for an import; to trust"
+                f" it, add it to the configuration, bundles: {{trust: [..., {strangers[0]}]}}, or allow callers any key"
+                " with bundles: {accept_callers_keys: true}"
+            )
+        return Policy(tuple(dict.fromkeys(keys)), self.require_signature, self.accept_callers_keys)
 
     def check(self, source: str, data: bytes, signatures: Sequence[str]) -> tuple[PublicKey, str] | None:
         """
@@ -41,8 +61,8 @@ class Policy:
             return None
         if not signatures:
             raise BundleUntrusted(
-                f"{source}: it is not signed, and this appliance takes only what a trusted key has signed; have it"
-                " exported with --sign"
+                f"{source}: it is not signed, and only what a trusted key has signed is taken here; have it exported"
+                " with --sign"
             )
         if not self.keys:
             raise BundleUntrusted(
@@ -61,6 +81,6 @@ class Policy:
         """Raises L{BundleUntrusted} when another tool's archive, which nobody can have signed, is not taken."""
         if self.demands:
             raise BundleUntrusted(
-                f"{source}: is {format}, which carries no signature, and this appliance takes only what a trusted key"
-                " has signed; import it elsewhere and export a signed bundle there"
+                f"{source}: is {format}, which carries no signature, and only what a trusted key has signed is taken"
+                " here; import it elsewhere and export a signed bundle there"
             )

@@ -140,6 +140,11 @@ def test_only_what_the_right_key_signed_is_taken(
         for refused in ("unsigned", "theirs"):
             assert command(strict, "import", tmp_path / f"{refused}.tar", status=1).stderr.count("\n") == 1
             assert ask(strict.authority, "/v2/team/app/manifests/1").status >= 400
+        named = ("--trust", tmp_path / "theirs.pub")
+        for given in ((), ("--dry-run",)):
+            ended = command(strict, "import", tmp_path / "theirs.tar", *named, *given, status=1)
+            assert "bundles: {trust: [" in ended.stderr
+        assert ask(strict.authority, "/v2/team/app/manifests/1").status >= 400
         assert imported(strict, tmp_path / "ours.tar")["signer"]
         pull_all(strict, images)
     finally:

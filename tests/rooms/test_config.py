@@ -42,7 +42,7 @@ def test_an_empty_file_means_the_defaults() -> None:
         offline=False,
         access_log="-",
         shutdown_grace=10.0,
-        bundles=BundleSettings(trust=(), require_signature=False, inbox=None, site=None),
+        bundles=BundleSettings(trust=(), require_signature=False, accept_callers_keys=False, inbox=None, site=None),
         upstreams={},
     )
 
@@ -98,7 +98,8 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "offline: true\n"
         "access_log: access.log\n"
         "shutdown_grace: 2m\n"
-        f"bundles: {{trust: [{PUBLIC_KEY}], require_signature: true, inbox: ., site: berth-3}}\n"
+        f"bundles: {{trust: [{PUBLIC_KEY}], require_signature: true, accept_callers_keys: true,\n"
+        "  inbox: ., site: berth-3}\n"
         "upstreams:\n"
         "  docker.io:\n"
         "    url: ['https://one.example/prefix', 'http://[::1]:5000']\n"
@@ -139,7 +140,9 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         offline=True,
         access_log=tmp_path / "access.log",
         shutdown_grace=120.0,
-        bundles=BundleSettings(trust=(PUBLIC_KEY,), require_signature=True, inbox=tmp_path, site="berth-3"),
+        bundles=BundleSettings(
+            trust=(PUBLIC_KEY,), require_signature=True, accept_callers_keys=True, inbox=tmp_path, site="berth-3"
+        ),
         upstreams={
             "docker.io": UpstreamSettings(
                 name="docker.io",
@@ -410,6 +413,7 @@ WRONG_KEYS = [
     ("shutdown_grace: ~", "shutdown_grace", "nothing stands where text"),
     ("bundles: ~", "bundles", "nothing stands where keys"),
     ("bundles: {trusted: []}", "bundles.trusted", "did you mean trust"),
+    ("bundles: {accept_callers_keys: all}", "bundles.accept_callers_keys", "true nor false"),
     ("bundles: {trust: RWQ}", "bundles.trust", "stands where a list"),
     ("bundles: {trust: [RWQ]}", "bundles.trust[0]", "begins with RW"),
     (f"bundles: {{trust: [{PUBLIC_KEY}, x{PUBLIC_KEY[1:]}]}}", "bundles.trust[1]", "second line"),

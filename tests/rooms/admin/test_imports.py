@@ -133,13 +133,17 @@ def test_a_tag_that_means_something_else_can_be_a_reason_to_refuse(tmp_path: Pat
 
 
 def test_a_key_is_trusted_by_configuration_or_for_one_import(tmp_path: Path) -> None:
-    """A configured key has what others signed refused, and the order can add one."""
+    """A configured key has what others signed refused, and the order adds none unless the configuration lets it."""
     ours, theirs = SecretKey.generate(), SecretKey.generate()
     file = bundle(tmp_path, image(), key=theirs)
     strict = Appliance(trust=(str(ours.public),))
     assert refusal(strict.ask("POST", "imports", {"files": [file]}))["code"] == "bundle-untrusted"
     order = {"files": [file], "trust": [str(theirs.public)]}
-    assert receipt(strict.ask("POST", "imports", order))["signer"] == theirs.public.key_id
+    error = refusal(strict.ask("POST", "imports", order))
+    assert error["code"] == "bundle-untrusted" and str(theirs.public) in error["message"]
+    assert receipt(Appliance().ask("POST", "imports", order))["signer"] == theirs.public.key_id
+    lenient = Appliance(trust=(str(ours.public),), accept_callers_keys=True)
+    assert receipt(lenient.ask("POST", "imports", order))["signer"] == theirs.public.key_id
     assert receipt(Appliance(trust=(str(theirs.public),)).ask("POST", "imports", {"files": [file]}))
     unsigned = bundle(tmp_path, image(), name="unsigned.tar")
     required = Appliance(require_signature=True)

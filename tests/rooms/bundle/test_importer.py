@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from appliance.bundle import contents, intake, tar
 from appliance.bundle.importer import ImportOptions, Progress
-from appliance.bundle.minisign import SecretKey
+from appliance.bundle.minisign import PublicKey, SecretKey
 from appliance.bundle.policy import Policy
 from appliance.errors import (
     BundleConflict,
@@ -399,6 +399,64 @@ def test_a_key_given_with_the_import_is_trusted_for_it(tmp_path: Path, bundle: P
     assert receiver.run(signed(tmp_path, key), trust=(key.public,)).signer == key.public.key_id
     with pytest.raises(BundleUntrusted, match="not signed"):
         receiver.run(bundle, trust=(key.public,))
+
+
+def test_a_key_given_with_the_import_chooses_among_the_configured_ones(tmp_path: Path) -> None:
+    """Only these: the other configured key is not trusted for this import."""
+    ours, theirs = SecretKey.generate(), SecretKey.generate()
+    policy = Policy((ours.public, theirs.public), require_signature=True)
+    path = signed(tmp_path, theirs)
+    assert Receiver(policy).run(path, trust=(theirs.public,)).signer == theirs.public.key_id
+    receiver = Receiver(policy)
+    with pytest.raises(BundleUntrusted, match=f"{theirs.public.key_id}, which is not trusted here"):
+        receiver.run(path, trust=(ours.public,))
+    assert (receiver.names(), receiver.held()) == ({}, 0)
+
+
+@pytest.mark.parametrize("require", [True, False])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_key_given_with_the_import_adds_nothing_to_the_configured_ones(
+    tmp_path: Path, require: bool, dry_run: bool
+) -> None:
+    """Who may order an import cannot have a stranger's bundle taken; the message has the line to be configured."""
+    ours, theirs = SecretKey.generate(), SecretKey.generate()
+    receiver = Receiver(Policy((ours.public,), require))
+    for keys in ((theirs.public,), (ours.public, theirs.public)):
+        with pytest.raises(BundleUntrusted, match="none of those that this appliance trusts") as caught:
+            receiver.run(signed(tmp_path, theirs), trust=keys, dry_run=dry_run)
+        assert f"bundles: {{trust: [..., {theirs.public}]}}" in str(caught.value)
+    assert (receiver.names(), receiver.held()) == ({}, 0)
+
+
+def test_another_key_that_only_calls_itself_like_a_configured_one_is_not_it(tmp_path: Path) -> None:
+    """A key's id is eight bytes that anybody can choose."""
+    ours, theirs = SecretKey.generate(), SecretKey.generate()
+    namesake = PublicKey(ours.public.key_id, theirs.public.raw)
+    with pytest.raises(BundleUntrusted, match="none of those that this appliance trusts"):
+        Receiver(Policy((ours.public,))).run(signed(tmp_path, theirs), trust=(namesake,))
+
+
+def test_callers_may_name_any_key_where_the_configuration_says_so(tmp_path: Path) -> None:
+    """And then it is the only one: what the configured key signed is not taken for that import."""
+    ours, theirs = SecretKey.generate(), SecretKey.generate()
+    policy = Policy((ours.public,), accept_callers_keys=True)
+    path = signed(tmp_path, theirs)
+    assert Receiver(policy).run(path, trust=(theirs.public,)).signer == theirs.public.key_id
+    with pytest.raises(BundleUntrusted):
+        Receiver(policy).run(path)
+    with pytest.raises(BundleUntrusted):
+        Receiver(policy).run(signed(tmp_path, ours, "ours.tar"), trust=(theirs.public,))
+
+
+def test_a_signature_that_is_required_may_be_by_the_callers_key_where_none_is_configured(
+    tmp_path: Path, bundle: Path
+) -> None:
+    """The caller's keys are the only ones then; what is not signed stays refused."""
+    key = SecretKey.generate()
+    policy = Policy(require_signature=True)
+    assert Receiver(policy).run(signed(tmp_path, key), trust=(key.public,)).signer == key.public.key_id
+    with pytest.raises(BundleUntrusted, match="not signed"):
+        Receiver(policy).run(bundle, trust=(key.public,))
 
 
 def test_a_changed_list_of_contents_is_refused_by_its_signature(tmp_path: Path) -> None:
