@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
+import msgspec
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+from werkzeug.exceptions import HTTPException
 
 from appliance.admin import openapi
-from appliance.admin.failures import Refused, internal, told
+from appliance.admin.failures import document, internal, told
 from appliance.admin.metrics import CONTENT_TYPE, Metrics
 from appliance.admin.route import Reply, Route, check_query, json, send
-from appliance.admin.site import BODY_LIMIT, AdminSite
+from appliance.admin.site import AdminSite
 from appliance.admin.streaming import abort
 
 
@@ -50,7 +53,23 @@ class AdminApp:
     def site(self) -> Site:
         """What to listen with."""
         resource: Resource = self._app.resource()
-        return AdminSite(resource)
+        return AdminSite(resource, self, self._metrics.clock)
+
+    def body_limit(self, method: bytes, uri: bytes) -> int:
+        """See L{Bodies}."""
+        route = self._meant(method, uri)
+        return route.body_limit if isinstance(route, Route) else 0
+
+    def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
+        """See L{Bodies}."""
+        route = self._meant(method, uri)
+        if isinstance(route, HTTPException):
+            status, found = told(route) or internal()
+        elif route.body_limit:
+            status, found = 413, document("too-large", f"the body may have {route.body_limit} bytes, not more")
+        else:
+            status, found = 413, document("too-large", f"{route.name} takes no body")
+        return status, msgspec.json.encode(found)
 
     def healthz(self, request: Request) -> Reply:
         """Alive: the reactor turns."""
@@ -105,9 +124,16 @@ class AdminApp:
 
         self._app.route(route.path, methods=[route.method], endpoint=route.name)(answer)
 
+    def _meant(self, method: bytes, uri: bytes) -> Route | HTTPException:
+        """The route of a request whose head alone is known, or why there is none."""
+        path = unquote_to_bytes(uri.partition(b"?")[0]).decode("utf-8", "replace")
+        try:
+            name, _ = self._app.url_map.bind("admin").match(path, method.decode("ascii", "replace"))
+        except HTTPException as error:
+            return error
+        return next(route for route in self.routes if route.name == name)
+
     async def _answer(self, route: Route, request: Request, parameters: dict[str, str]) -> bytes | None:
-        if getattr(request, "overrun", False):
-            raise Refused(413, "too-large", f"the body is larger than the {BODY_LIMIT} bytes it may have")
         check_query(request, route.query)
         reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)  # type: ignore[arg-type]
         return None if reply is None else send(request, reply)

@@ -29,6 +29,9 @@ KEPT_FOR = 3600.0
 KEPT = 16
 """Exports kept; the longest unasked is dropped for a new one."""
 
+ORDER_LIMIT = 64 * 1024 * 1024
+"""Bytes of an order: an inventory of half a million blobs."""
+
 _SHOWN = 5
 TAR = "application/x-tar"
 _TEXT = "text/plain"
@@ -73,7 +76,14 @@ class Exports:
         one = "/api/v1/exports/<export>"
         return [
             Route(
-                "POST", "/api/v1/exports", self.plan, "Plan an export.", PlannedExport, takes=ExportOrder, status=201
+                "POST",
+                "/api/v1/exports",
+                self.plan,
+                "Plan an export.",
+                PlannedExport,
+                takes=ExportOrder,
+                body_limit=ORDER_LIMIT,
+                status=201,
             ),
             Route("GET", "/api/v1/exports", self.at_once, "Plan and send an export of one file.", TAR, _ONE_SHOT),
             Route("GET", one, self.shown, "A planned export.", PlannedExport),
@@ -85,6 +95,7 @@ class Exports:
                 "Put a signature in minisign's form into it.",
                 PlannedExport,
                 takes=_TEXT,
+                body_limit=SIGNATURE_ROOM,
             ),
             Route("GET", f"{one}/volumes/<n>", self.volume, "One of its files, numbered from 1.", TAR),
         ]

@@ -22,6 +22,9 @@ from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.held import Held
 from appliance.cache.wants import Wants
 
+ORDER_LIMIT = 4 * 1024 * 1024
+"""Bytes of an order: ten thousand paths of four hundred bytes."""
+
 TELL_EVERY = 0.25
 """Seconds between two lines about the same stage."""
 
@@ -79,6 +82,7 @@ class Imports:
                 "Import archives; progress, then a receipt or an error.",
                 NDJSON,
                 takes=ImportOrder,
+                body_limit=ORDER_LIMIT,
             ),
             Route("GET", "/api/v1/imports", self.receipts, "The receipts of all imports.", ReceiptList),
             Route("GET", "/api/v1/imports/<receipt>", self.receipt, "One receipt.", Receipt),

@@ -52,6 +52,7 @@ class Route:
     @ivar path: as werkzeug writes it, C{<name>} for a parameter and C{<path:name>} for one with slashes.
     @ivar query: the parameters there are; others are refused.
     @ivar takes: what the body is decoded as, or its media type as text, or C{None}: there is none.
+    @ivar body_limit: the most bytes of it.
     @ivar gives: what the answer can be decoded as, or its media type as text.
     """
 
@@ -62,6 +63,7 @@ class Route:
     gives: Any
     query: tuple[Parameter, ...] = ()
     takes: Any = None
+    body_limit: int = 0
     status: int = 200
 
     @property
@@ -80,7 +82,6 @@ def send(request: Request, reply: Reply) -> bytes:
     request.setResponseCode(reply.status)
     request.setHeader("Content-Type", reply.content_type)
     request.setHeader("Content-Length", str(len(reply.body)))
-    request.setHeader("X-Content-Type-Options", "nosniff")
     for name, value in reply.headers.items():
         request.setHeader(name, value)
     return b"" if request.method == b"HEAD" else reply.body

@@ -1,63 +1,50 @@
-"""The admin endpoint as HTTP: bodies are held in memory, up to a limit, and nothing is logged a line each."""
+"""The admin endpoint as HTTP: each request's body is as long as its route takes, and nothing is logged a line each."""
 
 from __future__ import annotations
 
-from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
+import msgspec
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import Site
 
-from appliance import __version__
-
-BODY_LIMIT = 64 * 1024 * 1024
-"""Bytes of a body: an inventory of half a million blobs."""
-
-SERVER = f"pullcache/{__version__}"
+from appliance.admin.failures import document
+from appliance.flow.http import ServerChannel, ServerRequest
 
 
-class BoundedBody(BytesIO):
-    """
-    What was received, up to L{BODY_LIMIT}; of more nothing is kept.
+class Bodies(Protocol):
+    """What the channel asks of the routes before it reads a body; C{uri} is the request's, as it came."""
 
-    @ivar overrun: whether there was more.
-    """
+    def body_limit(self, method: bytes, uri: bytes) -> int:
+        """See L{ServerChannel.body_limit}."""
 
-    overrun = False
-
-    def write(self, data: Any) -> int:
-        """Append, or forget everything."""
-        if self.overrun or self.tell() + len(data) > BODY_LIMIT:
-            self.overrun = True
-            self.seek(0)
-            self.truncate()
-            return len(data)
-        return super().write(data)
+    def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
+        """See L{ServerChannel.body_refusal}."""
 
 
-class AdminRequest(Request):
-    """A request whose body is never spooled to a file, nor taken for a form."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
-
-    def gotLength(self, length: int | None) -> None:
-        """Keep the body in memory, as far as it may be kept."""
-        self.content = BoundedBody()
-
-    def setHeader(self, name: Any, value: Any) -> None:
-        """As Twisted's; its own C{Server} header is replaced."""
-        super().setHeader(name, SERVER if name == b"Server" else value)
+class AdminRequest(ServerRequest):
+    """A request of an operator."""
 
     def unregisterProducer(self) -> None:
         """As Twisted's; after the connection is lost there is nothing to take back."""
         if self.channel is not None:
             super().unregisterProducer()
 
-    @property
-    def overrun(self) -> bool:
-        """Whether the body is too large."""
-        return isinstance(self.content, BoundedBody) and self.content.overrun
+
+class AdminChannel(ServerChannel):
+    """One connection of an operator."""
+
+    # An inventory of half a million blobs may come over a thin line; silence ends it earlier.
+    deadline = 600.0
+
+    def __init__(self, bodies: Bodies) -> None:
+        super().__init__()
+        self.body_limit = bodies.body_limit  # type: ignore[method-assign]
+        self.body_refusal = bodies.body_refusal  # type: ignore[method-assign]
+
+    def bad_request(self) -> bytes:
+        """See L{ServerChannel.bad_request}."""
+        return msgspec.json.encode(document("bad-request", "the request is not HTTP as it should be"))
 
 
 class AdminSite(Site):
@@ -66,8 +53,9 @@ class AdminSite(Site):
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(resource, requestFactory=AdminRequest)
+    def __init__(self, resource: Resource, bodies: Bodies, reactor: Any) -> None:
+        super().__init__(resource, requestFactory=AdminRequest, reactor=reactor)
+        self.protocol = lambda: AdminChannel(bodies)  # type: ignore[method-assign,assignment,return-value]
 
     def log(self, request: object) -> None:
         """Probes and scrapes would be most of the log."""

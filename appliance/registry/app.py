@@ -22,6 +22,7 @@ from werkzeug.exceptions import HTTPException
 
 from appliance.cache.pullthrough import PullThrough
 from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
+from appliance.flow.http import ATTACHMENT
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.names import parse_reference
@@ -104,7 +105,7 @@ class RegistryApp:
         answer = await self._cache.manifest(wanted.upstream, wanted.repository, parsed, platform, pulled)
         say_where_from(request, answer.status, answer.warning, wanted.namespace)
         etag = str(answer.digest)
-        headers = {"Docker-Content-Digest": etag, "ETag": f'"{etag}"'}
+        headers = {"Docker-Content-Digest": etag, "ETag": f'"{etag}"', **ATTACHMENT}
         if etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), etag):
             begin(request, 304, 0, None, headers)
             return b""
@@ -131,7 +132,7 @@ class RegistryApp:
         say_where_from(request, answer.status, answer.warning, wanted.namespace)
         link = shown.link(wanted.namespace)
         body = msgspec.json.encode({"name": wanted.repository, "tags": shown.tags})
-        return _send(request, 200, body, JSON, {} if link is None else {"Link": link})
+        return _send(request, 200, body, JSON, ATTACHMENT if link is None else ATTACHMENT | {"Link": link})
 
     @_app.route("/v2/<path:name>/referrers/<digest>")
     async def referrers(self, request: RegistryRequest, name: str, digest: str) -> bytes:
@@ -142,7 +143,8 @@ class RegistryApp:
         answer = await self._cache.referrers(wanted.upstream, wanted.repository, subject)
         shown = referrers.page(answer.referrers, asked)
         say_where_from(request, answer.status, answer.warning, wanted.namespace)
-        return _send(request, 200, shown.body, OCI_INDEX, shown.headers(subject, wanted.namespace))
+        headers = ATTACHMENT | shown.headers(subject, wanted.namespace)
+        return _send(request, 200, shown.body, OCI_INDEX, headers)
 
     @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein's type knows IRequest only
     def failed(self, request: RegistryRequest, failure: Failure) -> bytes:
@@ -208,5 +210,13 @@ def _send(
 def _retract(request: RegistryRequest) -> None:
     """Take back what was said of an answer that will not be given."""
     request.cache = "-"
-    for name in ("ETag", "Content-Range", "Accept-Ranges", "Cache-Control", "Cache-Status", "Warning"):
+    for name in (
+        "ETag",
+        "Content-Disposition",
+        "Content-Range",
+        "Accept-Ranges",
+        "Cache-Control",
+        "Cache-Status",
+        "Warning",
+    ):
         request.responseHeaders.removeHeader(name)

@@ -14,6 +14,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, PullcacheError
 from appliance.flow.body import ClientStalled, FileBody, Part
+from appliance.flow.http import ATTACHMENT
 from appliance.flow.relay import Relay
 from appliance.flow.sendfile import file_transport
 from appliance.interfaces import IBlobResponse
@@ -162,4 +163,5 @@ def _headers(digest: Digest) -> dict[str, str]:
         "ETag": f'"{digest}"',
         "Accept-Ranges": "bytes",
         "Cache-Control": "max-age=31536000, immutable",
+        **ATTACHMENT,
     }

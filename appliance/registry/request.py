@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.server import Request
 
-from appliance import __version__
-
-SERVER = f"pullcache/{__version__}"
+from appliance.flow.http import ServerRequest
 
 
-class RegistryRequest(Request):
+class RegistryRequest(ServerRequest):
     """
     @ivar accounts: is told how this request ended; set on the class by the listener.
     @ivar kind: see L{IAccounts.answered}.
@@ -27,22 +23,13 @@ class RegistryRequest(Request):
     _accounted = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Nothing here takes a form, and parsing one costs what its sender likes.
-        super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
+        super().__init__(*args, **kwargs)
         self.began = self._clock.seconds()
 
     @property
     def _clock(self) -> IReactorTime:
         clock: IReactorTime = self.accounts.clock
         return clock
-
-    def gotLength(self, length: int | None) -> None:
-        """Keep a body, small as the channel admits it, in memory: Twisted would spool it to a file."""
-        self.content = BytesIO()
-
-    def setHeader(self, name: Any, value: Any) -> None:
-        """As Twisted's; its own C{Server} header is replaced."""
-        super().setHeader(name, SERVER if name == b"Server" else value)
 
     def add_sent(self, octets: int) -> None:
         """Bytes of the body went out that were not given to C{write}."""

@@ -27,7 +27,6 @@ def begin(
     if code != 304:
         request.setHeader("Content-Length", str(length))
     request.setHeader("Docker-Distribution-API-Version", API_VERSION)
-    request.setHeader("X-Content-Type-Options", "nosniff")
     for name, value in (headers or {}).items():
         request.setHeader(name, value)
 

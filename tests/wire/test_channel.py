@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.registry.channel import BODY_LIMIT, REQUEST_DEADLINE
+from appliance.flow.http import ServerChannel
+from appliance.registry.channel import BODY_LIMIT
 from tests.wire.line import IMAGE, LAYER, Line, Shop, blob, manifest, parse, request
+
+REQUEST_DEADLINE = ServerChannel.deadline
 
 
 def test_a_tls_handshake_on_a_plain_port_is_closed_at_once() -> None:

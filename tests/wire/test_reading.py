@@ -106,6 +106,8 @@ def test_a_blob_comes_as_it_was_sent() -> None:
             "Content-Length",
             "Docker-Distribution-Api-Version",
             "X-Content-Type-Options",
+            "Content-Security-Policy",
+            "Content-Disposition",
             "Docker-Content-Digest",
             "ETag",
             "Accept-Ranges",

@@ -240,7 +240,8 @@ def test_a_client_that_leaves_ends_the_import(tmp_path: Path) -> None:
     connection = site.app.site().buildProtocol(None)  # type: ignore[arg-type]
     transport = StringTransport()
     connection.makeConnection(transport)
-    head = "POST /api/v1/imports HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = "POST /api/v1/imports HTTP/1.1\r\nHost: 127.0.0.1:5001\r\nContent-Type: application/json\r\n"
+    head += "Content-Length: %d\r\n\r\n"
     connection.dataReceived((head % len(body)).encode() + body)
     assert b'"stage":"checking"' in transport.value()
     assert threads.waiting is not None and not threads.waiting.called

@@ -1,4 +1,4 @@
-"""The admin endpoint as bytes on a connection: bodies in memory, up to a limit."""
+"""The admin endpoint as bytes on a connection: what is read of a request, and what every response carries."""
 
 from __future__ import annotations
 
@@ -10,69 +10,161 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from appliance.admin import site as module
+from appliance.admin.exports import ORDER_LIMIT
+from appliance.bundle.export import SIGNATURE_ROOM
 from tests.doubles.appliance import Appliance
+
+HOST = b"Host: 127.0.0.1:5001\r\n"
+JSON = b"Content-Type: application/json\r\n"
+ORDER = b"POST /api/v1/exports HTTP/1.1\r\n" + HOST + JSON
+
+
+class Connection:
+    """One connection of an operator."""
+
+    def __init__(self, site: Appliance | None = None) -> None:
+        self.site = site or Appliance()
+        self.channel: Any = self.site.app.site().buildProtocol(None)  # type: ignore[arg-type]
+        self.transport = StringTransport()
+        self.channel.makeConnection(self.transport)
+
+    def send(self, *pieces: bytes) -> Connection:
+        for piece in pieces:
+            self.channel.dataReceived(piece)
+        return self
+
+    def answer(self) -> tuple[int, dict[str, str], Any]:
+        """Status, fields with names in lower case, and the document, of the one response that came."""
+        head, _, body = self.transport.value().partition(b"\r\n\r\n")
+        self.transport.clear()
+        first, *lines = head.decode("ascii").split("\r\n")
+        fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        assert len(fields) == len(lines), lines
+        return int(first.split(" ")[1]), fields, json.loads(body) if body else None
+
+    def lose(self) -> None:
+        self.channel.connectionLost(Failure(ConnectionDone()))
 
 
 def said(*pieces: bytes) -> tuple[int, Any]:
     """Status and document of the answer to what is sent in these pieces."""
-    connection = Appliance().app.site().buildProtocol(None)  # type: ignore[arg-type]
-    transport = StringTransport()
-    connection.makeConnection(transport)
-    for piece in pieces:
-        connection.dataReceived(piece)
-    head, _, body = transport.value().partition(b"\r\n\r\n")
-    connection.connectionLost(Failure(ConnectionDone()))
-    return int(head.split(b" ")[1]), json.loads(body)
+    connection = Connection().send(*pieces)
+    code, _, document = connection.answer()
+    connection.lose()
+    return code, document
 
 
-HEAD = b"POST /api/v1/exports HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+# -- bodies ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BODY_LIMIT", 100)
+def chunked(body: bytes) -> bytes:
+    return b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
-def test_a_body_up_to_the_limit_is_read() -> None:
+def sized(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize("framed", [sized, chunked])
+def test_a_body_is_read_on_the_route_that_takes_one(framed: Any) -> None:
     """However it is sent; here it says nothing of use."""
-    body = json.dumps({"title": "x" * 87}).encode()
-    assert len(body) == 100
-    assert said(HEAD + b"Content-Length: 100\r\n\r\n" + body)[1]["error"]["code"] == "bundle"
-    assert said(HEAD + b"Transfer-Encoding: chunked\r\n\r\n64\r\n" + body + b"\r\n0\r\n\r\n")[0] == 422
+    assert said(ORDER + framed(b'{"title": "x"}'))[1]["error"]["code"] == "bundle"
 
 
-def test_a_body_beyond_the_limit_is_refused() -> None:
-    """One byte more, announced or not."""
-    body = json.dumps({"title": "x" * 88}).encode()
-    chunked = [b"1\r\n%c\r\n" % each for each in body]
-    for request in (
-        [HEAD + b"Content-Length: 101\r\n\r\n", body[:50], body[50:]],
-        [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *chunked, b"0\r\n\r\n"],
-    ):
-        code, document = said(*request)
-        assert (code, document["error"]["code"]) == (413, "too-large")
+SIGNATURE = b"PUT /api/v1/exports/x/signature HTTP/1.1\r\nContent-Type: text/plain\r\n" + HOST
 
 
-def test_what_is_beyond_the_limit_is_not_kept() -> None:
-    """A client that sends without end fills no memory."""
-    body = module.BoundedBody()
-    for _ in range(1001):
-        assert body.write(b"x" * 99) == 99
-    assert body.overrun and body.getvalue() == b""
+@pytest.mark.parametrize("framed", [sized, chunked])
+def test_a_body_is_read_up_to_the_limit_of_its_route(framed: Any) -> None:
+    """One byte more is refused as soon as it is known, announced or not."""
+    assert said(SIGNATURE + framed(b"x" * SIGNATURE_ROOM))[0] == 404
+    code, document = said(SIGNATURE + framed(b"x" * (SIGNATURE_ROOM + 1)))
+    assert (code, document["error"]["code"]) == (413, "too-large")
+    assert str(SIGNATURE_ROOM) in document["error"]["message"]
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("length", [b"Content-Length: 1\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("line", "code", "word"),
+    [
+        (b"GET /api/v1/status", 413, "too-large"),
+        (b"GET /healthz?x=1", 413, "too-large"),
+        (b"HEAD /api/v1/wants", 413, None),
+        (b"POST /healthz", 405, "method-not-allowed"),
+        (b"POST /nothing", 404, "not-found"),
+        (b"PUT /%ff", 404, "not-found"),
+    ],
+)
+def test_no_body_is_read_where_nobody_takes_one(
+    line: bytes, code: int, word: str | None, length: bytes, expect: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before it comes, nobody is told to go on sending, and nothing of it is kept."""
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda *_, **__: pytest.fail("spooled to disk"))
+    connection = Connection().send(line + b" HTTP/1.1\r\n" + HOST + expect + length)
+    status, fields, document = connection.answer()
+    assert (status, fields["connection"]) == (code, "close")
+    assert (document and document["error"]["code"]) == word
+    connection.send(*[b"x" * 100_000] * 10)
+    assert connection.transport.value() == b"" and connection.transport.disconnecting
+
+
+def test_an_order_that_is_announced_too_long_is_refused_before_it_comes() -> None:
+    """An inventory of half a million blobs has room; what is longer is no inventory."""
+    connection = Connection().send(ORDER + b"Content-Length: %d\r\n\r\n" % (ORDER_LIMIT + 1))
+    assert connection.answer()[0] == 413
 
 
 def test_a_form_is_not_taken_apart() -> None:
     """Parsing one costs what its sender likes; it is refused for being no JSON."""
-    form = HEAD.replace(b"json", b"x-www-form-urlencoded") + b"Content-Length: 5\r\n\r\nall=1"
+    form = ORDER.replace(b"json", b"x-www-form-urlencoded") + sized(b"all=1")
     assert said(form)[1]["error"]["code"] == "unsupported-media-type"
 
 
-def test_the_server_is_named() -> None:
-    """By its own name and version."""
-    connection = Appliance().app.site().buildProtocol(None)  # type: ignore[arg-type]
-    transport = StringTransport()
-    connection.makeConnection(transport)
-    connection.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-    connection.connectionLost(Failure(ConnectionDone()))
-    assert b"\r\nServer: pullcache/" in transport.value() and b"Twisted" not in transport.value()
+# -- responses ------------------------------------------------------------------------------------------------------
+
+
+REQUESTS = {
+    "alive": b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n",
+    "ready": b"HEAD /readyz HTTP/1.1\r\n" + HOST + b"\r\n",
+    "described": b"GET /api/v1/openapi.json HTTP/1.1\r\n" + HOST + b"\r\n",
+    "status": b"GET /api/v1/status HTTP/1.1\r\n" + HOST + b"\r\n",
+    "unknown": b"GET /nothing HTTP/1.1\r\n" + HOST + b"\r\n",
+    "method": b"DELETE /healthz HTTP/1.1\r\n" + HOST + b"\r\n",
+    "star": b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
+    "body": b"GET /healthz HTTP/1.1\r\n" + HOST + sized(b"x"),
+    "garbage": b"NONSENSE\r\n\r\n",
+    "stream": b"POST /api/v1/imports HTTP/1.1\r\n" + HOST + JSON + sized(b'{"files": ["/nowhere/x.tar"]}'),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_every_response_forbids_a_browser_to_make_anything_of_it(name: str) -> None:
+    """Whatever somebody got into a name, a page of it runs nothing and loads nothing; and it is ours by name."""
+    connection = Connection().send(REQUESTS[name])
+    head = connection.transport.value().partition(b"\r\n\r\n")[0].decode("ascii")
+    assert head.count("\r\nContent-Security-Policy: default-src 'none'; sandbox") == 1, head
+    assert head.count("\r\nX-Content-Type-Options: nosniff") == 1
+    assert head.count("\r\nServer: pullcache/") == 1 and "Twisted" not in head
+    connection.lose()
+
+
+def test_metrics_carry_it_too() -> None:
+    """Text as Prometheus has it, and nothing else."""
+    connection = Connection().send(b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert b"\r\nContent-Security-Policy: default-src 'none'; sandbox\r\n" in connection.transport.value()
+
+
+def test_a_tls_handshake_is_closed_at_once() -> None:
+    """A client that takes the port for HTTPS need not wait."""
+    connection = Connection().send(bytes.fromhex("1603010200010001fc0303") + bytes(200))
+    assert connection.transport.disconnected and connection.transport.value() == b""
+
+
+def test_a_request_that_never_ends_is_cut_off() -> None:
+    """A byte now and then holds no connection for ever."""
+    connection = Connection()
+    for _ in range(30):
+        connection.send(b"G")
+        connection.site.clock.advance(20.0)
+    assert connection.transport.disconnected

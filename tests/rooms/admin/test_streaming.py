@@ -13,7 +13,7 @@ from appliance.oci.digest import Digest
 from tests.doubles.appliance import Appliance
 from tests.doubles.images import image
 
-REQUEST = b"GET /api/v1/exports?all=1 HTTP/1.1\r\nHost: a\r\n\r\n"
+REQUEST = b"GET /api/v1/exports?all=1 HTTP/1.1\r\nHost: 127.0.0.1:5001\r\n\r\n"
 
 
 class SlowTransport(StringTransport):
@@ -123,6 +123,6 @@ def test_the_next_request_on_the_connection_is_answered() -> None:
     connection, transport = halted(site)
     transport.go_on()
     transport.clear()
-    connection.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    connection.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:5001\r\n\r\n")
     assert transport.value().endswith(b'{"status":"ok"}')
     connection.connectionLost(Failure(ConnectionDone()))

@@ -1,0 +1,228 @@
+"""
+HTTP as both ports serve it, towards clients and towards operators: what every response carries, how long a request may
+take to arrive, and that no body is read that nobody takes.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES, HTTPChannel
+from twisted.web.server import Request
+
+from appliance import __version__
+
+SERVER = f"pullcache/{__version__}"
+
+PROTECTION = (
+    (b"Content-Security-Policy", b"default-src 'none'; sandbox"),
+    (b"X-Content-Type-Options", b"nosniff"),
+)
+"""On every response: whatever a browser takes it for, nothing in it is run, loaded or trusted (CSP level 3)."""
+
+ATTACHMENT = {"Content-Disposition": "attachment"}
+"""On a response whose body somebody else wrote: a browser saves it instead of showing it (RFC 6266)."""
+
+REASONS = RESPONSES | {413: b"Content Too Large", 421: b"Misdirected Request"}
+"""Reason phrases by status code, as RFC 9110 has them."""
+
+# podman's multi-range requests for zstd:chunked layers have header lines of 22 KB.
+HEADER_LIMIT = 64 * 1024
+# How long a refused client may go on sending before it is cut off: long enough to read the refusal.
+LINGER = 2.0
+
+TLS_HANDSHAKE = 0x16
+
+
+class ServerRequest(Request):
+    """
+    A request of either port: its body stays in memory, as far as its channel admits one, and is never taken for a form.
+    """
+
+    channel: Any
+    content: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Nothing here takes a form, and parsing one costs what its sender likes.
+        super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
+
+    def gotLength(self, length: int | None) -> None:
+        """Keep the body in memory: Twisted would spool it to a file."""
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A piece of the body; nothing is kept of one that is longer than it may be."""
+        if self.channel.admits(self.content.tell() + len(data)):
+            super().handleContentChunk(data)
+
+    def process(self) -> None:
+        """See L{Request.process}; whoever answers, the response is protected."""
+        for name, value in PROTECTION:
+            self.responseHeaders.setRawHeaders(name, [value])
+        super().process()
+
+    def _handleStar(self) -> None:
+        """C{OPTIONS *} is answered as any other request is; Twisted would say yes to it by itself."""
+        site: Any = self.site
+        self.render(site.resource)
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """As Twisted's, with the reason phrases that it does not know."""
+        super().setResponseCode(code, message or REASONS.get(code))
+
+    def setHeader(self, name: Any, value: Any) -> None:
+        """As Twisted's; its own C{Server} header is replaced."""
+        super().setHeader(name, SERVER if name == b"Server" else value)
+
+
+class ServerChannel(HTTPChannel):
+    """
+    One connection to either port.
+
+    A first byte of a TLS handshake closes it at once: skopeo, podman and docker try TLS on every registry first, and
+    would wait ten seconds for an answer.
+
+    @cvar deadline: seconds from the first byte of a request to its last, however slowly it trickles in.
+    @cvar allow: the C{Allow} of a refusal, C{None} for none.
+    """
+
+    MAX_LENGTH = HEADER_LIMIT
+    totalHeadersSize = HEADER_LIMIT
+    deadline = 30.0
+    allow: bytes | None = None
+    _first = True
+    _lingering = False
+    _limit = 0
+    _deadline: IDelayedCall | None = None
+    transport: Any
+
+    # -- what a port decides ----------------------------------------------------------------------------------------
+
+    def body_limit(self, method: bytes, uri: bytes) -> int:
+        """The most bytes of a body that such a request may have; 0 where nobody takes one."""
+        raise NotImplementedError
+
+    def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
+        """Status and JSON document for a request whose body is longer than that."""
+        raise NotImplementedError
+
+    def bad_request(self) -> bytes:
+        """The JSON document for what is not HTTP."""
+        raise NotImplementedError
+
+    def serve_prepared(self, data: bytes) -> bool:
+        """Answer the whole request that C{data} is, when that can be done at once; whether it was."""
+        return False
+
+    def refused(self, code: int) -> None:
+        """The request that is arriving was refused with this status."""
+
+    # -- receiving --------------------------------------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._first:
+            self._first = False
+            if data[0] == TLS_HANDSHAKE:
+                self.transport.abortConnection()
+                return
+        if self._lingering:
+            return
+        if self._idle() and self.serve_prepared(data):
+            self.resetTimeout()
+            return
+        super().dataReceived(data)
+        self._watch()
+
+    def allHeadersReceived(self) -> None:
+        """Refuse a body that is too long before it comes, and before anybody is told to go on sending."""
+        self._limit = self.body_limit(self._command, self._path)
+        if self.length is None and self._limit == 0:
+            self._refuse_body()
+        elif self.length is None or self.admits(self.length):
+            super().allHeadersReceived()
+
+    def admits(self, octets: int) -> bool:
+        """Whether a body of so many bytes may come; otherwise the request is refused."""
+        if octets > self._limit and not self._lingering:
+            self._refuse_body()
+        return not self._lingering
+
+    def allContentReceived(self) -> None:
+        """The request is whole."""
+        if not self._lingering:
+            super().allContentReceived()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """See L{HTTPChannel.rawDataReceived}."""
+        if not self._lingering:
+            super().rawDataReceived(data)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A header line too long for anybody."""
+        self._respondToBadRequestAndDisconnect()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        self._forget_deadline()
+        super().connectionLost(reason)
+
+    def _idle(self) -> bool:
+        """Whether the next bytes begin a request and nothing stands before it."""
+        return not (self.requests or self._receivedHeaderSize or self._buffer or self._waitingForTransport)
+
+    def _watch(self) -> None:
+        """Hold a request that is not whole yet to its deadline."""
+        receiving = bool(self._buffer) or (bool(self.requests) and not self._handlingRequest)
+        if not receiving:
+            self._forget_deadline()
+        elif self._deadline is None and not self._lingering:
+            self._deadline = self.callLater(self.deadline, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        self.transport.abortConnection()
+
+    def _forget_deadline(self) -> None:
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
+
+    # -- refusing ---------------------------------------------------------------------------------------------------
+
+    def _refuse_body(self) -> None:
+        self._forget_deadline()
+        self._write_refusal(*self.body_refusal(self._command, self._path))
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """What Twisted refuses while parsing is told as JSON as well."""
+        self._write_refusal(400, self.bad_request())
+
+    def _write_refusal(self, code: int, body: bytes) -> None:
+        if self._lingering:
+            return
+        self._lingering = True
+        self.refused(code)
+        fields = [(b"Server", SERVER.encode("ascii")), *PROTECTION, (b"Content-Type", b"application/json")]
+        fields += [(b"Content-Length", b"%d" % len(body))] + ([(b"Allow", self.allow)] if self.allow else [])
+        lines = [b"HTTP/1.1 %d %b" % (code, REASONS[code]), *(b"%b: %b" % field for field in fields)]
+        self.transport.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]))
+        if getattr(self, "_command", b"-") != b"HEAD":
+            self.transport.write(body)
+        # Closing while the client still sends would reset the connection, and the refusal might never be read.
+        self.setRawMode()
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        self.setTimeout(None)
+        half_closeable: bool = IHalfCloseableDescriptor.providedBy(self.transport)
+        if half_closeable:
+            self.transport.unregisterProducer()
+            self.transport.loseWriteConnection()
+            self._deadline = self.callLater(LINGER, self._too_slow)
+        else:
+            self.loseConnection()
