@@ -170,8 +170,16 @@ class IBlobStore(Interface):
 class IDocuments(Interface):
     """Small JSON documents by key; a key is a tuple of path components that are safe as file names."""
 
+    damaged = Attribute("set aside since the start (list[tuple[str, str]]): the document's key as a path, where it is")
+    unreadable = Attribute("documents whose last read failed (dict[str, str]): by key as a path, the reason in words")
+
     def read(key: tuple[str, ...]) -> Deferred[tuple[bytes, int] | None]:
-        """Fires with (bytes, version), or C{None} when there is no such document."""
+        """
+        Fires with (bytes, version), or C{None} when there is no such document.
+
+        Fails with L{DocumentDamaged} when it is larger than any document, and with L{OSError} when the disk does not
+        give it: then it may be whole all the same, and a later read may succeed.
+        """
 
     def write(key: tuple[str, ...], data: bytes, replaces: int) -> Deferred[int]:
         """
@@ -180,7 +188,10 @@ class IDocuments(Interface):
         """
 
     def set_aside(key: tuple[str, ...]) -> Deferred[str]:
-        """Move a document that cannot be parsed out of the way; fires with where it went, for the log."""
+        """
+        Move a document that cannot be parsed out of the way, and note it in C{damaged}; fires with where it went, for
+        the log. See C{appliance.index.documents.read_document}.
+        """
 
     def list(prefix: tuple[str, ...], name: str) -> Deferred[list[tuple[str, ...]]]:
         """The keys under C{prefix} whose last component is C{name}, sorted."""

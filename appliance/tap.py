@@ -240,6 +240,7 @@ class PullcacheService(Service):
                 cache=self._cache,
                 wants=self._wants,
                 usage=self._usage,
+                documents=documents,
                 state=state,
                 threads=threads,
                 clock=clock,
@@ -253,7 +254,14 @@ class PullcacheService(Service):
         self._metrics.watch("prefetches", "Images whose referrers are being fetched.", lambda: len(self._prefetch))
         self._metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
         self._metrics.watch("wants", "References asked for and not served.", lambda: len(self._wants))
-        self._metrics.watch("documents_damaged", "Documents set aside.", lambda: len(repositories.damaged))
+        self._metrics.watch(
+            "documents_damaged", "Documents set aside.", lambda: len(documents.damaged) + len(state.damaged)
+        )
+        self._metrics.watch(
+            "documents_unreadable",
+            "Documents whose last read failed.",
+            lambda: len(documents.unreadable) + len(state.unreadable),
+        )
 
     def _remotes(self, settings: Settings, before: Settings | None) -> dict[str, Remote]:
         """What may be asked; upstreams that did not change keep their connections and tokens."""

@@ -41,7 +41,7 @@ class Premises:
     What the API works on.
 
     @ivar settings: gives what is in force; trusted keys, inbox and site are taken from it once.
-    @ivar state: documents that are not a repository's.
+    @ivar documents: the repositories'; C{state}: those of the appliance itself.
     @ivar site: what this appliance is called.
     @ivar duration: seconds of C{7d}; raises L{ConfigError}.
     @ivar published: told, in the same turn of the reactor, that tags may mean something else by now.
@@ -55,6 +55,7 @@ class Premises:
     cache: PullThrough
     wants: Wants
     usage: Usage
+    documents: IDocuments
     state: IDocuments
     threads: IThreads
     clock: IReactorTime
@@ -84,7 +85,15 @@ class Api:
         self._holdings = Holdings(p.store, p.repositories, p.usage, self._upstream_for, p.cache.known_referrers)
         self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.site, p.clock)
         self._status = StatusPage(
-            p.settings, self._conditions, p.store, p.repositories, p.wants, lambda: len(p.flights), p.site, p.clock
+            p.settings,
+            self._conditions,
+            p.store,
+            p.repositories,
+            (p.documents, p.state),
+            p.wants,
+            lambda: len(p.flights),
+            p.site,
+            p.clock,
         )
         inbox = p.settings().bundles.inbox
         self._inbox = None if inbox is None else Inbox(inbox, self._received, p.threads, p.clock)

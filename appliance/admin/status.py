@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
@@ -12,7 +12,7 @@ from appliance import __version__
 from appliance.admin.route import Reply, Route, json
 from appliance.cache.wants import Wants
 from appliance.index.repositories import Repositories
-from appliance.interfaces import Condition, IBlobStore, RateLimit, UrlCondition
+from appliance.interfaces import Condition, IBlobStore, IDocuments, RateLimit, UrlCondition
 from appliance.oci.timestamps import timestamp
 from appliance.settings import Settings, UpstreamSettings
 
@@ -65,10 +65,17 @@ class UpstreamStatus(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Damaged(msgspec.Struct, frozen=True, rename="camel"):
-    """A document that could not be read, and where it was put."""
+    """A document that could not be understood, and where it was put."""
 
     document: str
     kept_as: str
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A document that the disk does not give; it is left as it is. C{reason}: the disk's words."""
+
+    document: str
+    reason: str
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -86,6 +93,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     @ivar flights: blobs being fetched from upstreams.
     @ivar store_bytes: of all blobs held.
     @ivar damaged: documents that were set aside since the start.
+    @ivar unreadable: documents whose last read failed; what they say is not counted.
     """
 
     version: str
@@ -98,6 +106,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     store_bytes: int
     counts: Counts
     damaged: list[Damaged]
+    unreadable: list[Unreadable]
 
 
 class StatusPage:
@@ -109,12 +118,14 @@ class StatusPage:
         conditions: Callable[[], Mapping[str, Condition]],
         store: IBlobStore,
         repositories: Repositories,
+        documents: Sequence[IDocuments],
         wants: Wants,
         flights: Callable[[], int],
         site: str,
         clock: IReactorTime,
     ) -> None:
         """
+        @param documents: all that there are, the repositories' too.
         @param settings: gives what is in force.
         @param conditions: gives how the upstreams are, by name.
         @param flights: gives the number of flights under way.
@@ -123,6 +134,7 @@ class StatusPage:
         self._conditions = conditions
         self._store = store
         self._repositories = repositories
+        self._documents = documents
         self._wants = wants
         self._flights = flights
         self._site = site
@@ -148,7 +160,8 @@ class StatusPage:
                 flights=self._flights(),
                 store_bytes=self._store.total(),
                 counts=counts,
-                damaged=[Damaged(document, kept_as) for document, kept_as in self._repositories.damaged],
+                damaged=[Damaged(*each) for every in self._documents for each in every.damaged],
+                unreadable=[Unreadable(*each) for every in self._documents for each in every.unreadable.items()],
             )
         )
 
@@ -156,7 +169,11 @@ class StatusPage:
         names = await self._repositories.names()
         tags = manifests = 0
         for upstream, name in names:
-            repository = await self._repositories.get(upstream, name)
+            try:
+                repository = await self._repositories.get(upstream, name)
+            except OSError:
+                # This page says so, instead of failing for it.
+                continue
             tags += len(repository.tags)
             manifests += len(repository.manifests)
         return Counts(len(names), tags, manifests, len(self._wants))

@@ -17,6 +17,7 @@ from appliance.bundle.receipt import Change, Outcome, Receipt
 from appliance.errors import BundleConflict
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
+from appliance.oci.names import parse_repository
 
 OnExistingTag = Literal["move", "keep", "refuse"]
 
@@ -102,6 +103,21 @@ def _change(root: Root, repository: Repository, on_existing_tag: OnExistingTag) 
         rebuilt=root.rebuilt,
         refers=root.refers,
     )
+
+
+def decode(data: bytes) -> Journal:
+    """
+    Read a journal as it was written down.
+
+    @raise ValueError: it is not whole, or none of ours; L{RecursionError} and L{PullcacheError} likewise.
+    """
+    journal = msgspec.json.decode(data, type=Journal)
+    for portion in journal.portions:
+        parse_repository(portion.repository)
+        digests = [*(each.digest for each in portion.manifests), *(each.digest for each in portion.tags)]
+        for digest in (*digests, *portion.pinned):
+            Digest.parse(digest)
+    return journal
 
 
 def portions(content: Sequence[Published], changes: Sequence[Change]) -> list[Portion]:

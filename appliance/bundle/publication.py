@@ -20,9 +20,10 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.bundle.journal import Journal, OnExistingTag, Published, apply, decide, portions
+from appliance.bundle.journal import Journal, OnExistingTag, Published, apply, decide, decode, portions
 from appliance.bundle.offer import Root
 from appliance.bundle.receipt import Change, Receipt, Receipts
+from appliance.index.documents import read_document
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
@@ -159,19 +160,10 @@ class Publication:
         return len(journal.portions)
 
     async def _read(self) -> tuple[Journal, int]:
-        found = await self._documents.read(_JOURNAL)
-        if found is None:
-            return Journal(), 0
-        try:
-            return msgspec.json.decode(found[0], type=Journal), found[1]
-        except (msgspec.MsgspecError, ValueError) as error:
-            aside = await self._documents.set_aside(_JOURNAL)
-            self._log.error(
-                "the journal of an import cannot be read: {error}; set aside as {aside}; import the bundle again",
-                error=error,
-                aside=aside,
-            )
-            return Journal(), 0
+        found, version = await read_document(
+            self._documents, _JOURNAL, decode, "; it is of an import: import the bundle again"
+        )
+        return found or Journal(), version
 
     async def _clear(self) -> None:
         found = await self._documents.read(_JOURNAL)

@@ -12,6 +12,7 @@ import msgspec
 from twisted.logger import Logger
 
 from appliance.errors import NotHeld, VersionConflict
+from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 
 MEDIA_TYPE = "application/vnd.pullcache.receipt.v1+json"
@@ -122,30 +123,24 @@ class Receipts:
     async def get(self, receipt_id: str) -> Receipt:
         """One receipt. Raises L{NotHeld}."""
         try:
-            found = await self._documents.read(_key(receipt_id))
+            receipt = await self._read(_key(receipt_id))
         except ValueError:
-            found = None
-        receipt = None if found is None else self._decoded(receipt_id, found[0])
+            receipt = None
         if receipt is None:
             raise NotHeld(f"there is no receipt {receipt_id[:160]!r}; the list of receipts names those there are")
         return receipt
 
     async def all(self) -> list[Receipt]:
-        """Every receipt that can be read, the oldest first."""
-        found = []
-        for key in await self._documents.list((FOLDER,), NAME):
-            document = await self._documents.read(key)
-            receipt = None if document is None else self._decoded(key[1], document[0])
-            if receipt is not None:
-                found.append(receipt)
-        return found
+        """Every receipt that can be understood, the oldest first."""
+        found = [await self._read(key) for key in await self._documents.list((FOLDER,), NAME)]
+        return [receipt for receipt in found if receipt is not None]
 
-    def _decoded(self, receipt_id: str, data: bytes) -> Receipt | None:
-        try:
-            return msgspec.json.decode(data, type=Receipt)
-        except (msgspec.MsgspecError, ValueError) as error:
-            self._log.error("receipt {id} cannot be read: {error}", id=receipt_id, error=error)
-            return None
+    async def _read(self, key: tuple[str, ...]) -> Receipt | None:
+        receipt, _ = await read_document(self._documents, key, _DECODER.decode)
+        return receipt
+
+
+_DECODER = msgspec.json.Decoder(Receipt)
 
 
 def _key(receipt_id: str) -> tuple[str, ...]:

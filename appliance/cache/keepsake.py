@@ -2,48 +2,68 @@
 One JSON document that is held in memory and written now and then.
 
 What it says may be lost without harm, but not all of it each time: it is read at start, and written within seconds of a
-change and at a stop.
+change and at a stop. It is not written before what an earlier process left was taken up, or set aside.
 """
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
+from collections.abc import Callable
+from typing import Annotated, Generic, TypeVar
 
-from appliance.errors import DocumentDamaged
+import msgspec
+
+from appliance.flow.sharing import Sharing
+from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 
+T = TypeVar("T")
 
-class Keepsake:
+Moment = Annotated[float, msgspec.Meta(ge=0, lt=253402300800)]
+"""Seconds since the epoch that RFC 3339 can write, up to the end of 9999; what says another is damaged."""
+
+
+class Keepsake(Generic[T]):
     """One document of L{IDocuments}; one call of L{write} at a time."""
 
-    _log = Logger()
-
-    def __init__(self, documents: IDocuments, name: str) -> None:
+    def __init__(self, documents: IDocuments, name: str, kind: type[T], take_up: Callable[[T], None]) -> None:
         """
         @param name: of the file, as in C{usage.json}.
+        @param kind: what it holds, for C{msgspec}.
+        @param take_up: is given what was written last, once; not called when there is nothing.
         """
         self._documents = documents
         self._key = (name,)
-        self._version = 0
+        self._decoder = msgspec.json.Decoder(kind)
+        self._take_up = take_up
+        self._version: int | None = None
+        self._loading: Sharing[str, None] = Sharing()
 
-    async def read(self) -> bytes | None:
-        """What was written last, C{None} when there is nothing."""
-        found = await self._documents.read(self._key)
-        if found is None:
-            return None
-        data, self._version = found
-        return data
+    async def load(self) -> None:
+        """
+        Take up what was written last; one call is enough, more are no error.
 
-    async def set_aside(self, error: DocumentDamaged) -> None:
-        """What was read cannot be understood: move it out of the way, and say so."""
-        self._version = 0
-        aside = await self._documents.set_aside(self._key)
-        self._log.error("{name}: {error}; set aside as {aside}", name=self._key[0], error=error, aside=aside)
+        @raise OSError: it cannot be read now.
+        """
+        if self._version is None:
+            await self._loading.get("", self._load)
 
-    def write(self, data: bytes) -> Deferred[None]:
-        """Replace it; durable when the Deferred fires."""
-        return self._documents.write(self._key, data, self._version).addCallback(self._written)
+    async def write(self, encode: Callable[[], bytes]) -> bool:
+        """
+        Replace it; durable on return. Whether it was: not while what is there cannot be read, which the log says.
 
-    def _written(self, version: int) -> None:
+        @param encode: gives the document as it is to be, called when C{take_up} has been.
+        @raise OSError: the disk refuses.
+        """
+        try:
+            await self.load()
+        except OSError:
+            return False
+        assert self._version is not None
+        self._version = await self._documents.write(self._key, encode(), self._version)
+        return True
+
+    async def _load(self) -> None:
+        found, version = await read_document(self._documents, self._key, self._decoder.decode)
+        if found is not None:
+            self._take_up(found)
         self._version = version

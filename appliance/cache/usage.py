@@ -16,8 +16,7 @@ from typing import NamedTuple
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.cache.keepsake import Keepsake
-from appliance.errors import DocumentDamaged
+from appliance.cache.keepsake import Keepsake, Moment
 from appliance.interfaces import IDocuments
 
 LIMIT = 200_000
@@ -48,7 +47,7 @@ class Usage:
     """The pulls of one appliance; the longest unused is dropped when there are too many."""
 
     def __init__(self, documents: IDocuments, clock: IReactorTime) -> None:
-        self._document = Keepsake(documents, NAME)
+        self._document = Keepsake(documents, NAME, dict[str, dict[str, tuple[int, Moment]]], self._take_up)
         self._clock = clock
         self._uses: OrderedDict[Key, Use] = OrderedDict()
         self._changed = False
@@ -59,17 +58,7 @@ class Usage:
 
     async def load(self) -> None:
         """Take up what an earlier process noted; what was noted since the start comes on top."""
-        data = await self._document.read()
-        if data is None:
-            return
-        try:
-            kept = msgspec.json.decode(data, type=dict[str, dict[str, tuple[int, float]]])
-        except msgspec.DecodeError as error:
-            await self._document.set_aside(DocumentDamaged(str(error)))
-            return
-        since, self._uses = self._uses, OrderedDict(_sorted(kept))
-        for key, use in since.items():
-            self._add(key, use)
+        await self._document.load()
 
     def note(self, upstream: str, repository: str, reference: str, times: int = 1) -> None:
         """The reference was pulled C{times} times, just now."""
@@ -97,14 +86,17 @@ class Usage:
         wait = INTERVAL + PER_THOUSAND * (len(self._uses) // 1000)
         if not self._changed or not (now or self._clock.seconds() - self._written_at >= wait):
             return
-        self._changed = False
+        self._changed, written = False, False
         try:
-            await self._document.write(self._encode())
-        except BaseException:
-            self._changed = True
-            raise
+            written = await self._document.write(self._encode)
         finally:
+            self._changed = self._changed or not written
             self._written_at = self._clock.seconds()
+
+    def _take_up(self, kept: dict[str, dict[str, tuple[int, float]]]) -> None:
+        since, self._uses = self._uses, OrderedDict(_sorted(kept))
+        for key, use in since.items():
+            self._add(key, use)
 
     def _add(self, key: Key, use: Use) -> None:
         before = self._uses.get(key)

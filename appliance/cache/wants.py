@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.cache.keepsake import Keepsake
-from appliance.errors import DocumentDamaged, NotHeld, Offline, UpstreamError
+from appliance.cache.keepsake import Keepsake, Moment
+from appliance.errors import NotHeld, Offline, UpstreamError
 from appliance.interfaces import IDocuments
 
 LIMIT = 10_000
@@ -47,8 +47,8 @@ class Want(msgspec.Struct, kw_only=True):
     reference: str
     platform: str | None = None
     reason: str
-    first: float
-    last: float
+    first: Moment
+    last: Moment
     count: int = 1
 
     @property
@@ -61,7 +61,7 @@ class Wants:
     """The wants of one appliance, each once."""
 
     def __init__(self, documents: IDocuments, clock: IReactorTime) -> None:
-        self._document = Keepsake(documents, NAME)
+        self._document = Keepsake(documents, NAME, list[Want], self._take_up)
         self._clock = clock
         self._wants: OrderedDict[Key, Want] = OrderedDict()
         self._changed = False
@@ -71,17 +71,7 @@ class Wants:
 
     async def load(self) -> None:
         """Take up what an earlier process noted; what was noted since the start comes on top."""
-        data = await self._document.read()
-        if data is None:
-            return
-        try:
-            kept = msgspec.json.decode(data, type=list[Want])
-        except msgspec.DecodeError as error:
-            await self._document.set_aside(DocumentDamaged(str(error)))
-            return
-        since, self._wants = self._wants, OrderedDict((want.key, want) for want in kept)
-        for want in since.values():
-            self._add(want)
+        await self._document.load()
 
     def note(self, upstream: str, repository: str, reference: str, platform: str | None, reason: str) -> None:
         """Something could not be served, just now."""
@@ -121,12 +111,16 @@ class Wants:
         """Write what changed, if anything did. One call at a time."""
         if not self._changed:
             return
-        self._changed = False
+        self._changed, written = False, False
         try:
-            await self._document.write(msgspec.json.encode(self.snapshot()))
-        except BaseException:
-            self._changed = True
-            raise
+            written = await self._document.write(lambda: msgspec.json.encode(self.snapshot()))
+        finally:
+            self._changed = self._changed or not written
+
+    def _take_up(self, kept: list[Want]) -> None:
+        since, self._wants = self._wants, OrderedDict((want.key, want) for want in kept)
+        for want in since.values():
+            self._add(want)
 
     def _add(self, want: Want) -> None:
         before = self._wants.get(want.key)

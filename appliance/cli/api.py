@@ -123,7 +123,7 @@ class Api:
         """A JSON document of the appliance. Raises L{CommandFailed}."""
         try:
             return msgspec.json.decode(data)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CommandFailed(f"{self.url} answered no JSON ({error}); is it a pullcache admin endpoint?") from error
 
     def as_kind(self, document: Any, kind: type[T]) -> T:
@@ -154,7 +154,7 @@ class Api:
         body = await self._body(response, ERROR_BYTES)
         try:
             document = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             document = None
         return Refused(message_of(document) or f"{self.url} answered with status {response.code}")
 

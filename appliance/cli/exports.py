@@ -241,5 +241,5 @@ def _text(name: str) -> str:
 def _json(path: Path) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WrongUsage(f"{path} is no JSON document of pullcache: {error}") from error

@@ -54,6 +54,13 @@ class Damaged(msgspec.Struct, rename="camel"):
     kept_as: str = ""
 
 
+class Unreadable(msgspec.Struct):
+    """A document that the appliance's disk does not give."""
+
+    document: str
+    reason: str = ""
+
+
 class Counts(msgspec.Struct, frozen=True):
     """How many there are."""
 
@@ -76,6 +83,7 @@ class Status(msgspec.Struct, rename="camel"):
     store_bytes: int = 0
     counts: Counts = Counts()
     damaged: list[Damaged] = []
+    unreadable: list[Unreadable] = []
 
 
 async def status(session: Session, options: Namespace) -> int:
@@ -94,6 +102,8 @@ async def status(session: Session, options: Namespace) -> int:
             session.screen.say(line)
     for damaged in found.damaged:
         session.screen.note(f"damaged: {damaged.document} was set aside as {damaged.kept_as}")
+    for unreadable in found.unreadable:
+        session.screen.note(f"unreadable: {unreadable.document}: {unreadable.reason}; what it says is not counted")
     return DONE
 
 

@@ -3,19 +3,62 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from appliance.errors import VersionConflict
+from appliance.errors import DocumentDamaged, PullcacheError, VersionConflict
 from appliance.flow.durable import make_folder, write_file
 from appliance.index.layout import LAYOUT, furnish
 from appliance.interfaces import IDocuments, IThreads
 
 Key = tuple[str, ...]
 Keys = list[Key]
+T = TypeVar("T")
+
+MAX_DOCUMENT_BYTES = 1024 * 1024 * 1024
+"""What is larger is no document: reading it would take all memory there is."""
+
+MOST_UNREADABLE = 1000
+"""So many documents that cannot be read are told of; of a disk that gives nothing any more that is enough."""
+
+_log = Logger()
+
+
+async def read_document(
+    documents: IDocuments, key: Key, decode: Callable[[bytes], T], advice: str = ""
+) -> tuple[T | None, int]:
+    """
+    Read a document and decode it. One that cannot be decoded is set aside, and an error in the log names it.
+
+    @param decode: raises L{ValueError}, L{OverflowError}, L{RecursionError} or L{PullcacheError} for bytes that are
+        no such document, as C{msgspec} and the parsers of C{appliance.oci} do.
+    @param advice: what the log adds: what is lost, or what to do.
+    @return: what C{decode} gave and the version; C{None} and 0 when there is no such document, or none any more.
+    @raise OSError: the disk does not give it, or it cannot be set aside. It is still there: do not replace it.
+    """
+    try:
+        found = await documents.read(key)
+        if found is None:
+            return None, 0
+    except DocumentDamaged as error:
+        reason: Exception = error
+    else:
+        try:
+            return decode(found[0]), found[1]
+        except (ValueError, OverflowError, RecursionError, PullcacheError) as error:
+            reason = error
+    aside = await documents.set_aside(key)
+    _log.error(
+        "{document}: {error}; set aside as {aside}" + advice, document="/".join(key), error=reason, aside=aside
+    )
+    return None, 0
 
 
 @implementer(IDocuments)
@@ -24,6 +67,8 @@ class FilesystemDocuments:
     L{IDocuments} in a store this process owns; so versions are counted in memory, from 1 for what was found.
 
     The document before the last one is kept beside it as C{.<name>.previous}, for a rebuild.
+
+    @ivar damaged: see L{IDocuments}; so C{unreadable}.
     """
 
     def __init__(self, root: Path, threads: IThreads, folder: str = "repositories") -> None:
@@ -38,10 +83,12 @@ class FilesystemDocuments:
         self._versions: dict[Key, int] = {}
         self._writing: set[Key] = set()
         self._lock = Lock()
+        self.damaged: list[tuple[str, str]] = []
+        self.unreadable: dict[str, str] = {}
 
     def read(self, key: Key) -> Deferred[tuple[bytes, int] | None]:
         """See L{IDocuments.read}."""
-        return self._threads.call(self._read, key)
+        return self._threads.call(self._read, key).addCallback(self._was_read, key).addErrback(self._not_read, key)
 
     def write(self, key: Key, data: bytes, replaces: int) -> Deferred[int]:
         """See L{IDocuments.write}."""
@@ -49,7 +96,7 @@ class FilesystemDocuments:
 
     def set_aside(self, key: Key) -> Deferred[str]:
         """See L{IDocuments.set_aside}."""
-        return self._threads.call(self._set_aside, key)
+        return self._threads.call(self._set_aside, key).addCallback(self._was_set_aside, key)
 
     def list(self, prefix: Key, name: str) -> Deferred[Keys]:
         """See L{IDocuments.list}."""
@@ -58,6 +105,29 @@ class FilesystemDocuments:
     def probe(self) -> Deferred[None]:
         """Fires when the documents can be read; fails with L{OSError} when they cannot."""
         return self._threads.call(os.listdir, self._root).addCallback(lambda _: None)
+
+    def _was_read(self, found: tuple[bytes, int] | None, key: Key) -> tuple[bytes, int] | None:
+        if self.unreadable:
+            self.unreadable.pop("/".join(key), None)
+        return found
+
+    def _not_read(self, failure: Failure, key: Key) -> Failure:
+        """Say it once, however often the document is asked for."""
+        name = "/".join(key)
+        if isinstance(failure.value, OSError) and name not in self.unreadable:
+            reason = failure.value.strerror or str(failure.value)
+            _log.error(
+                "{document} cannot be read: {reason}; it is left as it is, and read again when it is asked for",
+                document=name,
+                reason=reason,
+            )
+            if len(self.unreadable) < MOST_UNREADABLE:
+                self.unreadable[name] = reason
+        return failure
+
+    def _was_set_aside(self, aside: str, key: Key) -> str:
+        self.damaged.append(("/".join(key), aside))
+        return aside
 
     def _path(self, key: Key) -> Path:
         return self._root.joinpath(*safe(key))
@@ -69,7 +139,11 @@ class FilesystemDocuments:
         if version == 0:
             return None
         try:
-            return path.read_bytes(), version
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_DOCUMENT_BYTES:
+                    raise DocumentDamaged(f"{size} bytes; no document has more than {MAX_DOCUMENT_BYTES}")
+                return file.read(), version
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from twisted.logger import Logger
 
 from appliance.flow.sharing import Sharing
+from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 
 NAME = "_tags.json"
@@ -23,10 +23,11 @@ class Listing(msgspec.Struct, frozen=True):
     checked_at: float
 
 
+_DECODER = msgspec.json.Decoder(Listing)
+
+
 class Listings:
     """The lists of all repositories, each read when first asked for."""
-
-    _log = Logger()
 
     def __init__(self, documents: IDocuments) -> None:
         self._documents = documents
@@ -51,22 +52,8 @@ class Listings:
         self._known[upstream, name] = await self._read(upstream, name)
 
     async def _read(self, upstream: str, name: str) -> tuple[Listing | None, int]:
-        found = await self._documents.read(_key(upstream, name))
-        if found is None:
-            return None, 0
-        try:
-            return msgspec.json.decode(found[0], type=Listing), found[1]
-        except (ValueError, RecursionError) as error:
-            # Nothing is lost for good: the upstream is asked again.
-            aside = await self._documents.set_aside(_key(upstream, name))
-            self._log.error(
-                "tags of {upstream}/{name}: {error}; set aside as {aside}",
-                upstream=upstream,
-                name=name,
-                error=error,
-                aside=aside,
-            )
-            return None, 0
+        # When it is damaged nothing is lost for good: the upstream is asked again.
+        return await read_document(self._documents, _key(upstream, name), _DECODER.decode)
 
 
 def _key(upstream: str, name: str) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ class MemoryDocuments:
 
     def __init__(self) -> None:
         self._documents: dict[Key, tuple[bytes, int]] = {}
+        self.damaged: list[tuple[str, str]] = []
+        self.unreadable: dict[str, str] = {}
 
     def read(self, key: Key) -> Deferred[tuple[bytes, int] | None]:
         """See L{IDocuments.read}."""
@@ -51,6 +53,7 @@ class MemoryDocuments:
         while (aside := (*key[:-1], f".{key[-1]}.damaged-{number}")) in self._documents:
             number += 1
         self._documents[aside] = self._documents.pop(safe(key))
+        self.damaged.append(("/".join(key), "/".join(aside)))
         return "/".join(aside)
 
     def _list(self, prefix: Key, name: str) -> Keys:

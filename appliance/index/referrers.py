@@ -21,10 +21,10 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
-from twisted.logger import Logger
 
 from appliance.errors import DocumentDamaged, ManifestInvalid, VersionConflict
 from appliance.flow.sharing import Sharing
+from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
 from appliance.oci.referrer import Referrer, index_of, parse_referrers
@@ -91,8 +91,6 @@ class _Document(msgspec.Struct):
 class ReferrerLists:
     """The lists of all subjects, each read when it is asked for; those used last stay in memory."""
 
-    _log = Logger()
-
     def __init__(self, documents: IDocuments, budget: int = BUDGET) -> None:
         """
         @param budget: bytes.
@@ -157,17 +155,8 @@ class ReferrerLists:
         return entry
 
     async def _read(self, key: Key) -> _Entry:
-        found = await self._documents.read(key)
-        if found is None:
-            return _Entry(None, 0)
-        data, version = found
-        try:
-            return _Entry(_decode(data), version)
-        except DocumentDamaged as error:
-            # Nothing is lost for good: the upstream is asked again.
-            aside = await self._documents.set_aside(key)
-            self._log.error("{key}: {error}; set aside as {aside}", key="/".join(key), error=error, aside=aside)
-            return _Entry(None, 0)
+        # When it is damaged nothing is lost for good: the upstream is asked again.
+        return _Entry(*await read_document(self._documents, key, _decode))
 
 
 def _key(upstream: str, name: str, subject: Digest) -> Key:

@@ -28,11 +28,7 @@ class _Document:
 
 
 class Repositories:
-    """
-    The repositories of one store.
-
-    @ivar damaged: documents that were set aside since the start, each as (key, where it went).
-    """
+    """The repositories of one store."""
 
     _log = Logger()
 
@@ -40,7 +36,6 @@ class Repositories:
         self._documents = documents
         self._loaded: dict[tuple[str, str], _Document] = {}
         self._loading: Sharing[tuple[str, str], Repository] = Sharing()
-        self.damaged: list[tuple[str, str]] = []
 
     def get(self, upstream: str, name: str) -> Deferred[Repository]:
         """Fires with the repository, empty when nothing of it is held; always the same object."""
@@ -74,27 +69,29 @@ class Repositories:
         return [(key[0], "/".join(key[1:-2])) for key in keys if key[-2:] == (LAYOUT, INDEX) and len(key) > 3]
 
     async def _load(self, upstream: str, name: str) -> Repository:
-        key = _key(upstream, name)
-        found = await self._documents.read(key)
-        repository, version = Repository(upstream, name), 0
-        if found is not None:
-            data, version = found
-            try:
+        data, version = b"", 0
+        rebuilt = False
+        try:
+            found = await self._documents.read(_key(upstream, name))
+            if found is None:
+                repository = Repository(upstream, name)
+            else:
+                data, version = found
                 repository = Repository.decode(upstream, name, data)
-            except DocumentDamaged as error:
-                repository, version = await self._rebuild(upstream, name, data, error), 0
+        except DocumentDamaged as error:
+            repository, version = await self._rebuild(upstream, name, data, error), 0
+            rebuilt = True
         document = _Document(repository, version)
         self._loaded[upstream, name] = document
-        if found is not None and version == 0:
+        if rebuilt:
             # What was rebuilt can be served, whatever the disk says to keeping it.
             await self.save(repository).addErrback(self._not_saved, document)
         return repository
 
     async def _rebuild(self, upstream: str, name: str, data: bytes, error: DocumentDamaged) -> Repository:
-        key = _key(upstream, name)
-        aside = await self._documents.set_aside(key)
-        self.damaged.append(("/".join(key), aside))
+        # Read first: should the disk fail now, nothing was set aside, and the next to ask begins again.
         repository = await self._before(upstream, name)
+        aside = await self._documents.set_aside(_key(upstream, name))
         salvaged = Repository.salvage(upstream, name, data)
         repository.manifests.update(salvaged.manifests)
         repository.tags.update(salvaged.tags)
@@ -108,13 +105,11 @@ class Repositories:
         return repository
 
     async def _before(self, upstream: str, name: str) -> Repository:
-        found = await self._documents.read(previous(_key(upstream, name)))
-        if found is not None:
-            try:
-                return Repository.decode(upstream, name, found[0])
-            except DocumentDamaged:
-                pass
-        return Repository(upstream, name)
+        try:
+            found = await self._documents.read(previous(_key(upstream, name)))
+            return Repository(upstream, name) if found is None else Repository.decode(upstream, name, found[0])
+        except DocumentDamaged:
+            return Repository(upstream, name)
 
     def _start(self, document: _Document) -> None:
         document.writing = True

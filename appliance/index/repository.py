@@ -154,8 +154,9 @@ class Repository:
         decoder = json.JSONDecoder()
         for beginning in _DESCRIPTOR.finditer(text):
             try:
-                found, _ = decoder.raw_decode(text, beginning.start())
-                repository._admit(msgspec.convert(found, Entry))
+                _, end = decoder.raw_decode(text, beginning.start())
+                # Decoded as strictly as the whole document is: what is taken now has to be written again.
+                repository._admit(msgspec.json.decode(text[beginning.start() : end], type=Entry))
             except (ValueError, OverflowError, DigestInvalid, TagInvalid, RecursionError):
                 pass
         return repository

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from appliance.errors import VersionConflict
-from appliance.index.documents import previous
+from appliance.index.documents import previous, read_document
 from appliance.interfaces import IDocuments
 
 KEY = ("docker.io", "library", "nginx", "_layout", "index.json")
@@ -67,6 +70,27 @@ class DocumentsContract(SynchronousTestCase):
         self.assertEqual(len(places), 3)
         self.assertEqual(self.read(), None)
         self.assertEqual(self.read((*KEY[:-1], ".index.json.damaged-1"))[0], b"{torn")  # type: ignore[index]
+
+    def test_what_is_set_aside_is_named_with_where_it_is(self) -> None:
+        """For the operator's status; a document that is well is not in it."""
+        self.write(b"{}", 0, ("docker.io", "_tags.json"))
+        self.write(b"{torn", 0)
+        aside = self.successResultOf(self.documents.set_aside(KEY))
+        self.assertEqual(self.documents.damaged, [("/".join(KEY), aside)])
+        self.assertEqual(self.documents.unreadable, {})
+
+    def test_whatever_is_wrong_with_a_document_sets_it_aside(self) -> None:
+        """No text, no JSON, another shape, too deep: all are one case for who reads, and a writer begins anew."""
+        decode = msgspec.json.Decoder(dict[str, int]).decode
+        for data in (b"", b'{"a\xff": 1}', b"[1]", b'{"a": "b"}', b'{"a": 1e999}', b"[" * 100_000, b"\0" * 99):
+            version = self.write(data, 0)
+            with capturedLogs() as logged:
+                found = self.successResultOf(Deferred.fromCoroutine(read_document(self.documents, KEY, decode)))
+            self.assertEqual(found, (None, 0), data)
+            aside = self.documents.damaged[-1][1]
+            self.assertEqual([each["aside"] for each in logged], [aside])
+            self.assertEqual(self.read(tuple(aside.split("/"))[-len(KEY) :])[0], data)  # type: ignore[index]
+            self.failureResultOf(self.documents.write(KEY, b"{}", version), VersionConflict)
 
     def test_the_document_before_the_last_is_kept(self) -> None:
         """A damaged document can be rebuilt from the one before it; a damaged one never takes that place."""

@@ -87,7 +87,7 @@ class Appliance:
         self.settings = Settings(
             upstreams={HUB: upstream}, offline=offline, bundles=BundleSettings(site="berth-3", **bundles)
         )
-        documents = MemoryDocuments()
+        self.documents = documents = MemoryDocuments()
         self.repositories = Repositories(documents)
         self.flights = Flights(self.store, self.clock)
         self.wants, self.usage = Wants(self.state, self.clock), Usage(self.state, self.clock)
@@ -111,6 +111,7 @@ class Appliance:
                 cache=self.through,
                 wants=self.wants,
                 usage=self.usage,
+                documents=self.documents,
                 state=self.state,
                 threads=InlineThreads(),
                 clock=self.clock,

@@ -140,6 +140,7 @@ class BrittleDocuments:
     def __init__(self, documents: MemoryDocuments, disk: Disk) -> None:
         self._documents = documents
         self._disk = disk
+        self.damaged, self.unreadable = documents.damaged, documents.unreadable
 
     def read(self, key: tuple[str, ...]) -> Deferred[tuple[bytes, int] | None]:
         return self._documents.read(key)

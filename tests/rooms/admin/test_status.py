@@ -48,6 +48,7 @@ def test_status_tells_what_there_is() -> None:
         "storeBytes": site.store.total(),
         "counts": {"repositories": 1, "tags": 2, "manifests": 3, "wants": 0},
         "damaged": [],
+        "unreadable": [],
     }
 
 

@@ -240,12 +240,22 @@ def test_two_imports_publish_one_after_the_other() -> None:
     assert appliance.restarted().tags() == {"library/nginx:1": NEW}
 
 
-def test_a_journal_that_cannot_be_read_is_set_aside(logged_errors: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"bundle":',
+        b'{"bundle":"\xff"}',
+        b"[" * 100_000,
+        b'{"portions":[{"upstream":"a","repository":"b","manifests":[],"tags":[],"pinned":["no digest"]}]}',
+    ],
+)
+def test_a_journal_that_cannot_be_read_is_set_aside(data: bytes, logged_errors: list[dict[str, Any]]) -> None:
     """The appliance starts, and the log says to import again."""
     appliance = Appliance()
-    appliance.state.write(("publication", "journal.json"), b'{"bundle":', 0)
+    appliance.state.write(("publication", "journal.json"), data, 0)
     assert result_of(appliance.publication.recover()) == 0
     result_of(appliance.publish())
     assert appliance.tags() == ALL
     assert "import the bundle again" in str(logged_errors[0]["log_format"])
+    assert [document for document, _ in appliance.state.damaged] == ["publication/journal.json"]
     logged_errors.clear()

@@ -66,12 +66,14 @@ def test_an_unknown_receipt_is_not_there(receipt_id: str) -> None:
 
 
 def test_a_damaged_receipt_does_not_hide_the_others(logged_errors: list[dict[str, Any]]) -> None:
-    """It is logged and left out."""
+    """It is logged, set aside and left out."""
     documents = MemoryDocuments()
     receipts = Receipts(documents)
     made = kept(receipts, receipt())
-    documents.write(("receipts", "0-damaged", "receipt.json"), b"{", 0)
+    for number, data in enumerate((b"{", b'{"id": "\xff"}', b"[" * 100_000)):
+        documents.write(("receipts", f"{number}-damaged", "receipt.json"), data, 0)
     assert result_of(receipts.all()) == [made]
+    assert [document for document, _ in documents.damaged] == [f"receipts/{n}-damaged/receipt.json" for n in range(3)]
     logged_errors.clear()
 
 

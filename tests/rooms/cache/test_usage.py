@@ -162,7 +162,28 @@ def test_a_full_disk_loses_no_count() -> None:
     assert len(kept(documents, clock_at())) == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"[", b'["a"]', b'{"docker.io/a": {"1": ["x"]}}'])
+def test_what_cannot_be_read_now_is_not_written_over() -> None:
+    """A disk that fails for an hour costs nothing: what was noted before and since is written when it is well again."""
+    documents = MemoryDocuments()
+    earlier = Usage(documents, clock_at())
+    earlier.note(HUB, "library/earlier", "1")
+    result(earlier.flush(now=True))
+    read, documents.read = documents.read, lambda *_: fail(OSError(5, "bad sector"))  # type: ignore
+    usage = Usage(documents, clock_at())
+    failing(usage.load(), OSError)
+    usage.note(HUB, NGINX, "1")
+    for _ in range(3):
+        result(usage.flush(now=True))
+    documents.read = read  # type: ignore[method-assign]
+    assert len(kept(documents, clock_at())) == 1
+    result(usage.flush(now=True))
+    assert len(kept(documents, clock_at())) == 2
+
+
+DAMAGED = [b"", b"[", b'["a"]', b'{"docker.io/a": {"1": ["x"]}}', b'{"\xff": {}}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("data", DAMAGED)
 def test_a_damaged_document_is_set_aside(data: bytes, logged_errors: list[dict[str, Any]]) -> None:
     """The appliance starts, and begins to count anew."""
     documents = MemoryDocuments()

@@ -44,6 +44,17 @@ def kept(documents: MemoryDocuments, clock: Clock) -> Wants:
     return wants
 
 
+DAMAGED = [
+    b"",
+    b"{",
+    b'{"a": 1}',
+    b'[{"upstream": 1}]',
+    b'["\xff"]',
+    b"[" * 100_000,
+    b'[{"upstream":"a","repository":"b","reference":"c","reason":"offline","first":1e300,"last":0}]',
+]
+
+
 # -- what is noted --------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +199,25 @@ def test_a_full_disk_loses_no_want() -> None:
     assert len(kept(documents, clock_at())) == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"a": 1}', b'[{"upstream": 1}]'])
+def test_what_cannot_be_read_now_is_not_written_over() -> None:
+    """A disk that fails for an hour costs nothing: what was noted before and since is written when it is well again."""
+    documents = MemoryDocuments()
+    earlier = Wants(documents, clock_at())
+    earlier.note(HUB, "library/earlier", "1", None, "offline")
+    result(earlier.flush())
+    read, documents.read = documents.read, lambda *_: fail(OSError(5, "bad sector"))  # type: ignore
+    wants = Wants(documents, clock_at())
+    failing(wants.load(), OSError)
+    wants.note(HUB, NGINX, "1", None, "offline")
+    for _ in range(3):
+        result(wants.flush())
+    documents.read = read  # type: ignore[method-assign]
+    assert len(kept(documents, clock_at())) == 1
+    result(wants.flush())
+    assert len(kept(documents, clock_at())) == 2
+
+
+@pytest.mark.parametrize("data", DAMAGED)
 def test_a_damaged_document_is_set_aside(data: bytes, logged_errors: list[dict[str, Any]]) -> None:
     """The appliance starts, and begins anew."""
     documents = MemoryDocuments()

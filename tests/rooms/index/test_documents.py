@@ -13,10 +13,11 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from appliance.errors import VersionConflict
+from appliance.errors import DocumentDamaged, VersionConflict
 from appliance.flow.durable import make_folder, write_file
 from appliance.flow.threads import InlineThreads
 from appliance.index import documents as documents_module
+from appliance.index import layout as layout_module
 from appliance.index.documents import FilesystemDocuments, previous
 from appliance.index.memory import MemoryDocuments
 from appliance.interfaces import IDocuments
@@ -80,6 +81,52 @@ def test_a_repository_folder_is_an_image_layout(tmp_path: Path) -> None:
     assert (folder / "oci-layout").read_bytes() == b'{"imageLayoutVersion":"1.0.0"}'
     assert (folder / "blobs" / "found").read_bytes() == b"yes"
     result(opened(tmp_path / "there").write(KEY, b"{ }", 1))
+
+
+def test_a_layouts_marker_is_whole_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written as every document is; one that was cut off once is written anew."""
+    written: list[str] = []
+
+    def noting(path: Path, data: bytes, temporary: Path) -> None:
+        written.append(path.name)
+        write_file(path, data, temporary)
+
+    synced: list[Path] = []
+    for module in (documents_module, layout_module):
+        monkeypatch.setattr(module, "write_file", noting)
+    monkeypatch.setattr(layout_module, "fsync_folder", synced.append)
+    result(opened(tmp_path).write(KEY, b"{}", 0))
+    folder = tmp_path / "repositories" / Path(*KEY[:-1])
+    assert (written, synced) == (["oci-layout", "index.json"], [folder]), "the link to the blobs is durable too"
+    (folder / "oci-layout").write_bytes(b"")
+    result(opened(tmp_path).write(KEY, b"{ }", 1))
+    assert (folder / "oci-layout").read_bytes() == b'{"imageLayoutVersion":"1.0.0"}'
+
+
+def test_an_error_of_the_disk_is_no_damage(tmp_path: Path, logged_errors: list[dict[str, Any]]) -> None:
+    """It is told once, and until it is over; the document stays where it is."""
+    documents = opened(tmp_path)
+    path = tmp_path / "repositories" / Path(*KEY)
+    path.mkdir(parents=True)
+    for _ in range(3):
+        with pytest.raises(OSError, match="directory"):
+            result(documents.read(KEY))
+    assert documents.unreadable == {"/".join(KEY): "Is a directory"}
+    assert (len(logged_errors), documents.damaged) == (1, [])
+    logged_errors.clear()
+    path.rmdir()
+    path.write_bytes(b"{}")
+    assert result(documents.read(KEY)) == (b"{}", 1)
+    assert documents.unreadable == {}
+
+
+def test_what_no_memory_can_hold_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is damaged: a document of ours never becomes so large."""
+    documents = opened(tmp_path)
+    result(documents.write(KEY, b"{" * 100, 0))
+    monkeypatch.setattr(documents_module, "MAX_DOCUMENT_BYTES", 99)
+    with pytest.raises(DocumentDamaged, match="100 bytes"):
+        result(documents.read(KEY))
 
 
 def test_the_stores_blobs_are_not_searched_for_documents(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
-from appliance.errors import VersionConflict
+from appliance.errors import DocumentDamaged, VersionConflict
 from appliance.flow.durable import make_folder
 from appliance.flow.threads import InlineThreads
 from appliance.index.documents import FilesystemDocuments, previous
@@ -204,11 +204,43 @@ class TestDamage(RepositoriesCase):
         self.damage(documents, torn)
         repositories, repository = self.over(documents)
         self.assertEqual(set(repository.tags), {"a-first", "b-second", "c-third"})
-        [(key, aside)] = repositories.damaged
+        [(key, aside)] = documents.damaged
         self.assertEqual(key, "/".join(KEY))
         self.assertEqual(self.successResultOf(documents.read(tuple(aside.split("/"))))[0], torn)  # type: ignore[index]
-        again, reread = self.over(documents)
-        self.assertEqual((reread.tags, again.damaged), (repository.tags, []))
+        _, reread = self.over(documents)
+        self.assertEqual((reread.tags, len(documents.damaged)), (repository.tags, 1))
+
+    def test_a_document_too_large_to_be_one_is_rebuilt_from_the_one_before(self) -> None:
+        """Its bytes are not looked at."""
+        documents = MemoryDocuments()
+        self.stored(documents, "a-first")
+        self.stored(documents, "b-second")
+        real = documents.read
+        documents.read = lambda key: fail(DocumentDamaged("large")) if key == KEY else real(key)  # type: ignore
+        _, repository = self.over(documents)
+        self.assertEqual(set(repository.tags), {"a-first"})
+        self.assertEqual(len(documents.damaged), 1)
+
+    def test_a_disk_that_fails_during_a_rebuild_has_lost_nothing(self) -> None:
+        """The document before cannot be read now: nothing is set aside, and the next to ask begins again."""
+        documents = MemoryDocuments()
+        self.stored(documents, "a-first", "b-second")
+        self.damage(documents, b"{torn")
+        real = documents.read
+        documents.read = lambda key: real(key) if key == KEY else fail(OSError(5, "bad sector"))  # type: ignore
+        self.failureResultOf(Repositories(documents).get(*WHERE), OSError)
+        self.assertEqual(documents.damaged, [])
+        documents.read = real  # type: ignore[method-assign]
+        self.assertEqual(set(self.over(documents)[1].tags), {"a-first", "b-second"})
+
+    def test_what_is_rebuilt_can_be_written(self) -> None:
+        """A descriptor that no strict reader takes is none of those that are whole."""
+        documents = MemoryDocuments()
+        whole = self.stored(MemoryDocuments(), "a-first", "b-second")
+        self.successResultOf(documents.write(KEY, whole.replace(b'"b-second"', b'"b-second","x":"\\ud800"')[:-1], 0))
+        repositories, repository = self.over(documents)
+        self.assertEqual(set(repository.tags), {"a-first"})
+        self.successResultOf(repositories.save(repository))
 
     def test_without_one_before_the_whole_descriptors_are_what_is_left(self) -> None:
         """The first document of a repository, torn."""
@@ -225,7 +257,7 @@ class TestDamage(RepositoriesCase):
         self.successResultOf(documents.write(KEY, b"\0" * 80, 0))
         self.damage(documents, b"")
         repositories, repository = self.over(documents)
-        self.assertEqual((repository.tags, len(repositories.damaged)), ({}, 1))
+        self.assertEqual((repository.tags, len(documents.damaged)), ({}, 1))
         hold(repository, "latest")
         self.successResultOf(repositories.save(repository))
 
@@ -253,10 +285,11 @@ class TestDamage(RepositoriesCase):
         self.stored(FilesystemDocuments(root, InlineThreads()), "a-first", "b-second")
         path = root / "repositories" / Path(*KEY)
         path.write_bytes(path.read_bytes()[:-20])
-        repositories, repository = self.over(FilesystemDocuments(root, InlineThreads()))
+        damaged = FilesystemDocuments(root, InlineThreads())
+        _, repository = self.over(damaged)
         self.assertEqual(set(repository.tags), {"a-first", "b-second"})
         self.assertIn(".index.json.damaged-1", os.listdir(path.parent))
-        self.assertTrue(os.path.exists(repositories.damaged[0][1]))
+        self.assertTrue(os.path.exists(damaged.damaged[0][1]))
         documents = FilesystemDocuments(root, InlineThreads())
         self.assertEqual(self.over(documents)[1].tags, repository.tags)
         self.assertIsNotNone(self.successResultOf(documents.read(previous(KEY))))
