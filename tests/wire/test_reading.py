@@ -24,7 +24,8 @@ IMAGE_DIGEST = str(Digest.of(IMAGE))
 def warm(**more: object) -> Shop:
     """Everything is held."""
     shop = Shop(**more)  # type: ignore[arg-type]
-    for path in (manifest(), manifest("multi"), "/v2/app/tags/list", f"/v2/app/referrers/{LAYER_DIGEST}"):
+    lists = ("/v2/app/tags/list", f"/v2/app/referrers/{LAYER_DIGEST}", f"/v2/absent/referrers/{LAYER_DIGEST}")
+    for path in (manifest(), manifest("multi"), *lists):
         shop.get(path)
     for data in (LAYER, LARGE, CONFIG, b""):
         assert shop.get(blob(data)).body == data
