@@ -33,7 +33,7 @@ from appliance.registry.hotlane import HotLane
 from appliance.registry.pages import page
 from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import abort, begin, etag_matches, quotable, say_where_from
-from appliance.registry.routing import Target, target
+from appliance.registry.routing import Target, is_plain, target
 from appliance.registry.useragent import platform_of
 from appliance.settings import Settings
 
@@ -178,7 +178,11 @@ class RegistryApp:
 
     def _target(self, request: RegistryRequest, name: str) -> Target:
         namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
-        return target(name, namespaces, self.default_upstream, self.settings.upstream_for)
+        wanted = target(name, namespaces, self.default_upstream, self.settings.upstream_for)
+        # From here on the answer is made of what is in force now; one that comes after a change is not repeated.
+        if is_plain(request.uri, name, wanted, self.settings.upstreams[wanted.upstream].names()):
+            request.generation = self._lane.generation
+        return wanted
 
 
 class RegistryResource(Resource):

@@ -22,6 +22,7 @@ from appliance.registry.request import RegistryRequest
 # A body that may lie in memory; larger ones go by sendfile.
 BODY_LIMIT = 64 * 1024
 BUDGET = 64 * 1024 * 1024
+# What an answer takes beside its bytes and those of its key; so there are never more than 64 Ki of them.
 _OVERHEAD = 1024
 
 # Well-formed header lines, none of which could change the answer or the connection.
@@ -56,16 +57,22 @@ class _Prepared:
 
     @property
     def cost(self) -> int:
-        """Bytes of memory, roughly."""
-        return len(self.before) + len(self.after) + _OVERHEAD
+        """Bytes of memory, roughly; those of its key left out."""
+        return len(self.before) + len(self.after) + sum(map(len, self.pull or ())) + _OVERHEAD
 
 
 class HotLane:
-    """The prepared answers of one listener, the longest unused dropped first."""
+    """
+    The prepared answers of one listener, the longest unused dropped first.
+
+    @ivar generation: counts how often they were all forgotten. An answer is kept only while the generation is the one
+        in which its request was routed: what is prepared across an import or a new configuration may be an old one.
+    """
 
     def __init__(self, clock: IReactorTime, accounts: IAccounts) -> None:
         self._clock = clock
         self._accounts = accounts
+        self.generation = 0
         self._answers: OrderedDict[bytes, _Prepared] = OrderedDict()
         self._used = 0
         self._date = b""
@@ -74,13 +81,17 @@ class HotLane:
 
     def remember(self, request: RegistryRequest, body: bytes, expires: float | None, pull: Pull | None = None) -> None:
         """
-        The response that C{request} has got, with its headers set, may be given again.
+        The response that C{request} has got, with its headers set, may be given again; it is not kept when the request
+        is written in a way of its own, or is of an earlier generation.
 
         @param body: what follows the headers; empty for HEAD.
         @param expires: seconds since the epoch, C{None} for ever.
         @param pull: what to count whenever it is given; C{None}: nothing.
         """
-        if len(body) > BODY_LIMIT or request.clientproto != b"HTTP/1.1" or not _is_simple(request):
+        key = request.method + b" " + request.uri
+        if request.generation != self.generation or len(body) > BODY_LIMIT or not _is_simple(request):
+            return
+        if _REQUEST_LINE.fullmatch(key + b" " + request.clientproto + b"\r\n") is None:
             return
         head = [b"HTTP/1.1 %d %b\r\n" % (request.code, request.code_message)]
         before = b""
@@ -92,7 +103,7 @@ class HotLane:
         if before:
             after = b"".join(head) + b"\r\n" + body
             prepared = _Prepared(before, after, len(body), expires, request.kind, request.code, request.cache, pull)
-            self._keep(request.method + b" " + request.uri, prepared)
+            self._keep(key, prepared)
 
     def serve(self, transport: Any, data: bytes) -> bool:
         """Answer the request that C{data} is, if it is a simple one with an answer here; whether it was."""
@@ -119,7 +130,8 @@ class HotLane:
         return pulls
 
     def clear(self) -> None:
-        """Forget every answer: something that decides about them has changed."""
+        """Forget every answer, those under way included: something that decides about them has changed."""
+        self.generation += 1
         self._answers.clear()
         self._used = 0
 
@@ -140,15 +152,14 @@ class HotLane:
     def _keep(self, key: bytes, prepared: _Prepared) -> None:
         self._drop(key)
         self._answers[key] = prepared
-        self._used += prepared.cost
+        self._used += len(key) + prepared.cost
         while self._used > BUDGET:
-            _, dropped = self._answers.popitem(last=False)
-            self._used -= dropped.cost
+            self._drop(next(iter(self._answers)))
 
     def _drop(self, key: bytes) -> None:
         dropped = self._answers.pop(key, None)
         if dropped is not None:
-            self._used -= dropped.cost
+            self._used -= len(key) + dropped.cost
 
 
 def _is_simple(request: RegistryRequest) -> bool:

@@ -15,11 +15,13 @@ class RegistryRequest(ServerRequest):
     @ivar accounts: is told how this request ended; set on the class by the listener.
     @ivar kind: see L{IAccounts.answered}.
     @ivar cache: see L{IAccounts.answered}.
+    @ivar generation: L{HotLane.generation} when the request was routed; C{None}: its answer is for nobody else.
     """
 
     accounts: Any = None
     kind = "other"
     cache = "-"
+    generation: int | None = None
     _accounted = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -6,8 +6,9 @@ C{ns} is the OCI distribution spec's "Registry Proxying" query parameter, sent b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from appliance.errors import NameInvalid, NamespaceConflict, UpstreamUnknown
 from appliance.oci.names import parse_repository
@@ -59,6 +60,24 @@ def target(
     if default is None:
         raise UpstreamUnknown(f"{repository} names no upstream, and this listener has no default_upstream")
     return Target(default, repository)
+
+
+def is_plain(uri: bytes, name: str, wanted: Target, names: Collection[str]) -> bool:
+    """
+    Whether a request is written in one of the few ways in which one thing can be asked for: no other case of an
+    upstream's name, no percent-encoding, no slash at the end, no query beside an C{ns} of that upstream.
+
+    @param uri: path and query as received.
+    @param name: as with L{target}, which gave C{wanted}.
+    @param names: the upstream's name and aliases.
+    """
+    path, question, query = uri.partition(b"?")
+    prefix = name.removesuffix(wanted.repository).removesuffix("/")
+    if b"%" in path or path.endswith(b"/") or (prefix and prefix not in names):
+        return False
+    # containerd encodes the colon before a port.
+    spelled = {text for each in names for text in (each, quote(each, safe=""))}
+    return not question or query in {b"ns=%b" % text.encode() for text in spelled}
 
 
 def _is_bad(name: str) -> bool:

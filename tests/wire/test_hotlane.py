@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from twisted.internet.defer import Deferred
 
 from appliance.errors import UpstreamUnavailable
 from appliance.interfaces import Outlook
 from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_MANIFEST
+from appliance.registry import hotlane
 from appliance.settings import ListenSettings
-from tests.doubles.pullthrough import CONFIG
+from appliance.store.memory import MemoryBlobStore
+from tests.doubles.pullthrough import CONFIG, image, result
 from tests.wire.line import IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, parse, request
 
 HOT = [
@@ -274,4 +281,103 @@ def test_a_tag_that_is_never_asked_for_stays() -> None:
     counter = Counter(shop)
     shop.clock.advance(1e8)
     assert shop.get(manifest())["Cache-Status"] == "pullcache; hit"
+    assert counter.served == 1
+
+
+# -- answers under way ----------------------------------------------------------------------------------------------
+
+
+class SlowStore(MemoryBlobStore):
+    """
+    One whose reads end when the test says so.
+
+    @ivar slow: whether that is so now; C{waiting}: the ends of the reads that began meanwhile.
+    """
+
+    slow = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Deferred[None]] = []
+
+    def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
+        reading = super().read(digest, limit)
+        if not self.slow:
+            return reading
+        end: Deferred[None] = Deferred()
+        self.waiting.append(end)
+        return end.addCallback(lambda _: reading)
+
+
+def reloaded(shop: Shop) -> None:
+    shop.listener.configure(shop.settings, shop.listen)
+
+
+def imported(shop: Shop) -> None:
+    shop.listener.forget_answers()
+
+
+NEWER = image(b"newer")
+
+
+@pytest.mark.parametrize("change", [imported, reloaded])
+@pytest.mark.parametrize("path", [manifest(), blob(CONFIG)])
+def test_an_answer_that_was_under_way_is_not_repeated_afterwards(path: str, change: Callable[[Shop], None]) -> None:
+    """A bundle brings a newer image, or a configuration comes, while an answer is read from the disk."""
+    store = SlowStore()
+    shop = Shop(before=held(store=store), offline=True, store=store)
+    counter = Counter(shop)
+    store.slow = True
+    line = Line(shop.listener).send(request("GET", path))
+    store.slow = False
+    result(store.put(Digest.of(NEWER), NEWER))
+    repository = result(shop.cache.repositories.get("docker.io", "library/app"))
+    repository.hold(Digest.of(NEWER), OCI_MANIFEST, len(NEWER))
+    repository.tag("latest", Digest.of(NEWER), shop.clock.seconds(), "bundle")
+    change(shop)
+    for end in store.waiting:
+        end.callback(None)
+    assert line.answers("GET")[0].status == 200
+    assert shop.get(path).body == (NEWER if path == manifest() else CONFIG)
+    assert counter.served == 0
+    shop.get(path)
+    assert counter.served == 1
+
+
+# -- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [manifest(), blob(LAYER)])
+def test_a_query_multiplies_no_answers(path: str) -> None:
+    """Whatever a client adds, or spells in its own way, gets the same answer and takes no memory."""
+    shop = held()
+    plain = shop.get(path)
+    before = shop.listener._lane._used
+    for written in (f"{path}?x={{}}", f"{path}?{{}}", f"{path}?platform=linux/{{}}", f"{path}?x{'y' * 1000}={{}}"):
+        for number in range(20):
+            for _ in range(2):
+                assert shop.get(written.format(number)).body == plain.body
+    for written in (path.replace("app", "DOCKER.io/app"), f"{path}?ns=Docker.io", path.replace("sha256:", "sha256%3a")):
+        if written != path:
+            assert shop.get(written).body == plain.body
+    assert shop.listener._lane._used == before > 0
+
+
+def test_what_is_kept_is_bounded_in_bytes_names_included(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long names of little images, each asked for once."""
+    monkeypatch.setattr(hotlane, "BUDGET", 40_000)
+    shop = Shop()
+    name = "/".join(["n" * 60] * 4)
+    little = image(b"x")
+    tags = [f"{number:03}" + "t" * 120 for number in range(60)]
+    shop.hub.add_manifest(name, little, OCI_MANIFEST, *tags)
+    for tag in tags:
+        shop.get(manifest(tag, name)), shop.get(manifest(tag, name))
+    answers: Any = shop.listener._lane._answers
+    octets = [
+        len(key) + len(kept.before) + len(kept.after) + sum(map(len, kept.pull or ())) for key, kept in answers.items()
+    ]
+    assert 0 < sum(octets) + 1024 * len(octets) <= 40_000
+    counter = Counter(shop)
+    shop.get(manifest(tags[-1], name))
     assert counter.served == 1

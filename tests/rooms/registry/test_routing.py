@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import NameInvalid, NamespaceConflict, UpstreamUnknown
-from appliance.registry.routing import Target, target
+from appliance.registry.routing import Target, is_plain, target
 from appliance.settings import Settings, UpstreamSettings
 
 SETTINGS = Settings(
@@ -87,3 +89,38 @@ def test_whatever_comes_a_target_is_a_configured_upstream_and_a_valid_name(name:
         return
     assert found.upstream in SETTINGS.upstreams
     assert not set(found.repository) - set("abcdefghijklmnopqrstuvwxyz0123456789._-/")
+
+
+@pytest.mark.parametrize(
+    ("uri", "plain"),
+    [
+        ("/v2/nginx/manifests/v1", True),
+        ("/v2/library/nginx/manifests/v1", True),
+        ("/v2/docker.io/nginx/manifests/v1", True),
+        ("/v2/hub/nginx/manifests/v1", True),
+        ("/v2/index.docker.io/nginx/manifests/v1", True),
+        ("/v2/nginx/manifests/v1?ns=docker.io", True),
+        ("/v2/nginx/manifests/v1?ns=hub", True),
+        ("/v2/hub/nginx/manifests/v1?ns=docker.io", True),
+        ("/v2/a/b/manifests/v1?ns=reg.lan:5000", True),
+        ("/v2/a/b/manifests/v1?ns=reg.lan%3A5000", True),
+        ("/v2/Docker.IO/nginx/manifests/v1", False),
+        ("/v2/docker.io:443/nginx/manifests/v1", False),
+        ("/v2/nginx/manifests/v1/", False),
+        ("/v2/nginx/manifests/v1?", False),
+        ("/v2/nginx/manifests/v1?x=1", False),
+        ("/v2/nginx/manifests/v1?ns=Docker.io", False),
+        ("/v2/nginx/manifests/v1?ns=docker.io:443", False),
+        ("/v2/nginx/manifests/v1?ns=docker%2Eio", False),
+        ("/v2/nginx/manifests/v1?ns=docker.io&", False),
+        ("/v2/nginx/manifests/v1?ns=docker.io&x=1", False),
+        ("/v2/hub/nginx/manifests/v1?ns=nowhere", False),
+        ("/v2/nginx/manifests/sha256%3A0123", False),
+    ],
+)
+def test_one_thing_can_be_asked_for_in_few_ways(uri: str, plain: bool) -> None:
+    """Of all others no answer is kept, so that nobody fills the memory with spellings."""
+    path, _, query = uri.partition("?")
+    name = path.removeprefix("/v2/").partition("/manifests/")[0]
+    wanted = route(name, *parse_qs(query).get("ns", []))
+    assert is_plain(uri.encode(), name, wanted, SETTINGS.upstreams[wanted.upstream].names()) is plain
