@@ -69,15 +69,19 @@ class IOpenFile(Interface):
 
 class IIngest(Interface):
     """
-    A blob being received: what is written survives a restart and becomes a blob only when its digest is right.
+    A blob being received: what is written becomes a blob only when its digest is right.
 
-    The caller waits for each Deferred before the next call; L{note} and L{write_ahead} may overlap with others.
+    Each has a file of its own, in which nobody else writes, however many receive the same blob at once. The caller
+    waits for each Deferred before the next call; L{note} and L{write_ahead} may overlap with others. What a cancelled
+    call has begun goes on, and the next one waits for its end.
     """
 
     digest = Attribute("the L{Digest} the whole must have")
     size = Attribute("bytes received so far (int)")
     origin = Attribute("the L{Origin} noted with the bytes, for a resumption after a restart")
-    file = Attribute("L{IOpenFile} on the bytes received so far; stays readable after C{commit} and C{discard}")
+    file = Attribute(
+        "L{IOpenFile} on the bytes received so far, read-only; stays readable after C{commit} and C{discard}"
+    )
 
     def write(data: list[bytes]) -> Deferred[None]:
         """Append and hash C{data}. Fails with L{OSError} when the disk refuses."""
@@ -106,16 +110,17 @@ class IIngest(Interface):
 
     def commit() -> Deferred[None]:
         """
-        Make it a blob: durable when the Deferred fires.
+        Make it a blob: durable when the Deferred fires. From then on nobody can write to its file. Where somebody else
+        has brought the blob meanwhile, that one stays.
 
         Fails with L{BlobDamaged} when the digest is wrong; the bytes are gone then.
         """
 
     def discard() -> Deferred[None]:
-        """Throw the bytes away."""
+        """Throw the bytes away; those that somebody else receives of the same blob are not touched."""
 
     def close() -> None:
-        """Stop here and keep the bytes for a resumption."""
+        """Stop here and keep the bytes for a resumption; see L{IBlobStore.ingest} for who may resume."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,13 @@ class IBlobStore(Interface):
         """
 
     def ingest(digest: Digest) -> Deferred[IIngest]:
-        """Receive a blob: fires with an L{IIngest} that goes on where an earlier one was closed or cut."""
+        """
+        Receive a blob: fires with an L{IIngest} that goes on where an earlier one was closed or cut.
+
+        While one is open, another of the same digest begins with nothing, and what it received is gone when it is
+        closed. Whichever is committed first becomes the blob; the others' bytes are gone when they are closed.
+        Cancelling closes what was being opened.
+        """
 
     def unfinished() -> list[Digest]:
         """The blobs that were being received when they were cut."""

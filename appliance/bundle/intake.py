@@ -67,11 +67,15 @@ class Intake:
                 ) from error
 
     async def _take(self, supply: Supply) -> None:
-        if supply.data is not None or supply.size <= SMALL:
+        if self._store.size(supply.digest) == supply.size:
+            # A client's pull has brought it since the import began.
+            self._progressed(str(supply), supply.size)
+        elif supply.data is not None or supply.size <= SMALL:
             await self._put(supply)
-        # What an earlier import left may be wrong after a power cut: then once more from the beginning.
-        elif not await self._stream(supply) and not await self._stream(supply):
-            raise await self._damaged(supply)
+        else:
+            # What an earlier import or a pull left may be wrong, after a power cut too: once more from the beginning.
+            while not await self._stream(supply):
+                pass
 
     async def _put(self, supply: Supply) -> None:
         data = supply.data if supply.data is not None else await self._threads.call(_gathered, supply)
@@ -83,7 +87,7 @@ class Intake:
         self._progressed(str(supply), supply.size)
 
     async def _stream(self, supply: Supply) -> bool:
-        """Receive the blob; C{False} when it is wrong and there were bytes of an earlier import in it."""
+        """Receive the blob; C{False} when it is wrong, and gone, and not all of its bytes were those of the archive."""
         ingest = await self._store.ingest(supply.digest)
         try:
             if ingest.size > supply.size:
@@ -104,10 +108,6 @@ class Intake:
             if staged:
                 return False
             raise await self._damaged(supply) from None
-        except FileNotFoundError:
-            # A client's pull of the same blob ended first, and renamed the file that both wrote.
-            if self._store.size(supply.digest) != supply.size:
-                raise
         return True
 
     async def _copy(self, supply: Supply, ingest: IIngest) -> None:

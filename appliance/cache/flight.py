@@ -182,8 +182,9 @@ class Flight:
             error = await self._attempt(ingest)
             if error is None or ingest.size == self.size:
                 return
-            # Before a client has been promised anything a failure is told at once: it does best to ask elsewhere.
-            if not self._was_open:
+            # Before a client has been promised anything a failure is told at once: it does best to ask elsewhere. The
+            # same where an import has brought the blob meanwhile: who comes again finds it.
+            if not self._was_open or self._store.size(self.digest) is not None:
                 raise error
             await self._pause(error, patience.pause(error, ingest.size > before))
 

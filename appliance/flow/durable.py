@@ -26,18 +26,27 @@ def make_folder(folder: Path) -> None:
         fsync_folder(path.parent)
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """Make C{path} of C{data}, its bytes on the disk and no descriptor open on return; an error leaves no file."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def write_file(path: Path, data: bytes, temporary: Path) -> None:
     """
     Replace C{path} by C{data}; durable on return.
 
     @param temporary: a name in the same file system, free for this call; gone afterwards.
     """
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    write_synced(temporary, data)
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         os.rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -11,7 +12,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
-from appliance.flow.durable import write_file
+from appliance.flow.durable import fsync_folder, write_synced
 from appliance.flow.sharedfile import SharedFile
 from appliance.interfaces import IBlobStore, IIngest, IOpenFile, IThreads
 from appliance.oci.digest import Digest
@@ -27,8 +28,9 @@ class FilesystemBlobStore:
         self._partial = root / PARTIAL
         self._threads = threads
         self._total = 0
-        self._counting = Lock()
+        self._naming = Lock()
         self._temporaries = count(1)
+        self._receiving: set[Digest] = set()
 
     def measure(self) -> Deferred[None]:
         """Add up what the folder holds, once at start; until it fires L{total} counts only what came since."""
@@ -66,8 +68,12 @@ class FilesystemBlobStore:
 
     def ingest(self, digest: Digest) -> Deferred[IIngest]:
         """See L{IBlobStore.ingest}."""
-        partial = PartialBlob(self._partial, self._path(digest), digest, self._threads, self._count)
-        return partial.load()
+        final = self._path(digest)
+        if digest in self._receiving:
+            return PartialBlob(self._temporary(digest), final, digest, self._threads, self._publish).load()
+        self._receiving.add(digest)
+        path, closed = self._partial / digest.file_name, partial(self._receiving.discard, digest)
+        return PartialBlob(path, final, digest, self._threads, self._publish, closed).load()
 
     def unfinished(self) -> list[Digest]:
         """See L{IBlobStore.unfinished}."""
@@ -110,13 +116,36 @@ class FilesystemBlobStore:
             raise BlobDamaged(f"{len(data)} bytes do not have the digest {digest}")
         path = self._path(digest)
         if path.exists():
+            # Maybe since a moment ago, by another thread.
+            fsync_folder(path.parent)
             return
-        write_file(path, data, self._partial / f"{digest.file_name}.{next(self._temporaries)}.tmp")
-        self._count(len(data))
+        temporary = self._temporary(digest)
+        write_synced(temporary, data)
+        try:
+            self._publish(temporary, digest, len(data))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _publish(self, path: Path, digest: Digest, size: int) -> None:
+        """
+        Give the file C{path} the blob's name, unless a file has it already: then that one is the blob, and C{path} is
+        gone. Durable on return. The file is whole and synced, and nobody can write it any more.
+        """
+        final = self._path(digest)
+        with self._naming:
+            if final.exists():
+                path.unlink()
+            else:
+                os.rename(path, final)
+                self._total += size
+        fsync_folder(final.parent)
+
+    def _temporary(self, digest: Digest) -> Path:
+        return self._partial / f"{digest.file_name}.{next(self._temporaries)}.tmp"
 
     def _count(self, octets: int) -> None:
-        # Called from the disk threads.
-        with self._counting:
+        with self._naming:
             self._total += octets
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -21,6 +24,13 @@ class MemoryBlobStore:
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
         self._partial: dict[Digest, tuple[bytes, Origin | None]] = {}
+        self._receiving: set[Digest] = set()
+
+    def again(self) -> MemoryBlobStore:
+        """What a new process would find: as much as this one has, and nobody receiving."""
+        store = MemoryBlobStore()
+        store._blobs, store._partial = self._blobs, dict(self._partial)
+        return store
 
     def size(self, digest: Digest) -> int | None:
         """See L{IBlobStore.size}."""
@@ -31,7 +41,11 @@ class MemoryBlobStore:
         """See L{IBlobStore.open}."""
         if digest not in self._blobs:
             raise NotHeld(f"{digest} is not in the store")
-        return SharedFile(_memory_file(self._blobs[digest]))
+        fd = _memory_file(self._blobs[digest])
+        try:
+            return SharedFile(_for_reading(fd))
+        finally:
+            os.close(fd)
 
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
         """See L{IBlobStore.read}."""
@@ -51,7 +65,11 @@ class MemoryBlobStore:
 
     def ingest(self, digest: Digest) -> Deferred[IIngest]:
         """See L{IBlobStore.ingest}."""
-        return succeed(_MemoryIngest(self._blobs, self._partial, digest))
+        if digest in self._receiving:
+            return succeed(_MemoryIngest(self._blobs, {}, digest, lambda: None))
+        self._receiving.add(digest)
+        closed = partial(self._receiving.discard, digest)
+        return succeed(_MemoryIngest(self._blobs, self._partial, digest, closed))
 
     def unfinished(self) -> list[Digest]:
         """See L{IBlobStore.unfinished}."""
@@ -67,21 +85,28 @@ class _MemoryIngest:
     """See L{IIngest}."""
 
     def __init__(
-        self, blobs: dict[Digest, bytes], partial: dict[Digest, tuple[bytes, Origin | None]], digest: Digest
+        self,
+        blobs: dict[Digest, bytes],
+        partial: dict[Digest, tuple[bytes, Origin | None]],
+        digest: Digest,
+        closed: Callable[[], None],
     ) -> None:
         self._blobs = blobs
         self._partial = partial
+        self._when_closed = closed
         data, self.origin = partial.setdefault(digest, (b"", None))
         self._hasher: Any = digest.hasher()
         self._hasher.update(data)
         self._ahead: dict[int, bytes] = {}
         self._fd = _memory_file(data)
-        self.file: IOpenFile = SharedFile(self._fd)
+        self.file: IOpenFile = SharedFile(_for_reading(self._fd))
         self.digest = digest
         self.size = len(data)
 
     def write(self, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write}."""
+        if self._fd < 0:
+            return fail(OSError(errno.EBADF, f"{self.digest}: the file is closed"))
         joined = b"".join(data)
         os.pwrite(self._fd, joined, self.size)
         self._hasher.update(joined)
@@ -91,6 +116,8 @@ class _MemoryIngest:
 
     def write_ahead(self, offset: int, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write_ahead}."""
+        if self._fd < 0:
+            return fail(OSError(errno.EBADF, f"{self.digest}: the file is closed"))
         self._ahead[offset] = b"".join(data)
         return succeed(None)
 
@@ -117,25 +144,31 @@ class _MemoryIngest:
 
     def commit(self) -> Deferred[None]:
         """See L{IIngest.commit}."""
+        if self._fd < 0:
+            return fail(OSError(errno.EBADF, f"{self.digest}: the file is closed"))
         data, _ = self._partial.pop(self.digest)
-        right = self.verify()
         self.close()
-        if not right:
+        if not self.digest.matches(data):
             return fail(BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}"))
-        self._blobs[self.digest] = data
+        self._blobs.setdefault(self.digest, data)
         return succeed(None)
 
     def discard(self) -> Deferred[None]:
         """See L{IIngest.discard}."""
-        self._partial.pop(self.digest, None)
+        if self._fd >= 0:
+            self._partial.pop(self.digest, None)
         self.close()
         return succeed(None)
 
     def close(self) -> None:
         """See L{IIngest.close}."""
         if self._fd >= 0:
+            os.close(self._fd)
             self._fd = -1
             self.file.release()
+            if self.digest in self._blobs:
+                self._partial.pop(self.digest, None)
+            self._when_closed()
 
     def _keep(self) -> None:
         self._ahead = {at: data for at, data in self._ahead.items() if at + len(data) > self.size}
@@ -146,3 +179,7 @@ def _memory_file(data: bytes) -> int:
     fd = os.memfd_create("blob")
     os.pwrite(fd, data, 0)
     return fd
+
+
+def _for_reading(fd: int) -> int:
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)

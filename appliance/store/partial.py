@@ -3,12 +3,15 @@ A blob under way, on disk.
 
 ::
 
-    partial/<alg>-<hex>         the bytes received so far
-    partial/<alg>-<hex>.json    where they come from, for a resumption after a restart
+    partial/<alg>-<hex>          the bytes received so far
+    partial/<alg>-<hex>.json     where they come from, for a resumption after a restart
+    partial/<alg>-<hex>.<n>.tmp  the same blob from somebody else, while the first file has a writer; not resumed
 
-The bytes are not synced while they come: after a power cut the file may hold less, or zeros, and the digest finds out.
-Those that are written ahead lie elsewhere until they are absorbed (L{appliance.store.ahead}), so that the file holds a
-beginning of the blob at every moment.
+Each file has one writer. The bytes are not synced while they come: after a power cut the file may hold less, or zeros,
+and the digest finds out. Those that are written ahead lie elsewhere until they are absorbed (L{appliance.store.ahead}),
+so that the file holds a beginning of the blob at every moment.
+
+Readers have a descriptor of their own that cannot write. The writer's is closed before the file gets the blob's name.
 """
 
 from __future__ import annotations
@@ -20,11 +23,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, execute, fail
+from twisted.internet.defer import Deferred, DeferredLock, execute, fail, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged
-from appliance.flow.durable import fsync_folder
 from appliance.flow.sharedfile import SharedFile
 from appliance.interfaces import IIngest, IOpenFile, IThreads, Origin
 from appliance.oci.digest import Digest
@@ -45,51 +47,75 @@ class PartialBlob:
     file: IOpenFile
 
     def __init__(
-        self, folder: Path, final: Path, digest: Digest, threads: IThreads, counted: Callable[[int], None]
+        self,
+        path: Path,
+        final: Path,
+        digest: Digest,
+        threads: IThreads,
+        publish: Callable[[Path, Digest, int], None],
+        closed: Callable[[], None] | None = None,
     ) -> None:
-        self._path = folder / digest.file_name
-        self._note = folder / f"{digest.file_name}.json"
+        """
+        @param path: the file, which nobody else writes; when it is a C{.tmp} it is gone after L{close}.
+        @param final: where the blob is, once it is held.
+        @param publish: gives a whole and synced file of that digest and size its name, on a thread.
+        @param closed: called when somebody else may write the file.
+        """
+        self._path = path
         self._final = final
+        self._note = path.with_name(f"{path.name}.json")
+        self._is_kept = path.suffix != ".tmp"
         self._threads = threads
-        self._counted = counted
+        self._publish = publish
+        self._when_closed = closed
         self._hasher: Any = digest.hasher()
-        self._ahead = Ahead(folder, digest.file_name)
+        self._ahead = Ahead(path.parent, digest.file_name)
+        # One at a time, also where one was cancelled: its thread goes on. A note does not hold up the bytes.
+        self._turn, self._noting = DeferredLock(), DeferredLock()
+        self._is_open = True
         self._fd = -1
         self.digest = digest
         self.size = 0
         self.origin: Origin | None = None
 
     def load(self) -> Deferred[IIngest]:
-        """Open the file and hash what it holds; fires with this object."""
+        """Open the file and hash what it holds; fires with this object. Cancelling closes it."""
         # A file that is not there yet is made at once: a client waits for its first byte.
-        return self._threads.call(self._load) if self._path.exists() else execute(self._load)
+        run = self._threads.call if self._path.exists() else execute
+        return self._in_turn(lambda: run(self._load)).addErrback(self._closed)
 
     def write(self, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write}."""
-        return self._on_files([], self._append, self._fd, data)
+        return self._in_turn(lambda: self._threads.call(self._append, data).addBoth(self._counted))
 
     def write_ahead(self, offset: int, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write_ahead}."""
         try:
-            if self._fd < 0:
-                raise OSError(errno.EBADF, f"{self.digest}: the file is closed")
+            if not self._is_open:
+                raise self._no_file()
             stretch = self._ahead.begin(offset)
         except OSError as error:
             return fail(error)
-        return self._on_files([stretch], stretch.put, data)
+        stretch.file.acquire()
+        return _shielded(self._threads.call(stretch.put, data).addBoth(self._counted, [stretch]))
 
     def absorb(self, stop: int) -> Deferred[None]:
         """See L{IIngest.absorb}. Fails with L{ValueError}, and absorbs nothing, when some was not written ahead."""
-        try:
+
+        def begin() -> Deferred[None]:
             parts = self._ahead.between(self.size, stop)
-        except ValueError as error:
-            return fail(error)
-        return self._on_files([stretch for stretch, _, _ in parts], self._append_parts, self._fd, parts)
+            stretches = [stretch for stretch, _, _ in parts]
+            for stretch in stretches:
+                stretch.file.acquire()
+            return self._threads.call(self._append_parts, parts).addBoth(self._counted, stretches)
+
+        return self._in_turn(begin)
 
     def note(self, origin: Origin) -> Deferred[None]:
         """See L{IIngest.note}."""
         self.origin = origin
-        return self._threads.call(self._write_note, msgspec.json.encode(origin))
+        data = msgspec.json.encode(origin)
+        return _shielded(self._noting.run(self._threads.call, self._write_note, data))
 
     def verify(self) -> bool:
         """See L{IIngest.verify}."""
@@ -97,64 +123,71 @@ class PartialBlob:
 
     def commit(self) -> Deferred[None]:
         """See L{IIngest.commit}."""
-        return self._on_files([], self._commit, self._fd).addBoth(self._closed)
+        return self._in_turn(lambda: self._noting.run(self._threads.call, self._commit)).addBoth(self._closed)
 
     def discard(self) -> Deferred[None]:
         """See L{IIngest.discard}."""
-        return self._threads.call(self._discard).addBoth(self._closed)
+        return self._in_turn(lambda: self._noting.run(self._threads.call, self._discard)).addBoth(self._closed)
 
     def close(self) -> None:
         """See L{IIngest.close}."""
-        if self._fd >= 0:
-            self._fd = -1
-            self._ahead.close()
-            self.file.release()
+        if self._is_open:
+            self._is_open = False
+            self._turn.run(self._noting.run, self._end)
 
-    def _load(self) -> PartialBlob:
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self.file = SharedFile(self._fd)
-        try:
-            while piece := os.pread(self._fd, READ, self.size):
-                self._hasher.update(piece)
-                self.size += len(piece)
-        except BaseException:
-            self.close()
-            raise
+    def _end(self) -> Deferred[None]:
+        # On the reactor's thread: readers of the files are counted there.
+        self._ahead.close()
+        if hasattr(self, "file"):
+            self.file.release()
+        over: Deferred[None] = succeed(None)
+        if self._fd >= 0:
+            self._close_for_writing()
+            # Nobody needs a beginning of what somebody else has brought meanwhile.
+            if not self._is_kept or self._final.exists():
+                over = self._threads.call(self._unlink).addErrback(lambda _: None)
+        return over.addCallback(self._free)
+
+    def _free(self, _: None) -> None:
+        if self._when_closed is not None:
+            self._when_closed()
+
+    def _load(self) -> IIngest:
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.file = SharedFile(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        # A stop does not wait for the hash of a large file.
+        while self._is_open and (piece := os.pread(self.file.fd, READ, self.size)):
+            self._hasher.update(piece)
+            self.size += len(piece)
         self.origin = self._read_note()
         return self
 
-    def _on_files(self, stretches: list[Stretch], function: Callable[..., None], *args: Any) -> Deferred[None]:
-        """Run C{function} on a thread, which has its own hold on the files until it is done."""
-        # Neither a close meanwhile nor a cancellation may free a descriptor under its feet.
-        files = [self.file, *(stretch.file for stretch in stretches)]
-        for file in files:
-            file.acquire()
-        result: Deferred[None] = Deferred()
-        done = self._threads.call(function, *args)
-        done.addBoth(self._released, files)
-        done.chainDeferred(result)
-        return result
+    def _in_turn(self, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
+        """What C{begin} gives, called when what was begun before has ended; a cancellation stops neither."""
+        return _shielded(self._turn.run(begin))
 
-    def _released(self, result: T, files: list[IOpenFile]) -> T:
-        if self._fd >= 0:
+    def _counted(self, result: T, stretches: Sequence[Stretch] = ()) -> T:
+        if self._is_open:
             self._ahead.forget(self.size)
-        for file in files:
-            file.release()
+        for stretch in stretches:
+            stretch.file.release()
         return result
 
-    def _append(self, fd: int, data: Sequence[bytes | memoryview]) -> None:
+    def _append(self, data: Sequence[bytes | memoryview]) -> None:
+        if self._fd < 0:
+            raise self._no_file()
         pieces = gathered(data)
-        length = write_pieces(fd, pieces, self.size)
+        length = write_pieces(self._fd, pieces, self.size)
         for piece in pieces:
             self._hasher.update(piece)
         self.size += length
 
-    def _append_parts(self, fd: int, parts: list[tuple[Stretch, int, int]]) -> None:
+    def _append_parts(self, parts: list[tuple[Stretch, int, int]]) -> None:
         buffer = memoryview(bytearray(ABSORBED))
         for stretch, start, stop in parts:
             while start < stop:
                 piece = stretch.read(start, buffer[: stop - start])
-                self._append(fd, [piece])
+                self._append([piece])
                 start += len(piece)
 
     def _read_note(self) -> Origin | None:
@@ -165,33 +198,53 @@ class PartialBlob:
             return None
 
     def _write_note(self, data: bytes) -> None:
+        if self._fd < 0 or not self._is_kept:
+            return
         # Not synced: losing it costs only the resumption after a power cut.
         temporary = self._note.with_suffix(".note.tmp")
         temporary.write_bytes(data)
         temporary.rename(self._note)
 
-    def _commit(self, fd: int) -> None:
+    def _commit(self) -> None:
+        if self._fd < 0:
+            raise self._no_file()
         if not self.verify():
-            self._discard()
+            self._unlink()
             raise BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}")
-        os.fsync(fd)
-        held = self._final.exists()
-        try:
-            os.rename(self._path, self._final)
-        except FileNotFoundError:
-            # An import and a flight may bring the same blob at once, into the same file; one of them was first.
-            if not held:
-                raise
-        fsync_folder(self._final.parent)
+        if (length := os.fstat(self._fd).st_size) < self.size:
+            self._unlink()
+            raise BlobDamaged(f"{self.size} bytes were written of {self.digest}, and {length} are in its file")
+        # A write that failed half way may have left some behind what was hashed.
+        os.ftruncate(self._fd, self.size)
+        os.fsync(self._fd)
+        self._close_for_writing()
+        self._publish(self._path, self.digest, self.size)
         self._note.unlink(missing_ok=True)
-        if not held:
-            self._counted(self.size)
 
     def _discard(self) -> None:
+        # After the end it is somebody else's file that has the name.
+        if self._fd >= 0:
+            self._unlink()
+
+    def _unlink(self) -> None:
         self._path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        if self._is_kept:
+            self._note.unlink(missing_ok=True)
+
+    def _close_for_writing(self) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def _no_file(self) -> OSError:
+        return OSError(errno.EBADF, f"{self.digest}: the file is closed")
 
     def _closed(self, result: T) -> T:
-        # On the reactor's thread: readers of the file are counted there.
         self.close()
         return result
+
+
+def _shielded(work: Deferred[T]) -> Deferred[T]:
+    """What C{work} comes to, for somebody whose cancellation does not reach it: a thread cannot be stopped."""
+    result: Deferred[T] = Deferred()
+    work.chainDeferred(result)
+    return result

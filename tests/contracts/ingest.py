@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -16,6 +18,11 @@ DATA = bytes(range(256)) * 700
 DIGEST = Digest.of(DATA)
 HALF = len(DATA) // 2
 ORIGIN = Origin("docker.io", "library/nginx", len(DATA), '"a-validator"')
+
+
+CALLS = ("write", "write", "write", "ahead", "note", "commit", "commit", "discard", "close", "cancel")
+STEPS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(CALLS)), max_size=40)
+WRONG = st.sets(st.integers(0, 2), max_size=2)
 
 
 class IngestContract(SynchronousTestCase):
@@ -254,3 +261,130 @@ class IngestContract(SynchronousTestCase):
         ingest.close()
         ingest.close()
         self.assertEqual(self.store.size(DIGEST), len(DATA))
+
+    # -- several of one blob ----------------------------------------------------------------------------------------
+
+    def test_nobody_writes_through_a_reader_s_file(self) -> None:
+        """Neither while the blob comes nor when it is held: its bytes are what was hashed."""
+        ingest = self.written(DATA)
+        self.assertRaises(OSError, os.pwrite, ingest.file.fd, b"!", 0)
+        ingest.file.acquire()
+        self.addCleanup(ingest.file.release)
+        self.successResultOf(ingest.commit())
+        held = self.store.open(DIGEST)
+        self.addCleanup(held.release)
+        for file in (ingest.file, held):
+            self.assertRaises(OSError, os.pwrite, file.fd, b"!", 0)
+
+    def test_nothing_is_written_after_the_end(self) -> None:
+        """What comes late is refused, and is in no blob and no beginning."""
+        for end in ("commit", "discard", "close"):
+            self.store = self.make()
+            ingest = self.written(DATA)
+            outcome = getattr(ingest, end)()
+            if outcome is not None:
+                self.successResultOf(outcome)
+            before = self.store.unfinished()
+            self.failureResultOf(ingest.write([b"late"]), OSError)
+            self.failureResultOf(ingest.write_ahead(len(DATA), [b"late"]), OSError)
+            self.successResultOf(ingest.discard())
+            self.assertEqual(self.store.unfinished(), before, end)
+            later = self.ingest()
+            self.assertEqual(later.size, len(DATA) if end == "close" else 0, end)
+
+    def test_the_second_of_two_begins_with_nothing(self) -> None:
+        """An import and a fetch of one blob at once: neither sees, ends or forgets what the other has."""
+        self.cut()
+        first, second = self.ingest(), self.ingest()
+        self.assertEqual((first.size, second.size, second.origin), (HALF, 0, None))
+        self.successResultOf(second.note(Origin("mirror.example", "nginx")))
+        self.successResultOf(second.write([b"wrong"]))
+        self.successResultOf(second.discard())
+        third = self.ingest()
+        self.successResultOf(third.write([DATA[:10]]))
+        third.close()
+        self.successResultOf(first.write([DATA[HALF : HALF + 1]]))
+        first.close()
+        later = self.ingest()
+        self.assertEqual((later.size, later.origin), (HALF + 1, ORIGIN))
+
+    def test_the_first_of_two_that_is_right_is_the_blob(self) -> None:
+        """Whoever brings it; the other one's bytes are not, and the blob counts once."""
+        for early, late in ((0, 1), (1, 0)):
+            for wrong in (None, early, late):
+                self.store = self.make()
+                receiving = [self.ingest(), self.ingest()]
+                for number, ingest in enumerate(receiving):
+                    self.successResultOf(ingest.write([DATA[:-1], b"!" if number == wrong else DATA[-1:]]))
+                for number in (early, late):
+                    if number == wrong:
+                        self.failureResultOf(receiving[number].commit(), BlobDamaged)
+                    else:
+                        self.successResultOf(receiving[number].commit())
+                self.assertEqual(self.successResultOf(self.store.read(DIGEST, 2 * len(DATA))), DATA)
+                self.assertEqual(self.store.total(), len(DATA))
+                self.assertEqual(self.store.unfinished(), [])
+
+    def test_nobody_needs_a_beginning_of_what_is_held(self) -> None:
+        """The first of two is cut after the second has brought the blob: nothing is left to resume."""
+        first, second = self.written(DATA[:HALF]), self.ingest()
+        self.successResultOf(first.note(ORIGIN))
+        self.successResultOf(second.write([DATA]))
+        self.successResultOf(second.commit())
+        first.close()
+        self.assertEqual(self.store.unfinished(), [])
+        self.assertEqual((self.ingest().size, self.ingest().origin), (0, None))
+        self.assertEqual(self.store.size(DIGEST), len(DATA))
+
+    def test_whatever_three_do_the_blob_is_right_or_absent(self) -> None:
+        """
+        Three receive one blob in any order, some of them other bytes; each is cut, closed, thrown away or committed at
+        any moment, and begins again. What is held once stays as it is, and what a new process finds goes on to it.
+        """
+        settings(deadline=None, max_examples=100)(given(STEPS, WRONG)(self.receive_by_three))()
+
+    def receive_by_three(self, steps: list[tuple[int, str]], wrong: set[int]) -> None:
+        self.store = self.make()
+        sent = [DATA[:HALF] + b"!" + DATA[HALF + 1 :] if number in wrong else DATA for number in range(3)]
+        receiving: list[IIngest | None] = [None, None, None]
+        for number, step in steps:
+            ingest = receiving[number] or self.ingest()
+            receiving[number] = ingest
+            piece = [sent[number][ingest.size : ingest.size + HALF + 1]]
+            if step in ("write", "cancel"):
+                writing = ingest.write(piece)
+                if step == "cancel":
+                    writing.cancel()
+                writing.addErrback(lambda _: None)
+            elif step == "ahead":
+                stop = ingest.size + len(piece[0])
+                self.successResultOf(ingest.write_ahead(ingest.size, piece))
+                self.successResultOf(ingest.absorb(stop))
+            elif step == "note":
+                self.successResultOf(ingest.note(ORIGIN))
+            else:
+                outcome = getattr(ingest, step)()
+                if outcome is not None:
+                    outcome.addErrback(lambda failure: failure.trap(BlobDamaged))
+                    self.successResultOf(outcome)
+                receiving[number] = None
+            self.assert_right_or_absent()
+        self.store = self.again()
+        for ingest in receiving:
+            if ingest is not None:
+                ingest.close()
+        self.assert_right_or_absent()
+        last = self.ingest()
+        if not DATA.startswith(os.pread(last.file.fd, 2 * len(DATA), 0)):
+            self.successResultOf(last.discard())
+            last = self.ingest()
+        self.successResultOf(last.write([DATA[last.size :]]))
+        self.successResultOf(last.commit())
+        self.assertEqual(self.store.size(DIGEST), len(DATA))
+        self.assert_right_or_absent()
+
+    def assert_right_or_absent(self) -> None:
+        if self.store.size(DIGEST) is None:
+            self.assertRaises(NotHeld, self.store.open, DIGEST)
+        else:
+            self.assertEqual(self.successResultOf(self.store.read(DIGEST, 2 * len(DATA))), DATA)

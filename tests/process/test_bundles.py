@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
 import random
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,9 @@ LONGEST = 0.1
 
 NOWHERE = "http://127.0.0.1:9"
 """Where the sealed side's upstream would be; nobody answers there, and nobody is to ask."""
+
+LARGE = 3_000_000
+"""Bytes of a layer that is not pulled in one go."""
 
 pytestmark = pytest.mark.process
 
@@ -324,3 +329,60 @@ def test_an_import_that_is_killed_publishes_all_or_nothing(
         imported(sealed, bundle)
         known |= images
         pull_all(sealed, known)
+
+
+def bundle_of(appliance: Appliance, upstream: RemoteRegistry, path: Path) -> tuple[str, int]:
+    """A bundle with one image of a large layer; that layer's digest and size."""
+    digest, size = upstream.add("team/app", sizes=[LARGE])["blobs"][1]
+    pull(appliance.authority, "team/app", "latest")
+    command(appliance, "export", "--all", "-o", path)
+    return digest, size
+
+
+@pytest.fixture
+def second(tmp_path: Path, upstream: RemoteRegistry) -> Iterator[Appliance]:
+    """A running appliance in front of the same upstream, which takes its time with blobs."""
+    made = Appliance(tmp_path / "second", upstream.url).start()
+    yield made
+    made.kill()
+
+
+def test_a_pull_that_brings_wrong_bytes_after_an_import_spoils_nothing(
+    appliance: Appliance, second: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """While a layer is being pulled, an import brings it; the upstream's last bytes are wrong. The blob stays right."""
+    digest, size = bundle_of(appliance, upstream, tmp_path / "all.tar")
+    plain.get(second.authority, "/v2/team/app/manifests/latest")
+    upstream.misbehave(f"GET /v2/*/blobs/{digest}", ("flipped", {"offset": size - 9}), ("trickle", {"rate": size / 5}))
+    pulling = plain.Transfer(second.authority, f"/v2/team/app/blobs/{digest}")
+    pulling.read(size // 10)
+    imported(second, tmp_path / "all.tar")
+    assert second.blob(digest).is_file()
+    with pytest.raises((http.client.IncompleteRead, OSError)):
+        pulling.rest()
+    served = plain.get(second.authority, f"/v2/team/app/blobs/{digest}", digest)
+    assert "hit" in served.cache_status
+    assert plain.get(second.restart().authority, f"/v2/team/app/blobs/{digest}", digest).body == served.body
+
+
+def test_an_import_that_brings_wrong_bytes_during_a_pull_spoils_nothing(
+    appliance: Appliance, second: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """A damaged stick is refused, and the pull of the same layer that is under way comes to its end."""
+    digest, size = bundle_of(appliance, upstream, tmp_path / "all.tar")
+    with tarfile.open(tmp_path / "all.tar") as archive:
+        at = archive.getmember("blobs/" + digest.replace(":", "/")).offset_data + size - 9
+    with open(tmp_path / "all.tar", "r+b") as file:
+        file.seek(at)
+        wrong = bytes([file.read(1)[0] ^ 1])
+        file.seek(at)
+        file.write(wrong)
+    plain.get(second.authority, "/v2/team/app/manifests/latest")
+    upstream.misbehave(f"GET /v2/*/blobs/{digest}", ("trickle", {"rate": size / 5}))
+    pulling = plain.Transfer(second.authority, f"/v2/team/app/blobs/{digest}")
+    beginning = pulling.read(size // 10)
+    refused = command(second, "import", tmp_path / "all.tar", status=1)
+    assert digest in refused.stderr
+    assert "sha256:" + hashlib.sha256(beginning + pulling.rest()).hexdigest() == digest
+    plain.get(second.authority, f"/v2/team/app/blobs/{digest}", digest)
+    assert [exchange.sent for exchange in upstream.seen(f"GET /v2/team/app/blobs/{digest}")] == [size, size]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.python.failure import Failure
 
 from appliance import errors
 from appliance.cache.flight import PAUSES, TRANSITIONS, Flight, State
@@ -438,6 +439,41 @@ def test_a_partial_that_is_too_long_is_thrown_away() -> None:
     trip = Trip(store=store).depart()
     assert isinstance(trip.error, errors.UpstreamInvalid)
     assert store.unfinished() == []
+
+
+# -- somebody else brings the blob -----------------------------------------------------------------------------------
+
+
+def brought_by_an_import(trip: Trip) -> None:
+    ingest = result(trip.store.ingest(DIGEST))
+    result(ingest.write([BLOB]))
+    result(ingest.commit())
+
+
+def test_a_flight_ends_well_after_an_import_has_brought_its_blob() -> None:
+    """Its readers get the rest from it; the blob is held once, and stays right when the upstream's bytes are not."""
+    for sent in (BLOB, BLOB[:-1] + b"!"):
+        trip = Trip(blob=sent).depart()
+        trip.body.feed(1000)
+        brought_by_an_import(trip)
+        trip.flight.source.file.acquire()
+        trip.body.complete()
+        assert trip.readable() == (BLOB if sent == BLOB else BLOB[:-1])
+        assert isinstance(trip.outcome[0], Failure) is (sent != BLOB)
+        assert result(trip.store.read(DIGEST, SIZE)) == BLOB
+        assert trip.store.total() == SIZE and trip.store.unfinished() == []
+
+
+def test_an_upstream_is_not_asked_again_for_what_an_import_has_brought() -> None:
+    """The line is cut: readers are told at once, and find the blob when they come again."""
+    trip = Trip().depart()
+    trip.body.feed(1000)
+    brought_by_an_import(trip)
+    trip.body.cut()
+    assert isinstance(trip.error, errors.UpstreamUnavailable)
+    assert trip.flight.source.failure is not None
+    assert len(trip.asked()) == 1
+    assert trip.store.unfinished() == []
 
 
 # -- our own side ---------------------------------------------------------------------------------------------------

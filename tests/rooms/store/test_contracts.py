@@ -36,14 +36,15 @@ class OnDisk:
 class InMemory:
     """The twin: what a new process would find is what this one has."""
 
+    store: MemoryBlobStore
+
     def make(self) -> IBlobStore:
         """See the contracts."""
-        self.store = MemoryBlobStore()
-        return self.store
+        return MemoryBlobStore()
 
     def again(self) -> IBlobStore:
         """See the contracts."""
-        return self.store
+        return self.store.again()
 
 
 class TestBlobsOnDisk(OnDisk, BlobStoreContract):

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from appliance.errors import NotHeld
+from appliance.errors import BlobDamaged, NotHeld
 from appliance.flow.threads import InlineThreads
 from appliance.interfaces import IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
@@ -116,6 +116,147 @@ def test_a_commit_cut_off_by_a_stop_still_commits(slow: tuple[SlowThreads, IInge
     threads.work()
     assert not is_open(fd)
     assert result(opened(tmp_path).read(DIGEST, len(DATA))) == DATA
+
+
+def writable(path: Path) -> list[str]:
+    """The descriptors of this process that can write to the file."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            [flags] = [line for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines() if "flags" in line]
+            if os.path.samefile(f"/proc/self/fd/{fd}", path) and int(flags.split()[1], 8) & os.O_ACCMODE:
+                found.append(fd)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def test_a_blob_has_no_writer_from_when_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a moment, whoever still reads what it was received into."""
+    seen = []
+    rename = os.rename
+
+    def renamed(source: Path, target: Path) -> None:
+        seen.append(writable(source))
+        rename(source, target)
+
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    result(ingest.write_ahead(0, [DATA]))
+    result(ingest.absorb(len(DATA)))
+    assert writable(tmp_path / "partial" / DIGEST.file_name)
+    ingest.file.acquire()
+    monkeypatch.setattr(os, "rename", renamed)
+    result(ingest.commit())
+    assert seen == [[]]
+    ingest.file.release()
+
+
+@pytest.mark.parametrize("late", [DATA[-10:], b"wrong"])
+def test_a_commit_waits_for_a_write_that_was_cancelled(
+    slow: tuple[SlowThreads, IIngest], tmp_path: Path, late: bytes
+) -> None:
+    """Its thread goes on: what it writes is part of what is judged, and nothing of it comes into the blob later."""
+    threads, ingest = slow
+    first = ingest.write([DATA[:-10]])
+    threads.work()
+    result(first)
+    second = ingest.write([late])
+    second.cancel()
+    with pytest.raises(CancelledError):
+        result(second)
+    committing = ingest.commit()
+    assert len(threads.waiting) == 1
+    threads.work()
+    threads.work()
+    store = opened(tmp_path)
+    if late == b"wrong":
+        with pytest.raises(BlobDamaged):
+            result(committing)
+        assert store.size(DIGEST) is None
+    else:
+        result(committing)
+        assert result(store.read(DIGEST, len(DATA))) == DATA
+    assert store.unfinished() == []
+
+
+def test_nobody_goes_on_in_a_file_that_a_thread_still_writes(tmp_path: Path) -> None:
+    """A fetch was cut in the middle of a write; whoever comes meanwhile has a file of its own."""
+    threads = SlowThreads()
+    store = opened(tmp_path, threads)
+    first = result(store.ingest(DIGEST))
+    late = first.write([b"wrong"])
+    late.cancel()
+    with pytest.raises(CancelledError):
+        result(late)
+    first.close()
+    second = result(store.ingest(DIGEST))
+    assert second.size == 0
+    writing = second.write([DATA])
+    threads.work()
+    result(writing)
+    committing = second.commit()
+    threads.work()
+    result(committing)
+    assert result(opened(tmp_path).read(DIGEST, len(DATA))) == DATA
+
+
+def test_an_opening_that_was_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
+    """A stop while a beginning is hashed: the next one goes on in it."""
+    result(opened(tmp_path).ingest(DIGEST)).close()
+    threads, before = SlowThreads(), descriptors()
+    store = opened(tmp_path, threads)
+    opening = store.ingest(DIGEST)
+    opening.cancel()
+    with pytest.raises(CancelledError):
+        result(opening)
+    threads.work()
+    assert descriptors() == before
+    opening = store.ingest(DIGEST)
+    threads.work()
+    ingest = result(opening)
+    assert Path(f"/proc/self/fd/{ingest.file.fd}").readlink() == tmp_path / "partial" / DIGEST.file_name
+    ingest.close()
+
+
+def test_what_is_behind_the_bytes_that_were_hashed_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk took some of a piece that was too much; the blob ends where its bytes do."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    result(ingest.write([DATA]))
+    with monkeypatch.context() as patch:
+        pwritev = os.pwritev
+        patch.setattr(os, "pwritev", lambda fd, pieces, at: pwritev(fd, [pieces[0][:7]], at))
+        patch.setattr(os, "pwrite", refuse)
+        with pytest.raises(OSError, match="no room"):
+            result(ingest.write([b"more than there is"]))
+    result(ingest.commit())
+    assert (tmp_path / "blobs" / "sha256" / DIGEST.encoded).read_bytes() == DATA
+
+
+def test_a_file_that_has_lost_its_end_becomes_no_blob(tmp_path: Path) -> None:
+    """Whoever shortened it: zeros in its place would have the right size."""
+    ingest = result(opened(tmp_path).ingest(DIGEST))
+    result(ingest.write([DATA]))
+    os.truncate(tmp_path / "partial" / DIGEST.file_name, 100)
+    with pytest.raises(BlobDamaged, match="100 are in its file"):
+        result(ingest.commit())
+    assert os.listdir(tmp_path / "partial") == []
+
+
+def test_a_second_file_is_gone_when_it_is_closed(tmp_path: Path) -> None:
+    """Nobody resumes it; after a kill it is swept at start."""
+    store = opened(tmp_path)
+    first, second, third = (result(store.ingest(DIGEST)) for _ in range(3))
+    for ingest in (second, third):
+        result(ingest.write([DATA[:10]]))
+        result(ingest.note(Origin("docker.io", "library/nginx")))
+    second.close()
+    result(third.discard())
+    assert os.listdir(tmp_path / "partial") == [DIGEST.file_name]
+    result(result(store.ingest(DIGEST)).write([DATA]))
+    first.close()
+    assert len(os.listdir(tmp_path / "partial")) == 2
+    assert opened(tmp_path).unfinished() == [DIGEST]
+    assert os.listdir(tmp_path / "partial") == [DIGEST.file_name]
 
 
 def test_many_small_pieces_are_written_in_order(tmp_path: Path) -> None:
@@ -240,7 +381,7 @@ def test_bytes_ahead_may_be_written_while_others_are(slow: tuple[SlowThreads, II
 def test_a_close_waits_for_what_is_written_ahead(slow: tuple[SlowThreads, IIngest], cancelled: bool) -> None:
     """Else its bytes would go into whatever file is opened next under the same number, or be read from there."""
     threads, ingest = slow
-    before = descriptors() - 1
+    before = descriptors() - 2  # the writer's and the readers'
     first = ingest.write_ahead(0, [DATA[:100]])
     threads.work()
     result(first)
