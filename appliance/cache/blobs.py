@@ -74,21 +74,22 @@ class Blobs:
 
     async def head(self, remote: Remote, name: str, digest: Digest) -> BlobSize:
         """
-        The blob's size. A cold blob's is taken from the manifest that names it, and no upstream is asked.
+        The blob's size. A cold blob's is taken from the manifests that name it, and no upstream is asked unless they
+        contradict each other.
 
         @raise UpstreamError: nothing here knows it and asking failed.
         @raise Offline: it is not held and no upstream may be asked.
         """
         repository = await self._repositories.get(remote.name, name)
-        named = await self._links.size(repository, digest)
         held = self._store.size(digest)
+        named = await self._links.named(repository, digest, thorough=held is None)
         if held is not None and named is not None:
             return BlobSize(held, HIT)
         if remote.offline:
             raise _offline(remote, name, digest)
         self._missing.refuse(_subject(remote, repository, digest))
-        if named is not None:
-            return BlobSize(named, replace(HIT, detail="descriptor"))
+        if named is not None and named.size is not None:
+            return BlobSize(named.size, replace(HIT, detail="descriptor"))
         return BlobSize(await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss"))
 
     async def open(self, remote: Remote, name: str, digest: Digest) -> BlobAnswer:
@@ -127,7 +128,7 @@ class Blobs:
         except UpstreamError as error:
             await self._fault(remote, repository, flight, error)
             return await self.fetch(remote, repository.name, digest, background)
-        if named is None:
+        if flight.size != named:
             self._note(repository, digest, flight)
         # Landed is not stored: the bytes are still being made a blob.
         await self._flights.ended(digest)
@@ -175,7 +176,7 @@ class Blobs:
         except UpstreamError as error:
             await self._fault(remote, repository, flight, error)
             return await self.open(remote, repository.name, digest)
-        if size is None:
+        if flight.size != size:
             self._note(repository, digest, flight)
         assert flight.size is not None
         status = CacheStatus(fwd="uri-miss", stored=not joined, collapsed=joined)
@@ -206,10 +207,12 @@ class Blobs:
         await self._flights.ended(flight.digest)
 
     async def _named(self, remote: Remote, repository: Repository, digest: Digest) -> tuple[int | None, CacheStatus]:
-        """The size that the repository is known to have the blob with, C{None} where nobody has said, and who did."""
-        named = await self._links.size(repository, digest)
-        if named is not None or not self._is_elsewhere(remote, repository, digest):
-            return named, HIT
+        """The size that the repository is known to have the blob with, C{None} where it is not known, and who said."""
+        named = await self._links.named(repository, digest)
+        if named is not None:
+            return named.size, HIT
+        if not self._is_elsewhere(remote, repository, digest):
+            return None, HIT
         # Another repository has it; whether this one does is its upstream's to say.
         if remote.offline:
             raise _offline(remote, repository.name, digest)
@@ -235,7 +238,7 @@ class Blobs:
             raise
         held = self._store.size(digest)
         if held is None and said is None:
-            raise UpstreamTimeout(remote.name, f"{digest}: its size is not told; pull its manifest first")
+            raise UpstreamTimeout(remote.name, f"{digest}: its size is not told")
         size = held if held is not None else said
         assert size is not None
         if said is not None and said != size:

@@ -14,6 +14,9 @@ FAILED     no more bytes will come                                     -
 Readers see C{source}: a growing file whose last byte is withheld until the digest is known to be right, so that no
 response with wrong bytes is ever completed.
 
+The size that a descriptor gives is a hint (L{appliance.cache.length}). Bytes are thrown away only when they turn out to
+have another digest.
+
 Where more than one segment is wanted, the request at OPENING is for the first piece of what is missing. When just that
 is granted, the rest is fetched as L{appliance.cache.segments} says; an answer that is not the range asked for, then or
 later, leads to one stream from where the bytes are whole.
@@ -29,6 +32,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.cache.length import Length
 from appliance.cache.patience import PAUSES as PAUSES
 from appliance.cache.patience import Patience
 from appliance.cache.segments import Segments, first_stop
@@ -64,12 +68,15 @@ TRANSITIONS = {
 }
 
 
+class _WrongBytes(UpstreamInvalid):
+    """What came has another digest, and is of no use to anybody."""
+
+
 class Flight:
     """
     See the module.
 
     @ivar registry: who is asked, and C{repository} under which name there.
-    @ivar size: bytes of the whole; C{None} until somebody says it.
     @ivar source: what readers read; set once the flight is open.
     @ivar segments: how many ranges are fetched at once; 1 from when an upstream did not grant them.
     @ivar background: whether nobody has waited for it so far.
@@ -92,10 +99,10 @@ class Flight:
         self.registry = registry
         self.repository = repository
         self.digest = digest
-        self.size = size
         self.segments = segments
         self.background = background
         self.state = State.OPENING
+        self._length = Length(size)
         self._store = store
         self._clock = clock
         self._waiting: list[Deferred[None]] = []
@@ -106,6 +113,11 @@ class Flight:
         self._opened_with = 0
         self._asking: Deferred[IBlobResponse] | None = None
         self._hurried = False
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole as far as is known by now, C{None} until somebody says it; certain when it has landed."""
+        return self._length.size
 
     def opened(self) -> Deferred[None]:
         """
@@ -121,7 +133,7 @@ class Flight:
         waiter: Deferred[None] = Deferred(lambda gone: self._waiting.remove(gone) if gone in self._waiting else None)
         if self.state is State.FAILED:
             waiter.errback(self._failure)
-        elif self.state is State.LANDED or (self.state is State.FLYING and self.size is not None):
+        elif self.state is State.LANDED or (self.state is State.FLYING and self._length.promised):
             waiter.callback(None)
         else:
             self._waiting.append(waiter)
@@ -149,8 +161,8 @@ class Flight:
         """
         Fetch the blob to the end; returns when it is durable in the store.
 
-        @raise PullcacheError: the flight failed; its readers were told. What came is kept for a resumption, unless the
-            digest or the size is wrong.
+        @raise PullcacheError: the flight failed; its readers were told. What came is kept for a resumption, unless its
+            digest is wrong.
         """
         try:
             ingest = await self._store.ingest(self.digest)
@@ -170,17 +182,18 @@ class Flight:
         try:
             await self._receive(ingest)
             await self._land(ingest)
-        except UpstreamInvalid:
+        except _WrongBytes:
             await ingest.discard()
             raise
 
     async def _receive(self, ingest: IIngest) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""
         patience = Patience()
-        while self.size is None or ingest.size < self.size:
+        # There is only one blob of no bytes, and who names it needs no upstream.
+        while not (ingest.verify() and (ingest.size or self.size is not None)):
             before = ingest.size
             error = await self._attempt(ingest)
-            if error is None or ingest.size == self.size:
+            if error is None or (self._was_open and (ingest.verify() or self._length.is_reached(ingest.size))):
                 return
             # Before a client has been promised anything a failure is told at once: it does best to ask elsewhere. The
             # same where an import has brought the blob meanwhile: who comes again finds it.
@@ -198,11 +211,16 @@ class Flight:
         """Ask for what is missing; why not all of it came, C{None} when there is no more to come."""
         try:
             granted = await self._leg(ingest)
-        except (UpstreamUnavailable, UpstreamRateLimited, RangeIgnored) as failed:
+        except (UpstreamUnavailable, UpstreamRateLimited) as failed:
+            return failed
+        except RangeIgnored as failed:
+            if not self._was_open and self._length.is_reached(ingest.size):
+                # As long as its descriptor says, not the blob, and the upstream has no more of it either.
+                raise self._wrong(ingest) from failed
             return failed
         if granted is not None:
             return await self._in_segments(ingest, granted)
-        if self.size is None:
+        if self.size is None or self._length.is_reached(ingest.size):
             return None
         return UpstreamUnavailable(self.registry.name, f"the body ended after {ingest.size} of {self.size} bytes")
 
@@ -233,7 +251,7 @@ class Flight:
         try:
             await response.deliver(writer)
         finally:
-            await self._drain(writer, noting)
+            await self._drain(ingest, writer, noting)
         return None
 
     async def _in_segments(self, ingest: IIngest, granted: IBlobResponse) -> RangeIgnored | None:
@@ -261,10 +279,13 @@ class Flight:
     async def _piece(self, start: int, stop: int, validator: str | None) -> IBlobResponse:
         response = await self._ask(start, stop, validator)
         try:
-            self._check(response)
+            self._length.check(response.size)
             if not _is_range(response, start, stop):
                 message = f"{self.digest}: {response.start} to {response.stop} came for {start} to {stop}"
                 raise RangeIgnored(self.registry.name, message)
+        except ValueError as reason:
+            response.abandon()
+            raise UpstreamInvalid(self.registry.name, f"{self.digest}: {reason}") from None
         except BaseException:
             response.abandon()
             raise
@@ -299,26 +320,26 @@ class Flight:
         noting: Deferred[None] = ingest.note(Origin(self.registry.name, self.repository, self.size, response.validator))
         return noting
 
-    async def _drain(self, writer: ThreadWriter, noting: Deferred[None]) -> None:
+    async def _drain(self, ingest: IIngest, writer: ThreadWriter, noting: Deferred[None]) -> None:
         """What came is on disk before anything else happens; the disk's and the size's faults go before the line's."""
         await noting
         await writer.drained()
-        if writer.overrun:
+        if writer.overrun and not ingest.verify():
             raise UpstreamInvalid(self.registry.name, f"{self.digest}: more than its {self.size} bytes were sent")
 
     def _board(self, ingest: IIngest, response: IBlobResponse) -> None:
         if response.start > ingest.size:
             raise RangeIgnored(self.registry.name, f"{self.digest}: bytes came from {response.start} on")
-        if self.size is None:
-            self.size = response.size
-        self._check(response)
+        try:
+            possible = self._length.hear(response.size, ingest.size, ingest.verify())
+        except ValueError as reason:
+            raise UpstreamInvalid(self.registry.name, f"{self.digest}: {reason}") from None
+        if not possible:
+            raise self._wrong(ingest)
         self._open(ingest)
 
-    def _check(self, response: IBlobResponse) -> None:
-        if response.size is not None and response.size != self.size:
-            raise UpstreamInvalid(
-                self.registry.name, f"{self.digest}: {response.size} bytes offered, its descriptor says {self.size}"
-            )
+    def _wrong(self, ingest: IIngest) -> _WrongBytes:
+        return _WrongBytes(self.registry.name, f"{self.digest}: {ingest.size} bytes of another digest came")
 
     def _writer(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
         def store(pieces: list[bytes]) -> Deferred[None]:
@@ -328,26 +349,31 @@ class Flight:
         return ThreadWriter(store, ingest.size - response.start, room)
 
     async def _land(self, ingest: IIngest) -> None:
-        if not ingest.verify() or (self.size is not None and ingest.size != self.size):
-            raise UpstreamInvalid(self.registry.name, f"{self.digest}: {ingest.size} bytes of another digest came")
-        self.size = ingest.size
+        if not ingest.verify():
+            raise self._wrong(ingest)
+        promised = self.size if self._length.promised else ingest.size
+        self._length.size = ingest.size
         self._enter(State.LANDED)
         # Readers may finish now; whether it survives a power cut is the next line's business, not theirs.
         self.source.advance(ingest.size)
+        if promised != ingest.size:
+            message = f"{self.digest} has {ingest.size} bytes, not the {promised} that its descriptor says"
+            self.source.fail(Failure(UpstreamInvalid(self.registry.name, message)))
         self._tell(None, self._landing)
         await ingest.commit()
 
     def _readable(self, ingest: IIngest) -> int:
-        # Nobody reads before the size is known; until then any byte may be the last one.
+        # Nobody reads before a size is promised; until then any byte may be the last one.
         received: int = ingest.size
-        return 0 if self.size is None else max(0, min(received, self.size - 1))
+        return max(0, min(received, self.size - 1)) if self._length.promised and self.size is not None else 0
 
     def _open(self, ingest: IIngest) -> None:
         self._enter(State.FLYING)
         self._opened_at = self._clock.seconds()
         self._opened_with = ingest.size
         self._was_open = True
-        if self.size is not None:
+        if self._length.promised:
+            self.source.advance(self._readable(ingest))
             self._tell(None)
 
     def _fail(self, failure: Failure) -> None:

@@ -27,4 +27,4 @@ class Held:
             tag = known.tags.get(reference)
             return tag is not None and self._store.size(tag.digest) is not None
         digest = Digest.parse(reference)
-        return self._store.size(digest) is not None and await self._links.size(known, digest) is not None
+        return self._store.size(digest) is not None and await self._links.named(known, digest) is not None

@@ -5,6 +5,7 @@ although storage is shared, and what they refer to.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from weakref import WeakKeyDictionary
 
@@ -32,10 +33,22 @@ from appliance.oci.referrer import (
 SMALL = 2048
 
 
-class _Named:
+@dataclass(frozen=True)
+class Named:
+    """
+    What a repository's documents say of a digest.
+
+    @ivar size: bytes, C{None} where its descriptors contradict each other: then the upstream or the digest decides.
+    """
+
+    size: int | None
+
+
+class _Names:
     """
     What the manifests seen so far name.
 
+    @ivar disputed: digests that two descriptors give different sizes.
     @ivar referring: by subject the manifests that refer to it; C{None} for a descriptor that is made when it is asked
         for.
     @ivar waiting: those who wait for the pass under way.
@@ -44,18 +57,21 @@ class _Named:
     def __init__(self) -> None:
         self.seen: set[Digest] = set()
         self.sizes: dict[Digest, int] = {}
+        self.disputed: set[Digest] = set()
         self.referring: dict[Digest, dict[Digest, Referrer | None]] = {}
         self.learning = False
         self.waiting: list[Deferred[None]] = []
 
-    def add(self, digest: Digest, manifest: Manifest, size: int | None) -> None:
-        self.seen.add(digest)
+    def add(self, manifest_digest: Digest, manifest: Manifest, size: int | None) -> None:
+        self.seen.add(manifest_digest)
         for descriptor in (*manifest.blobs, *manifest.manifests):
-            self.sizes.setdefault(descriptor.parsed(), descriptor.size)
+            digest = descriptor.parsed()
+            if self.sizes.setdefault(digest, descriptor.size) != descriptor.size:
+                self.disputed.add(digest)
         if manifest.subject is not None:
-            referrer = None if size is None else referrer_of(digest, size, manifest)
+            referrer = None if size is None else referrer_of(manifest_digest, size, manifest)
             small = referrer is not None and len(referrer.raw) <= SMALL
-            self.referring.setdefault(manifest.subject.parsed(), {})[digest] = referrer if small else None
+            self.referring.setdefault(manifest.subject.parsed(), {})[manifest_digest] = referrer if small else None
 
 
 class Links:
@@ -65,26 +81,31 @@ class Links:
 
     def __init__(self, store: IBlobStore) -> None:
         self._store = store
-        self._named: WeakKeyDictionary[Repository, _Named] = WeakKeyDictionary()
+        self._named: WeakKeyDictionary[Repository, _Names] = WeakKeyDictionary()
 
     def add(self, repository: Repository, digest: Digest, manifest: Manifest) -> None:
         """A manifest was added to the repository."""
         held = repository.manifests.get(digest)
         self._of(repository).add(digest, manifest, None if held is None else held.size)
 
-    async def size(self, repository: Repository, digest: Digest) -> int | None:
+    async def named(self, repository: Repository, digest: Digest, thorough: bool = False) -> Named | None:
         """
-        The size of a blob or manifest that the repository is known to hold, C{None} when nothing says that it does.
+        What is known of a blob or manifest that the repository has, C{None} when nothing says that it has it.
+
+        @param thorough: look for descriptors that contradict each other in every manifest held; else the first one
+            that is found has to do.
         """
         held = repository.manifests.get(digest)
         if held is not None:
-            return held.size
+            return Named(held.size)
         if digest in repository.blobs:
-            return repository.blobs[digest]
-        named = self._of(repository)
-        if digest not in named.sizes:
-            await self._learnt(repository, named)
-        return named.sizes.get(digest)
+            return Named(repository.blobs[digest])
+        names = self._of(repository)
+        if thorough or digest not in names.sizes:
+            await self._learnt(repository, names)
+        if digest not in names.sizes:
+            return None
+        return Named(None if digest in names.disputed else names.sizes[digest])
 
     async def referrers(self, repository: Repository, subject: Digest) -> list[Referrer]:
         """
@@ -114,8 +135,8 @@ class Links:
 
     # -- what is held -----------------------------------------------------------------------------------------------
 
-    def _of(self, repository: Repository) -> _Named:
-        return self._named.setdefault(repository, _Named())
+    def _of(self, repository: Repository) -> _Names:
+        return self._named.setdefault(repository, _Names())
 
     def _tagged(self, repository: Repository, tag: str) -> Digest | None:
         record = repository.tags.get(tag)
@@ -141,7 +162,7 @@ class Links:
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
-    def _learnt(self, repository: Repository, named: _Named) -> Deferred[None]:
+    def _learnt(self, repository: Repository, named: _Names) -> Deferred[None]:
         """
         Fires when every manifest that the repository holds has been looked at.
 
@@ -156,18 +177,18 @@ class Links:
             Deferred.fromCoroutine(self._learn(repository, named)).addBoth(_tell, named)
         return waiter
 
-    async def _learn(self, repository: Repository, named: _Named) -> None:
+    async def _learn(self, repository: Repository, named: _Names) -> None:
         # Again, for what was added meanwhile: somebody may have begun to wait for just that.
         while unseen := self._unseen(repository, named):
             for digest in unseen:
                 await self._look(repository, named, digest)
 
-    def _unseen(self, repository: Repository, named: _Named) -> list[Digest]:
+    def _unseen(self, repository: Repository, named: _Names) -> list[Digest]:
         """What is noted and not there may come yet, with a bundle: it stays unseen."""
         unseen = [each for each in repository.manifests if each not in named.seen]
         return [each for each in unseen if self._store.size(each) is not None]
 
-    async def _look(self, repository: Repository, named: _Named, digest: Digest) -> None:
+    async def _look(self, repository: Repository, named: _Names, digest: Digest) -> None:
         held = repository.manifests.get(digest)
         if held is None:
             return
@@ -187,7 +208,7 @@ class Links:
             return None
 
 
-def _tell(result: None | Failure, named: _Named) -> None:
+def _tell(result: None | Failure, named: _Names) -> None:
     named.learning = False
     waiting, named.waiting = named.waiting, []
     # One after the other from here, so that a hundred who waited do not pile up on one stack.

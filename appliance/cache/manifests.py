@@ -192,7 +192,7 @@ class Manifests:
 
     async def _adopt(self, repository: Repository, digest: Digest) -> bool:
         """Hold here what the store has for another repository, if an index held here names it."""
-        if self._store.size(digest) is None or await self._links.size(repository, digest) is None:
+        if self._store.size(digest) is None or await self._links.named(repository, digest) is None:
             return False
         try:
             data = await self._store.read(digest, MAX_MANIFEST_BYTES)

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from appliance import errors
 from appliance.cache.flight import PAUSES, TRANSITIONS, Flight, State
+from appliance.interfaces import Origin
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.pullthrough import begin, clock_at, failing, result, step
@@ -384,23 +385,140 @@ def test_wrong_bytes_are_thrown_away() -> None:
     assert discarded(trip)
 
 
-def test_a_size_unlike_the_descriptors_is_refused_before_a_byte_is_taken() -> None:
-    """The manifest says one size, the upstream offers another."""
+@pytest.mark.parametrize("size", [SIZE - 7, SIZE + 7, 0, 10 * SIZE])
+def test_a_descriptors_size_that_the_upstream_contradicts_is_only_a_hint(size: int) -> None:
+    """The manifest says one size, the upstream another: nobody is promised one before the digest says who is right."""
+    trip = Trip(size=size).depart()
+    opened = trip.flight.opened()
+    trip.body.feed(SIZE - 1)
+    assert not opened.called and trip.flight.source.available == 0
+    trip.body.complete()
+    assert result(opened) is None
+    assert (trip.flight.size, trip.flight.source.available) == (SIZE, SIZE)
+    assert trip.store.size(DIGEST) == SIZE and len(trip.asked()) == 1
+
+
+def test_a_size_unlike_the_descriptors_with_other_bytes_is_told_before_anything_was_promised() -> None:
+    """It was the upstream that was wrong: a clean failure, nothing kept."""
     trip = Trip(blob=BLOB + b"more").depart()
+    opened = trip.flight.opened()
+    trip.body.complete()
+    assert isinstance(failing(opened), errors.UpstreamInvalid)
+    assert discarded(trip) and trip.flight.source.available == 0
+
+
+def test_a_line_that_is_cut_while_the_size_is_disputed_is_resumed() -> None:
+    """As any other; the upstream's size is good enough to know what is missing."""
+    trip = Trip(size=SIZE + 7).depart()
+    opened = trip.flight.opened()
+    trip.body.feed(1000)
+    trip.body.cut()
+    trip.clock.advance(PAUSES[0])
+    assert trip.body.start == 1000 and not opened.called
+    trip.body.complete()
+    assert result(opened) is None and trip.store.size(DIGEST) == SIZE
+
+
+@pytest.mark.parametrize("error", [errors.UpstreamInvalid("docker.io", "gzip"), None], ids=["answer", "size"])
+def test_bytes_are_kept_whatever_nonsense_a_resumption_gets(error: Exception | None) -> None:
+    """An encoded answer, or one of another size than readers were promised: only a wrong digest throws bytes away."""
+    trip = Trip().depart()
+    trip.body.feed(1000)
+    trip.body.cut()
+    if error is None:
+        trip.upstream.shelves[NAME].blobs[DIGEST] = BLOB[:5000]
+    else:
+        trip.upstream.fail_once("blob", error)
+    trip.clock.advance(PAUSES[0])
+    assert isinstance(trip.error, errors.UpstreamInvalid) and trip.flight.source.failure is not None
+    trip.upstream.shelves[NAME].blobs[DIGEST] = BLOB
+    again = Trip(store=trip.store).depart()
+    assert again.asked() == [(1000, None, None)]
+    again.body.complete()
+    assert again.store.size(DIGEST) == SIZE
+
+
+@pytest.mark.parametrize("size", [None, 900])
+def test_an_answer_shorter_than_what_is_here_is_refused(size: int | None) -> None:
+    """A portal's page of thirty bytes is no reason to throw a thousand good ones away."""
+    store = MemoryBlobStore()
+    first = Trip(store=store).depart()
+    first.body.feed(1000)
+    first.landing.addErrback(lambda _: None)
+    first.landing.cancel()
+    trip = Trip(size=SIZE if size is None else size, store=store, blob=b"<html>Please log in</html>.")
+    trip.upstream.ranges = False
+    trip.depart()
     assert isinstance(trip.error, errors.UpstreamInvalid)
-    assert trip.body.dropped
-    assert discarded(trip)
+    assert trip.kept() == 1000
 
 
 def test_an_endless_body_is_cut_off() -> None:
     """More bytes than the descriptor says, from an upstream that told no size: stopped at once."""
-    trip = Trip(blob=BLOB + b"x" * 100)
+    trip = Trip(blob=b"\xff" + BLOB[1:] + b"x" * 100)
     trip.upstream.tells_size = False
     trip.depart()
     trip.body.feed(SIZE + 50)
     assert trip.body.dropped
     assert isinstance(trip.error, errors.UpstreamInvalid)
-    assert discarded(trip)
+    assert trip.flight.source.failure is not None and trip.flight.source.available < SIZE
+    assert trip.kept() == SIZE and trip.store.size(DIGEST) is None
+
+
+def test_what_comes_after_the_right_bytes_is_left() -> None:
+    """As many as the descriptor says have the digest: that is the blob, whatever else the upstream sends."""
+    trip = Trip(blob=BLOB + b"x" * 100)
+    trip.upstream.tells_size = False
+    trip.depart()
+    opened = trip.flight.opened()
+    trip.body.feed(SIZE + 50)
+    assert trip.body.dropped
+    assert result(opened) is None and trip.flight.source.available == SIZE
+    assert trip.store.size(DIGEST) == SIZE
+
+
+@pytest.mark.parametrize("tells_size", [True, False])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_length_promised_by_too_small_a_descriptor_is_broken_off_and_the_next_pull_is_right(
+    tells_size: bool, ranges: bool
+) -> None:
+    """The upstream told no size, so the descriptor's was all there was: those readers fail, the bytes stay."""
+    trip = Trip(size=4000)
+    trip.upstream.tells_size = False
+    trip.depart()
+    assert result(trip.flight.opened()) is None
+    trip.body.complete()
+    assert trip.flight.source.failure is not None and trip.flight.source.available < 4000
+    again = Trip(size=4000, store=trip.store)
+    again.upstream.tells_size, again.upstream.ranges = tells_size, ranges
+    again.depart()
+    opened = again.flight.opened()
+    assert again.asked() == [(4000, None, None)]
+    again.body.complete()
+    assert result(opened) is None and again.flight.size == SIZE
+    assert again.store.size(DIGEST) == SIZE
+
+
+def test_a_length_promised_by_too_large_a_descriptor_is_broken_off_and_the_blob_is_kept() -> None:
+    """All that there is has come and has the digest: who was promised more is cut off, the next one is served."""
+    trip = Trip(size=SIZE + 5)
+    trip.upstream.tells_size = False
+    trip.depart()
+    assert result(trip.flight.opened()) is None
+    trip.body.complete()
+    assert trip.flight.source.failure is not None and trip.flight.source.available == SIZE
+    assert (trip.flight.size, trip.store.size(DIGEST)) == (SIZE, SIZE)
+
+
+def test_what_is_here_whole_is_not_asked_for() -> None:
+    """Whatever size its descriptor says."""
+    store = MemoryBlobStore()
+    ingest = result(store.ingest(DIGEST))
+    result(ingest.write([BLOB]))
+    result(ingest.note(Origin("docker.io", NAME)))
+    ingest.close()
+    trip = Trip(size=17, store=store).depart()
+    assert trip.asked() == [] and trip.store.size(DIGEST) == trip.flight.size == SIZE
 
 
 def test_a_wrong_body_without_any_size_is_thrown_away() -> None:
@@ -415,17 +533,17 @@ def test_a_wrong_body_without_any_size_is_thrown_away() -> None:
 
 
 def test_the_last_byte_waits_also_when_the_size_is_learnt_late() -> None:
-    """All bytes came without a size and the line broke; the second answer tells the size: nothing is complete yet."""
+    """All bytes came without a size and the line broke; the second answer tells the size: what came is wrong."""
     trip = Trip(size=None, blob=b"\xff" + BLOB[1:])
     trip.upstream.tells_size = False
     trip.depart()
     trip.body.feed(SIZE)
     trip.body.cut()
     trip.upstream.tells_size, trip.upstream.ranges = True, False
+    opened = trip.flight.opened()
     step(trip.clock, 1.0)
-    assert result(trip.flight.opened()) is None
-    assert trip.flight.source.available < SIZE
-    trip.body.complete()
+    assert isinstance(failing(opened), errors.UpstreamInvalid)
+    assert trip.flight.source.available == 0 and trip.body.dropped
     assert isinstance(trip.error, errors.UpstreamInvalid)
     assert discarded(trip)
 

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.cache import links as module
-from appliance.cache.links import SMALL, Links
+from appliance.cache.links import SMALL, Links, Named
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
@@ -78,10 +78,10 @@ def test_what_a_held_manifest_names_may_be_served_under_its_repository() -> None
     """With the size it says; other things in the shared store may not."""
     shelf = Shelf()
     shelf.hold(image(b"layer"))
-    assert result(shelf.links.size(shelf.repository, Digest.of(b"layer"))) == 5
-    assert result(shelf.links.size(shelf.repository, Digest.of(b"other"))) is None
+    assert result(shelf.links.named(shelf.repository, Digest.of(b"layer"))) == Named(5)
+    assert result(shelf.links.named(shelf.repository, Digest.of(b"other"))) is None
     shelf.hold(image(b"other"))
-    assert result(shelf.links.size(shelf.repository, Digest.of(b"other"))) == 5
+    assert result(shelf.links.named(shelf.repository, Digest.of(b"other"))) == Named(5)
 
 
 def test_held_manifests_are_listed_by_what_they_refer_to() -> None:
@@ -194,13 +194,13 @@ def test_a_hundred_who_ask_are_one_pass() -> None:
     asked[0].cancel()
     assert len(shelf.store.gates) == 1
     held.append(shelf.hold(signature("late")))
-    late = begin(shelf.links.size(shelf.repository, Digest.of(b"late")))
+    late = begin(shelf.links.named(shelf.repository, Digest.of(b"late")))
     for number in range(4):
         assert not asked[1].called and not late.called and len(shelf.store.gates) == number + 1
         shelf.store.gates[number].callback(None)
     for each in asked[1:]:
         assert [referrer.digest for referrer in result(each)] == sorted(held)
-    assert result(late) == 4 and shelf.store.reads == held
+    assert result(late) == Named(4) and shelf.store.reads == held
 
 
 def test_a_pass_that_failed_is_tried_again() -> None:

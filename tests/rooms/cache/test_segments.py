@@ -307,7 +307,7 @@ def test_what_waiting_does_not_mend_ends_the_flight(error: errors.UpstreamError)
 
 
 def test_a_piece_of_another_size_ends_the_flight() -> None:
-    """The whole is said to be larger than its descriptor says: nothing of it is kept."""
+    """The whole is said to be larger than readers were promised: what came is kept, since its digest is not known."""
     trip = Trip().depart()
     trip.bodies[0].feed(70)
     trip.upstream.shelves[NAME].blobs[DIGEST] = BLOB + b"more"
@@ -315,7 +315,19 @@ def test_a_piece_of_another_size_ends_the_flight() -> None:
     step(trip.clock, 0.5)
     assert isinstance(trip.error, errors.UpstreamInvalid)
     assert all(body.dropped for body in (trip.bodies[0], trip.bodies[2], trip.bodies[3]))
-    assert trip.store.unfinished() == []
+    assert trip.store.unfinished() == [DIGEST]
+
+
+@pytest.mark.parametrize("size", [SIZE - 10, SIZE + 10])
+def test_pieces_come_although_a_descriptor_has_the_size_wrong(size: int) -> None:
+    """The first answer says how much there is; readers wait for the digest, since nobody knows yet who is right."""
+    trip = Trip(size=size).depart()
+    opened = trip.flight.opened()
+    while not opened.called:
+        for body in list(trip.bodies):
+            body.complete()
+    assert result(opened) is None and trip.store.size(DIGEST) == trip.flight.size == SIZE
+    assert len(trip.bodies) == -(-SIZE // PIECE)
 
 
 # -- answers that are not the range ---------------------------------------------------------------------------------

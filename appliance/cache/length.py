@@ -1,0 +1,65 @@
+"""
+How long a blob is, from what its descriptor and its upstream say before its digest is known. Pure.
+
+================  ==================  ======================================================================
+the descriptor    the upstream        readers
+================  ==================  ======================================================================
+says a size       says the same       are promised that
+says a size       says none           are promised that
+says none         says a size         are promised that
+says a size       says another        wait for the digest: nobody knows yet who is right
+says none         says none           wait for the digest
+================  ==================  ======================================================================
+
+A descriptor that contradicts another one of its repository counts as saying none.
+"""
+
+from __future__ import annotations
+
+
+class Length:
+    """
+    The length of one blob that is being fetched.
+
+    @ivar size: bytes as last heard, the upstream's word before the descriptor's; C{None} while nobody has said.
+    @ivar promised: whether readers may be told C{size}; it stays what it is from then on.
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
+        self.size = descriptor
+        self.promised = False
+        self._disputed = False
+
+    def is_reached(self, held: int) -> bool:
+        """Whether C{held} bytes are as many as there should be."""
+        return self.size is not None and held >= self.size
+
+    def check(self, said: int | None) -> None:
+        """Raises C{ValueError} when the upstream says another size than is expected."""
+        if said is not None and said != self.size:
+            raise ValueError(f"{said} bytes offered, where {self.size} were expected")
+
+    def hear(self, said: int | None, held: int, right: bool) -> bool:
+        """
+        Take note of the size that an answer of the upstream says.
+
+        @param said: C{None} when it says none.
+        @param held: bytes that are here already; C{right}: whether they have the digest.
+        @return: whether these can still be a beginning of the blob.
+        @raise ValueError: what it says cannot be, or is not what readers were promised.
+        """
+        if self.promised:
+            self.check(said)
+            return True
+        if said is not None and not right and held and said <= held:
+            if self.size not in (None, said):
+                raise ValueError(f"{said} bytes offered, where {held} are here already")
+            return False
+        if said is not None:
+            self._disputed = self._disputed or self.size not in (None, said)
+            self.size = said
+        elif self.is_reached(held) and not right:
+            # There is more of it than its descriptor says.
+            self.size = None
+        self.promised = self.size is not None and not self._disputed
+        return True
