@@ -190,7 +190,7 @@ class _Walk:
         if digest not in self._documents:
             data = await self._read(digest)
             try:
-                self._documents[digest] = None if data is None else parse_manifest(data, media_type)
+                self._documents[digest] = None if data is None else parse_manifest(data, None, media_type)
             except ManifestInvalid:
                 self._documents[digest] = None
         return self._documents[digest]

@@ -22,7 +22,7 @@ from appliance.errors import BundleDamaged, BundleError, ManifestInvalid, Pullca
 from appliance.index.repository import REF_NAME
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, check_keys, parse_manifest
 from appliance.oci.referrer import subject_of
 
 FORMAT = "an OCI image layout"
@@ -101,6 +101,7 @@ class _Layout:
         data = whole(self._archive, self._archive.items[INDEX], MAX_INDEX_BYTES)
         try:
             index = msgspec.json.decode(data, type=_Index)
+            check_keys(data)
             for descriptor in index.manifests:
                 descriptor.parsed()
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, PullcacheError) as error:
@@ -126,7 +127,7 @@ class _Layout:
             return None
         try:
             data = whole(self._archive, supply.places[0].item, MAX_MANIFEST_BYTES)
-            return parse_manifest(data, descriptor.media_type)
+            return parse_manifest(data, None, descriptor.media_type)
         except ManifestInvalid as error:
             self._refuse(supply.places[0].item.name, str(error))
 

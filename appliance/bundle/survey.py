@@ -25,7 +25,7 @@ from appliance.errors import (
 )
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES, claimed_type, parse_manifest
 
 #: Layers that nobody may pass on, and that clients do without (image-spec, C{layer.md}, "Non-Distributable Layers").
 _NOT_PASSED_ON = ("nondistributable", ".foreign.diff.")
@@ -85,6 +85,7 @@ class _Surveyor:
         for root in self._offer.roots:
             if root.digest not in known:
                 known[root.digest] = await closure(self._read, self._size, root.digest, root.size, root.media_type)
+            self._check_type(root, known[root.digest])
             lacking = await self._lacking(root.digest, known[root.digest])
             if lacking:
                 blocked.append(root.name)
@@ -94,6 +95,15 @@ class _Surveyor:
         if missing:
             found.lack = self._lack(missing, blocked)
         found.new = [self._offer.supplies[digest] for digest in found.needed if self._store.size(digest) is None]
+
+    def _check_type(self, root: Root, found: Closure) -> None:
+        """What names a root and the root itself agree on what it is, as Content-Type and document do in a pull."""
+        manifest, claimed = found.manifests.get(root.digest), claimed_type(root.media_type)
+        if manifest is not None and claimed not in (None, manifest.media_type.lower()):
+            raise BundleDamaged(
+                f"{self._offer.source}: {root.name} is named as {root.media_type} and says that it is"
+                f" {manifest.media_type}; have the archive made again"
+            )
 
     def _note(self, found: Survey, root: Root, whole: Closure) -> None:
         found.needed.update((piece.digest, piece.size) for piece in whole.held)
@@ -156,7 +166,7 @@ class _Surveyor:
             raise BundleDamaged(f"{where}: {size} bytes where {by} says {piece.size}; have the archive made again")
         data = await self._read(piece.digest)
         try:
-            parse_manifest(data or b"", piece.media_type)
+            parse_manifest(data or b"", None, piece.media_type)
         except ManifestInvalid as error:
             raise BundleDamaged(f"{where}: {error}; have the archive made again") from None
 

@@ -243,8 +243,21 @@ class Manifests:
             data = await self._store.read(digest, MAX_MANIFEST_BYTES)
             if not digest.matches(data):
                 raise BlobDamaged(f"{digest} is damaged on disk; remove the file and it is fetched again")
+            _check(repository, digest, data)
             self._recent.put(digest, data)
         return ManifestAnswer(digest, repository.manifests[digest].media_type, data, status)
+
+
+def _check(repository: Repository, digest: Digest, data: bytes) -> None:
+    """What an earlier version kept may be what is not kept any more; raises L{UpstreamInvalid} then."""
+    media_type = repository.manifests[digest].media_type
+    try:
+        if parse_manifest(data, None, media_type).media_type == media_type:
+            return
+        reason = f"it is held as {media_type}"
+    except ManifestInvalid as error:
+        reason = str(error)
+    raise UpstreamInvalid(repository.upstream, f"{repository.name}@{digest} is held, and not served: {reason}")
 
 
 def _fetched(heard: Heard[Any]) -> CacheStatus:

@@ -4,11 +4,15 @@ Manifests and indexes: what they point to, and what they are.
 OCI image specification, manifest.md and image-index.md. The document is only read here: what is kept and served is
 its bytes. A document is refused when two readers could take it for different things (CVE-2021-41190), or when it
 names something by a digest that cannot be verified.
+
+Readers in Go take a key in any case for the field it resembles, and of two the last one.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -26,6 +30,15 @@ _SCHEMA_VERSION = 2
 
 #: The fields that point to something; a document of an unknown type has at least one.
 _POINTERS = ("manifests", "config", "layers", "blobs")
+
+#: The keys that mean something in a document, in its descriptors and in their platforms.
+_KEYS = frozenset(
+    "schemaVersion mediaType artifactType annotations manifests config layers blobs subject fsLayers".split()
+)
+_DESCRIPTOR_KEYS = frozenset("mediaType digest size urls annotations data artifactType platform".split())
+_PLATFORM_KEYS = frozenset("architecture os os.version os.features variant features".split())
+_FOLDED = {name.casefold(): name for name in _KEYS | _DESCRIPTOR_KEYS | _PLATFORM_KEYS}
+_DESCRIBING = frozenset({"manifests", "config", "layers", "blobs", "subject"})
 
 
 @dataclass(frozen=True)
@@ -74,17 +87,23 @@ class _Document(msgspec.Struct, rename="camel"):
 
 _decoder = msgspec.json.Decoder(_Document)
 
+#: Gives objects as tuples of pairs, so that no key is lost; numbers stay text, which costs the same for any length.
+_pairs = json.JSONDecoder(object_pairs_hook=tuple, parse_int=str, parse_float=str)
 
-def parse_manifest(data: bytes, content_type: str | None) -> Manifest:
+
+def parse_manifest(data: bytes, content_type: str | None, described_as: str | None = None) -> Manifest:
     """
     Read a manifest or index.
 
-    @param content_type: the Content-Type it came with; counts only when the document does not say what it is.
+    @param content_type: the Content-Type it came with; counts when the document does not say what it is, and must not
+        name another type of manifest when it does.
+    @param described_as: the media type in the descriptor that names it; counts when neither of them says.
     @raise ManifestInvalid: it must not be stored; the message says why.
     """
     document = _decode(data)
+    check_keys(data)
     _refuse_ambiguous(document)
-    media_type = _media_type(document, content_type)
+    media_type = _media_type(document, content_type, described_as)
     _check_shape(document, media_type)
     manifest = Manifest(
         media_type=media_type,
@@ -110,6 +129,43 @@ def _decode(data: bytes) -> _Document:
         raise ManifestInvalid(f"no manifest: {error}") from None
 
 
+def check_keys(data: bytes) -> None:
+    """
+    Look at the keys of a manifest, an index or a list of descriptors.
+
+    @raise ManifestInvalid: at the top, in a descriptor or in its platform a key that is known stands twice, or in
+        another case; or it is no JSON.
+    """
+    try:
+        document = _pairs.decode(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ManifestInvalid(f"no manifest: {error}") from None
+    for name, value in _checked(document, _KEYS, "the document"):
+        if name in _DESCRIBING:
+            for descriptor in value if isinstance(value, list) else (value,):
+                for key, inner in _checked(descriptor, _DESCRIPTOR_KEYS, f"a descriptor of '{name}'"):
+                    if key == "platform":
+                        _checked(inner, _PLATFORM_KEYS, f"a platform of '{name}'")
+
+
+def _checked(found: Any, known: frozenset[str], where: str) -> tuple[tuple[str, Any], ...]:
+    """The pairs of an object, none of what is no object. Raises L{ManifestInvalid} for what readers may differ in."""
+    pairs: tuple[tuple[str, Any], ...] = found if isinstance(found, tuple) else ()
+    seen = {key for key, _ in pairs}
+    if len(seen) == len(pairs) and known.issuperset(seen):
+        return pairs
+    counted: set[str] = set()
+    for key, _ in pairs:
+        name = _FOLDED.get(key.casefold())
+        if name in known and key != name:
+            raise ManifestInvalid(f"{key!r} stands in {where}: readers differ in whether that is {name!r}")
+        if key in counted:
+            raise ManifestInvalid(f"{key!r} stands twice in {where}: readers differ in which of them counts")
+        if key in known:
+            counted.add(key)
+    return pairs
+
+
 def _refuse_ambiguous(document: _Document) -> None:
     """Raises L{ManifestInvalid} for what readers may take for different things, or cannot verify."""
     for other in ("config", "layers", "blobs"):
@@ -121,22 +177,35 @@ def _refuse_ambiguous(document: _Document) -> None:
         raise ManifestInvalid(f"schemaVersion {document.schema_version} is not known; {_SCHEMA_VERSION} is")
 
 
-def _media_type(document: _Document, content_type: str | None) -> str:
-    """What the document is: by its own word, else its sender's, else its fields. Raises L{ManifestInvalid}."""
-    media_type = document.media_type or _claimed(content_type) or _inferred(document)
+def _media_type(document: _Document, content_type: str | None, described_as: str | None) -> str:
+    """
+    What the document is: by its own word, else its sender's, else that of what names it, else its fields.
+
+    @raise ManifestInvalid: it is none, or its own word and its sender's differ.
+    """
+    claimed = claimed_type(content_type)
+    if document.media_type and claimed and document.media_type.lower() != claimed:
+        raise ManifestInvalid(f"it came as {claimed} and says that it is {document.media_type[:160]!r}")
+    media_type = document.media_type or claimed or claimed_type(described_as) or _inferred(document)
     if media_type in mediatypes.SCHEMA1:
         raise ManifestInvalid("a manifest of Docker schema 1; only schema version 2 is kept")
-    if not mediatypes.is_media_type(media_type):
-        raise ManifestInvalid(f"{media_type[:160]!r} is no media type")
+    if not mediatypes.may_be_manifest(media_type) or _is_misspelt(media_type):
+        raise ManifestInvalid(f"{media_type[:160]!r} is no media type of a manifest")
     return media_type
 
 
-def _claimed(content_type: str | None) -> str | None:
-    """The media type that a Content-Type claims, C{None} when it says nothing of a manifest."""
+def claimed_type(content_type: str | None) -> str | None:
+    """
+    The type of manifest that a Content-Type or a descriptor's media type claims, in lower case; C{None} when it claims
+    none: what servers give to any file, or what no manifest may be.
+    """
     claimed = mediatypes.without_parameters(content_type or "")
-    if claimed in _GENERIC or claimed.startswith("text/") or not mediatypes.is_media_type(claimed):
-        return None
-    return claimed
+    return None if claimed in _GENERIC or not mediatypes.may_be_manifest(claimed) else claimed
+
+
+def _is_misspelt(media_type: str) -> bool:
+    """Whether it is a known type in another case: some readers know it then, and some do not."""
+    return media_type.lower() in mediatypes.INDEXES | mediatypes.IMAGES and media_type != media_type.lower()
 
 
 def _inferred(document: _Document) -> str:

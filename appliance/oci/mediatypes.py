@@ -42,6 +42,11 @@ def is_media_type(text: str) -> bool:
     return _MEDIA_TYPE.fullmatch(text) is not None
 
 
+def may_be_manifest(media_type: str) -> bool:
+    """Whether C{media_type} may be that of a manifest: what a browser would show, as C{text/html}, never is."""
+    return media_type.startswith("application/") and is_media_type(media_type)
+
+
 def without_parameters(content_type: str) -> str:
     """The media type of a Content-Type header (RFC 9110 section 8.3.1), parameters off, in lower case."""
     return content_type.partition(";")[0].strip().lower()

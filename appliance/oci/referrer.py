@@ -15,7 +15,7 @@ import msgspec
 
 from appliance.errors import DigestInvalid, ManifestInvalid
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import Manifest
+from appliance.oci.manifest import Manifest, check_keys
 from appliance.oci.mediatypes import OCI_INDEX
 
 #: Descriptors, and bytes of them, that are kept for one subject.
@@ -81,8 +81,9 @@ def parse_referrers(data: bytes) -> list[Referrer]:
     The descriptors of an image index, each digest once; those that are none, or whose digest cannot be verified, are
     left out.
 
-    @raise ManifestInvalid: it is no image index.
+    @raise ManifestInvalid: it is no image index, or one that readers may differ in.
     """
+    check_keys(data)
     try:
         found = msgspec.json.decode(data, type=_List)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,39 @@ def test_a_document_that_is_index_and_manifest_is_refused(tmp_path: Path) -> Non
     with pytest.raises(BundleDamaged, match=f"at 'blobs/sha256/{confused.digest[7:]}': .*neither index nor image"):
         receiver.run(write(tmp_path, archives.tar(archives.layout([(confused, {IMAGE_NAME: NAME})]))))
     assert receiver.held() == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b'"layers"', b'"layers":[],"layers"', "stands twice"),
+        (b'"layers"', b'"Layers":[],"layers"', "'Layers' stands in the document"),
+        (b'"digest"', b'"Digest":"sha256:0","digest"', "'Digest' stands in a descriptor"),
+        (images.OCI.manifest.encode(), b"text/html", "'text/html' is no media type of a manifest"),
+        (images.OCI.manifest.encode(), images.DOCKER.manifest.encode(), f"named as {images.OCI.manifest} and says"),
+    ],
+)
+def test_a_manifest_that_readers_may_differ_in_is_refused(tmp_path: Path, old: bytes, new: bytes, said: str) -> None:
+    """A manifest by its own word something else, or one thing for one tool and another for the next."""
+    document = images.Blob(images.OCI.manifest, IMAGE.manifest.data.replace(old, new, 1))
+    receiver = Receiver()
+    with pytest.raises(BundleDamaged, match=re.escape(said)):
+        content = replace(IMAGE, manifest=document)
+        receiver.run(write(tmp_path, archives.tar(archives.layout([(content, {IMAGE_NAME: NAME})]))))
+    assert receiver.held() == 0
+
+
+@pytest.mark.parametrize(("key", "value"), [("manifests", "[]"), ("digest", '"sha256:0"'), ("annotations", "{}")])
+def test_an_index_that_readers_may_differ_in_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    """Whoever looked at the archive with another tool imports what was seen there, or nothing."""
+    for other in (key, key.capitalize()):
+        files = archives.layout([(IMAGE, {IMAGE_NAME: NAME})])
+        first = f'"{other}":{value},"{key}"'.encode()
+        files["index.json"] = files["index.json"].replace(f'"{key}"'.encode(), first, 1)
+        receiver = Receiver()
+        with pytest.raises(BundleDamaged, match="index.json': '.*' stands"):
+            receiver.run(write(tmp_path, archives.tar(files)))
+        assert receiver.held() == 0
 
 
 def test_a_blob_under_a_wrong_name_is_refused(tmp_path: Path) -> None:

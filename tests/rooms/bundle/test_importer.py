@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -577,6 +578,23 @@ def test_another_blob_of_the_same_size_is_refused_and_not_kept(tmp_path: Path, p
     assert isinstance(error, BundleDamaged) and name in str(error) and "copy the archive again" in str(error)
     assert receiver.store.size(Digest.parse(layer.digest)) is None
     assert receiver.store.unfinished() == []
+
+
+@pytest.mark.parametrize("key", ["layers", "Layers"])
+def test_a_manifest_that_readers_may_differ_in_is_refused(
+    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a pull, although an earlier version exported it: its bytes are those of its digest."""
+    data = OTHER.manifest.data.replace(b'"layers"', f'"{key}":[],"layers"'.encode(), 1)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("appliance.oci.manifest.check_keys", lambda _: None)
+        twice = replace(OTHER, manifest=images.Blob(OTHER.manifest.media_type, data))
+        made = site().hold(twice, NGINX, "twice")
+        path = write(tmp_path, made.file(made.export(all=True)))
+    receiver = Receiver()
+    error = refuse(path, receiver)
+    assert isinstance(error, BundleDamaged) and f"'{key}' stands" in str(error)
+    assert receiver.held() == 0
 
 
 def test_a_later_major_version_is_refused_as_such(tmp_path: Path, plain: bytes) -> None:

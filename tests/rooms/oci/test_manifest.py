@@ -119,9 +119,12 @@ def test_sha512_is_as_good_as_sha256() -> None:
 @pytest.mark.parametrize(
     ("said", "content_type", "document", "expected"),
     [
-        (mediatypes.DOCKER_MANIFEST, mediatypes.OCI_MANIFEST, IMAGE, mediatypes.DOCKER_MANIFEST),
+        (mediatypes.DOCKER_MANIFEST, mediatypes.DOCKER_MANIFEST, IMAGE, mediatypes.DOCKER_MANIFEST),
+        (mediatypes.DOCKER_MANIFEST, "application/json", IMAGE, mediatypes.DOCKER_MANIFEST),
+        (mediatypes.OCI_INDEX, mediatypes.OCI_INDEX.upper() + "; charset=utf-8", INDEX, mediatypes.OCI_INDEX),
         (mediatypes.OCI_INDEX, "text/html", INDEX, mediatypes.OCI_INDEX),
-        (mediatypes.OCI_MANIFEST, mediatypes.DOCKER_SCHEMA1_SIGNED, IMAGE, mediatypes.OCI_MANIFEST),
+        (mediatypes.OCI_MANIFEST, "image/png", IMAGE, mediatypes.OCI_MANIFEST),
+        (None, "image/png", IMAGE, mediatypes.OCI_MANIFEST),
         (None, mediatypes.DOCKER_MANIFEST, IMAGE, mediatypes.DOCKER_MANIFEST),
         ("", mediatypes.DOCKER_MANIFEST_LIST, INDEX, mediatypes.DOCKER_MANIFEST_LIST),
         (None, mediatypes.DOCKER_MANIFEST + "; charset=utf-8", IMAGE, mediatypes.DOCKER_MANIFEST),
@@ -136,7 +139,8 @@ def test_sha512_is_as_good_as_sha256() -> None:
         (None, "", IMAGE, mediatypes.OCI_MANIFEST),
         (None, None, IMAGE, mediatypes.OCI_MANIFEST),
         (None, None, INDEX, mediatypes.OCI_INDEX),
-        (UNKNOWN, mediatypes.OCI_MANIFEST, IMAGE, UNKNOWN),
+        (UNKNOWN, UNKNOWN, IMAGE, UNKNOWN),
+        (UNKNOWN, "text/plain", IMAGE, UNKNOWN),
         (None, UNKNOWN, INDEX, UNKNOWN),
     ],
 )
@@ -148,6 +152,139 @@ def test_a_document_is_what_it_says_then_what_its_sender_says_then_what_it_looks
     manifest = parse_manifest(encoded(document, **more), content_type)
     assert manifest.media_type == expected
     assert manifest.is_index == (document is INDEX)
+
+
+@pytest.mark.parametrize(
+    ("said", "content_type", "document"),
+    [
+        (mediatypes.DOCKER_MANIFEST, mediatypes.OCI_MANIFEST, IMAGE),
+        (mediatypes.OCI_MANIFEST, mediatypes.DOCKER_MANIFEST + "; charset=utf-8", IMAGE),
+        (mediatypes.OCI_MANIFEST, mediatypes.DOCKER_SCHEMA1_SIGNED, IMAGE),
+        (mediatypes.OCI_INDEX, mediatypes.OCI_MANIFEST, INDEX),
+        (mediatypes.OCI_MANIFEST, mediatypes.OCI_INDEX, IMAGE),
+        (UNKNOWN, mediatypes.OCI_MANIFEST, IMAGE),
+        (mediatypes.OCI_MANIFEST, UNKNOWN, IMAGE),
+    ],
+)
+def test_a_document_and_its_sender_that_name_two_types_are_refused(
+    said: str, content_type: str, document: dict[str, Any]
+) -> None:
+    """A client that goes by the Content-Type and one that goes by the document would pull two different things."""
+    with pytest.raises(ManifestInvalid, match="says that it is"):
+        parse_manifest(encoded(document, mediaType=said), content_type)
+
+
+def test_the_word_of_an_index_counts_when_nobody_else_says() -> None:
+    """A child is what it says itself, then what it came as, then what its descriptor says; and served as that."""
+    own = encoded(IMAGE, mediaType=mediatypes.OCI_MANIFEST)
+    assert parse_manifest(own, None, mediatypes.DOCKER_MANIFEST).media_type == mediatypes.OCI_MANIFEST
+    assert parse_manifest(encoded(IMAGE), None, mediatypes.DOCKER_MANIFEST).media_type == mediatypes.DOCKER_MANIFEST
+    assert parse_manifest(encoded(IMAGE), UNKNOWN, mediatypes.DOCKER_MANIFEST).media_type == UNKNOWN
+    assert parse_manifest(encoded(IMAGE), None, "text/html").media_type == mediatypes.OCI_MANIFEST
+
+
+@pytest.mark.parametrize(
+    "media_type", ["text/html", "image/svg+xml", "TEXT/html", "multipart/mixed", mediatypes.OCI_MANIFEST.upper()]
+)
+def test_what_a_browser_would_show_is_no_manifest(media_type: str) -> None:
+    """A script in a manifest never becomes a page of the cache; nor is there a second spelling of a known type."""
+    with pytest.raises(ManifestInvalid, match="is no media type of a manifest"):
+        parse_manifest(encoded(IMAGE, mediaType=media_type), None)
+
+
+# -- keys that readers differ in ------------------------------------------------------------------------------------
+
+
+def doubled(document: dict[str, Any], key: str, other: str) -> bytes:
+    """C{document} with C{key} once more as C{other}, in front, where readers that take the last one pass it by."""
+    return b"{" + json.dumps(other).encode() + b": " + json.dumps(document[key]).encode() + b"," + encoded(document)[1:]
+
+
+def spellings(key: str) -> set[str]:
+    """Keys that a program in Go takes for C{key}."""
+    found = {key.capitalize(), key.upper(), key[0] + key[1:].replace("s", "\u017f").replace("k", "\u212a")}
+    return found - {key}
+
+
+FULL: dict[str, Any] = {
+    **IMAGE,
+    "mediaType": mediatypes.OCI_MANIFEST,
+    "artifactType": "a/b",
+    "subject": OTHER,
+    "annotations": {"a": "b"},
+}
+FULL_INDEX: dict[str, Any] = {**INDEX, "mediaType": mediatypes.OCI_INDEX}
+TOPS = [(FULL, key) for key in FULL] + [(FULL_INDEX, "manifests")]
+
+
+@pytest.mark.parametrize(("document", "key"), TOPS)
+def test_a_key_that_stands_twice_is_refused(document: dict[str, Any], key: str) -> None:
+    """My scanner and my runtime read the same layers, whichever of two they take (CVE-2021-41190)."""
+    assert parse_manifest(encoded(document), None)
+    escaped = f"\\u{ord(key[0]):04x}{key[1:]}"
+    for data in (doubled(document, key, key), doubled(document, key, key).replace(key.encode(), escaped.encode(), 1)):
+        with pytest.raises(ManifestInvalid, match=f"'{key}' stands twice in the document"):
+            parse_manifest(data, None)
+
+
+@pytest.mark.parametrize(("document", "key"), TOPS)
+def test_a_key_in_another_case_is_refused(document: dict[str, Any], key: str) -> None:
+    """Beside the right one or instead of it: half of all readers take it for that."""
+    for other in spellings(key):
+        renamed = {other if name == key else name: value for name, value in document.items()}
+        for data in (doubled(document, key, other), encoded(renamed)):
+            with pytest.raises(ManifestInvalid, match=f"readers differ in whether that is '{key}'"):
+                parse_manifest(data, mediatypes.OCI_MANIFEST if document is FULL else None)
+
+
+DESCRIPTOR = pointer(b"x", urls=[], annotations={}, data="eA==", artifactType="a/b", platform={"os": "linux"})
+
+
+@pytest.mark.parametrize("key", DESCRIPTOR)
+@pytest.mark.parametrize("place", ["config", "layers", "blobs", "subject", "manifests"])
+def test_so_it_is_in_a_descriptor(place: str, key: str) -> None:
+    """One layer for the scanner, another one for the runtime: neither is served."""
+    document = INDEX if place == "manifests" else IMAGE
+    is_list = place not in ("config", "subject")
+    for other in {key} | spellings(key):
+        marked = encoded(document, **{place: [OTHER, "HERE"] if is_list else "HERE"})
+        data = marked.replace(b'"HERE"', doubled(DESCRIPTOR, key, other))
+        with pytest.raises(ManifestInvalid, match=f"a descriptor of '{place}': readers differ"):
+            parse_manifest(data, None)
+
+
+@pytest.mark.parametrize("other", ["architecture", "Architecture", "ARCHITECTURE"])
+def test_so_it_is_in_a_platform(other: str) -> None:
+    """An index means one platform with each child, not one for each reader."""
+    platform = doubled({"architecture": "amd64", "os": "linux"}, "architecture", other)
+    marked = encoded(INDEX, manifests=[{**LAYER, "platform": "HERE"}])
+    with pytest.raises(ManifestInvalid, match="a platform of 'manifests': readers differ"):
+        parse_manifest(marked.replace(b'"HERE"', platform), None)
+
+
+def test_keys_that_mean_nothing_here_are_free() -> None:
+    """Whatever builders write into annotations and fields of their own, twice or not, in any case."""
+    free: dict[str, Any] = {"MediaType": "x", "Digest": "y", "layers": "z", "a": "1", "A": "2"}
+    document = encoded(
+        IMAGE,
+        config={**CONFIG, "annotations": free, "x-vendor": free, "layers": [1], "manifests": {"Digest": 1}},
+        annotations=free,
+        vendor={**free, "config": free},
+        Vendor=[free],
+        digest="of a document, which has none",
+    )
+    twice = document.replace(b'"vendor"', b'"vendor": 1, "vendor"', 1)
+    for data in (document, twice):
+        assert parse_manifest(data, mediatypes.OCI_MANIFEST).annotations == free
+
+
+def test_a_document_full_of_keys_is_looked_through_in_a_moment() -> None:
+    """Four mebibytes of one key, or of numbers with thousands of digits, are no more work than any other bytes."""
+    keys = b"{" + b'"Layers": 1,' * 300_000 + encoded(IMAGE)[1:]
+    numbers = encoded(IMAGE, x="HERE").replace(b'"HERE"', b"[" + b",".join([b"9" * 4000] * 900) + b"]")
+    with pytest.raises(ManifestInvalid, match="'Layers'"):
+        parse_manifest(keys, None)
+    assert parse_manifest(numbers, None)
 
 
 def test_a_document_of_an_unknown_type_is_known_by_its_shape() -> None:

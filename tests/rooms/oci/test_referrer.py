@@ -71,6 +71,18 @@ def test_what_is_no_descriptor_is_left_out() -> None:
         parse_descriptor(b"{}")
 
 
+@pytest.mark.parametrize("other", [b"manifests", b"Manifests", b"manifest\xc5\xbf"])
+def test_a_list_that_readers_may_differ_in_is_none(other: bytes) -> None:
+    """Nor is it an empty one: what one reader sees signed, another would not."""
+    body = listing(STRANGE)
+    assert len(parse_referrers(body)) == 1
+    for twice in (b'"%b":[],"manifests"' % other, b'"manifests":[],"%b"' % other):
+        with pytest.raises(ManifestInvalid, match="readers differ"):
+            parse_referrers(body.replace(b'"manifests"', twice))
+    with pytest.raises(ManifestInvalid, match="readers differ"):
+        parse_referrers(body.replace(b'"digest"', b'"Digest":"sha256:0","digest"'))
+
+
 @pytest.mark.parametrize(
     "body",
     [
