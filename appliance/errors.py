@@ -209,8 +209,24 @@ class BundleUnreadable(BundleError):
     """The file is none of the archive formats known here, or cannot be read at all."""
 
 
+class BundleNotRead(BundleUnreadable):
+    """The system did not let the file be read: a failing medium, a permission, no descriptor left. It may be right."""
+
+
 class BundleDamaged(BundleError):
-    """The archive is not what it was when it was made: truncated, changed, or made to deceive."""
+    """
+    The archive is not what it was when it was made: truncated, changed, or made to deceive.
+
+    @ivar truncated: whether it ends before its end: it was cut off, or is still being copied.
+    """
+
+    def __init__(self, message: str, truncated: bool = False) -> None:
+        super().__init__(message)
+        self.truncated = truncated
+
+
+class BundleNotStored(BundleError):
+    """The store cannot take what the archive brings: its disk is full, or failing. The archive may be right."""
 
 
 class BundleUntrusted(BundleError):

@@ -16,7 +16,7 @@ from appliance.admin.returnpath import ReturnPath
 from appliance.admin.route import Route
 from appliance.admin.status import StatusPage
 from appliance.bundle.exporter import Exporter
-from appliance.bundle.importer import Importer, ImportOptions
+from appliance.bundle.importer import Importer, ImportOptions, Progress
 from appliance.bundle.inbox import Inbox
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.policy import Policy
@@ -80,7 +80,7 @@ class Api:
         )
         ordering = Ordering(exporter, Completion(p.cache, p.flights), self._upstream_for)
         held = Held(p.store, p.repositories, p.links)
-        self._imports = Imports(importer, receipts, p.wants, held, p.clock)
+        self._imports = Imports(importer, receipts, p.wants, held, p.clock, self._imported)
         self._exports = Exports(ordering, p.store, p.clock, p.duration)
         self._holdings = Holdings(p.store, p.repositories, p.usage, self._upstream_for, p.cache.known_referrers)
         self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.site, p.clock)
@@ -94,9 +94,10 @@ class Api:
             lambda: len(p.flights),
             p.site,
             p.clock,
+            lambda: [] if self._inbox is None else self._inbox.waiting(),
         )
         inbox = p.settings().bundles.inbox
-        self._inbox = None if inbox is None else Inbox(inbox, self._received, p.threads, p.clock)
+        self._inbox = None if inbox is None else Inbox(inbox, self._received, p.threads, p.clock, p.state)
 
     def routes(self) -> list[Route]:
         """Everything that is offered."""
@@ -122,8 +123,12 @@ class Api:
             await self._inbox.stop()
         await self._imports.stop()
 
-    async def _received(self, files: list[Path]) -> Receipt:
-        return await self._imports.run(files, ImportOptions())
+    async def _received(self, files: list[Path], progress: Callable[[Progress], None]) -> Receipt:
+        return await self._imports.run(files, ImportOptions(follow_links=False), progress)
+
+    def _imported(self) -> None:
+        if self._inbox is not None:
+            self._inbox.imported()
 
     def _policy(self) -> Policy:
         bundles = self._premises.settings().bundles

@@ -63,12 +63,17 @@ class Imports:
         wants: Wants,
         held: Held,
         clock: IReactorTime,
+        imported: Callable[[], None] = lambda: None,
     ) -> None:
+        """
+        @param imported: told after each import that was published.
+        """
         self._importer = importer
         self._receipts = receipts
         self._wants = wants
         self._held = held
         self._clock = clock
+        self._imported = imported
         self._under_way: set[Deferred[Receipt]] = set()
         self._stopping = False
 
@@ -126,6 +131,7 @@ class Imports:
         """
         receipt = await self._importer.run(files, options, progress)
         if not options.dry_run:
+            self._imported()
             await self._review()
         return receipt
 

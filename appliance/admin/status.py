@@ -10,6 +10,7 @@ from twisted.web.server import Request
 
 from appliance import __version__
 from appliance.admin.route import Reply, Route, json
+from appliance.bundle.inbox import Waiting
 from appliance.cache.wants import Wants
 from appliance.index.repositories import Repositories
 from appliance.interfaces import Condition, IBlobStore, IDocuments, RateLimit, UrlCondition
@@ -94,6 +95,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     @ivar store_bytes: of all blobs held.
     @ivar damaged: documents that were set aside since the start.
     @ivar unreadable: documents whose last read failed; what they say is not counted.
+    @ivar inbox: what lies in the inbox and cannot be imported now.
     """
 
     version: str
@@ -107,6 +109,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     counts: Counts
     damaged: list[Damaged]
     unreadable: list[Unreadable]
+    inbox: list[Waiting]
 
 
 class StatusPage:
@@ -123,12 +126,14 @@ class StatusPage:
         flights: Callable[[], int],
         site: str,
         clock: IReactorTime,
+        inbox: Callable[[], list[Waiting]],
     ) -> None:
         """
         @param documents: all that there are, the repositories' too.
         @param settings: gives what is in force.
         @param conditions: gives how the upstreams are, by name.
         @param flights: gives the number of flights under way.
+        @param inbox: gives what waits in the inbox.
         """
         self._settings = settings
         self._conditions = conditions
@@ -139,6 +144,7 @@ class StatusPage:
         self._flights = flights
         self._site = site
         self._clock = clock
+        self._inbox = inbox
         self._started = clock.seconds()
 
     def routes(self) -> list[Route]:
@@ -162,6 +168,7 @@ class StatusPage:
                 counts=counts,
                 damaged=[Damaged(*each) for every in self._documents for each in every.damaged],
                 unreadable=[Unreadable(*each) for every in self._documents for each in every.unreadable.items()],
+                inbox=self._inbox(),
             )
         )
 

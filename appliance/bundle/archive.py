@@ -8,6 +8,7 @@ taken from it. Everything here blocks: call it on a thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -18,13 +19,16 @@ from typing import Protocol
 
 from appliance.bundle.tar import MAX_ENTRIES, Entry, Reader
 from appliance.bundle.wrapping import Stop, Stream, open_stream
-from appliance.errors import BundleDamaged, BundleUnreadable
+from appliance.errors import BundleDamaged, BundleNotRead, BundleUnreadable
 
 #: Documents of a compressed archive that are remembered while it is read the first time: each, and all together.
 _MAX_KEPT = 4 * 1024 * 1024
 _MAX_ALL_KEPT = 32 * 1024 * 1024
 #: How deep the folders of an archive may be nested.
 _MAX_DEPTH = 8
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_FOLDER = _READ | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +67,33 @@ class Archive(Protocol):
         """Close it, when the read that is under way has ended."""
 
 
-def open_archive(path: Path, stop: Stop) -> Archive:
+def open_archive(path: Path, stop: Stop, follow_links: bool = True) -> Archive:
     """
     Open a file or a folder and read what it holds.
 
-    @raise BundleUnreadable: it is no archive.
+    @param follow_links: whether C{path} itself may be a link, as for whoever named it; within a folder none may.
+    @raise BundleNotRead: the system does not let it be read.
+    @raise BundleUnreadable: it is no archive, or is not there.
     @raise BundleDamaged: it is truncated, or made to deceive.
     """
-    return FolderArchive(path, stop) if path.is_dir() else TarArchive(path, stop)
+    source = str(path)
+    try:
+        # A pipe that nobody writes to must not hold the thread.
+        fd = os.open(path, _READ if follow_links else _READ | os.O_NOFOLLOW)
+    except OSError as error:
+        kind = BundleUnreadable if isinstance(error, (FileNotFoundError, NotADirectoryError)) else BundleNotRead
+        raise kind(f"{source}: {error.strerror}; check the path, on the appliance, and who may read it") from None
+    mode = os.fstat(fd).st_mode
+    try:
+        if stat.S_ISDIR(mode):
+            return FolderArchive(source, fd, stop)
+        if stat.S_ISREG(mode):
+            return TarArchive(source, fd, stop)
+    except OSError as error:
+        where = "/".join(filter(None, (source, error.filename)))
+        raise BundleNotRead(f"{where}: {error.strerror}; check the medium, and who may read it") from None
+    os.close(fd)
+    raise BundleUnreadable(f"{source}: is no regular file; copy the archive to one")
 
 
 def whole(archive: Archive, item: Item, limit: int) -> bytes:
@@ -89,10 +112,11 @@ def whole(archive: Archive, item: Item, limit: int) -> bytes:
 class TarArchive:
     """An L{Archive} in one file."""
 
-    def __init__(self, path: Path, stop: Stop) -> None:
-        self.source = str(path)
+    def __init__(self, source: str, fd: int, stop: Stop) -> None:
+        """@param fd: the open file, which L{close} closes."""
+        self.source = source
         self.items: dict[str, Item] = {}
-        self._stream: Stream = open_stream(self.source, stop)
+        self._stream: Stream = open_stream(source, fd, stop)
         self.streamed = bool(self._stream.wrapping)
         self._kept: dict[str, bytes] = {}
         self._room = _MAX_ALL_KEPT
@@ -116,7 +140,8 @@ class TarArchive:
             self._stream.seek(item.start + start)
             data = self._stream.read(wanted)
         if not data:
-            raise BundleDamaged(f"{self.source}, at {item.name!r}: it is cut off; copy the archive again")
+            where = f"{self.source}, at {item.name!r}"
+            raise BundleDamaged(f"{where}: it is cut off; copy the archive again", truncated=True)
         return data
 
     def close(self) -> None:
@@ -167,54 +192,81 @@ def _admit(source: str, entry: Entry, seen: set[str]) -> None:
 
 
 class FolderArchive:
-    """An L{Archive} whose files lie in a folder; those are opened only while they are read."""
+    """
+    An L{Archive} whose files lie in a folder; those are opened only while they are read.
+
+    Everything is reached from one descriptor of the folder, step by step, and no step follows a link: whoever may write
+    to the folder cannot lead the reader out of it, also not while it reads.
+    """
 
     streamed = False
 
-    def __init__(self, path: Path, stop: Stop) -> None:
-        self.source = str(path)
-        self._root = path
+    def __init__(self, source: str, fd: int, stop: Stop) -> None:
+        """@param fd: the open folder, which L{close} closes."""
+        self.source = source
+        self._root = fd
         self._stop = stop
+        self._lock = Lock()
         self.items: dict[str, Item] = {}
         others: set[str] = set()
         try:
-            for name, status in self._walk(path, ()):
+            for name, status in self._walk(fd, ()):
                 if stat.S_ISREG(status.st_mode):
                     self.items[name] = Item(name, status.st_size)
                 else:
                     others.add(name)
-        except OSError as error:
-            raise BundleUnreadable(f"{error.filename or path}: {error.strerror}; check who may read it") from None
+        except BaseException:
+            self.close()
+            raise
         self.others = frozenset(others)
 
     def read(self, item: Item, start: int, size: int) -> bytes:
-        """See L{Archive.read}."""
+        """See L{Archive.read}. Raises L{OSError} where a link or something else stands in its place by now."""
         self._stop.check()
         wanted = min(size, item.size - start)
         if wanted <= 0:
             return b""
-        fd = os.open(self._root / item.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            data = os.pread(fd, wanted, start)
-        finally:
-            os.close(fd)
+        with self._lock:
+            data = self._pread(item.name, wanted, start)
         if not data:
             raise BundleDamaged(f"{self.source}, at {item.name!r}: it has become shorter; copy the folder again")
         return data
 
     def close(self) -> None:
-        """See L{Archive.close}: nothing is open."""
+        """See L{Archive.close}."""
+        with self._lock:
+            if self._root >= 0:
+                os.close(self._root)
+                self._root = -1
 
-    def _walk(self, folder: Path, above: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
+    def _pread(self, name: str, size: int, start: int) -> bytes:
+        *folders, last = name.split("/")
+        fd = os.dup(self._root)
+        try:
+            for step, flags in (*((each, _FOLDER) for each in folders), (last, _READ | os.O_NOFOLLOW)):
+                above, fd = fd, os.open(step, flags, dir_fd=fd)
+                os.close(above)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "is no regular file any more", name)
+            return os.pread(fd, size, start)
+        finally:
+            os.close(fd)
+
+    def _walk(self, folder: int, above: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
         """Everything but folders, by name; links are seen as links."""
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-        for entry in entries:
+        found: dict[str, bool] = {}
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if len(self.items) + len(found) >= MAX_ENTRIES:
+                    raise BundleDamaged(f"{self.source}: more than {MAX_ENTRIES} files are in it; is it a layout?")
+                found[entry.name] = entry.is_dir(follow_symlinks=False)
+        for name, is_folder in sorted(found.items()):
             self._stop.check()
-            if entry.is_dir(follow_symlinks=False):
-                if len(above) < _MAX_DEPTH:
-                    yield from self._walk(Path(entry.path), (*above, entry.name))
-                continue
-            if len(self.items) >= MAX_ENTRIES:
-                raise BundleDamaged(f"{self.source}: there are more than {MAX_ENTRIES} files in it; is it a layout?")
-            yield "/".join((*above, entry.name)), entry.stat(follow_symlinks=False)
+            if not is_folder:
+                yield "/".join((*above, name)), os.stat(name, dir_fd=folder, follow_symlinks=False)
+            elif len(above) < _MAX_DEPTH:
+                below = os.open(name, _FOLDER, dir_fd=folder)
+                try:
+                    yield from self._walk(below, (*above, name))
+                finally:
+                    os.close(below)

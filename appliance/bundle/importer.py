@@ -31,7 +31,7 @@ from appliance.bundle.receipt import Change, Receipt
 from appliance.bundle.references import parse_full
 from appliance.bundle.survey import Survey, survey
 from appliance.bundle.wrapping import Stop
-from appliance.errors import BundleError, BundleIncomplete, BundleUnreadable, PullcacheError
+from appliance.errors import BundleError, BundleIncomplete, BundleNotRead, PullcacheError
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
@@ -63,12 +63,14 @@ class ImportOptions:
     @ivar dry_run: say what would happen, and store nothing.
     @ivar on_existing_tag: what happens to a tag that means something else here.
     @ivar trust: the only keys that are trusted for this import, see L{Policy.only}; none: the configured ones.
+    @ivar follow_links: whether the files may be links, as for whoever named them.
     """
 
     as_name: str | None = None
     dry_run: bool = False
     on_existing_tag: OnExistingTag = "move"
     trust: tuple[PublicKey, ...] = ()
+    follow_links: bool = True
 
 
 class Importer:
@@ -129,7 +131,7 @@ class Importer:
         try:
             for path in files:
                 progress(Progress(stage="opening", entry=str(path)))
-                await self._threads.call(_open, path, archives, stop)
+                await self._threads.call(_open, path, archives, stop, options.follow_links)
             progress(Progress(stage="checking"))
             offer = await self._threads.call(_offer, archives, options, policy)
             return await self._import(self._canonical(offer), archives, options, progress)
@@ -251,9 +253,9 @@ class Importer:
         )
 
 
-def _open(path: Path, archives: list[Archive], stop: Stop) -> None:
+def _open(path: Path, archives: list[Archive], stop: Stop, follow_links: bool) -> None:
     """Open one more archive. On a thread: should the import have ended meanwhile, nobody else would close it."""
-    archive = open_archive(path, stop)
+    archive = open_archive(path, stop, follow_links)
     archives.append(archive)
     try:
         stop.check()
@@ -279,7 +281,7 @@ def _offer(archives: Sequence[Archive], options: ImportOptions, policy: Policy) 
         policy.refuse_foreign(archives[0].source, offer.format)
         return offer
     except OSError as error:
-        raise BundleUnreadable(
+        raise BundleNotRead(
             f"{archives[0].source}: cannot be read: {error.strerror}; clean or copy the medium"
         ) from None
 

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from appliance.bundle.archive import whole
 from appliance.bundle.offer import Place, Supply
-from appliance.errors import BlobDamaged, BundleDamaged, BundleError, BundleUnreadable
+from appliance.errors import BlobDamaged, BundleDamaged, BundleNotRead, BundleNotStored
 from appliance.interfaces import IBlobStore, IIngest, IThreads
 
 #: One read, and one write.
@@ -47,8 +47,8 @@ class Intake:
         Store them, in order as far as several at once allow; each is durable on return.
 
         @raise BundleDamaged: the bytes are not those of the digest; nothing of them is kept.
-        @raise BundleUnreadable: the medium cannot be read.
-        @raise BundleError: the store cannot take them.
+        @raise BundleNotRead: the medium cannot be read.
+        @raise BundleNotStored: the store cannot take them.
         """
         waiting = list(reversed(supplies))
         # Compressed archives are read from one end to the other.
@@ -61,7 +61,7 @@ class Intake:
             try:
                 await self._take(supply)
             except OSError as error:
-                raise BundleError(
+                raise BundleNotStored(
                     f"{supply}: the store cannot take it: {error.strerror or error}; make room and import again: what"
                     " is stored by now is not read again"
                 ) from error
@@ -158,7 +158,7 @@ def _read_at(supply: Supply, start: int) -> bytes:
             try:
                 return place.archive.read(place.item, start, PIECE)
             except OSError as error:
-                raise BundleUnreadable(
+                raise BundleNotRead(
                     f"{place}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is"
                     " stored by now is not read again"
                 ) from None
@@ -171,7 +171,7 @@ def _gathered(supply: Supply) -> bytes:
     try:
         return b"".join(whole(place.archive, place.item, SMALL) for place in supply.places)
     except OSError as error:
-        raise BundleUnreadable(f"{supply}: cannot be read: {error.strerror}; copy the archive again") from None
+        raise BundleNotRead(f"{supply}: cannot be read: {error.strerror}; copy the archive again") from None
 
 
 def _sha256(place: Place) -> str:

@@ -19,7 +19,7 @@ from appliance.errors import (
     BlobDamaged,
     BundleDamaged,
     BundleIncomplete,
-    BundleUnreadable,
+    BundleNotRead,
     ManifestInvalid,
     NotHeld,
 )
@@ -227,7 +227,7 @@ def _gathered(supply: Supply) -> bytes:
     try:
         return b"".join(whole(place.archive, place.item, MAX_MANIFEST_BYTES) for place in supply.places)
     except OSError as error:
-        raise BundleUnreadable(f"{supply}: cannot be read: {error.strerror}; copy the archive again") from None
+        raise BundleNotRead(f"{supply}: cannot be read: {error.strerror}; copy the archive again") from None
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -312,10 +312,13 @@ class Reader:
         return records
 
     def _truncated(self) -> NoReturn:
-        self._refuse(f"the archive is cut off at byte {self._offset}")
+        raise BundleDamaged(self._said(f"the archive is cut off at byte {self._offset}"), truncated=True)
 
     def _refuse(self, why: str) -> NoReturn:
-        raise BundleDamaged(f"{self._source}, {self._where}: {why}; copy the archive again, or have it made again")
+        raise BundleDamaged(self._said(why))
+
+    def _said(self, why: str) -> str:
+        return f"{self._source}, {self._where}: {why}; copy the archive again, or have it made again"
 
 
 def _type(block: bytes) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import stat
 import zlib
 from typing import IO, Any, Protocol
 
@@ -72,37 +71,26 @@ class Stream(Protocol):
         """Close the file."""
 
 
-def open_stream(path: str, stop: Stop) -> Stream:
+def open_stream(path: str, fd: int, stop: Stop) -> Stream:
     """
-    Open a regular file. Blocking, as everything on the stream is.
+    The bytes of the regular file that is open as C{fd}, which the stream closes. Blocking, as everything on it is.
 
-    @raise BundleUnreadable: there is no such file, or it is of another compression.
+    @param path: for messages.
+    @raise BundleUnreadable: it is of another compression; C{fd} is closed.
     """
-    fd = _open(path)
-    head = os.pread(fd, 8, 0)
+    try:
+        head = os.pread(fd, 8, 0)
+        for magic, program in _ADVICE.items():
+            if head.startswith(magic):
+                raise BundleUnreadable(f"{path}: this compression is not read here; unpack it first ({program})")
+    except BaseException:
+        os.close(fd)
+        raise
     if head.startswith(_GZIP):
         return Unpacked(path, fd, "gzip", stop)
     if head.startswith(_ZSTD):
         return Unpacked(path, fd, "zstd", stop)
-    for magic, program in _ADVICE.items():
-        if head.startswith(magic):
-            os.close(fd)
-            raise BundleUnreadable(f"{path}: this compression is not read here; unpack it first ({program})")
     return Plain(fd, stop)
-
-
-def _open(path: str) -> int:
-    try:
-        # A pipe that nobody writes to must not hold the thread.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise BundleUnreadable(
-            f"{path}: {error.strerror}; check the path, on the appliance, and who may read it"
-        ) from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise BundleUnreadable(f"{path}: is no regular file; copy the archive to one")
-    return fd
 
 
 class Plain:
@@ -156,7 +144,8 @@ class Unpacked:
         except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise BundleDamaged(
                 f"{self._path}: its {self.wrapping} data is damaged or cut off after {self._position} unpacked bytes"
-                f" ({error}); copy the archive again"
+                f" ({error}); copy the archive again",
+                truncated=isinstance(error, EOFError),
             ) from None
         self._position += len(data)
         self._check_growth()

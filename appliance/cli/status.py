@@ -61,6 +61,14 @@ class Unreadable(msgspec.Struct):
     reason: str = ""
 
 
+class Waiting(msgspec.Struct):
+    """What lies in the inbox and cannot be imported now; C{next} is RFC 3339."""
+
+    files: list[str] = []
+    reason: str = ""
+    next: str | None = None
+
+
 class Counts(msgspec.Struct, frozen=True):
     """How many there are."""
 
@@ -84,6 +92,7 @@ class Status(msgspec.Struct, rename="camel"):
     counts: Counts = Counts()
     damaged: list[Damaged] = []
     unreadable: list[Unreadable] = []
+    inbox: list[Waiting] = []
 
 
 async def status(session: Session, options: Namespace) -> int:
@@ -104,6 +113,9 @@ async def status(session: Session, options: Namespace) -> int:
         session.screen.note(f"damaged: {damaged.document} was set aside as {damaged.kept_as}")
     for unreadable in found.unreadable:
         session.screen.note(f"unreadable: {unreadable.document}: {unreadable.reason}; what it says is not counted")
+    for waiting in found.inbox:
+        again = "" if waiting.next is None else f" (tried again {_wait(waiting.next, found)})"
+        session.screen.note(f"inbox: {', '.join(waiting.files)}: {waiting.reason}{again}")
     return DONE
 
 

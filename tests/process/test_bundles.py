@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,7 @@ from appliance.cli.bundlefile import BundleFile
 from tests.clients import plain
 from tests.clients.plain import ask, pull
 from tests.doubles.remote import RemoteRegistry
-from tests.process.service import CHECKOUT, UPSTREAM, Appliance
+from tests.process.service import CHECKOUT, UPSTREAM, Appliance, until
 
 ROUNDS = int(os.environ.get("PULLCACHE_IMPORT_KILL_ROUNDS", "5"))
 LONGEST = 0.1
@@ -267,6 +268,64 @@ def test_status_list_and_show_tell_what_is_there(appliance: Appliance, upstream:
     shown = command(appliance, "show", f"{UPSTREAM}/team/multi:2.0").stdout
     assert images["team/multi", "2.0"]["digest"] in shown
     assert command(appliance, "show", f"{UPSTREAM}/team/none:1", status=1).stderr.count("\n") == 1
+
+
+# -- the inbox --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watching(tmp_path: Path) -> Iterator[Appliance]:
+    """A running appliance without any network, and with an inbox."""
+    (tmp_path / "inbox").mkdir()
+    made = Appliance(tmp_path / "watching", NOWHERE, offline=True, bundles={"inbox": str(tmp_path / "inbox")})
+    yield made.start()
+    made.kill()
+
+
+def waiting(appliance: Appliance) -> Any:
+    """What C{pullcache status} says of the inbox."""
+    return json.loads(command(appliance, "--json", "status").stdout)["inbox"]
+
+
+def test_a_full_disk_leaves_the_bundle_in_the_inbox(
+    appliance: Appliance, watching: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """The status says what is wrong, nothing is refused; with room again it is imported and served."""
+    images = {("team/app", "1"): upstream.add("team/app", "1", sizes=[3_000_000])}
+    pull_all(appliance, images)
+    # As the kernel does it at a quota: EFBIG for what is larger.
+    limit = resource.prlimit(watching.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(watching.process.pid, resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
+    command(appliance, "export", "--all", "-o", tmp_path / "all.tar")
+    inbox = tmp_path / "inbox"
+    (tmp_path / "all.tar").rename(inbox / "all.tar")
+    [said] = until(lambda: waiting(watching), "the bundle waits")
+    assert said["files"] == ["all.tar"] and "the store cannot take it: File too large; make room" in said["reason"]
+    assert "all.tar" in command(watching, "status").stderr
+    assert not (inbox / "refused").exists()
+    resource.prlimit(watching.process.pid, resource.RLIMIT_FSIZE, limit)
+    os.utime(inbox / "all.tar")
+    until((inbox / "done" / "all.tar").exists, "the bundle is imported")
+    assert waiting(watching) == []
+    pull_all(watching, images)
+
+
+def test_an_increment_that_sorts_before_its_base_is_imported_after_it(
+    appliance: Appliance, watching: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """Both are put into the inbox at once, and both images are pulled."""
+    first = {("team/app", "1"): upstream.add("team/app", "1")}
+    second = {("team/app", "2"): upstream.add("team/app", "2", sizes=[20_000, 9000], seed="team/app")}
+    pull_all(appliance, first)
+    command(appliance, "export", "--all", "-o", tmp_path / "zulu.tar")
+    pull_all(appliance, second)
+    command(appliance, "export", "--all", "--base", tmp_path / "zulu.tar", "-o", tmp_path / "alpha.tar")
+    inbox = tmp_path / "inbox"
+    for name in ("alpha.tar", "zulu.tar"):
+        (tmp_path / name).rename(inbox / name)
+    until(lambda: {"alpha.tar", "zulu.tar"} <= {each.name for each in inbox.glob("done/*")}, "both are imported")
+    assert not (inbox / "refused").exists()
+    pull_all(watching, first | second)
 
 
 # -- kill -9 ----------------------------------------------------------------------------------------------------------

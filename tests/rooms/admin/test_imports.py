@@ -12,6 +12,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from appliance.bundle.inbox import INTERVAL
 from appliance.bundle.minisign import SecretKey
 from appliance.errors import Offline
 from appliance.flow.threads import InlineThreads
@@ -262,3 +263,53 @@ def test_a_stop_cuts_imports_and_waits_for_their_end(tmp_path: Path) -> None:
     site.treq.flush()
     last = json.loads(result(content).splitlines()[-1])
     assert last["error"]["code"] == "stopped"
+
+
+# -- the inbox ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_becomes_a_link_is_not_read_from_the_inbox(tmp_path: Path) -> None:
+    """It was a file when it was looked at, and leads elsewhere when it is opened: nothing of that is imported."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    elsewhere = bundle(tmp_path, image())
+    site = Appliance(inbox=inbox)
+    (inbox / "a.tar").write_bytes(b"looked at")
+    run, swapped = site.api._inbox._run, []  # type: ignore[union-attr]
+
+    async def run_later(files: list[Path], progress: Any) -> Any:
+        if not swapped:
+            (inbox / "a.tar").unlink()
+            (inbox / "a.tar").symlink_to(elsewhere)
+        swapped.append(files)
+        return await run(files, progress)
+
+    site.api._inbox._run = run_later  # type: ignore[union-attr]
+    result(Deferred.fromCoroutine(site.api.start()))
+    site.clock.advance(INTERVAL)
+    assert swapped and site.store.total() == 0
+    assert "symbolic links" in site.get("status")["inbox"][0]["reason"]
+    result(Deferred.fromCoroutine(site.api.stop()))
+
+
+def test_what_lacks_another_bundle_is_imported_when_that_was(tmp_path: Path) -> None:
+    """The base is imported by hand, and the increment that lay in the inbox follows at the next look."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    base, more = image("base"), image("more")
+    sender = Appliance()
+    sender.hold(base, "1")
+    first = sender.ask("POST", "exports", {"all": True}).json
+    (tmp_path / "base.tar").write_bytes(sender.ask("GET", f"exports/{first['id']}/volumes/1").body)
+    inventory = sender.get("inventory")
+    sender.hold(more, "2")
+    second = sender.ask("POST", "exports", {"all": True, "have": inventory}).json
+    (inbox / "more.tar").write_bytes(sender.ask("GET", f"exports/{second['id']}/volumes/1").body)
+    site = Appliance(inbox=inbox)
+    result(Deferred.fromCoroutine(site.api.start()))
+    site.clock.advance(INTERVAL)
+    assert "it builds on" in site.get("status")["inbox"][0]["reason"]
+    receipt(site.ask("POST", "imports", {"files": [str(tmp_path / "base.tar")]}))
+    site.clock.advance(INTERVAL)
+    assert site.get("status")["inbox"] == [] and (inbox / "done" / "more.tar").exists()
+    result(Deferred.fromCoroutine(site.api.stop()))

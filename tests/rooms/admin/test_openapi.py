@@ -112,6 +112,8 @@ def test_an_unknown_page_says_where_to_look(site: Appliance) -> None:
     [
         (errors.BundleError("x"), 422, "bundle"),
         (errors.BundleUnreadable("x"), 422, "bundle-unreadable"),
+        (errors.BundleNotRead("x"), 422, "bundle-not-read"),
+        (errors.BundleNotStored("x"), 507, "bundle-not-stored"),
         (errors.BundleDamaged("x"), 422, "bundle-damaged"),
         (errors.BundleUntrusted("x"), 403, "bundle-untrusted"),
         (errors.BundleTooNew("x"), 422, "bundle-too-new"),

@@ -49,6 +49,7 @@ def test_status_tells_what_there_is() -> None:
         "counts": {"repositories": 1, "tags": 2, "manifests": 3, "wants": 0},
         "damaged": [],
         "unreadable": [],
+        "inbox": [],
     }
 
 

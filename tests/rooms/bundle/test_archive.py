@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from twisted.internet.defer import CancelledError
 from appliance.bundle import wrapping
 from appliance.bundle.archive import Archive, open_archive, whole
 from appliance.bundle.wrapping import Stop
-from appliance.errors import BundleDamaged, BundleError, BundleUnreadable
+from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
 from tests.doubles import archives
 
 FILES = {"a": b"first", "folder/b": bytes(range(256)) * 40, "c.json": b'{"c": 1}', "empty": b""}
@@ -83,6 +84,74 @@ def test_a_link_put_in_a_files_place_is_not_followed(tmp_path: Path) -> None:
     (folder / "a").symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic links"):
         archive.read(archive.items["a"], 0, 5)
+
+
+def moved_outside(folder: Path, name: str) -> Path:
+    """What stood at C{name} of the folder now lies beside it, with other bytes of the same length in its files."""
+    outside = folder.with_name("outside")
+    (folder / name).rename(outside)
+    for path in [outside] if outside.is_file() else outside.iterdir():
+        path.write_bytes(bytes(len(path.read_bytes())))
+    return outside
+
+
+def test_a_link_put_in_a_folders_place_is_not_followed(tmp_path: Path) -> None:
+    """Not at any step: whoever may write to the folder leads nobody out of it, also while it is read."""
+    folder = unpacked(tmp_path / "folder")
+    archive = open_archive(folder, Stop())
+    (folder / "folder").symlink_to(moved_outside(folder, "folder"))
+    with pytest.raises(OSError, match="folder"):
+        archive.read(archive.items["folder/b"], 0, 5)
+    archive.close()
+
+
+def test_the_folder_that_was_opened_is_read(tmp_path: Path) -> None:
+    """Whatever stands at its path by now."""
+    folder = unpacked(tmp_path / "folder")
+    archive = open_archive(folder, Stop())
+    folder.rename(tmp_path / "renamed")
+    folder.symlink_to("/etc")
+    assert whole(archive, archive.items["folder/b"], LIMIT) == FILES["folder/b"]
+    archive.close()
+
+
+def test_a_pipe_put_in_a_files_place_holds_nobody(tmp_path: Path) -> None:
+    """Nor does a device: neither is read."""
+    folder = unpacked(tmp_path / "folder")
+    archive = open_archive(folder, Stop())
+    (folder / "a").unlink()
+    os.mkfifo(folder / "a")
+    with pytest.raises(OSError, match="no regular file any more"):
+        archive.read(archive.items["a"], 0, 5)
+    archive.close()
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_bytes(archives.tar(FILES)), unpacked], ids=["file", "folder"])
+def test_a_link_is_followed_for_whoever_named_it_only(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """A person means what it leads to; what lies in an inbox may have been put there to lead elsewhere."""
+    make(tmp_path / "there")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "there")
+    archive = open_archive(link, Stop())
+    assert set(archive.items) == set(FILES)
+    archive.close()
+    with pytest.raises(BundleNotRead, match="symbolic links"):
+        open_archive(link, Stop(), follow_links=False)
+
+
+def test_a_folder_is_closed(tmp_path: Path) -> None:
+    """After reading, and when it cannot be opened."""
+    folder = unpacked(tmp_path / "folder")
+    before = len(os.listdir("/proc/self/fd"))
+    archive = open_archive(folder, Stop())
+    whole(archive, archive.items["folder/b"], LIMIT)
+    archive.close()
+    archive.close()
+    stopped = Stop()
+    stopped.request()
+    with pytest.raises(CancelledError):
+        open_archive(folder, stopped)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_names_as_tar_writes_them_are_the_same_names(tmp_path: Path) -> None:
