@@ -205,6 +205,10 @@ class BundleError(PullcacheError):
     """
 
 
+class NotOneBundle(PullcacheError):
+    """Files of several bundles were named as if they were one."""
+
+
 class BundleUnreadable(BundleError):
     """The file is none of the archive formats known here, or cannot be read at all."""
 

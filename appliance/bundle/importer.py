@@ -21,10 +21,10 @@ from twisted.logger import Logger
 from appliance.bundle import foreign, volumeset
 from appliance.bundle.archive import Archive, open_archive
 from appliance.bundle.contents import BUNDLE
-from appliance.bundle.intake import Intake
+from appliance.bundle.intake import Intake, check_bytes, in_file_order
 from appliance.bundle.journal import OnExistingTag
 from appliance.bundle.minisign import PublicKey
-from appliance.bundle.offer import Offer, Root, Supply, check_names
+from appliance.bundle.offer import Offer, Root, check_names
 from appliance.bundle.policy import Policy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt
@@ -131,9 +131,9 @@ class Importer:
         try:
             for path in files:
                 progress(Progress(stage="opening", entry=str(path)))
-                await self._threads.call(_open, path, archives, stop, options.follow_links)
+                await self._threads.call(open_into, archives, path, stop, options.follow_links)
             progress(Progress(stage="checking"))
-            offer = await self._threads.call(_offer, archives, options, policy)
+            offer = await self._threads.call(read_offer, archives, options.as_name, policy)
             return await self._import(self._canonical(offer), archives, options, progress)
         finally:
             # Whatever a thread is still reading ends soon, and the files are closed after it.
@@ -151,6 +151,7 @@ class Importer:
         if found.lack is not None:
             raise found.lack
         read_bytes = await self._store_all(found, progress)
+        await self._check_unneeded(offer, found)
         self._check_held(offer, found)
         progress(Progress(stage="publishing", done=found.new_bytes, total=found.new_bytes))
         receipt = await self._publication.publish(
@@ -191,8 +192,16 @@ class Importer:
             progress(Progress(stage="storing", done=done, total=found.new_bytes, entry=entry))
 
         intake = Intake(self._store, self._threads, progressed)
-        await intake.take_all(_in_file_order(found.new))
+        await intake.take_all(in_file_order(found.new))
         return intake.read_bytes
+
+    async def _check_unneeded(self, offer: Offer, found: Survey) -> None:
+        """What a bundle lists and none of its names needs is not stored, and has to be right all the same."""
+        if offer.bundle is None:
+            return
+        for digest, supply in offer.supplies.items():
+            if digest not in found.needed and self._store.size(digest) is None:
+                await self._threads.call(check_bytes, supply.places, digest)
 
     def _check_held(self, offer: Offer, found: Survey) -> None:
         """The store has it all at the moment of publication: what was held an hour ago may have been removed."""
@@ -253,8 +262,12 @@ class Importer:
         )
 
 
-def _open(path: Path, archives: list[Archive], stop: Stop, follow_links: bool) -> None:
-    """Open one more archive. On a thread: should the import have ended meanwhile, nobody else would close it."""
+def open_into(archives: list[Archive], path: Path, stop: Stop, follow_links: bool = True) -> None:
+    """
+    Open one more archive. Blocking; raises L{BundleError}.
+
+    On a thread: should the import have ended meanwhile, nobody else would close it.
+    """
     archive = open_archive(path, stop, follow_links)
     archives.append(archive)
     try:
@@ -264,31 +277,27 @@ def _open(path: Path, archives: list[Archive], stop: Stop, follow_links: bool) -
         raise
 
 
-def _offer(archives: Sequence[Archive], options: ImportOptions, policy: Policy) -> Offer:
-    """What the files offer together. Blocking; raises L{BundleError}."""
+def read_offer(archives: Sequence[Archive], as_name: str | None, policy: Policy) -> Offer:
+    """
+    What the files offer together, to an import or to whoever verifies them. Blocking; raises L{BundleError}.
+
+    @param as_name: the name of the one image in another tool's archive, C{None} for the archive's own names.
+    """
     ours = [BUNDLE in archive.items for archive in archives]
     if not archives:
         raise BundleError("no file was named; name an archive, or all volumes of a bundle")
     try:
         if all(ours):
-            if options.as_name is not None:
+            if as_name is not None:
                 raise BundleError(f"{archives[0].source}: a bundle has names of its own; leave --as away")
             return volumeset.read_bundle(archives, policy)
         if len(archives) > 1:
             stranger = archives[ours.index(False)]
             raise BundleError(f"{stranger.source}: is no volume of a bundle; import another tool's archives one by one")
-        offer = foreign.read_foreign(archives[0], options.as_name)
+        offer = foreign.read_foreign(archives[0], as_name)
         policy.refuse_foreign(archives[0].source, offer.format)
         return offer
     except OSError as error:
         raise BundleNotRead(
             f"{archives[0].source}: cannot be read: {error.strerror}; clean or copy the medium"
         ) from None
-
-
-def _in_file_order(supplies: Sequence[Supply]) -> list[Supply]:
-    """Made here first, then as they lie in the files."""
-    return sorted(
-        supplies,
-        key=lambda supply: [(place.archive.source, place.item.start, place.item.name) for place in supply.places[:1]],
-    )

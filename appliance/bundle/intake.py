@@ -8,7 +8,7 @@ was cut goes on where it stopped; what the store has of it is not read from the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -18,6 +18,7 @@ from appliance.bundle.archive import whole
 from appliance.bundle.offer import Place, Supply
 from appliance.errors import BlobDamaged, BundleDamaged, BundleNotRead, BundleNotStored
 from appliance.interfaces import IBlobStore, IIngest, IThreads
+from appliance.oci.digest import Digest
 
 #: One read, and one write.
 PIECE = 1024 * 1024
@@ -127,7 +128,7 @@ class Intake:
         """The error for a blob that is wrong; of one in parts, that names the wrong part."""
         for place in supply.places:
             if place.sha256 and await self._threads.call(_sha256, place) != place.sha256:
-                return BundleDamaged(f"{place}: this part is not what was written; copy that volume again")
+                return _wrong_part(place)
         return BundleDamaged(f"{supply}: its bytes do not have the digest {supply.digest}; copy the archive again")
 
     def _read(self, supply: Supply, start: int) -> Deferred[bytes]:
@@ -151,19 +152,63 @@ async def _together(work: Sequence[Coroutine[Deferred[Any], Any, None]]) -> None
         failures[0].raiseException()
 
 
+def in_file_order(supplies: Iterable[Supply]) -> list[Supply]:
+    """Made here first, then as they lie in the files."""
+    return sorted(
+        supplies,
+        key=lambda supply: [(place.archive.source, place.item.start, place.item.name) for place in supply.places[:1]],
+    )
+
+
+def check_bytes(
+    places: Sequence[Place], digest: Digest | None, progressed: Callable[[int], None] = lambda _: None
+) -> None:
+    """
+    Read a blob that is not to be stored and compare it with its hashes. Blocking.
+
+    @param digest: of what C{places} hold together; C{None} where they are only some parts of a blob.
+    @param progressed: told how many more bytes were read.
+    @raise BundleDamaged: the bytes are not those of the digest, or of a part.
+    @raise BundleNotRead: the medium cannot be read.
+    """
+    entire = None if digest is None else digest.hasher()
+    for place in places:
+        part, start = hashlib.sha256(), 0
+        while data := _read_place(place, start):
+            start += len(data)
+            progressed(len(data))
+            if place.sha256:
+                part.update(data)
+            if entire is not None:
+                entire.update(data)
+        if place.sha256 and part.hexdigest() != place.sha256:
+            raise _wrong_part(place)
+    if entire is not None and digest is not None and entire.hexdigest() != digest.encoded:
+        raise BundleDamaged(f"{places[0]}: its bytes do not have the digest {digest}; copy the archive again")
+
+
+def _wrong_part(place: Place) -> BundleDamaged:
+    return BundleDamaged(f"{place}: this part is not what was written; copy that volume again")
+
+
 def _read_at(supply: Supply, start: int) -> bytes:
     """At most L{PIECE} bytes of the blob from offset C{start}; none at its end."""
     for place in supply.places:
         if start < place.item.size:
-            try:
-                return place.archive.read(place.item, start, PIECE)
-            except OSError as error:
-                raise BundleNotRead(
-                    f"{place}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is"
-                    " stored by now is not read again"
-                ) from None
+            return _read_place(place, start)
         start -= place.item.size
     return b""
+
+
+def _read_place(place: Place, start: int) -> bytes:
+    """At most L{PIECE} bytes of the file from offset C{start}; none at its end."""
+    try:
+        return place.archive.read(place.item, start, PIECE)
+    except OSError as error:
+        raise BundleNotRead(
+            f"{place}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is"
+            " stored by now is not read again"
+        ) from None
 
 
 def _gathered(supply: Supply) -> bytes:

@@ -173,6 +173,11 @@ def verify(data: bytes, signature: str, keys: Iterable[PublicKey]) -> tuple[Publ
     raise BundleUntrusted(f"it is signed by key {key_id}, which is not trusted here (trusted: {known})")
 
 
+def claimed_key(signature: str) -> str:
+    """The id of the key that C{signature} names, which proves nothing. Raises L{BundleUntrusted} for what is none."""
+    return _parse_signature(signature)[0]
+
+
 def _parse_signature(text: str) -> tuple[str, bytes, str, bytes]:
     """Key id, signature, trusted comment and global signature. Raises L{BundleUntrusted}."""
     if len(text) > MAX_SIGNATURE_BYTES:

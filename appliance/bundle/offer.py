@@ -85,6 +85,8 @@ class Offer:
     @ivar notes: what the user should know.
     @ivar signer: key id of who signed it, C{None} when nobody whom this appliance trusts did.
     @ivar comment: what the signer wrote into the signature.
+    @ivar unchecked: signatures that nobody was asked to check.
+    @ivar loose: parts of blobs whose other parts are in volumes that were not given.
     @ivar bundle: the list of contents, C{None} for another tool's archive.
     """
 
@@ -97,6 +99,8 @@ class Offer:
     notes: list[str] = field(default_factory=list)
     signer: str | None = None
     comment: str | None = None
+    unchecked: list[str] = field(default_factory=list)
+    loose: list[Place] = field(default_factory=list)
     bundle: Bundle | None = None
 
     @property

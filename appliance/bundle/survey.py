@@ -6,8 +6,9 @@ Only manifests and indexes are read for that, so it costs little; nothing is sto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from appliance.bundle.archive import Archive, whole
 from appliance.bundle.closure import Closure, Piece, closure
@@ -54,16 +55,24 @@ class Survey:
         return sum(supply.size for supply in self.new)
 
 
-async def survey(offer: Offer, archives: Sequence[Archive], store: IBlobStore, threads: IThreads) -> Survey:
+async def survey(
+    offer: Offer,
+    archives: Sequence[Archive],
+    store: IBlobStore,
+    threads: IThreads,
+    assumed: Mapping[Digest, int] = MappingProxyType({}),
+) -> Survey:
     """
     Look at everything beneath the roots.
 
+    @param assumed: sizes of blobs that count as held although nobody can read them here: what an increment builds on,
+        where it is verified without a store.
     @raise BundleDamaged: a document is not what it should be.
     """
-    looking = _Surveyor(offer, store, threads)
+    looking = _Surveyor(offer, store, threads, assumed)
     found = Survey()
     if offer.bundle is not None:
-        found.lack = await threads.call(_listed_and_missing, offer, offer.bundle, archives, store)
+        found.lack = await threads.call(_listed_and_missing, offer, offer.bundle, archives, store, assumed)
     if found.lack is None:
         await looking.visit_all(found)
     else:
@@ -72,10 +81,11 @@ async def survey(offer: Offer, archives: Sequence[Archive], store: IBlobStore, t
 
 
 class _Surveyor:
-    def __init__(self, offer: Offer, store: IBlobStore, threads: IThreads) -> None:
+    def __init__(self, offer: Offer, store: IBlobStore, threads: IThreads, assumed: Mapping[Digest, int]) -> None:
         self._offer = offer
         self._store = store
         self._threads = threads
+        self._assumed = assumed
 
     async def visit_all(self, found: Survey) -> None:
         """Fill in everything for all roots."""
@@ -94,7 +104,11 @@ class _Surveyor:
                 self._note(found, root, known[root.digest])
         if missing:
             found.lack = self._lack(missing, blocked)
-        found.new = [self._offer.supplies[digest] for digest in found.needed if self._store.size(digest) is None]
+        found.new = [
+            self._offer.supplies[digest]
+            for digest in found.needed
+            if self._store.size(digest) is None and digest not in self._assumed
+        ]
 
     def _check_type(self, root: Root, found: Closure) -> None:
         """What names a root and the root itself agree on what it is, as Content-Type and document do in a pull."""
@@ -131,7 +145,7 @@ class _Surveyor:
         if held is not None:
             return held
         supply = self._offer.supplies.get(digest)
-        return None if supply is None else supply.size
+        return self._assumed.get(digest) if supply is None else supply.size
 
     async def _lacking(self, root: Digest, found: Closure) -> list[Piece]:
         """What is missing that should not be. Raises L{BundleDamaged} for what is there and is wrong."""
@@ -142,13 +156,13 @@ class _Surveyor:
             lacking += [
                 Piece(absent.digest, absent.size, "manifest", absent.media_type, absent.index)
                 for absent in found.absent
-                if absent.digest not in self._offer.absent
+                if absent.digest not in self._offer.absent and absent.digest not in self._assumed
             ]
         return lacking
 
     def _is_expected(self, root: Digest, piece: Piece) -> bool:
         """Whether the piece is to come with this archive, or be held."""
-        if any(mark in piece.media_type for mark in _NOT_PASSED_ON):
+        if piece.digest in self._assumed or any(mark in piece.media_type for mark in _NOT_PASSED_ON):
             return False
         # Of a platform that is left out, somebody may have pulled a part here: that is no part of the archive.
         by = piece.needed_by
@@ -182,7 +196,7 @@ class _Surveyor:
 
 
 def _listed_and_missing(
-    offer: Offer, bundle: Bundle, archives: Sequence[Archive], store: IBlobStore
+    offer: Offer, bundle: Bundle, archives: Sequence[Archive], store: IBlobStore, assumed: Mapping[Digest, int]
 ) -> BundleIncomplete | None:
     """What a bundle's list says is inside, or must be held, and is not."""
     reasons: list[str] = []
@@ -202,7 +216,11 @@ def _listed_and_missing(
     cut = [blob for blob in inside.values() if not volumes_of(blob) & absent]
     if cut:
         reasons.append(f"{len(cut)} blobs that should be inside are not, {cut[0].digest} first; copy the file again")
-    required = [each for each in bundle.requires if store.size(Digest.parse(each.digest)) != each.size]
+    required = [
+        each
+        for each in bundle.requires
+        if store.size(digest := Digest.parse(each.digest)) != each.size and digest not in assumed
+    ]
     if required:
         names = sorted({name for each in required for name in each.needed_by})
         reasons.append(

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 from appliance.bundle.archive import Archive, whole
 from appliance.bundle.contents import (
     BUNDLE,
+    INDEX,
     MAX_BUNDLE_BYTES,
     MAX_INDEX_BYTES,
+    OCI_LAYOUT,
     SIGNATURE,
     VOLUME,
     BlobEntry,
     Bundle,
+    PlainName,
     Ref,
     ReferrerEntry,
     blob_name,
@@ -29,13 +33,17 @@ from appliance.bundle.contents import (
     plain_file,
 )
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
-from appliance.bundle.offer import Offer, Place, Root, Supply
+from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
 from appliance.bundle.policy import Policy
 from appliance.bundle.references import parse_full
+from appliance.bundle.toolfiles import ToolFiles
 from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
+from appliance.index import layout
 from appliance.oci.digest import Digest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES
 
 FORMAT = "pullcache bundle"
+PLAIN_NAMES: tuple[PlainName, ...] = get_args(PlainName)
 _MAX_MARK = 4096
 
 
@@ -59,11 +67,13 @@ def read_bundle(archives: Sequence[Archive], policy: Policy) -> Offer:
     else:
         said = "it is signed, but no key is trusted here to check that with" if signatures else "it is not signed"
         offer.notes.append(f"{said}; anybody could have made it")
+        offer.unchecked = signatures
     _check_marks(archives, bundle)
     _check_entries(archives, bundle)
     _check_plain_files(archives, bundle)
-    offer.supplies = _supplies(archives, bundle)
+    _add_blobs(offer, archives, bundle)
     offer.roots = _roots(bundle, source)
+    check_names(source, offer.roots)
     offer.absent = frozenset(Digest.parse(absent.digest) for absent in bundle.absent_platforms)
     return offer
 
@@ -76,6 +86,15 @@ def missing_volumes(bundle: Bundle, archives: Sequence[Archive]) -> set[int]:
         if VOLUME in archive.items:
             given.add(decode_mark(whole(archive, archive.items[VOLUME], _MAX_MARK), archive.source).n)
     return {volume.n for volume in bundle.volumes if volume.size} - given
+
+
+def is_cut(bundle: Bundle, archives: Sequence[Archive]) -> bool:
+    """Whether a volume of which something was given lacks some of the blobs that are to be in it."""
+    names = {name for archive in archives for name in archive.items}
+    absent = missing_volumes(bundle, archives)
+    return any(
+        name not in names and volume not in absent for blob in bundle.blobs for name, _, volume in _entries(blob)
+    )
 
 
 def volumes_of(blob: BlobEntry) -> set[int]:
@@ -113,12 +132,36 @@ def _check_marks(archives: Sequence[Archive], bundle: Bundle) -> None:
 
 
 def _check_plain_files(archives: Sequence[Archive], bundle: Bundle) -> None:
-    """Raises L{BundleDamaged} when what other tools would read is not what was signed."""
+    """Raises L{BundleDamaged} when what other tools would read is not what was signed, or says something else."""
     listed = {file.name: file for file in bundle.files}
     for archive in archives:
-        for name in listed.keys() & archive.items.keys():
-            if plain_file(name, whole(archive, archive.items[name], MAX_INDEX_BYTES)) != listed[name]:
-                raise BundleDamaged(f"{archive.source}, {name}: it was changed after it was made; copy the file again")
+        for name in (name for name in PLAIN_NAMES if name in archive.items):
+            data = whole(archive, archive.items[name], MAX_INDEX_BYTES)
+            if name in listed:
+                if plain_file(name, data) != listed[name]:
+                    raise BundleDamaged(
+                        f"{archive.source}, {name}: it was changed after it was made; copy the file again"
+                    )
+            elif name == OCI_LAYOUT:
+                # Somebody may have put it back, so that other tools read an increment; it says one thing only.
+                if data != layout.OCI_LAYOUT:
+                    raise BundleDamaged(f"{archive.source}, {name}: it is no OCI layout's; have it exported again")
+            elif listed:
+                raise BundleDamaged(f"{archive.source}, {name}: it was added to the bundle later; do not trust it")
+            else:
+                _check_unlisted(archives, archive.source, bundle, name, data)
+
+
+def _check_unlisted(archives: Sequence[Archive], source: str, bundle: Bundle, name: str, data: bytes) -> None:
+    """Of a bundle that lists none of its plain files: whether this one agrees with its list of references."""
+
+    def document(digest: Digest) -> bytes | None:
+        found = (archive for archive in archives if blob_name(digest) in archive.items)
+        archive = next(found, None)
+        return None if archive is None else whole(archive, archive.items[blob_name(digest)], MAX_MANIFEST_BYTES)
+
+    files = ToolFiles(bundle, source, document)
+    files.check_index(data) if name == INDEX else files.check_docker(data)
 
 
 def _check_entries(archives: Sequence[Archive], bundle: Bundle) -> None:
@@ -152,22 +195,24 @@ def _entries(blob: BlobEntry) -> list[tuple[str, int, int]]:
     return [(part_name(digest, part.n), part.size, part.volume) for part in blob.parts]
 
 
-def _supplies(archives: Sequence[Archive], bundle: Bundle) -> dict[Digest, Supply]:
-    """The blobs that are wholly in the files given."""
+def _add_blobs(offer: Offer, archives: Sequence[Archive], bundle: Bundle) -> None:
+    """The blobs that are wholly in the files given, and the parts of others."""
     places: dict[str, Place] = {}
     for archive in archives:
         for item in archive.items.values():
             if parse_name(item.name) is not None:
                 places.setdefault(item.name, Place(archive, item))
-    found = {}
     for blob in bundle.blobs:
         names = [name for name, _, _ in _entries(blob)]
-        if all(name in places for name in names):
+        hashes = [part.sha256 for part in blob.parts] or [""]
+        found = [
+            replace(places[name], sha256=sha256) for name, sha256 in zip(names, hashes, strict=True) if name in places
+        ]
+        if len(found) == len(names):
             digest = Digest.parse(blob.digest)
-            hashes = [part.sha256 for part in blob.parts] or [""]
-            parts = (replace(places[name], sha256=sha256) for name, sha256 in zip(names, hashes, strict=True))
-            found[digest] = Supply(digest, blob.size, tuple(parts))
-    return found
+            offer.supplies[digest] = Supply(digest, blob.size, tuple(found))
+        else:
+            offer.loose += found
 
 
 def _roots(bundle: Bundle, source: str) -> list[Root]:

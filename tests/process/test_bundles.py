@@ -157,6 +157,38 @@ def test_only_what_the_right_key_signed_is_taken(
         strict.kill()
 
 
+def test_verify_says_what_an_import_says(appliance: Appliance, upstream: RemoteRegistry, tmp_path: Path) -> None:
+    """Of a signed bundle to which something was done, the command passes none that a running appliance refuses."""
+    images = seed(appliance, upstream)
+    command(appliance, "keygen", "-o", tmp_path / "ours")
+    command(appliance, "export", "--all", "-o", tmp_path / "made.tar", "--sign", tmp_path / "ours.key")
+    made = (tmp_path / "made.tar").read_bytes()
+    index = made.index(b'"manifests":[')
+    link = tarfile.TarInfo("blobs/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    cases = {
+        "index": made[:index] + made[index:].replace(b"team/app", b"team/evi", 1),
+        "layout": made.replace(b'"1.0.0"', b'"1.0.1"', 1),
+        "link": link.tobuf(tarfile.USTAR_FORMAT) + made,
+        "layer": made[:-5000] + bytes([made[-5000] ^ 1]) + made[-4999:],
+        "cut": made[:-1024],
+        "made": made,
+    }
+    key = (tmp_path / "ours.pub").read_text().splitlines()[1]
+    strict = Appliance(tmp_path / "strict", NOWHERE, offline=True, bundles={"trust": [key]})
+    try:
+        strict.start()
+        for name, data in cases.items():
+            assert name == "made" or data != made
+            (tmp_path / f"{name}.tar").write_bytes(data)
+            status = 0 if name == "made" else 1
+            command(appliance, "verify", tmp_path / f"{name}.tar", "--trust", tmp_path / "ours.pub", status=status)
+            command(strict, "import", tmp_path / f"{name}.tar", status=status)
+        pull_all(strict, images)
+    finally:
+        strict.kill()
+
+
 def test_the_return_path_asks_for_exactly_what_is_missing(
     appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
 ) -> None:

@@ -217,7 +217,7 @@ class SlowThreads(InlineThreads):
 
     def call(self, function: Any, *args: Any) -> Deferred[Any]:
         """See L{IThreads.call}."""
-        if function.__name__ != "_offer":
+        if function.__name__ != "read_offer":
             return super().call(function, *args)
         self.waiting = Deferred()
         return self.waiting

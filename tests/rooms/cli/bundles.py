@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from appliance.bundle import contents, tar
@@ -12,8 +13,25 @@ from appliance.oci.digest import Digest
 
 INDEX_TYPE = "application/vnd.oci.image.manifest.v1+json"
 NAME = "docker.io/library/tiny:1"
-MANIFEST = b'{"schemaVersion":2}'
 LAYER = bytes(range(256)) * 8
+
+
+def manifest(config: bytes, *layers: bytes) -> bytes:
+    """An OCI manifest of these blobs."""
+
+    def descriptor(data: bytes, media_type: str) -> dict[str, object]:
+        return {"mediaType": media_type, "digest": str(Digest.of(data)), "size": len(data)}
+
+    document = {
+        "schemaVersion": 2,
+        "mediaType": INDEX_TYPE,
+        "config": descriptor(config, "application/vnd.oci.image.config.v1+json"),
+        "layers": [descriptor(layer, "application/vnd.oci.image.layer.v1.tar") for layer in layers],
+    }
+    return json.dumps(document).encode()
+
+
+MANIFEST = manifest(LAYER)
 BLOBS = (MANIFEST, LAYER)
 Entries = list[tuple[str, bytes]]
 

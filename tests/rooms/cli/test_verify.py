@@ -120,7 +120,7 @@ def test_a_blob_that_has_grown_is_not_read(tmp_path: Path) -> None:
     entries = [*bundles.head(bundles.bundle()), bundles.blob(bundles.MANIFEST), (name, data * 2)]
     ended = run("verify", str(bundles.write(tmp_path / "a.tar", entries)))
     assert ended.code == 1
-    assert f"{len(data) * 2} bytes, {len(data)} were expected" in ended.err
+    assert f"{name!r}: {len(data) * 2} bytes where {len(data)} are listed" in ended.err
 
 
 def test_volumes_are_verified_together_in_any_order(tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_a_foreign_key_is_wrong_usage(tmp_path: Path) -> None:
 # -- what other tools read --------------------------------------------------------------------------------------------
 
 CONFIG = b'{"rootfs":{}}'
-IMAGE = json.dumps({"config": {"digest": str(Digest.of(CONFIG))}}).encode()
-OTHER = json.dumps({"config": {"digest": str(Digest.of(bundles.LAYER))}}).encode()
+IMAGE = bundles.manifest(CONFIG, bundles.LAYER)
+OTHER = bundles.manifest(bundles.LAYER)
 
 
 def with_tool_files(tmp_path: Path, name: str, digest: Digest, config: bytes, layer: bytes = bundles.LAYER) -> Path:

@@ -1,8 +1,8 @@
 """
-C{index.json} and C{manifest.json}: what other tools read of a bundle.
+C{index.json} and C{manifest.json} of a bundle whose list of contents does not name them: what other tools read of it.
 
-No signature covers them, and no import of ours reads them. Whoever verifies a bundle and then hands it to another tool
-must be sure all the same that a name there means what the signed list of contents says.
+No signature covers them then, and no import of ours reads them. Whoever verifies a bundle and then hands it to another
+tool must be sure all the same that a name there means what the signed list of contents says.
 """
 
 from __future__ import annotations
