@@ -7,14 +7,17 @@ repository names is served there only after its upstream has said that it is the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from appliance.cache.distance import NEAR, PATIENCE, is_far
+from appliance.cache.distance import NEAR, ROUND_TRIP, is_far, patience
 from appliance.cache.flight import Flight
 from appliance.cache.flights import Flights
 from appliance.cache.links import Links
@@ -28,6 +31,16 @@ from appliance.index.repository import Repository
 from appliance.interfaces import IBlobResponse, IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
+
+SIDE_BY_SIDE = 4
+"""Ranges of one blob that are fetched on the side at the same time; others wait for their turn, or for the flight."""
+
+SpanOf = Callable[[int], Span | None]
+"""The one range that is wanted of a blob of that many bytes; C{None}: another number of ranges, or none."""
+
+
+def whole(size: int) -> None:
+    """No range is wanted."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,32 @@ class BlobAnswer:
         self.source.file.release()
 
 
+class SideRange:
+    """
+    The upstream's answer to one range of a blob that is under way; L{close} it.
+
+    @ivar size: bytes of the whole blob.
+    @ivar response: just that range, once it is granted.
+    """
+
+    response: IBlobResponse
+
+    def __init__(self, size: int, span: Span, over: Callable[[], None]) -> None:
+        self.size = size
+        self.span = span
+        self._over = over
+
+    def is_range(self) -> bool:
+        """Whether the answer is just the range that was asked for (RFC 9110 lets a server send less, or the whole)."""
+        return bool(self.response.start == self.span.start and self.response.stop in (None, self.span.stop))
+
+    def close(self) -> None:
+        """Nothing more is wanted; the connection is dropped where the range has not come whole."""
+        if hasattr(self, "response"):
+            self.response.abandon()
+        self._over()
+
+
 class Blobs:
     """Serves blobs of every upstream's repositories."""
 
@@ -71,6 +110,7 @@ class Blobs:
         self._flights = flights
         self._clock = clock
         self._missing = Missing(clock)
+        self._sides: dict[Digest, DeferredSemaphore] = {}
 
     async def head(self, remote: Remote, name: str, digest: Digest) -> BlobSize:
         """
@@ -92,10 +132,11 @@ class Blobs:
             return BlobSize(named.size, replace(HIT, detail="descriptor"))
         return BlobSize(await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss"))
 
-    async def open(self, remote: Remote, name: str, digest: Digest) -> BlobAnswer:
+    async def open(self, remote: Remote, name: str, digest: Digest, span_of: SpanOf = whole) -> BlobAnswer | SideRange:
         """
-        The blob, or a flight that brings it.
+        The blob, or a flight that brings it; where the flight is far from what is wanted, just that beside it.
 
+        @param span_of: what is wanted, by the blob's size.
         @raise UpstreamError: it is not held and the upstream did not begin to send it.
         @raise Offline: it is not held and no upstream may be asked.
         """
@@ -104,7 +145,7 @@ class Blobs:
         held = self._store.size(digest)
         if held is not None:
             return BlobAnswer(held, status, Source(self._store.open(digest), held))
-        return await self._board(remote, repository, digest, named)
+        return await self._board(remote, repository, digest, named, span_of)
 
     async def fetch(self, remote: Remote, name: str, digest: Digest, background: bool = False) -> None:
         """
@@ -133,31 +174,52 @@ class Blobs:
         # Landed is not stored: the bytes are still being made a blob.
         await self._flights.ended(digest)
 
-    async def aside(
-        self, remote: Remote, name: str, digest: Digest, answer: BlobAnswer, span: Span
-    ) -> IBlobResponse | None:
+    async def _aside(self, remote: Remote, repository: Repository, flight: Flight, span_of: SpanOf) -> SideRange | None:
         """
-        For a range far ahead of the flight: the upstream's answer to just that range, not cached, since a part cannot
-        be verified. C{None} when the range is near enough, or the upstream grants no ranges.
-        """
-        flight = answer.flight
-        if flight is None or span.start - answer.source.available <= NEAR:
-            return None
-        await self._reach(answer.source, span.start)
-        if not is_far(span.start, answer.source.available, flight.rate()):
-            return None
-        try:
-            response = await remote.registry.blob(name, digest, span.start, span.stop)
-        except UpstreamError:
-            return None
-        if response.start != span.start or response.stop not in (None, span.stop):
-            response.abandon()
-            return None
-        return response
+        For a range far ahead of what has come: the upstream's answer to just that range, not cached, since a part
+        cannot be verified. C{None} when it is near enough, or not granted: then it comes with the flight.
 
-    async def _reach(self, source: Source, position: int) -> None:
+        @raise UpstreamError: the flight was not opened, or the range could not be asked for.
+        """
+        if flight.size is None:
+            await flight.opened()
+        size, span = flight.size, None if flight.size is None else span_of(flight.size)
+        if size is None or span is None or flight.whole_only or span.start - flight.available <= NEAR:
+            return None
+        wait = patience(span.length)
+        # What a small range may lose by waiting is more than it costs to ask.
+        if not is_far(span.start, flight.available, flight.rate(), wait) or (not flight.rate() and wait > ROUND_TRIP):
+            await flight.opened()
+            await self._reach(flight.source, span.start, wait)
+        slots = self._sides.setdefault(flight.digest, DeferredSemaphore(SIDE_BY_SIDE))
+        await slots.acquire()
+        side = SideRange(size, span, partial(self._side_over, flight.digest, slots))
+        try:
+            if is_far(span.start, flight.available, flight.rate(), wait):
+                side.response = await remote.registry.blob(repository.name, flight.digest, span.start, span.stop)
+                flight.whole_only = not side.is_range()
+                if not flight.whole_only and side.response.size in (None, size):
+                    return side
+        except BaseException as error:
+            side.close()
+            if isinstance(error, UpstreamError):
+                self._learn(remote, repository, flight.digest, error)
+            raise
+        side.close()
+        return None
+
+    def _side_over(self, digest: Digest, slots: DeferredSemaphore) -> None:
+        # Not further down the stack: who waits may find that the flight has come near, and be over at once as well.
+        self._clock.callLater(0, self._next_side, digest, slots)
+
+    def _next_side(self, digest: Digest, slots: DeferredSemaphore) -> None:
+        slots.release()
+        if slots.tokens == SIDE_BY_SIDE:
+            self._sides.pop(digest, None)
+
+    async def _reach(self, source: Source, position: int, seconds: float) -> None:
         """Wait a little for the source to come near C{position}."""
-        until = self._clock.seconds() + PATIENCE
+        until = self._clock.seconds() + seconds
         while source.failure is None and position - source.available > NEAR:
             changed: Deferred[None] = Deferred()
             notice = _Notice(changed)
@@ -169,13 +231,21 @@ class Blobs:
             finally:
                 source.forget(notice)
 
-    async def _board(self, remote: Remote, repository: Repository, digest: Digest, size: int | None) -> BlobAnswer:
+    async def _board(
+        self, remote: Remote, repository: Repository, digest: Digest, size: int | None, span_of: SpanOf
+    ) -> BlobAnswer | SideRange:
         flight, joined = self._flight(remote, repository, digest, size)
+        if span_of is not whole:
+            # What keeps the range from being fetched on the side is no failure; that of the flight is told below.
+            with suppress(UpstreamError):
+                side = await self._aside(remote, repository, flight, span_of)
+                if side is not None:
+                    return side
         try:
             await flight.opened()
         except UpstreamError as error:
             await self._fault(remote, repository, flight, error)
-            return await self.open(remote, repository.name, digest)
+            return await self.open(remote, repository.name, digest, span_of)
         if flight.size != size:
             self._note(repository, digest, flight)
         assert flight.size is not None

@@ -80,6 +80,7 @@ class Flight:
     @ivar source: what readers read; set once the flight is open.
     @ivar segments: how many ranges are fetched at once; 1 from when an upstream did not grant them.
     @ivar background: whether nobody has waited for it so far.
+    @ivar whole_only: whether the upstream was found not to grant ranges of it.
     """
 
     _log = Logger()
@@ -101,8 +102,9 @@ class Flight:
         self.digest = digest
         self.segments = segments
         self.background = background
+        self.whole_only = False
         self.state = State.OPENING
-        self._length = Length(size)
+        self._length = Length(size, registry.name, digest)
         self._store = store
         self._clock = clock
         self._waiting: list[Deferred[None]] = []
@@ -113,6 +115,11 @@ class Flight:
         self._opened_with = 0
         self._asking: Deferred[IBlobResponse] | None = None
         self._hurried = False
+
+    @property
+    def available(self) -> int:
+        """Bytes that may be read by now."""
+        return self.source.available if hasattr(self, "source") else 0
 
     @property
     def size(self) -> int | None:
@@ -241,9 +248,9 @@ class Flight:
         except BaseException:
             response.abandon()
             raise
-        if stop is not None and _is_range(response, ingest.size, stop):
-            return response
         if stop is not None:
+            if (response.start, response.stop) == (ingest.size, stop):
+                return response
             self.segments = 1
         writer = self._writer(ingest, response)
         # Beside the first bytes, not before them: a client waits for those.
@@ -259,13 +266,15 @@ class Flight:
         assert self.size is not None
         validator = granted.validator
 
-        def ask(start: int, stop: int) -> Deferred[IBlobResponse]:
-            return Deferred.fromCoroutine(self._piece(start, stop, validator))
-
-        def advanced() -> None:
-            self.source.advance(self._readable(ingest))
-
-        segments = Segments(self.registry.name, ask, ingest, self.size, self.segments, self._clock, advanced)
+        segments = Segments(
+            self.registry.name,
+            lambda start, stop: Deferred.fromCoroutine(self._piece(start, stop, validator)),
+            ingest,
+            self.size,
+            self.segments,
+            self._clock,
+            lambda: self.source.advance(self._readable(ingest)),
+        )
         noting = self._note(ingest, granted)
         try:
             await segments.fetch(granted)
@@ -280,12 +289,9 @@ class Flight:
         response = await self._ask(start, stop, validator)
         try:
             self._length.check(response.size)
-            if not _is_range(response, start, stop):
+            if (response.start, response.stop) != (start, stop):
                 message = f"{self.digest}: {response.start} to {response.stop} came for {start} to {stop}"
                 raise RangeIgnored(self.registry.name, message)
-        except ValueError as reason:
-            response.abandon()
-            raise UpstreamInvalid(self.registry.name, f"{self.digest}: {reason}") from None
         except BaseException:
             response.abandon()
             raise
@@ -330,11 +336,7 @@ class Flight:
     def _board(self, ingest: IIngest, response: IBlobResponse) -> None:
         if response.start > ingest.size:
             raise RangeIgnored(self.registry.name, f"{self.digest}: bytes came from {response.start} on")
-        try:
-            possible = self._length.hear(response.size, ingest.size, ingest.verify())
-        except ValueError as reason:
-            raise UpstreamInvalid(self.registry.name, f"{self.digest}: {reason}") from None
-        if not possible:
+        if not self._length.hear(response.size, ingest.size, ingest.verify()):
             raise self._wrong(ingest)
         self._open(ingest)
 
@@ -395,7 +397,3 @@ class Flight:
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"a flight that is {self.state.value} cannot become {state.value}")
         self.state = state
-
-
-def _is_range(response: IBlobResponse, start: int, stop: int) -> bool:
-    return bool((response.start, response.stop) == (start, stop))

@@ -16,6 +16,9 @@ A descriptor that contradicts another one of its repository counts as saying non
 
 from __future__ import annotations
 
+from appliance.errors import UpstreamInvalid
+from appliance.oci.digest import Digest
+
 
 class Length:
     """
@@ -25,7 +28,9 @@ class Length:
     @ivar promised: whether readers may be told C{size}; it stays what it is from then on.
     """
 
-    def __init__(self, descriptor: int | None) -> None:
+    def __init__(self, descriptor: int | None, upstream: str, digest: Digest) -> None:
+        self._upstream = upstream
+        self._digest = digest
         self.size = descriptor
         self.promised = False
         self._disputed = False
@@ -35,9 +40,9 @@ class Length:
         return self.size is not None and held >= self.size
 
     def check(self, said: int | None) -> None:
-        """Raises C{ValueError} when the upstream says another size than is expected."""
+        """Raises L{UpstreamInvalid} when the upstream says another size than is expected."""
         if said is not None and said != self.size:
-            raise ValueError(f"{said} bytes offered, where {self.size} were expected")
+            raise self._refused(f"{said} bytes offered, where {self.size} were expected")
 
     def hear(self, said: int | None, held: int, right: bool) -> bool:
         """
@@ -46,14 +51,14 @@ class Length:
         @param said: C{None} when it says none.
         @param held: bytes that are here already; C{right}: whether they have the digest.
         @return: whether these can still be a beginning of the blob.
-        @raise ValueError: what it says cannot be, or is not what readers were promised.
+        @raise UpstreamInvalid: what it says cannot be, or is not what readers were promised.
         """
         if self.promised:
             self.check(said)
             return True
         if said is not None and not right and held and said <= held:
             if self.size not in (None, said):
-                raise ValueError(f"{said} bytes offered, where {held} are here already")
+                raise self._refused(f"{said} bytes offered, where {held} are here already")
             return False
         if said is not None:
             self._disputed = self._disputed or self.size not in (None, said)
@@ -63,3 +68,6 @@ class Length:
             self.size = None
         self.promised = self.size is not None and not self._disputed
         return True
+
+    def _refused(self, reason: str) -> UpstreamInvalid:
+        return UpstreamInvalid(self._upstream, f"{self._digest}: {reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-from appliance.cache.blobs import BlobAnswer, Blobs, BlobSize
+from appliance.cache.blobs import BlobAnswer, Blobs, BlobSize, SideRange, SpanOf, whole
 from appliance.cache.manifests import ManifestAnswer, Manifests
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
@@ -14,9 +14,7 @@ from appliance.cache.tags import Tags, TagsAnswer
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants, reason_for
 from appliance.errors import NotPermitted, PullcacheError, UpstreamUnknown
-from appliance.interfaces import IBlobResponse
 from appliance.oci.digest import Digest
-from appliance.oci.ranges import Span
 
 T = TypeVar("T")
 
@@ -91,10 +89,12 @@ class PullThrough:
         remote, repository = self._admit(upstream, name)
         return await self._blobs.head(remote, repository, digest)
 
-    async def blob(self, upstream: str, name: str, digest: Digest, platform: str | None = None) -> BlobAnswer:
+    async def blob(
+        self, upstream: str, name: str, digest: Digest, platform: str | None = None, span_of: SpanOf = whole
+    ) -> BlobAnswer | SideRange:
         """See L{Blobs.open}; C{platform} as with L{manifest}."""
         remote, repository = self._admit(upstream, name)
-        asking = self._blobs.open(remote, repository, digest)
+        asking = self._blobs.open(remote, repository, digest, span_of)
         return await self._wanted(remote, repository, str(digest), platform, asking)
 
     async def fetch_blob(self, upstream: str, name: str, digest: Digest, background: bool = False) -> None:
@@ -102,13 +102,6 @@ class PullThrough:
         remote, repository = self._admit(upstream, name)
         asking = self._blobs.fetch(remote, repository, digest, background)
         await self._wanted(remote, repository, str(digest), None, asking)
-
-    async def aside(
-        self, upstream: str, name: str, digest: Digest, answer: BlobAnswer, span: Span
-    ) -> IBlobResponse | None:
-        """See L{Blobs.aside}."""
-        remote, repository = self._admit(upstream, name)
-        return await self._blobs.aside(remote, repository, digest, answer, span)
 
     async def tags(self, upstream: str, name: str) -> TagsAnswer:
         """See L{Tags.list}."""

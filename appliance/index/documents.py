@@ -55,9 +55,7 @@ async def read_document(
         except (ValueError, OverflowError, RecursionError, PullcacheError) as error:
             reason = error
     aside = await documents.set_aside(key)
-    _log.error(
-        "{document}: {error}; set aside as {aside}" + advice, document="/".join(key), error=reason, aside=aside
-    )
+    _log.error("{document}: {error}; set aside as {aside}" + advice, document="/".join(key), error=reason, aside=aside)
     return None, 0
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from appliance.cache.blobs import BlobAnswer
+from appliance.cache.blobs import BlobAnswer, SideRange, whole
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import HIT, CacheStatus
-from appliance.errors import BlobDamaged, PullcacheError
+from appliance.errors import BlobDamaged, PullcacheError, RangeInvalid, RangeUnsatisfiable
 from appliance.flow.body import ClientStalled, FileBody, Part
 from appliance.flow.http import ATTACHMENT
 from appliance.flow.relay import Relay
@@ -51,8 +52,12 @@ class BlobResponses:
         if request.method == b"HEAD":
             return await self._head(request, wanted, digest)
         platform = platform_of(request.getHeader("User-Agent"))
-        answer = await self._cache.blob(wanted.upstream, wanted.repository, digest, platform)
+        span_of = partial(self._span, request, digest) if request.requestHeaders.hasHeader("Range") else whole
+        answer = await self._cache.blob(wanted.upstream, wanted.repository, digest, platform, span_of)
         try:
+            if isinstance(answer, SideRange):
+                await self._side(request, wanted, digest, answer)
+                return None
             return await self._get(request, wanted, digest, answer)
         finally:
             answer.close()
@@ -78,7 +83,8 @@ class BlobResponses:
             begin(request, 206, parts.length, parts.content_type, _headers(digest))
             await self._send(request, answer, parts.parts)
             return None
-        await self._range(request, wanted, digest, answer, spans[0])
+        _begin_part(request, digest, spans[0], answer.size)
+        await self._send(request, answer, [spans[0]])
         return None
 
     async def _whole(self, request: RegistryRequest, digest: Digest, answer: BlobAnswer) -> bytes | None:
@@ -93,17 +99,10 @@ class BlobResponses:
         await self._send(request, answer, [Span(0, answer.size)])
         return None
 
-    async def _range(
-        self, request: RegistryRequest, wanted: Target, digest: Digest, answer: BlobAnswer, span: Span
-    ) -> None:
-        aside = await self._cache.aside(wanted.upstream, wanted.repository, digest, answer, span)
-        headers = _headers(digest) | {"Content-Range": content_range(span, answer.size)}
-        begin(request, 206, span.length, OCTET_STREAM, headers)
-        if aside is None:
-            await self._send(request, answer, [span])
-        else:
-            say_where_from(request, ASIDE, None, wanted.namespace)
-            await self._relay(request, aside, span)
+    async def _side(self, request: RegistryRequest, wanted: Target, digest: Digest, side: SideRange) -> None:
+        say_where_from(request, ASIDE, None, wanted.namespace)
+        _begin_part(request, digest, side.span, side.size)
+        await self._relay(request, side.response, side.span)
 
     async def _send(self, request: RegistryRequest, answer: BlobAnswer, parts: list[Part]) -> None:
         """
@@ -129,9 +128,6 @@ class BlobResponses:
         request.write(b"")
         try:
             await aside.deliver(relay)
-        except CancelledError:
-            aside.abandon()
-            raise
         except PullcacheError as error:
             self._abort(request, error)
             return
@@ -142,11 +138,24 @@ class BlobResponses:
         self._log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
         abort(request)
 
+    def _is_unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
+        return etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), str(digest))
+
     def _unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
-        if etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), str(digest)):
+        if self._is_unmodified(request, digest):
             begin(request, 304, 0, None, _headers(digest))
             return True
         return False
+
+    def _span(self, request: RegistryRequest, digest: Digest, size: int) -> Span | None:
+        """The one range that is wanted of a blob of that size, C{None} where the answer is another one."""
+        try:
+            spans = self._spans(request, digest, size)
+        except (RangeUnsatisfiable, RangeInvalid):
+            return None
+        if spans is None or len(spans) > 1 or self._is_unmodified(request, digest):
+            return None
+        return spans[0]
 
     def _spans(self, request: RegistryRequest, digest: Digest, size: int) -> tuple[Span, ...] | None:
         values = request.requestHeaders.getRawHeaders("Range", [])
@@ -155,6 +164,11 @@ class BlobResponses:
         if condition and condition != [f'"{digest}"']:
             return None
         return parse_ranges(values[0] if len(values) == 1 else None, size)
+
+
+def _begin_part(request: RegistryRequest, digest: Digest, span: Span, size: int) -> None:
+    headers = _headers(digest) | {"Content-Range": content_range(span, size)}
+    begin(request, 206, span.length, OCTET_STREAM, headers)
 
 
 def _headers(digest: Digest) -> dict[str, str]:
