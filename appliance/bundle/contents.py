@@ -18,6 +18,7 @@ import msgspec
 from appliance.errors import BundleDamaged, BundleError, BundleTooNew, DigestInvalid
 from appliance.oci.descriptor import MAX_SIZE
 from appliance.oci.digest import Digest
+from appliance.oci.timestamps import seconds_of
 
 T = TypeVar("T")
 
@@ -433,6 +434,11 @@ def _contradictions(bundle: Bundle) -> Iterator[str]:
     for name, digests in _listed(bundle):
         for digest in (digest for digest, times in Counter(digests).items() if times > 1):
             yield f"{name} lists {digest} twice"
+    for moment in _moments(bundle):
+        try:
+            seconds_of(moment)
+        except ValueError as error:
+            yield f"there is no such time as {moment} ({error})"
     if bundle.kind == "full" and (bundle.requires or bundle.base):
         yield "it says it is full, and builds on something else"
     named = {entry.digest for entry in bundle.blobs} | {entry.digest for entry in bundle.requires}
@@ -448,6 +454,15 @@ def _contradictions(bundle: Bundle) -> Iterator[str]:
         yield "its totals are not those of its blobs and references"
     if bundle.content_root != content_root(bundle.blobs):
         yield "its content root is not that of its blobs"
+
+
+def _moments(bundle: Bundle) -> Iterator[str]:
+    """Every time that is told."""
+    base = () if bundle.base is None else (bundle.base.taken, bundle.base.since)
+    found = [bundle.created, bundle.not_after, *base]
+    for ref in bundle.refs:
+        found += (ref.upstream.resolved_at, None if ref.use is None else ref.use.last_pull)
+    return (moment for moment in found if moment is not None)
 
 
 def _listed(bundle: Bundle) -> list[tuple[str, list[str]]]:

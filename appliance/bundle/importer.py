@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -35,7 +34,10 @@ from appliance.errors import BundleError, BundleIncomplete, BundleNotRead, Pullc
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
-from appliance.oci.timestamps import timestamp
+from appliance.oci.timestamps import seconds_of, timestamp
+
+#: How many notes of one kind a receipt has.
+_SHOWN = 5
 
 UpstreamFor = Callable[[str], str | None]
 """The canonical name of the upstream that a name or an alias means, C{None} for one that is not configured."""
@@ -161,27 +163,58 @@ class Importer:
             self._clock.seconds(),
             self._receipt(offer, found, [], read_bytes),
         )
-        await self._note_heard(offer)
+        return await self._afterwards(receipt, offer, found)
+
+    async def _afterwards(self, receipt: Receipt, offer: Offer, found: Survey) -> Receipt:
+        """What is done when everything is published: from then on nothing that fails makes a failure of the import."""
+        try:
+            notes = await self._note_heard(offer, found)
+            if notes:
+                receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes])
+                await self._publication.amend(receipt)
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._log.failure("{source} is published; what came after that failed", source=offer.source)
+            receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, f"it is published; after that: {error}"])
         return receipt
 
-    async def _note_heard(self, offer: Offer) -> None:
+    async def _note_heard(self, offer: Offer, found: Survey) -> list[str]:
         """
         Keep what the sender heard of referrers. They are held by now, and say of themselves what they refer to; so what
         is kept is only that there are no others, as of the time of the bundle.
+
+        A bundle speaks for the manifests that it brings, and only of the past: else it could say of any image that it
+        has no signatures, for ever.
+
+        @return: what the user should know.
         """
-        if offer.bundle is None or self._lists is None:
-            return
-        heard_at = datetime.fromisoformat(offer.bundle.created).timestamp()
+        if offer.bundle is None or self._lists is None or not offer.bundle.referrers_heard:
+            return []
+        created = offer.bundle.created
+        if seconds_of(created) > self._clock.seconds():
+            return [f"it was made at {created}, a time to come: what it says of referrers is not relied on"]
+        heard = ReferrerList((), seconds_of(created))
+        inside: dict[tuple[str, str], set[str]] = {}
+        for published in found.content:
+            place = inside.setdefault((published.root.upstream, published.root.repository), set())
+            place.update(manifest.digest for manifest in published.manifests)
+        strangers, problems = 0, []
         for entry in offer.bundle.referrers_heard:
+            named, subject = parse_full(entry.repository), Digest.parse(entry.subject)
+            upstream = self._upstream_for(named.upstream) or named.upstream
+            if entry.subject not in inside.get((upstream, named.repository), ()):
+                strangers += 1
+                continue
             try:
-                place, subject = parse_full(entry.repository), Digest.parse(entry.subject)
-                upstream = self._upstream_for(place.upstream) or place.upstream
-                known = await self._lists.get(upstream, place.repository, subject)
-                if known is None or known.heard_at < heard_at:
-                    await self._lists.save(upstream, place.repository, subject, ReferrerList((), heard_at))
+                known = await self._lists.get(upstream, named.repository, subject)
+                if known is None or known.heard_at < heard.heard_at:
+                    await self._lists.save(upstream, named.repository, subject, heard)
             except (PullcacheError, OSError) as error:
-                # The import is published; without this its lists are only taken for incomplete.
-                self._log.warn("{subject}: {error}", subject=entry.subject, error=error)
+                problems.append(f"that nothing else refers to {subject} could not be noted: {error}")
+        if strangers:
+            problems.append(f"what it says of referrers of {strangers} manifests that are not in it is left out")
+        return problems if len(problems) <= _SHOWN else [*problems[:_SHOWN], f"and {len(problems) - _SHOWN} such notes"]
 
     async def _store_all(self, found: Survey, progress: Callable[[Progress], None]) -> int:
         done = 0

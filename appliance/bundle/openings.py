@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from twisted.logger import Logger
 
+from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 
 MAX_OPENINGS = 2
@@ -36,8 +36,6 @@ class _Document(msgspec.Struct, frozen=True):
 
 class Openings:
     """The one document. Every method may raise L{OSError}."""
-
-    _log = Logger()
 
     def __init__(self, documents: IDocuments) -> None:
         self._documents = documents
@@ -74,12 +72,5 @@ class Openings:
         await self._documents.write(_KEY, msgspec.json.encode(_Document(opened)), version)
 
     async def _read(self) -> tuple[list[_Opened], int]:
-        found = await self._documents.read(_KEY)
-        if found is None:
-            return [], 0
-        try:
-            return msgspec.json.decode(found[0], type=_Document).opened, found[1]
-        except (msgspec.MsgspecError, ValueError) as error:
-            aside = await self._documents.set_aside(_KEY)
-            self._log.error("{name}: {error}; set aside as {aside}", name="/".join(_KEY), error=error, aside=aside)
-            return [], 0
+        found, version = await read_document(self._documents, _KEY, msgspec.json.Decoder(_Document).decode)
+        return [] if found is None else found.opened, version

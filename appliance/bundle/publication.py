@@ -85,6 +85,10 @@ class Publication:
         work.addBoth(_handed_on, waiter)
         return await waiter
 
+    async def amend(self, receipt: Receipt) -> None:
+        """Replace the kept receipt of that id. Raises L{OSError} and L{VersionConflict}."""
+        await self._receipts.amend(receipt)
+
     async def recover(self) -> int:
         """
         Finish what was decided and cut; to be awaited at start, before anybody reads.

@@ -120,6 +120,12 @@ class Receipts:
             except VersionConflict:
                 self._log.warn("receipt {id} was written meanwhile", id=receipt.id)
 
+    async def amend(self, receipt: Receipt) -> None:
+        """Replace the one of that id, where it is kept. Raises L{OSError} and L{VersionConflict}."""
+        found = await self._documents.read(_key(receipt.id))
+        if found is not None:
+            await self._documents.write(_key(receipt.id), receipt.encode(), found[1])
+
     async def get(self, receipt_id: str) -> Receipt:
         """One receipt. Raises L{NotHeld}."""
         try:

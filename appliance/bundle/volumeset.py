@@ -35,12 +35,13 @@ from appliance.bundle.contents import (
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
 from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
 from appliance.bundle.policy import Policy
-from appliance.bundle.references import parse_full
+from appliance.bundle.references import Reference, parse_full
 from appliance.bundle.toolfiles import ToolFiles
 from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
 from appliance.index import layout
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
+from appliance.oci.names import parse_tag
 
 FORMAT = "pullcache bundle"
 PLAIN_NAMES: tuple[PlainName, ...] = get_args(PlainName)
@@ -225,6 +226,8 @@ def _roots(bundle: Bundle, source: str) -> list[Root]:
             root = _referrer(referrer, listed)
             if root is not None and (root.upstream, root.repository, root.tag, root.digest) not in known:
                 roots.append(root)
+        for entry in bundle.referrers_heard:
+            _place(entry.repository)
     except PullcacheError as error:
         raise BundleDamaged(f"{source}, {BUNDLE}: {error}; have it exported again") from None
     return roots
@@ -245,6 +248,14 @@ def _referrer(referrer: ReferrerEntry, listed: dict[str, BlobEntry]) -> Root | N
     blob = listed.get(referrer.digest)
     if blob is None:
         return None
-    place = parse_full(referrer.repository if referrer.tag is None else f"{referrer.repository}:{referrer.tag}")
-    digest = Digest.parse(referrer.digest)
-    return Root(place.upstream, place.repository, place.tag, digest, blob.size, blob.media_type, refers=True)
+    place, digest = _place(referrer.repository), Digest.parse(referrer.digest)
+    tag = None if referrer.tag is None else parse_tag(referrer.tag)
+    return Root(place.upstream, place.repository, tag, digest, blob.size, blob.media_type, refers=True)
+
+
+def _place(text: str) -> Reference:
+    """A repository in full. Raises L{NameInvalid}."""
+    place = parse_full(text)
+    if place.tag is not None or place.digest is not None:
+        raise NameInvalid(f"{text!r} names more than a repository")
+    return place

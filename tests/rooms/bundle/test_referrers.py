@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 
+from appliance.bundle import contents
 from appliance.bundle.referrers import tagged_about
 from appliance.cache.referrers import ReferrersAnswer
 from appliance.errors import ReferrersUnknown
+from appliance.index.referrers import ReferrerLists
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.referrer import cosign_tags, fallback_tag
+from tests.doubles import archives
 from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.exports import entries
 from tests.doubles.images import OCI, Blob, Content, artifact, encode, image, index, multi_arch
 from tests.doubles.pullthrough import failing, result
 
@@ -206,6 +210,108 @@ def test_what_was_heard_here_later_is_not_replaced_by_an_older_bundle(tmp_path: 
     carry(site, other, tmp_path)
     other.clock.advance(1)
     assert [str(each.digest) for each in listed(other, MULTI).referrers] == [new.digest]
+
+
+def forged(site: Appliance, folder: Path, **changes: Any) -> Path:
+    """What C{site} holds, in a bundle whose list of contents was written by somebody else."""
+    plan = site.ask("POST", "exports", {"all": True}).json
+    found = entries(site.ask("GET", f"exports/{plan['id']}/volumes/1").body)
+    fields = json.loads(found[contents.BUNDLE]) | changes
+    del fields["id"]
+    identity = str(Digest.of(canonical(fields)))
+    found[contents.BUNDLE] = canonical(fields | {"id": identity})
+    (folder / "bundle.tar").write_bytes(archives.tar(found))
+    return folder / "bundle.tar"
+
+
+def canonical(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+
+
+def imported(site: Appliance, file: Path) -> Any:
+    """The last line of an import."""
+    return site.ask("POST", "imports", {"files": [str(file)]}).lines[-1]
+
+
+def test_a_bundle_speaks_for_no_image_that_it_does_not_bring(tmp_path: Path) -> None:
+    """It says of another, held already, that nothing refers to it: that would hide signatures that are yet to come."""
+    site, closed, sender = Appliance(), Appliance(offline=True), Appliance()
+    site.hold(MULTI, "1")
+    carry(site, closed, tmp_path)
+    failing(closed.through.referrers(HUB, NGINX, digest(MULTI)), ReferrersUnknown)
+    other = image("other")
+    sender.hold(other, "2")
+    place = {"repository": f"{HUB}/{NGINX}"}
+    heard = [place | {"subject": each.digest} for each in (MULTI, other)]
+    receipt = imported(closed, forged(sender, tmp_path, referrersHeard=heard))["receipt"]
+    assert any("1 manifests that are not in it" in note for note in receipt["notes"])
+    assert closed.get(f"imports/{receipt['id']}") == receipt
+    failing(closed.through.referrers(HUB, NGINX, digest(MULTI)), ReferrersUnknown)
+    assert listed(closed, other).warning is None
+
+
+def test_a_bundle_speaks_for_an_image_in_the_repository_that_it_brings_it_to(tmp_path: Path) -> None:
+    """In another one the same image may have other signatures."""
+    closed, sender = Appliance(offline=True), Appliance()
+    for name in (NGINX, "library/other"):
+        closed.hold(MULTI, "1", name=name)
+    sender.hold(MULTI, "1")
+    heard = [{"repository": f"{HUB}/library/other", "subject": MULTI.digest}]
+    imported(closed, forged(sender, tmp_path, referrersHeard=heard))
+    failing(closed.through.referrers(HUB, "library/other", digest(MULTI)), ReferrersUnknown)
+
+
+def test_a_bundle_speaks_of_no_time_to_come(tmp_path: Path) -> None:
+    """Else whatever an upstream says until then would count for less."""
+    closed, sender = Appliance(offline=True), Appliance()
+    sender.hold(MULTI, "1")
+    heard = [{"repository": f"{HUB}/{NGINX}", "subject": MULTI.digest}]
+    file = forged(sender, tmp_path, referrersHeard=heard, created="2999-01-01T00:00:00Z")
+    receipt = imported(closed, file)["receipt"]
+    assert any("a time to come" in note for note in receipt["notes"])
+    failing(closed.through.referrers(HUB, NGINX, digest(MULTI)), ReferrersUnknown)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created": "2026-02-30T00:00:00Z"},
+        {"created": "2026-12-31T23:59:60Z"},
+        {"notAfter": "2026-13-01T00:00:00Z"},
+        {"referrersHeard": [{"repository": "UPPER/case", "subject": MULTI.digest}]},
+        {"referrersHeard": [{"repository": f"{HUB}/{NGINX}:1", "subject": MULTI.digest}]},
+    ],
+)
+def test_what_could_not_be_kept_is_refused_before_anything_is_published(tmp_path: Path, changes: Any) -> None:
+    """The 30th of February, or a repository that is none: the import fails, and nothing of it is served."""
+    closed, sender = Appliance(offline=True), Appliance()
+    sender.hold(MULTI, "1")
+    heard = {"referrersHeard": [{"repository": f"{HUB}/{NGINX}", "subject": MULTI.digest}]}
+    last = imported(closed, forged(sender, tmp_path, **(heard | changes)))
+    assert last["error"]["code"] == "bundle-damaged"
+    assert (closed.store.total(), closed.get("images")["images"]) == (0, [])
+
+
+def test_what_fails_after_the_publication_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged_errors: list[Any]
+) -> None:
+    """The image is served, and the receipt says what is not known of it."""
+    site, closed = Appliance(), Appliance(offline=True)
+    site.hold(MULTI, "1")
+    hear(site, MULTI)
+
+    async def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ReferrerLists, "save", full)
+    receipt = carry(site, closed, tmp_path)
+    assert any("could not be noted: [Errno 28] No space left on device" in note for note in receipt["notes"])
+    served(closed, digest(AMD64))
+    # A mistake of ours.
+    monkeypatch.setattr(ReferrerLists, "get", None)
+    receipt = imported(closed, tmp_path / "bundle.tar")["receipt"]
+    assert any("it is published; after that:" in note for note in receipt["notes"])
+    logged_errors.clear()
 
 
 def hear(site: Appliance, subject: Content, *referrers: Content) -> None:
