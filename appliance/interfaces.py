@@ -128,16 +128,31 @@ class Origin:
     """
     Where a blob that is under way comes from.
 
-    @ivar upstream: configured name of the upstream.
-    @ivar repository: the repository's name there.
+    @ivar upstream: configured name of the upstream, C{None} for an archive.
+    @ivar repository: the repository's name there, empty for an archive.
     @ivar size: bytes of the whole, C{None} while unknown.
     @ivar validator: strong entity tag for If-Range (RFC 9110 section 13.1.5), C{None} when the upstream gave none.
     """
 
-    upstream: str
+    upstream: str | None
     repository: str
     size: int | None = None
     validator: str | None = None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """
+    What is left of a blob that was being received.
+
+    @ivar size: bytes of it.
+    @ivar origin: where they come from, C{None} when that was not noted or cannot be read.
+    @ivar written: when the last of them were, seconds since the epoch.
+    """
+
+    size: int
+    origin: Origin | None
+    written: float
 
 
 class IBlobStore(Interface):
@@ -170,6 +185,12 @@ class IBlobStore(Interface):
 
     def unfinished() -> list[Digest]:
         """The blobs that were being received when they were cut."""
+
+    def inspect(digest: Digest) -> Deferred[Unfinished | None]:
+        """What is known of such a blob without reading its bytes, C{None} when there is nothing of it."""
+
+    def forget(digest: Digest) -> Deferred[bool]:
+        """Throw away what is left of such a blob; C{False}, and nothing is, when it is being received now."""
 
     def total() -> int:
         """Bytes of all blobs held."""

@@ -58,6 +58,8 @@ from appliance.upstream.table import check_upstreams, offline_upstream_for, upst
 
 # How often what is cheap to lose is written.
 FLUSH_INTERVAL = 5.0
+# How often beginnings of blobs that nobody goes on with are looked for.
+SWEEP_INTERVAL = 24 * 3600.0
 
 
 class Options(usage.Options):
@@ -125,7 +127,8 @@ class PullcacheService(Service):
         self._log_lines = AccessLog(writer_to(self._settings.access_log), reactor)
         self._metrics = Metrics(reactor, self._log_lines)
         self._flushing = LoopingCall(self._flush)
-        self._flushing.clock = reactor
+        self._sweeping = LoopingCall(self._sweep)
+        self._flushing.clock = self._sweeping.clock = reactor
 
     def privilegedStartService(self) -> None:
         """Claim the store and the ports, while this process may still bind low ones."""
@@ -149,11 +152,13 @@ class PullcacheService(Service):
         starting.addBoth(lambda _: self._admit())
         self._store.measure().addErrback(self._failed, "measuring the store")
         Deferred.fromCoroutine(self._flights.resume(self._cache.remotes)).addErrback(self._failed, "resuming")
+        self._sweeping.start(SWEEP_INTERVAL)
         self._flushing.start(FLUSH_INTERVAL, now=False)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
 
     async def _stop(self) -> None:
         self._flushing.stop()
+        self._sweeping.stop()
         await self._api.stop()
         await self._prefetch.stop()
         await DeferredList([Deferred.fromCoroutine(_closed(port)) for port in self._ports])
@@ -335,6 +340,11 @@ class PullcacheService(Service):
             Deferred.fromCoroutine(self._usage.flush()).addErrback(self._failed, "saving the usage"),
         ]
         return DeferredList(writes).addCallback(lambda _: None)
+
+    def _sweep(self) -> Deferred[None]:
+        """Throw away beginnings of blobs that nobody goes on with; fires when it is done, or not, which is logged."""
+        sweeping = Deferred.fromCoroutine(self._flights.sweep(self._cache.remotes, self._reactor.seconds()))
+        return sweeping.addErrback(self._failed, "sweeping what is unfinished")
 
     def _failed(self, failure: Any, what: str) -> None:
         self._log.failure(what, failure)

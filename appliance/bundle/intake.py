@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from appliance.bundle.archive import whole
 from appliance.bundle.offer import Place, Supply
 from appliance.errors import BlobDamaged, BundleDamaged, BundleNotRead, BundleNotStored
-from appliance.interfaces import IBlobStore, IIngest, IThreads
+from appliance.interfaces import IBlobStore, IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
 
 #: One read, and one write.
@@ -94,6 +94,9 @@ class Intake:
             if ingest.size > supply.size:
                 await ingest.discard()
                 return False
+            if ingest.origin is None:
+                # So that a start knows whether it is whole.
+                await ingest.note(Origin(None, "", supply.size))
             staged = ingest.size
             self._progressed(str(supply), staged)
             await self._copy(supply, ingest)

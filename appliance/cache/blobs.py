@@ -123,6 +123,8 @@ class Blobs:
         repository = await self._repositories.get(remote.name, name)
         held = self._store.size(digest)
         named = await self._links.named(repository, digest, thorough=held is None)
+        if held is None and named is not None:
+            held = await self._held(remote, digest, named.size)
         if held is not None and named is not None:
             return BlobSize(held, HIT)
         if remote.offline:
@@ -142,7 +144,7 @@ class Blobs:
         """
         repository = await self._repositories.get(remote.name, name)
         named, status = await self._named(remote, repository, digest)
-        held = self._store.size(digest)
+        held = await self._held(remote, digest, named)
         if held is not None:
             return BlobAnswer(held, status, Source(self._store.open(digest), held))
         return await self._board(remote, repository, digest, named, span_of)
@@ -159,7 +161,7 @@ class Blobs:
         """
         repository = await self._repositories.get(remote.name, name)
         named, _ = await self._named(remote, repository, digest)
-        if self._store.size(digest) is not None:
+        if await self._held(remote, digest, named) is not None:
             return
         flight, _ = self._flight(remote, repository, digest, named, background)
         try:
@@ -268,6 +270,15 @@ class Blobs:
         self._missing.refuse(_subject(remote, repository, digest))
         segments = remote.settings.segments
         return self._flights.start(remote.registry, repository.name, digest, size, segments, background), False
+
+    async def _held(self, remote: Remote, digest: Digest, named: int | None) -> int | None:
+        """The size of the blob when it is held; what an earlier process left whole becomes one first."""
+        held = self._store.size(digest)
+        # While the upstream may be asked, a flight finds out as well.
+        if held is None and (remote.offline or self._flights.is_completing(digest)):
+            await self._flights.complete(digest, named)
+            held = self._store.size(digest)
+        return held
 
     async def _fault(self, remote: Remote, repository: Repository, flight: Flight, error: UpstreamError) -> None:
         """Raises what the flight failed with; returns, when it is over, if our own upstream may do better."""

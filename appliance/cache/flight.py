@@ -24,6 +24,7 @@ later, leads to one stream from where the bytes are whole.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -353,6 +354,9 @@ class Flight:
     async def _land(self, ingest: IIngest) -> None:
         if not ingest.verify():
             raise self._wrong(ingest)
+        if ingest.origin is not None and ingest.origin.size != ingest.size:
+            # So that a start knows that it is whole, if this process is killed before it is a blob.
+            await ingest.note(replace(ingest.origin, size=ingest.size))
         promised = self.size if self._length.promised else ingest.size
         self._length.size = ingest.size
         self._enter(State.LANDED)

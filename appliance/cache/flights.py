@@ -1,4 +1,4 @@
-"""All flights of this process: at most one for a digest."""
+"""All flights of this process, at most one for a digest, and what an earlier process left of its own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from twisted.python.failure import Failure
 from appliance.cache.flight import Flight, State
 from appliance.cache.remote import Remote
 from appliance.errors import PullcacheError
-from appliance.interfaces import IBlobStore, IUpstream
+from appliance.interfaces import IBlobStore, IUpstream, Unfinished
 from appliance.oci.digest import Digest
 
 RESUMED_AT_ONCE = 4
-"""Fetches that a restart found cut and that are taken up again at the same time."""
+"""Blobs that a restart found cut and that are taken up again, or hashed, at the same time."""
+
+UNFINISHED_KEPT = 7 * 24 * 3600.0
+"""Seconds since its last byte for which a beginning is kept that nobody here can go on with: an import may."""
 
 
 class Flights:
@@ -28,6 +31,9 @@ class Flights:
         self._store = store
         self._clock = clock
         self._under_way: dict[Digest, tuple[Flight, Deferred[None]]] = {}
+        self._completing: dict[Digest, Deferred[None]] = {}
+        self._not_whole: dict[Digest, Unfinished] = {}
+        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._under_way)
@@ -61,53 +67,143 @@ class Flights:
         landing.addBoth(self._ended, flight)
         return flight
 
+    # -- what an earlier process left -------------------------------------------------------------------------------
+
     async def resume(self, remotes: Mapping[str, Remote]) -> None:
-        """Take up what a stop or a crash cut, a few at a time; what cannot be resumed now waits for its next reader."""
+        """
+        Take up what a stop or a crash cut, a few at a time. What is whole becomes a blob, and nobody is asked for it;
+        the bytes of what cannot be resumed now are not read, and wait for who can.
+        """
         waiting = self._store.unfinished()
         workers = [Deferred.fromCoroutine(self._resume_some(waiting, remotes)) for _ in range(RESUMED_AT_ONCE)]
         await DeferredList(workers)
 
     async def _resume_some(self, waiting: list[Digest], remotes: Mapping[str, Remote]) -> None:
-        while waiting:
+        while waiting and not self._stopped:
             await self._resume(waiting.pop(), remotes)
 
     async def _resume(self, digest: Digest, remotes: Mapping[str, Remote]) -> None:
-        try:
-            ingest = await self._store.ingest(digest)
-        except OSError as error:
-            self._log.warn("{digest} was not taken up again: {error}", digest=digest, error=error)
+        if await self.complete(digest):
             return
-        origin = ingest.origin
-        ingest.close()
-        remote = None if origin is None else remotes.get(origin.upstream)
+        left = await self._inspect(digest)
+        remote = None if left is None else _upstream_of(left, remotes)
         # A reader may have taken it up meanwhile.
-        if origin is None or remote is None or remote.offline or digest in self._under_way:
+        if self._stopped or left is None or left.origin is None or remote is None or remote.offline:
             return
-        segments = remote.settings.segments
+        if digest in self._under_way:
+            return
+        origin, segments = left.origin, remote.settings.segments
         flight = self.start(remote.registry, origin.repository, digest, origin.size, segments, background=True)
         try:
             await flight.landed()
         except (PullcacheError, OSError):
             return
 
+    def is_completing(self, digest: Digest) -> bool:
+        """Whether L{complete} is at work on that blob."""
+        return digest in self._completing
+
+    async def complete(self, digest: Digest, size: int | None = None) -> bool:
+        """
+        Make a blob of what an earlier process left, where that is all of it. Nobody is asked.
+
+        @param size: bytes of the whole; C{None}: as many as were noted when it came.
+        @return: whether the blob is held now.
+        """
+        if digest not in self._completing and digest not in self._under_way:
+            completing = self._completing[digest] = Deferred.fromCoroutine(self._complete(digest, size))
+            completing.addBoth(self._completed, digest)
+        if digest in self._completing:
+            done: Deferred[None] = Deferred()
+            self._completing[digest].addBoth(_fire, done)
+            await done
+        return self._store.size(digest) is not None
+
+    async def _complete(self, digest: Digest, size: int | None) -> None:
+        left = await self._store.inspect(digest)
+        if left is None or left == self._not_whole.get(digest):
+            return
+        if size is None and left.origin is not None:
+            size = left.origin.size
+        if size is None or left.size < size:
+            return
+        ingest = await self._store.ingest(digest)
+        try:
+            if ingest.verify():
+                await ingest.commit()
+                self._log.info("{digest} was received whole by an earlier process; it is held now", digest=digest)
+            else:
+                # Damaged by a power cut, or longer than was noted: who goes on with it finds out.
+                self._not_whole[digest] = left
+        finally:
+            ingest.close()
+
+    async def sweep(self, remotes: Mapping[str, Remote], now: float) -> None:
+        """
+        Throw away what nobody can go on with and what was last written L{UNFINISHED_KEPT} ago: no such upstream is
+        configured, or it is not known where the bytes came from. What an upstream has that is offline is kept.
+
+        @param now: seconds since the epoch. What was written in the future is kept.
+        """
+        for digest in self._store.unfinished():
+            left = await self._inspect(digest)
+            if left is None or now - left.written < UNFINISHED_KEPT or _upstream_of(left, remotes) is not None:
+                continue
+            if self._stopped or digest in self._under_way or await self.complete(digest):
+                continue
+            try:
+                is_gone = await self._store.forget(digest)
+            except OSError as error:
+                self._log.warn("{digest} is of no use and cannot be removed: {error}", digest=digest, error=error)
+                continue
+            if is_gone:
+                self._log.info(
+                    "{digest}: {size} bytes of it were thrown away: nobody has gone on with them for {days:.0f} days,"
+                    " and no configured upstream can; where they came from: {origin}",
+                    digest=digest,
+                    size=left.size,
+                    days=(now - left.written) / (24 * 3600),
+                    origin="it is not known" if left.origin is None else left.origin.upstream or "an archive",
+                )
+
+    async def _inspect(self, digest: Digest) -> Unfinished | None:
+        try:
+            left: Unfinished | None = await self._store.inspect(digest)
+        except OSError as error:
+            self._log.warn("{digest} was not taken up again: {error}", digest=digest, error=error)
+            return None
+        return left
+
+    def _completed(self, result: None | Failure, digest: Digest) -> None:
+        del self._completing[digest]
+        if isinstance(result, Failure) and result.check(PullcacheError, OSError):
+            self._log.warn("{digest} did not become a blob: {error}", digest=digest, error=result.value)
+        elif isinstance(result, Failure) and not result.check(CancelledError):
+            self._log.failure("{digest} did not become a blob", result, digest=digest)
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
     def stop(self) -> Deferred[None]:
-        """Cut every flight, keeping what came; fires when their files are closed."""
-        landings = [landing for _, landing in self._under_way.values()]
-        ended = [self.ended(digest) for digest in self._under_way]
-        for landing in landings:
-            landing.cancel()
+        """Cut every flight, keeping what came, and begin no other; fires when their files are closed."""
+        self._stopped = True
+        works = [*(landing for _, landing in self._under_way.values()), *self._completing.values()]
+        ended = [self.ended(digest) for digest in (*self._under_way, *self._completing)]
+        for work in works:
+            work.cancel()
         return DeferredList(ended).addCallback(lambda _: None)
 
     def committed(self) -> Deferred[None]:
         """Fires when the blobs that clients have got whole by now are in the store, or could not be kept."""
         landed = [digest for digest, (flight, _) in self._under_way.items() if flight.state is State.LANDED]
-        return DeferredList([self.ended(digest) for digest in landed]).addCallback(lambda _: None)
+        return DeferredList([self.ended(digest) for digest in (*landed, *self._completing)]).addCallback(lambda _: None)
 
     def ended(self, digest: Digest) -> Deferred[None]:
         """Fires when the flight of that digest is over and its file closed, at once when there is none."""
         done: Deferred[None] = Deferred()
         if digest in self._under_way:
             self._under_way[digest][1].addBoth(_fire, done)
+        elif digest in self._completing:
+            self._completing[digest].addBoth(_fire, done)
         else:
             done.callback(None)
         return done
@@ -120,6 +216,13 @@ class Flights:
             self._log.warn("{digest} was not fetched: {error}", digest=flight.digest, error=result.value)
         else:
             self._log.failure("{digest} was not fetched", result, digest=flight.digest)
+
+
+def _upstream_of(left: Unfinished, remotes: Mapping[str, Remote]) -> Remote | None:
+    """Who could send the rest, now or when it is online again."""
+    origin = left.origin
+    remote = None if origin is None or origin.upstream is None else remotes.get(origin.upstream)
+    return remote if remote is not None and origin is not None and remote.settings.permits(origin.repository) else None
 
 
 def _fire(_: object, done: Deferred[None]) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import stat
 from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
 from appliance.flow.durable import fsync_folder, write_synced
 from appliance.flow.sharedfile import SharedFile
-from appliance.interfaces import IBlobStore, IIngest, IOpenFile, IThreads
+from appliance.interfaces import IBlobStore, IIngest, IOpenFile, IThreads, Unfinished
 from appliance.oci.digest import Digest
-from appliance.store.partial import PARTIAL, PartialBlob
+from appliance.store.partial import PARTIAL, PartialBlob, read_note, shielded, unlink
+
+T = TypeVar("T")
 
 
 @implementer(IBlobStore)
@@ -86,9 +90,33 @@ class FilesystemBlobStore:
                 continue
         return found
 
+    def inspect(self, digest: Digest) -> Deferred[Unfinished | None]:
+        """See L{IBlobStore.inspect}."""
+        return self._threads.call(self._inspect, self._partial / digest.file_name)
+
+    def forget(self, digest: Digest) -> Deferred[bool]:
+        """See L{IBlobStore.forget}."""
+        if digest in self._receiving:
+            return succeed(False)
+        # Nobody begins to write a file that is on its way out.
+        self._receiving.add(digest)
+        gone = self._threads.call(unlink, self._partial / digest.file_name)
+        return shielded(gone.addBoth(self._forgotten, digest).addCallback(lambda _: True))
+
     def total(self) -> int:
         """See L{IBlobStore.total}."""
         return self._total
+
+    def _forgotten(self, result: T, digest: Digest) -> T:
+        self._receiving.discard(digest)
+        return result
+
+    def _inspect(self, path: Path) -> Unfinished | None:
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        return Unfinished(found.st_size, read_note(path), found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
     def _probe(self) -> None:
         os.listdir(self._partial)

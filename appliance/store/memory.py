@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, NotHeld
 from appliance.flow.sharedfile import SharedFile
-from appliance.interfaces import IBlobStore, IIngest, IOpenFile, Origin
+from appliance.interfaces import IBlobStore, IIngest, IOpenFile, Origin, Unfinished
 from appliance.oci.digest import Digest
 
 
@@ -74,6 +74,20 @@ class MemoryBlobStore:
     def unfinished(self) -> list[Digest]:
         """See L{IBlobStore.unfinished}."""
         return sorted(self._partial)
+
+    def inspect(self, digest: Digest) -> Deferred[Unfinished | None]:
+        """See L{IBlobStore.inspect}; all was written at the beginning of time."""
+        if digest not in self._partial:
+            return succeed(None)
+        data, origin = self._partial[digest]
+        return succeed(Unfinished(len(data), origin, 0.0))
+
+    def forget(self, digest: Digest) -> Deferred[bool]:
+        """See L{IBlobStore.forget}."""
+        if digest in self._receiving:
+            return succeed(False)
+        self._partial.pop(digest, None)
+        return succeed(True)
 
     def total(self) -> int:
         """See L{IBlobStore.total}."""

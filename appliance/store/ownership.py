@@ -103,7 +103,12 @@ def _furnish(root: Path) -> None:
     try:
         for name in FOLDERS:
             make_folder(root / name)
-        for left in (root / "partial").glob("*.tmp"):
+        partial = root / "partial"
+        # Files of other names are not ours, and stay.
+        for left in partial.glob("*.tmp"):
             left.unlink(missing_ok=True)
+        for note in partial.glob("sha*-*.json"):
+            if not note.with_suffix("").exists():
+                note.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its owner") from error

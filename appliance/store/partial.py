@@ -63,7 +63,7 @@ class PartialBlob:
         """
         self._path = path
         self._final = final
-        self._note = path.with_name(f"{path.name}.json")
+        self._note = _note_of(path)
         self._is_kept = path.suffix != ".tmp"
         self._threads = threads
         self._publish = publish
@@ -97,7 +97,7 @@ class PartialBlob:
         except OSError as error:
             return fail(error)
         stretch.file.acquire()
-        return _shielded(self._threads.call(stretch.put, data).addBoth(self._counted, [stretch]))
+        return shielded(self._threads.call(stretch.put, data).addBoth(self._counted, [stretch]))
 
     def absorb(self, stop: int) -> Deferred[None]:
         """See L{IIngest.absorb}. Fails with L{ValueError}, and absorbs nothing, when some was not written ahead."""
@@ -115,7 +115,7 @@ class PartialBlob:
         """See L{IIngest.note}."""
         self.origin = origin
         data = msgspec.json.encode(origin)
-        return _shielded(self._noting.run(self._threads.call, self._write_note, data))
+        return shielded(self._noting.run(self._threads.call, self._write_note, data))
 
     def verify(self) -> bool:
         """See L{IIngest.verify}."""
@@ -145,7 +145,7 @@ class PartialBlob:
             self._close_for_writing()
             # Nobody needs a beginning of what somebody else has brought meanwhile.
             if not self._is_kept or self._final.exists():
-                over = self._threads.call(self._unlink).addErrback(lambda _: None)
+                over = self._threads.call(unlink, self._path).addErrback(lambda _: None)
         return over.addCallback(self._free)
 
     def _free(self, _: None) -> None:
@@ -159,12 +159,12 @@ class PartialBlob:
         while self._is_open and (piece := os.pread(self.file.fd, READ, self.size)):
             self._hasher.update(piece)
             self.size += len(piece)
-        self.origin = self._read_note()
+        self.origin = read_note(self._path)
         return self
 
     def _in_turn(self, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
         """What C{begin} gives, called when what was begun before has ended; a cancellation stops neither."""
-        return _shielded(self._turn.run(begin))
+        return shielded(self._turn.run(begin))
 
     def _counted(self, result: T, stretches: Sequence[Stretch] = ()) -> T:
         if self._is_open:
@@ -190,13 +190,6 @@ class PartialBlob:
                 self._append([piece])
                 start += len(piece)
 
-    def _read_note(self) -> Origin | None:
-        try:
-            return msgspec.json.decode(self._note.read_bytes(), type=Origin)
-        # UnicodeDecodeError among others.
-        except (OSError, ValueError):
-            return None
-
     def _write_note(self, data: bytes) -> None:
         if self._fd < 0 or not self._is_kept:
             return
@@ -209,10 +202,10 @@ class PartialBlob:
         if self._fd < 0:
             raise self._no_file()
         if not self.verify():
-            self._unlink()
+            unlink(self._path)
             raise BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}")
         if (length := os.fstat(self._fd).st_size) < self.size:
-            self._unlink()
+            unlink(self._path)
             raise BlobDamaged(f"{self.size} bytes were written of {self.digest}, and {length} are in its file")
         # A write that failed half way may have left some behind what was hashed.
         os.ftruncate(self._fd, self.size)
@@ -224,12 +217,7 @@ class PartialBlob:
     def _discard(self) -> None:
         # After the end it is somebody else's file that has the name.
         if self._fd >= 0:
-            self._unlink()
-
-    def _unlink(self) -> None:
-        self._path.unlink(missing_ok=True)
-        if self._is_kept:
-            self._note.unlink(missing_ok=True)
+            unlink(self._path)
 
     def _close_for_writing(self) -> None:
         fd, self._fd = self._fd, -1
@@ -243,7 +231,26 @@ class PartialBlob:
         return result
 
 
-def _shielded(work: Deferred[T]) -> Deferred[T]:
+def read_note(path: Path) -> Origin | None:
+    """Where the bytes in the file C{path} come from, C{None} where no note can be read."""
+    try:
+        return msgspec.json.decode(_note_of(path).read_bytes(), type=Origin)
+    # UnicodeDecodeError among others.
+    except (OSError, ValueError):
+        return None
+
+
+def unlink(path: Path) -> None:
+    """Remove the file C{path} of a blob under way, and its note."""
+    path.unlink(missing_ok=True)
+    _note_of(path).unlink(missing_ok=True)
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def shielded(work: Deferred[T]) -> Deferred[T]:
     """What C{work} comes to, for somebody whose cancellation does not reach it: a thread cannot be stopped."""
     result: Deferred[T] = Deferred()
     work.chainDeferred(result)

@@ -144,6 +144,30 @@ class IngestContract(SynchronousTestCase):
             self.successResultOf(ingest.write([DATA[ingest.size : end]]))
             self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:end])
 
+    def test_what_was_cut_is_known_without_being_read(self) -> None:
+        """How much came, and from where; of what is not there nothing is."""
+        self.assertIsNone(self.successResultOf(self.store.inspect(DIGEST)))
+        self.cut()
+        left = self.successResultOf(self.again().inspect(DIGEST))
+        self.assertEqual((left.size, left.origin), (HALF, ORIGIN))
+        self.assertGreaterEqual(left.written, 0)
+        ingest = self.ingest()
+        self.successResultOf(ingest.write([DATA[HALF:]]))
+        self.successResultOf(ingest.commit())
+        self.assertIsNone(self.successResultOf(self.store.inspect(DIGEST)))
+
+    def test_what_nobody_receives_can_be_forgotten(self) -> None:
+        """Bytes and note; what is being received is not touched, and what is not there is no error."""
+        self.cut()
+        ingest = self.ingest()
+        self.assertFalse(self.successResultOf(self.store.forget(DIGEST)))
+        ingest.close()
+        self.assertEqual(self.store.unfinished(), [DIGEST])
+        for _ in range(2):
+            self.assertTrue(self.successResultOf(self.store.forget(DIGEST)))
+            self.assertEqual(self.store.unfinished(), [])
+        self.assertEqual((self.ingest().size, self.ingest().origin), (0, None))
+
     # -- bytes ahead ------------------------------------------------------------------------------------------------
 
     def ahead(self, ingest: IIngest, *ranges: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.flow.threads import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
-from appliance.interfaces import IBlobStore, IDocuments, IIngest, IOpenFile, Origin
+from appliance.interfaces import IBlobStore, IDocuments, IIngest, IOpenFile, Origin, Unfinished
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.exports import result_of
@@ -91,6 +91,12 @@ class BrittleStore:
 
     def unfinished(self) -> list[Digest]:
         return self._store.unfinished()
+
+    def inspect(self, digest: Digest) -> Deferred[Unfinished | None]:
+        return self._store.inspect(digest)
+
+    def forget(self, digest: Digest) -> Deferred[bool]:
+        return self._store.forget(digest)
 
     def total(self) -> int:
         return self._store.total()

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from tests.clients import plain
 from tests.clients.plain import ask, pull
 from tests.doubles.remote import RemoteRegistry
-from tests.process.service import Appliance, until
+from tests.process.service import UPSTREAM, Appliance, until
 
 ROUNDS = int(os.environ.get("PULLCACHE_KILL_ROUNDS", "10"))
 LONGEST = 0.7
@@ -122,3 +123,67 @@ def test_a_killed_pull_is_resumed_and_not_begun_again(idle: Appliance, upstream:
     last = upstream.seen("GET /v2/*/blobs/*")[-1]
     assert last.status == 206
     assert last.sent < size
+
+
+def as_a_kill_leaves_it(appliance: Appliance, digest: str, repository: str, upstream: str, size: int) -> Path:
+    """Turn a held blob into one whose last byte came a moment before the process was killed."""
+    path = appliance.store / "partial" / digest.replace(":", "-")
+    appliance.blob(digest).rename(path)
+    note = {"upstream": upstream, "repository": repository, "size": size, "validator": None}
+    path.with_name(f"{path.name}.json").write_text(json.dumps(note))
+    return path
+
+
+def test_what_a_client_had_whole_before_a_kill_is_served_after_an_offline_start(
+    appliance: Appliance, upstream: RemoteRegistry
+) -> None:
+    """kill -9 right after the last byte of a layer; the network is gone for good. Another client gets the layer."""
+    for number in range(3):
+        tag = str(number)
+        digest, size = upstream.add("team/app", tag, sizes=[12_000_000], seed=f"end-{number}")["blobs"][1]
+        plain.get(appliance.authority, f"/v2/team/app/manifests/{tag}")
+        transfer = plain.Transfer(appliance.authority, f"/v2/team/app/blobs/{digest}")
+        assert len(transfer.read(size)) == size
+        appliance.kill()
+        transfer.leave()
+        appliance.settings["offline"] = True
+        appliance.write()
+        appliance.start()
+        plain.get(appliance.authority, f"/v2/team/app/blobs/{digest}", digest)
+        appliance.stop()
+        appliance.settings["offline"] = False
+        appliance.write()
+        appliance.start()
+    check_store(appliance)
+
+
+def test_a_start_makes_blobs_of_what_is_whole_and_sweeps_what_nobody_can_use(
+    appliance: Appliance, upstream: RemoteRegistry
+) -> None:
+    """
+    Offline, and with an upstream that was taken out of the configuration: the layer that lay whole is served. A
+    beginning from the same upstream that is a week old is gone, the log says so; a younger one stays.
+    """
+    layers = [upstream.add("team/app", seed, sizes=[9000], seed=seed)["blobs"][1] for seed in "abcd"]
+    for tag in "abcd":
+        pull(appliance.authority, "team/app", tag)
+    appliance.stop()
+    whole, moved, old, young = (
+        as_a_kill_leaves_it(appliance, digest, "team/app", name, size)
+        for (digest, size), name in zip(layers, (UPSTREAM, "gone.test", "gone.test", "gone.test"), strict=True)
+    )
+    for path in (old, young):
+        os.truncate(path, 5000)
+    week_ago = time.time() - 8 * 24 * 3600
+    os.utime(old, (week_ago, week_ago))
+    appliance.settings["offline"] = True
+    appliance.write()
+    upstream.forget()
+    appliance.start()
+    for digest, _ in layers[:2]:
+        plain.get(appliance.authority, f"/v2/team/app/blobs/{digest}", digest)
+    until(lambda: not old.exists(), "swept")
+    assert f"{layers[2][0]}: 5000 bytes of it were thrown away" in appliance.log()
+    assert young.exists() and not whole.exists() and not moved.exists()
+    assert ask(appliance.authority, f"/v2/team/app/blobs/{layers[3][0]}").status == 404
+    assert upstream.seen() == []

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import globalLogPublisher
 
 from appliance.cache import segments
 from appliance.cache.flights import RESUMED_AT_ONCE, Flights
-from appliance.errors import UpstreamUnavailable
+from appliance.errors import Offline, UpstreamUnavailable
 from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
-from tests.doubles.pullthrough import Cache, begin, clock_at, result
+from tests.doubles.pullthrough import Cache, begin, clock_at, failing, result
 from tests.doubles.upstream import ScriptedUpstream
 
 NAME = "library/app"
@@ -172,3 +176,180 @@ def test_the_end_of_a_flight_can_be_waited_for() -> None:
     asked.bodies[0].complete()
     assert result(ended) is None
     assert flights.get(digest) is None
+
+
+# -- what an earlier process left -----------------------------------------------------------------------------------
+
+WEEK = 7 * 24 * 3600.0
+
+
+@pytest.fixture
+def captured_logs() -> Iterator[list[dict[str, Any]]]:
+    """What is logged meanwhile."""
+    events: list[dict[str, Any]] = []
+    globalLogPublisher.addObserver(events.append)
+    yield events
+    globalLogPublisher.removeObserver(events.append)
+
+
+def whole(store: MemoryBlobStore, blob: bytes, origin: Origin | None, sent: bytes | None = None) -> Digest:
+    """All bytes came, and the process was killed before they were a blob."""
+    ingest = result(store.ingest(Digest.of(blob)))
+    result(ingest.write([blob if sent is None else sent]))
+    if origin is not None:
+        result(ingest.note(origin))
+    ingest.close()
+    return Digest.of(blob)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("name", ["docker.io", "gone.example", None])
+def test_what_is_whole_becomes_a_blob_and_nobody_is_asked(name: str | None, offline: bool) -> None:
+    """A kill came between the last byte and the blob: after a start it is held, whatever became of its upstream."""
+    asked = upstream()
+    cache = Cache(asked, offline=offline)
+    digest = whole(cache.store, BLOBS[0], Origin(name, NAME, 1000))
+    assert result(begin(cache.flights.resume(cache.remotes))) is None
+    assert cache.store.size(digest) == 1000
+    assert cache.store.unfinished() == [] and asked.calls == []
+
+
+def test_what_has_the_size_and_not_the_bytes_is_fetched() -> None:
+    """A power cut left zeros: they become no blob, and go when the upstream has sent what is right."""
+    asked = upstream()
+    asked.by_hand = False
+    cache = Cache(asked)
+    digest = whole(cache.store, BLOBS[1], Origin("docker.io", NAME, 1000), bytes(1000))
+    result(cache.flights.resume(cache.remotes))
+    assert cache.store.size(digest) is None
+    result(cache.flights.start(asked, NAME, digest, 1000).landed())
+    assert result(cache.store.read(digest, 1000)) == BLOBS[1]
+
+
+class Reading(MemoryBlobStore):
+    """A store that counts what is read of what is under way, and takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_again: list[Digest] = []
+        self.held_up: Deferred[None] | None = None
+
+    def ingest(self, digest: Digest) -> Deferred[IIngest]:
+        if digest in self._partial:
+            self.read_again.append(digest)
+        opening: Deferred[IIngest] = super().ingest(digest)
+        if self.held_up is None:
+            return opening
+        return self.held_up.addCallback(lambda _: opening)
+
+
+def test_a_start_reads_nothing_that_it_does_not_use() -> None:
+    """Gigabytes of beginnings, offline or from upstreams that are gone: their bytes are not read."""
+    store = Reading()
+    cache = Cache(upstream(), offline=True, store=store)
+    left_behind(store, BLOBS[:3])
+    left_behind(store, BLOBS[3:5], "gone.example")
+    store.read_again.clear()
+    result(begin(cache.flights.resume(cache.remotes)))
+    result(begin(cache.flights.sweep(cache.remotes, WEEK - 1)))
+    assert store.read_again == []
+    assert len(store.unfinished()) == 5
+
+
+def known(cache: Cache, digest: Digest) -> None:
+    """The repository is known to have the blob."""
+    result(cache.repositories.get("docker.io", NAME)).blobs[digest] = 1000
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_what_is_being_completed_is_waited_for(offline: bool) -> None:
+    """Who asks for the blob while a start still hashes it gets it, and no upstream is asked."""
+    store, asked = Reading(), upstream()
+    cache = Cache(asked, offline=offline, store=store)
+    digest = whole(store, BLOBS[0], Origin("docker.io", NAME, 1000))
+    known(cache, digest)
+    store.held_up = Deferred()
+    done = begin(cache.flights.resume(cache.remotes))
+    opening = begin(cache.through.blob("docker.io", NAME, digest))
+    looking = begin(cache.through.blob_size("docker.io", NAME, digest))
+    committed = cache.flights.committed()
+    assert cache.flights.is_completing(digest)
+    assert not (opening.called or looking.called or committed.called)
+    store.held_up.callback(None)
+    answer = result(opening)
+    assert (answer.size, answer.flight, result(looking).size) == (1000, None, 1000)
+    answer.close()
+    assert result(done) is None and result(committed) is None
+    assert asked.calls == []
+
+
+def test_offline_a_blob_that_lies_whole_without_a_note_is_found_when_it_is_asked_for() -> None:
+    """A manifest says how long it is; what is not whole is not held, and is hashed for nobody twice."""
+    store = Reading()
+    cache = Cache(upstream(), offline=True, store=store)
+    found, wrong = whole(store, BLOBS[0], None), whole(store, BLOBS[1], None, bytes(1000))
+    left_behind(store, BLOBS[2:3])
+    store.read_again.clear()
+    result(cache.flights.resume(cache.remotes))
+    assert store.read_again == []
+    for digest in (found, wrong, Digest.of(BLOBS[2])):
+        known(cache, digest)
+    result(cache.through.blob("docker.io", NAME, found)).close()
+    for digest in (wrong, Digest.of(BLOBS[2])) * 2:
+        failing(cache.through.blob("docker.io", NAME, digest), Offline)
+    assert store.read_again == [found, wrong]
+    assert store.unfinished() == sorted([wrong, Digest.of(BLOBS[2])])
+
+
+def test_what_nobody_can_go_on_with_is_thrown_away_after_a_week(captured_logs: list[dict[str, Any]]) -> None:
+    """And told; what an upstream has that is offline, or that is whole, is kept, whatever its age."""
+    store = MemoryBlobStore()
+    cache = Cache(upstream(), offline=True, store=store)
+    left_behind(store, BLOBS[:1])
+    left_behind(store, BLOBS[1:2], "gone.example")
+    left_behind(store, BLOBS[2:3])
+    result(store.ingest(Digest.of(BLOBS[3]))).close()
+    complete = whole(store, BLOBS[4], Origin(None, "", 1000))
+    gone = [Digest.of(BLOBS[1]), Digest.of(BLOBS[3])]
+    receiving = result(store.ingest(Digest.of(BLOBS[5])))
+    result(cache.flights.sweep(cache.remotes, WEEK - 1))
+    assert len(store.unfinished()) == 6
+    result(cache.flights.sweep(cache.remotes, WEEK + 1))
+    assert store.unfinished() == sorted(Digest.of(BLOBS[number]) for number in (0, 2, 5))
+    assert store.size(complete) == 1000
+    told = {str(event["digest"]): event["origin"] for event in captured_logs if "days" in event}
+    assert told == {str(gone[0]): "gone.example", str(gone[1]): "it is not known"}
+    receiving.close()
+
+
+def test_what_may_not_be_pulled_any_more_is_swept_too() -> None:
+    """C{deny} has come to cover its repository."""
+    cache = Cache(upstream(), deny=("library/**",))
+    left_behind(cache.store, BLOBS[:1])
+    result(cache.flights.resume(cache.remotes))
+    assert len(cache.flights) == 0
+    result(cache.flights.sweep(cache.remotes, WEEK + 1))
+    assert cache.store.unfinished() == []
+
+
+def test_a_stop_begins_nothing_that_waited_to_be_resumed() -> None:
+    """The flights that are cut make room for others, which must not take off."""
+    asked = upstream()
+    cache = Cache(asked)
+    left_behind(cache.store, BLOBS)
+    done = begin(cache.flights.resume(cache.remotes))
+    result(cache.flights.stop())
+    assert result(done) is None
+    assert len(asked.bodies) == RESUMED_AT_ONCE and len(cache.flights) == 0
+
+
+def test_a_stop_does_not_wait_for_what_is_hashed() -> None:
+    """What was being completed is as it was, and the next start goes on."""
+    store = Reading()
+    cache = Cache(upstream(), offline=True, store=store)
+    whole(store, BLOBS[0], Origin("docker.io", NAME, 1000))
+    store.held_up = Deferred()
+    done = begin(cache.flights.resume(cache.remotes))
+    result(cache.flights.stop())
+    assert result(done) is None
+    assert len(store.unfinished()) == 1

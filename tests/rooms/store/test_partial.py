@@ -506,6 +506,41 @@ def test_foreign_files_are_no_blobs_under_way(tmp_path: Path) -> None:
     assert store.unfinished() == [DIGEST]
 
 
+def test_a_file_that_is_being_removed_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Whoever comes for the blob meanwhile has a file of their own."""
+    result(result(opened(tmp_path).ingest(DIGEST)).write([DATA[:10]]))
+    threads = SlowThreads()
+    store = opened(tmp_path, threads)
+    forgetting = store.forget(DIGEST)
+    ingest = result(store.ingest(DIGEST))
+    threads.work()
+    assert result(forgetting) is True
+    writing = ingest.write([DATA])
+    threads.work()
+    result(writing)
+    committing = ingest.commit()
+    threads.work()
+    result(committing)
+    assert result(opened(tmp_path).read(DIGEST, len(DATA))) == DATA
+
+
+def test_notes_without_bytes_are_gone_after_a_start_and_other_files_stay(tmp_path: Path) -> None:
+    """A kill between a blob's name and the end of its note; and what somebody put there is not ours to remove."""
+    store = opened(tmp_path)
+    ingest = result(store.ingest(DIGEST))
+    result(ingest.note(Origin("docker.io", "library/nginx", 5)))
+    ingest.close()
+    kept = {DIGEST.file_name, f"{DIGEST.file_name}.json", "README", "notes.json", "sha256-" + "a" * 64}
+    for name in (f"sha256-{'b' * 64}.json", "README", "notes.json"):
+        (tmp_path / "partial" / name).write_bytes(b"{}")
+    (tmp_path / "partial" / ("sha256-" + "a" * 64)).mkdir()
+    store = opened(tmp_path)
+    assert set(os.listdir(tmp_path / "partial")) == kept
+    assert result(store.inspect(Digest.parse("sha256:" + "a" * 64))) is None
+    left = result(store.inspect(DIGEST))
+    assert left.written == (tmp_path / "partial" / DIGEST.file_name).stat().st_mtime
+
+
 def test_the_size_of_the_store_is_what_was_there_and_what_came(tmp_path: Path) -> None:
     """The number an operator sees survives a restart, and a blob fetched twice counts once."""
     store = opened(tmp_path)
