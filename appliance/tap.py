@@ -215,7 +215,7 @@ class PullcacheService(Service):
         self._flights = flights = Flights(store, clock)
         links = Links(store)
         state = FilesystemDocuments(settings.store, threads, "state")
-        self._wants, self._usage = Wants(state, clock), Usage(state, clock)
+        self._wants, self._usage = Wants(state, clock, repositories.holds), Usage(state, clock)
         manifests = Manifests(store, repositories, links, clock, Recent())
         blobs = Blobs(store, repositories, links, flights, clock)
         lists = ReferrerLists(documents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 from twisted.web.server import Request
@@ -22,6 +22,7 @@ from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.timestamps import timestamp
+from appliance.settings import matches
 
 LATEST = "latest"
 _EVERYTHING = Pattern("**", "**", None, None)
@@ -141,7 +142,7 @@ class Holdings:
         text = value(request, "pattern")
         pattern = _EVERYTHING if text is None else parse_pattern(text, self._upstream_for)
         found = []
-        for repository in await self._meant(pattern):
+        async for repository in self._meant(pattern):
             kin = await kinship(repository, self._reading.document, frozenset())
             for candidate in _candidates(repository, kin):
                 if pattern.pick(candidate) is not None:
@@ -153,7 +154,7 @@ class Holdings:
         pattern = parse_pattern(reference, self._upstream_for)
         if _WILD & set(reference):
             raise Refused(400, "bad-request", f"{reference[:160]} is a pattern; ask for images?pattern= with it")
-        for repository in await self._meant(pattern):
+        async for repository in self._meant(pattern):
             candidate = _exact(repository, pattern)
             if candidate is not None:
                 return json(await self._detail(repository, candidate))
@@ -192,21 +193,15 @@ class Holdings:
             pinned=repository.pinned.get(candidate.digest) if record is None else record.pinned,
         )
 
-    async def _meant(self, pattern: Pattern) -> list[Repository]:
-        """The repositories that C{pattern} may mean something of."""
-        names = [
-            (upstream, name)
-            for upstream, name in await self._repositories.names()
-            if Pattern(pattern.text, pattern.place, None, None).pick(Candidate(upstream, name, None, _NO_DIGEST))
-        ]
-        return [await self._repositories.get(*place) for place in names]
+    async def _meant(self, pattern: Pattern) -> AsyncIterator[Repository]:
+        """The repositories that C{pattern} may mean something of, one after the other."""
+        for upstream, name in await self._repositories.names():
+            if matches(pattern.place, f"{upstream}/{name}"):
+                yield await self._repositories.read(upstream, name)
 
     async def _closure(self, repository: Repository, digest: Digest) -> Closure:
         held = repository.manifests[digest]
         return await closure(self._reading.document, self._store.size, digest, held.size, held.media_type)
-
-
-_NO_DIGEST = Digest("sha256", "0" * 64)
 
 
 def platforms(found: Closure) -> list[PlatformState]:

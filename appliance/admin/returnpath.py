@@ -48,7 +48,7 @@ class ReturnPath:
         manifests: set[Digest] = set()
         named: set[Digest] = set()
         for place in await self._repositories.names():
-            repository = await self._repositories.get(*place)
+            repository = await self._repositories.read(*place)
             manifests.update(repository.manifests)
             named.update(repository.blobs)
             for digest in list(repository.manifests):

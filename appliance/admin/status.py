@@ -177,12 +177,11 @@ class StatusPage:
         tags = manifests = 0
         for upstream, name in names:
             try:
-                repository = await self._repositories.get(upstream, name)
+                held = await self._repositories.counts(upstream, name)
             except OSError:
                 # This page says so, instead of failing for it.
                 continue
-            tags += len(repository.tags)
-            manifests += len(repository.manifests)
+            tags, manifests = tags + held[0], manifests + held[1]
         return Counts(len(names), tags, manifests, len(self._wants))
 
 

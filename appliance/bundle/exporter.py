@@ -82,7 +82,7 @@ class Exporter:
         gathering = _Gathering(self._store, chooser, selection, self._last_pulled, self._lists)
         for upstream, name in await self._repositories.names():
             if chooser.concerns(upstream, name):
-                await gathering.visit(await self._repositories.get(upstream, name))
+                await gathering.visit(await self._repositories.read(upstream, name))
         draft = gathering.draft
         bundle = draft.bundle(selection, self._site)
         layout, notes = self._layout(draft)

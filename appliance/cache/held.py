@@ -22,7 +22,7 @@ class Held:
 
         What a manifest names may be lacking all the same.
         """
-        known = await self._repositories.get(upstream, repository)
+        known = await self._repositories.read(upstream, repository)
         if ":" not in reference:
             tag = known.tags.get(reference)
             return tag is not None and self._store.size(tag.digest) is not None

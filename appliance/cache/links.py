@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.errors import BlobDamaged, ManifestInvalid, NotHeld
+from appliance.flow.lru import LeastRecentlyUsed
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
@@ -31,6 +31,12 @@ from appliance.oci.referrer import (
 
 # Bytes of a descriptor that is kept in memory: annotations may be as long as a manifest.
 SMALL = 2048
+
+BUDGET = 64 * 1024 * 1024
+"""The most bytes of what is remembered of the manifests of all repositories; the rest is read again."""
+
+# What a digest takes in memory, roughly; with a size, and as a key.
+_DIGEST_WEIGHT = 300
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,11 @@ class _Names:
     @ivar referring: by subject the manifests that refer to it; C{None} for a descriptor that is made when it is asked
         for.
     @ivar waiting: those who wait for the pass under way.
+    @ivar weight: what all that takes in memory in bytes, roughly.
     """
 
     def __init__(self) -> None:
+        self.weight = 1000
         self.seen: set[Digest] = set()
         self.sizes: dict[Digest, int] = {}
         self.disputed: set[Digest] = set()
@@ -63,6 +71,8 @@ class _Names:
         self.waiting: list[Deferred[None]] = []
 
     def add(self, manifest_digest: Digest, manifest: Manifest, size: int | None) -> None:
+        if manifest_digest not in self.seen:
+            self.weight += _DIGEST_WEIGHT * (1 + len(manifest.blobs) + len(manifest.manifests))
         self.seen.add(manifest_digest)
         for descriptor in (*manifest.blobs, *manifest.manifests):
             digest = descriptor.parsed()
@@ -72,6 +82,7 @@ class _Names:
             referrer = None if size is None else referrer_of(manifest_digest, size, manifest)
             small = referrer is not None and len(referrer.raw) <= SMALL
             self.referring.setdefault(manifest.subject.parsed(), {})[manifest_digest] = referrer if small else None
+            self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if referrer is not None and small else 0)
 
 
 class Links:
@@ -79,14 +90,20 @@ class Links:
 
     _log = Logger()
 
-    def __init__(self, store: IBlobStore) -> None:
+    def __init__(self, store: IBlobStore, budget: int = BUDGET) -> None:
+        """
+        @param budget: bytes of memory.
+        """
         self._store = store
-        self._named: WeakKeyDictionary[Repository, _Names] = WeakKeyDictionary()
+        self._budget = budget
+        self._named: LeastRecentlyUsed[tuple[str, str], _Names] = LeastRecentlyUsed(budget)
 
     def add(self, repository: Repository, digest: Digest, manifest: Manifest) -> None:
         """A manifest was added to the repository."""
         held = repository.manifests.get(digest)
-        self._of(repository).add(digest, manifest, None if held is None else held.size)
+        named = self._of(repository)
+        named.add(digest, manifest, None if held is None else held.size)
+        self._remember(repository, named)
 
     async def named(self, repository: Repository, digest: Digest, thorough: bool = False) -> Named | None:
         """
@@ -136,7 +153,13 @@ class Links:
     # -- what is held -----------------------------------------------------------------------------------------------
 
     def _of(self, repository: Repository) -> _Names:
-        return self._named.setdefault(repository, _Names())
+        return self._named.get((repository.upstream, repository.name)) or _Names()
+
+    def _remember(self, repository: Repository, named: _Names) -> None:
+        """Keep what was learnt. Where no manifest is held there is nothing to learn: made-up names cost no memory."""
+        if repository.manifests:
+            # What takes more than there is room for stays until another is learnt: it takes longest to learn.
+            self._named.put((repository.upstream, repository.name), named, min(named.weight, self._budget))
 
     def _tagged(self, repository: Repository, tag: str) -> Digest | None:
         record = repository.tags.get(tag)
@@ -174,6 +197,8 @@ class Links:
         named.waiting.append(waiter)
         if not named.learning:
             named.learning = True
+            # At once, so that whoever comes during the pass waits for this one.
+            self._remember(repository, named)
             Deferred.fromCoroutine(self._learn(repository, named)).addBoth(_tell, named)
         return waiter
 
@@ -182,6 +207,7 @@ class Links:
         while unseen := self._unseen(repository, named):
             for digest in unseen:
                 await self._look(repository, named, digest)
+            self._remember(repository, named)
 
     def _unseen(self, repository: Repository, named: _Names) -> list[Digest]:
         """What is noted and not there may come yet, with a bundle: it stays unseen."""

@@ -64,7 +64,9 @@ class Tags:
     async def _check(self, remote: Remote, name: str) -> Listing:
         tags = await remote.registry.tags(name)
         listing = Listing(sorted(set(tags)), self._clock.seconds())
-        await self._listings.save(remote.name, name, listing)
+        repository = await self._repositories.get(remote.name, name)
+        # Some upstreams have an empty list for every name that somebody makes up: that must not fill the disk.
+        await self._listings.save(remote.name, name, listing, bool(tags or repository.manifests))
         return listing
 
 

@@ -4,10 +4,15 @@ Wants: what clients asked for and could not be given, so that the next bundle br
 Kept as C{wants.json}::
 
     [{"upstream": "docker.io", "repository": "library/nginx", "reference": "1.27", "platform": "linux/arm64",
-      "reason": "offline", "first": 1800000000.0, "last": 1800000420.0, "count": 3}, ...]
+      "reason": "offline", "first": 1800000000.0, "last": 1800000420.0, "count": 3, "held": true}, ...]
 
-C{reference} is a tag, or the digest of a manifest or a blob. Longest unasked first: that is what is dropped when there
-are too many.
+C{reference} is a tag, or the digest of a manifest or a blob. Longest unasked first.
+
+When there are too many, the largest group loses the one that has not been asked for longest. A repository of which
+something is held is a group; so are, for each upstream, all its other repositories together; and what was asked for
+once and what was asked for again are two groups each time. So whoever makes up names of repositories or tags drives out
+what was made up before, and neither what is wanted of other repositories that are held, nor what clients keep asking
+for. What an upstream says that it does not have (404) is no want: no bundle can bring it.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache.keepsake import Keepsake, Moment
-from appliance.errors import NotHeld, Offline, UpstreamError
+from appliance.errors import NotHeld, Offline, UpstreamError, UpstreamMissing
 from appliance.interfaces import IDocuments
 
 LIMIT = 10_000
@@ -29,6 +34,9 @@ NAME = "wants.json"
 
 Key = tuple[str, str, str]
 """Upstream, repository, and a tag or a digest as text."""
+
+Group = tuple[str, str | None, bool]
+"""Upstream, a repository that is held or C{None} for all others, and whether it was asked for more than once."""
 
 
 class Want(msgspec.Struct, kw_only=True):
@@ -40,6 +48,7 @@ class Want(msgspec.Struct, kw_only=True):
     @ivar reason: why it was refused, the last time: see L{reason_for}.
     @ivar first: when it was asked for first, seconds since the epoch; C{last}: and last.
     @ivar count: how often.
+    @ivar held: whether something of the repository was held when it was asked for.
     """
 
     upstream: str
@@ -50,19 +59,35 @@ class Want(msgspec.Struct, kw_only=True):
     first: Moment
     last: Moment
     count: int = 1
+    held: bool = False
 
     @property
     def key(self) -> Key:
         """What tells wants apart."""
         return self.upstream, self.repository, self.reference
 
+    @property
+    def group(self) -> Group:
+        """What it competes with for room."""
+        return self.upstream, self.repository if self.held else None, self.count > 1
+
 
 class Wants:
     """The wants of one appliance, each once."""
 
-    def __init__(self, documents: IDocuments, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        documents: IDocuments,
+        clock: IReactorTime,
+        is_held: Callable[[str, str], bool] = lambda upstream, repository: False,
+    ) -> None:
+        """
+        @param is_held: whether anything of (upstream, repository), which somebody has just asked for, is held.
+        """
         self._document = Keepsake(documents, NAME, list[Want], self._take_up)
         self._clock = clock
+        self._is_held = is_held
+        self._groups: dict[Group, OrderedDict[Key, None]] = {}
         self._wants: OrderedDict[Key, Want] = OrderedDict()
         self._changed = False
 
@@ -85,13 +110,14 @@ class Wants:
                 reason=reason,
                 first=now,
                 last=now,
+                held=self._is_held(upstream, repository),
             )
         )
         self._changed = True
 
     def forget(self, keys: Iterable[Key]) -> int:
         """These are here now; how many of them were wanted."""
-        met = [key for key in keys if self._wants.pop(key, None) is not None]
+        met = [key for key in keys if self._remove(key) is not None]
         self._changed = self._changed or bool(met)
         return len(met)
 
@@ -118,29 +144,44 @@ class Wants:
             self._changed = self._changed or not written
 
     def _take_up(self, kept: list[Want]) -> None:
-        since, self._wants = self._wants, OrderedDict((want.key, want) for want in kept)
-        for want in since.values():
+        since = self.snapshot()
+        self._wants.clear()
+        self._groups.clear()
+        for want in (*kept, *since):
             self._add(want)
 
     def _add(self, want: Want) -> None:
-        before = self._wants.get(want.key)
+        before = self._remove(want.key)
         if before is not None:
             want.first = before.first
             want.count += before.count
             want.platform = want.platform or before.platform
+            want.held = want.held or before.held
         self._wants[want.key] = want
-        self._wants.move_to_end(want.key)
+        self._groups.setdefault(want.group, OrderedDict())[want.key] = None
         while len(self._wants) > LIMIT:
-            self._wants.popitem(last=False)
+            largest = max(self._groups.values(), key=lambda group: len(group))
+            self._remove(next(iter(largest)))
+
+    def _remove(self, key: Key) -> Want | None:
+        want = self._wants.pop(key, None)
+        if want is not None:
+            group = self._groups[want.group]
+            del group[key]
+            if not group:
+                del self._groups[want.group]
+        return want
 
 
 def reason_for(error: Exception) -> str | None:
     """
     In one word why something was not served: C{offline}, C{not-held}, or the L{UpstreamError}'s kind; C{None} when it
-    is nothing that a bundle could mend.
+    is nothing that a bundle could mend, as what the upstream says that it does not have.
     """
     if isinstance(error, Offline):
         return "offline"
     if isinstance(error, NotHeld):
         return "not-held"
+    if isinstance(error, UpstreamMissing):
+        return None
     return error.kind.replace("_", "-") if isinstance(error, UpstreamError) else None

@@ -15,7 +15,6 @@ themselves what they refer to. So whoever replaces this document loses nothing b
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
@@ -23,6 +22,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from appliance.errors import DocumentDamaged, ManifestInvalid, VersionConflict
+from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.sharing import Sharing
 from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
@@ -96,9 +96,7 @@ class ReferrerLists:
         @param budget: bytes.
         """
         self._documents = documents
-        self._budget = budget
-        self._used = 0
-        self._known: OrderedDict[Key, _Entry] = OrderedDict()
+        self._known: LeastRecentlyUsed[Key, _Entry] = LeastRecentlyUsed(budget, LIMIT)
         self._loading: Sharing[Key, _Entry] = Sharing()
 
     async def get(self, upstream: str, name: str, subject: Digest) -> ReferrerList | None:
@@ -117,7 +115,8 @@ class ReferrerLists:
         version = (await self._entry(key)).version
         if keep or version:
             version = await self._write(key, _encode(heard), version)
-        self._remember(key, _Entry(heard, version))
+        entry = _Entry(heard, version)
+        self._known.put(key, entry, entry.weight)
 
     async def _write(self, key: Key, data: bytes, version: int) -> int:
         """Replace the document, whoever else did meanwhile: each of them has the upstream's whole word."""
@@ -136,22 +135,15 @@ class ReferrerLists:
         if entry is None:
             # One reading for all who ask at the same time.
             return await self._loading.get(key, lambda: self._load(key))
-        self._known.move_to_end(key)
         return entry
-
-    def _remember(self, key: Key, entry: _Entry) -> None:
-        before = self._known.pop(key, None)
-        self._used += entry.weight - (0 if before is None else before.weight)
-        self._known[key] = entry
-        while len(self._known) > LIMIT or self._used > self._budget:
-            _, dropped = self._known.popitem(last=False)
-            self._used -= dropped.weight
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     async def _load(self, key: Key) -> _Entry:
         entry = await self._read(key)
-        self._remember(key, entry)
+        if entry.heard is not None:
+            # Whoever makes digests up drives nothing out of memory.
+            self._known.put(key, entry, entry.weight)
         return entry
 
     async def _read(self, key: Key) -> _Entry:

@@ -1,26 +1,44 @@
-"""All repositories: loaded when first asked for, saved with one write for all who wait at that moment."""
+"""
+All repositories: read when they are asked for, saved with one write for all who wait at that moment.
+
+One repository is one object for as long as anybody has it: L{Repositories.get} gives the same one to all, so that two
+writers never work on two copies. It stays in memory while somebody uses it, while it has something to be written, and
+as long as it is among those used last; these are bounded in bytes. What no document is held of takes no memory once
+nobody uses it, so that made-up names cost nothing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.errors import DocumentDamaged
+from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.sharing import Sharing
 from appliance.index.documents import previous
 from appliance.index.layout import INDEX, LAYOUT
 from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
 
+BUDGET = 64 * 1024 * 1024
+"""The most bytes of repositories that are kept in memory although nobody uses them at the moment."""
+
+Place = tuple[str, str]
+"""Upstream and repository."""
+
 
 @dataclass
-class _Document:
-    """A repository and how its document stands."""
+class _State:
+    """
+    How a repository stands to its document.
 
-    repository: Repository
+    @ivar version: of the document, 0 when there is none.
+    """
+
     version: int
     writing: bool = False
     touched: bool = False
@@ -32,35 +50,69 @@ class Repositories:
 
     _log = Logger()
 
-    def __init__(self, documents: IDocuments) -> None:
+    def __init__(self, documents: IDocuments, budget: int = BUDGET) -> None:
+        """
+        @param budget: bytes.
+        """
         self._documents = documents
-        self._loaded: dict[tuple[str, str], _Document] = {}
-        self._loading: Sharing[tuple[str, str], Repository] = Sharing()
+        self._budget = budget
+        self._used: WeakValueDictionary[Place, Repository] = WeakValueDictionary()
+        self._states: WeakKeyDictionary[Repository, _State] = WeakKeyDictionary()
+        # Beside those who use them, these two keep repositories in memory.
+        self._recent: LeastRecentlyUsed[Place, Repository] = LeastRecentlyUsed(budget)
+        self._unsaved: set[Repository] = set()
+        self._loading: Sharing[Place, Repository] = Sharing()
+        self._counts: dict[Place, tuple[int, int]] = {}
 
     def get(self, upstream: str, name: str) -> Deferred[Repository]:
-        """Fires with the repository, empty when nothing of it is held; always the same object."""
-        key = (upstream, name)
-        if key in self._loaded:
-            return succeed(self._loaded[key].repository)
-        return self._loading.get(key, lambda: self._load(upstream, name))
+        """Fires with the repository, empty when nothing of it is held; the same object for all who have it."""
+        repository = self._recent.get((upstream, name))
+        if repository is not None:
+            return succeed(repository)
+        return self.read(upstream, name).addCallback(self._keep)
+
+    def read(self, upstream: str, name: str) -> Deferred[Repository]:
+        """
+        As L{get}, for those who look at one after the other: what they do not hold on to leaves the memory again, and
+        drives nothing out of it.
+        """
+        repository = self._used.get((upstream, name))
+        if repository is not None:
+            return succeed(repository)
+        return self._loading.get((upstream, name), lambda: self._load(upstream, name))
+
+    def holds(self, upstream: str, name: str) -> bool:
+        """Whether anything of it is held, as far as it is in memory: somebody has just used it. Immediate."""
+        repository = self._used.get((upstream, name))
+        return repository is not None and bool(repository.manifests or repository.blobs)
+
+    async def counts(self, upstream: str, name: str) -> tuple[int, int]:
+        """How many tags and manifests were held when it was last read or saved; it is read when it never was."""
+        if (upstream, name) not in self._counts:
+            await self.read(upstream, name)
+        return self._counts.get((upstream, name), (0, 0))
 
     def save(self, repository: Repository) -> Deferred[None]:
         """Write the repository as it is now, or as it will be by then; fires when that is durable."""
-        document = self._loaded[repository.upstream, repository.name]
+        state = self._states[repository]
         waiter: Deferred[None] = Deferred()
-        document.waiting.append(waiter)
-        if not document.writing:
-            self._start(document)
+        state.waiting.append(waiter)
+        self._unsaved.add(repository)
+        if not state.writing:
+            state.writing = True
+            Deferred.fromCoroutine(self._commit(repository, state)).addErrback(
+                lambda failure: self._log.failure("saving a repository", failure)
+            )
         return waiter
 
     def touch(self, repository: Repository) -> None:
         """Something that is cheap to lose has changed: write it with the next L{flush}."""
-        self._loaded[repository.upstream, repository.name].touched = True
+        self._states[repository].touched = True
+        self._unsaved.add(repository)
 
     def flush(self) -> Deferred[None]:
         """Write what was touched, and wait for what is being written; failures are logged."""
-        touched = [document for document in self._loaded.values() if document.touched or document.writing]
-        saves = [self.save(document.repository).addErrback(self._not_saved, document) for document in touched]
+        saves = [self.save(repository).addErrback(self._not_saved, repository) for repository in list(self._unsaved)]
         return DeferredList(saves).addCallback(lambda _: None)
 
     async def names(self) -> list[tuple[str, str]]:
@@ -81,12 +133,25 @@ class Repositories:
         except DocumentDamaged as error:
             repository, version = await self._rebuild(upstream, name, data, error), 0
             rebuilt = True
-        document = _Document(repository, version)
-        self._loaded[upstream, name] = document
+        self._used[upstream, name] = repository
+        self._states[repository] = _State(version)
+        if version or rebuilt:
+            self._count(repository)
         if rebuilt:
             # What was rebuilt can be served, whatever the disk says to keeping it.
-            await self.save(repository).addErrback(self._not_saved, document)
+            await self.save(repository).addErrback(self._not_saved, repository)
         return repository
+
+    def _keep(self, repository: Repository) -> Repository:
+        """Keep it in memory among those used last, if there is a document."""
+        if self._states[repository].version:
+            # One that is larger than all may be together stays until another is used: it takes longest to read.
+            self._recent.put((repository.upstream, repository.name), repository, min(repository.weight, self._budget))
+        return repository
+
+    def _count(self, repository: Repository) -> None:
+        place = (repository.upstream, repository.name)
+        self._counts[place] = (len(repository.tags), len(repository.manifests))
 
     async def _rebuild(self, upstream: str, name: str, data: bytes, error: DocumentDamaged) -> Repository:
         # Read first: should the disk fail now, nothing was set aside, and the next to ask begins again.
@@ -111,36 +176,31 @@ class Repositories:
         except DocumentDamaged:
             return Repository(upstream, name)
 
-    def _start(self, document: _Document) -> None:
-        document.writing = True
-        Deferred.fromCoroutine(self._commit(document)).addErrback(
-            lambda failure: self._log.failure("saving a repository", failure)
-        )
-
-    async def _commit(self, document: _Document) -> None:
+    async def _commit(self, repository: Repository, state: _State) -> None:
         """Write until nobody waits: whoever comes during a write is served by the next one."""
-        repository = document.repository
+        key = _key(repository.upstream, repository.name)
         try:
-            while document.waiting:
-                waiting, document.waiting = document.waiting, []
-                document.touched = False
+            while state.waiting:
+                waiting, state.waiting = state.waiting, []
+                state.touched = False
                 try:
-                    document.version = await self._documents.write(
-                        _key(repository.upstream, repository.name), repository.encode(), document.version
-                    )
+                    state.version = await self._documents.write(key, repository.encode(), state.version)
                 except Exception:
                     failure = Failure()
-                    document.touched = True
+                    state.touched = True
                     for waiter in waiting:
                         waiter.errback(failure)
                 else:
+                    self._count(self._keep(repository))
                     for waiter in waiting:
                         waiter.callback(None)
         finally:
-            document.writing = False
+            state.writing = False
+            if not state.touched:
+                self._unsaved.discard(repository)
 
-    def _not_saved(self, failure: Failure, document: _Document) -> None:
-        self._log.failure("{name} could not be saved", failure, name=document.repository.name)
+    def _not_saved(self, failure: Failure, repository: Repository) -> None:
+        self._log.failure("{name} could not be saved", failure, name=repository.name)
 
 
 def _key(upstream: str, name: str) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class ImageIndex(msgspec.Struct, rename="camel"):
     annotations: dict[str, str] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """A manifest held: its media type, which never changes, and its size in bytes."""
 
@@ -66,7 +66,7 @@ class Held:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tag:
     """
     What a tag means.
@@ -100,6 +100,11 @@ class Repository:
         self.manifests: dict[Digest, Held] = {}
         self.blobs: dict[Digest, int] = {}
         self.pinned: dict[Digest, str] = {}
+
+    @property
+    def weight(self) -> int:
+        """What it takes in memory in bytes, roughly."""
+        return 1000 + 250 * len(self.tags) + 450 * len(self.manifests) + 300 * (len(self.blobs) + len(self.pinned))
 
     def hold(self, digest: Digest, media_type: str, size: int) -> None:
         """Note a manifest; the first media type a digest came with stays."""

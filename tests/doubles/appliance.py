@@ -90,7 +90,8 @@ class Appliance:
         self.documents = documents = MemoryDocuments()
         self.repositories = Repositories(documents)
         self.flights = Flights(self.store, self.clock)
-        self.wants, self.usage = Wants(self.state, self.clock), Usage(self.state, self.clock)
+        self.wants = Wants(self.state, self.clock, self.repositories.holds)
+        self.usage = Usage(self.state, self.clock)
         links, lists = Links(self.store), ReferrerLists(documents)
         self.through = PullThrough(
             {HUB: Remote(upstream, self.hub, offline)},

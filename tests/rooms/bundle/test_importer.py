@@ -31,6 +31,7 @@ from appliance.oci.digest import Digest
 from tests.doubles import archives, images
 from tests.doubles.exports import NGINX, Site, entries, result_of
 from tests.doubles.images import Content
+from tests.doubles.pullthrough import result
 from tests.doubles.receiver import Receiver
 
 MULTI = images.multi_arch("multi", (50_000, 30_000))
@@ -93,7 +94,7 @@ def test_what_is_imported_is_pinned(bundle: Path) -> None:
     """Nothing else can bring it back, so it stays until somebody says otherwise."""
     receiver = Receiver()
     receipt = receiver.run(bundle)
-    repository = receiver.repositories._loaded[NGINX].repository
+    repository = result(receiver.repositories.get(*NGINX))
     assert repository.tags["1.27"].pinned == receipt.bundle
     assert repository.pinned == {Digest.parse(SBOM.digest): receipt.bundle}
 

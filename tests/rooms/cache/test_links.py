@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.cache import links as module
-from appliance.cache.links import SMALL, Links, Named
+from appliance.cache.links import SMALL, Links, Named, _Names
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
@@ -225,6 +225,29 @@ def test_long_annotations_are_not_kept_in_memory() -> None:
         (found,) = result(shelf.links.referrers(shelf.repository, SUBJECT))
         assert parse_descriptor(found.raw) == found and len(found.raw) > SMALL
         assert shelf.store.reads == [digest] * times
+
+
+def test_what_is_learnt_is_bounded_in_bytes() -> None:
+    """What has no room is looked at again; nothing is kept of a repository that holds nothing."""
+    shelf = Shelf()
+    digest = shelf.hold(image(*(str(number).encode() for number in range(20))))
+    room = _Names()
+    room.add(digest, parse_manifest(result(shelf.store.read(digest, 10_000)), None), None)
+    shelf.links = Links(shelf.store, 2 * room.weight)
+    layer = Digest.of(b"7")
+    others = [Repository("docker.io", f"other-{number}") for number in range(2)]
+    for other in others:
+        other.hold(digest, OCI_MANIFEST, 7)
+    shelf.store.reads.clear()
+    for repository in (shelf.repository, others[0], shelf.repository, others[0], others[1], others[0]):
+        assert result(shelf.links.named(repository, layer)) == Named(1)
+    assert len(shelf.store.reads) == 3
+    for number in range(100):
+        assert result(shelf.links.named(Repository("docker.io", f"made-up-{number}"), layer)) is None
+    assert result(shelf.links.named(others[0], layer)) == Named(1)
+    assert len(shelf.store.reads) == 3
+    assert result(shelf.links.named(shelf.repository, layer)) == Named(1)
+    assert len(shelf.store.reads) == 4
 
 
 def test_no_more_are_looked_at_than_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_the_client_s_platform_is_kept_where_it_is_known() -> None:
     [
         (Offline("x"), "offline"),
         (NotHeld("x"), "not-held"),
-        (UpstreamMissing(HUB, "x"), "missing"),
+        (UpstreamMissing(HUB, "x"), None),
         (UpstreamDenied(HUB, "x"), "denied"),
         (UpstreamRateLimited(HUB, "x"), "rate-limited"),
         (UpstreamTimeout(HUB, "x"), "unavailable"),
@@ -153,6 +153,59 @@ def test_names_made_up_cannot_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> 
     for reference in ("a", "b", "c", "a", "d", "e"):
         wants.note(HUB, NGINX, reference, None, "offline")
     assert [each.reference for each in wants.snapshot()] == ["a", "d", "e"]
+
+
+def test_made_up_names_drive_out_made_up_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wanted of a repository that is held stays, and so does what was asked for again."""
+    monkeypatch.setattr(module, "LIMIT", 30)
+    wants = Wants(MemoryDocuments(), clock_at(), lambda upstream, repository: repository in (NGINX, "library/redis"))
+    wants.note(HUB, NGINX, "2", None, "offline")
+    for _ in range(2):
+        wants.note(HUB, "team/new", "1", None, "offline")
+    for number in range(100):
+        wants.note(HUB, f"made/up-{number}", "1", None, "offline")
+        wants.note(HUB, "library/redis", f"made-up-{number}", None, "offline")
+        if number > 50:
+            wants.note("quay.io", f"made/up-{number}", "1", None, "offline")
+            wants.note("quay.io", f"made/up-{number}", "1", None, "offline")
+    kept = {want.key for want in wants.snapshot()}
+    assert len(kept) == 30
+    assert {(HUB, NGINX, "2"), (HUB, "team/new", "1"), ("quay.io", "made/up-99", "1")} <= kept
+
+
+def test_a_client_that_insists_is_heard_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many made-up names were asked for again: what is new has its place, and keeps it when it is asked for."""
+    monkeypatch.setattr(module, "LIMIT", 10)
+    wants = Wants(MemoryDocuments(), clock_at())
+    for number in range(50):
+        for _ in range(3):
+            wants.note(HUB, f"made/up-{number}", "1", None, "offline")
+    for number in range(3):
+        wants.note(HUB, "team/new", "1", None, "offline")
+        wants.note(HUB, f"once-{number}", "1", None, "offline")
+    assert (HUB, "team/new", "1") in {want.key for want in wants.snapshot()}
+
+
+def test_what_was_held_is_known_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood after it finds the wants of repositories that are held as safe as before."""
+    documents = MemoryDocuments()
+    before = Wants(documents, clock_at(), lambda *_: True)
+    before.note(HUB, NGINX, "2", None, "offline")
+    result(before.flush())
+    monkeypatch.setattr(module, "LIMIT", 5)
+    wants = kept(documents, clock_at())
+    for number in range(20):
+        wants.note(HUB, f"made/up-{number}", "1", None, "offline")
+    assert wants.snapshot()[0].key == (HUB, NGINX, "2")
+
+
+def test_the_service_knows_which_repositories_are_held() -> None:
+    """As it looks for what was asked for."""
+    site = Appliance(offline=True)
+    site.hold(image(), "1")
+    failing(site.through.manifest(HUB, NGINX, "2"), Offline)
+    failing(site.through.manifest(HUB, "made/up", "2"), Offline)
+    assert [(each.repository, each.held) for each in site.wants.snapshot()] == [(NGINX, True), ("made/up", False)]
 
 
 # -- durability -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from appliance.registry.useragent import platform_of
 from appliance.settings import ListenSettings
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.images import image
+from tests.doubles.pullthrough import result
 
 
 class Front:
@@ -43,7 +44,7 @@ def test_every_pull_is_counted_whichever_lane_it_takes() -> None:
     site = Appliance()
     content = image()
     site.hold(content, "1")
-    repository = site.repositories._loaded[HUB, NGINX].repository
+    repository = result(site.repositories.get(HUB, NGINX))
     repository.tag("1", Digest.parse(content.digest), site.clock.seconds())
     front = Front(site)
     for _ in range(5):
