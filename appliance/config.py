@@ -22,6 +22,7 @@ from appliance.settings import (
     NO_PROXY,
     AdminSettings,
     BundleSettings,
+    ConnectionSettings,
     ListenSettings,
     Settings,
     StaleSettings,
@@ -71,6 +72,7 @@ def _settings(at: At) -> Settings:
             "offline": At.flag,
             "access_log": scalars.access_log,
             "shutdown_grace": scalars.duration,
+            "connections": _connections,
             "bundles": _bundles,
             "upstreams": _upstreams,
         }
@@ -180,6 +182,19 @@ def _with(needed: str, at: At, readers: Mapping[str, Callable[[At], Any]]) -> di
     if needed not in found:
         raise at.below(needed, None).fault("is missing; it has no default", quoted=False)
     return found
+
+
+def _connections(at: At) -> ConnectionSettings:
+    return ConnectionSettings(
+        **at.read(
+            {
+                "max": scalars.whole(1, 1_000_000),
+                "max_per_address": scalars.whole(1, 1_000_000),
+                "head_timeout": scalars.timeout,
+                "stall_timeout": scalars.timeout,
+            }
+        )
+    )
 
 
 def _bundles(at: At) -> BundleSettings:

@@ -34,6 +34,11 @@ def describe(settings: Settings) -> str:
     lines.append(f"admin endpoint: {settings.admin.endpoint if settings.admin else 'none'}")
     lines.append(f"access log: {_LOG_WORDS.get(str(settings.access_log), settings.access_log)}")
     lines.append("offline: no upstream is ever contacted" if settings.offline else "online")
+    limits = settings.connections
+    lines.append(
+        f"connections: at most {limits.max}, {limits.max_per_address} from one address; a request has"
+        f" {words(limits.head_timeout)} to arrive, a client that takes nothing {words(limits.stall_timeout)}"
+    )
     lines.append(f"at a stop, transfers under way get {words(settings.shutdown_grace)}")
     lines.append(_bundles(settings.bundles))
     for upstream in settings.upstreams.values():

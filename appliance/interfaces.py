@@ -42,13 +42,16 @@ class IThreads(Interface):
 class IFileTransport(Interface):
     """A transport that can send part of a file without the bytes passing through this process."""
 
-    def send_file(fd: int, start: int, length: int, sent: Callable[[int], None]) -> None:
+    def send_file(
+        fd: int, start: int, length: int, sent: Callable[[int], None], failed: Callable[[OSError], None]
+    ) -> None:
         """
         Send C{length} bytes of the open file C{fd} from offset C{start}, after everything written before.
 
         C{sent(n)} is called each time C{n} more of them have been handed to the network. The caller keeps C{fd} open
         until all are, or until its producer is stopped; it has at most one file range under way and writes nothing
-        meanwhile.
+        meanwhile. C{failed(error)} is called instead, once, when the file cannot be read or ends too early; then the
+        caller aborts the connection, since less was sent than was promised.
         """
 
 

@@ -90,6 +90,14 @@ def duration(at: At) -> float:
         raise at.fault(str(error)) from None
 
 
+def timeout(at: At) -> float:
+    """Seconds, and more than none."""
+    seconds = duration(at)
+    if seconds < 1:
+        raise at.fault("is too short; give at least 1s")
+    return seconds
+
+
 def max_stale(at: At) -> float | None:
     """Seconds, C{None} for C{unlimited}."""
     return None if at.value == "unlimited" else duration(at)

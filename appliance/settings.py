@@ -49,6 +49,22 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str = "tcp:port=5001:interface=127.0.0.1"
 
 
+class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What those who connect may take of this machine, on all listeners and the admin endpoint together.
+
+    @ivar max: connections open at once; C{max_per_address}: those of one IPv4 address, or one /64 of IPv6.
+    @ivar head_timeout: seconds for the head of a request to arrive whole.
+    @ivar stall_timeout: seconds for which a client may take nothing of what there is for it. Longer than a runtime
+        needs to unpack a large layer while its download waits.
+    """
+
+    max: int = 4096
+    max_per_address: int = 1024
+    head_timeout: float = 30.0
+    stall_timeout: float = 900.0
+
+
 class StaleSettings(msgspec.Struct, frozen=True, kw_only=True):
     """For which classes of L{UpstreamError} what is cached is served; the fields are its C{kind}s."""
 
@@ -169,6 +185,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     offline: bool = False
     access_log: str | Path = STANDARD_OUTPUT
     shutdown_grace: float = 10.0
+    connections: ConnectionSettings = ConnectionSettings()
     bundles: BundleSettings = BundleSettings()
     upstreams: dict[str, UpstreamSettings] = {}
 

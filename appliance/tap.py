@@ -42,6 +42,7 @@ from appliance.cache.wants import Wants
 from appliance.config import load, overridden
 from appliance.description import describe, warnings
 from appliance.errors import ConfigError, PullcacheError
+from appliance.flow.connections import Connections, make_room
 from appliance.flow.sendfile import SendfileReactor
 from appliance.flow.threads import THREADS, DiskThreads
 from appliance.index.documents import FilesystemDocuments
@@ -200,6 +201,7 @@ class PullcacheService(Service):
         for remote in before.values():
             if id(remote.registry) not in kept:
                 remote.registry.stop()
+        self._limit_connections(settings)
         for listener, listen in zip(self._listeners, settings.listen, strict=True):
             listener.configure(settings, listen)
         self._log.info("the configuration was read again")
@@ -232,8 +234,11 @@ class PullcacheService(Service):
             self._usage,
             self._prefetch,
         )
+        self._connections = Connections(clock, settings.connections, self._metrics.dropped)
+        self._limit_connections(settings)
         self._listeners = [
-            Listener(self._cache, settings, listen, self._metrics, self._reactor) for listen in settings.listen
+            Listener(self._cache, settings, listen, self._metrics, self._reactor, self._connections)
+            for listen in settings.listen
         ]
         self._api = Api(
             Premises(
@@ -256,6 +261,7 @@ class PullcacheService(Service):
             )
         )
         self._metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
+        self._metrics.watch("connections", "Connections open.", lambda: len(self._connections))
         self._metrics.watch("prefetches", "Images whose referrers are being fetched.", lambda: len(self._prefetch))
         self._metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
         self._metrics.watch("wants", "References asked for and not served.", lambda: len(self._wants))
@@ -267,6 +273,14 @@ class PullcacheService(Service):
             "Documents whose last read failed.",
             lambda: len(documents.unreadable) + len(state.unreadable),
         )
+
+    def _limit_connections(self, settings: Settings) -> None:
+        wanted = settings.connections
+        fits = make_room(wanted.max)
+        if fits < wanted.max:
+            what = "connections.max of {max} takes more files than this process may open: {fits} fit; raise LimitNOFILE"
+            self._log.warn(what, max=wanted.max, fits=fits)
+        self._connections.limits = msgspec.structs.replace(wanted, max=fits)
 
     def _remotes(self, settings: Settings, before: Settings | None) -> dict[str, Remote]:
         """What may be asked; upstreams that did not change keep their connections and tokens."""
@@ -288,7 +302,7 @@ class PullcacheService(Service):
             self._open(listen.endpoint, listener.site)
         if self._settings.admin is not None:
             app = AdminApp(self._metrics, self._probe, [self._api.routes()])
-            self._open(self._settings.admin.endpoint, app.site())
+            self._open(self._settings.admin.endpoint, app.site(self._connections))
         # Nobody is let in before an import that was cut half way through its publication is finished.
         for port in self._ports:
             _reading(port).stopReading()

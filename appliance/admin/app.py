@@ -21,6 +21,8 @@ from appliance.admin.metrics import CONTENT_TYPE, Metrics
 from appliance.admin.route import Reply, Route, check_query, json, send
 from appliance.admin.site import AdminSite
 from appliance.admin.streaming import abort
+from appliance.flow.connections import Connections
+from appliance.settings import ConnectionSettings
 
 
 class AdminApp:
@@ -50,10 +52,12 @@ class AdminApp:
             self._add(route)
         self._app.handle_errors(Exception)(self.failed)  # type: ignore[arg-type]  # Klein's type knows IRequest only
 
-    def site(self) -> Site:
-        """What to listen with."""
+    def site(self, connections: Connections | None = None) -> Site:
+        """What to listen with; C{connections} is the table of them, C{None} for one of its own."""
         resource: Resource = self._app.resource()
-        return AdminSite(resource, self, self._metrics.clock)
+        clock = self._metrics.clock
+        table = Connections(clock, ConnectionSettings()) if connections is None else connections
+        return AdminSite(resource, self, clock, table)
 
     def body_limit(self, method: bytes, uri: bytes) -> int:
         """See L{Bodies}."""

@@ -49,6 +49,7 @@ class Metrics:
         self._pulls_left = self._gauge(
             "upstream_rate_limit_remaining_pulls", "Pulls left of them, as the upstream last said.", ("upstream",)
         )
+        self._dropped = self._counter("connections_dropped", "Connections refused or broken off.", ("reason",))
         self._states = self._gauge(
             "upstream_url_state", "1 for the state a URL of an upstream is in.", ("upstream", "url", "state")
         )
@@ -83,6 +84,10 @@ class Metrics:
         counters[2].inc(seconds)
         if self._log is not None:
             self._log.add(client, method, path, code, octets, seconds, cache)
+
+    def dropped(self, reason: str) -> None:
+        """A connection was refused or broken off; see L{Connections}."""
+        self._dropped.labels(reason).inc()
 
     def received(self, upstream: str, octets: int) -> None:
         """See L{IUpstreamObserver.received}."""

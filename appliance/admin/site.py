@@ -9,6 +9,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from appliance.admin.failures import document
+from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel, ServerRequest
 
 
@@ -35,12 +36,16 @@ class AdminChannel(ServerChannel):
     """One connection of an operator."""
 
     # An inventory of half a million blobs may come over a thin line; silence ends it earlier.
-    deadline = 600.0
+    body_timeout = 600.0
 
-    def __init__(self, bodies: Bodies) -> None:
-        super().__init__()
+    def __init__(self, connections: Connections, bodies: Bodies) -> None:
+        super().__init__(connections)
         self.body_limit = bodies.body_limit  # type: ignore[method-assign]
         self.body_refusal = bodies.body_refusal  # type: ignore[method-assign]
+
+    def overload(self) -> bytes:
+        """See L{ServerChannel.overload}."""
+        return msgspec.json.encode(document("too-many-connections", "too many connections are open; come again later"))
 
     def bad_request(self) -> bytes:
         """See L{ServerChannel.bad_request}."""
@@ -53,9 +58,9 @@ class AdminSite(Site):
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, resource: Resource, bodies: Bodies, reactor: Any) -> None:
+    def __init__(self, resource: Resource, bodies: Bodies, reactor: Any, connections: Connections) -> None:
         super().__init__(resource, requestFactory=AdminRequest, reactor=reactor)
-        self.protocol = lambda: AdminChannel(bodies)  # type: ignore[method-assign,assignment,return-value]
+        self.protocol = lambda: AdminChannel(connections, bodies)  # type: ignore[method-assign,assignment,return-value]
 
     def log(self, request: object) -> None:
         """Probes and scrapes would be most of the log."""

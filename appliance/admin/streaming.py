@@ -14,7 +14,8 @@ from twisted.web.server import Request
 
 from appliance.bundle.export import BlobPart
 from appliance.errors import PullcacheError
-from appliance.flow.body import ClientStalled, FileBody
+from appliance.flow.body import CLIENT_SILENCE, ClientStalled, FileBody
+from appliance.flow.http import ServerRequest
 from appliance.flow.sendfile import file_transport
 from appliance.flow.source import Source
 from appliance.interfaces import IBlobStore
@@ -57,7 +58,9 @@ async def _send_blob(request: Request, before: bytes, part: BlobPart, store: IBl
     file = store.open(part.digest)
     try:
         pieces: list[bytes | Span] = [before, part.span] if before else [part.span]
-        await FileBody(Source(file, part.span.stop), pieces, request, file_transport(request.transport), clock).send()
+        files = file_transport(request.transport)
+        silence = request.stall_timeout if isinstance(request, ServerRequest) else CLIENT_SILENCE
+        await FileBody(Source(file, part.span.stop), pieces, request, files, clock, silence).send()
     finally:
         file.release()
 

@@ -28,7 +28,7 @@ Part = bytes | Span
 
 
 class ClientStalled(TimeoutError):
-    """The client took no byte for L{CLIENT_SILENCE}."""
+    """The client took no byte for too long."""
 
 
 @implementer(IPushProducer)
@@ -47,7 +47,12 @@ class FileBody:
         consumer: IConsumer,
         files: IFileTransport | None,
         clock: IReactorTime,
+        silence: float = CLIENT_SILENCE,
     ) -> None:
+        """
+        @param silence: seconds for which the client may take nothing.
+        """
+        self._silence = silence
         self._source = source
         self._parts = deque(parts)
         self._consumer = consumer
@@ -74,7 +79,7 @@ class FileBody:
             Cancelling stops the body. Whenever it fails, the connection must be aborted: less was sent than promised.
         """
         self._source.file.acquire()
-        self._deadline = self._clock.callLater(CLIENT_SILENCE, self._check_silence)
+        self._deadline = self._clock.callLater(self._silence, self._check_silence)
         done: Deferred[int] = Deferred(lambda _: self._end(None))
         self._done = done
         self._consumer.registerProducer(self, True)
@@ -133,7 +138,7 @@ class FileBody:
         if self._files is not None:
             self._parts.appendleft(Span(part.start + ready, part.stop))
             self._sending, self._sending_at = ready, part.start
-            self._files.send_file(fd, part.start, ready, self._file_sent)
+            self._files.send_file(fd, part.start, ready, self._file_sent, self._file_failed)
             return not self._sending
         data = os.pread(fd, min(ready, CHUNK), part.start)
         if not data:
@@ -159,6 +164,9 @@ class FileBody:
         else:
             self._pump()
 
+    def _file_failed(self, error: OSError) -> None:
+        self._end(Failure(error))
+
     def _advise(self, position: int) -> None:
         if position + READ_AHEAD // 2 >= self._advised:
             start = max(position, self._advised)
@@ -182,10 +190,10 @@ class FileBody:
     def _check_silence(self) -> None:
         # Waiting for the upstream is not the client's silence.
         if self.sent == self._sent_when_checked and not self._waiting:
-            self._end(Failure(ClientStalled(string=f"the client took nothing for {CLIENT_SILENCE:.0f} s")))
+            self._end(Failure(ClientStalled(string=f"the client took nothing for {self._silence:.0f} s")))
             return
         self._sent_when_checked = self.sent
-        self._deadline = self._clock.callLater(CLIENT_SILENCE, self._check_silence)
+        self._deadline = self._clock.callLater(self._silence, self._check_silence)
 
     def _end(self, result: int | Failure | None) -> None:
         """Let go of everything; fire with C{result} unless it is C{None} (cancelled: the Deferred fires itself)."""

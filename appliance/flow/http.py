@@ -5,6 +5,7 @@ take to arrive, and that no body is read that nobody takes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +16,7 @@ from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.server import Request
 
 from appliance import __version__
+from appliance.flow.connections import REFUSED_FOR, RETRY_AFTER, Admission, Connections
 
 SERVER = f"pullcache/{__version__}"
 
@@ -41,6 +43,8 @@ TLS_HANDSHAKE = 0x16
 class ServerRequest(Request):
     """
     A request of either port: its body stays in memory, as far as its channel admits one, and is never taken for a form.
+
+    @ivar stall_timeout: seconds for which the client may take nothing of the answer.
     """
 
     channel: Any
@@ -49,6 +53,7 @@ class ServerRequest(Request):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Nothing here takes a form, and parsing one costs what its sender likes.
         super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
+        self.stall_timeout: float = self.channel.stall_timeout
 
     def gotLength(self, length: int | None) -> None:
         """Keep the body in memory: Twisted would spool it to a file."""
@@ -86,19 +91,33 @@ class ServerChannel(HTTPChannel):
     A first byte of a TLS handshake closes it at once: skopeo, podman and docker try TLS on every registry first, and
     would wait ten seconds for an answer.
 
-    @cvar deadline: seconds from the first byte of a request to its last, however slowly it trickles in.
+    A request has C{head_timeout} to arrive, from the first of its bytes, or from the connection where it is the first,
+    to its last, however slowly it trickles in.
+
+    @cvar body_timeout: seconds that a body has on its own, C{None} where it shares those of the head.
     @cvar allow: the C{Allow} of a refusal, C{None} for none.
     """
 
     MAX_LENGTH = HEADER_LIMIT
     totalHeadersSize = HEADER_LIMIT
-    deadline = 30.0
+    body_timeout: float | None = None
     allow: bytes | None = None
     _first = True
+    _refused = False
     _lingering = False
+    _timeout: float
     _limit = 0
     _deadline: IDelayedCall | None = None
     transport: Any
+
+    def __init__(self, connections: Connections) -> None:
+        super().__init__()
+        self._connections = connections
+
+    @property
+    def stall_timeout(self) -> float:
+        """Seconds for which the client may take nothing of an answer."""
+        return self._connections.limits.stall_timeout
 
     # -- what a port decides ----------------------------------------------------------------------------------------
 
@@ -114,6 +133,10 @@ class ServerChannel(HTTPChannel):
         """The JSON document for what is not HTTP."""
         raise NotImplementedError
 
+    def overload(self) -> bytes:
+        """The JSON document for a connection above the limits."""
+        raise NotImplementedError
+
     def serve_prepared(self, data: bytes) -> bool:
         """Answer the whole request that C{data} is, when that can be done at once; whether it was."""
         return False
@@ -122,6 +145,17 @@ class ServerChannel(HTTPChannel):
         """The request that is arriving was refused with this status."""
 
     # -- receiving --------------------------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """A client connected."""
+        super().connectionMade()
+        admission = self._connections.enter(self)
+        self._refused = admission is not Admission.ADMITTED
+        self._timeout = self._connections.limits.head_timeout
+        if admission is Admission.CLOSED:
+            self.transport.abortConnection()
+            return
+        self._deadline = self.callLater(REFUSED_FOR if self._refused else self._timeout, self._too_slow)
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -132,7 +166,15 @@ class ServerChannel(HTTPChannel):
                 return
         if self._lingering:
             return
+        if self._refused:
+            # Only now: an answer that comes before its request is none to many clients.
+            self._command = data[:4].strip()
+            self._forget_deadline()
+            self._write_refusal(503, self.overload(), [(b"Retry-After", RETRY_AFTER)])
+            return
         if self._idle() and self.serve_prepared(data):
+            if self._deadline is not None:
+                self._forget_deadline()
             self.resetTimeout()
             return
         super().dataReceived(data)
@@ -144,6 +186,9 @@ class ServerChannel(HTTPChannel):
         if self.length is None and self._limit == 0:
             self._refuse_body()
         elif self.length is None or self.admits(self.length):
+            if self.body_timeout is not None:
+                self._forget_deadline()
+                self._timeout = self.body_timeout
             super().allHeadersReceived()
 
     def admits(self, octets: int) -> bool:
@@ -154,6 +199,7 @@ class ServerChannel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """The request is whole."""
+        self._timeout = self._connections.limits.head_timeout
         if not self._lingering:
             super().allContentReceived()
 
@@ -169,6 +215,7 @@ class ServerChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         self._forget_deadline()
+        self._connections.leave(self)
         super().connectionLost(reason)
 
     def _idle(self) -> bool:
@@ -181,11 +228,11 @@ class ServerChannel(HTTPChannel):
         if not receiving:
             self._forget_deadline()
         elif self._deadline is None and not self._lingering:
-            self._deadline = self.callLater(self.deadline, self._too_slow)
+            self._deadline = self.callLater(self._timeout, self._too_slow)
 
     def _too_slow(self) -> None:
         self._deadline = None
-        self.transport.abortConnection()
+        self._connections.too_slow(self)
 
     def _forget_deadline(self) -> None:
         deadline, self._deadline = self._deadline, None
@@ -202,12 +249,12 @@ class ServerChannel(HTTPChannel):
         """What Twisted refuses while parsing is told as JSON as well."""
         self._write_refusal(400, self.bad_request())
 
-    def _write_refusal(self, code: int, body: bytes) -> None:
+    def _write_refusal(self, code: int, body: bytes, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
         if self._lingering:
             return
         self._lingering = True
         self.refused(code)
-        fields = [(b"Server", SERVER.encode("ascii")), *PROTECTION, (b"Content-Type", b"application/json")]
+        fields = [(b"Server", SERVER.encode("ascii")), *PROTECTION, (b"Content-Type", b"application/json"), *more]
         fields += [(b"Content-Length", b"%d" % len(body))] + ([(b"Allow", self.allow)] if self.allow else [])
         lines = [b"HTTP/1.1 %d %b" % (code, REASONS[code]), *(b"%b: %b" % field for field in fields)]
         self.transport.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]))
@@ -217,12 +264,16 @@ class ServerChannel(HTTPChannel):
         self.setRawMode()
         self._close_gently()
 
+    def _cut_off(self) -> None:
+        self._deadline = None
+        self.transport.abortConnection()
+
     def _close_gently(self) -> None:
         self.setTimeout(None)
         half_closeable: bool = IHalfCloseableDescriptor.providedBy(self.transport)
         if half_closeable:
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
-            self._deadline = self.callLater(LINGER, self._too_slow)
+            self._deadline = self.callLater(LINGER, self._cut_off)
         else:
             self.loseConnection()

@@ -8,6 +8,7 @@ L{IFileTransport} again: see L{file_transport}.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -15,12 +16,15 @@ from typing import Any, NamedTuple
 
 from twisted.internet import main, tcp
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from appliance.interfaces import IFileTransport
 
 # The most one connection sends before the reactor looks at the next one.
 PIECE = 1024 * 1024
+# What sendfile(2) says of the network, beside what Python has names for; everything else is about the file.
+_NETWORK = frozenset({errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
 
 
 class _FileRange(NamedTuple):
@@ -28,6 +32,19 @@ class _FileRange(NamedTuple):
     start: int
     length: int
     sent: Callable[[int], None]
+    failed: Callable[[OSError], None]
+
+
+class Progress(NamedTuple):
+    """
+    How far a connection is.
+
+    @ivar octets: bytes handed to the network since it was made.
+    @ivar waiting: whether more are to be, which the network does not take now.
+    """
+
+    octets: int
+    waiting: bool
 
 
 @implementer(IFileTransport)
@@ -35,14 +52,33 @@ class SendfileServer(tcp.Server):
     """A server connection that, once its own buffer is empty, sends a range of a file."""
 
     _range: _FileRange | None = None
+    _octets = 0
 
-    def send_file(self, fd: int, start: int, length: int, sent: Callable[[int], None]) -> None:
+    def send_file(
+        self,
+        fd: int,
+        start: int,
+        length: int,
+        sent: Callable[[int], None],
+        failed: Callable[[OSError], None],
+    ) -> None:
         """See L{IFileTransport.send_file}."""
         if self._range is not None:
             raise ValueError("a file range is under way already")
         if length > 0 and self.connected:
-            self._range = _FileRange(fd, start, length, sent)
+            self._range = _FileRange(fd, start, length, sent, failed)
             self.startWriting()
+
+    def progress(self) -> Progress:
+        """How far it is. Immediate."""
+        return Progress(self._octets, self._range is not None or bool(self.dataBuffer) or self._tempDataLen > 0)
+
+    def writeSomeData(self, data: bytes) -> Any:
+        """As Twisted's; what the network takes is counted."""
+        count = super().writeSomeData(data)
+        if isinstance(count, int):
+            self._octets += count
+        return count
 
     def doWrite(self) -> Any:
         """Send what was written first, then the file range."""
@@ -58,20 +94,32 @@ class SendfileServer(tcp.Server):
             count = os.sendfile(self.fileno(), part.fd, part.start, min(part.length, PIECE))
         except (BlockingIOError, InterruptedError):
             return None
-        except OSError:
+        except (ConnectionError, TimeoutError):
             return main.CONNECTION_LOST
+        except OSError as error:
+            if error.errno in _NETWORK:
+                return main.CONNECTION_LOST
+            self._fail(part, error)
+            return None
         if count == 0:
-            # The file is shorter than was promised: the response cannot be completed.
-            return main.CONNECTION_LOST
+            self._fail(part, OSError(errno.EIO, f"the file ends at {part.start}, {part.length} bytes too early"))
+            return None
+        self._octets += count
         if count == part.length:
             self._range = None
             # What was asked for meanwhile, to close, is done by the next call.
             if not (self.disconnecting or self._writeDisconnecting):
                 self.stopWriting()
         else:
-            self._range = _FileRange(part.fd, part.start + count, part.length - count, part.sent)
+            self._range = part._replace(start=part.start + count, length=part.length - count)
         part.sent(count)
         return None
+
+    def _fail(self, part: _FileRange, error: OSError) -> None:
+        """The file cannot be read: nothing more of it is sent, and the response cannot be completed."""
+        self._range = None
+        self.stopWriting()
+        part.failed(error)
 
     def _postLoseConnection(self) -> BaseException | None:
         # A range under way is data to be written before the connection closes.
@@ -97,7 +145,8 @@ class SendfilePort(tcp.Port):
 
 class SendfileReactor:
     """
-    The reactor as server endpoints see it, with L{SendfilePort} for every TCP port, given descriptors included.
+    The reactor as server endpoints see it, with L{SendfilePort} for every TCP port, those of C{ssl:} and given
+    descriptors included.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -112,6 +161,13 @@ class SendfileReactor:
         listening.startListening()
         return listening
 
+    def listenSSL(
+        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """See L{twisted.internet.interfaces.IReactorSSL.listenSSL}: TLS over such a port, as the reactor has it."""
+        wrapped: Any = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
+        return self.listenTCP(port, wrapped, backlog, interface)
+
     def adoptStreamPort(self, fileno: int, family: int, factory: IProtocolFactory) -> IListeningPort:
         """See L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort} (socket activation)."""
         if family == socket.AF_UNIX:
@@ -120,6 +176,13 @@ class SendfileReactor:
         listening: IListeningPort = SendfilePort._fromListeningDescriptor(self._reactor, fileno, family, factory)
         listening.startListening()
         return listening
+
+
+def progress(transport: Any) -> Progress | None:
+    """How far a connection is, whatever stands before its socket (TLS, PROXY); C{None} when that cannot be told."""
+    while transport is not None and not isinstance(transport, SendfileServer):
+        transport = getattr(transport, "transport", None)
+    return None if transport is None else transport.progress()
 
 
 def file_transport(transport: object) -> IFileTransport | None:

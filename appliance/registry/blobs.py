@@ -110,7 +110,7 @@ class BlobResponses:
         bytes, and finishing early would splice the next response into it.
         """
         transport = file_transport(request.transport)
-        body = FileBody(answer.source, parts, request, transport, self._clock)
+        body = FileBody(answer.source, parts, request, transport, self._clock, request.stall_timeout)
         request.write(b"")
         try:
             await body.send()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel
 from appliance.registry.failures import document
 from appliance.registry.hotlane import HotLane
@@ -19,8 +20,8 @@ class RegistryChannel(ServerChannel):
 
     allow = b"GET, HEAD"
 
-    def __init__(self, lane: HotLane, open_channels: set[RegistryChannel]) -> None:
-        super().__init__()
+    def __init__(self, connections: Connections, lane: HotLane, open_channels: set[RegistryChannel]) -> None:
+        super().__init__(connections)
         self._lane = lane
         self._open = open_channels
 
@@ -63,6 +64,10 @@ class RegistryChannel(ServerChannel):
     def bad_request(self) -> bytes:
         """See L{ServerChannel.bad_request}."""
         return document("UNSUPPORTED", "the request is not HTTP as it should be", {})
+
+    def overload(self) -> bytes:
+        """See L{ServerChannel.overload}; clients come again after TOOMANYREQUESTS."""
+        return document("TOOMANYREQUESTS", "too many connections are open; come again in a few seconds", {})
 
     def refused(self, code: int) -> None:
         """Let the request that is refused be counted as such when the connection ends."""

@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Site
 
 from appliance.cache.pullthrough import PullThrough
+from appliance.flow.connections import Connections
 from appliance.interfaces import IAccounts
 from appliance.registry.app import RegistryApp
 from appliance.registry.channel import RegistryChannel
@@ -27,12 +28,22 @@ class Listener:
     """
 
     def __init__(
-        self, cache: PullThrough, settings: Settings, listen: ListenSettings, accounts: IAccounts, reactor: Any
+        self,
+        cache: PullThrough,
+        settings: Settings,
+        listen: ListenSettings,
+        accounts: IAccounts,
+        reactor: Any,
+        connections: Connections | None = None,
     ) -> None:
+        """
+        @param connections: the table of them, C{None} for one of its own.
+        """
         clock: IReactorTime = reactor
         self._lane = HotLane(clock, accounts)
         self._app = RegistryApp(cache, settings, listen.default_upstream, self._lane, clock)
-        self.site = RegistrySite(self._app, self._lane, accounts, reactor)
+        table = Connections(clock, settings.connections) if connections is None else connections
+        self.site = RegistrySite(self._app, self._lane, accounts, reactor, table)
 
     def configure(self, settings: Settings, listen: ListenSettings) -> None:
         """Follow a configuration that was read again."""
@@ -64,16 +75,22 @@ class RegistrySite(Site):
     A Site of L{RegistryChannel}s.
 
     @ivar open: those that are connected.
+    @ivar connections: the table of them, and of others.
     """
 
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, app: RegistryApp, lane: HotLane, accounts: IAccounts, reactor: Any) -> None:
+    def __init__(
+        self, app: RegistryApp, lane: HotLane, accounts: IAccounts, reactor: Any, connections: Connections
+    ) -> None:
         requests = type("ListenerRequest", (RegistryRequest,), {"accounts": accounts})
         super().__init__(app.resource(), requestFactory=requests, timeout=IDLE, reactor=reactor)
+        self.connections = connections
         self.open: set[RegistryChannel] = set()
-        self.protocol = lambda: RegistryChannel(lane, self.open)  # type: ignore[method-assign,assignment,return-value]
+        self.protocol = lambda: RegistryChannel(  # type: ignore[method-assign,assignment,return-value]
+            connections, lane, self.open
+        )
 
     def log(self, request: object) -> None:
         """Requests are accounted for where they end; Twisted's own log is not kept."""

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from appliance import config
 from appliance.description import describe
 from appliance.errors import ConfigError
-from appliance.settings import AdminSettings, BundleSettings, ListenSettings, Settings, StaleSettings, UpstreamSettings
+from appliance.settings import (
+    AdminSettings,
+    BundleSettings,
+    ConnectionSettings,
+    ListenSettings,
+    Settings,
+    StaleSettings,
+    UpstreamSettings,
+)
 from appliance.yamltree import LIMIT
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "pullcache.yaml"
@@ -42,6 +50,7 @@ def test_an_empty_file_means_the_defaults() -> None:
         offline=False,
         access_log="-",
         shutdown_grace=10.0,
+        connections=ConnectionSettings(max=4096, max_per_address=1024, head_timeout=30.0, stall_timeout=900.0),
         bundles=BundleSettings(trust=(), require_signature=False, accept_callers_keys=False, inbox=None, site=None),
         upstreams={},
     )
@@ -98,6 +107,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "offline: true\n"
         "access_log: access.log\n"
         "shutdown_grace: 2m\n"
+        "connections: {max: 100, max_per_address: 10, head_timeout: 5s, stall_timeout: 1h}\n"
         f"bundles: {{trust: [{PUBLIC_KEY}], require_signature: true, accept_callers_keys: true,\n"
         "  inbox: ., site: berth-3}\n"
         "upstreams:\n"
@@ -140,6 +150,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         offline=True,
         access_log=tmp_path / "access.log",
         shutdown_grace=120.0,
+        connections=ConnectionSettings(max=100, max_per_address=10, head_timeout=5.0, stall_timeout=3600.0),
         bundles=BundleSettings(
             trust=(PUBLIC_KEY,), require_signature=True, accept_callers_keys=True, inbox=tmp_path, site="berth-3"
         ),
@@ -411,6 +422,12 @@ WRONG_KEYS = [
     ("access_log: gone/p.log", "access_log", "no file at /etc/gone/p.log"),
     ("shutdown_grace: 10", "shutdown_grace", "'10' is no duration"),
     ("shutdown_grace: ~", "shutdown_grace", "nothing stands where text"),
+    ("connections: ~", "connections", "nothing stands where keys"),
+    ("connections: {maximum: 1}", "connections.maximum", "unknown key"),
+    ("connections: {max: 0}", "connections.max", "'0' is no whole number from 1"),
+    ("connections: {max_per_address: many}", "connections.max_per_address", "'many' is no whole number"),
+    ("connections: {head_timeout: 30}", "connections.head_timeout", "'30' is no duration"),
+    ("connections: {stall_timeout: 0}", "connections.stall_timeout", "give at least 1s"),
     ("bundles: ~", "bundles", "nothing stands where keys"),
     ("bundles: {trusted: []}", "bundles.trusted", "did you mean trust"),
     ("bundles: {accept_callers_keys: all}", "bundles.accept_callers_keys", "true nor false"),

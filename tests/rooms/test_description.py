@@ -55,6 +55,8 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "admin endpoint: tcp:port=5001\n"
         "access log: standard output\n"
         "online\n"
+        "connections: at most 4096, 1024 from one address; a request has 30s to arrive, a client that takes nothing"
+        " 15m\n"
         "at a stop, transfers under way get 10s\n"
         "bundles: exported as the name of this machine; imported signed or not\n"
         "\n"

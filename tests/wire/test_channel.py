@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.flow.http import ServerChannel
 from appliance.registry.channel import BODY_LIMIT
+from appliance.settings import ConnectionSettings
 from tests.wire.line import IMAGE, LAYER, Line, Shop, blob, manifest, parse, request
 
-REQUEST_DEADLINE = ServerChannel.deadline
+REQUEST_DEADLINE = ConnectionSettings().head_timeout
 
 
 def test_a_tls_handshake_on_a_plain_port_is_closed_at_once() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet import main
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions
@@ -70,6 +70,7 @@ class ServerTests(SynchronousTestCase):
         self.addCleanup(os.close, self.file)
         os.pwrite(self.file, DATA, 0)
         self.sent: list[int] = []
+        self.failures: list[OSError] = []
         self.received = bytearray()
 
     def turn(self) -> None:
@@ -96,7 +97,7 @@ class ServerTests(SynchronousTestCase):
                 pass
 
     def send(self, start: int = 0, length: int = len(DATA)) -> None:
-        self.server.send_file(self.file, start, length, self.sent.append)
+        self.server.send_file(self.file, start, length, self.sent.append, self.failures.append)
 
     def test_provides_the_interface(self) -> None:
         """It is what it says."""
@@ -145,7 +146,7 @@ class ServerTests(SynchronousTestCase):
             self.server.write(b"--")
             if ranges:
                 start, stop = ranges.pop(0)
-                self.server.send_file(self.file, start, stop - start, sent)
+                self.server.send_file(self.file, start, stop - start, sent, self.failures.append)
 
         sent(0)
         self.run_all()
@@ -156,13 +157,42 @@ class ServerTests(SynchronousTestCase):
         self.send()
         self.assertRaises(ValueError, self.send)
 
-    def test_a_file_shorter_than_promised_loses_the_connection(self) -> None:
-        """The client sees a cut, never a whole response with bytes missing."""
+    def test_a_file_shorter_than_promised_is_told_to_who_sends_it(self) -> None:
+        """He aborts the connection: the client sees a cut, never a whole response with bytes missing."""
         self.send(0, len(DATA) + 1)
         self.run_all()
-        assert self.protocol.reason is not None
-        self.protocol.reason.trap(ConnectionLost)
+        told = [f"[Errno 5] the file ends at {len(DATA)}, 1 bytes too early"]
+        self.assertEqual([str(error) for error in self.failures], told)
         self.assertEqual(bytes(self.received), DATA)
+        self.assertFalse(self.server.progress().waiting)
+        self.server.abortConnection()
+        self.reactor.advance(0)
+        assert self.protocol.reason is not None
+        self.protocol.reason.trap(ConnectionAborted)
+
+    def test_a_disk_that_cannot_be_read_is_told_to_who_sends_the_file(self) -> None:
+        """It is no fault of the client's, and nothing more of the file is sent."""
+        self.send()
+        with mock.patch.object(os, "sendfile", side_effect=OSError(5, "Input/output error")):
+            self.assertIsNone(self.server.doWrite())
+        self.assertEqual([error.errno for error in self.failures], [5])
+        self.assertNotIn(self.server, self.reactor.writers)
+        self.assertIsNone(self.protocol.reason)
+
+    def test_what_left_is_counted_and_what_waits_is_seen(self) -> None:
+        """Bytes of both kinds, so that a client that takes nothing can be told from one with nothing to take."""
+        self.assertEqual(self.server.progress(), (0, False))
+        self.server.write(b"header")
+        self.assertEqual(self.server.progress(), (0, True))
+        self.send()
+        for _ in range(50):
+            self.turn()
+        stuck = self.server.progress()
+        self.assertEqual(stuck, (6 + sum(self.sent), True))
+        self.turn()
+        self.assertEqual(self.server.progress(), stuck)
+        self.run_all()
+        self.assertEqual(self.server.progress(), (6 + len(DATA), False))
 
     def test_a_client_that_left_loses_the_connection(self) -> None:
         """The producer is told by the connection, and the file is not touched again."""
@@ -184,7 +214,7 @@ class ServerTests(SynchronousTestCase):
             self.setUp()
             self.server.write(b"header")
             if moment == "at the end":
-                self.server.send_file(self.file, 0, len(DATA), self._close_after(len(DATA)))
+                self.server.send_file(self.file, 0, len(DATA), self._close_after(len(DATA)), self.failures.append)
             else:
                 self.send()
             if moment == "in the middle":
@@ -230,12 +260,14 @@ class ServerTests(SynchronousTestCase):
         self.assertNotIn(self.server, self.reactor.writers)
 
     def test_a_signal_is_no_error(self) -> None:
-        """An interrupted call is made again; a broken one loses the connection."""
+        """An interrupted call is made again; a network that is gone loses the connection."""
         self.send()
         with mock.patch.object(os, "sendfile", side_effect=InterruptedError):
             self.assertIsNone(self.server.doWrite())
-        with mock.patch.object(os, "sendfile", side_effect=OSError(5, "Input/output error")):
-            self.assertIs(self.server.doWrite(), main.CONNECTION_LOST)
+        for gone in (BrokenPipeError(32, "Broken pipe"), OSError(107, "Transport endpoint is not connected")):
+            with mock.patch.object(os, "sendfile", side_effect=gone):
+                self.assertIs(self.server.doWrite(), main.CONNECTION_LOST)
+        self.assertEqual(self.failures, [])
 
     def test_bytes_of_a_file_never_go_past_tls(self) -> None:
         """A TLS wrapper claims to be a file transport when what it wraps is one; it is not taken at its word."""

@@ -54,7 +54,9 @@ class Wire:
             self.paused = True
             self.producer.pauseProducing()
 
-    def send_file(self, fd: int, start: int, length: int, sent: Callable[[int], None]) -> None:
+    def send_file(
+        self, fd: int, start: int, length: int, sent: Callable[[int], None], failed: Callable[[OSError], None]
+    ) -> None:
         """See L{IFileTransport.send_file}."""
         assert self._range is None and length > 0
         self._range = (fd, start, length, sent)
