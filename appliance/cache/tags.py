@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import KeysView
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
@@ -12,14 +11,22 @@ from appliance.cache.checks import Checks, Question, Stale
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline
+from appliance.flow.lru import LeastRecentlyUsed
 from appliance.index.listings import Listing, Listings
 from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
+
+MERGED = 16 * 1024 * 1024
+"""The most bytes of merged lists in memory."""
+
+# What a tag takes in them, roughly.
+_WEIGHT = 100
 
 
 @dataclass(frozen=True)
 class TagsAnswer:
     """
-    @ivar tags: sorted by code point, each once.
+    @ivar tags: sorted by code point, each once; not to be changed.
     @ivar warning: what a client should know about them, or C{None}.
     """
 
@@ -36,6 +43,7 @@ class Tags:
         self._listings = listings
         self._clock = clock
         self._checks: Checks[Listing] = Checks(clock)
+        self._merged: LeastRecentlyUsed[tuple[str, str], _Merged] = LeastRecentlyUsed(MERGED)
 
     async def list(self, remote: Remote, name: str) -> TagsAnswer:
         """
@@ -44,22 +52,23 @@ class Tags:
         @raise UpstreamError: nothing is known and asking failed.
         @raise Offline: nothing is known and no upstream may be asked.
         """
-        held = (await self._repositories.get(remote.name, name)).tags.keys()
+        repository = await self._repositories.get(remote.name, name)
+        held = repository.tag_names
         known = await self._listings.get(remote.name, name)
         nothing = known is None and not held
         if nothing and remote.offline:
             raise Offline(f"nothing of {remote.name}/{name} is held, and this appliance is offline")
         now = self._clock.seconds()
         if remote.offline or (known is not None and freshness.is_fresh(known.checked_at, now, remote.settings)):
-            return TagsAnswer(_together(known, held), HIT)
+            return TagsAnswer(self._together(repository, known), HIT)
         question = Question(remote, name, "", lambda: self._check(remote, name))
         checked_at = now if known is None else known.checked_at
         news = await (self._checks.cold(question) if nothing else self._checks.warm(question, checked_at))
         if isinstance(news, Stale):
-            return TagsAnswer(_together(known, held), news.status, news.warning)
+            return TagsAnswer(self._together(repository, known), news.status, news.warning)
         reason = "uri-miss" if known is None else "stale"
         status = CacheStatus(fwd=reason, stored=not news.joined, collapsed=news.joined)
-        return TagsAnswer(_together(news.news, held), status)
+        return TagsAnswer(self._together(repository, news.news), status)
 
     async def _check(self, remote: Remote, name: str) -> Listing:
         tags = await remote.registry.tags(name)
@@ -69,6 +78,28 @@ class Tags:
         await self._listings.save(remote.name, name, listing, bool(tags or repository.manifests))
         return listing
 
+    def _together(self, repository: Repository, listing: Listing | None) -> list[str]:
+        """
+        The tags listed and those held, sorted, each once: the same list until one of the two changes, so that a page
+        of it costs what the page holds.
+        """
+        held, listed = repository.tag_names, [] if listing is None else listing.tags
+        if not held or not listed:
+            return held or listed
+        place = (repository.upstream, repository.name)
+        made = self._merged.get(place)
+        if made is None or made.held is not held or made.listed is not listed:
+            # Two sorted runs: sorting them is merging them.
+            tags = list(dict.fromkeys(sorted([*listed, *held])))
+            made = _Merged(held, listed, tags if len(tags) > len(listed) else listed)
+            self._merged.put(place, made, min(_WEIGHT * len(tags), MERGED))
+        return made.tags
 
-def _together(listing: Listing | None, held: KeysView[str]) -> list[str]:
-    return sorted({*held, *(() if listing is None else listing.tags)})
+
+@dataclass(frozen=True)
+class _Merged:
+    """The C{tags} that came of merging C{held} and C{listed}."""
+
+    held: list[str]
+    listed: list[str]
+    tags: list[str]

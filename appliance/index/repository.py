@@ -100,6 +100,14 @@ class Repository:
         self.manifests: dict[Digest, Held] = {}
         self.blobs: dict[Digest, int] = {}
         self.pinned: dict[Digest, str] = {}
+        self._tag_names: list[str] = []
+
+    @property
+    def tag_names(self) -> list[str]:
+        """The names of the tags, sorted: the same list, not to be changed, until a tag comes or goes."""
+        if len(self._tag_names) != len(self.tags):
+            self._tag_names = sorted(self.tags)
+        return self._tag_names
 
     @property
     def weight(self) -> int:
@@ -120,6 +128,8 @@ class Repository:
         if before is not None and before.digest == digest:
             self.tags[name] = replace(before, checked_at=now, pinned=pinned or before.pinned)
             return False
+        if before is None:
+            self._tag_names = []
         self.tags[name] = Tag(digest, now, now, pinned)
         return True
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.defer import succeed
 
 from appliance import errors
+from appliance.index.repository import Repository
+from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
+from appliance.registry.pages import page
 from appliance.settings import StaleSettings
 from tests.doubles.pullthrough import Cache, begin, failing, image, result
 from tests.doubles.upstream import ScriptedUpstream
@@ -87,3 +91,72 @@ def test_offline_lists_what_is_known(listed: bool) -> None:
     assert len(result(offline.through.tags(HUB, "app")).tags) == (5 if listed else 1)
     failing(offline.through.tags(HUB, "other"), errors.Offline)
     assert upstream.calls == []
+
+
+# -- pages of a long list ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held", [(), ("00042", "00017"), ("00042", "only-here")], ids=["none", "listed", "other"])
+def test_a_page_costs_what_it_holds(held: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred of ten thousand tags are cut from one list, made once: it is not sorted or copied for each page."""
+    upstream = ScriptedUpstream(HUB)
+    listed = [f"{number:05}" for number in range(10_000)]
+    monkeypatch.setattr(upstream, "tags", lambda repository: succeed(listed))
+    cache = Cache(upstream)
+    for tag in held:
+        upstream.add_manifest("app", image(b"x"), OCI_MANIFEST, tag)
+        result(cache.through.manifest(HUB, "app", tag))
+    whole = result(cache.through.tags(HUB, "app")).tags
+    found: list[str] = []
+    for _ in range(len(whole) // 100 + 1):
+        query = {b"n": [b"100"]} | ({b"last": [found[-1].encode()]} if found else {})
+        answer = result(cache.through.tags(HUB, "app"))
+        assert answer.tags is whole
+        found += page(answer.tags, query).tags
+    assert found == sorted({*listed, *held})
+
+
+def test_a_tag_that_comes_or_goes_is_in_the_next_page_or_not() -> None:
+    """What was merged for the pages before is not shown for longer than it is true."""
+    upstream = stocked()
+    cache = Cache(upstream, delete_missing=True)
+    for tag in ("a", "b"):
+        result(cache.through.manifest(HUB, "app", tag))
+    del upstream.shelves["app"].tags["a"]
+    assert result(cache.through.tags(HUB, "app")).tags == ["Z", "a", "b", "v1.10", "v1.9"]
+    cache.clock.advance(61.0)
+    upstream.add_manifest("app", image(b"x"), OCI_MANIFEST, "c")
+    failing(cache.through.manifest(HUB, "app", "a"), errors.UpstreamMissing)
+    result(cache.through.manifest(HUB, "app", "c"))
+    assert result(cache.through.tags(HUB, "app")).tags == ["Z", "b", "c", "v1.10", "v1.9"]
+
+
+def test_whatever_changes_the_names_are_those_of_the_tags() -> None:
+    """One goes and another comes before anybody looks: the list is not the one of before."""
+    repository = Repository(HUB, "app")
+    digest = Digest.of(b"x")
+    for tag in ("b", "a"):
+        repository.tag(tag, digest, 1.0)
+    first = repository.tag_names
+    repository.tag("a", Digest.of(b"y"), 2.0)
+    assert first == ["a", "b"] and repository.tag_names is first
+    del repository.tags["a"]
+    repository.tag("c", digest, 3.0)
+    assert repository.tag_names == ["b", "c"]
+    del repository.tags["b"]
+    assert repository.tag_names == ["c"]
+
+
+def test_what_an_upstream_lists_for_every_name_takes_no_file() -> None:
+    """Whoever makes repositories up, with an upstream that answers each with an empty list, does not fill the disk."""
+    upstream = ScriptedUpstream(HUB)
+    upstream.add_manifest("app", image(b"x"), OCI_MANIFEST, "a")
+    upstream.shelves["made/up"].tags.clear()
+    cache = Cache(upstream)
+    result(cache.through.manifest(HUB, "app", "a"))
+    upstream.shelves["app"].tags.clear()
+    for _ in range(2):
+        assert result(cache.through.tags(HUB, "made/up")).tags == []
+        assert result(cache.through.tags(HUB, "app")).tags == ["a"]
+    assert result(cache.documents.list((), "_tags.json")) == [(HUB, "app", "_tags.json")]
+    assert len(upstream.asked("tags")) == 2
