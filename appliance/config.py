@@ -68,7 +68,9 @@ def _settings(at: At) -> Settings:
         {
             "store": scalars.path,
             "listen": _listen,
-            "admin": scalars.optional(lambda section: AdminSettings(**section.read({"endpoint": scalars.endpoint}))),
+            "admin": scalars.optional(
+                lambda at: AdminSettings(**at.read({"endpoint": scalars.endpoint, "hosts": _host_list}))
+            ),
             "offline": At.flag,
             "access_log": scalars.access_log,
             "shutdown_grace": scalars.duration,
@@ -91,6 +93,7 @@ def _listen(at: At) -> tuple[ListenSettings, ...]:
     readers: dict[str, Callable[[At], Any]] = {
         "endpoint": scalars.endpoint,
         "default_upstream": scalars.optional(At.text),
+        "hosts": _host_list,
     }
     seen: set[str] = set()
     listeners = []
@@ -112,7 +115,7 @@ def _resolved(settings: Settings, listener: ListenSettings, at: At) -> ListenSet
     if name is None:
         known = ", ".join(settings.upstreams) or "none yet"
         raise at.below("default_upstream", listener.default_upstream).fault(f"is no upstream; configured are: {known}")
-    return ListenSettings(endpoint=listener.endpoint, default_upstream=name)
+    return msgspec.structs.replace(listener, default_upstream=name)
 
 
 def _upstreams(at: At) -> dict[str, UpstreamSettings]:
@@ -271,7 +274,7 @@ def overridden(
     The settings with the options of C{twistd pullcache} in force; an option that is absent changes nothing.
 
     Endpoints given with C{listen} replace the configured ones and keep what a name without an upstream means on the
-    first of those.
+    first of those, and by which names it is called; so does C{admin}.
 
     @param store: relative to the working directory.
     @raise ConfigError: an endpoint cannot be used; the message names the option.
@@ -282,9 +285,11 @@ def overridden(
     endpoints = [scalars.endpoint(At(endpoint, "--listen", "")) for endpoint in listen]
     if endpoints:
         default = _default_upstream(settings)
-        changes["listen"] = tuple(ListenSettings(endpoint=e, default_upstream=default) for e in endpoints)
+        hosts = settings.listen[0].hosts
+        changes["listen"] = tuple(ListenSettings(endpoint=e, default_upstream=default, hosts=hosts) for e in endpoints)
     if admin is not None:
-        changes["admin"] = AdminSettings(endpoint=scalars.endpoint(At(admin, "--admin", "")))
+        hosts = () if settings.admin is None else settings.admin.hosts
+        changes["admin"] = AdminSettings(endpoint=scalars.endpoint(At(admin, "--admin", "")), hosts=hosts)
     if offline:
         changes["offline"] = True
     return msgspec.structs.replace(settings, **changes)

@@ -30,8 +30,9 @@ def describe(settings: Settings) -> str:
     lines = [f"store: {settings.store}"]
     for listener in settings.listen:
         meaning = listener.default_upstream or "nothing"
-        lines.append(f"listens on {listener.endpoint}; a name without an upstream means {meaning}")
-    lines.append(f"admin endpoint: {settings.admin.endpoint if settings.admin else 'none'}")
+        called = f"; answers only to {', '.join(listener.hosts)}" if listener.hosts else ""
+        lines.append(f"listens on {listener.endpoint}; a name without an upstream means {meaning}{called}")
+    lines.append(f"admin endpoint: {_admin(settings)}")
     lines.append(f"access log: {_LOG_WORDS.get(str(settings.access_log), settings.access_log)}")
     lines.append("offline: no upstream is ever contacted" if settings.offline else "online")
     limits = settings.connections
@@ -72,6 +73,13 @@ def is_open(endpoint: str) -> bool:
 
 
 # -- what an upstream's keys mean -----------------------------------------------------------------------------------
+
+
+def _admin(settings: Settings) -> str:
+    if settings.admin is None:
+        return "none"
+    called = f"; answers to {', '.join(settings.admin.hosts)} as well" if settings.admin.hosts else ""
+    return f"{settings.admin.endpoint}{called}"
 
 
 def _bundles(bundles: BundleSettings) -> str:

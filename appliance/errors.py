@@ -40,6 +40,18 @@ class PathInvalid(PullcacheError):
     """The request's path holds what no registry path may hold."""
 
 
+class RequestInvalid(PullcacheError):
+    """The request is addressed or written as no request may be."""
+
+
+class HostUnknown(PullcacheError):
+    """The request is addressed to a host that this port does not answer for."""
+
+
+class ForeignPage(PullcacheError):
+    """A web page of another origin made somebody's browser send the request."""
+
+
 class RangeInvalid(PullcacheError):
     """A Range header asks for more than this program is willing to send in one answer."""
 

@@ -37,16 +37,23 @@ class ListenSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @ivar endpoint: a Twisted server endpoint string.
     @ivar default_upstream: canonical name of the upstream meant by a request that names none, or C{None}.
+    @ivar hosts: C{host}, C{host:port} or C{*.domain}: the only names that clients may call it by; none for any.
     """
 
     endpoint: str = "tcp:port=5000"
     default_upstream: str | None = None
+    hosts: tuple[str, ...] = ()
 
 
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The address operators connect to, as a Twisted server endpoint string."""
+    """
+    The address operators connect to, as a Twisted server endpoint string.
+
+    @ivar hosts: names that are answered to beside loopback names and the address that was connected to.
+    """
 
     endpoint: str = "tcp:port=5001:interface=127.0.0.1"
+    hosts: tuple[str, ...] = ()
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -300,9 +300,10 @@ class PullcacheService(Service):
     def _listen(self) -> None:
         for listener, listen in zip(self._listeners, self._settings.listen, strict=True):
             self._open(listen.endpoint, listener.site)
-        if self._settings.admin is not None:
-            app = AdminApp(self._metrics, self._probe, [self._api.routes()])
-            self._open(self._settings.admin.endpoint, app.site(self._connections))
+        admin = self._settings.admin
+        if admin is not None:
+            app = AdminApp(self._metrics, self._probe, [self._api.routes()], admin.hosts)
+            self._open(admin.endpoint, app.site(self._connections))
         # Nobody is let in before an import that was cut half way through its publication is finished.
         for port in self._ports:
             _reading(port).stopReading()

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from klein import Klein
+from klein.resource import KleinResource
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,7 +22,9 @@ from appliance.admin.metrics import CONTENT_TYPE, Metrics
 from appliance.admin.route import Reply, Route, check_query, json, send
 from appliance.admin.site import AdminSite
 from appliance.admin.streaming import abort
+from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.connections import Connections
+from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.settings import ConnectionSettings
 
 
@@ -35,13 +38,19 @@ class AdminApp:
     _log = Logger()
 
     def __init__(
-        self, metrics: Metrics, probe: Callable[[], Deferred[None]], parts: Sequence[Sequence[Route]] = ()
+        self,
+        metrics: Metrics,
+        probe: Callable[[], Deferred[None]],
+        parts: Sequence[Sequence[Route]] = (),
+        hosts: Sequence[str] = (),
     ) -> None:
         """
         @param probe: fires when the store can be written and the index read; fails with the reason why not.
         @param parts: what else is offered.
+        @param hosts: see L{AdminSettings}.
         """
         self._metrics = metrics
+        self._hosts = hosts
         self._probe = probe
         self._app = Klein()
         # Werkzeug would answer these with redirects to an absolute URL made of the Host header.
@@ -54,10 +63,36 @@ class AdminApp:
 
     def site(self, connections: Connections | None = None) -> Site:
         """What to listen with; C{connections} is the table of them, C{None} for one of its own."""
-        resource: Resource = self._app.resource()
         clock = self._metrics.clock
         table = Connections(clock, ConnectionSettings()) if connections is None else connections
-        return AdminSite(resource, self, clock, table)
+        return AdminSite(AdminResource(self), self, clock, table)
+
+    def klein(self) -> KleinResource:
+        """The routes alone, for requests that L{admit} has passed."""
+        return self._app.resource()
+
+    def admit(self, request: Request) -> None:
+        """
+        Look at what must be right before a route is.
+
+        @raise RequestInvalid: method, path or C{Host} are none.
+        @raise HostUnknown: it is addressed to a name that is not ours.
+        @raise ForeignPage: a web page of another origin sent it.
+        """
+        if not request.method.isalpha():
+            raise RequestInvalid("the method is no word")
+        try:
+            unquote_to_bytes(request.path).decode("utf-8")
+        except UnicodeDecodeError:
+            raise RequestInvalid("the path is not UTF-8") from None
+        host = host_of(request.requestHeaders)
+        # A socket in a file has no address that a browser could name.
+        refuse_other_host(host, self._hosts, "admin: hosts", getattr(request.getHost(), "host", ""))
+        refuse_foreign_page(request.requestHeaders, host)
+
+    def refuse(self, request: Request, error: Exception) -> bytes:
+        """Answer with an error."""
+        return self.failed(request, Failure(error))
 
     def body_limit(self, method: bytes, uri: bytes) -> int:
         """See L{Bodies}."""
@@ -141,3 +176,22 @@ class AdminApp:
         check_query(request, route.query)
         reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)  # type: ignore[arg-type]
         return None if reply is None else send(request, reply)
+
+
+class AdminResource(Resource):
+    """Admits a request and hands it to the routes."""
+
+    isLeaf = True
+
+    def __init__(self, app: AdminApp) -> None:
+        super().__init__()
+        self._app = app
+        self._klein = app.klein()
+
+    def render(self, request: Request) -> Any:
+        """See L{Resource.render}."""
+        try:
+            self._app.admit(request)
+        except PullcacheError as error:
+            return self._app.refuse(request, error)
+        return self._klein.render(request)

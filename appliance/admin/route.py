@@ -14,6 +14,7 @@ import msgspec
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
+from appliance.flow.http import values_of
 
 S = TypeVar("S")
 
@@ -127,7 +128,7 @@ def body(request: Request, kind: type[S]) -> S:
         raise Refused(415, "unsupported-media-type", f"send the body as Content-Type: {JSON}")
     try:
         return msgspec.json.decode(raw(request), type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "bad-request", f"the body is not understood: {error}") from None
 
 
@@ -139,7 +140,7 @@ def raw(request: Request) -> bytes:
 
 def media_type(request: Request) -> str:
     """The C{Content-Type} without parameters, in lower case."""
-    return (request.getHeader("Content-Type") or "").partition(";")[0].strip().lower()
+    return "".join(values_of(request.requestHeaders, b"Content-Type")).partition(";")[0].strip().lower()
 
 
 def check_query(request: Request, known: tuple[Parameter, ...]) -> None:

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
+from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from appliance import __version__
@@ -38,6 +39,15 @@ HEADER_LIMIT = 64 * 1024
 LINGER = 2.0
 
 TLS_HANDSHAKE = 0x16
+
+
+def values_of(headers: Headers, name: bytes) -> list[str]:
+    """
+    The values of a field, none when it is not there.
+
+    Bytes outside ASCII are opaque (RFC 9110 section 5.5); here each is a character, so that no value is an error.
+    """
+    return [value.decode("latin-1") for value in headers.getRawHeaders(name, [])]
 
 
 class ServerRequest(Request):

@@ -22,7 +22,8 @@ from werkzeug.exceptions import HTTPException
 
 from appliance.cache.pullthrough import PullThrough
 from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
-from appliance.flow.http import ATTACHMENT
+from appliance.flow.http import ATTACHMENT, values_of
+from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.names import parse_reference
@@ -35,7 +36,7 @@ from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import abort, begin, etag_matches, quotable, say_where_from
 from appliance.registry.routing import Target, is_plain, target
 from appliance.registry.useragent import platform_of
-from appliance.settings import Settings
+from appliance.settings import ListenSettings, Settings
 
 JSON = "application/json"
 _ENCODED = re.compile(rb"%(?!3[Aa])|[^!-~]")
@@ -48,6 +49,7 @@ class RegistryApp:
 
     @ivar settings: what is in force; replaced when the configuration is read again.
     @ivar default_upstream: what a name without an upstream means here, or C{None}; replaced likewise.
+    @ivar hosts: the names this listener answers to, none for all; replaced likewise.
     """
 
     _app = Klein()
@@ -57,11 +59,12 @@ class RegistryApp:
     _log = Logger()
 
     def __init__(
-        self, cache: PullThrough, settings: Settings, default_upstream: str | None, lane: HotLane, clock: IReactorTime
+        self, cache: PullThrough, settings: Settings, listen: ListenSettings, lane: HotLane, clock: IReactorTime
     ) -> None:
         self.settings = settings
         self._cache = cache
-        self.default_upstream = default_upstream
+        self.default_upstream = listen.default_upstream
+        self.hosts = listen.hosts
         self._lane = lane
         self._blobs = BlobResponses(cache, lane, clock)
 
@@ -77,9 +80,16 @@ class RegistryApp:
         """
         Look at what must be right before a route is.
 
+        @raise RequestInvalid: its C{Host} is none.
+        @raise HostUnknown: it is addressed to a name that is not ours.
+        @raise ForeignPage: a web page of another origin sent it.
         @raise Unsupported: the method writes.
         @raise PathInvalid: the path holds what no registry path holds.
         """
+        host = host_of(request.requestHeaders)
+        if self.hosts:
+            refuse_other_host(host, self.hosts, "hosts of this listener")
+        refuse_foreign_page(request.requestHeaders, host)
         if request.method not in _READING:
             raise Unsupported(f"{request.method.decode('ascii', 'replace')[:20]}: this registry is read-only")
         if _ENCODED.search(request.path):
@@ -101,12 +111,12 @@ class RegistryApp:
         parsed = parse_reference(reference)
         wanted = self._target(request, name)
         pulled = request.method == b"GET"
-        platform = platform_of(request.getHeader("User-Agent"))
+        platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))
         answer = await self._cache.manifest(wanted.upstream, wanted.repository, parsed, platform, pulled)
         say_where_from(request, answer.status, answer.warning, wanted.namespace)
         etag = str(answer.digest)
         headers = {"Docker-Content-Digest": etag, "ETag": f'"{etag}"', **ATTACHMENT}
-        if etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), etag):
+        if etag_matches(values_of(request.requestHeaders, b"If-None-Match"), etag):
             begin(request, 304, 0, None, headers)
             return b""
         body = _send(request, 200, answer.data, answer.media_type, headers)

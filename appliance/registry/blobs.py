@@ -15,7 +15,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, PullcacheError, RangeInvalid, RangeUnsatisfiable
 from appliance.flow.body import ClientStalled, FileBody, Part
-from appliance.flow.http import ATTACHMENT
+from appliance.flow.http import ATTACHMENT, values_of
 from appliance.flow.relay import Relay
 from appliance.flow.sendfile import file_transport
 from appliance.interfaces import IBlobResponse
@@ -51,7 +51,7 @@ class BlobResponses:
         """
         if request.method == b"HEAD":
             return await self._head(request, wanted, digest)
-        platform = platform_of(request.getHeader("User-Agent"))
+        platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))
         span_of = partial(self._span, request, digest) if request.requestHeaders.hasHeader("Range") else whole
         answer = await self._cache.blob(wanted.upstream, wanted.repository, digest, platform, span_of)
         try:
@@ -139,7 +139,7 @@ class BlobResponses:
         abort(request)
 
     def _is_unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
-        return etag_matches(request.requestHeaders.getRawHeaders("If-None-Match", []), str(digest))
+        return etag_matches(values_of(request.requestHeaders, b"If-None-Match"), str(digest))
 
     def _unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
         if self._is_unmodified(request, digest):
@@ -158,8 +158,8 @@ class BlobResponses:
         return spans[0]
 
     def _spans(self, request: RegistryRequest, digest: Digest, size: int) -> tuple[Span, ...] | None:
-        values = request.requestHeaders.getRawHeaders("Range", [])
-        condition = request.requestHeaders.getRawHeaders("If-Range", [])
+        values = values_of(request.requestHeaders, b"Range")
+        condition = values_of(request.requestHeaders, b"If-Range")
         # RFC 9110 section 13.1.5: a condition that does not hold makes the request one for the whole.
         if condition and condition != [f'"{digest}"']:
             return None

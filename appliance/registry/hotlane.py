@@ -16,6 +16,8 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import datetimeToString
 
+from appliance.errors import RequestInvalid
+from appliance.flow.origins import parse_host
 from appliance.interfaces import IAccounts
 from appliance.registry.request import RegistryRequest
 
@@ -27,10 +29,15 @@ _OVERHEAD = 1024
 
 # Well-formed header lines, none of which could change the answer or the connection.
 _HEADERS = re.compile(
-    rb"(?:(?!(?:range|if-|connection|expect|content-length|transfer-encoding|authorization|upgrade|cookie))"
+    rb"(?:(?!(?:range|if-|connection|expect|content-length|transfer-encoding|authorization|upgrade|cookie"
+    rb"|origin|referer|sec-fetch-))"
     rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\r\n\x00]*\r\n){1,64}\r\n",
     re.IGNORECASE,
 )
+_HOST = re.compile(rb"\r\nhost:[ \t]*([!-~]*)[ \t]*(?=\r\n)", re.IGNORECASE)
+# Spellings of our names that are remembered as such.
+_HOSTS_KNOWN = 64
+
 Pull = tuple[str, str, str]
 """Upstream, repository and reference of a manifest, as a client wrote the latter two."""
 
@@ -67,7 +74,10 @@ class HotLane:
 
     @ivar generation: counts how often they were all forgotten. An answer is kept only while the generation is the one
         in which its request was routed: what is prepared across an import or a new configuration may be an old one.
+    @ivar hosts: the names that are answered to, none for all.
     """
+
+    hosts: tuple[str, ...] = ()
 
     def __init__(self, clock: IReactorTime, accounts: IAccounts) -> None:
         self._clock = clock
@@ -78,6 +88,7 @@ class HotLane:
         self._date = b""
         self._dated = 0
         self._pulls: dict[Pull, int] = {}
+        self._hosts_known: set[bytes] = set()
 
     def remember(self, request: RegistryRequest, body: bytes, expires: float | None, pull: Pull | None = None) -> None:
         """
@@ -113,6 +124,8 @@ class HotLane:
         prepared = self._answers.get(line[1])
         if prepared is None or _HEADERS.fullmatch(data, line.end()) is None:
             return False
+        if self.hosts and not self._is_for_us(_HOST.findall(data, line.end() - 2)):
+            return False
         now = self._clock.seconds()
         if prepared.expires is not None and now >= prepared.expires:
             self._drop(line[1])
@@ -133,7 +146,22 @@ class HotLane:
         """Forget every answer, those under way included: something that decides about them has changed."""
         self.generation += 1
         self._answers.clear()
+        self._hosts_known.clear()
         self._used = 0
+
+    def _is_for_us(self, named: list[bytes]) -> bool:
+        """Whether these values of C{Host} are one that is answered to."""
+        if len(named) != 1:
+            return False
+        if named[0] in self._hosts_known:
+            return True
+        try:
+            is_ours = parse_host(named[0].decode("ascii")).is_one_of(self.hosts)
+        except RequestInvalid:
+            return False
+        if is_ours and len(self._hosts_known) < _HOSTS_KNOWN:
+            self._hosts_known.add(named[0])
+        return is_ours
 
     def _note(self, transport: Any, request: bytes, prepared: _Prepared) -> None:
         method, _, path = request.decode("ascii").partition(" ")

@@ -41,7 +41,8 @@ class Listener:
         """
         clock: IReactorTime = reactor
         self._lane = HotLane(clock, accounts)
-        self._app = RegistryApp(cache, settings, listen.default_upstream, self._lane, clock)
+        self._lane.hosts = listen.hosts
+        self._app = RegistryApp(cache, settings, listen, self._lane, clock)
         table = Connections(clock, settings.connections) if connections is None else connections
         self.site = RegistrySite(self._app, self._lane, accounts, reactor, table)
 
@@ -49,6 +50,7 @@ class Listener:
         """Follow a configuration that was read again."""
         self._app.settings = settings
         self._app.default_upstream = listen.default_upstream
+        self._app.hosts = self._lane.hosts = listen.hosts
         self._lane.clear()
 
     @property

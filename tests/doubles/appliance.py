@@ -77,7 +77,7 @@ class Appliance:
     @ivar published: how often it was told that tags may mean something else.
     """
 
-    def __init__(self, offline: bool = False, **bundles: Any) -> None:
+    def __init__(self, offline: bool = False, admin_hosts: tuple[str, ...] = (), **bundles: Any) -> None:
         self.clock = clock_at()
         self.store = MemoryBlobStore()
         self.state = MemoryDocuments()
@@ -122,7 +122,7 @@ class Appliance:
                 published=self._note_published,
             )
         )
-        self.app = AdminApp(Metrics(self.clock, None), lambda: succeed(None), [self.api.routes()])
+        self.app = AdminApp(Metrics(self.clock, None), lambda: succeed(None), [self.api.routes()], admin_hosts)
         self.treq = StubTreq(self.app.site().resource)
 
     def _note_published(self) -> None:

@@ -448,6 +448,9 @@ WRONG_KEYS = [
     ("listen: [{endpoint: 'tcp:port=70000'}]", "listen[0].endpoint", "up to 65535"),
     ("listen: [{endpoint: 'tcp:interface=::1'}]", "listen[0].endpoint", "up to 65535"),
     ("listen: [{endpoint: 'tcp:1'}, {endpoint: 'tcp:1'}]", "listen[1].endpoint", "twice"),
+    ("listen: [{endpoint: 'tcp:1', hosts: ['https://a']}]", "listen[0].hosts[0]", "is no host; write HOST, HOST:PORT"),
+    ("listen: [{endpoint: 'tcp:1', hosts: a}]", "listen[0].hosts", "stands where a list is wanted"),
+    ("admin: {endpoint: 'tcp:1', hosts: ['a/b']}", "admin.hosts[0]", "is no host; write HOST, HOST:PORT"),
     ("listen: [{endpoint: 'tcp:1', default_upstream: nowhere}]", "listen[0].default_upstream", "'nowhere' is no upstr"),
     ("upstreams: [ghcr.io]", "upstreams", "a list stands where keys"),
     ("upstreams: {GHCR.io: {url: https://h}}", "upstreams.GHCR.io", "in lower case"),
@@ -665,3 +668,18 @@ def test_a_wrong_option_is_named(option: str, value: object) -> None:
     """With the dashes it was typed with."""
     with pytest.raises(ConfigError, match=rf"^--{option}: '.*' is no endpoint; write one such as"):
         config.overridden(Settings(), **{option: value})  # type: ignore[arg-type]
+
+
+def test_names_are_kept_whatever_the_options_say() -> None:
+    """Another address on the command line is still called the same; a default upstream changes nothing of it."""
+    text = (
+        "listen: [{endpoint: 'tcp:1', hosts: [Cache.Example, '*.b'], default_upstream: b}]\n"
+        "admin: {endpoint: 'tcp:2', hosts: ['console.example:443']}\nupstreams: {b: {url: https://b.example}}\n"
+    )
+    settings = config.parse(text, "p.yaml")
+    for each in (settings, config.overridden(settings, listen=["tcp:3"], admin="tcp:4")):
+        assert each.listen[0].hosts == ("cache.example", "*.b") and each.admin is not None
+        assert each.admin.hosts == ("console.example:443",)
+    described = describe(settings)
+    assert "means b; answers only to cache.example, *.b\n" in described
+    assert "admin endpoint: tcp:2; answers to console.example:443 as well\n" in described

@@ -1,4 +1,4 @@
-"""What a browser may make of the registry's responses: nothing."""
+"""What a browser may make of the registry's responses: nothing; and what its pages may ask for: neither."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from appliance.config import parse
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
+from appliance.settings import ListenSettings
 from tests.wire.line import IMAGE, LARGE, LAYER, Answer, Fields, Line, Shop, blob, manifest, request
 
 POLICY = "default-src 'none'; sandbox"
@@ -91,3 +93,116 @@ def test_an_error_is_no_attachment(monkeypatch: pytest.MonkeyPatch, logged_error
         assert answer.status >= 500 and protected(answer) and answer["Content-Disposition"] is None
     assert len(logged_errors) == 1
     logged_errors.clear()
+
+
+# -- pages ----------------------------------------------------------------------------------------------------------
+
+PAGES: list[Fields] = [
+    [("Origin", "http://evil.example")],
+    [("Origin", "null")],
+    [("Referer", "http://evil.example/page")],
+    [("Sec-Fetch-Site", "cross-site")],
+    [("sec-fetch-site", "same-site"), ("Sec-Fetch-Mode", "no-cors")],
+]
+
+
+@pytest.mark.parametrize("fields", PAGES)
+@pytest.mark.parametrize("path", ["/v2/", manifest(), manifest("v2"), blob(LAYER), "/v2/app/tags/list", "/nothing"])
+def test_a_page_of_somebody_else_gets_nothing(path: str, fields: Fields) -> None:
+    """Neither does it make us pull, nor learn what we hold, whether the answer is prepared or not."""
+    shop = Shop()
+    shop.get(path), shop.get(path)
+    asked = shop.calls()
+    for method in ("GET", "HEAD"):
+        answer = shop.ask(method, path, fields)
+        assert answer.status == 403 and protected(answer)
+        assert method == "HEAD" or answer.error["code"] == "DENIED"
+    assert shop.ask("OPTIONS", path, fields).status == 403
+    assert shop.calls() == asked
+
+
+def test_an_address_typed_by_hand_is_answered() -> None:
+    """Nobody else's page sent it; so is a page of our own."""
+    shop = Shop()
+    for fields in ([("Sec-Fetch-Site", "none")], [("Origin", "http://cache.test"), ("Sec-Fetch-Site", "same-origin")]):
+        assert shop.ask("GET", manifest(), fields).status == 200
+
+
+@pytest.mark.parametrize("host", [b"a..b", b"a b", b"\xff\xfe", b"a" * 300, b"x:y", b"a/b", b"[::1"])
+def test_a_host_that_is_none_is_refused(host: bytes) -> None:
+    """400 as OCI JSON, and no traceback in the log."""
+    line = Line(Shop().listener).send(b"GET /v2/ HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    answer = line.answers("GET")[0]
+    assert (answer.status, answer.error["code"]) == (400, "UNSUPPORTED")
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+
+def raw(path: str, *hosts: str, version: str = "HTTP/1.1") -> bytes:
+    """A request with these values of Host."""
+    lines = [f"GET {path} {version}", *(f"hOsT: {host}" for host in hosts)]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def named(*hosts: str) -> Shop:
+    """A shop whose listener goes by these names, with everything held and prepared."""
+    shop = Shop()
+    shop.listen = ListenSettings(default_upstream=shop.listen.default_upstream, hosts=hosts)
+    shop.listener.configure(shop.settings, shop.listen)
+    return shop
+
+
+def status(shop: Shop, data: bytes) -> int:
+    line = Line(shop.listener).send(data)
+    answer = line.answers("GET")[0]
+    assert protected(answer)
+    if answer.status != 200:
+        assert "hosts" in answer.error["message"] or answer.status == 400
+    return answer.status
+
+
+NAMES = ["cache.example", "cache.example:5000", "CACHE.example.", "a.site.example", "[fd00::1]:5000"]
+OTHERS = ["evil.example", "site.example", "10.0.0.5", "localhost", "cache.example.evil", "[fd00::2]"]
+
+
+def test_a_listener_that_has_names_answers_to_no_other() -> None:
+    """A page whose own name was made to mean our address sees nothing, whether the answer is prepared or not."""
+    shop = named("cache.example", "*.site.example", "[fd00::1]")
+    for path in (manifest(), blob(LAYER), "/v2/"):
+        for _ in range(3):
+            assert [status(shop, raw(path, name)) for name in NAMES] == [200] * len(NAMES)
+            assert [status(shop, raw(path, name)) for name in OTHERS] == [421] * len(OTHERS)
+        assert status(shop, raw(path)) == 421
+        assert status(shop, raw(path, version="HTTP/1.0")) == 421
+        assert status(shop, raw(path, "cache.example", "evil.example")) == 400
+        assert status(shop, raw(path, "cache.example", "cache.example")) == 400
+
+
+def test_prepared_answers_are_given_to_its_names() -> None:
+    """The hot lane looks at the name, and is as hot as ever."""
+    shop = named("cache.example")
+    status(shop, raw(manifest(), "cache.example")), status(shop, raw(manifest(), "cache.example"))
+    lane = shop.listener._lane
+    transport = Line(shop.listener).transport
+    assert lane.serve(transport, raw(manifest(), "cache.example:5000"))
+    assert not lane.serve(transport, raw(manifest(), "evil.example"))
+    assert not lane.serve(transport, raw(manifest(), "cache.example", "evil.example"))
+    assert not lane.serve(transport, raw(manifest(), "a..b"))
+
+
+def test_other_names_are_configured_while_it_runs() -> None:
+    """SIGHUP: the new ones count from the next request on."""
+    shop = named("cache.example")
+    assert status(shop, raw(manifest(), "cache.example")) == status(shop, raw(manifest(), "cache.example")) == 200
+    shop.listener.configure(shop.settings, ListenSettings(default_upstream="docker.io", hosts=("new.example",)))
+    assert (status(shop, raw(manifest(), "cache.example")), status(shop, raw(manifest(), "new.example"))) == (421, 200)
+    shop.listener.configure(shop.settings, ListenSettings(default_upstream="docker.io"))
+    assert status(shop, raw(manifest(), "anything.example")) == 200
+
+
+def test_the_names_are_those_of_the_configuration() -> None:
+    """One spelling for each; each listener has its own."""
+    found = parse("listen: [{endpoint: 'tcp:1', hosts: [Cache.Example, '*.b.example', '[FD00::0:1]']}]", "x")
+    shop = named(*found.listen[0].hosts)
+    assert status(shop, raw("/v2/", "cache.example")) == status(shop, raw("/v2/", "[fd00::1]:1")) == 200

@@ -116,6 +116,14 @@ def test_a_blob_comes_as_it_was_sent() -> None:
         }
 
 
+@pytest.mark.parametrize("name", ["If-None-Match", "Range", "If-Range", "User-Agent", "X-Any"])
+def test_bytes_outside_ascii_in_a_field_are_no_mistake_of_ours(name: str) -> None:
+    """Opaque, and like no value we know: the answer is the whole."""
+    shop = Shop()
+    for path in (manifest(), blob(LAYER)):
+        assert shop.get(path, (name, "\xff\xfe")).status == 200
+
+
 @pytest.mark.parametrize("path", [manifest("absent"), blob(b"absent"), "/v2/absent/tags/list"])
 def test_a_404_says_where_it_came_from(path: str) -> None:
     """First from the upstream, then from memory; GET and HEAD alike, and counted like answers that are served."""

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -25,7 +26,7 @@ class Connection:
     def __init__(self, site: Appliance | None = None) -> None:
         self.site = site or Appliance()
         self.channel: Any = self.site.app.site().buildProtocol(None)  # type: ignore[arg-type]
-        self.transport = StringTransport()
+        self.transport = StringTransport(hostAddress=IPv4Address("TCP", "192.168.1.1", 5001))
         self.channel.makeConnection(self.transport)
 
     def send(self, *pieces: bytes) -> Connection:
@@ -134,6 +135,8 @@ REQUESTS = {
     "star": b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
     "body": b"GET /healthz HTTP/1.1\r\n" + HOST + sized(b"x"),
     "garbage": b"NONSENSE\r\n\r\n",
+    "elsewhere": b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    "page": b"GET /healthz HTTP/1.1\r\nOrigin: null\r\n" + HOST + b"\r\n",
     "stream": b"POST /api/v1/imports HTTP/1.1\r\n" + HOST + JSON + sized(b'{"files": ["/nowhere/x.tar"]}'),
 }
 
@@ -168,3 +171,109 @@ def test_a_request_that_never_ends_is_cut_off() -> None:
         connection.send(b"G")
         connection.site.clock.advance(20.0)
     assert connection.transport.disconnected
+
+
+# -- browsers -------------------------------------------------------------------------------------------------------
+
+
+ROUTES = [b"GET /healthz", b"GET /metrics", b"GET /api/v1/status", b"POST /api/v1/imports", b"GET /nothing"]
+
+
+def refused(code: int, word: str, *fields: bytes) -> None:
+    """No route is reached with these fields, and nothing happens."""
+    for line in ROUTES:
+        connection = Connection().send(line + b" HTTP/1.1\r\n" + b"".join(each + b"\r\n" for each in fields) + b"\r\n")
+        status, _, document = connection.answer()
+        assert (status, document["error"]["code"]) == (code, word), document
+        connection.lose()
+
+
+@pytest.mark.parametrize("host", [b"evil.example", b"evil.example:5001", b"10.1.1.1", b"localhost.evil.example"])
+def test_a_name_that_is_not_ours_is_refused(host: bytes) -> None:
+    """A page whose own name was made to mean 127.0.0.1 neither reads nor orders anything (DNS rebinding)."""
+    refused(421, "host-unknown", b"Host: " + host)
+    head, _, body = (
+        Connection().send(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").transport.value().partition(b"\r\n\r\n")
+    )
+    assert b"421 Misdirected Request" in head and b"admin: hosts" in body
+
+
+def test_a_request_without_a_host_is_refused() -> None:
+    """A browser always says whom it means; so does every client of HTTP/1.1. Two of them are none."""
+    refused(421, "host-unknown")
+    refused(400, "bad-request", b"Host: 127.0.0.1", b"Host: 127.0.0.1")
+    for bad in (b"a..b", b"a b", b"\xff", b"x:y"):
+        refused(400, "bad-request", b"Host: " + bad)
+
+
+@pytest.mark.parametrize(
+    "host", [b"localhost", b"LOCALHOST:5001", b"127.0.0.1", b"127.0.0.2:1", b"[::1]:5001", b"192.168.1.1", b"a.example"]
+)
+def test_our_own_names_are_answered_to(host: bytes) -> None:
+    """Loopback, the address that was connected to, and what the configuration names."""
+    connection = Connection(Appliance(admin_hosts=("a.example",)))
+    connection.send(b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    assert connection.answer()[0] == 200
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"Origin: http://evil.example", b"Origin: null", b"Origin: http://127.0.0.1:3000", b"Sec-Fetch-Site: cross-site"]
+    + [b"Sec-Fetch-Site: same-site", b"Referer: http://evil.example/"],
+)
+def test_a_page_of_somebody_else_is_refused(field: bytes) -> None:
+    """Also one that needs no permission to send: a picture, a link, a form, a simple fetch."""
+    refused(403, "foreign-page", b"Host: 127.0.0.1:5001", field)
+
+
+def test_a_page_of_our_own_is_not() -> None:
+    """What is opened by hand, and what the endpoint's own pages will ask for."""
+    for fields in (b"Sec-Fetch-Site: none", b"Origin: http://127.0.0.1:5001\r\nSec-Fetch-Site: same-origin"):
+        connection = Connection().send(b"GET /healthz HTTP/1.1\r\n" + HOST + fields + b"\r\n\r\n")
+        assert connection.answer()[0] == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /%ff HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /api/v1/images/%ff%fe HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /api/v1/imports/%c3%28 HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /api/v1/images?pattern=%ff HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /api/v1/images?%ff=x HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"POST /api/v1/imports HTTP/1.1\r\n" + HOST + JSON + sized(b'{"files": ["/\xff.tar"]}'),
+        b"POST /api/v1/imports HTTP/1.1\r\n" + HOST + JSON + sized(b'{"\xff": 1}'),
+        b"POST /api/v1/imports HTTP/1.1\r\n" + HOST + JSON + sized(b'{"files": ["/\\ud800.tar"]}'),
+        b"POST /api/v1/exports HTTP/1.1\r\n" + HOST + JSON + sized(b'{"refs": ["\xff"]}'),
+        b"PUT /api/v1/exports/x%ff/signature HTTP/1.1\r\nContent-Type: text/plain\r\n" + HOST + sized(b"x"),
+    ],
+)
+def test_bytes_that_are_no_utf8_are_a_bad_request(data: bytes) -> None:
+    """In a path, a query or a body: 400 as JSON, and no traceback in the log."""
+    connection = Connection().send(data)
+    code, fields, document = connection.answer()
+    assert (code, document["error"]["code"], fields["content-type"]) == (400, "bad-request", "application/json")
+    connection.lose()
+
+
+def test_nothing_with_an_effect_is_a_get() -> None:
+    """A link, a picture or a prefetching browser changes nothing: what changes something has a body or another verb."""
+    reading = {route.path for route in Connection().site.app.routes if route.method == "GET"}
+    assert all(route.takes is None for route in Connection().site.app.routes if route.method == "GET")
+    assert reading == {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/api/v1/openapi.json",
+        "/api/v1/status",
+        "/api/v1/images",
+        "/api/v1/images/<path:reference>",
+        "/api/v1/inventory",
+        "/api/v1/wants",
+        "/api/v1/exports",
+        "/api/v1/exports/<export>",
+        "/api/v1/exports/<export>/document",
+        "/api/v1/exports/<export>/volumes/<n>",
+        "/api/v1/imports",
+        "/api/v1/imports/<receipt>",
+    }
