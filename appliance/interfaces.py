@@ -421,6 +421,12 @@ class IUpstream(Interface):
     def stop() -> None:
         """Probe no more: nobody will ask again. Immediate; may be called more than once."""
 
+    def disconnect() -> None:
+        """
+        Send nothing more: every question fails with L{Offline} from now on, and so does one that is under way; bodies
+        on their way are dropped. Immediate; may be called more than once.
+        """
+
 
 @dataclass(frozen=True)
 class Secret:

@@ -197,9 +197,13 @@ class PullcacheService(Service):
             settings = _with_listeners_of(settings, self._settings)
         before, self._cache.remotes = self._cache.remotes, remotes
         self._settings = settings
-        kept = {id(remote.registry) for remote in remotes.values()}
-        for remote in before.values():
-            if id(remote.registry) not in kept:
+        self._flights.configure(remotes)
+        for name, remote in before.items():
+            now = remotes.get(name)
+            if now is None or now.offline:
+                remote.registry.disconnect()
+            elif now.registry is not remote.registry:
+                # What is under way goes on.
                 remote.registry.stop()
         self._limit_connections(settings)
         for listener, listen in zip(self._listeners, settings.listen, strict=True):

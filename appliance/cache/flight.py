@@ -81,6 +81,7 @@ class Flight:
     @ivar source: what readers read; set once the flight is open.
     @ivar segments: how many ranges are fetched at once; 1 from when an upstream did not grant them.
     @ivar background: whether nobody has waited for it so far.
+    @ivar ending: what its readers are told when it is cancelled, C{None} for a stop of the appliance.
     @ivar whole_only: whether the upstream was found not to grant ranges of it.
     """
 
@@ -103,6 +104,7 @@ class Flight:
         self.digest = digest
         self.segments = segments
         self.background = background
+        self.ending: PullcacheError | None = None
         self.whole_only = False
         self.state = State.OPENING
         self._length = Length(size, registry.name, digest)
@@ -179,7 +181,7 @@ class Flight:
             finally:
                 ingest.close()
         except CancelledError:
-            self._fail(Failure(UpstreamUnavailable(self.registry.name, "this appliance is stopping")))
+            self._fail(Failure(self.ending or UpstreamUnavailable(self.registry.name, "this appliance is stopping")))
             raise
         except Exception:
             self._fail(Failure())

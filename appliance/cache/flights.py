@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from appliance.cache.flight import Flight, State
 from appliance.cache.remote import Remote
-from appliance.errors import PullcacheError
+from appliance.errors import Offline, PullcacheError
 from appliance.interfaces import IBlobStore, IUpstream, Unfinished
 from appliance.oci.digest import Digest
 
@@ -33,6 +33,7 @@ class Flights:
         self._under_way: dict[Digest, tuple[Flight, Deferred[None]]] = {}
         self._completing: dict[Digest, Deferred[None]] = {}
         self._not_whole: dict[Digest, Unfinished] = {}
+        self._remotes: Mapping[str, Remote] = {}
         self._stopped = False
 
     def __len__(self) -> int:
@@ -73,20 +74,23 @@ class Flights:
         """
         Take up what a stop or a crash cut, a few at a time. What is whole becomes a blob, and nobody is asked for it;
         the bytes of what cannot be resumed now are not read, and wait for who can.
+
+        @param remotes: who may be asked, up to the next L{configure}.
         """
+        self._remotes = remotes
         waiting = self._store.unfinished()
-        workers = [Deferred.fromCoroutine(self._resume_some(waiting, remotes)) for _ in range(RESUMED_AT_ONCE)]
+        workers = [Deferred.fromCoroutine(self._resume_some(waiting)) for _ in range(RESUMED_AT_ONCE)]
         await DeferredList(workers)
 
-    async def _resume_some(self, waiting: list[Digest], remotes: Mapping[str, Remote]) -> None:
+    async def _resume_some(self, waiting: list[Digest]) -> None:
         while waiting and not self._stopped:
-            await self._resume(waiting.pop(), remotes)
+            await self._resume(waiting.pop())
 
-    async def _resume(self, digest: Digest, remotes: Mapping[str, Remote]) -> None:
+    async def _resume(self, digest: Digest) -> None:
         if await self.complete(digest):
             return
         left = await self._inspect(digest)
-        remote = None if left is None else _upstream_of(left, remotes)
+        remote = None if left is None else _upstream_of(left, self._remotes)
         # A reader may have taken it up meanwhile.
         if self._stopped or left is None or left.origin is None or remote is None or remote.offline:
             return
@@ -182,6 +186,22 @@ class Flights:
             self._log.failure("{digest} did not become a blob", result, digest=digest)
 
     # -- ends -------------------------------------------------------------------------------------------------------
+
+    def configure(self, remotes: Mapping[str, Remote]) -> None:
+        """
+        Only these may be asked from now on. Flights from others, offline ones and repositories that may not be pulled
+        any more end, keeping what came, and their readers are told; the rest ask what they still have to ask of these.
+        """
+        self._remotes = remotes
+        for flight, landing in list(self._under_way.values()):
+            name, repository = flight.registry.name, flight.repository
+            remote = remotes.get(name)
+            if remote is not None and not remote.offline and remote.settings.permits(repository):
+                flight.registry = remote.registry
+            elif flight.state is not State.LANDED:
+                flight.ending = Offline(f"{flight.digest} is fetched no more: {name}/{repository} may not be asked now")
+                self._log.info("{reason}; what came of it is kept", reason=flight.ending)
+                landing.cancel()
 
     def stop(self) -> Deferred[None]:
         """Cut every flight, keeping what came, and begin no other; fires when their files are closed."""

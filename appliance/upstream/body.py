@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from appliance.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
 from appliance.interfaces import IBlobResponse
+from appliance.upstream.gate import Gate
 from appliance.upstream.limits import MAX_PROBLEM_BYTES
 from appliance.upstream.pace import Pace
 from appliance.upstream.silence import Silence
@@ -39,6 +40,7 @@ class Watch:
     @ivar whole: seconds after which it is given up whatever came, C{None} for never.
     @ivar pace: how fast it may come with all others, C{None} for any speed.
     @ivar background: whether nobody waits for it.
+    @ivar gate: drops it when it is closed, C{None} where nobody closes any.
     """
 
     upstream: str
@@ -48,6 +50,7 @@ class Watch:
     whole: float | None = None
     pace: Pace | None = None
     background: bool = False
+    gate: Gate | None = None
 
 
 @implementer(IPushProducer)
@@ -85,6 +88,8 @@ class Delivery(Protocol):
             self._silence.start()
         if self._whole is not None:
             self._whole.start()
+        if self._watch.gate is not None:
+            self._watch.gate.add(self.stopProducing)
 
     def dataReceived(self, data: bytes) -> None:
         """Some of the body, also while paused: what had been read from the connection before."""
@@ -158,6 +163,8 @@ class Delivery(Protocol):
         self._silence.stop()
         if self._whole is not None:
             self._whole.stop()
+        if self._watch.gate is not None:
+            self._watch.gate.remove(self.stopProducing)
         self._progress()
         self._consumer.unregisterProducer()
         if result is None:

@@ -27,6 +27,7 @@ from appliance.settings import UpstreamSettings
 from appliance.upstream.access.tokens import Tokens
 from appliance.upstream.adapters.standard import STANDARD
 from appliance.upstream.exchange import Exchange
+from appliance.upstream.gate import Gate
 from appliance.upstream.health import UrlHealth
 from appliance.upstream.limits import Limits
 from appliance.upstream.network.agents import Agents
@@ -60,11 +61,13 @@ class DistributionUpstream:
         observer: IUpstreamObserver | None = None,
         limits: Limits | None = None,
         random: Callable[[], float] = chance.random,
+        gate: Gate | None = None,
     ) -> None:
         """
         @param agents: makes the agents for one configured URL.
         @param credentials: gives those of the origin of one configured URL; called once for each origin.
         @param random: gives numbers from 0 to 1.
+        @param gate: which L{disconnect} closes; given where others ask on this upstream's behalf, too.
         @raise ValueError: one of C{settings.urls} is none.
         """
         self.name = settings.name
@@ -73,7 +76,8 @@ class DistributionUpstream:
         self._random = random
         self._observer: IUpstreamObserver = SilentObserver() if observer is None else observer
         pace = None if settings.max_rate is None else Pace(clock, settings.max_rate)
-        self._exchange = Exchange(self.name, clock, limits or Limits(), self._observer, pace)
+        self._gate = gate or Gate(self.name)
+        self._exchange = Exchange(self.name, clock, limits or Limits(), self._observer, pace, self._gate)
         self._questions = Questions(self._exchange)
         self._allowance = Allowance(self.name, settings.keep_pulls, clock, self._observer)
         self._auth_hosts = settings.auth_hosts + adapter.auth_hosts
@@ -123,6 +127,11 @@ class DistributionUpstream:
     def stop(self) -> None:
         """See L{IUpstream.stop}."""
         self._sites.stop()
+
+    def disconnect(self) -> None:
+        """See L{IUpstream.disconnect}."""
+        self.stop()
+        self._gate.close()
 
     def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
         """See L{IUpstream.head}."""

@@ -16,6 +16,7 @@ from appliance import __version__
 from appliance.errors import UpstreamInvalid, UpstreamTimeout
 from appliance.upstream.body import Watch, abandon
 from appliance.upstream.faults import connection_fault, was_cancelled
+from appliance.upstream.gate import Gate
 from appliance.upstream.limits import Limits
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.pace import Pace
@@ -65,17 +66,20 @@ class Exchange:
         limits: Limits,
         observer: IUpstreamObserver,
         pace: Pace | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """
         @param pace: of all blobs, C{None} when they may come as fast as they do.
+        @param gate: whether the upstream may be asked; C{None} for one that nobody closes.
         """
 
         def received(octets: int) -> None:
             observer.received(upstream, octets)
 
         self.upstream = upstream
-        self.watch = Watch(upstream, clock, limits.silence, whole=limits.whole)
-        self._blob_watch = Watch(upstream, clock, limits.silence, received, pace=pace)
+        self._gate = gate = gate or Gate(upstream)
+        self.watch = Watch(upstream, clock, limits.silence, whole=limits.whole, gate=gate)
+        self._blob_watch = Watch(upstream, clock, limits.silence, received, pace=pace, gate=gate)
         self._background_watch = replace(self._blob_watch, background=True)
         self._clock = clock
         self._limits = limits
@@ -101,6 +105,7 @@ class Exchange:
         @param body: what is sent along, with its Content-Length; its Content-Type is for C{fields} to say.
         @raise UpstreamUnavailable: no answer; L{UpstreamTimeout}: none in time.
         @raise UpstreamInvalid: an encoded representation, whose bytes are not those of the digest.
+        @raise Offline: the upstream may not be asked any more.
         """
         headers = Headers({"User-Agent": [USER_AGENT], "Accept-Encoding": ["identity"]})
         for name, value in fields.items():
@@ -116,18 +121,23 @@ class Exchange:
         self, agent: IAgent, method: str, url: Url, headers: Headers, body: IBodyProducer | None
     ) -> IResponse:
         what = f"{method} {url.shown}"
+        self._gate.check()
         request = agent.request(method.encode("ascii"), bytes(url), headers, body)
         # What comes out of a cancelled request depends on how far it was; the time limit is named in any case.
         request.addTimeout(self._limits.headers, self._clock, lambda _, seconds: Failure(_Late()))
+        self._gate.add(request.cancel)
         try:
             response: IResponse = await request
         except _Late:
             seconds = self._limits.headers
             raise UpstreamTimeout(self.upstream, f"{what}: no answer within {seconds:g} seconds") from None
         except Exception as reason:
+            self._gate.check()
             if was_cancelled(reason):
                 raise CancelledError from None
             raise connection_fault(self.upstream, what, reason) from reason
+        finally:
+            self._gate.remove(request.cancel)
         return response
 
     def _refuse_encoded(self, response: IResponse, what: str) -> None:

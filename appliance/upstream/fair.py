@@ -71,6 +71,10 @@ class FairUpstream:
         """See L{IUpstream.stop}."""
         self._registry.stop()
 
+    def disconnect(self) -> None:
+        """See L{IUpstream.disconnect}; what waits for its turn fails when that comes."""
+        self._registry.disconnect()
+
     def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
         """See L{IUpstream.head}."""
         return self._asked(lambda: self._registry.head(repository, reference))

@@ -59,6 +59,9 @@ class OfflineUpstream:
     def stop(self) -> None:
         """There is nothing to stop."""
 
+    def disconnect(self) -> None:
+        """There is nothing to drop."""
+
     def blob(
         self,
         repository: str,

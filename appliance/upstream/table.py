@@ -19,6 +19,7 @@ from appliance.upstream.access.forms import Forms
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.fair import FairUpstream
+from appliance.upstream.gate import Gate
 from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
 from appliance.upstream.network.agents import Agents, agents_for
@@ -120,13 +121,21 @@ class _Composition:
         self._threads = threads
         self._limits = limits
         self._environ = environ
+        self._gate = Gate(settings.name)
         self._adapter, self._trust, self._proxies = _checked(settings, environ)
 
     def upstream(self) -> DistributionUpstream:
         settings, observer, limits = self._settings, self._observer, self._limits
         try:
             return DistributionUpstream(
-                settings, self._agents, self._reactor, self._adapter, self._credentials, observer, limits
+                settings,
+                self._agents,
+                self._reactor,
+                self._adapter,
+                self._credentials,
+                observer,
+                limits,
+                gate=self._gate,
             )
         except ValueError as reason:
             raise ConfigError(f"upstreams.{settings.name}: {reason}") from None
@@ -142,7 +151,7 @@ class _Composition:
 
     def _means(self, url: Url) -> Means:
         name = self._settings.name
-        exchange = Exchange(name, self._reactor, self._limits, self._observer)
+        exchange = Exchange(name, self._reactor, self._limits, self._observer, gate=self._gate)
         forms = Forms(exchange, self._agents(url).own, url)
         return Means(name, url.host, self._reactor, self._threads, self._reactor, forms.post, self._environ)
 

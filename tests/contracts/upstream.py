@@ -236,6 +236,31 @@ class UpstreamContract:
         upstream = self.upstream_holding(EVERYTHING)
         assert self.result(upstream.blob_size(REPOSITORY, Digest.of(BLOB))) in (None, len(BLOB))
 
+    def test_after_the_end_nothing_is_asked(self) -> None:
+        """
+        The appliance went offline: the body that was coming is dropped, a question under way gets no answer but that,
+        and neither does any later one.
+        """
+        upstream = self.upstream_holding(EVERYTHING)
+        digest = Digest.of(BLOB)
+        taker = Taker()
+        delivered = self.result(upstream.blob(REPOSITORY, digest)).deliver(taker)
+        upstream.disconnect()
+        upstream.disconnect()
+        self.settle()
+        if len(taker.data) < len(BLOB):
+            assert isinstance(self.fault(delivered), errors.UpstreamUnavailable)
+        assert taker.producer is None
+        for asking in (
+            upstream.head(REPOSITORY, "latest"),
+            upstream.manifest(REPOSITORY, "latest"),
+            upstream.blob(REPOSITORY, digest),
+            upstream.blob_size(REPOSITORY, digest),
+            upstream.tags(REPOSITORY),
+            upstream.referrers(REPOSITORY, Digest.of(MANIFEST)),
+        ):
+            assert isinstance(self.fault(asking), errors.Offline)
+
     def test_all_tags_are_listed(self) -> None:
         """Each once."""
         upstream = self.upstream_holding(EVERYTHING)

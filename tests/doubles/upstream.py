@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IConsumer, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from appliance.errors import RangeIgnored, UpstreamError, UpstreamMissing, UpstreamUnavailable
+from appliance.errors import Offline, RangeIgnored, UpstreamError, UpstreamMissing, UpstreamUnavailable
 from appliance.interfaces import (
     Condition,
     FetchedManifest,
@@ -189,6 +189,10 @@ class ScriptedBody:
         done.callback(result)
 
 
+def _not_asked(name: str) -> Offline:
+    return Offline(f"{name} is not asked any more")
+
+
 @implementer(IUpstream)
 class ScriptedUpstream:
     """
@@ -206,6 +210,7 @@ class ScriptedUpstream:
     @ivar listed: what L{referrers} says, by repository and subject; nothing refers to any other subject of a repository
         that holds something.
     @ivar stopped: whether nobody will ask again.
+    @ivar disconnected: whether nobody gets an answer any more.
     """
 
     def __init__(self, name: str = "docker.io", library: bool = False) -> None:
@@ -223,7 +228,7 @@ class ScriptedUpstream:
         self.waited: list[str] = []
         self.conditions = Condition()
         self.listed: dict[tuple[str, Digest], Referrers] = {}
-        self.stopped = False
+        self.stopped = self.disconnected = False
         self._library = library
         self._failing: dict[str, UpstreamError] = {}
         self._failing_once: dict[str, list[Exception]] = defaultdict(list)
@@ -314,6 +319,15 @@ class ScriptedUpstream:
         """See L{IUpstream.stop}."""
         self.stopped = True
 
+    def disconnect(self) -> None:
+        """See L{IUpstream.disconnect}."""
+        self.stopped = self.disconnected = True
+        for hanging in self.hanging:
+            if not hanging.asked.called:
+                hanging.refuse(_not_asked(self.name))
+        for body in self.bodies:
+            body.stopProducing()
+
     def blob(
         self,
         repository: str,
@@ -367,6 +381,8 @@ class ScriptedUpstream:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _answer(self, call: Call, say: Callable[[], T]) -> Deferred[T]:
+        if self.disconnected:
+            return fail(_not_asked(self.name))
         self.calls.append(call)
         if self._failing_once[call.verb]:
             return fail(self._failing_once[call.verb].pop(0))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
 from appliance.cache import segments
+from appliance.cache.flight import State
 from appliance.cache.flights import RESUMED_AT_ONCE, Flights
+from appliance.cache.remote import Remote
 from appliance.errors import Offline, UpstreamUnavailable
 from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
+from appliance.settings import UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.pullthrough import Cache, begin, clock_at, failing, result
 from tests.doubles.upstream import ScriptedUpstream
@@ -355,3 +358,90 @@ def test_a_stop_does_not_wait_for_what_is_hashed() -> None:
     result(cache.flights.stop())
     assert result(done) is None
     assert len(store.unfinished()) == 1
+
+
+# -- another configuration ------------------------------------------------------------------------------------------
+
+
+def under(cache: Cache, registry: ScriptedUpstream, offline: bool = False, **settings: Any) -> dict[str, Remote]:
+    """The cache's upstream, otherwise configured."""
+    changed = UpstreamSettings(name="docker.io", urls=("https://x",), **settings)
+    return {**cache.remotes, "docker.io": Remote(changed, registry, offline)}
+
+
+@pytest.mark.parametrize("change", ["offline", "removed", "denied"])
+def test_a_flight_ends_when_its_upstream_may_not_be_asked_any_more(change: str) -> None:
+    """Its bytes are kept, its readers are told, and it is neither asked again nor resumed."""
+    asked = upstream()
+    cache = Cache(asked)
+    left_behind(cache.store, BLOBS[3:])
+    resuming = begin(cache.flights.resume(cache.remotes))
+    flying, pausing, opening = (cache.flights.start(asked, NAME, Digest.of(blob), 1000) for blob in BLOBS[:3])
+    asked.bodies[-1].feed(1)
+    for flight, body in zip((flying, pausing), asked.bodies[-3:-1], strict=True):
+        body.feed(300)
+        flight.source.file.acquire()
+    asked.bodies[-2].cut()
+    asked.hang("blob")
+    waiting = cache.flights.start(asked, "library/other", Digest.of(b"other"), 5).opened()
+    number = len(asked.calls)
+    after = {
+        "offline": under(cache, asked, True),
+        "removed": {},
+        "denied": under(cache, asked, deny=("library/**",)),
+    }[change]
+    cache.flights.configure(after)
+    assert len(cache.flights) == 0 and result(resuming) is None
+    for flight in (flying, pausing, opening):
+        assert flight.source.failure is not None and flight.source.failure.check(Offline)
+    failing(waiting, Offline)
+    cache.clock.advance(100)
+    assert len(asked.calls) == number and asked.bodies[-3].dropped and asked.bodies[-1].dropped
+    kept = {digest: result(cache.store.inspect(digest)) for digest in cache.store.unfinished()}
+    assert kept[flying.digest].size == kept[pausing.digest].size == 300 and len(kept) >= len(BLOBS)
+    for flight in (flying, pausing):
+        flight.source.file.release()
+
+
+def test_a_flight_goes_on_with_what_its_upstream_is_now() -> None:
+    """Another URL or secret: what is being sent is not cut, and what is still to be asked is asked there."""
+    asked, now = upstream(), upstream()
+    cache = Cache(asked)
+    flight = cache.flights.start(asked, NAME, Digest.of(BLOBS[0]), 1000)
+    asked.bodies[0].feed(300)
+    cache.flights.configure(under(cache, now, max_connections=3))
+    asked.bodies[0].feed(300)
+    assert flight.source.available == 600
+    asked.bodies[0].cut()
+    cache.clock.advance(1.0)
+    assert [call.start for call in now.asked("blob")] == [600] and len(asked.asked("blob")) == 1
+    now.bodies[0].complete()
+    assert cache.store.size(Digest.of(BLOBS[0])) == 1000
+
+
+def test_what_has_landed_is_stored_although_its_upstream_goes_offline() -> None:
+    """A client has it whole; it only has to be made durable."""
+    asked, store = upstream(), Committing()
+    cache = Cache(asked, store=store)
+    flight = cache.flights.start(asked, NAME, Digest.of(BLOBS[0]), 1000)
+    asked.bodies[0].complete()
+    assert flight.state is State.LANDED and store.size(flight.digest) is None
+    cache.flights.configure(under(cache, asked, True))
+    store.committing.callback(None)
+    assert store.size(flight.digest) == 1000 and len(cache.flights) == 0
+
+
+class Committing(MemoryBlobStore):
+    """A store whose commits wait for L{committing}."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.committing: Deferred[None] = Deferred()
+
+    def ingest(self, digest: Digest) -> Deferred[IIngest]:
+        def slow(ingest: Any) -> IIngest:
+            commit = ingest.commit
+            ingest.commit = lambda: self.committing.addCallback(lambda _: commit())
+            return cast(IIngest, ingest)
+
+        return super().ingest(digest).addCallback(slow)

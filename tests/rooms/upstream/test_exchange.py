@@ -7,7 +7,9 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.web.client import Agent
 
+from appliance.errors import Offline
 from appliance.upstream.exchange import Exchange
+from appliance.upstream.gate import Gate
 from appliance.upstream.limits import Limits
 from appliance.upstream.observer import SilentObserver
 from appliance.upstream.pace import Pace
@@ -70,3 +72,36 @@ def test_without_a_limit_there_is_no_pace() -> None:
     """And nothing on the way of a blob asks for one."""
     exchange = Exchange("up.example", Clock(), Limits(), SilentObserver())
     assert exchange.watch_for(False).pace is None
+
+
+def test_a_closed_gate_drops_what_is_under_way_and_lets_nothing_by() -> None:
+    """Whoever asks on the upstream's behalf hears why, and no connection is opened for what would have followed."""
+    reactor, gate = MemoryReactorClock(), Gate("up.example")
+    first, second = (Exchange("up.example", reactor, Limits(), SilentObserver(), gate=gate) for _ in range(2))
+    url = Url.parse("http://127.0.0.1/v2/")
+    asking: Deferred[object] = Deferred.fromCoroutine(first.send(Agent(reactor), "GET", url, {}))
+    protocol = reactor.tcpClients[0][2].buildProtocol(None)
+    transport = StringTransport()
+    assert protocol is not None
+    protocol.makeConnection(transport)
+    gate.close()
+    gate.close()
+    assert isinstance(failure_of(asking), Offline)
+    assert transport.disconnecting or transport.disconnected
+    for exchange in (first, second):
+        later: Deferred[object] = Deferred.fromCoroutine(exchange.send(Agent(reactor), "GET", url, {}))
+        assert isinstance(failure_of(later), Offline)
+    assert len(reactor.tcpClients) == 1
+    assert reactor.getDelayedCalls() == []
+
+
+def test_an_open_gate_remembers_nothing_that_is_over() -> None:
+    """A year of questions leaves nothing behind."""
+    reactor, gate = MemoryReactorClock(), Gate("up.example")
+    exchange = Exchange("up.example", reactor, Limits(), SilentObserver(), gate=gate)
+    for _ in range(3):
+        url = Url.parse("http://127.0.0.1/v2/")
+        asking: Deferred[object] = Deferred.fromCoroutine(exchange.send(Agent(reactor), "GET", url, {}))
+        asking.cancel()
+        assert isinstance(failure_of(asking), CancelledError)
+    assert gate._under_way == []
