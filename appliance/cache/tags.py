@@ -22,6 +22,9 @@ MERGED = 16 * 1024 * 1024
 # What a tag takes in them, roughly.
 _WEIGHT = 100
 
+# The class below has a method of that name.
+Names = list[str]
+
 
 @dataclass(frozen=True)
 class TagsAnswer:
@@ -78,7 +81,7 @@ class Tags:
         await self._listings.save(remote.name, name, listing, bool(tags or repository.manifests))
         return listing
 
-    def _together(self, repository: Repository, listing: Listing | None) -> list[str]:
+    def _together(self, repository: Repository, listing: Listing | None) -> Names:
         """
         The tags listed and those held, sorted, each once: the same list until one of the two changes, so that a page
         of it costs what the page holds.
