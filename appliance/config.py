@@ -80,6 +80,10 @@ def _settings(at: At) -> Settings:
         }
     )
     settings = Settings(**found)
+    for number, alias in enumerate(settings.bundles.aliases):
+        if (owner := settings.upstream_for(alias)) is not None:
+            where = at.mapping()["bundles"].mapping()["aliases"].items()[number]
+            raise where.fault(f"already means the upstream {owner}; give it to one of them")
     if "listen" not in found:
         return settings
     listen = at.mapping()["listen"].items()
@@ -209,6 +213,7 @@ def _bundles(at: At) -> BundleSettings:
                 "accept_callers_keys": At.flag,
                 "inbox": scalars.optional(scalars.inbox),
                 "site": scalars.optional(scalars.site),
+                "aliases": scalars.list_of(scalars.address),
             }
         )
     )

@@ -88,8 +88,9 @@ def _bundles(bundles: BundleSettings) -> str:
     taken = f"only when {signed}" if keys or bundles.require_signature else "signed or not"
     if keys and bundles.accept_callers_keys:
         taken += ", or by a key that whoever orders the import names"
+    aliases = f"; also known as {', '.join(bundles.aliases)}" if bundles.aliases else ""
     watched = f", also from {bundles.inbox}" if bundles.inbox else ""
-    return f"bundles: exported as {bundles.site or 'the name of this machine'}; imported {taken}{watched}"
+    return f"bundles: exported as {bundles.site or 'the name of this machine'}; imported {taken}{watched}{aliases}"
 
 
 def _described(upstream: UpstreamSettings) -> list[str]:

@@ -249,6 +249,10 @@ class BundleUntrusted(BundleError):
     """The signature is missing, wrong, or by a key that is not trusted here."""
 
 
+class BundleUpstreamUnknown(BundleError):
+    """What the archive brings belongs to an upstream that is not configured, so that nobody could pull it."""
+
+
 class BundleTooNew(BundleError):
     """The archive's format has a major version that is not known here."""
 

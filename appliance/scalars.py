@@ -202,6 +202,14 @@ def host(at: At) -> str:
     return found
 
 
+def address(at: At) -> str:
+    """One host, with a port or without, as L{host} reads it."""
+    found = host(at)
+    if found.startswith("*."):
+        raise at.fault("is a pattern; write each HOST or HOST:PORT by itself")
+    return found
+
+
 def _is_host(text: str) -> bool:
     match = _UPSTREAM_NAME.fullmatch(text)
     return match is not None and _is_port(match[1] or "0")

@@ -44,6 +44,24 @@ class ListenSettings(msgspec.Struct, frozen=True, kw_only=True):
     default_upstream: str | None = None
     hosts: tuple[str, ...] = ()
 
+    @property
+    def port(self) -> int | None:
+        """The TCP port, C{None} where the endpoint does not say."""
+        _, *arguments = _arguments(self.endpoint)
+        said = next((each[5:] for each in arguments if each.startswith("port=")), arguments[0] if arguments else "")
+        return int(said) if said.isdecimal() else None
+
+    @property
+    def interface(self) -> str | None:
+        """The address that it is bound to, C{None} where the endpoint does not say."""
+        said = (each[10:] for each in _arguments(self.endpoint) if each.startswith("interface="))
+        return next((each.replace("\\:", ":") for each in said), None)
+
+
+def _arguments(endpoint: str) -> list[str]:
+    """The parts of a Twisted endpoint string, its type first."""
+    return re.split(r"(?<!\\):", endpoint)
+
 
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
@@ -166,6 +184,7 @@ class BundleSettings(msgspec.Struct, frozen=True, kw_only=True):
     @ivar accept_callers_keys: whether who orders an import may name a key that is not in C{trust}.
     @ivar inbox: a folder that is watched for bundles to import, C{None} when none is.
     @ivar site: what this appliance is called in what it exports; C{None} for the name of the machine.
+    @ivar aliases: addresses under which clients know this appliance, C{host} or C{host:port}, beside those of its own.
     """
 
     trust: tuple[str, ...] = ()
@@ -173,6 +192,7 @@ class BundleSettings(msgspec.Struct, frozen=True, kw_only=True):
     accept_callers_keys: bool = False
     inbox: Path | None = None
     site: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):

@@ -19,6 +19,7 @@ from appliance.bundle.exporter import Exporter
 from appliance.bundle.importer import Importer, ImportOptions, Progress
 from appliance.bundle.inbox import Inbox
 from appliance.bundle.minisign import PublicKey
+from appliance.bundle.names import Names, is_own_host, listener_at
 from appliance.bundle.policy import Policy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Receipt, Receipts
@@ -40,7 +41,7 @@ class Premises:
     """
     What the API works on.
 
-    @ivar settings: gives what is in force; trusted keys, inbox and site are taken from it once.
+    @ivar settings: gives what is in force; trusted keys, inbox, site and aliases are taken from it once.
     @ivar documents: the repositories'; C{state}: those of the appliance itself.
     @ivar site: what this appliance is called.
     @ivar duration: seconds of C{7d}; raises L{ConfigError}.
@@ -71,18 +72,20 @@ class Api:
     def __init__(self, premises: Premises) -> None:
         p = self._premises = premises
         receipts = Receipts(p.state)
-        self._publication = Publication(p.repositories, p.state, receipts, lambda _: p.published())
-        importer = Importer(
-            p.store, self._publication, p.threads, self._policy(), self._upstream_for, p.clock, p.site, p.lists
+        aliases = p.settings().bundles.aliases
+        names = Names(
+            self._upstream_for, lambda host: listener_at(p.settings(), aliases, host, is_own_host), self._permits
         )
+        self._publication = Publication(p.repositories, p.state, receipts, lambda _: p.published())
+        importer = Importer(p.store, self._publication, p.threads, self._policy(), names, p.clock, p.site, p.lists)
         exporter = Exporter(
             p.store, p.repositories, p.threads, p.site, self._upstream_for, p.usage.last_pulled, p.lists
         )
-        ordering = Ordering(exporter, Completion(p.cache, p.flights), self._upstream_for)
+        ordering = Ordering(exporter, Completion(p.cache, p.flights), names)
         held = Held(p.store, p.repositories, p.links)
         self._imports = Imports(importer, receipts, p.wants, held, p.clock, self._imported)
         self._exports = Exports(ordering, p.store, p.clock, p.duration)
-        self._holdings = Holdings(p.store, p.repositories, p.usage, self._upstream_for, p.cache.known_referrers)
+        self._holdings = Holdings(p.store, p.repositories, p.usage, names, p.cache.known_referrers)
         self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.site, p.clock)
         self._status = StatusPage(
             p.settings,
@@ -137,6 +140,10 @@ class Api:
 
     def _conditions(self) -> dict[str, Condition]:
         return {name: remote.registry.condition() for name, remote in self._premises.cache.remotes.items()}
+
+    def _permits(self, upstream: str, repository: str) -> bool:
+        configured = self._premises.settings().upstreams.get(upstream)
+        return configured is None or configured.permits(repository)
 
     def _upstream_for(self, name: str) -> str | None:
         return self._premises.settings().upstream_for(name)

@@ -38,6 +38,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.BundleUntrusted, 403, "bundle-untrusted"),
     (errors.BundleConflict, 409, "bundle-conflict"),
     (errors.BundleIncomplete, 409, "bundle-incomplete"),
+    (errors.BundleUpstreamUnknown, 409, "bundle-upstream-unknown"),
     (errors.BundleTooNew, 422, "bundle-too-new"),
     (errors.BundleDamaged, 422, "bundle-damaged"),
     (errors.BundleNotRead, 422, "bundle-not-read"),

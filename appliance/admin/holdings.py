@@ -12,9 +12,10 @@ from appliance.admin.referrers import Known, Referrer, ReferrersShown
 from appliance.admin.route import Parameter, Reply, Route, json, value
 from appliance.bundle.closure import Closure, closure
 from appliance.bundle.imageconfig import named
+from appliance.bundle.names import Names
 from appliance.bundle.reading import Reading
 from appliance.bundle.referrers import Kinship, kinship
-from appliance.bundle.selection import Candidate, Pattern, UpstreamFor, parse_pattern
+from appliance.bundle.selection import Candidate, Pattern, parse_pattern
 from appliance.cache.usage import Usage
 from appliance.errors import NotHeld
 from appliance.index.repositories import Repositories
@@ -108,7 +109,7 @@ class Holdings:
         store: IBlobStore,
         repositories: Repositories,
         usage: Usage,
-        upstream_for: UpstreamFor,
+        names: Names,
         known: Known,
     ) -> None:
         """
@@ -117,7 +118,7 @@ class Holdings:
         self._store = store
         self._repositories = repositories
         self._usage = usage
-        self._upstream_for = upstream_for
+        self._names = names
         self._reading = Reading(store)
         self._referrers = ReferrersShown(known, self._closure)
 
@@ -140,7 +141,7 @@ class Holdings:
     async def images(self, request: Request) -> Reply:
         """Tags, and what is held by digest alone; children and referrers come with what they belong to."""
         text = value(request, "pattern")
-        pattern = _EVERYTHING if text is None else parse_pattern(text, self._upstream_for)
+        pattern = _EVERYTHING if text is None else parse_pattern(self._names.behind(text), self._names.upstream_for)
         found = []
         async for repository in self._meant(pattern):
             kin = await kinship(repository, self._reading.document, frozenset())
@@ -151,7 +152,7 @@ class Holdings:
 
     async def image(self, request: Request, reference: str) -> Reply:
         """Without a tag or digest C{latest} is meant."""
-        pattern = parse_pattern(reference, self._upstream_for)
+        pattern = parse_pattern(self._names.behind(reference), self._names.upstream_for)
         if _WILD & set(reference):
             raise Refused(400, "bad-request", f"{reference[:160]} is a pattern; ask for images?pattern= with it")
         async for repository in self._meant(pattern):

@@ -18,6 +18,7 @@ from appliance.admin.route import Reply, Route, body, json
 from appliance.admin.streaming import NDJSON, Lines
 from appliance.bundle.importer import Importer, ImportOptions, Progress
 from appliance.bundle.minisign import PublicKey
+from appliance.bundle.names import Renames
 from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.held import Held
 from appliance.cache.wants import Wants
@@ -36,6 +37,7 @@ class ImportOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", for
     @ivar files: absolute paths on the appliance: one archive, or all volumes of a bundle.
     @ivar as_name: C{as} in the document.
     @ivar trust: public keys, as their one line of base64.
+    @ivar rename: what beginnings of names are to be, C{{"registry.corp:5000": "docker.io"}}.
     """
 
     files: Annotated[list[str], msgspec.Meta(min_length=1, max_length=10_000)]
@@ -43,6 +45,7 @@ class ImportOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", for
     dry_run: bool = False
     on_existing_tag: Literal["move", "keep", "refuse"] = "move"
     trust: list[str] = []
+    rename: Annotated[dict[str, str], msgspec.Meta(max_length=1000)] = {}
 
 
 class ReceiptList(msgspec.Struct, frozen=True):
@@ -204,4 +207,5 @@ def _options(order: ImportOrder) -> ImportOptions:
         dry_run=order.dry_run,
         on_existing_tag=order.on_existing_tag,
         trust=tuple(map(PublicKey.parse, order.trust)),
+        renames=Renames(order.rename).prefixes,
     )

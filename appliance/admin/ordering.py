@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from appliance.bundle.closure import INDEX, MANIFEST
 from appliance.bundle.export import Export, LeftOut
 from appliance.bundle.exporter import Exporter
+from appliance.bundle.names import Names
 from appliance.bundle.references import Reference, parse_full
-from appliance.bundle.selection import Selection, UpstreamFor, parse_pattern
+from appliance.bundle.selection import Selection, parse_pattern
 from appliance.cache.completion import Completion
 from appliance.errors import PullcacheError
 from appliance.oci.digest import Digest
@@ -20,10 +23,10 @@ LATEST = "latest"
 class Ordering:
     """Plans exports of one appliance."""
 
-    def __init__(self, exporter: Exporter, completion: Completion, upstream_for: UpstreamFor) -> None:
+    def __init__(self, exporter: Exporter, completion: Completion, names: Names) -> None:
         self._exporter = exporter
         self._completion = completion
-        self._upstream_for = upstream_for
+        self._names = names
 
     async def plan(self, selection: Selection, complete: bool) -> tuple[Export, list[str]]:
         """
@@ -31,7 +34,9 @@ class Ordering:
 
         @param complete: whether what is lacking is pulled through first.
         @raise BundleError: see L{Exporter.plan}.
+        @raise NameInvalid: see L{Names.behind}.
         """
+        selection = replace(selection, refs=tuple(map(self._names.behind, selection.refs)))
         # A client that has its image whole may be a moment ahead of the disk.
         await self._completion.settled()
         export = await self._exporter.plan(selection)
@@ -62,7 +67,7 @@ class Ordering:
         if lack.missing:
             return parse_full(lack.ref)
         try:
-            pattern = parse_pattern(lack.ref, self._upstream_for)
+            pattern = parse_pattern(lack.ref, self._names.upstream_for)
             return parse_full(f"{pattern.place}{_suffix(pattern.tag, pattern.digest)}")
         except PullcacheError:
             # Wild cards are in no name.

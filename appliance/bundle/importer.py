@@ -8,8 +8,8 @@ stored and not yet published when an import ends early stays staged; the next im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from appliance.bundle.contents import BUNDLE
 from appliance.bundle.intake import Intake, check_bytes, in_file_order
 from appliance.bundle.journal import OnExistingTag
 from appliance.bundle.minisign import PublicKey
+from appliance.bundle.names import Names, Renames
 from appliance.bundle.offer import Offer, Root, check_names
 from appliance.bundle.policy import Policy
 from appliance.bundle.publication import Publication
@@ -30,7 +31,14 @@ from appliance.bundle.receipt import Change, Receipt
 from appliance.bundle.references import parse_full
 from appliance.bundle.survey import Survey, survey
 from appliance.bundle.wrapping import Stop
-from appliance.errors import BundleError, BundleIncomplete, BundleNotRead, PullcacheError
+from appliance.errors import (
+    BundleError,
+    BundleIncomplete,
+    BundleNotRead,
+    BundleUpstreamUnknown,
+    NameInvalid,
+    PullcacheError,
+)
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
@@ -38,9 +46,6 @@ from appliance.oci.timestamps import seconds_of, timestamp
 
 #: How many notes of one kind a receipt has.
 _SHOWN = 5
-
-UpstreamFor = Callable[[str], str | None]
-"""The canonical name of the upstream that a name or an alias means, C{None} for one that is not configured."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -64,6 +69,7 @@ class ImportOptions:
     @ivar as_name: the name of the one image in another tool's archive, C{None} for the archive's own names.
     @ivar dry_run: say what would happen, and store nothing.
     @ivar on_existing_tag: what happens to a tag that means something else here.
+    @ivar renames: beginnings of names and what they are to be, see L{Renames}.
     @ivar trust: the only keys that are trusted for this import, see L{Policy.only}; none: the configured ones.
     @ivar follow_links: whether the files may be links, as for whoever named them.
     """
@@ -71,6 +77,7 @@ class ImportOptions:
     as_name: str | None = None
     dry_run: bool = False
     on_existing_tag: OnExistingTag = "move"
+    renames: Mapping[str, str] = field(default_factory=dict)
     trust: tuple[PublicKey, ...] = ()
     follow_links: bool = True
 
@@ -86,7 +93,7 @@ class Importer:
         publication: Publication,
         threads: IThreads,
         policy: Policy,
-        upstream_for: UpstreamFor,
+        names: Names,
         clock: IReactorTime,
         site: str = "",
         lists: ReferrerLists | None = None,
@@ -100,7 +107,7 @@ class Importer:
         self._publication = publication
         self._threads = threads
         self._policy = policy
-        self._upstream_for = upstream_for
+        self._names = names
         self._clock = clock
         self._site = site
         self._lock = DeferredLock()
@@ -136,7 +143,7 @@ class Importer:
                 await self._threads.call(open_into, archives, path, stop, options.follow_links)
             progress(Progress(stage="checking"))
             offer = await self._threads.call(read_offer, archives, options.as_name, policy)
-            return await self._import(self._canonical(offer), archives, options, progress)
+            return await self._import(self._named(offer, options), archives, options, progress)
         finally:
             # Whatever a thread is still reading ends soon, and the files are closed after it.
             stop.request()
@@ -146,6 +153,9 @@ class Importer:
     async def _import(
         self, offer: Offer, archives: Sequence[Archive], options: ImportOptions, progress: Callable[[Progress], None]
     ) -> Receipt:
+        unknown = self._names.missing(root.upstream for root in offer.roots)
+        if unknown is not None and not options.dry_run:
+            raise BundleUpstreamUnknown(f"{offer.source}: {unknown}")
         changes = await self._publication.preview(offer.roots, options.on_existing_tag)
         found = await survey(offer, archives, self._store, self._threads)
         if options.dry_run:
@@ -163,12 +173,12 @@ class Importer:
             self._clock.seconds(),
             self._receipt(offer, found, [], read_bytes),
         )
-        return await self._afterwards(receipt, offer, found)
+        return await self._afterwards(receipt, offer, found, options)
 
-    async def _afterwards(self, receipt: Receipt, offer: Offer, found: Survey) -> Receipt:
+    async def _afterwards(self, receipt: Receipt, offer: Offer, found: Survey, options: ImportOptions) -> Receipt:
         """What is done when everything is published: from then on nothing that fails makes a failure of the import."""
         try:
-            notes = await self._note_heard(offer, found)
+            notes = await self._note_heard(offer, found, Renames(options.renames))
             if notes:
                 receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes])
                 await self._publication.amend(receipt)
@@ -179,7 +189,7 @@ class Importer:
             receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, f"it is published; after that: {error}"])
         return receipt
 
-    async def _note_heard(self, offer: Offer, found: Survey) -> list[str]:
+    async def _note_heard(self, offer: Offer, found: Survey, renames: Renames) -> list[str]:
         """
         Keep what the sender heard of referrers. They are held by now, and say of themselves what they refer to; so what
         is kept is only that there are no others, as of the time of the bundle.
@@ -202,14 +212,14 @@ class Importer:
         strangers, problems = 0, []
         for entry in offer.bundle.referrers_heard:
             named, subject = parse_full(entry.repository), Digest.parse(entry.subject)
-            upstream = self._upstream_for(named.upstream) or named.upstream
-            if entry.subject not in inside.get((upstream, named.repository), ()):
+            upstream, repository = self._names.meant(named.upstream, named.repository, renames)
+            if entry.subject not in inside.get((upstream, repository), ()):
                 strangers += 1
                 continue
             try:
-                known = await self._lists.get(upstream, named.repository, subject)
+                known = await self._lists.get(upstream, repository, subject)
                 if known is None or known.heard_at < heard.heard_at:
-                    await self._lists.save(upstream, named.repository, subject, heard)
+                    await self._lists.save(upstream, repository, subject, heard)
             except (PullcacheError, OSError) as error:
                 problems.append(f"that nothing else refers to {subject} could not be noted: {error}")
         if strangers:
@@ -246,16 +256,39 @@ class Importer:
                 gone,
             )
 
-    def _canonical(self, offer: Offer) -> Offer:
-        """The offer with upstreams as they are called here. Raises L{BundleDamaged} when that makes one name of two."""
-        offer.roots = [
-            replace(root, upstream=self._upstream_for(root.upstream) or root.upstream) for root in offer.roots
-        ]
+    def _named(self, offer: Offer, options: ImportOptions) -> Offer:
+        """
+        The offer with names as they are here.
+
+        @raise BundleDamaged: that makes one name of two images'.
+        @raise BundleError: a name means nothing here.
+        """
+        roots: dict[tuple[str, Digest], Root] = {}
+        try:
+            renames = Renames(options.renames)
+            for root in offer.roots:
+                upstream, repository = self._names.meant(root.upstream, root.repository, renames)
+                named = replace(root, upstream=upstream, repository=repository)
+                if named.name != root.name:
+                    named = replace(named, said=root.name)
+                roots.setdefault((named.name, named.digest), named)
+        except NameInvalid as error:
+            raise BundleError(f"{offer.source}: {error}") from None
+        offer.notes += [f"nothing in it is called {prefix}, which was to be renamed" for prefix in renames.unused]
+        offer.roots = list(roots.values())
         check_names(offer.source, offer.roots)
         return offer
 
-    def _unknown(self, roots: Sequence[Root]) -> list[str]:
-        return sorted({root.upstream for root in roots if self._upstream_for(root.upstream) is None})
+    def _cautions(self, offer: Offer) -> Iterator[str]:
+        """What of it nobody could pull."""
+        unknown = self._names.missing(root.upstream for root in offer.roots)
+        if unknown is not None:
+            yield unknown
+        places = sorted({(root.upstream, root.repository) for root in offer.roots})
+        denied = [f"{upstream}/{name}" for upstream, name in places if not self._names.permits(upstream, name)]
+        if denied:
+            more = f" and {len(denied) - 1} more" if len(denied) > 1 else ""
+            yield f"{denied[0]}{more} may not be pulled here: allow and deny of the upstream do not let it through"
 
     def _receipt(
         self, offer: Offer, found: Survey, changes: list[Change], read_bytes: int, dry_run: bool = False
@@ -263,7 +296,7 @@ class Importer:
         bundle = offer.bundle
         missing = () if found.lack is None else found.lack.missing
         lacking = [size for digest, size in found.needed.items() if str(digest) in missing]
-        notes = list(offer.notes)
+        notes = [*offer.notes, *self._cautions(offer)]
         if dry_run and found.lack is not None:
             notes.append(str(found.lack))
         # Both are RFC 3339 in UTC, to the second at least: they compare as text.
@@ -290,7 +323,9 @@ class Importer:
             held_bytes=sum(found.needed.values()) - found.new_bytes - sum(lacking),
             missing=list(missing),
             absent=list(found.absent),
-            unknown_upstreams=self._unknown(offer.roots),
+            unknown_upstreams=sorted(
+                {root.upstream for root in offer.roots if self._names.upstream_for(root.upstream) is None}
+            ),
             notes=notes,
         )
 

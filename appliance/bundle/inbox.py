@@ -41,6 +41,7 @@ from appliance.errors import (
     BundleIncomplete,
     BundleNotRead,
     BundleNotStored,
+    BundleUpstreamUnknown,
     PullcacheError,
     StoreError,
 )
@@ -58,8 +59,11 @@ MAX_RETRY = 3600.0
 STALLED = 600.0
 """Seconds for which an archive that ends too early must stay as it is to be refused: its copy may only have halted."""
 
-MENDABLE = (OSError, StoreError, BundleNotRead, BundleNotStored, BundleIncomplete)
-"""What time, room on a disk or another bundle can mend. Any other L{PullcacheError} is about the archive itself."""
+MENDABLE = (OSError, StoreError, BundleNotRead, BundleNotStored, BundleIncomplete, BundleUpstreamUnknown)
+"""
+What time, room on a disk, another bundle or a line of the configuration can mend. Any other L{PullcacheError} is about
+the archive itself.
+"""
 
 Run = Callable[[list[Path], Callable[[Progress], None]], Coroutine[Any, Any, Receipt]]
 """Imports an archive, or all volumes of one; tells how far it is."""

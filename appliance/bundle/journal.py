@@ -102,6 +102,7 @@ def _change(root: Root, repository: Repository, on_existing_tag: OnExistingTag) 
         outcome=outcome,
         rebuilt=root.rebuilt,
         refers=root.refers,
+        renamed_from=root.said,
     )
 
 

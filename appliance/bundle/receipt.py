@@ -32,6 +32,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     @ivar outcome: C{"kept"}: the tag still means C{previous}, and C{digest} is held all the same.
     @ivar rebuilt: the archive had no manifest, so that C{digest} is not the one in the original registry.
     @ivar refers: it is a signature or the like of another.
+    @ivar renamed_from: its full name in the archive, when that is another.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     outcome: Outcome
     rebuilt: bool = False
     refers: bool = False
+    renamed_from: str | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="mediaType", tag=MEDIA_TYPE):
@@ -63,7 +65,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_fie
     @ivar held_blobs: how many were held already, of C{held_bytes} bytes together.
     @ivar missing: digests without which it cannot be published; only a dry run has any.
     @ivar absent: children of indexes that are left out, C{index child platform}.
-    @ivar unknown_upstreams: upstreams in it that are not configured here; what is of them is served under their name.
+    @ivar unknown_upstreams: upstreams in it that are not configured here; only a dry run has any, for what is of them
+        is not imported. Receipts of earlier versions may name some that were.
     @ivar notes: what else the user should know.
     """
 

@@ -15,8 +15,8 @@ from appliance.oci.digest import Digest
 from appliance.oci.names import is_tag, parse_repository, parse_tag
 from appliance.settings import DOCKER_HUB
 
-#: As the configuration allows for an upstream's name.
-_UPSTREAM = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?::[0-9]{1,5})?")
+#: As the configuration allows for an upstream's name; and IPv6 addresses, which may be our own.
+_UPSTREAM = re.compile(r"(?:[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _MAX_UPSTREAM = 255
 
 _HUB_HOSTS = frozenset({"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
@@ -62,9 +62,24 @@ def parse_familiar(text: str) -> Reference:
         first, rest = DOCKER_HUB, text
     if first in _HUB_HOSTS:
         first = DOCKER_HUB
-    if first == DOCKER_HUB and "/" not in rest.partition("@")[0]:
-        rest = f"library/{rest}"
-    return parse_full(f"{first}/{rest}")
+    return parse_full(f"{first}/{official(first, rest)}")
+
+
+def official(upstream: str, repository: str) -> str:
+    """C{repository}, of Docker Hub's own images with C{library/} before it; a tag or digest may stand behind."""
+    return f"library/{repository}" if upstream == DOCKER_HUB and "/" not in repository.partition("@")[0] else repository
+
+
+def parse_prefix(text: str) -> str:
+    """An upstream, alone or with the beginning of a repository's name behind it. Raises L{NameInvalid}."""
+    upstream, slash, repository = text.partition("/")
+    if len(upstream) > _MAX_UPSTREAM or _UPSTREAM.fullmatch(upstream) is None:
+        raise NameInvalid(
+            f"{text[:_SHOWN]!r} does not begin with an upstream, as in docker.io or registry.corp:5000/team"
+        )
+    if slash:
+        parse_repository(repository)
+    return text
 
 
 def is_plain_tag(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,16 @@ from typing import Any
 import msgspec
 
 from appliance.bundle.receipt import Change, Receipt
+from appliance.bundle.references import parse_prefix
 from appliance.cli.api import message_of
 from appliance.cli.arguments import Commands, new_command
-from appliance.cli.failures import CommandFailed, Refused
+from appliance.cli.failures import CommandFailed, Refused, WrongUsage
 from appliance.cli.keys import public_key
 from appliance.cli.meter import Meter
 from appliance.cli.screen import Screen
 from appliance.cli.session import DONE, FAILED, Session
 from appliance.cli.words import count, short, size
+from appliance.errors import NameInvalid
 
 #: How many of the digests that are missing people are shown.
 SHOWN = 10
@@ -33,18 +35,26 @@ def add_to(commands: Commands) -> None:
     add("--dry-run", action="store_true", help="tell what would come of it, and store nothing")
     add("--trust", metavar="PUBKEY", action="append", default=[], help="a public key, or its file; refuse others")
     add("--as", dest="name", metavar="NAME", help="the reference, where the archive does not name its image")
+    add(
+        "--rename",
+        metavar="OLD=NEW",
+        action="append",
+        default=[],
+        type=renaming,
+        help="call what begins with OLD by NEW, as in registry.corp:5000/team=docker.io/team",
+    )
     add("--on-existing-tag", choices=ON_EXISTING_TAG, default="move", help="when a tag means something else here")
     parser.set_defaults(ask=imported)
 
 
 async def imported(session: Session, options: Namespace) -> int:
-    """Follow the import to its end and print the receipt; status 1 when a dry run says that something is lacking."""
+    """Follow the import to its end and print the receipt; status 1 when a dry run says that it would be refused."""
     files = [str(Path(name).absolute()) for name in options.files]
     receipt = await _follow(session, order(options, files))
     if session.screen.as_json:
         session.screen.document(receipt)
     report(session.screen, receipt)
-    return FAILED if receipt.missing else DONE
+    return FAILED if receipt.missing or (receipt.dry_run and receipt.unknown_upstreams) else DONE
 
 
 def order(options: Namespace, files: list[str]) -> dict[str, Any]:
@@ -54,9 +64,30 @@ def order(options: Namespace, files: list[str]) -> dict[str, Any]:
         "dryRun": options.dry_run,
         "trust": [str(public_key(each)) for each in options.trust],
         "as": options.name,
+        "rename": _renames(options.rename),
         "onExistingTag": options.on_existing_tag,
     }
-    return {name: value for name, value in given.items() if value not in (None, False, [])}
+    return {name: value for name, value in given.items() if value not in (None, False, [], {})}
+
+
+def renaming(text: str) -> tuple[str, str]:
+    """The two prefixes of C{OLD=NEW}, as an argument's type."""
+    old, equals, new = text.partition("=")
+    try:
+        if not equals:
+            raise NameInvalid("write OLD=NEW")
+        return parse_prefix(old), parse_prefix(new)
+    except NameInvalid as error:
+        raise ArgumentTypeError(f"{text}: {error}") from error
+
+
+def _renames(given: list[tuple[str, str]]) -> dict[str, str]:
+    """Raises L{WrongUsage} when one prefix is to be two."""
+    found: dict[str, str] = {}
+    for old, new in given:
+        if found.setdefault(old, new) != new:
+            raise WrongUsage(f"--rename {old} is to be {found[old]} and {new}; give one of them")
+    return found
 
 
 async def _follow(session: Session, wanted: dict[str, Any]) -> Receipt:
@@ -99,6 +130,9 @@ def report(screen: Screen, receipt: Receipt) -> None:
     if images:
         screen.say()
         screen.table([("REFERENCE", "WAS", "", "IS", "OUTCOME"), *map(_row, images)])
+    for change in images:
+        if change.renamed_from is not None:
+            screen.say(f"{change.name} is called {change.renamed_from} in the archive")
     if len(images) < len(receipt.refs):
         screen.say(f"and {count(len(receipt.refs) - len(images), 'signature or the like', 'signatures and the like')}")
     for note in _notes(receipt):
@@ -129,7 +163,7 @@ def _row(change: Change) -> tuple[str, str, str, str, str]:
 def _notes(receipt: Receipt) -> Iterator[str]:
     yield from receipt.notes
     for upstream in receipt.unknown_upstreams:
-        yield f"no upstream is called {upstream} here: what is of it is served under that name, and never refreshed"
+        yield f"no upstream is called {upstream} here: configure it first, or import with --rename {upstream}=NAME"
     for digest in receipt.missing[:SHOWN]:
         yield f"missing: {digest}"
     if len(receipt.missing) > SHOWN:

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from appliance.bundle.importer import Importer, ImportOptions, Progress
+from appliance.bundle.names import Names
 from appliance.bundle.policy import Policy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
@@ -25,7 +26,12 @@ from tests.doubles.images import Content
 
 NOW = 1_800_000_000.0
 NOBODY = Policy()
-CONFIGURED = frozenset({"docker.io", "ghcr.io"})
+CONFIGURED = frozenset({"docker.io", "ghcr.io", "quay.io"})
+
+
+def upstream_for(name: str) -> str | None:
+    """What L{Receiver}s call their upstreams."""
+    return {"index.docker.io": "docker.io"}.get(name, name if name in CONFIGURED else None)
 
 
 class Disk:
@@ -164,8 +170,9 @@ class BrittleDocuments:
 class Receiver:
     """One appliance."""
 
-    def __init__(self, policy: Policy = NOBODY) -> None:
+    def __init__(self, policy: Policy = NOBODY, names: Names | None = None) -> None:
         self.policy = policy
+        self.names_here = names or Names(upstream_for)
         self.disk = Disk()
         self.store = MemoryBlobStore()
         self._index = MemoryDocuments()
@@ -188,7 +195,7 @@ class Receiver:
             self.publication,
             self.threads,
             self.policy,
-            lambda name: {"index.docker.io": "docker.io"}.get(name, name if name in CONFIGURED else None),
+            self.names_here,
             self.clock,
             "site-b",
         )

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import tarfile
@@ -187,6 +188,38 @@ def test_verify_says_what_an_import_says(appliance: Appliance, upstream: RemoteR
         pull_all(strict, images)
     finally:
         strict.kill()
+
+
+def test_an_upstream_that_is_missing_can_be_configured_and_the_import_repeated(
+    sealed: Appliance, appliance: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """Refused, dry or not, with the line to add; added and reloaded, the images are imported, and served ever after."""
+    images = seed(appliance, upstream)
+    command(appliance, "export", "--all", "-o", tmp_path / "all.tar")
+    sealed.settings["upstreams"] = {}
+    sealed.settings["listen"] = [{"endpoint": each["endpoint"]} for each in sealed.settings["listen"]]
+    sealed.write()
+    sealed.restart()
+    for dry in (["--dry-run"], []):
+        refused = command(sealed, "import", *dry, tmp_path / "all.tar", status=1)
+        assert f'"{UPSTREAM}": {{url: "https://{UPSTREAM}", offline: true}}' in refused.stderr
+    assert json.loads(command(sealed, "list", "--json").stdout)["images"] == []
+    renamed = command(sealed, "import", "--rename", f"{UPSTREAM}=other.test", tmp_path / "all.tar", status=1)
+    assert "other.test" in renamed.stderr
+    sealed.settings["upstreams"] = {UPSTREAM: {"url": f"https://{UPSTREAM}", "offline": True}}
+    sealed.write()
+    sealed.signal(signal.SIGHUP)
+    until(lambda: "configuration was read again" in sealed.log(), "reloaded")
+    imported(sealed, tmp_path / "all.tar")
+    for restart in (False, True):
+        if restart:
+            sealed.restart()
+        for (repository, tag), image in images.items():
+            assert pull(sealed.bare, f"{UPSTREAM}/{repository}", tag).digest == image["digest"]
+            assert ask(sealed.bare, f"/v2/{repository}/manifests/{tag}?ns={UPSTREAM}").status == 200
+    command(sealed, "show", f"{UPSTREAM}/team/app:1")
+    command(sealed, "export", f"{sealed.bare}/{UPSTREAM}/team/**", "-o", tmp_path / "again.tar")
+    assert set(contents_of(tmp_path / "again.tar")) == set(contents_of(tmp_path / "all.tar"))
 
 
 def test_the_return_path_asks_for_exactly_what_is_missing(

@@ -51,7 +51,9 @@ def test_an_empty_file_means_the_defaults() -> None:
         access_log="-",
         shutdown_grace=10.0,
         connections=ConnectionSettings(max=4096, max_per_address=1024, head_timeout=30.0, stall_timeout=900.0),
-        bundles=BundleSettings(trust=(), require_signature=False, accept_callers_keys=False, inbox=None, site=None),
+        bundles=BundleSettings(
+            trust=(), require_signature=False, accept_callers_keys=False, inbox=None, site=None, aliases=()
+        ),
         upstreams={},
     )
 
@@ -109,7 +111,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "shutdown_grace: 2m\n"
         "connections: {max: 100, max_per_address: 10, head_timeout: 5s, stall_timeout: 1h}\n"
         f"bundles: {{trust: [{PUBLIC_KEY}], require_signature: true, accept_callers_keys: true,\n"
-        "  inbox: ., site: berth-3}\n"
+        "  inbox: ., site: berth-3, aliases: [Cache.site, cache:5000]}\n"
         "upstreams:\n"
         "  docker.io:\n"
         "    url: ['https://one.example/prefix', 'http://[::1]:5000']\n"
@@ -152,7 +154,12 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         shutdown_grace=120.0,
         connections=ConnectionSettings(max=100, max_per_address=10, head_timeout=5.0, stall_timeout=3600.0),
         bundles=BundleSettings(
-            trust=(PUBLIC_KEY,), require_signature=True, accept_callers_keys=True, inbox=tmp_path, site="berth-3"
+            trust=(PUBLIC_KEY,),
+            require_signature=True,
+            accept_callers_keys=True,
+            inbox=tmp_path,
+            site="berth-3",
+            aliases=("cache.site", "cache:5000"),
         ),
         upstreams={
             "docker.io": UpstreamSettings(
@@ -431,6 +438,10 @@ WRONG_KEYS = [
     ("bundles: ~", "bundles", "nothing stands where keys"),
     ("bundles: {trusted: []}", "bundles.trusted", "did you mean trust"),
     ("bundles: {accept_callers_keys: all}", "bundles.accept_callers_keys", "true nor false"),
+    ("bundles: {aliases: cache.site}", "bundles.aliases", "stands where a list"),
+    ("bundles: {aliases: [https://cache.site]}", "bundles.aliases[0]", "without https://"),
+    ('bundles: {aliases: ["*.site"]}', "bundles.aliases[0]", "write each HOST"),
+    ("bundles: {aliases: [a, b.io]}\nupstreams: {b.io: {url: https://b.io}}", "bundles.aliases[1]", "upstream b.io"),
     ("bundles: {trust: RWQ}", "bundles.trust", "stands where a list"),
     ("bundles: {trust: [RWQ]}", "bundles.trust[0]", "begins with RW"),
     (f"bundles: {{trust: [{PUBLIC_KEY}, x{PUBLIC_KEY[1:]}]}}", "bundles.trust[1]", "second line"),

@@ -107,6 +107,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
     [
         (BundleSettings(site="b"), "exported as b; imported signed or not"),
         (BundleSettings(trust=("k",)), "imported only when signed by the trusted key"),
+        (BundleSettings(aliases=("cache.site", "cache:5000")), "signed or not; also known as cache.site, cache:5000"),
         (BundleSettings(trust=("k",), accept_callers_keys=True), "or by a key that whoever orders the import names"),
         (BundleSettings(trust=("k", "l"), inbox=Path("/in")), "when signed by one of 2 trusted keys, also from /in"),
         (BundleSettings(require_signature=True), "imported only when signed"),

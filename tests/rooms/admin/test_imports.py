@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -17,6 +18,8 @@ from appliance.bundle.minisign import SecretKey
 from appliance.errors import Offline
 from appliance.flow.threads import InlineThreads
 from appliance.oci.digest import Digest
+from appliance.settings import ListenSettings, UpstreamSettings
+from tests.doubles import archives
 from tests.doubles.appliance import HUB, NGINX, Answer, Appliance
 from tests.doubles.images import image, multi_arch
 from tests.doubles.pullthrough import failing, result
@@ -149,6 +152,82 @@ def test_a_key_is_trusted_by_configuration_or_for_one_import(tmp_path: Path) -> 
     unsigned = bundle(tmp_path, image(), name="unsigned.tar")
     required = Appliance(require_signature=True)
     assert refusal(required.ask("POST", "imports", {"files": [unsigned]}))["code"] == "bundle-untrusted"
+
+
+def saved(folder: Path, name: str, content: Any) -> str:
+    """A file as C{docker save} writes it."""
+    files, links = archives.docker_save((content, [name]))
+    (folder / "saved.tar").write_bytes(archives.tar(files, links))
+    return str(folder / "saved.tar")
+
+
+def test_an_image_that_was_pulled_through_this_appliance_is_imported_as_what_it_is(tmp_path: Path) -> None:
+    """docker save calls it after the appliance; here and on the command line the address is left away."""
+    site = Appliance(aliases=("cache.site",))
+    order = {"files": [saved(tmp_path, "localhost:5000/docker.io/library/nginx:1", image("a"))]}
+    [change] = receipt(site.ask("POST", "imports", order))["refs"]
+    assert (change["name"], change["renamedFrom"]) == (
+        "docker.io/library/nginx:1",
+        "localhost:5000/docker.io/library/nginx:1",
+    )
+    assert result(site.through.manifest(HUB, NGINX, "1")).digest
+    order = {"files": [saved(tmp_path, "cache.site/docker.io/nginx:2", image("b"))]}
+    assert [each["name"] for each in receipt(site.ask("POST", "imports", order))["refs"]] == [
+        "docker.io/library/nginx:2"
+    ]
+    for asked in ("127.0.0.1:5000/docker.io/library/nginx", "cache.site/docker.io/nginx"):
+        assert site.get(f"images/{asked}:1")["image"]["name"] == "docker.io/library/nginx:1"
+        plan = site.ask("POST", "exports", {"refs": [f"{asked}:1", f"{asked}:2"]})
+        assert [each["name"] for each in site.get(f"exports/{plan.json['id']}/document")["refs"]] == [
+            "docker.io/library/nginx:1",
+            "docker.io/library/nginx:2",
+        ]
+        assert len(site.get(f"images?pattern={asked}")["images"]) == 2
+
+
+def test_a_name_without_an_upstream_is_of_the_listeners_default(tmp_path: Path) -> None:
+    """As for clients; without a default it is refused, and nothing is stored."""
+    order = {"files": [saved(tmp_path, "localhost:5000/nginx:1", image())]}
+    error = refusal(Appliance().ask("POST", "imports", order))
+    assert "has no default_upstream" in error["message"] and "--rename localhost:5000=docker.io" in error["message"]
+    site = Appliance()
+    listen = (ListenSettings(endpoint="tcp:port=5000", default_upstream=HUB),)
+    site.settings = msgspec.structs.replace(site.settings, listen=listen)
+    assert [each["name"] for each in receipt(site.ask("POST", "imports", order))["refs"]] == [
+        "docker.io/library/nginx:1"
+    ]
+    assert site.error("GET", "images/localhost:5000/nginx:2")[:2] == (404, "not-held")
+
+
+def test_an_upstream_that_is_not_configured_is_refused_until_it_is(tmp_path: Path) -> None:
+    """Then clients can pull it, and after a reload without it the next import is refused again."""
+    site = Appliance()
+    order = {"files": [saved(tmp_path, "registry.corp:5000/team/app:1", image())]}
+    error = refusal(site.ask("POST", "imports", order))
+    assert error["code"] == "bundle-upstream-unknown"
+    line = '"registry.corp:5000": {url: "https://registry.corp:5000", offline: true}'
+    assert line in error["message"]
+    told = receipt(site.ask("POST", "imports", {**order, "dryRun": True}))
+    assert told["unknownUpstreams"] == ["registry.corp:5000"] and any(line in note for note in told["notes"])
+    assert (site.store.total(), site.published) == (0, 0)
+    before = site.settings
+    corp = UpstreamSettings(name="registry.corp:5000", urls=("https://registry.corp:5000",), offline=True)
+    site.settings = msgspec.structs.replace(before, upstreams={**before.upstreams, corp.name: corp})
+    assert receipt(site.ask("POST", "imports", order))["unknownUpstreams"] == []
+    site.settings = before
+    assert refusal(site.ask("POST", "imports", order))["code"] == "bundle-upstream-unknown"
+
+
+def test_an_order_may_rename(tmp_path: Path) -> None:
+    """A mapping of prefixes; what is none is refused before anything is opened."""
+    site = Appliance()
+    order = {"files": [saved(tmp_path, "registry.corp:5000/team/app:1", image())]}
+    rename = {"registry.corp:5000/team": "docker.io/corp"}
+    assert [each["name"] for each in receipt(site.ask("POST", "imports", {**order, "rename": rename}))["refs"]] == [
+        "docker.io/corp/app:1"
+    ]
+    code, word, message = site.error("POST", "imports", {**order, "rename": {"registry.corp:5000/": "docker.io"}})
+    assert (code, word) == (400, "name-invalid")
 
 
 def test_an_increment_that_builds_on_what_is_not_here_says_what(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from appliance.bundle import contents, intake, tar
 from appliance.bundle.importer import ImportOptions, Progress
 from appliance.bundle.minisign import PublicKey, SecretKey
+from appliance.bundle.names import Names
 from appliance.bundle.policy import Policy
+from appliance.config import parse
 from appliance.errors import (
     BundleConflict,
     BundleDamaged,
@@ -26,13 +29,14 @@ from appliance.errors import (
     BundleTooNew,
     BundleUnreadable,
     BundleUntrusted,
+    BundleUpstreamUnknown,
 )
 from appliance.oci.digest import Digest
 from tests.doubles import archives, images
 from tests.doubles.exports import NGINX, Site, entries, result_of
 from tests.doubles.images import Content
 from tests.doubles.pullthrough import result
-from tests.doubles.receiver import Receiver
+from tests.doubles.receiver import Receiver, upstream_for
 
 MULTI = images.multi_arch("multi", (50_000, 30_000))
 OTHER = images.image("other", (900_000, 20_000))
@@ -120,13 +124,60 @@ def test_a_second_import_reads_no_blob(bundle: Path) -> None:
     assert again.held_bytes == receiver.held()
 
 
-def test_an_upstream_that_is_not_configured_is_published_and_named(tmp_path: Path) -> None:
-    """The sending side knew a registry that this one does not."""
-    made = Site().hold(OTHER, ("quay.example:5000", "a/b"), "v1")
+def test_an_upstream_that_is_not_configured_is_refused_with_the_line_that_is_missing(tmp_path: Path) -> None:
+    """Nobody could pull what is of it; the line that the message has is all that the configuration needs."""
+    made = Site().hold(OTHER, ("quay.example:5000", "a/b"), "v1").hold(MULTI, NGINX, "1.27")
+    path = write(tmp_path, made.file(made.export(all=True)))
     receiver = Receiver()
-    receipt = receiver.run(write(tmp_path, made.file(made.export(all=True))))
-    assert receipt.unknown_upstreams == ["quay.example:5000"]
-    assert receiver.names() == {"quay.example:5000/a/b:v1": OTHER.digest}
+    with pytest.raises(
+        BundleUpstreamUnknown, match="bundle.tar: no upstream is called quay.example:5000 here"
+    ) as caught:
+        receiver.run(path)
+    assert (receiver.names(), receiver.held()) == ({}, 0)
+    told = receiver.run(path, dry_run=True)
+    assert told.unknown_upstreams == ["quay.example:5000"]
+    match = re.search(r"reload it: (.*); or import with --rename quay.example:5000=NAME", str(caught.value))
+    assert match is not None and any(match[1] in note for note in told.notes)
+    configured = parse(f"upstreams:\n  docker.io: {{url: https://hub.example}}\n  {match[1]}\n", "x.yaml")
+    assert configured.upstreams["quay.example:5000"].offline
+    receiver = Receiver(names=Names(configured.upstream_for))
+    receipt = receiver.run(path)
+    assert receiver.names()["quay.example:5000/a/b:v1"] == OTHER.digest
+    assert (receipt.unknown_upstreams, receipt.notes) == ([], ["it is not signed; anybody could have made it"])
+
+
+def test_what_allow_and_deny_keep_from_clients_is_told(tmp_path: Path) -> None:
+    """It is imported, and nobody could pull it."""
+    made = Site().hold(OTHER, GHCR, "v1")
+    path = write(tmp_path, made.file(made.export(all=True)))
+    receiver = Receiver(names=Names(upstream_for, permits=lambda upstream, name: (upstream, name) != GHCR))
+    assert receiver.run(path).notes[-1].startswith("ghcr.io/a/b may not be pulled here: allow and deny")
+
+
+def test_a_prefix_is_renamed_and_the_receipt_says_from_what(tmp_path: Path) -> None:
+    """In a bundle as in another tool's archive, before anything is stored as well."""
+    made = Site().hold(OTHER, ("quay.example:5000", "team/app"), "v1").hold(MULTI, NGINX, "1.27")
+    path = write(tmp_path, made.file(made.export(all=True)))
+    receiver = Receiver()
+    renames = {"quay.example:5000/team": "ghcr.io/team", "quay.exampl": "ghcr.io"}
+    for dry_run in (True, False):
+        receipt = receiver.run(path, renames=renames, dry_run=dry_run)
+        assert {(change.name, change.renamed_from) for change in receipt.refs} == {
+            ("ghcr.io/team/app:v1", "quay.example:5000/team/app:v1"),
+            ("docker.io/library/nginx:1.27", None),
+        }
+        assert "nothing in it is called quay.exampl, which was to be renamed" in receipt.notes
+        assert receipt.unknown_upstreams == []
+    assert set(receiver.names()) == {"ghcr.io/team/app:v1", "docker.io/library/nginx:1.27"}
+    assert receiver.serves(OTHER, ("ghcr.io", "team/app"))
+
+
+def test_renaming_two_images_to_one_name_is_refused(tmp_path: Path) -> None:
+    """One of them would be lost."""
+    made = Site().hold(OTHER, ("quay.io", "a/b"), "v1").hold(MULTI, GHCR, "v1")
+    path = write(tmp_path, made.file(made.export(all=True)))
+    with pytest.raises(BundleDamaged, match="ghcr.io/a/b:v1 is the name of two images"):
+        Receiver().run(path, renames={"quay.io": "ghcr.io"})
 
 
 def test_a_bundle_in_a_folder_is_read_where_it_lies(tmp_path: Path, plain: bytes) -> None:

@@ -67,6 +67,40 @@ def test_options_become_the_order(tmp_path: Path) -> None:
     }
 
 
+def test_renames_are_sent_as_a_mapping() -> None:
+    """Each given once; the same twice is no mistake."""
+    appliance = ending(receipt())
+    renames = ("--rename", "a.corp:5000/x=docker.io/x", "--rename", "b.corp=ghcr.io", "--rename", "b.corp=ghcr.io")
+    ask(appliance, "import", "/a", *renames)
+    assert appliance.asked[0].json()["rename"] == {"a.corp:5000/x": "docker.io/x", "b.corp": "ghcr.io"}
+
+
+@pytest.mark.parametrize(
+    "given", [["a.corp"], ["=b"], ["a="], ["a/=b"], ["a=b:c"], ["a=B"], ["a=b=c"], ["a=b", "a=c"], ["a:tag/x=b"]]
+)
+def test_a_rename_that_makes_no_sense_is_wrong_usage(given: list[str], capsys: Any) -> None:
+    """Exit 2, and nobody is asked."""
+    appliance = ending(receipt())
+    try:
+        code = ask(appliance, "import", "/a", *(word for each in given for word in ("--rename", each))).code
+    except SystemExit as end:
+        code = end.code
+    assert code == 2 and appliance.asked == []
+
+
+def test_the_name_in_the_archive_is_shown_where_it_is_another() -> None:
+    """Before and after the import I see what became of what."""
+    ended = ask(
+        ending(receipt(change("nginx", "new", renamed_from="cache:5000/docker.io/library/nginx:1"))), "import", "/a"
+    )
+    assert "docker.io/library/nginx:1 is called cache:5000/docker.io/library/nginx:1 in the archive" in ended.out
+
+
+def test_a_dry_run_under_an_upstream_that_is_not_configured_fails() -> None:
+    """As the import itself would."""
+    assert ask(ending(receipt(dry_run=True, unknown_upstreams=["a.corp"])), "import", "--dry-run", "/a.tar").code == 1
+
+
 def test_the_receipt_shows_old_and_new_digests() -> None:
     """I see which tags moved, and from where to where."""
     ended = ask(ending(receipt(change("nginx", "moved", OLD), change("redis", "new"))), "import", "/a.tar")
@@ -130,5 +164,5 @@ def test_a_proxy_that_answers_in_html_is_found_out() -> None:
 
 
 def test_an_unknown_upstream_is_told() -> None:
-    """What is served under a name that nothing is configured for is never refreshed: I should know."""
+    """I should know what to configure."""
     assert "quay.io" in ask(ending(receipt(unknown_upstreams=["quay.io"])), "import", "/a.tar").err
