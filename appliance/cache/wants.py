@@ -8,11 +8,12 @@ Kept as C{wants.json}::
 
 C{reference} is a tag, or the digest of a manifest or a blob. Longest unasked first.
 
-When there are too many, the largest group loses the one that has not been asked for longest. A repository of which
-something is held is a group; so are, for each upstream, all its other repositories together; and what was asked for
-once and what was asked for again are two groups each time. So whoever makes up names of repositories or tags drives out
-what was made up before, and neither what is wanted of other repositories that are held, nor what clients keep asking
-for. What an upstream says that it does not have (404) is no want: no bundle can bring it.
+What was asked for while less than half of the room was taken stays. The rest competes for the other half: the largest
+group loses the one that has not been asked for longest. A repository of which something is held is a group; so are,
+for each upstream, all its other repositories together; what was asked for once and what was asked for again are two
+groups each time, and what the upstream says that it does not have (404) is never in one group with what it could not
+give. So whoever makes up names of repositories or tags drives out what was made up before, and neither what was wanted
+before the flood, nor what is wanted of other repositories that are held, nor what clients keep asking for.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ NAME = "wants.json"
 Key = tuple[str, str, str]
 """Upstream, repository, and a tag or a digest as text."""
 
-Group = tuple[str, str | None, bool]
-"""Upstream, a repository that is held or C{None} for all others, and whether it was asked for more than once."""
+Group = tuple[str, str | None, bool, bool]
+"""
+Upstream, a repository that is held or C{None} for all others, whether it was asked for more than once, and whether the
+upstream said that it has no such thing.
+"""
 
 
 class Want(msgspec.Struct, kw_only=True):
@@ -69,7 +73,7 @@ class Want(msgspec.Struct, kw_only=True):
     @property
     def group(self) -> Group:
         """What it competes with for room."""
-        return self.upstream, self.repository if self.held else None, self.count > 1
+        return self.upstream, self.repository if self.held else None, self.count > 1, self.reason == UpstreamMissing.kind
 
 
 class Wants:
@@ -151,23 +155,27 @@ class Wants:
             self._add(want)
 
     def _add(self, want: Want) -> None:
-        before = self._remove(want.key)
+        before = self._wants.get(want.key)
+        stays = len(self._wants) < LIMIT // 2
         if before is not None:
+            stays = want.key not in self._groups.get(before.group, ())
+            self._remove(want.key)
             want.first = before.first
             want.count += before.count
             want.platform = want.platform or before.platform
             want.held = want.held or before.held
         self._wants[want.key] = want
-        self._groups.setdefault(want.group, OrderedDict())[want.key] = None
+        if not stays:
+            self._groups.setdefault(want.group, OrderedDict())[want.key] = None
         while len(self._wants) > LIMIT:
             largest = max(self._groups.values(), key=lambda group: len(group))
             self._remove(next(iter(largest)))
 
     def _remove(self, key: Key) -> Want | None:
         want = self._wants.pop(key, None)
-        if want is not None:
-            group = self._groups[want.group]
-            del group[key]
+        group = self._groups.get(want.group) if want is not None else None
+        if want is not None and group is not None:
+            group.pop(key, None)
             if not group:
                 del self._groups[want.group]
         return want
@@ -176,12 +184,10 @@ class Wants:
 def reason_for(error: Exception) -> str | None:
     """
     In one word why something was not served: C{offline}, C{not-held}, or the L{UpstreamError}'s kind; C{None} when it
-    is nothing that a bundle could mend, as what the upstream says that it does not have.
+    is nothing that a bundle could mend.
     """
     if isinstance(error, Offline):
         return "offline"
     if isinstance(error, NotHeld):
         return "not-held"
-    if isinstance(error, UpstreamMissing):
-        return None
     return error.kind.replace("_", "-") if isinstance(error, UpstreamError) else None

@@ -84,7 +84,7 @@ def test_the_client_s_platform_is_kept_where_it_is_known() -> None:
     [
         (Offline("x"), "offline"),
         (NotHeld("x"), "not-held"),
-        (UpstreamMissing(HUB, "x"), None),
+        (UpstreamMissing(HUB, "x"), "missing"),
         (UpstreamDenied(HUB, "x"), "denied"),
         (UpstreamRateLimited(HUB, "x"), "rate-limited"),
         (UpstreamTimeout(HUB, "x"), "unavailable"),
@@ -184,6 +184,32 @@ def test_a_client_that_insists_is_heard_in_the_end(monkeypatch: pytest.MonkeyPat
         wants.note(HUB, "team/new", "1", None, "offline")
         wants.note(HUB, f"once-{number}", "1", None, "offline")
     assert (HUB, "team/new", "1") in {want.key for want in wants.snapshot()}
+
+
+def test_what_an_upstream_never_had_drives_out_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks a registry for what it does not have, again and again, leaves the other wants where they are."""
+    monkeypatch.setattr(module, "LIMIT", 10)
+    wants = Wants(MemoryDocuments(), clock_at())
+    for number in range(60):
+        for _ in range(1 + number % 3):
+            wants.note(HUB, f"made/up-{number}", "1", None, "missing")
+        if number in (30, 31):
+            wants.note(HUB, "team/app", f"{number}", None, "unavailable")
+    assert {want.key for want in wants.snapshot()} >= {(HUB, "team/app", "30"), (HUB, "team/app", "31")}
+
+
+def test_what_was_wanted_before_a_flood_is_wanted_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for once, of a repository that nothing is held of: it cannot be told from a made-up name, but was first."""
+    monkeypatch.setattr(module, "LIMIT", 10)
+    wants = Wants(MemoryDocuments(), clock_at())
+    wants.note(HUB, "team/app", "1", None, "offline")
+    wants.note(HUB, "team/tool", "1", None, "offline")
+    for number in range(60):
+        wants.note(HUB, f"made/up-{number}", "1", None, "offline")
+        if number == 20:
+            wants.note(HUB, "team/tool", "1", None, "offline")
+    assert {(HUB, "team/app", "1"), (HUB, "team/tool", "1")} <= {want.key for want in wants.snapshot()}
+    assert (HUB, "made/up-59", "1") in {want.key for want in wants.snapshot()}
 
 
 def test_what_was_held_is_known_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
