@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -24,6 +25,11 @@ from appliance.errors import BundleDamaged, BundleNotRead, BundleUnreadable
 #: Documents of a compressed archive that are remembered while it is read the first time: each, and all together.
 _MAX_KEPT = 4 * 1024 * 1024
 _MAX_ALL_KEPT = 32 * 1024 * 1024
+#: The most memory that the entries of all archives of one import take, in bytes: what 250,000 blobs need, and half as
+#: much again. Names are kept before a signature can be looked at, and long ones cost little in a compressed archive.
+MAX_LISTED = 128 * 1024 * 1024
+#: What an entry takes beside its name, in bytes.
+_ENTRY = 200
 #: How deep the folders of an archive may be nested.
 _MAX_DEPTH = 8
 
@@ -53,12 +59,15 @@ class Archive(Protocol):
     @ivar items: its regular files by name, in the order in which they lie there.
     @ivar others: names of links, devices and the like, which are never read.
     @ivar streamed: whether going back is slow: it is compressed.
+    @ivar listed: bytes of memory that its entries take, and C{kept} those of documents that are remembered.
     """
 
     source: str
     items: dict[str, Item]
     others: frozenset[str]
     streamed: bool
+    listed: int
+    kept: int
 
     def read(self, item: Item, start: int, size: int) -> bytes:
         """At most C{size} bytes from offset C{start} of the file; none only at its end. Raises L{BundleDamaged}."""
@@ -67,11 +76,12 @@ class Archive(Protocol):
         """Close it, when the read that is under way has ended."""
 
 
-def open_archive(path: Path, stop: Stop, follow_links: bool = True) -> Archive:
+def open_archive(path: Path, stop: Stop, follow_links: bool = True, beside: Sequence[Archive] = ()) -> Archive:
     """
     Open a file or a folder and read what it holds.
 
     @param follow_links: whether C{path} itself may be a link, as for whoever named it; within a folder none may.
+    @param beside: what was opened before for the same import: all of it together has a bound.
     @raise BundleNotRead: the system does not let it be read.
     @raise BundleUnreadable: it is no archive, or is not there.
     @raise BundleDamaged: it is truncated, or made to deceive.
@@ -86,9 +96,9 @@ def open_archive(path: Path, stop: Stop, follow_links: bool = True) -> Archive:
     mode = os.fstat(fd).st_mode
     try:
         if stat.S_ISDIR(mode):
-            return FolderArchive(source, fd, stop)
+            return FolderArchive(source, fd, stop, beside)
         if stat.S_ISREG(mode):
-            return TarArchive(source, fd, stop)
+            return TarArchive(source, fd, stop, beside)
     except OSError as error:
         where = "/".join(filter(None, (source, error.filename)))
         raise BundleNotRead(f"{where}: {error.strerror}; check the medium, and who may read it") from None
@@ -112,30 +122,32 @@ def whole(archive: Archive, item: Item, limit: int) -> bytes:
 class TarArchive:
     """An L{Archive} in one file."""
 
-    def __init__(self, source: str, fd: int, stop: Stop) -> None:
+    def __init__(self, source: str, fd: int, stop: Stop, beside: Sequence[Archive] = ()) -> None:
         """@param fd: the open file, which L{close} closes."""
         self.source = source
         self.items: dict[str, Item] = {}
+        self.kept = 0
         self._stream: Stream = open_stream(source, fd, stop)
         self.streamed = bool(self._stream.wrapping)
-        self._kept: dict[str, bytes] = {}
-        self._room = _MAX_ALL_KEPT
+        self._documents: dict[str, bytes] = {}
+        self._room = _MAX_ALL_KEPT - sum(archive.kept for archive in beside)
         self._lock = Lock()
-        others: set[str] = set()
+        listing = _Listing(source, beside)
         try:
-            self._scan(others)
+            self._scan(listing)
         except BaseException:
             self._stream.close()
             raise
-        self.others = frozenset(others)
+        self.others = frozenset(listing.others)
+        self.listed = listing.size
 
     def read(self, item: Item, start: int, size: int) -> bytes:
         """See L{Archive.read}."""
         wanted = min(size, item.size - start)
         if wanted <= 0:
             return b""
-        if item.name in self._kept:
-            return self._kept[item.name][start : start + wanted]
+        if item.name in self._documents:
+            return self._documents[item.name][start : start + wanted]
         with self._lock:
             self._stream.seek(item.start + start)
             data = self._stream.read(wanted)
@@ -149,25 +161,29 @@ class TarArchive:
         with self._lock:
             self._stream.close()
 
-    def _scan(self, others: set[str]) -> None:
+    def _scan(self, listing: _Listing) -> None:
         self._check_format()
+        self.items = listing.items
         reader = Reader(self._stream.read, self._stream.skip, self.source)
-        seen: set[str] = set()
         for entry in reader.entries():
-            _admit(self.source, entry, seen)
-            if entry.kind == "other":
-                others.add(entry.name)
-            elif entry.kind == "file":
-                self.items[entry.name] = Item(entry.name, entry.size, entry.start)
-                if self.streamed and entry.size <= min(_MAX_KEPT, self._room):
+            if entry.unsafe:
+                raise BundleDamaged(
+                    f"{self.source}, at {entry.name!r}: such a name leads out of the archive; do not trust it, and ask"
+                    " who made it"
+                )
+            if entry.kind == "file":
+                listing.add(entry.name, Item(entry.name, entry.size, entry.start))
+                if self.streamed and entry.size <= min(_MAX_KEPT, self._room - self.kept):
                     self._keep(entry, reader)
+            elif entry.kind == "other":
+                listing.add(entry.name, None)
 
     def _keep(self, entry: Entry, reader: Reader) -> None:
         """Remember a JSON document, so that the archive need not be unpacked once more for it."""
         data = reader.whole(_MAX_KEPT)
         if data[:1] in b"{[" or entry.name.startswith("pullcache/"):
-            self._kept[entry.name] = data
-            self._room -= len(data)
+            self._documents[entry.name] = data
+            self.kept += len(data)
 
     def _check_format(self) -> None:
         head = self._stream.read(512)
@@ -179,16 +195,39 @@ class TarArchive:
             )
 
 
-def _admit(source: str, entry: Entry, seen: set[str]) -> None:
-    """Raises L{BundleDamaged} for a name that leads elsewhere, or one that two readers may take for two files."""
-    if entry.unsafe:
-        raise BundleDamaged(
-            f"{source}, at {entry.name!r}: such a name leads out of the archive; do not trust it, and ask who made it"
-        )
-    if entry.kind != "folder":
-        if entry.name in seen:
-            raise BundleDamaged(f"{source}, at {entry.name!r}: it is there twice; have the archive made again")
-        seen.add(entry.name)
+class _Listing:
+    """
+    The entries of an archive while it is read, within bounds.
+
+    @ivar size: bytes of memory that they take.
+    """
+
+    def __init__(self, source: str, beside: Sequence[Archive]) -> None:
+        self.items: dict[str, Item] = {}
+        self.others: set[str] = set()
+        self.size = 0
+        self._source = source
+        self._room = MAX_LISTED - sum(archive.listed for archive in beside)
+
+    def add(self, name: str, item: Item | None) -> None:
+        """
+        Add a file, or with C{None} what is no file.
+
+        @raise BundleDamaged: the name is there already, so that two readers may take it for two things; or there are
+            more and longer names than anything honest has.
+        """
+        if name in self.items or name in self.others:
+            raise BundleDamaged(f"{self._source}, at {name!r}: it is there twice; have the archive made again")
+        self.size += sys.getsizeof(name) + _ENTRY
+        if self.size > self._room:
+            raise BundleDamaged(
+                f"{self._source}: the names of its entries take more than {MAX_LISTED} bytes together, which nothing"
+                " honest needs; ask who made it"
+            )
+        if item is None:
+            self.others.add(name)
+        else:
+            self.items[name] = item
 
 
 class FolderArchive:
@@ -200,25 +239,24 @@ class FolderArchive:
     """
 
     streamed = False
+    kept = 0
 
-    def __init__(self, source: str, fd: int, stop: Stop) -> None:
+    def __init__(self, source: str, fd: int, stop: Stop, beside: Sequence[Archive] = ()) -> None:
         """@param fd: the open folder, which L{close} closes."""
         self.source = source
         self._root = fd
         self._stop = stop
         self._lock = Lock()
-        self.items: dict[str, Item] = {}
-        others: set[str] = set()
+        listing = _Listing(source, beside)
+        self.items = listing.items
         try:
             for name, status in self._walk(fd, ()):
-                if stat.S_ISREG(status.st_mode):
-                    self.items[name] = Item(name, status.st_size)
-                else:
-                    others.add(name)
+                listing.add(name, Item(name, status.st_size) if stat.S_ISREG(status.st_mode) else None)
         except BaseException:
             self.close()
             raise
-        self.others = frozenset(others)
+        self.others = frozenset(listing.others)
+        self.listed = listing.size
 
     def read(self, item: Item, start: int, size: int) -> bytes:
         """See L{Archive.read}. Raises L{OSError} where a link or something else stands in its place by now."""

@@ -7,6 +7,7 @@ the platform is declared absent. A blob that is missing beneath a manifest that 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -84,8 +85,45 @@ class Closure:
     nothing: bool = False
 
 
+class Parsed:
+    """Manifests that were parsed a moment ago, for those who walk through many closures that share some."""
+
+    def __init__(self, room: int = 100_000) -> None:
+        """
+        @param room: how many descriptors there may be in all of them: each takes some 500 bytes.
+        """
+        self._manifests: OrderedDict[tuple[Digest, str], Manifest] = OrderedDict()
+        self._room = room
+
+    def get(self, digest: Digest, media_type: str) -> Manifest | None:
+        """The manifest that was named as C{media_type}, if it is still known."""
+        manifest = self._manifests.get((digest, media_type))
+        if manifest is not None:
+            self._manifests.move_to_end((digest, media_type))
+        return manifest
+
+    def add(self, digest: Digest, media_type: str, manifest: Manifest) -> None:
+        """Remember it, and forget what was not asked for longest."""
+        self._manifests[digest, media_type] = manifest
+        self._room -= _weight(manifest)
+        while self._room < 0:
+            _, forgotten = self._manifests.popitem(last=False)
+            self._room += _weight(forgotten)
+
+
+def _weight(manifest: Manifest) -> int:
+    return 1 + len(manifest.manifests) + len(manifest.blobs)
+
+
 async def closure(
-    read: Read, size_of: SizeOf, root: Digest, size: int, media_type: str, platforms: frozenset[str] = frozenset()
+    read: Read,
+    size_of: SizeOf,
+    root: Digest,
+    size: int,
+    media_type: str,
+    platforms: frozenset[str] = frozenset(),
+    parsed: Parsed | None = None,
+    counted: Callable[[int], None] = lambda _: None,
 ) -> Closure:
     """
     Follow everything beneath C{root}.
@@ -94,15 +132,27 @@ async def closure(
     @param media_type: what the root is served as; counts when the document does not say.
     @param platforms: the platforms of an index to take (C{linux/amd64}); none: whatever was pulled. An image without
         an index is taken whatever its platform, there is nothing to choose from.
+    @param parsed: what other walks have parsed; of blobs whose bytes C{read} gives under their right digest only.
+    @param counted: told how many blobs and manifests are named by each manifest that was visited; what it raises ends
+        the walk.
     """
-    walk = _Walk(read, size_of, platforms)
+    walk = _Walk(read, size_of, platforms, parsed, counted)
     return await walk.run(Piece(root, size, _kind_of_manifest(media_type), media_type))
 
 
 class _Walk:
     """One walk through the documents, breadth first: parents come before children, and no depth is too deep."""
 
-    def __init__(self, read: Read, size_of: SizeOf, platforms: frozenset[str]) -> None:
+    def __init__(
+        self,
+        read: Read,
+        size_of: SizeOf,
+        platforms: frozenset[str],
+        parsed: Parsed | None,
+        counted: Callable[[int], None],
+    ) -> None:
+        self._parsed = parsed
+        self._counted = counted
         self._read = read
         self._size_of = size_of
         self._wanted = platforms
@@ -135,6 +185,7 @@ class _Walk:
         if manifest is None or self._size_of(piece.digest) != piece.size:
             self._missing[piece.digest] = piece
             return
+        self._counted(_weight(manifest))
         kind = INDEX if manifest.is_index else MANIFEST
         self._held[piece.digest] = Piece(piece.digest, piece.size, kind, manifest.media_type, piece.needed_by)
         await self._descend(piece.digest, manifest)
@@ -188,12 +239,21 @@ class _Walk:
 
     async def _document(self, digest: Digest, media_type: str) -> Manifest | None:
         if digest not in self._documents:
-            data = await self._read(digest)
-            try:
-                self._documents[digest] = None if data is None else parse_manifest(data, None, media_type)
-            except ManifestInvalid:
-                self._documents[digest] = None
+            manifest = None if self._parsed is None else self._parsed.get(digest, media_type)
+            if manifest is None:
+                manifest = await self._parse(digest, media_type)
+            self._documents[digest] = manifest
         return self._documents[digest]
+
+    async def _parse(self, digest: Digest, media_type: str) -> Manifest | None:
+        data = await self._read(digest)
+        try:
+            manifest = None if data is None else parse_manifest(data, None, media_type)
+        except ManifestInvalid:
+            return None
+        if manifest is not None and self._parsed is not None:
+            self._parsed.add(digest, media_type, manifest)
+        return manifest
 
     async def _present(self, root: Digest, manifests: dict[Digest, Manifest]) -> list[str]:
         """Platforms as the indexes name them; that of a plain image stands in its configuration."""

@@ -28,6 +28,13 @@ MEDIA_TYPE = "application/vnd.pullcache.bundle.v1+json"
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
 #: The largest C{index.json}, in bytes, our own or a foreign one. A manifest's limit is C{MAX_MANIFEST_BYTES} of oci.
 MAX_INDEX_BYTES = 20 * 1024 * 1024
+#: The most values in C{pullcache/bundle.json}, in an C{index.json} or C{manifest.json}, and in a manifest. Each becomes
+#: an object of 50 bytes and more; it can be written in three, where one of an honest document takes 25 and more.
+MAX_BUNDLE_VALUES = 2_500_000
+MAX_INDEX_VALUES = 1_000_000
+MAX_MANIFEST_VALUES = 200_000
+#: The most labels of a bundle.
+MAX_LABELS = 10_000
 #: The most references of one bundle, and the most volumes.
 MAX_REFS = 100_000
 MAX_VOLUMES = 9999
@@ -317,6 +324,7 @@ class _Head(msgspec.Struct, rename="camel"):
     """What tells one format of bundle.json from another."""
 
     media_type: str
+    labels: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 _head_decoder = msgspec.json.Decoder(_Head)
@@ -367,7 +375,11 @@ def decode(data: bytes, source: str) -> Bundle:
     """
     if len(data) > MAX_BUNDLE_BYTES:
         _refuse(source, f"{len(data)} bytes are too many: {MAX_BUNDLE_BYTES} are allowed")
-    _check_version(data, source)
+    try:
+        check_values(data, MAX_BUNDLE_VALUES)
+    except ValueError as error:
+        _refuse(source, str(error))
+    _check_head(data, source)
     bundle = _parsed(_decoder, data, source, BUNDLE)
     _check_id(data, bundle, source)
     for complaint in _contradictions(bundle):
@@ -410,8 +422,20 @@ def _parsed(decoder: msgspec.json.Decoder[T], data: bytes, source: str, entry: s
         _refuse(source, str(error), entry)
 
 
-def _check_version(data: bytes, source: str) -> None:
-    media_type = _parsed(_head_decoder, data, source, BUNDLE).media_type
+def check_values(data: bytes, most: int) -> None:
+    """
+    Look how many values a JSON document has, before an object is made of each.
+
+    @raise ValueError: there are, or in its strings there are signs of, more than C{most}.
+    """
+    values = 1 + data.count(b",") + data.count(b"[") + data.count(b"{")
+    if values > most:
+        raise ValueError(f"{values} values are too many for it: {most} are allowed")
+
+
+def _check_head(data: bytes, source: str) -> None:
+    head = _parsed(_head_decoder, data, source, BUNDLE)
+    media_type = head.media_type
     version = _VERSION.fullmatch(media_type)
     if version is None:
         _refuse(source, f"{media_type[:160]!r} is not its media type, {MEDIA_TYPE} is")
@@ -420,6 +444,8 @@ def _check_version(data: bytes, source: str) -> None:
             f"{source}, {BUNDLE}: format {version[1]} of bundles is not known here, 1 is; "
             "bring a newer pullcache first, or export with the older one"
         )
+    if bytes(head.labels).count(b",") >= MAX_LABELS:
+        _refuse(source, f"it has more than {MAX_LABELS} labels")
 
 
 def _check_id(data: bytes, bundle: Bundle, source: str) -> None:

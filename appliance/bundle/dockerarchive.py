@@ -19,7 +19,7 @@ import msgspec
 
 from appliance.bundle import imageconfig
 from appliance.bundle.archive import Archive, Item, whole
-from appliance.bundle.contents import MANIFEST, MAX_INDEX_BYTES, MAX_REFS
+from appliance.bundle.contents import MANIFEST, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values
 from appliance.bundle.offer import Offer, Place, Root, Supply
 from appliance.bundle.references import DEFAULT_TAG, Reference, parse_familiar
 from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, PullcacheError
@@ -68,6 +68,7 @@ class _DockerArchive:
         # Uncompressed layers that lie there as files, by their digest.
         self._plain: dict[str, Item] = {}
         self._layers: dict[str, _Layer] = {}
+        self._configs: dict[str, tuple[list[str], _Layer]] = {}
 
     def offer(self, as_name: Reference | None) -> Offer:
         """See L{read}."""
@@ -83,6 +84,8 @@ class _DockerArchive:
             for root in self._rebuilt(image, diff_ids, as_name):
                 if roots.setdefault(root.name, root) != root:
                     self._refuse(MANIFEST, f"{root.name} is the name of two images; export them one by one")
+            if len(roots) > MAX_REFS:
+                self._refuse(MANIFEST, f"it has more than {MAX_REFS} names")
         self._offer.roots = list(roots.values())
         self._offer.notes.append(
             "a docker archive holds no manifest: it was rebuilt, so its digest is not the one in the original registry"
@@ -92,6 +95,7 @@ class _DockerArchive:
     def _images(self) -> list[_Image]:
         data = whole(self._archive, self._archive.items[MANIFEST], MAX_INDEX_BYTES)
         try:
+            check_values(data, MAX_INDEX_VALUES)
             images = msgspec.json.decode(data, type=list[_Image])
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BundleUnreadable(
@@ -104,25 +108,32 @@ class _DockerArchive:
 
     def _identities(self, image: _Image) -> list[str]:
         """Digests of the image's uncompressed layers, as its configuration tells."""
-        item = self._item(image.config)
-        config = imageconfig.parse_config(whole(self._archive, item, MAX_MANIFEST_BYTES))
+        diff_ids, _ = self._config(image.config)
         layers = image.layers or []
-        if config is None or config.rootfs is None or len(layers) > _MAX_LAYERS:
-            self._refuse(image.config, "it is no image's configuration")
-        if len(config.rootfs.diff_ids) != len(layers):
-            self._refuse(image.config, f"it has {len(config.rootfs.diff_ids)} layers, and {MANIFEST} {len(layers)}")
-        for path, diff_id in zip(layers, config.rootfs.diff_ids, strict=True):
+        if len(layers) > _MAX_LAYERS or len(diff_ids) != len(layers):
+            self._refuse(image.config, f"it has {len(diff_ids)} layers, and {MANIFEST} {len(layers)}")
+        for path, diff_id in zip(layers, diff_ids, strict=True):
             found = self._archive.items.get(path)
             if found is not None:
                 self._plain.setdefault(diff_id, found)
-        return config.rootfs.diff_ids
+        return diff_ids
+
+    def _config(self, path: str) -> tuple[list[str], _Layer]:
+        """Digests of uncompressed layers, and the configuration that tells them; read once, however many share it."""
+        if path not in self._configs:
+            item = self._item(path)
+            data = whole(self._archive, item, MAX_MANIFEST_BYTES)
+            config = imageconfig.parse_config(data)
+            if config is None or config.rootfs is None or len(config.rootfs.diff_ids) > _MAX_LAYERS:
+                self._refuse(path, "it is no image's configuration")
+            blob = _Layer(Digest.of(data), len(data), mediatypes.OCI_CONFIG)
+            self._supply(blob, item)
+            self._configs[path] = config.rootfs.diff_ids, blob
+        return self._configs[path]
 
     def _rebuilt(self, image: _Image, diff_ids: list[str], as_name: Reference | None) -> list[Root]:
         layers = [self._layer(path, diff_id) for path, diff_id in zip(image.layers or [], diff_ids, strict=True)]
-        item = self._item(image.config)
-        data = whole(self._archive, item, MAX_MANIFEST_BYTES)
-        config = _Layer(Digest.of(data), len(data), mediatypes.OCI_CONFIG)
-        self._supply(config, item)
+        _, config = self._config(image.config)
         manifest = _manifest(config, layers)
         digest = Digest.of(manifest)
         self._offer.supplies[digest] = Supply(digest, len(manifest), data=manifest)

@@ -10,24 +10,32 @@ from appliance.bundle import dockerarchive, layoutarchive
 from appliance.bundle.archive import Archive
 from appliance.bundle.contents import INDEX, MANIFEST
 from appliance.bundle.offer import Offer, Root, check_names
+from appliance.bundle.policy import Policy
 from appliance.bundle.references import Reference, parse_familiar
 from appliance.errors import BundleError, BundleUnreadable, PullcacheError
 from appliance.oci.digest import Digest
 
+ANYBODY = Policy()
+"""Takes whatever anybody made."""
 
-def read_foreign(archive: Archive, named: str | None) -> Offer:
+
+def read_foreign(archive: Archive, named: str | None, policy: Policy = ANYBODY) -> Offer:
     """
     What the archive offers.
 
     @param named: the name that somebody gives the one image in it, C{None} to use the archive's own.
+    @param policy: asked before anything of the archive is read.
+    @raise BundleUntrusted: nobody can have signed it, and somebody should have.
     @raise BundleUnreadable: it is of no format known here.
     @raise BundleDamaged: it contradicts itself.
     @raise BundleError: an image has no name, or C{named} could be the name of several.
     """
     as_name = None if named is None else _given(named)
     if INDEX in archive.items:
+        policy.refuse_foreign(archive.source, layoutarchive.FORMAT)
         offer = layoutarchive.read(archive, as_name)
     elif MANIFEST in archive.items:
+        policy.refuse_foreign(archive.source, dockerarchive.FORMAT)
         offer = dockerarchive.read(archive, as_name)
     else:
         raise BundleUnreadable(

@@ -336,7 +336,7 @@ def open_into(archives: list[Archive], path: Path, stop: Stop, follow_links: boo
 
     On a thread: should the import have ended meanwhile, nobody else would close it.
     """
-    archive = open_archive(path, stop, follow_links)
+    archive = open_archive(path, stop, follow_links, archives)
     archives.append(archive)
     try:
         stop.check()
@@ -362,9 +362,7 @@ def read_offer(archives: Sequence[Archive], as_name: str | None, policy: Policy)
         if len(archives) > 1:
             stranger = archives[ours.index(False)]
             raise BundleError(f"{stranger.source}: is no volume of a bundle; import another tool's archives one by one")
-        offer = foreign.read_foreign(archives[0], as_name)
-        policy.refuse_foreign(archives[0].source, offer.format)
-        return offer
+        return foreign.read_foreign(archives[0], as_name, policy)
     except OSError as error:
         raise BundleNotRead(
             f"{archives[0].source}: cannot be read: {error.strerror}; clean or copy the medium"

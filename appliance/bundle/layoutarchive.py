@@ -8,13 +8,14 @@ Names without a host are read as docker reads them. Everything here blocks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import msgspec
 
 from appliance.bundle.archive import Archive, whole
-from appliance.bundle.contents import INDEX, MAX_INDEX_BYTES, MAX_REFS, parse_name
+from appliance.bundle.contents import INDEX, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values, parse_name
 from appliance.bundle.imagelayout import IMAGE_NAME, SUBJECT
 from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
 from appliance.bundle.references import DEFAULT_TAG, Reference, is_plain_tag, parse_familiar
@@ -26,6 +27,14 @@ from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, check_keys, par
 from appliance.oci.referrer import subject_of
 
 FORMAT = "an OCI image layout"
+
+#: The most children of all indexes of an archive together: ten for each name that it may have.
+MAX_LINKS = 10 * MAX_REFS
+#: The most steps, from an index to a child, of all looks for the images that something refers to.
+MAX_STEPS = 5 * MAX_LINKS
+#: Longer is no media type (RFC 6838 section 4.2: two names of at most 127 characters).
+MAX_MEDIA_TYPE = 255
+_SHOWN = 5
 
 #: With a registry's name behind it; the value is the repository (containerd).
 _DISTRIBUTION = "containerd.io/distribution.source."
@@ -55,10 +64,9 @@ class _Index(msgspec.Struct, rename="camel"):
 
 @dataclass(frozen=True)
 class _Image:
-    """One entry of index.json, and everything beneath it that is a manifest."""
+    """One entry of index.json."""
 
     descriptor: Descriptor
-    manifests: frozenset[Digest]
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -71,6 +79,14 @@ class _Image:
         return said.partition("/")[2]
 
 
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """What is remembered of a manifest: digests of an index's children, and what it refers to."""
+
+    children: tuple[str, ...]
+    subject: Digest | None
+
+
 class _Layout:
     """An OCI image layout."""
 
@@ -78,28 +94,37 @@ class _Layout:
         self._archive = archive
         self._as_name = as_name
         self._supplies = self._found()
+        # Every manifest that is here and is named by something, by its digest; read once.
+        self._graph: dict[str, _Links] = {}
 
     def offer(self) -> Offer:
         """See L{read}."""
-        images: list[_Image] = []
-        referrers: list[_Image] = []
-        for descriptor in self._index():
-            entry = _Image(descriptor, frozenset(self._beneath(descriptor)))
-            (referrers if self._refers(entry) else images).append(entry)
+        entries = [_Image(descriptor) for descriptor in self._index()]
+        self._read_graph([entry.descriptor for entry in entries])
+        images = [entry for entry in entries if not self._refers(entry)]
         offer = Offer(FORMAT, "", [self._archive.source], supplies=self._supplies)
         offer.roots = self._named(images)
-        places = _places(images, offer.roots)
-        subjects = {entry.annotations.get(IMAGE_NAME): entry.descriptor.parsed() for entry in images}
-        for entry in referrers:
-            found = self._placed(entry, self._subject(entry, subjects), places)
+        named = {entry.annotations.get(IMAGE_NAME): entry.descriptor.parsed() for entry in images}
+        subjects = {id(entry): self._subject(entry, named) for entry in entries if self._refers(entry)}
+        places = self._places(offer.roots, set(subjects.values()))
+        left = []
+        for entry in entries:
+            if id(entry) not in subjects:
+                continue
+            found = self._placed(entry, subjects[id(entry)], places)
             offer.roots += found
+            if len(offer.roots) > MAX_REFS:
+                self._refuse(INDEX, f"with what refers to its images it comes to more than {MAX_REFS} names")
             if not found:
-                offer.notes.append(f"{entry.descriptor.digest} refers to no image of this archive and was left out")
+                left.append(f"{entry.descriptor.digest} refers to no image of this archive and was left out")
+        more = [f"and {len(left) - _SHOWN} more of that kind"] if len(left) > _SHOWN else []
+        offer.notes += left[:_SHOWN] + more
         return offer
 
     def _index(self) -> list[Descriptor]:
         data = whole(self._archive, self._archive.items[INDEX], MAX_INDEX_BYTES)
         try:
+            check_values(data, MAX_INDEX_VALUES)
             index = msgspec.json.decode(data, type=_Index)
             check_keys(data)
             for descriptor in index.manifests:
@@ -120,28 +145,66 @@ class _Layout:
                 found[blob[0]] = Supply(blob[0], item.size, (Place(self._archive, item),))
         return found
 
-    def _manifest(self, descriptor: Descriptor) -> Manifest | None:
-        """The document, C{None} when it is not here, or is nothing that could be a manifest."""
-        supply = self._supplies.get(descriptor.parsed())
-        if supply is None or supply.size > MAX_MANIFEST_BYTES:
+    def _manifest(self, digest: str, media_type: str) -> Manifest | None:
+        """The document, C{None} when it is nothing that could be a manifest."""
+        supply = self._supplies[Digest.parse(digest)]
+        if supply.size > MAX_MANIFEST_BYTES:
             return None
         try:
             data = whole(self._archive, supply.places[0].item, MAX_MANIFEST_BYTES)
-            return parse_manifest(data, None, descriptor.media_type)
+            return parse_manifest(data, None, media_type)
         except ManifestInvalid as error:
             self._refuse(supply.places[0].item.name, str(error))
 
-    def _beneath(self, root: Descriptor) -> set[Digest]:
-        """The manifests that C{root} consists of, itself too."""
-        seen: set[Digest] = set()
-        waiting = [root]
+    def _read_graph(self, roots: list[Descriptor]) -> None:
+        """Read every manifest at and beneath C{roots} that is here, each once. Raises L{BundleDamaged}."""
+        seen: set[str] = set()
+        waiting: list[tuple[str, str]] = []
+
+        def add(descriptors: Iterable[Descriptor]) -> None:
+            for each in descriptors:
+                if each.digest not in seen and each.parsed() in self._supplies:
+                    seen.add(each.digest)
+                    waiting.append((each.digest, each.media_type[:MAX_MEDIA_TYPE]))
+
+        add(roots)
+        links = 0
         while waiting:
-            descriptor = waiting.pop()
-            if descriptor.parsed() not in seen:
-                seen.add(descriptor.parsed())
-                manifest = self._manifest(descriptor)
-                waiting += () if manifest is None else manifest.manifests
-        return seen
+            digest, media_type = waiting.pop()
+            manifest = self._manifest(digest, media_type)
+            if manifest is None:
+                continue
+            links += len(manifest.manifests)
+            if links > MAX_LINKS:
+                self._refuse(INDEX, f"its indexes name more than {MAX_LINKS} manifests, which nothing honest does")
+            children = tuple(child.digest for child in manifest.manifests if child.parsed() in self._supplies)
+            self._graph[digest] = _Links(children, None if manifest.subject is None else manifest.subject.parsed())
+            add(manifest.manifests)
+
+    def _places(self, roots: list[Root], subjects: set[Digest | None]) -> dict[Digest, set[tuple[str, str]]]:
+        """The upstreams and repositories that each of C{subjects} belongs to, as part of an image. Raises as above."""
+        named: dict[Digest, set[tuple[str, str]]] = {}
+        for root in roots:
+            named.setdefault(root.digest, set()).add((root.upstream, root.repository))
+        wanted = {str(subject): subject for subject in subjects if subject is not None}
+        found: dict[Digest, set[tuple[str, str]]] = {}
+        steps = 0
+        for digest, places in named.items() if wanted else ():
+            beneath, waiting = {str(digest)}, [str(digest)]
+            while waiting:
+                current = waiting.pop()
+                steps += 1
+                if (subject := wanted.get(current)) is not None:
+                    found.setdefault(subject, set()).update(places)
+                    steps += len(places)
+                links = self._graph.get(current)
+                new = set(() if links is None else links.children) - beneath
+                beneath |= new
+                waiting += new
+                steps += 0 if links is None else len(links.children)
+                if steps > MAX_STEPS:
+                    self._refuse(INDEX, "its indexes name each other so often that they would be walked for hours")
+        return found
 
     # -- names ------------------------------------------------------------------------------------------------------
 
@@ -206,8 +269,8 @@ class _Layout:
     def _refers(self, entry: _Image) -> bool:
         if SUBJECT in entry.annotations or entry.kind in _SUFFIXES or entry.kind.startswith("referrers"):
             return True
-        manifest = self._manifest(entry.descriptor)
-        return manifest is not None and manifest.subject is not None
+        links = self._graph.get(entry.descriptor.digest)
+        return links is not None and links.subject is not None
 
     def _placed(self, entry: _Image, subject: Digest | None, places: dict[Digest, set[tuple[str, str]]]) -> list[Root]:
         """The referrer, in every repository that has what it refers to."""
@@ -233,9 +296,9 @@ class _Layout:
                 return Digest.parse(said)
             except PullcacheError as error:
                 self._refuse(INDEX, str(error))
-        manifest = self._manifest(entry.descriptor)
-        if manifest is not None and manifest.subject is not None:
-            return manifest.subject.parsed()
+        links = self._graph.get(entry.descriptor.digest)
+        if links is not None and links.subject is not None:
+            return links.subject
         return named.get(entry.annotations.get(IMAGE_NAME))
 
     def _cosign_name(self, entry: _Image) -> Reference | None:
@@ -245,18 +308,6 @@ class _Layout:
 
     def _refuse(self, entry: str, why: str) -> NoReturn:
         raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")
-
-
-def _places(images: list[_Image], roots: list[Root]) -> dict[Digest, set[tuple[str, str]]]:
-    """The upstreams and repositories that each manifest beneath an image belongs to."""
-    named: dict[Digest, set[tuple[str, str]]] = {}
-    for root in roots:
-        named.setdefault(root.digest, set()).add((root.upstream, root.repository))
-    found: dict[Digest, set[tuple[str, str]]] = {}
-    for image in images:
-        for digest in image.manifests:
-            found.setdefault(digest, set()).update(named.get(image.descriptor.parsed(), ()))
-    return found
 
 
 def _root(name: Reference, descriptor: Descriptor) -> Root:

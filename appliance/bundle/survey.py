@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from appliance.bundle.archive import Archive, whole
-from appliance.bundle.closure import Closure, Piece, closure
-from appliance.bundle.contents import Bundle
+from appliance.bundle.closure import Closure, Parsed, Piece, closure
+from appliance.bundle.contents import MAX_MANIFEST_VALUES, MAX_REFS, Bundle, check_values
 from appliance.bundle.journal import HeldManifest, Published
 from appliance.bundle.offer import Offer, Root, Supply, in_words
 from appliance.bundle.volumeset import missing_volumes, volumes_of
@@ -30,6 +30,12 @@ from appliance.oci.manifest import MAX_MANIFEST_BYTES, claimed_type, parse_manif
 
 #: Layers that nobody may pass on, and that clients do without (image-spec, C{layer.md}, "Non-Distributable Layers").
 _NOT_PASSED_ON = ("nondistributable", ".foreign.diff.")
+#: The most blobs and manifests that one image names, each as often as it is named, and that all images of an import do:
+#: a hundred for each name that a bundle may have. Indexes that share their children are walked for each of them.
+MAX_BENEATH = 250_000
+MAX_PIECES = 100 * MAX_REFS
+#: The most bytes of manifests of one image that are in memory at the same time.
+MAX_DOCUMENTS = 32 * 1024 * 1024
 _SHOWN = 5
 
 
@@ -80,28 +86,41 @@ async def survey(
     return found
 
 
+@dataclass(frozen=True)
+class _Visited:
+    """What is known of a root: its type (C{None}: not here), what is published with it, and whether it is whole."""
+
+    media_type: str | None
+    manifests: tuple[HeldManifest, ...]
+    is_whole: bool
+
+
 class _Surveyor:
     def __init__(self, offer: Offer, store: IBlobStore, threads: IThreads, assumed: Mapping[Digest, int]) -> None:
         self._offer = offer
         self._store = store
         self._threads = threads
         self._assumed = assumed
+        self._parsed = Parsed()
+        # How many blobs and manifests were named so far, by all roots and by the one that is looked at.
+        self._pieces = 0
+        self._beneath = 0
+        # Bytes of manifests that were read for that one.
+        self._document_bytes = 0
 
     async def visit_all(self, found: Survey) -> None:
         """Fill in everything for all roots."""
         missing: dict[Digest, Piece] = {}
         blocked: list[str] = []
-        known: dict[Digest, Closure] = {}
+        known: dict[Digest, _Visited] = {}
         for root in self._offer.roots:
             if root.digest not in known:
-                known[root.digest] = await closure(self._read, self._size, root.digest, root.size, root.media_type)
+                known[root.digest] = await self._visit(root, found, missing)
             self._check_type(root, known[root.digest])
-            lacking = await self._lacking(root.digest, known[root.digest])
-            if lacking:
-                blocked.append(root.name)
-                missing.update((piece.digest, piece) for piece in lacking)
+            if known[root.digest].is_whole:
+                found.content.append(Published(root, known[root.digest].manifests))
             else:
-                self._note(found, root, known[root.digest])
+                blocked.append(root.name)
         if missing:
             found.lack = self._lack(missing, blocked)
         found.new = [
@@ -110,20 +129,45 @@ class _Surveyor:
             if self._store.size(digest) is None and digest not in self._assumed
         ]
 
-    def _check_type(self, root: Root, found: Closure) -> None:
+    def _check_type(self, root: Root, visited: _Visited) -> None:
         """What names a root and the root itself agree on what it is, as Content-Type and document do in a pull."""
-        manifest, claimed = found.manifests.get(root.digest), claimed_type(root.media_type)
-        if manifest is not None and claimed not in (None, manifest.media_type.lower()):
+        claimed = claimed_type(root.media_type)
+        if visited.media_type is not None and claimed not in (None, visited.media_type.lower()):
             raise BundleDamaged(
                 f"{self._offer.source}: {root.name} is named as {root.media_type} and says that it is"
-                f" {manifest.media_type}; have the archive made again"
+                f" {visited.media_type}; have the archive made again"
             )
 
-    def _note(self, found: Survey, root: Root, whole: Closure) -> None:
-        found.needed.update((piece.digest, piece.size) for piece in whole.held)
-        said = [f"{absent.index} {absent.digest} {absent.platform or ''}".strip() for absent in whole.absent]
-        found.absent.update(dict.fromkeys(said))
-        found.content.append(Published(root, tuple(_held_manifests(whole))))
+    async def _visit(self, root: Root, found: Survey, missing: dict[Digest, Piece]) -> _Visited:
+        """Look at everything beneath one root, and note it; only what is published of it stays in memory."""
+        self._beneath = self._document_bytes = 0
+        whole = await closure(
+            self._read,
+            self._size,
+            root.digest,
+            root.size,
+            root.media_type,
+            parsed=self._parsed,
+            counted=lambda pieces: self._count(root, pieces),
+        )
+        lacking = await self._lacking(root.digest, whole)
+        missing.update((piece.digest, piece) for piece in lacking)
+        if not lacking:
+            found.needed.update((piece.digest, piece.size) for piece in whole.held)
+            said = [f"{absent.index} {absent.digest} {absent.platform or ''}".strip() for absent in whole.absent]
+            found.absent.update(dict.fromkeys(said))
+        manifest = whole.manifests.get(root.digest)
+        return _Visited(None if manifest is None else manifest.media_type, tuple(_held_manifests(whole)), not lacking)
+
+    def _count(self, root: Root, pieces: int) -> None:
+        self._beneath += pieces
+        self._pieces += pieces
+        if self._beneath > MAX_BENEATH or self._pieces > MAX_PIECES:
+            raise BundleDamaged(
+                f"{self._offer.source}: beneath {root.name} {self._beneath} blobs and manifests are named, and"
+                f" {self._pieces} together with the names before it, which nothing honest needs; have it exported in"
+                " several archives"
+            )
 
     async def _read(self, digest: Digest) -> bytes | None:
         """A small blob from the store, else from the archive. Raises L{BundleDamaged} when it has another digest."""
@@ -138,6 +182,13 @@ class _Surveyor:
         data = supply.data if supply.data is not None else await self._threads.call(_gathered, supply)
         if not digest.matches(data):
             raise BundleDamaged(f"{supply}: its bytes do not have the digest {digest}; copy the archive again")
+        self._document_bytes += len(data)
+        if self._document_bytes > MAX_DOCUMENTS:
+            raise BundleDamaged(f"{supply}: with it an image has more than {MAX_DOCUMENTS} bytes of manifests")
+        try:
+            check_values(data, MAX_MANIFEST_VALUES)
+        except ValueError as error:
+            raise BundleDamaged(f"{supply}: {error}; have the archive made again") from None
         return data
 
     def _size(self, digest: Digest) -> int | None:

@@ -26,6 +26,8 @@ MAX_ENTRIES = 250_000
 MAX_NAME = 4096
 #: The largest pax extended header, in bytes.
 MAX_PAX = 64 * 1024
+#: The most bytes of all extended headers of one archive: 250,000 long names, and nothing that would be read for hours.
+MAX_ALL_PAX = 128 * 1024 * 1024
 
 #: The largest size an octal header field holds, in bytes: 8 GiB - 1.
 _MAX_OCTAL = 8**11 - 1
@@ -168,6 +170,7 @@ class Reader:
         self._entry: Entry | None = None
         self._left = 0
         self._padding = 0
+        self._extended = 0
 
     def entries(self) -> Iterator[Entry]:
         """The entries up to the two closing zero blocks; what follows them is not read. To be called once."""
@@ -255,6 +258,9 @@ class Reader:
         size = self._number(block[_SIZE])
         if size > limit:
             self._refuse(f"an extended header has {size} bytes; {limit} are allowed")
+        self._extended += size
+        if self._extended > MAX_ALL_PAX:
+            self._refuse(f"its extended headers have more than {MAX_ALL_PAX} bytes together")
         data = self._exactly(size)
         self._exactly(-size % BLOCK)
         return data
@@ -301,14 +307,15 @@ class Reader:
     def _pax(self, data: bytes) -> dict[bytes, bytes]:
         """The records of an extended header, each key once."""
         records: dict[bytes, bytes] = {}
-        while data:
-            length = _RECORD_LENGTH.match(data)
-            record = data[: int(length[1])] if length else b""
-            match = _RECORD.fullmatch(record)
-            if length is None or match is None or len(record) != int(length[1]) or match[1] in records:
+        start = 0
+        while start < len(data):
+            length = _RECORD_LENGTH.match(data, start)
+            stop = start + int(length[1]) if length else start
+            match = _RECORD.fullmatch(data, start, stop)
+            if match is None or stop > len(data) or match[1] in records:
                 self._refuse("an extended header is malformed")
             records[match[1]] = match[2]
-            data = data[len(record) :]
+            start = stop
         return records
 
     def _truncated(self) -> NoReturn:

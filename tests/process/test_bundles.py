@@ -22,6 +22,7 @@ import pytest
 from appliance.cli.bundlefile import BundleFile
 from tests.clients import plain
 from tests.clients.plain import ask, pull
+from tests.doubles import hostile
 from tests.doubles.remote import RemoteRegistry
 from tests.process.service import CHECKOUT, UPSTREAM, Appliance, until
 
@@ -391,6 +392,43 @@ def test_an_increment_that_sorts_before_its_base_is_imported_after_it(
     until(lambda: {"alpha.tar", "zulu.tar"} <= {each.name for each in inbox.glob("done/*")}, "both are imported")
     assert not (inbox / "refused").exists()
     pull_all(watching, first | second)
+
+
+def peak(appliance: Appliance) -> int:
+    """The most resident memory that the process has had, in bytes."""
+    for line in Path(f"/proc/{appliance.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM")
+
+
+def test_an_archive_made_to_take_all_memory_is_refused(watching: Appliance, tmp_path: Path) -> None:
+    """A few megabytes that name a gigabyte of entries: the service stays up and small, and the file is put aside."""
+    hostile.long_names(tmp_path / "hostile.tar", 200_000)
+    assert (tmp_path / "hostile.tar").stat().st_size < 16_000_000
+    before = peak(watching)
+    inbox = tmp_path / "inbox"
+    (tmp_path / "hostile.tar").rename(inbox / "hostile.tar")
+    until((inbox / "refused" / "hostile.tar").exists, "the file is refused")
+    reason = json.loads((inbox / "refused" / "hostile.tar.json").read_text())["reason"]
+    assert "the names of its entries" in reason
+    assert peak(watching) - before < 256 * 1024 * 1024
+    assert ask(watching.authority, "/v2/").status == 200
+
+
+def test_what_kills_the_process_is_refused_at_the_third_start(watching: Appliance, tmp_path: Path) -> None:
+    """Killed while it opens an archive, twice: the next start puts that aside, and imports what lies behind it."""
+    inbox = tmp_path / "inbox"
+    note = watching.store / "state" / "inbox" / "opened.json"
+    hostile.slow(tmp_path / "a.tar", 5000)
+    (tmp_path / "a.tar").rename(inbox / "a.tar")
+    for times in (1, 2):
+        until(lambda: note.exists() and json.loads(note.read_bytes())["opened"][0]["times"] == times, "it is opened")  # noqa: B023
+        watching.kill()
+        watching.start()
+    until((inbox / "refused" / "a.tar").exists, "the file is refused")
+    assert "ended 2 times" in (inbox / "refused" / "a.tar.json").read_text()
+    assert ask(watching.authority, "/v2/").status == 200
 
 
 # -- kill -9 ----------------------------------------------------------------------------------------------------------
