@@ -145,7 +145,7 @@ def targets(path: Path, is_folder: bool, may_be_several: bool, volumes: list[Off
 
 
 def _safe(name: str) -> str:
-    if Path(name).name != name or name in ("", ".", ".."):
+    if Path(name).name != name or name in ("", ".", "..") or not name.isprintable():
         raise CommandFailed(f"the appliance calls a volume {name!r}, which is no file's name")
     return name
 

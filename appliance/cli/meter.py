@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from appliance.cli.screen import Screen
-from appliance.cli.words import size, span
+from appliance.cli.words import plain, size, span
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -97,7 +97,7 @@ class Bars:
     def begin(self, what: str, total: int | None) -> None:
         """See L{Meter.begin}."""
         self._progress.start()
-        self._task = self._progress.add_task(what, total=total)
+        self._task = self._progress.add_task(plain(what), total=total)
 
     def at(self, done: int) -> None:
         """See L{Meter.at}."""

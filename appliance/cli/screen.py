@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from appliance.cli.words import columns, plain
+from appliance.cli.words import columns, escaped, plain
 
 
 class Screen:
@@ -29,12 +29,12 @@ class Screen:
 
     def document(self, document: Any) -> None:
         """A result for machines: one JSON document on lines of its own."""
-        self._out.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
+        self._out.write(escaped(msgspec.json.format(msgspec.json.encode(document)).decode()) + "\n")
         self._out.flush()
 
     def raw(self, data: bytes) -> None:
-        """A result as it came from the appliance."""
-        self._out.write(data.decode("utf-8", "replace"))
+        """A JSON document as it came from the appliance."""
+        self._out.write(escaped(data.decode("utf-8", "replace")))
         self._out.flush()
 
     def say(self, line: str = "") -> None:

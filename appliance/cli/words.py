@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+# Line ends and blanks between values are all that stands in JSON outside ASCII's printable characters unescaped.
+_UNPRINTED = re.compile(r"[^\x20-\x7e\t\r\n]")
 _SECONDS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
@@ -58,6 +61,26 @@ def columns(rows: Iterable[Sequence[str]]) -> list[str]:
     rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def escaped(document: str) -> str:
+    """
+    A JSON document that says the same (RFC 8259 section 7) without characters that a terminal would obey, or that turn
+    the direction of what follows: a page of a terminal is read by people even when it was meant for a machine.
+    """
+    return _UNPRINTED.sub(_escape, document)
+
+
+def _escape(found: re.Match[str]) -> str:
+    if found[0].isprintable():
+        return found[0]
+    return "".join(f"\\u{unit[0]:02x}{unit[1]:02x}" for unit in _units(found[0]))
+
+
+def _units(character: str) -> Iterator[bytes]:
+    """Its UTF-16 code units, of which JSON makes its escapes."""
+    data = character.encode("utf-16-be", "surrogatepass")
+    return (data[start : start + 2] for start in range(0, len(data), 2))
 
 
 def plain(text: str) -> str:

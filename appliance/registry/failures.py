@@ -1,12 +1,17 @@
 """
 The only table from what went wrong to status codes and OCI error codes (distribution-spec, "Error Codes"), and to what
 C{Cache-Status} says of it (RFC 9211).
+
+Errors are worded for operators, who read them in the log and in C{pullcache status}; clients are told the same without
+what is of this site alone: paths on the disk, proxies, private addresses.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -64,6 +69,16 @@ _TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.StoreError, 500, "UNKNOWN"),
 )
 
+#: What is written for operators; all others are about the request, in the client's own words.
+_FOR_OPERATORS = (errors.UpstreamError, errors.StoreError, errors.ReferrersUnknown)
+
+_PROXY = re.compile(r"\bproxy https?://[^\s,;]+?(?=:?(?:[\s,;]|$))")
+# A path of the disk begins a word; that of a URL stands behind its host, and that of the registry API begins with /v2/.
+_PATH = re.compile(r"(?<=')/(?!v2/)[^']+(?=')|(?<![^\s\"(=,;])/(?!v2/)[^\s'\",;)]*[^\s'\",;):.]")
+_IPV6 = r"(?<![\w.:-])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*"
+_IPV4 = r"(?<![\w.:-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.\w)"
+_ADDRESS = re.compile(rf"\[[0-9A-Fa-f:.]+\]|{_IPV6}|{_IPV4}")
+
 _UNKNOWN = {"manifest": "MANIFEST_UNKNOWN", "blob": "BLOB_UNKNOWN"}
 
 
@@ -75,7 +90,7 @@ def refusal(error: BaseException, kind: str) -> Refusal | None:
     """
     for exception, status, code in _TABLE:
         if isinstance(error, exception):
-            told = document(code or _unknown(error, kind), str(error), _detail(error))
+            told = document(code or _unknown(error, kind), _message(error), _detail(error))
             return Refusal(status, told, _headers(error), _where_from(error))
     return None
 
@@ -83,6 +98,24 @@ def refusal(error: BaseException, kind: str) -> Refusal | None:
 def internal() -> Refusal:
     """What to tell the client of a mistake of ours: nothing but that it is one."""
     return Refusal(500, document("UNKNOWN", "internal error; see the log of the appliance", {}), {})
+
+
+def for_clients(message: str) -> str:
+    """C{message} without paths on the disk, proxies of ours and addresses that are not public, on one line."""
+    told = _ADDRESS.sub(_public, _PATH.sub("[file]", _PROXY.sub("the proxy", message)))
+    return "".join(each if each.isprintable() else " " for each in told)
+
+
+def _message(error: BaseException) -> str:
+    return for_clients(str(error)) if isinstance(error, _FOR_OPERATORS) else str(error)
+
+
+def _public(address: re.Match[str]) -> str:
+    try:
+        is_public = ip_address(address[0].strip("[]")).is_global
+    except ValueError:
+        return address[0]
+    return address[0] if is_public else "[private address]"
 
 
 def document(code: str, message: str, detail: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from appliance.cache.status import CacheStatus
+from appliance.registry.failures import for_clients
 from appliance.registry.request import RegistryRequest
 
 API_VERSION = "registry/2.0"
@@ -36,7 +37,7 @@ def say_where_from(request: RegistryRequest, status: CacheStatus, warning: str |
     request.cache = status.label
     request.setHeader("Cache-Status", str(status))
     if warning is not None:
-        request.setHeader("Warning", f'299 - "{quotable(warning)}"')
+        request.setHeader("Warning", f'299 - "{quotable(for_clients(warning))}"')
     if namespace is not None:
         request.setHeader("OCI-Namespace", quotable(namespace))
 

@@ -534,3 +534,20 @@ def test_a_file_that_lost_its_end_cuts_the_connection(data: bytes, logged_errors
         status = sent[9:12]
         assert line.aborted or status == b"500", sent[:60]
     logged_errors.clear()
+
+
+def test_clients_are_told_no_path_no_proxy_and_no_address_of_ours() -> None:
+    """Neither in an error nor in a Warning, from the hot lane neither; the fault itself is told."""
+    secrets = ("squid.corp", "/etc/pullcache", "10.0.0.7")
+    detail = "proxy http://squid.corp:3128: 10.0.0.7: the token from /etc/pullcache/t is refused"
+    fault = errors.UpstreamDenied("docker.io", detail)
+    shop = Shop()
+    shop.get(manifest())
+    shop.clock.advance(100.0)
+    shop.hub.fail(fault)
+    for path in (manifest(), manifest("v1"), blob(LARGE), "/v2/app/tags/list", f"/v2/app/referrers/{Digest.of(IMAGE)}"):
+        for _ in range(2):
+            answer = shop.get(path)
+            assert not any(secret.encode() in answer.raw for secret in secrets), answer.raw
+    warning = shop.get(manifest())["Warning"]
+    assert warning == '299 - "stale: docker.io: the proxy: [private address]: the token from [file] is refused"'

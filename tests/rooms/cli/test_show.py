@@ -224,3 +224,25 @@ def test_something_else_than_a_paper_is_not_kept(tmp_path: Path) -> None:
     """An error page is not carried across the gap."""
     ended = ask(Appliance({"GET wants": Answer(b"<html>")}), "wants", "-o", str(tmp_path / "paper"))
     assert (ended.code, list(tmp_path.iterdir())) == (1, [])
+
+
+HOSTILE = "\x1b]0;x\x07\x9b2J\u202eexe.\u2066\u2069\u200f\u061c"
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "nginx"), ("status",), ("wants", "-o", "-")])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_no_name_drives_my_terminal(command: tuple[str, ...], as_json: bool) -> None:
+    """Neither in a table nor in JSON, where it still says the same."""
+    image = {**IMAGE, "name": HOSTILE, "mediaType": HOSTILE}
+    status = {**STATUS, "site": HOSTILE}
+    wants = {"site": HOSTILE, "wants": []}
+    answers = {"images": {"images": [image]}, "images/nginx": {**DETAIL, "image": image}, "status": status}
+    raw = json.dumps(wants, ensure_ascii=False).encode()
+    appliance = Appliance({f"GET {path}": answer for path, answer in answers.items()} | {"GET wants": Answer(raw)})
+    ended = ask(appliance, *command, *(["--json"] if as_json else []))
+    assert ended.code == 0
+    assert all(line.isprintable() for line in (ended.out + ended.err).split("\n"))
+    if as_json or command[0] == "wants":
+        assert HOSTILE in str(list(json.loads(ended.out).values())) or repr(HOSTILE)[1:-1] in repr(
+            json.loads(ended.out)
+        )

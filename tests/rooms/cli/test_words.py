@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +56,18 @@ def test_columns_cut_nothing() -> None:
 def test_nothing_from_an_archive_drives_my_terminal(text: str) -> None:
     """Escape sequences in names and titles are shown as what they are: rubbish."""
     assert words.plain(text).isprintable()
+
+
+HOSTILE = "\x1b[2J\x7f\x85\x9b\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\U000e0001"
+
+
+@given(st.text() | st.just(HOSTILE) | st.text(HOSTILE))
+def test_what_is_printed_for_a_machine_does_not_drive_my_terminal_either(text: str) -> None:
+    """It is the same document, and what a terminal would obey stands in it as an escape; letters stay as they are."""
+    document = msgspec.json.format(msgspec.json.encode({text: [text, "\u00e9\u4e2d"]})).decode()
+    printed = words.escaped(document)
+    assert json.loads(printed) == json.loads(document) and "\u00e9\u4e2d" in printed
+    assert all(line.isprintable() for line in printed.split("\n"))
 
 
 def test_times_are_short_and_in_utc() -> None:

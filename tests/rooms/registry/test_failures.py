@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import errors
-from appliance.registry.failures import internal, refusal
+from appliance.registry.failures import for_clients, internal, refusal
 from appliance.registry.responses import etag_matches, quotable
+from appliance.upstream.network.proxy import Proxy
+from appliance.upstream.url import Url
 
 UP = "docker.io"
 TABLE = [
@@ -144,3 +146,59 @@ def test_a_warning_fits_into_a_header(text: str) -> None:
 def test_an_entity_tag_in_any_clothes(values: list[str], matches: bool) -> None:
     """Quoted, bare, weak, in lists and several lines (RFC 9110 section 13.1.2)."""
     assert etag_matches(values, "d") is matches
+
+
+# -- what is of this site alone -------------------------------------------------------------------------------------
+
+PROXY = Proxy(Url.parse("http://squid.corp:3128"), "HTTPS_PROXY")
+INTERNAL = [
+    (f"{PROXY.shown}: cannot connect: refused", "the proxy: cannot connect: refused"),
+    (f"{PROXY.shown}: CONNECT h:443 answered 403", "the proxy: CONNECT h:443 answered 403"),
+    (f"through {Proxy(Url.parse('https://[fd00::1]:8443'), 'x').shown}", "through the proxy"),
+    ("the password from /etc/pullcache/hub.secret was refused", "the password from [file] was refused"),
+    ("cannot read '/srv/my files/token': no", "cannot read '[file]': no"),
+    (
+        "store /var/lib/pullcache: cannot be written; check (/var/lib)",
+        "store [file]: cannot be written; check ([file])",
+    ),
+    (
+        "led to cdn.example (10.0.0.7, 8.8.8.8, fd00::1)",
+        "led to cdn.example ([private address], 8.8.8.8, [private address])",
+    ),
+    ("GET http://192.168.3.4:5000/v2/a/b answered 500", "GET http://[private address]:5000/v2/a/b answered 500"),
+    ("GET https://[fe80::1]:5000/v2/: no", "GET https://[private address]:5000/v2/: no"),
+]
+HARMLESS = [
+    "GET https://registry-1.docker.io/v2/library/nginx/manifests/1.27 answered 503: try later",
+    f"library/nginx@sha256:{'a' * 64}: 5 bytes of another digest came",
+    "GET /v2/ answered 500 at 2026-11-21T08:05:06+00:00, 08:00:00, version 1.2.3.4.5, a/b:1.2.3",
+    "application/vnd.oci.image.index.v1+json and 100;w=21600",
+]
+
+
+@pytest.mark.parametrize(("said", "told"), INTERNAL)
+def test_clients_are_told_no_path_no_proxy_and_no_address_of_ours(said: str, told: str) -> None:
+    """What went wrong, without a map of the site; operators read the whole in the log and in the status."""
+    for error in (errors.UpstreamUnavailable(UP, said), errors.UpstreamDenied(UP, said), errors.StoreError(said)):
+        answer = refusal(error, "manifest")
+        assert answer is not None and said in str(error)
+        assert json.loads(answer.body)["errors"][0]["message"] == str(error).replace(said, told)
+
+
+@pytest.mark.parametrize("said", HARMLESS)
+def test_everything_else_is_told_as_it_is(said: str) -> None:
+    """URLs of a registry, digests, moments and numbers are no secret."""
+    assert for_clients(said) == said
+
+
+def test_a_clients_own_words_stay() -> None:
+    """Who asks for an address is told of that address."""
+    for error in (errors.UpstreamUnknown("10.0.0.5: no such upstream"), errors.NameInvalid("'/etc/passwd' is no name")):
+        answer = refusal(error, "manifest")
+        assert answer is not None and json.loads(answer.body)["errors"][0]["message"] == str(error)
+
+
+@given(st.text())
+def test_what_clients_are_told_is_one_line_that_drives_no_terminal(said: str) -> None:
+    """Whatever an upstream wrote into its answer."""
+    assert for_clients(said).isprintable()
