@@ -19,6 +19,9 @@ from appliance.errors import ConfigError
 from appliance.settings import (
     AWS,
     DOCKER_HUB,
+    IMAGE_INDEX,
+    IMAGE_NONE,
+    IMAGE_PULLED,
     NO_PROXY,
     AdminSettings,
     BundleSettings,
@@ -147,7 +150,7 @@ def _upstream(at: At, name: str) -> UpstreamSettings:
         name=name,
         urls=found.pop("url"),
         delete_missing=found.pop("missing", False),
-        prefetch_referrers=found.pop("prefetch", {}).get("referrers", False),
+        **{f"prefetch_{what}": value for what, value in found.pop("prefetch", {}).items()},
         **found,
     )
 
@@ -226,6 +229,7 @@ def _stale(at: At) -> StaleSettings:
 _host_list = scalars.list_of(scalars.host)
 _file = scalars.optional(scalars.readable)
 _name = scalars.optional(scalars.username)
+_image = scalars.one_of({what: what for what in (IMAGE_PULLED, IMAGE_INDEX, IMAGE_NONE)})
 
 _UPSTREAM_KEYS: dict[str, Callable[[At], Any]] = {
     "url": scalars.urls,
@@ -258,7 +262,7 @@ _UPSTREAM_KEYS: dict[str, Callable[[At], Any]] = {
     "max_rate": scalars.optional(scalars.rate),
     "segments": scalars.whole(1, 16),
     "referrers_fresh_for": scalars.duration,
-    "prefetch": lambda at: at.read({"referrers": At.flag}),
+    "prefetch": lambda at: at.read({"image": _image, "referrers": At.flag}),
     "allow": scalars.list_of(scalars.pattern),
     "deny": scalars.list_of(scalars.pattern),
 }

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 from appliance.settings import (
     AWS,
     DOCKER_HUB,
+    IMAGE_INDEX,
+    IMAGE_NONE,
+    IMAGE_PULLED,
     NO_LOG,
     NO_PROXY,
     STANDARD_OUTPUT,
@@ -20,6 +23,11 @@ from appliance.settings import (
 from appliance.units import size_words, words
 
 _LOG_WORDS = {STANDARD_OUTPUT: "standard output", NO_LOG: "none"}
+_IMAGE_WORDS = {
+    IMAGE_PULLED: "the platforms that are pulled are made whole in the background",
+    IMAGE_INDEX: "all platforms of what is pulled are made whole in the background",
+    IMAGE_NONE: "only what clients ask for is fetched",
+}
 _LOOPBACK = re.compile(r"(?:interface=)?(?:127(?:\.[0-9]+){3}|localhost|\\:\\:1)")
 # The permission bit of a file that anybody on the machine may read.
 _READ_BY_OTHERS = 0o004
@@ -111,6 +119,7 @@ def _described(upstream: UpstreamSettings) -> list[str]:
         ("redirects", _redirects(upstream)),
         ("limits", _limits(upstream)),
         ("large blobs", f"in {upstream.segments} ranges at once" if upstream.segments > 1 else ""),
+        ("images", _IMAGE_WORDS[upstream.prefetch_image]),
         ("referrers", _referrers(upstream)),
         ("repositories", patterns or "none"),
     ]

@@ -23,6 +23,9 @@ NO_PROXY = "none"
 AWS = "aws"
 """What C{credentials} says when they come from where AWS's own tools take theirs."""
 
+IMAGE_PULLED, IMAGE_INDEX, IMAGE_NONE = "pulled", "index", "none"
+"""What C{prefetch: image} says is made whole: the manifests that were pulled, all children of an index too, or none."""
+
 STANDARD_OUTPUT = "-"
 NO_LOG = "off"
 DEFAULT_PORT = re.compile(r":(?:443|80)$")
@@ -127,6 +130,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     @ivar max_rate: bytes of blobs per second, C{None} for any number.
     @ivar segments: ranges of one large blob that are fetched at once.
     @ivar referrers_fresh_for: a list of referrers that was heard this recently is served without asking.
+    @ivar prefetch_image: what is made whole of an image that was pulled: C{IMAGE_PULLED}, C{IMAGE_INDEX} or
+        C{IMAGE_NONE}.
     @ivar prefetch_referrers: whether what refers to an image is fetched along with it.
     @ivar allow: patterns of repositories that may be pulled through, without the upstream's name.
     """
@@ -161,6 +166,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_rate: int | None = None
     segments: int = 1
     referrers_fresh_for: float = 600.0
+    prefetch_image: str = IMAGE_PULLED
     prefetch_referrers: bool = False
     allow: tuple[str, ...] = ("**",)
     deny: tuple[str, ...] = ()

@@ -27,7 +27,6 @@ from appliance.admin.api import Api, Premises
 from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
 from appliance.cache.blobs import Blobs
-from appliance.cache.errand import Sources
 from appliance.cache.flights import Flights
 from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
@@ -36,6 +35,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.remote import Remote
+from appliance.cache.sources import Sources
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
@@ -147,7 +147,11 @@ class PullcacheService(Service):
         for warning in warnings(self._settings):
             self._log.warn("{warning}", warning=warning)
         self._pool.start()
-        for kept, what in ((self._wants, "reading the wants"), (self._usage, "reading the usage")):
+        for kept, what in (
+            (self._wants, "reading the wants"),
+            (self._usage, "reading the usage"),
+            (self._prefetch, "reading what is to be fetched"),
+        ):
             Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what)
         starting = Deferred.fromCoroutine(self._api.start()).addErrback(self._failed, "finishing an import")
         starting.addBoth(lambda _: self._admit())
@@ -208,6 +212,7 @@ class PullcacheService(Service):
         self._limit_connections(settings)
         for listener, listen in zip(self._listeners, settings.listen, strict=True):
             listener.configure(settings, listen)
+        self._prefetch.reconsider()
         self._log.info("the configuration was read again")
 
     # -- wiring -----------------------------------------------------------------------------------------------------
@@ -226,8 +231,19 @@ class PullcacheService(Service):
         blobs = Blobs(store, repositories, links, flights, clock)
         lists = ReferrerLists(documents)
         referrers = ReferrerCache(repositories, lists, links, clock)
-        sources = Sources(lambda: self._cache.remotes, repositories, manifests, blobs, referrers, self._wants)
-        self._prefetch = Prefetch(sources, clock)
+        sources = Sources(
+            lambda: self._cache.remotes,
+            repositories,
+            store,
+            flights,
+            manifests,
+            blobs,
+            referrers,
+            self._usage,
+            self._wants,
+            self._metrics.prefetched,
+        )
+        self._prefetch = Prefetch(sources, clock, state)
         self._cache = PullThrough(
             self._remotes(settings, None),
             manifests,
@@ -266,7 +282,10 @@ class PullcacheService(Service):
         )
         self._metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
         self._metrics.watch("connections", "Connections open.", lambda: len(self._connections))
-        self._metrics.watch("prefetches", "Images whose referrers are being fetched.", lambda: len(self._prefetch))
+        self._metrics.watch("prefetches", "Images whose referrers are being fetched.", lambda: self._prefetch.referrers)
+        self._metrics.watch(
+            "images_incomplete", "Images pulled and not known to be whole.", lambda: self._prefetch.images
+        )
         self._metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
         self._metrics.watch("wants", "References asked for and not served.", lambda: len(self._wants))
         self._metrics.watch(
@@ -357,6 +376,7 @@ class PullcacheService(Service):
             self._repositories.flush().addErrback(self._failed, "saving repositories"),
             Deferred.fromCoroutine(self._wants.flush()).addErrback(self._failed, "saving the wants"),
             Deferred.fromCoroutine(self._usage.flush()).addErrback(self._failed, "saving the usage"),
+            Deferred.fromCoroutine(self._prefetch.flush()).addErrback(self._failed, "saving what is to be fetched"),
         ]
         return DeferredList(writes).addCallback(lambda _: None)
 

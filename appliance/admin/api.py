@@ -85,7 +85,9 @@ class Api:
         held = Held(p.store, p.repositories, p.links)
         self._imports = Imports(importer, receipts, p.wants, held, p.clock, self._imported)
         self._exports = Exports(ordering, p.store, p.clock, p.duration)
-        self._holdings = Holdings(p.store, p.repositories, p.usage, names, p.cache.known_referrers)
+        self._holdings = Holdings(
+            p.store, p.repositories, p.usage, names, p.cache.known_referrers, p.cache.is_fetching
+        )
         self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.site, p.clock)
         self._status = StatusPage(
             p.settings,

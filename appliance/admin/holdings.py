@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 from twisted.web.server import Request
@@ -36,12 +36,14 @@ class PlatformState(msgspec.Struct, frozen=True, rename="camel"):
 
     @ivar state: C{"held"}: it can be served offline; C{"incomplete"}: C{missing} of its blobs are not here;
         C{"absent"}: nobody pulled it.
+    @ivar fetching: whether what is not here is on its way, or will be when its upstream may be asked.
     """
 
     platform: str
     digest: str
     state: str
     missing: int = 0
+    fetching: bool = False
 
 
 class Image(msgspec.Struct, frozen=True, rename="camel"):
@@ -52,6 +54,7 @@ class Image(msgspec.Struct, frozen=True, rename="camel"):
     @ivar last_pulled: RFC 3339, C{None} when no pull is known; C{pulls} is how often.
     @ivar pinned: id of the bundle that brought it, which keeps it.
     @ivar offline: whether all that was pulled of it can be served without an upstream.
+    @ivar fetching: whether some of what is not here is on its way.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Image(msgspec.Struct, frozen=True, rename="camel"):
     pulls: int = 0
     last_pulled: str | None = None
     pinned: str | None = None
+    fetching: bool = False
 
 
 class MissingBlob(msgspec.Struct, frozen=True, rename="camel"):
@@ -111,14 +115,17 @@ class Holdings:
         usage: Usage,
         names: Names,
         known: Known,
+        is_fetching: Callable[[str, str, Digest], bool],
     ) -> None:
         """
         @param known: what refers to a manifest.
+        @param is_fetching: whether what a manifest of (upstream, repository) lacks is on its way.
         """
         self._store = store
         self._repositories = repositories
         self._usage = usage
         self._names = names
+        self._is_fetching = is_fetching
         self._reading = Reading(store)
         self._referrers = ReferrersShown(known, self._closure)
 
@@ -179,6 +186,7 @@ class Holdings:
         references = [candidate.tag] if candidate.tag is not None else []
         use = self._usage.of(repository.upstream, repository.name, *references, str(candidate.digest))
         record = repository.tags.get(candidate.tag or "")
+        shown = [self._with_fetching(repository, found.root, platform) for platform in platforms(found)]
         return Image(
             name=candidate.name,
             upstream=repository.upstream,
@@ -187,12 +195,20 @@ class Holdings:
             digest=str(candidate.digest),
             media_type=repository.manifests[candidate.digest].media_type,
             size=sum(piece.size for piece in found.held),
-            platforms=platforms(found),
+            platforms=shown,
             offline=not found.missing and not found.nothing,
             pulls=0 if use is None else use.pulls,
             last_pulled=None if use is None else timestamp(use.last),
             pinned=repository.pinned.get(candidate.digest) if record is None else record.pinned,
+            fetching=any(platform.fetching for platform in shown)
+            or (bool(found.missing) and self._is_fetching(repository.upstream, repository.name, found.root)),
         )
+
+    def _with_fetching(self, repository: Repository, root: Digest, platform: PlatformState) -> PlatformState:
+        place = (repository.upstream, repository.name)
+        digests = {root, Digest.parse(platform.digest)}
+        fetching = platform.state != "held" and any(self._is_fetching(*place, digest) for digest in digests)
+        return msgspec.structs.replace(platform, fetching=fetching)
 
     async def _meant(self, pattern: Pattern) -> AsyncIterator[Repository]:
         """The repositories that C{pattern} may mean something of, one after the other."""

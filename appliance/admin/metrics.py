@@ -43,6 +43,10 @@ class Metrics:
         )
         self._asked = self._counter("upstream_requests", "Requests to upstreams.", ("upstream", "method", "code"))
         self._failures = self._counter("upstream_failures", "Upstream failures.", ("upstream", "class"))
+        self._prefetched = (
+            self._counter("prefetched_blobs", "Blobs fetched that no client asked for.", ("upstream",)),
+            self._counter("prefetched_bytes", "Bytes of blobs fetched that no client asked for.", ("upstream",)),
+        )
         self._pulls = self._gauge(
             "upstream_rate_limit_pulls", "Pulls in a window, as the upstream last said.", ("upstream",)
         )
@@ -92,6 +96,12 @@ class Metrics:
     def received(self, upstream: str, octets: int) -> None:
         """See L{IUpstreamObserver.received}."""
         self._received.labels(upstream).inc(octets)
+
+    def prefetched(self, upstream: str, octets: int) -> None:
+        """A blob of so many bytes was fetched that no client asked for."""
+        blobs, total = self._prefetched
+        blobs.labels(upstream).inc()
+        total.labels(upstream).inc(octets)
 
     def failed(self, upstream: str, kind: str) -> None:
         """See L{IUpstreamObserver.failed}."""

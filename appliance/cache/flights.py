@@ -39,6 +39,11 @@ class Flights:
     def __len__(self) -> int:
         return len(self._under_way)
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a blob is being fetched that somebody waits for."""
+        return any(not flight.background for flight, _ in self._under_way.values())
+
     def get(self, digest: Digest) -> Flight | None:
         """The flight of that digest, when there is one."""
         found = self._under_way.get(digest)

@@ -1,44 +1,123 @@
 """
-Prefetching: what refers to an image that a client has pulled is fetched as well, while nobody waits for it.
+Prefetching: what belongs to an image that a client has pulled is fetched as well, while nobody waits for it.
 
-Signatures, attestations and SBOMs are asked for after the image, maybe by somebody else, when the upstream is gone, or
-where there is none. So a manifest that was pulled by tag or digest is a I{subject}: runtimes ask what a tag means and
-pull that digest, and of an index the child that they need. What is pulled because it refers to something is only made
-whole, and that whatever C{prefetch} says.
+=============  ================================  ===================================================================
+what           begins                            and again
+=============  ================================  ===================================================================
+the image      L{GRACE} after the last request   after a failure with L{RETRY_DELAYS}, when its upstream may be asked
+               for its repository, behind what   again, and after a restart, until it is whole
+               clients wait for
+its referrers  when the client has its answer    with the first pull after C{referrers_fresh_for}, since signatures
+                                                 come later than images
+=============  ================================  ===================================================================
 
-What L{Errand} fetches for a subject is asked for as by a client, so that what is held or fresh costs nothing. A subject
-is looked at again with the first pull after C{referrers_fresh_for}, since signatures come later than images, and sooner
-when its upstream could not say everything. Nothing of this counts as a client's pull, and what fails is no want.
+The image, because a client asks for no layer that it has: what was pulled would not be there when the upstream is gone.
+A client that asks for all of it makes it whole by itself: then there is nothing left to fetch, and nobody is asked.
+
+Its referrers, because signatures, attestations and SBOMs are asked for after the image, maybe by somebody else, when
+the upstream is gone, or where there is none. So a manifest that was pulled by tag or digest is a I{subject}: runtimes
+ask what a tag means and pull that digest, and of an index the child that they need. What is pulled because it refers to
+something is only made whole, and that whatever C{prefetch} says.
+
+What is fetched is asked for as by a client, so that what is held or fresh costs nothing. Nothing of this counts as a
+client's pull, and what fails is no want.
+
+Which images are not known to be whole yet is kept as C{prefetch.json}::
+
+    {"docker.io/library/nginx": ["sha256:...", ...], ...}
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.cache.errand import AGAIN, Errand, Later, Sources
-from appliance.errors import DigestInvalid
+from appliance.cache.imageprefetch import ImagePrefetch
+from appliance.cache.keepsake import Keepsake
+from appliance.cache.referrerprefetch import AGAIN, ReferrerPrefetch
+from appliance.cache.remote import Remote
+from appliance.cache.sources import RetryLater, Sources
+from appliance.errors import DigestInvalid, PullcacheError
 from appliance.index.repository import Repository
+from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import INDEXES
 from appliance.oci.referrer import subject_of
+from appliance.settings import IMAGE_NONE, IMAGE_PULLED
 
 LIMIT = 1000
-"""Subjects that wait; what is pulled beyond that is not looked at until it is pulled again."""
+"""Subjects of a kind that wait; what is pulled beyond that is not looked at until it is pulled again."""
 
 AT_ONCE = 4
-"""Subjects in work at the same time; each has one question or one blob under way."""
+"""Subjects of a kind in work at the same time; each has one question or one blob under way."""
 
 REMEMBERED = 10_000
 """Subjects of which is known when they are to be looked at again; the others are as new."""
 
-Key = tuple[str, str, Digest]
-"""Upstream, repository and subject."""
+GRACE = 2.0
+"""Seconds without a request for a repository after which its clients are taken to have what they want."""
+
+BUSY = 60.0
+"""Seconds after which an image is begun although its repository is asked for all the time."""
+
+GIVES_WAY = 600.0
+"""Seconds for which an image gives way to all that clients wait for."""
+
+RETRY_DELAYS = (5.0, 30.0, 120.0, 600.0, 3600.0, 14400.0, 43200.0)
+"""
+Seconds before what could not be fetched is tried again, while no blob of the image comes; after the last it is given
+up. An upstream that is down, or wants fewer requests, is waited for.
+"""
+
+OUTAGE_POLL = 5.0
+"""Seconds between two looks whether an upstream may be asked again."""
+
+WHOLE_FOR = 3600.0
+"""Seconds before a pull of an image that was whole, or was given up, has it looked at again."""
+
+NAME = "prefetch.json"
+
+_Digest = Annotated[str, msgspec.Meta(pattern="^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
+
+
+class Kind(Enum):
+    """What of a subject is fetched."""
+
+    IMAGE = "image"
+    REFERRERS = "referrers"
+
+
+class Subject(NamedTuple):
+    """Something that was pulled; C{name} is the repository's full name at the upstream."""
+
+    kind: Kind
+    upstream: str
+    name: str
+    digest: Digest
+
+    def __str__(self) -> str:
+        return f"{self.upstream}/{self.name}@{self.digest}"
+
+
+@dataclass
+class _Image:
+    """
+    An image that is not known to be whole.
+
+    @ivar since: when it was noted, seconds of the clock.
+    @ivar attempts: those made since a blob of it came last.
+    """
+
+    since: float
+    attempts: int = 0
 
 
 class Prefetch:
@@ -46,34 +125,137 @@ class Prefetch:
 
     _log = Logger()
 
-    def __init__(self, sources: Sources, clock: IReactorTime) -> None:
+    def __init__(self, sources: Sources, clock: IReactorTime, documents: IDocuments) -> None:
+        """
+        @param documents: where what is to be taken up after a restart is kept.
+        """
         self._sources = sources
         self._clock = clock
-        self._waiting: dict[Key, None] = {}
-        self._working: dict[Key, Deferred[Any]] = {}
-        self._done: OrderedDict[Key, tuple[float, float]] = OrderedDict()
+        self._document = Keepsake(documents, NAME, dict[str, list[_Digest]], self._take_up)
+        self._written = b"{}"
+        self._images: dict[Subject, _Image] = {}
+        self._waiting: dict[Subject, float] = {}
+        self._working: dict[Subject, Deferred[Any]] = {}
+        self._done: OrderedDict[tuple[Kind, str, str, str], tuple[float, float]] = OrderedDict()
+        self._requested: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._beginning: IDelayedCall | None = None
         self._full = False
         self._stopped = False
 
-    def __len__(self) -> int:
-        """Subjects that wait or are in work."""
-        return len(self._waiting) + len(self._working)
+    @property
+    def images(self) -> int:
+        """Images that were pulled and are not known to be whole."""
+        return len(self._images)
 
-    def pulled(self, upstream: str, name: str, reference: str) -> None:
+    @property
+    def referrers(self) -> int:
+        """Subjects whose referrers wait or are in work."""
+        return sum(subject.kind is Kind.REFERRERS for subject in (*self._waiting, *self._working))
+
+    def is_fetching(self, upstream: str, name: str, digest: Digest) -> bool:
+        """Whether what the manifest C{digest} lacks is on its way. Immediate."""
+        image = Subject(Kind.IMAGE, upstream, name, digest)
+        return image in self._images and self._sources.remote(upstream, name) is not None
+
+    # -- what clients do --------------------------------------------------------------------------------------------
+
+    def pulled(self, upstream: str, name: str, reference: str, digest: Digest | None = None) -> None:
         """
         A client pulled a manifest by tag or digest, and holds it. Immediate; the work begins when the reactor is back.
 
         @param name: the repository's full name at the upstream.
+        @param digest: of the manifest, C{None} where only a listener's prepared answer knows it.
         """
-        remote = self._sources.remote(upstream, name)
+        remote = self._sources.remotes().get(upstream)
         if self._stopped or remote is None:
             return
-        if not (remote.settings.prefetch_referrers or subject_of(reference)):
+        meant = reference if digest is None else str(digest)
+        kinds = [kind for kind in _kinds(remote, reference) if not self._is_done(kind, upstream, name, meant)]
+        if not kinds or self._sources.remote(upstream, name) is None:
             return
-        Deferred.fromCoroutine(self._consider(upstream, name, reference)).addErrback(
+        Deferred.fromCoroutine(self._consider(remote, name, meant, kinds)).addErrback(
             lambda failure: self._log.failure("a pull was not looked at", failure)
         )
+
+    def requested(self, upstream: str, name: str) -> None:
+        """A client asked for a blob of the repository. Immediate."""
+        self._requested[upstream, name] = self._clock.seconds()
+        self._requested.move_to_end((upstream, name))
+        if len(self._requested) > LIMIT:
+            self._requested.popitem(last=False)
+
+    async def _consider(self, remote: Remote, name: str, reference: str, kinds: list[Kind]) -> None:
+        repository = await self._sources.repositories.get(remote.name, name)
+        digest = _meaning(repository, reference)
+        if digest is None or self._stopped:
+            return
+        for kind in kinds:
+            known = self._done.get((kind, remote.name, name, str(digest)))
+            if kind is Kind.IMAGE and remote.settings.prefetch_image == IMAGE_PULLED:
+                if repository.manifests[digest].media_type in INDEXES:
+                    # Its children come when they are pulled.
+                    known = (self._clock.seconds(), self._clock.seconds() + WHOLE_FOR)
+            if known is not None and known[0] <= self._clock.seconds() < known[1]:
+                # The next pull costs no more than a look at this.
+                self._remember((kind, remote.name, name, reference), *known)
+            else:
+                self._add(Subject(kind, remote.name, name, digest))
+
+    def _add(self, subject: Subject) -> None:
+        if subject in self._waiting or subject in self._working:
+            return
+        if sum(each.kind is subject.kind for each in self._waiting) >= LIMIT:
+            self._turn_away()
+            return
+        now = self._clock.seconds()
+        if subject.kind is Kind.IMAGE:
+            self._images[subject] = _Image(now)
+            self.requested(subject.upstream, subject.name)
+        self._wait(subject, now + (GRACE if subject.kind is Kind.IMAGE else 0.0))
+
+    def _turn_away(self) -> None:
+        if not self._full:
+            self._log.info("{limit} images wait for prefetching; those pulled now are left out", limit=LIMIT)
+        self._full = True
+
+    # -- what a restart takes up ------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Take up the images that were not whole when an earlier process ended."""
+        await self._document.load()
+
+    async def flush(self) -> None:
+        """Write which images are not whole, if that has changed. One call at a time."""
+        if self._encode() == self._written:
+            return
+        data = b""
+
+        def encode() -> bytes:
+            nonlocal data
+            data = self._encode()
+            return data
+
+        if await self._document.write(encode):
+            self._written = data
+
+    def _take_up(self, kept: dict[str, list[str]]) -> None:
+        self._written = msgspec.json.encode(kept)
+        for place, digests in kept.items():
+            upstream, _, name = place.partition("/")
+            for digest in digests:
+                self._add(Subject(Kind.IMAGE, upstream, name, Digest.parse(digest)))
+
+    def _encode(self) -> bytes:
+        document: dict[str, list[str]] = {}
+        for image in self._images:
+            document.setdefault(f"{image.upstream}/{image.name}", []).append(str(image.digest))
+        return msgspec.json.encode(document)
+
+    def reconsider(self) -> None:
+        """The configuration was read again: what waits for its upstream, or is of no interest any more, is seen to."""
+        self._done.clear()
+        for image in [each for each in self._waiting if each in self._images]:
+            self._wait(image, self._clock.seconds())
 
     def stop(self) -> Deferred[None]:
         """Begin nothing more and drop what is under way; fires when that has ended. Flights are not waited for."""
@@ -89,65 +271,131 @@ class Prefetch:
             work.cancel()
         return DeferredList(ended).addCallback(lambda _: None)
 
-    async def _consider(self, upstream: str, name: str, reference: str) -> None:
-        digest = _meaning(await self._sources.repositories.get(upstream, name), reference)
-        if digest is None or self._stopped:
-            return
-        key = (upstream, name, digest)
-        if key in self._waiting or key in self._working or self._is_done(key):
-            return
-        if len(self._waiting) >= LIMIT:
-            self._turn_away()
-            return
-        self._waiting[key] = None
-        self._wake()
+    # -- when -------------------------------------------------------------------------------------------------------
 
-    def _turn_away(self) -> None:
-        if not self._full:
-            self._log.info("{limit} images wait for prefetching; those pulled now are left out", limit=LIMIT)
-        self._full = True
-
-    def _is_done(self, key: Key) -> bool:
-        since, until = self._done.get(key, (0.0, 0.0))
-        return since <= self._clock.seconds() < until
-
-    # -- working ----------------------------------------------------------------------------------------------------
+    def _wait(self, subject: Subject, due: float) -> None:
+        self._waiting[subject] = due
+        if self._beginning is None or self._beginning.getTime() > due:
+            self._wake()
 
     def _wake(self) -> None:
-        if self._waiting and self._beginning is None and not self._stopped:
-            self._beginning = self._clock.callLater(0, self._begin)
+        """See to what waits when the next of it is due and there is room for it."""
+        if self._beginning is not None:
+            self._beginning.cancel()
+            self._beginning = None
+        room = {kind: self._room(kind) for kind in Kind}
+        due = min((due for subject, due in self._waiting.items() if room[subject.kind]), default=None)
+        if due is not None and not self._stopped:
+            self._beginning = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._begin)
+
+    def _room(self, kind: Kind) -> int:
+        return AT_ONCE - sum(subject.kind is kind for subject in self._working)
 
     def _begin(self) -> None:
         self._beginning = None
-        # No more in one turn of the reactor, however quickly each ends.
-        for key in list(islice(self._waiting, AT_ONCE - len(self._working))):
-            del self._waiting[key]
-            self._working[key] = Deferred.fromCoroutine(self._work(key))
-            self._working[key].addBoth(self._ended, key)
-        self._full = self._full and bool(self._waiting)
-
-    async def _work(self, key: Key) -> float:
-        """Fetch what goes with one subject; returns after how many seconds to look again."""
-        errand = Errand(self._sources, *key)
-        try:
-            return await errand.run()
-        except Later as later:
-            return later.seconds
-        finally:
-            errand.tell()
-
-    def _ended(self, result: float | Failure, key: Key) -> None:
-        del self._working[key]
-        if isinstance(result, Failure):
-            if not result.check(CancelledError):
-                self._log.failure("prefetching for {key} failed", result, key="/".join(map(str, key)))
-            result = AGAIN
         now = self._clock.seconds()
-        self._done[key] = (now, now + max(AGAIN, result))
+        # No more in one turn of the reactor, however quickly each ends.
+        room = {kind: self._room(kind) for kind in Kind}
+        for subject in [subject for subject, due in self._waiting.items() if due <= now]:
+            if not room[subject.kind]:
+                continue
+            seconds = self._held_back(subject, now)
+            if seconds is None:
+                self._forget(subject)
+            elif seconds > 0:
+                self._waiting[subject] = now + seconds
+            else:
+                del self._waiting[subject]
+                room[subject.kind] -= 1
+                self._working[subject] = Deferred.fromCoroutine(self._work(subject))
+                self._working[subject].addBoth(self._ended, subject)
+        self._full = self._full and bool(self._waiting)
+        self._wake()
+
+    def _held_back(self, subject: Subject, now: float) -> float | None:
+        """Seconds before an image may be begun, C{None} when the configuration does not want it any more."""
+        image = self._images.get(subject)
+        if image is None:
+            return 0.0
+        remote = self._sources.remotes().get(subject.upstream)
+        if remote is None or remote.settings.prefetch_image == IMAGE_NONE or not remote.settings.permits(subject.name):
+            return None
+        if remote.offline or not remote.registry.outlook(subject.name).ask:
+            return OUTAGE_POLL
+        quiet = now - self._requested.get((subject.upstream, subject.name), 0.0)
+        return GRACE - quiet if 0 <= quiet < GRACE and 0 <= now - image.since < BUSY else 0.0
+
+    async def _work(self, subject: Subject) -> float:
+        """Fetch what goes with one subject; returns after how many seconds a pull is to have it looked at again."""
+        image = self._images.get(subject)
+        if image is None:
+            referrers = ReferrerPrefetch(self._sources, subject.upstream, subject.name, subject.digest)
+            try:
+                return max(AGAIN, await referrers.run())
+            except RetryLater as later:
+                return max(AGAIN, later.seconds)
+            finally:
+                referrers.tell()
+        gives_way = 0 <= self._clock.seconds() - image.since < GIVES_WAY
+        missing = ImagePrefetch(self._sources, subject.upstream, subject.name, subject.digest, gives_way)
+        try:
+            await missing.run()
+        finally:
+            image.attempts = 0 if missing.fetched else image.attempts
+        return WHOLE_FOR
+
+    def _ended(self, result: float | Failure, subject: Subject) -> None:
+        del self._working[subject]
+        if self._stopped:
+            return
+        again = self._retry_in(result, subject) if isinstance(result, Failure) else None
+        now = self._clock.seconds()
+        if again is not None:
+            self._waiting[subject] = now + again
+        else:
+            seconds = result if not isinstance(result, Failure) else WHOLE_FOR if subject in self._images else AGAIN
+            self._remember((subject.kind, subject.upstream, subject.name, str(subject.digest)), now, now + seconds)
+            self._forget(subject)
+        self._wake()
+
+    def _retry_in(self, failure: Failure, subject: Subject) -> float | None:
+        """Seconds until what failed is tried again, C{None} when it is not."""
+        image = self._images.get(subject)
+        if image is not None and failure.check(RetryLater):
+            return float(failure.value.seconds)  # type: ignore[union-attr]
+        if image is not None and failure.check(PullcacheError, OSError):
+            if image.attempts < len(RETRY_DELAYS):
+                image.attempts += 1
+                return RETRY_DELAYS[image.attempts - 1]
+            self._log.warn("{image} was not made whole, and is given up: {error}", image=subject, error=failure.value)
+        elif not failure.check(CancelledError):
+            self._log.failure("prefetching for {subject} failed", failure, subject=subject)
+        return None
+
+    def _forget(self, subject: Subject) -> None:
+        self._waiting.pop(subject, None)
+        self._images.pop(subject, None)
+
+    # -- what was looked at -----------------------------------------------------------------------------------------
+
+    def _is_done(self, kind: Kind, upstream: str, name: str, reference: str) -> bool:
+        since, until = self._done.get((kind, upstream, name, reference), (0.0, 0.0))
+        return since <= self._clock.seconds() < until
+
+    def _remember(self, key: tuple[Kind, str, str, str], since: float, until: float) -> None:
+        self._done[key] = (since, until)
         self._done.move_to_end(key)
         if len(self._done) > REMEMBERED:
             self._done.popitem(last=False)
-        self._wake()
+
+
+def _kinds(remote: Remote, reference: str) -> list[Kind]:
+    """What of a pulled manifest is of interest by the configuration."""
+    wanted = {
+        Kind.IMAGE: remote.settings.prefetch_image != IMAGE_NONE,
+        Kind.REFERRERS: remote.settings.prefetch_referrers or subject_of(reference) is not None,
+    }
+    return [kind for kind, is_wanted in wanted.items() if is_wanted]
 
 
 def _meaning(repository: Repository, reference: str) -> Digest | None:

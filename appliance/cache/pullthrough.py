@@ -70,11 +70,17 @@ class PullThrough:
             asking = self._manifests.by_tag(remote, repository, reference)
         answer = await self._wanted(remote, repository, str(reference), platform, asking)
         if pulled:
-            self.note_pulls(upstream, repository, str(reference))
+            self.note_pulls(upstream, repository, str(reference), digest=answer.digest)
         return answer
 
-    def note_pulls(self, upstream: str, name: str, reference: str, times: int = 1) -> None:
-        """A manifest was pulled by tag or digest, maybe without this cache being asked; unknown ones are no error."""
+    def note_pulls(
+        self, upstream: str, name: str, reference: str, times: int = 1, digest: Digest | None = None
+    ) -> None:
+        """
+        A manifest was pulled by tag or digest, maybe without this cache being asked; unknown ones are no error.
+
+        @param digest: what C{reference} meant, C{None} where that is not known.
+        """
         remote = self.remotes.get(upstream)
         if remote is None:
             return
@@ -82,11 +88,12 @@ class PullThrough:
         if self._usage is not None:
             self._usage.note(upstream, repository, reference, times)
         if self._prefetch is not None:
-            self._prefetch.pulled(upstream, repository, reference)
+            self._prefetch.pulled(upstream, repository, reference, digest)
 
     async def blob_size(self, upstream: str, name: str, digest: Digest) -> BlobSize:
         """See L{Blobs.head}."""
         remote, repository = self._admit(upstream, name)
+        self._note_request(remote, repository)
         return await self._blobs.head(remote, repository, digest)
 
     async def blob(
@@ -94,6 +101,7 @@ class PullThrough:
     ) -> BlobAnswer | SideRange:
         """See L{Blobs.open}; C{platform} as with L{manifest}."""
         remote, repository = self._admit(upstream, name)
+        self._note_request(remote, repository)
         asking = self._blobs.open(remote, repository, digest, span_of)
         return await self._wanted(remote, repository, str(digest), platform, asking)
 
@@ -116,6 +124,14 @@ class PullThrough:
     async def known_referrers(self, upstream: str, name: str, subject: Digest) -> ReferrersAnswer | None:
         """See L{ReferrerCache.known}; of any upstream and by the repository's full name, since nobody is asked."""
         return await self._referrers.known(upstream, name, subject)
+
+    def is_fetching(self, upstream: str, name: str, digest: Digest) -> bool:
+        """See L{Prefetch.is_fetching}; by the repository's full name, since nobody is asked."""
+        return self._prefetch is not None and self._prefetch.is_fetching(upstream, name, digest)
+
+    def _note_request(self, remote: Remote, repository: str) -> None:
+        if self._prefetch is not None:
+            self._prefetch.requested(remote.name, repository)
 
     async def _wanted(
         self, remote: Remote, repository: str, reference: str, platform: str | None, asking: Coroutine[Any, Any, T]

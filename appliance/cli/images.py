@@ -13,6 +13,8 @@ from appliance.cli.screen import Screen
 from appliance.cli.session import DONE, Session
 from appliance.cli.words import count, moment, short, size
 
+_ON_ITS_WAY = " (on its way)"
+
 
 def add_to(commands: Commands) -> None:
     """Add C{list} and C{show}."""
@@ -25,12 +27,16 @@ def add_to(commands: Commands) -> None:
 
 
 class Platform(msgspec.Struct):
-    """One platform of an image; C{state} is held, incomplete or absent, C{missing} counts blobs."""
+    """
+    One platform of an image; C{state} is held, incomplete or absent, C{missing} counts blobs, C{fetching}: whether what
+    is not held is on its way.
+    """
 
     platform: str
     digest: str = ""
     state: str = ""
     missing: int = 0
+    fetching: bool = False
 
 
 class Image(msgspec.Struct, rename="camel"):
@@ -45,6 +51,7 @@ class Image(msgspec.Struct, rename="camel"):
     pulls: int = 0
     last_pulled: str | None = None
     pinned: str | None = None
+    fetching: bool = False
 
 
 class ImageList(msgspec.Struct):
@@ -107,12 +114,15 @@ def _row(image: Image) -> tuple[str, str, str, str, str]:
 
 
 def _offline(image: Image) -> str:
-    """The platforms that can be served offline; what is there in part only is said to be so."""
+    """The platforms that can be served offline; what is there in part only, or on its way, is said to be so."""
     if not image.platforms:
-        return "yes" if image.offline else "no"
+        return "yes" if image.offline else f"no{_ON_ITS_WAY}" if image.fetching else "no"
     held = [each.platform for each in image.platforms if each.state == "held"]
-    incomplete = [f"{each.platform} (incomplete)" for each in image.platforms if each.state == "incomplete"]
-    return " ".join([*held, *incomplete]) or "no"
+    coming = [f"{each.platform}{_ON_ITS_WAY}" for each in image.platforms if each.fetching]
+    incomplete = [
+        f"{each.platform} (incomplete)" for each in image.platforms if each.state == "incomplete" and not each.fetching
+    ]
+    return " ".join([*held, *coming, *incomplete]) or "no"
 
 
 async def shown(session: Session, options: Namespace) -> int:
@@ -167,7 +177,8 @@ def _verifiable(detail: Detail) -> str:
 
 
 def _platform(platform: Platform) -> tuple[str, str, str]:
-    return platform.platform, _state(platform.state, platform.missing), platform.digest
+    state = _state(platform.state, platform.missing)
+    return platform.platform, f"{state}{_ON_ITS_WAY}" if platform.fetching else state, platform.digest
 
 
 def _referrer(referrer: Referrer) -> tuple[str, str, str, str, str]:

@@ -26,6 +26,16 @@ OCTET_STREAM = "application/octet-stream"
 
 INDEXES: frozenset[str] = frozenset({OCI_INDEX, DOCKER_MANIFEST_LIST})
 IMAGES: frozenset[str] = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+#: Layers that registries need not have: their descriptors name other places (image-spec, layer.md).
+NONDISTRIBUTABLE: frozenset[str] = frozenset(
+    {
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    }
+)
 #: Never asked for and never kept: the bytes of a signed one do not have its digest.
 SCHEMA1: frozenset[str] = frozenset({DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED})
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.clients.conftest import HELD, Upstream
-from tests.clients.sides import carry
-from tests.clients.tools import Podman, Skopeo, Source
-from tests.doubles.images import OCI
-from tests.process.service import UPSTREAM, Appliance
+from tests.clients.sides import carry, fronted
+from tests.clients.tools import DockerRegistry, Podman, Skopeo, Source
+from tests.doubles.images import OCI, assemble, random_tar
+from tests.process.service import UPSTREAM, Appliance, until
 
 pytestmark = [pytest.mark.real_client, pytest.mark.process]
 
@@ -87,3 +88,23 @@ def test_what_was_pulled_here_is_pulled_there(
     carry(appliance, sealed, tmp_path)
     upstream.kill()
     check(client, sealed)
+
+
+def test_an_image_of_which_the_first_client_had_four_layers_of_five_is_there_for_the_next(
+    skopeo: Skopeo, docker_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """The base image came from elsewhere; the registry stops a little later, and somebody with nothing pulls all."""
+    tars = [random_tar(f"layer-{number}", 50_000) for number in range(5)]
+    base, app = assemble(tars[:4], "amd64", Cmd=["/bin/base"]), assemble(tars, "amd64", Cmd=["/bin/app"])
+    docker_registry.add("team/app", "base", base)
+    docker_registry.add("team/app", "1", app)
+    copy = ("copy", "--quiet", "--src-tls-verify=false")
+    with fronted(tmp_path, docker_registry.url) as appliance:
+        skopeo.run(*copy, f"docker://{docker_registry.authority}/team/app:base", f"oci:{tmp_path}/had:base")
+        skopeo.run(*copy, f"docker://{appliance.authority}/team/app:1", f"oci:{tmp_path}/had:1")
+        until(lambda: "/manifests/1 200" in appliance.log() and "/blobs/" in appliance.log(), "the access log")
+        asked = set(re.findall(r"GET /v2/team/app/blobs/(\S+) 200", appliance.log()))
+        assert asked == {app.blobs[0].digest, app.layers[4].digest}
+        until(lambda: all(appliance.blob(blob.digest).exists() for blob in app.blobs), "the other four layers")
+        docker_registry.kill()
+        assert app.digest in skopeo.pull(Source(appliance, "team/app", "1"))

@@ -15,10 +15,12 @@ from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
 from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
+from appliance.cache.prefetch import Prefetch
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.remote import Remote
+from appliance.cache.sources import Sources
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
@@ -93,14 +95,28 @@ class Appliance:
         self.wants = Wants(self.state, self.clock, self.repositories.holds)
         self.usage = Usage(self.state, self.clock)
         links, lists = Links(self.store), ReferrerLists(documents)
+        manifests = Manifests(self.store, self.repositories, links, self.clock, Recent())
+        blobs = Blobs(self.store, self.repositories, links, self.flights, self.clock)
+        referrers = ReferrerCache(self.repositories, lists, links, self.clock)
+        sources = Sources(
+            lambda: self.through.remotes,
+            self.repositories,
+            self.store,
+            self.flights,
+            manifests,
+            blobs,
+            referrers,
+            self.usage,
+        )
         self.through = PullThrough(
             {HUB: Remote(upstream, self.hub, offline)},
-            Manifests(self.store, self.repositories, links, self.clock, Recent()),
-            Blobs(self.store, self.repositories, links, self.flights, self.clock),
+            manifests,
+            blobs,
             Tags(self.repositories, Listings(documents), self.clock),
-            ReferrerCache(self.repositories, lists, links, self.clock),
+            referrers,
             self.wants,
             self.usage,
+            Prefetch(sources, self.clock, self.state),
         )
         self.api = Api(
             Premises(

@@ -138,6 +138,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "    max_connections: 8\n"
         "    max_rate: 40MB\n"
         "    segments: 4\n"
+        "    prefetch: {image: index, referrers: true}\n"
         "    allow: [library/*]\n"
         "    deny: [library/bad]\n"
     )
@@ -188,6 +189,8 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
                 max_connections=8,
                 max_rate=40_000_000,
                 segments=4,
+                prefetch_image="index",
+                prefetch_referrers=True,
                 allow=("library/*",),
                 deny=("library/bad",),
             )
@@ -391,13 +394,15 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(document["listen"][0]) == fields(ListenSettings)
     assert set(document["admin"]) == fields(AdminSettings)
     assert set(document["bundles"]) == fields(BundleSettings)
-    assert set(hub) == fields(UpstreamSettings, "name", "urls", "delete_missing", "prefetch_referrers") | {
+    without = ("name", "urls", "delete_missing", "prefetch_image", "prefetch_referrers")
+    assert set(hub) == fields(UpstreamSettings, *without) | {
         "url",
         "revalidate",
         "missing",
         "prefetch",
     }
     assert set(hub["serve_stale"]) == fields(StaleSettings)
+    assert set(hub["prefetch"]) == {"image", "referrers"}
 
 
 def test_the_shipped_defaults_are_the_defaults() -> None:
@@ -576,6 +581,10 @@ WRONG_KEYS = [
     (ONE % "max_rate: 40MB/s", "upstreams.ghcr.io.max_rate", "'40MB/s' is no rate"),
     (ONE % "max_rate: 40B", "upstreams.ghcr.io.max_rate", "less than 1KB per second"),
     (ONE % "segments: 17", "upstreams.ghcr.io.segments", "'17' is no whole number from 1 to 16"),
+    (ONE % "prefetch: true", "upstreams.ghcr.io.prefetch", "stands where keys"),
+    (ONE % "prefetch: {images: none}", "upstreams.ghcr.io.prefetch.images", "did you mean image"),
+    (ONE % "prefetch: {image: all}", "upstreams.ghcr.io.prefetch.image", "'all' is not one of pulled, index, none"),
+    (ONE % "prefetch: {image: ~}", "upstreams.ghcr.io.prefetch.image", "is not one of pulled, index, none"),
     (ONE % "aliases: gh", "upstreams.ghcr.io.aliases", "'gh' stands where a list"),
     (ONE % "aliases: [gh, ..]", "upstreams.ghcr.io.aliases[1]", "no name for an upstream"),
     (ONE % "auth_hosts: [https://h]", "upstreams.ghcr.io.auth_hosts[0]", "without https://"),

@@ -47,7 +47,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "    segments: 4, token_file: secret, insecure: true, client_cert: cert, client_key: secret,\n"
         "    proxy: 'http://proxy.example:1', proxy_username: them, proxy_password_file: secret,\n"
         "    redirect_hosts: ['*.c.example'], keep_pulls: 20, max_connections: 4, max_rate: 40MB,\n"
-        "    referrers_fresh_for: 0, prefetch: {referrers: true}}\n"
+        "    referrers_fresh_for: 0, prefetch: {image: index, referrers: true}}\n"
     )
     assert describe(parse(text, str(tmp_path / "p.yaml"))) == (
         "store: /var/lib/pullcache\n"
@@ -69,6 +69,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         f"  credentials: username me, password from {secret}\n"
         "  proxy: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say\n"
         "  tokens: may also come from t.example\n"
+        "  images: the platforms that are pulled are made whole in the background\n"
         "  referrers: fresh for 10m\n"
         "  repositories: **, but not x/**\n"
         "\n"
@@ -87,6 +88,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "  limits: at most 4 requests at once, at most 40MB of blobs a second, 20 pulls of its rate limit are left to"
         " others\n"
         "  large blobs: in 4 ranges at once\n"
+        "  images: all platforms of what is pulled are made whole in the background\n"
         "  referrers: always asked for, fetched along with an image\n"
         "  repositories: **\n"
         "\n"

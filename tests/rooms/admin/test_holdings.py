@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+from appliance.cache.prefetch import GRACE
 from appliance.errors import Offline
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
@@ -72,6 +73,22 @@ def test_a_line_tells_what_can_be_served_offline(site: Appliance) -> None:
     [line] = site.get("images?pattern=redis")["images"]
     assert (line["offline"], states(line)) == (False, {"linux/amd64": "incomplete", "linux/arm64": "held"})
     assert [each["missing"] for each in line["platforms"]] == [1, 0]
+
+
+def test_a_line_tells_what_is_on_its_way(site: Appliance) -> None:
+    """Of an image that was pulled and is not whole; not when it is, nor of one that nobody pulled here."""
+    content = multi_arch()
+    arm64 = content.children[1]
+    site.hold(content, "1", without=(arm64.layers[0],))
+    site.offer(content)
+    assert [each["fetching"] for each in site.get("images")["images"][0]["platforms"]] == [False, False]
+    site.through.note_pulls(HUB, NGINX, arm64.digest)
+    [line] = site.get("images")["images"]
+    assert (line["fetching"], [each["fetching"] for each in line["platforms"]]) == (True, [False, True])
+    assert site.get("images/nginx:1")["image"] == line
+    site.clock.advance(GRACE)
+    [line] = site.get("images")["images"]
+    assert (line["offline"], line["fetching"], states(line)["linux/arm64"]) == (True, False, "held")
 
 
 def test_a_plain_image_has_the_platform_of_its_configuration(site: Appliance) -> None:

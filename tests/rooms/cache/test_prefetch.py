@@ -8,114 +8,26 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import LogEvent, LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs
 
-from appliance.cache import errand as errands
 from appliance.cache import prefetch as module
-from appliance.cache.blobs import Blobs
-from appliance.cache.errand import AGAIN, SMALL, Sources
-from appliance.cache.links import Links
-from appliance.cache.manifests import Manifests
-from appliance.cache.prefetch import AT_ONCE, Prefetch
-from appliance.cache.pullthrough import PullThrough
-from appliance.cache.recent import Recent
-from appliance.cache.referrers import ReferrerCache
-from appliance.cache.tags import Tags
-from appliance.cache.usage import Usage
-from appliance.cache.wants import Wants
+from appliance.cache import referrerprefetch
+from appliance.cache.prefetch import AT_ONCE
+from appliance.cache.referrerprefetch import AGAIN, SMALL
 from appliance.errors import UpstreamMissing, UpstreamRateLimited, UpstreamUnavailable
-from appliance.index.listings import Listings
-from appliance.index.memory import MemoryDocuments
-from appliance.index.referrers import ReferrerLists
 from appliance.interfaces import Outlook
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from tests.doubles.pullthrough import CONFIG, Cache, begin, descriptor, image, index, result
-from tests.doubles.upstream import ScriptedUpstream
+from tests.rooms.cache.desk import APP, HUB, IMAGE, SUBJECT, Desk, about, digests, lines
 
-HUB = "docker.io"
-APP = "app"
-IMAGE = image(b"app")
-SUBJECT = Digest.of(IMAGE)
 FRESH_FOR = 600.0
 
 
-def about(manifest: bytes, text: bytes) -> bytes:
-    """A signature or the like of C{manifest}; its one layer is C{text}."""
-    return image(text, subject=descriptor(OCI_MANIFEST, manifest))
-
-
-class Desk:
-    """An upstream with an image, and a cache that prefetches."""
-
-    def __init__(self, **settings: Any) -> None:
-        settings = {"prefetch_referrers": True, "referrers_fresh_for": FRESH_FOR, **settings}
-        self.upstream = ScriptedUpstream(HUB)
-        self.cache = cache = Cache(self.upstream, **settings)
-        self.clock = cache.clock
-        links = Links(cache.store)
-        manifests = Manifests(cache.store, cache.repositories, links, self.clock, Recent())
-        blobs = Blobs(cache.store, cache.repositories, links, cache.flights, self.clock)
-        referrers = ReferrerCache(cache.repositories, ReferrerLists(cache.documents), links, self.clock)
-        self.wants, self.usage = Wants(MemoryDocuments(), self.clock), Usage(MemoryDocuments(), self.clock)
-        sources = Sources(lambda: self.through.remotes, cache.repositories, manifests, blobs, referrers, self.wants)
-        self.prefetch = Prefetch(sources, self.clock)
-        self.through = PullThrough(
-            cache.remotes,
-            manifests,
-            blobs,
-            Tags(cache.repositories, Listings(cache.documents), self.clock),
-            referrers,
-            self.wants,
-            self.usage,
-            self.prefetch,
-        )
-        self.offer(IMAGE, b"app", "latest")
-
-    def offer(self, manifest: bytes, text: bytes, *tags: str, media_type: str = OCI_MANIFEST) -> None:
-        """The upstream has this, and its layer C{text}."""
-        self.upstream.add_manifest(APP, manifest, media_type, *tags)
-        for blob in (CONFIG, text):
-            self.upstream.add_blob(APP, blob)
-
-    def refer(self, subject: bytes, *texts: bytes) -> list[bytes]:
-        """From now on these refer to C{subject}, and nothing else."""
-        made = [about(subject, text) for text in texts]
-        for manifest, text in zip(made, texts, strict=True):
-            self.offer(manifest, text)
-        listed = [json.dumps(descriptor(OCI_MANIFEST, each)).encode() for each in made]
-        self.upstream.add_referrers(APP, Digest.of(subject), *listed)
-        return made
-
-    def pull(self, reference: str | Digest = "latest", after: float = 0.0) -> None:
-        """As a client, so many seconds from now, and what happens at once then."""
-        self.clock.advance(after)
-        result(self.through.manifest(HUB, APP, reference, pulled=True))
-        self.turn()
-
-    def turn(self, seconds: float = 0.0, turns: int = 3) -> None:
-        """Let the reactor do what is due."""
-        self.clock.pump([seconds, *[0.0] * turns])
-
-    def holds(self, *data: bytes) -> list[bool]:
-        return [self.cache.store.size(Digest.of(each)) is not None for each in data]
-
-    def asked(self, *verbs: str) -> list[str]:
-        """The subjects of questions, which are forgotten."""
-        found = [call.subject for call in self.upstream.asked(*verbs)]
-        self.upstream.calls.clear()
-        return found
-
-
-def digests(*data: bytes) -> list[str]:
-    return [str(Digest.of(each)) for each in data]
-
-
-def lines(logged: list[LogEvent]) -> list[LogEvent]:
-    """What prefetching said."""
-    return [
-        event for event in logged if event["log_namespace"].startswith(("appliance.cache.prefetch", errands.__name__))
-    ]
+def desk_of(**settings: Any) -> Desk:
+    """One that prefetches referrers alone."""
+    wanted = {"prefetch_image": "none", "prefetch_referrers": True, "referrers_fresh_for": FRESH_FOR}
+    return Desk(**wanted | settings)
 
 
 # -- what is fetched ------------------------------------------------------------------------------------------------
@@ -123,7 +35,7 @@ def lines(logged: list[LogEvent]) -> list[LogEvent]:
 
 def test_an_image_can_be_verified_when_its_upstream_is_gone() -> None:
     """The list, the signature and its blobs are held a moment after the tag was pulled, and served."""
-    desk = Desk()
+    desk = desk_of()
     [signature] = desk.refer(IMAGE, b"signature")
     desk.pull()
     desk.upstream.fail(UpstreamUnavailable(HUB, "gone"))
@@ -132,12 +44,12 @@ def test_an_image_can_be_verified_when_its_upstream_is_gone() -> None:
     assert result(desk.through.manifest(HUB, APP, listed.referrers[0].digest)).data == signature
     for blob in (CONFIG, b"signature"):
         result(desk.through.blob(HUB, APP, Digest.of(blob))).close()
-    assert len(desk.prefetch) == 0
+    assert desk.prefetch.referrers == 0
 
 
 def test_what_cosign_left_under_tags_comes_too() -> None:
     """Signatures, attestations and SBOMs; their tags are served afterwards."""
-    desk = Desk()
+    desk = desk_of()
     left = {suffix: image(suffix.encode()) for suffix in (".sig", ".att", ".sbom")}
     for suffix, manifest in left.items():
         desk.offer(manifest, suffix.encode(), SUBJECT.file_name + suffix)
@@ -150,7 +62,7 @@ def test_what_cosign_left_under_tags_comes_too() -> None:
 
 def test_a_signature_that_was_pulled_is_whole_whatever_is_prefetched() -> None:
     """cosign reads no configuration of its signatures; without it they would go into no bundle."""
-    desk = Desk(prefetch_referrers=False)
+    desk = desk_of(prefetch_referrers=False)
     large = b"large" * SMALL
     desk.offer(image(b"signature", large), b"signature", f"sha256-{SUBJECT.encoded}.sig")
     desk.upstream.add_blob(APP, large)
@@ -163,7 +75,7 @@ def test_a_signature_that_was_pulled_is_whole_whatever_is_prefetched() -> None:
 
 def test_what_refers_to_a_referrer_comes_and_nothing_beyond() -> None:
     """The signature of an SBOM; what refers to that is listed, as clients that show a tree ask, and not fetched."""
-    desk = Desk()
+    desk = desk_of()
     [sbom] = desk.refer(IMAGE, b"SBOM")
     [signature] = desk.refer(sbom, b"signature of the SBOM")
     [further] = desk.refer(signature, b"further")
@@ -175,7 +87,7 @@ def test_what_refers_to_a_referrer_comes_and_nothing_beyond() -> None:
 
 def test_manifests_that_go_round_in_a_circle_are_looked_at_once() -> None:
     """A list may name the image itself, or what another one named."""
-    desk = Desk()
+    desk = desk_of()
     sbom, lost = desk.refer(IMAGE, b"SBOM", b"lost")
     del desk.upstream.shelves[APP].manifests[Digest.of(lost)]
     named = [json.dumps(descriptor(OCI_MANIFEST, each)).encode() for each in (IMAGE, sbom, lost)]
@@ -188,7 +100,7 @@ def test_manifests_that_go_round_in_a_circle_are_looked_at_once() -> None:
 
 def test_an_index_that_refers_comes_with_its_children() -> None:
     """A bundle of signatures is of no use without them."""
-    desk = Desk()
+    desk = desk_of()
     child = image(b"child")
     desk.offer(child, b"child")
     bundle = index(child)
@@ -200,8 +112,8 @@ def test_an_index_that_refers_comes_with_its_children() -> None:
 
 def test_no_more_than_so_many_manifests_are_fetched_for_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may push to a repository cannot fill the disk of everybody who pulls from it; it is said."""
-    monkeypatch.setattr(errands, "MOST", 2)
-    desk = Desk()
+    monkeypatch.setattr(referrerprefetch, "MOST", 2)
+    desk = desk_of()
     made = desk.refer(IMAGE, b"1", b"2", b"3")
     with capturedLogs() as logged:
         desk.pull()
@@ -212,7 +124,7 @@ def test_no_more_than_so_many_manifests_are_fetched_for_one_image(monkeypatch: p
 
 def test_a_digest_that_makes_no_tag_is_asked_for_no_tags() -> None:
     """One of sha512 is too long for cosign's tags."""
-    desk = Desk()
+    desk = desk_of()
     subject = Digest.parse("sha512:" + sha512(IMAGE).hexdigest())
     desk.upstream.shelves[APP].manifests[subject] = (IMAGE, OCI_MANIFEST)
     desk.pull(subject)
@@ -225,7 +137,7 @@ def test_a_digest_that_makes_no_tag_is_asked_for_no_tags() -> None:
 def test_only_a_clients_pull_of_an_upstream_that_is_to_be_prefetched_from_counts() -> None:
     """Not a look at the headers, and not by default."""
     for settings, pulled in (({}, False), ({"prefetch_referrers": False}, True)):
-        desk = Desk(**settings)
+        desk = desk_of(**settings)
         desk.refer(IMAGE, b"signature")
         result(desk.through.manifest(HUB, APP, "latest", pulled=pulled))
         desk.turn()
@@ -234,7 +146,7 @@ def test_only_a_clients_pull_of_an_upstream_that_is_to_be_prefetched_from_counts
 
 def test_runtimes_that_pull_by_digest_get_it_too() -> None:
     """They ask what a tag means, by HEAD, and pull the digest; of an index they pull the child that they need."""
-    desk = Desk()
+    desk = desk_of()
     whole, other = index(IMAGE), image(b"for another platform")
     desk.offer(whole, b"", "multi", media_type=OCI_INDEX)
     desk.offer(other, b"for another platform")
@@ -250,7 +162,7 @@ def test_runtimes_that_pull_by_digest_get_it_too() -> None:
 @pytest.mark.parametrize("by_tag", [True, False])
 def test_a_signature_that_is_pulled_is_no_image(by_tag: bool) -> None:
     """Whoever verifies sets off no search for the signatures of signatures."""
-    desk = Desk()
+    desk = desk_of()
     [signature] = desk.refer(IMAGE, b"signature")
     tag = f"{SUBJECT.file_name}.sig"
     desk.offer(image(b"old"), b"old", tag)
@@ -264,7 +176,7 @@ def test_a_signature_that_is_pulled_is_no_image(by_tag: bool) -> None:
 
 def test_a_hundred_pulls_are_one_search() -> None:
     """Under whatever tags, by the hot lane, before it began and in the middle of it."""
-    desk = Desk()
+    desk = desk_of()
     desk.offer(IMAGE, b"app", "1", "1.2")
     desk.refer(IMAGE, b"signature")
     desk.upstream.hang("head")
@@ -276,17 +188,17 @@ def test_a_hundred_pulls_are_one_search() -> None:
     for _ in range(2):
         desk.turn()
         desk.through.note_pulls(HUB, APP, "1", 33)
-    assert len(desk.prefetch) == 1
+    assert desk.prefetch.referrers == 1
     desk.upstream.heal()
     desk.upstream.hanging[-1].answer()
     desk.turn()
     assert desk.asked("referrers") == digests(IMAGE, about(IMAGE, b"signature"))
-    assert len(desk.prefetch) == 0
+    assert desk.prefetch.referrers == 0
 
 
 def test_a_signature_that_was_added_later_comes_with_a_later_pull() -> None:
     """Not before the list is stale; a pull by the hot lane counts."""
-    desk = Desk(fresh_for=None)
+    desk = desk_of(fresh_for=None)
     desk.refer(IMAGE, b"early")
     desk.pull()
     desk.refer(IMAGE, b"early", b"late")
@@ -301,7 +213,7 @@ def test_a_signature_that_was_added_later_comes_with_a_later_pull() -> None:
 
 def test_a_tag_that_moved_is_looked_at_at_once() -> None:
     """It is another image."""
-    desk = Desk(fresh_for=1.0)
+    desk = desk_of(fresh_for=1.0)
     desk.pull()
     new = image(b"new")
     desk.offer(new, b"new", "latest")
@@ -312,7 +224,7 @@ def test_a_tag_that_moved_is_looked_at_at_once() -> None:
 
 def test_lists_that_are_always_asked_for_are_not_by_prefetching() -> None:
     """referrers_fresh_for: 0 is about clients who wait; a busy image would else be looked at all the time."""
-    desk = Desk(referrers_fresh_for=0.0, fresh_for=None)
+    desk = desk_of(referrers_fresh_for=0.0, fresh_for=None)
     desk.pull()
     desk.asked()
     desk.pull(after=AGAIN - 1)
@@ -324,7 +236,7 @@ def test_lists_that_are_always_asked_for_are_not_by_prefetching() -> None:
 def test_no_more_than_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one looked at longest ago is as new."""
     monkeypatch.setattr(module, "REMEMBERED", 1)
-    desk = Desk()
+    desk = desk_of()
     desk.offer(image(b"2"), b"2", "2")
     for tag in ("latest", "2"):
         desk.pull(tag)
@@ -341,7 +253,7 @@ def test_no_more_than_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_no_pull_waits_for_it() -> None:
     """The client has its answer before anything else is asked."""
-    desk = Desk()
+    desk = desk_of()
     desk.upstream.hang("referrers")
     assert result(desk.through.manifest(HUB, APP, "latest", pulled=True)).data == IMAGE
     assert desk.asked() == ["latest", str(SUBJECT)]
@@ -351,7 +263,7 @@ def test_no_pull_waits_for_it() -> None:
 
 def test_its_blobs_go_behind_those_that_clients_wait_for() -> None:
     """Where there is a limit on connections, or on the rate."""
-    desk = Desk()
+    desk = desk_of()
     desk.refer(IMAGE, b"signature")
     desk.pull()
     assert [call.background for call in desk.upstream.asked("blob")] == [True, True]
@@ -359,7 +271,7 @@ def test_its_blobs_go_behind_those_that_clients_wait_for() -> None:
 
 def test_it_is_no_pull_and_no_want() -> None:
     """Usage is what clients used; and what was wanted and came is wanted no more."""
-    desk = Desk()
+    desk = desk_of()
     [signature, lost] = desk.refer(IMAGE, b"signature", b"lost")
     del desk.upstream.shelves[APP].manifests[Digest.of(lost)]
     for wanted in digests(signature, b"signature"):
@@ -370,27 +282,27 @@ def test_it_is_no_pull_and_no_want() -> None:
 
 def test_four_images_are_looked_at_at_a_time() -> None:
     """Each with one question; the next comes when one is done, and all come."""
-    desk = Desk()
+    desk = desk_of()
     images = [image(b"%d" % number) for number in range(10)]
     for number, each in enumerate(images):
         desk.offer(each, b"%d" % number, f"{number}")
     desk.upstream.hang("referrers")
     for number in range(10):
         desk.pull(f"{number}")
-    assert len(desk.upstream.hanging) == AT_ONCE and len(desk.prefetch) == 10
+    assert len(desk.upstream.hanging) == AT_ONCE and desk.prefetch.referrers == 10
     served = 0
     while desk.upstream.hanging:
         assert len(desk.upstream.hanging) <= AT_ONCE
         desk.upstream.hanging.pop(0).answer()
         desk.turn()
         served += 1
-    assert (served, len(desk.prefetch)) == (10, 0)
+    assert (served, desk.prefetch.referrers) == (10, 0)
 
 
 def test_what_is_too_much_is_left_out_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest; it comes with a pull when there is room."""
     monkeypatch.setattr(module, "LIMIT", 2)
-    desk = Desk()
+    desk = desk_of()
     for number in range(5):
         desk.offer(image(b"%d" % number), b"%d" % number, f"{number}")
         result(desk.through.manifest(HUB, APP, f"{number}"))
@@ -409,7 +321,7 @@ def test_what_is_too_much_is_left_out_and_said_once(monkeypatch: pytest.MonkeyPa
 
 def test_one_that_fails_holds_up_no_other() -> None:
     """A manifest that is not there, a blob that is damaged: one line says so, and tags that nobody made are none."""
-    desk = Desk()
+    desk = desk_of()
     lost, damaged, good = desk.refer(IMAGE, b"lost", b"damaged", b"good")
     del desk.upstream.shelves[APP].manifests[Digest.of(lost)]
     desk.upstream.shelves[APP].blobs[Digest.of(b"damaged")] = b"Damaged"
@@ -423,7 +335,7 @@ def test_one_that_fails_holds_up_no_other() -> None:
 
 def test_nothing_is_said_of_an_image_that_nobody_signed() -> None:
     """No referrers and no tags: most images."""
-    desk = Desk()
+    desk = desk_of()
     with capturedLogs() as logged:
         desk.pull()
     assert lines(logged) == [] and len(desk.asked("head")) == 4
@@ -432,7 +344,7 @@ def test_nothing_is_said_of_an_image_that_nobody_signed() -> None:
 @pytest.mark.parametrize(("retry_after", "again"), [(300.0, 300.0), (1.0, AGAIN), (None, AGAIN)])
 def test_an_upstream_that_wants_fewer_requests_gets_none(retry_after: float | None, again: float) -> None:
     """The rest of an image's waits until it may be asked, and comes with the next pull then."""
-    desk = Desk(fresh_for=None)
+    desk = desk_of(fresh_for=None)
     desk.refer(IMAGE, b"1", b"2")
     desk.pull()
     desk.refer(IMAGE, b"1", b"2", b"3", b"4")
@@ -450,7 +362,7 @@ def test_an_upstream_that_wants_fewer_requests_gets_none(retry_after: float | No
 
 def test_an_upstream_that_is_down_is_not_asked_on() -> None:
     """A failure, and an outlook that says that the next question will fare no better; later it is asked again."""
-    desk = Desk(fresh_for=None)
+    desk = desk_of(fresh_for=None)
     desk.refer(IMAGE, b"signature")
     result(desk.through.manifest(HUB, APP, "latest"))
     down = UpstreamUnavailable(HUB, "down")
@@ -467,7 +379,7 @@ def test_an_upstream_that_is_down_is_not_asked_on() -> None:
 
 def test_an_upstream_that_failed_once_is_asked_for_the_rest() -> None:
     """And for what failed with the first pull a minute later, not ten."""
-    desk = Desk(fresh_for=None)
+    desk = desk_of(fresh_for=None)
     desk.refer(IMAGE, b"1", b"2")
     desk.upstream.fail_once("blob", UpstreamUnavailable(HUB, "cut"), UpstreamUnavailable(HUB, "cut"))
     desk.pull()
@@ -478,7 +390,7 @@ def test_an_upstream_that_failed_once_is_asked_for_the_rest() -> None:
 
 def test_a_list_that_was_not_heard_in_time_is_looked_at_again_soon() -> None:
     """What was known is fetched; what is new comes a minute later, not ten."""
-    desk = Desk(fresh_for=None)
+    desk = desk_of(fresh_for=None)
     desk.refer(IMAGE, b"old")
     desk.pull()
     desk.refer(IMAGE, b"old", b"new")
@@ -487,7 +399,7 @@ def test_a_list_that_was_not_heard_in_time_is_looked_at_again_soon() -> None:
     desk.pull()
     desk.turn(60.0)
     desk.turn(60.0)
-    assert len(desk.prefetch) == 0
+    assert desk.prefetch.referrers == 0
     desk.upstream.heal()
     for each in desk.upstream.hanging:
         each.answer()
@@ -497,12 +409,12 @@ def test_a_list_that_was_not_heard_in_time_is_looked_at_again_soon() -> None:
 
 def test_a_mistake_of_ours_is_logged_and_holds_up_no_other_image(logged_errors: list[Any]) -> None:
     """Nothing that could be foreseen, so with its traceback."""
-    desk = Desk()
+    desk = desk_of()
     desk.offer(image(b"2"), b"2", "2")
     desk.upstream.fail_once("referrers", ZeroDivisionError("ours"))
     for tag in ("latest", "2"):
         desk.pull(tag)
-    assert len(desk.prefetch) == 0 and len(desk.asked("head")) == 2 + 3
+    assert desk.prefetch.referrers == 0 and len(desk.asked("head")) == 2 + 3
     assert {event["failure"].type for event in logged_errors} == {ZeroDivisionError}
     logged_errors.clear()
 
@@ -513,7 +425,7 @@ def test_a_mistake_of_ours_is_logged_and_holds_up_no_other_image(logged_errors: 
 @pytest.mark.parametrize("change", ["offline", "prefetch", "allow", "gone"])
 def test_a_configuration_that_says_no_is_heeded_at_once(change: str) -> None:
     """Read again in the middle: nothing more leaves."""
-    desk = Desk()
+    desk = desk_of()
     desk.refer(IMAGE, b"1", b"2")
     desk.offer(image(b"2"), b"2", "2")
     desk.upstream.hang("referrers")
@@ -525,7 +437,8 @@ def test_a_configuration_that_says_no_is_heeded_at_once(change: str) -> None:
         "allow": {"allow": ()},
         "gone": {},
     }
-    after = Cache(*([] if change == "gone" else [desk.upstream]), **{"prefetch_referrers": True, **other[change]})
+    settings = {"prefetch_image": "none", "prefetch_referrers": True, **other[change]}
+    after = Cache(*([] if change == "gone" else [desk.upstream]), **settings)
     desk.through.remotes = after.remotes
     desk.upstream.heal()
     desk.asked()
@@ -533,13 +446,13 @@ def test_a_configuration_that_says_no_is_heeded_at_once(change: str) -> None:
         for each in desk.upstream.hanging:
             each.answer()
         desk.turn()
-    assert desk.asked() == lines(logged) == [] and len(desk.prefetch) == 0
+    assert desk.asked() == lines(logged) == [] and desk.prefetch.referrers == 0
 
 
 @pytest.mark.parametrize("verb", ["referrers", "manifest", "blob", "head"])
 def test_a_stop_drops_what_is_under_way_and_begins_nothing(verb: str) -> None:
     """Wherever it is; it waits until that has ended, and pulls set off nothing any more."""
-    desk = Desk()
+    desk = desk_of()
     desk.refer(IMAGE, b"signature")
     for number in range(AT_ONCE + 2):
         desk.offer(image(b"%d" % number), b"%d" % number, f"{number}")
@@ -549,11 +462,11 @@ def test_a_stop_drops_what_is_under_way_and_begins_nothing(verb: str) -> None:
     desk.asked()
     for tag in ("latest", *map(str, range(AT_ONCE + 2))):
         desk.pull(tag)
-    assert len(desk.prefetch) > 0 or verb in ("manifest", "blob")
+    assert desk.prefetch.referrers > 0 or verb in ("manifest", "blob")
     begun = len(desk.asked())
     stopping: Deferred[None] = desk.prefetch.stop()
     result(stopping)
-    assert begun and len(desk.prefetch) == 0
+    assert begun and desk.prefetch.referrers == 0
     desk.through.note_pulls(HUB, APP, "3")
     for each in desk.upstream.hanging:
         each.refuse(UpstreamMissing(HUB, "no"))
@@ -563,7 +476,7 @@ def test_a_stop_drops_what_is_under_way_and_begins_nothing(verb: str) -> None:
 
 def test_a_stop_before_anything_began_is_over_at_once() -> None:
     """Nothing is asked afterwards."""
-    desk = Desk()
+    desk = desk_of()
     result(begin(desk.through.manifest(HUB, APP, "latest", pulled=True)))
     desk.asked()
     result(desk.prefetch.stop())

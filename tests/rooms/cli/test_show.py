@@ -95,6 +95,22 @@ def test_list_says_which_platforms_can_be_served_offline() -> None:
     assert row.endswith("linux/amd64 linux/arm64 (incomplete)")
 
 
+def test_list_and_show_say_what_is_on_its_way() -> None:
+    """What clients did not ask for of an image that they pulled is coming; nobody has to do anything but wait."""
+    coming = [each | {"fetching": each["state"] == "incomplete"} for each in PLATFORMS]
+    image = IMAGE | {"platforms": coming, "fetching": True}
+    chart = IMAGE | {"platforms": [], "fetching": True}
+    out = ask(Appliance({"GET images": {"images": [image, chart]}}), "list").out
+    assert [line.split("  ")[-1].strip() for line in out.splitlines()[1:]] == [
+        "linux/amd64 linux/arm64 (on its way)",
+        "no (on its way)",
+    ]
+    out = ask(Appliance({"GET images/nginx": DETAIL | {"image": image}}), "show", "nginx").out
+    assert f"linux/arm64 incomplete, 2 blobs missing (on its way) {CHILD}" in [
+        " ".join(line.split()) for line in out.splitlines()
+    ]
+
+
 def test_list_takes_a_pattern() -> None:
     """The pattern is the appliance's to understand."""
     appliance = Appliance({"GET images": {"images": []}})

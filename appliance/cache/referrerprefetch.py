@@ -12,21 +12,16 @@ it would go into no bundle.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from twisted.logger import Logger
 
-from appliance.cache.blobs import Blobs
-from appliance.cache.manifests import Manifests
-from appliance.cache.referrers import ReferrerCache
 from appliance.cache.remote import Remote
-from appliance.cache.wants import Wants
+from appliance.cache.sources import RetryLater, Sources
 from appliance.errors import PullcacheError, UpstreamMissing, UpstreamRateLimited, UpstreamUnavailable
-from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import Manifest, parse_manifest
+from appliance.oci.manifest import Manifest
 from appliance.oci.names import is_tag
 from appliance.oci.referrer import cosign_tags, subject_of
 
@@ -45,43 +40,7 @@ AGAIN = 60.0
 T = TypeVar("T")
 
 
-class Later(Exception):
-    """
-    Asking on leads nowhere now.
-
-    @ivar seconds: how long, at least.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"not for {seconds:g} s")
-        self.seconds = seconds
-
-
-@dataclass(frozen=True)
-class Sources:
-    """
-    Who an L{Errand} asks.
-
-    @ivar remotes: gives those of the moment, by configured name.
-    @ivar wants: is told what came; C{None}: nobody is.
-    """
-
-    remotes: Callable[[], Mapping[str, Remote]]
-    repositories: Repositories
-    manifests: Manifests
-    blobs: Blobs
-    referrers: ReferrerCache
-    wants: Wants | None = None
-
-    def remote(self, upstream: str, name: str) -> Remote | None:
-        """Whom to ask; C{None} where nobody may be asked, by the configuration as it is now."""
-        remote = self.remotes().get(upstream)
-        if remote is None or remote.offline:
-            return None
-        return remote if remote.settings.permits(name) else None
-
-
-class Errand:
+class ReferrerPrefetch:
     """What goes with one subject; L{run} once."""
 
     _log = Logger()
@@ -103,7 +62,7 @@ class Errand:
         Fetch it all; what fails is left out.
 
         @return: seconds after which there may be more.
-        @raise Later: the rest has to wait.
+        @raise RetryLater: the rest has to wait.
         """
         self._is_small = True
         if await self._is_referrer():
@@ -168,7 +127,7 @@ class Errand:
         read = await self._tried(str(reference), reading, may_miss=isinstance(reference, str))
         if read is None:
             return
-        self._forget_want(reference)
+        self._sources.forget_want(self._upstream, self._name, reference)
         digest, manifest = read
         self._blobs.update(dict.fromkeys(blob.parsed() for blob in manifest.blobs))
         self._add((child.parsed() for child in manifest.manifests), -1)
@@ -176,20 +135,13 @@ class Errand:
             await self._list(digest, depth)
 
     async def _fetch_blob(self, digest: Digest) -> None:
-        asking = self._sources.blobs.fetch(self._remote(), self._name, digest, background=True)
-        if await self._tried(str(digest), _true(asking)):
-            self._forget_want(digest)
+        await self._tried(str(digest), self._sources.fetch_blob(self._remote(), self._name, digest))
 
     async def _read(self, remote: Remote, reference: str | Digest) -> tuple[Digest, Manifest]:
-        manifests = self._sources.manifests
-        if isinstance(reference, Digest):
-            answer = await manifests.by_digest(remote, self._name, reference)
-        else:
-            answer = await manifests.by_tag(remote, self._name, reference)
-        return answer.digest, parse_manifest(answer.data, answer.media_type)
+        return await self._sources.manifest(remote, self._name, reference)
 
     async def _tried(self, what: str, asking: Coroutine[Any, Any, T], may_miss: bool = False) -> T | None:
-        """What C{asking} gives, C{None} when that is a failure. Raises L{Later} when all further ones would be."""
+        """What C{asking} gives, C{None} when that is a failure. Raises L{RetryLater} when all further ones would be."""
         try:
             return await asking
         except (PullcacheError, OSError) as error:
@@ -197,9 +149,9 @@ class Errand:
                 self._troubles.append(f"{what}: {error}")
             self._unheard = self._unheard or isinstance(error, UpstreamUnavailable)
             if isinstance(error, UpstreamRateLimited):
-                raise Later(error.retry_after or AGAIN) from error
+                raise RetryLater(error.retry_after or AGAIN) from error
         if not self._remote().registry.outlook(self._name).ask:
-            raise Later(AGAIN)
+            raise RetryLater(AGAIN)
         return None
 
     def _add(self, digests: Iterable[Digest], depth: int) -> None:
@@ -210,18 +162,9 @@ class Errand:
         self._seen.update(new[:room])
         self._todo.extend((digest, depth) for digest in new[:room])
 
-    def _forget_want(self, reference: str | Digest) -> None:
-        if self._sources.wants is not None:
-            self._sources.wants.forget([(self._upstream, self._name, str(reference))])
-
     def _remote(self) -> Remote:
-        """Whom to ask now. Raises L{Later} when that is nobody any more."""
+        """Whom to ask now. Raises L{RetryLater} when that is nobody any more."""
         remote = self._sources.remote(self._upstream, self._name)
         if remote is None or not (self._is_small or remote.settings.prefetch_referrers):
-            raise Later(AGAIN)
+            raise RetryLater(AGAIN)
         return remote
-
-
-async def _true(work: Coroutine[Any, Any, None]) -> bool:
-    await work
-    return True

@@ -1,0 +1,131 @@
+"""A cache that prefetches, before an upstream with an image; nothing happens but by a call or a step of the clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.logger import LogEvent
+
+from appliance.cache import imageprefetch, prefetch, referrerprefetch
+from appliance.cache.blobs import Blobs
+from appliance.cache.links import Links
+from appliance.cache.manifests import Manifests
+from appliance.cache.prefetch import Prefetch
+from appliance.cache.pullthrough import PullThrough
+from appliance.cache.recent import Recent
+from appliance.cache.referrers import ReferrerCache
+from appliance.cache.sources import Sources
+from appliance.cache.tags import Tags
+from appliance.cache.usage import Usage
+from appliance.cache.wants import Wants
+from appliance.index.listings import Listings
+from appliance.index.memory import MemoryDocuments
+from appliance.index.referrers import ReferrerLists
+from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_MANIFEST
+from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, result
+from tests.doubles.upstream import ScriptedUpstream
+
+HUB = "docker.io"
+APP = "app"
+IMAGE = image(b"app")
+SUBJECT = Digest.of(IMAGE)
+
+
+def about(manifest: bytes, text: bytes) -> bytes:
+    """A signature or the like of C{manifest}; its one layer is C{text}."""
+    return image(text, subject=descriptor(OCI_MANIFEST, manifest))
+
+
+class Desk:
+    """An upstream with an image, and a cache that prefetches."""
+
+    def __init__(self, before: Desk | None = None, **settings: Any) -> None:
+        """
+        @param before: the process before this one, whose upstream and store it goes on with.
+        """
+        self.upstream = ScriptedUpstream(HUB) if before is None else before.upstream
+        self.cache = cache = Cache(self.upstream, before=None if before is None else before.cache, **settings)
+        self.clock = cache.clock
+        links = Links(cache.store)
+        manifests = Manifests(cache.store, cache.repositories, links, self.clock, Recent())
+        blobs = Blobs(cache.store, cache.repositories, links, cache.flights, self.clock)
+        referrers = ReferrerCache(cache.repositories, ReferrerLists(cache.documents), links, self.clock)
+        self.state = MemoryDocuments() if before is None else before.state
+        self.wants, self.usage = Wants(self.state, self.clock), Usage(self.state, self.clock)
+        self.fetched: list[int] = []
+        sources = Sources(
+            lambda: self.through.remotes,
+            cache.repositories,
+            cache.store,
+            cache.flights,
+            manifests,
+            blobs,
+            referrers,
+            self.usage,
+            self.wants,
+            lambda _, octets: self.fetched.append(octets),
+        )
+        self.prefetch = Prefetch(sources, self.clock, self.state)
+        self.through = PullThrough(
+            cache.remotes,
+            manifests,
+            blobs,
+            Tags(cache.repositories, Listings(cache.documents), self.clock),
+            referrers,
+            self.wants,
+            self.usage,
+            self.prefetch,
+        )
+        if before is None:
+            self.offer(IMAGE, b"app", "latest")
+
+    def offer(self, manifest: bytes, text: bytes, *tags: str, media_type: str = OCI_MANIFEST) -> None:
+        """The upstream has this, and its layer C{text}."""
+        self.upstream.add_manifest(APP, manifest, media_type, *tags)
+        for blob in (CONFIG, text):
+            self.upstream.add_blob(APP, blob)
+
+    def refer(self, subject: bytes, *texts: bytes) -> list[bytes]:
+        """From now on these refer to C{subject}, and nothing else."""
+        made = [about(subject, text) for text in texts]
+        for manifest, text in zip(made, texts, strict=True):
+            self.offer(manifest, text)
+        listed = [json.dumps(descriptor(OCI_MANIFEST, each)).encode() for each in made]
+        self.upstream.add_referrers(APP, Digest.of(subject), *listed)
+        return made
+
+    def pull(self, reference: str | Digest = "latest", after: float = 0.0) -> None:
+        """As a client, so many seconds from now, and what happens at once then."""
+        self.clock.advance(after)
+        result(self.through.manifest(HUB, APP, reference, pulled=True))
+        self.turn()
+
+    def turn(self, seconds: float = 0.0, turns: int = 3) -> None:
+        """Let the reactor do what is due."""
+        self.clock.pump([seconds, *[0.0] * turns])
+
+    def holds(self, *data: bytes) -> list[bool]:
+        return [self.cache.store.size(Digest.of(each)) is not None for each in data]
+
+    def asked(self, *verbs: str) -> list[str]:
+        """The subjects of questions, which are forgotten."""
+        found = [call.subject for call in self.upstream.asked(*verbs)]
+        self.upstream.calls.clear()
+        return found
+
+
+def digests(*data: bytes) -> list[str]:
+    return [str(Digest.of(each)) for each in data]
+
+
+def lines(logged: list[LogEvent]) -> list[LogEvent]:
+    """What prefetching said."""
+    return [
+        event
+        for event in logged
+        if event["log_namespace"].startswith(
+            tuple(each.__name__ for each in (prefetch, imageprefetch, referrerprefetch))
+        )
+    ]

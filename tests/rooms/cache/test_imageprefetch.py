@@ -1,0 +1,481 @@
+"""A pulled image is whole: what a client did not ask for, because it had it, is fetched behind it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
+
+from appliance.cache import prefetch as module
+from appliance.cache.prefetch import BUSY, GIVES_WAY, GRACE, OUTAGE_POLL, RETRY_DELAYS, WHOLE_FOR
+from appliance.errors import UpstreamDenied, UpstreamRateLimited, UpstreamUnavailable
+from appliance.interfaces import Outlook
+from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import NONDISTRIBUTABLE, OCI_INDEX
+from tests.doubles.pullthrough import CONFIG, Cache, begin, descriptor, image, index, result
+from tests.rooms.cache.desk import APP, HUB, Desk, digests, lines
+
+LAYERS = [b"layer %d" % number for number in range(5)]
+FIVE = image(*LAYERS)
+WHOLE = Digest.of(FIVE)
+DOWN = UpstreamUnavailable(HUB, "down")
+
+
+def stocked(*manifests: bytes, **settings: Any) -> Desk:
+    """An upstream with the image of five layers as C{five}, and more."""
+    desk = Desk(**settings)
+    stock(desk, FIVE, "five")
+    for manifest in manifests:
+        stock(desk, manifest)
+    return desk
+
+
+def stock(desk: Desk, manifest: bytes, *tags: str) -> None:
+    desk.upstream.add_manifest(APP, manifest, json.loads(manifest)["mediaType"], *tags)
+    for blob in (CONFIG, *LAYERS):
+        desk.upstream.add_blob(APP, blob)
+
+
+def take(desk: Desk, *blobs: bytes) -> None:
+    """As a client, to the end."""
+    for blob in blobs:
+        result(desk.through.blob(HUB, APP, Digest.of(blob))).close()
+
+
+def blobs_asked(desk: Desk) -> list[str]:
+    return [call.subject for call in desk.upstream.asked("blob")]
+
+
+# -- what is fetched ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reference", ["five", WHOLE], ids=["tag", "digest"])
+def test_an_image_is_there_for_others_when_a_client_had_most_of_its_layers(reference: str | Digest) -> None:
+    """One layer of five was asked for; a moment later the upstream is gone, and all five are served."""
+    desk = stocked()
+    desk.pull(reference)
+    take(desk, LAYERS[2])
+    desk.turn(GRACE)
+    desk.upstream.fail(DOWN)
+    take(desk, CONFIG, *LAYERS)
+    assert desk.prefetch.images == 0
+    assert sorted(desk.fetched) == sorted(map(len, (CONFIG, *LAYERS[:2], *LAYERS[3:])))
+
+
+def test_a_client_that_asks_for_all_of_it_costs_no_request_more() -> None:
+    """Whatever it asks for first, and whenever it pulls again."""
+    desk = stocked()
+    for _ in range(2):
+        desk.pull("five", after=WHOLE_FOR + 1)
+        take(desk, *LAYERS, CONFIG)
+        desk.turn(GRACE)
+        desk.turn(GRACE)
+    assert sorted(blobs_asked(desk)) == sorted(digests(CONFIG, *LAYERS))
+    assert desk.fetched == [] and desk.prefetch.images == 0
+
+
+def test_only_a_pull_counts() -> None:
+    """A look at the headers, as a kubelet takes with every start of a pod, fetches nothing; nor does C{none}."""
+    for settings, pulled in (({}, False), ({"prefetch_image": "none"}, True)):
+        desk = stocked(**settings)
+        result(desk.through.manifest(HUB, APP, "five", pulled=pulled))
+        desk.turn(GRACE)
+        assert blobs_asked(desk) == [] and desk.prefetch.images == 0
+
+
+def test_a_pull_by_the_hot_lane_counts() -> None:
+    """A prepared answer knows the tag only."""
+    desk = stocked()
+    result(desk.through.manifest(HUB, APP, "five"))
+    desk.through.note_pulls(HUB, APP, "five", 33)
+    desk.turn(GRACE)
+    assert desk.holds(*LAYERS) == [True] * 5
+
+
+def test_of_an_index_the_platforms_are_made_whole_that_were_pulled() -> None:
+    """The index itself brings none of them; C{index} says that all come, attestations and nested indexes too."""
+    amd64, arm64, attestation = image(LAYERS[0]), image(LAYERS[1]), image(LAYERS[2])
+    inner = index(arm64, attestation)
+    document = json.loads(index(amd64))
+    document["manifests"].append(descriptor(OCI_INDEX, inner))
+    outer = json.dumps(document).encode()
+    for mode, held in (("pulled", [True, False, False]), ("index", [True, True, True])):
+        desk = stocked(amd64, arm64, attestation, inner, outer, prefetch_image=mode)
+        desk.pull(Digest.of(outer))
+        desk.turn(GRACE)
+        assert (desk.holds(LAYERS[0]) == [True]) is (mode == "index")
+        desk.pull(Digest.of(amd64))
+        desk.turn(GRACE)
+        assert desk.holds(*LAYERS[:3]) == held and desk.prefetch.images == 0
+
+
+def test_a_client_that_reads_the_metadata_of_every_platform_brings_the_one_it_pulls() -> None:
+    """containerd 2: manifest and configuration of each, layers of one; all have a layer without files in common."""
+    common = LAYERS[4]
+    amd64, arm64, s390x = (image(common, layer) for layer in LAYERS[:3])
+    whole = index(amd64, arm64, s390x)
+    desk = stocked(amd64, arm64, s390x, whole)
+    for manifest in (whole, amd64, arm64, s390x):
+        desk.pull(Digest.of(manifest))
+    take(desk, CONFIG, common, LAYERS[0])
+    desk.turn(GRACE)
+    assert desk.holds(*LAYERS[:3]) == [True, False, False]
+
+
+def test_a_platform_of_which_a_client_had_all_layers_is_made_whole() -> None:
+    """Manifest and configuration were asked for, as before; but no other platform's layers were."""
+    amd64, arm64 = image(LAYERS[0]), image(LAYERS[1])
+    whole = index(amd64, arm64)
+    desk = stocked(amd64, arm64, whole)
+    desk.pull(Digest.of(amd64))
+    take(desk, CONFIG, LAYERS[0])
+    desk.clock.advance(3600.0)
+    desk.pull(Digest.of(whole))
+    desk.pull(Digest.of(arm64))
+    take(desk, CONFIG)
+    desk.turn(GRACE)
+    assert desk.holds(LAYERS[1]) == [True]
+
+
+@pytest.mark.parametrize("media_type", sorted(NONDISTRIBUTABLE))
+def test_layers_that_may_not_be_distributed_are_left_alone(media_type: str) -> None:
+    """Their descriptors name other places, and registries do not have them: the image lacks nothing else."""
+    foreign = descriptor(media_type, b"foreign", urls=["https://elsewhere.example/foreign"])
+    document = json.loads(FIVE)
+    document["layers"].insert(0, foreign)
+    windows = json.dumps(document).encode()
+    desk = stocked(windows)
+    with capturedLogs() as logged:
+        desk.pull(Digest.of(windows))
+        desk.turn(GRACE)
+    assert digests(b"foreign")[0] not in blobs_asked(desk)
+    assert desk.holds(*LAYERS) == [True] * 5 and desk.prefetch.images == 0
+    assert [line["log_level"] for line in lines(logged)] == [LogLevel.info]
+
+
+def test_an_image_of_thousands_of_layers_is_fetched_once_each() -> None:
+    """Also where the same layer stands there again and again."""
+    layers = [b"%d" % number for number in range(2000)]
+    many = image(*layers, *layers)
+    desk = stocked(many)
+    for layer in layers:
+        desk.upstream.add_blob(APP, layer)
+    desk.pull(Digest.of(many))
+    desk.turn(GRACE)
+    assert sorted(blobs_asked(desk)) == sorted(digests(CONFIG, *layers))
+
+
+# -- when -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_fetched_while_the_client_still_asks() -> None:
+    """One layer after the other, with a pause between them: each is asked for by the client itself."""
+    desk = stocked()
+    desk.pull("five")
+    for blob in (CONFIG, *LAYERS):
+        desk.turn(GRACE - 0.1)
+        take(desk, blob)
+    desk.turn(GRACE)
+    assert [call.background for call in desk.upstream.asked("blob")] == [False] * 6
+
+
+def test_it_goes_behind_what_clients_wait_for() -> None:
+    """Of any image; when that has come, it begins, one blob at a time and in the background."""
+    desk = stocked()
+    desk.pull("five")
+    desk.upstream.by_hand = True
+    waiting = begin(desk.through.blob(HUB, APP, Digest.of(b"app")))
+    for _ in range(10):
+        desk.turn(GRACE)
+    assert blobs_asked(desk) == digests(b"app")
+    desk.upstream.bodies[0].complete()
+    result(waiting).close()
+    desk.turn(GRACE)
+    assert [call.background for call in desk.upstream.asked("blob")] == [False, True]
+    desk.upstream.by_hand = False
+    desk.upstream.bodies[1].complete()
+    desk.turn(GRACE)
+    assert desk.holds(*LAYERS) == [True] * 5
+
+
+def test_it_does_not_give_way_for_ever() -> None:
+    """Where somebody always waits for something; and a repository that is asked for all the time is not quiet ever."""
+    desk = stocked()
+    desk.pull("five")
+    for _ in range(int(BUSY / GRACE) + 2):
+        desk.prefetch.requested(HUB, APP)
+        desk.turn(GRACE / 2)
+        desk.prefetch.requested(HUB, APP)
+        desk.turn(GRACE / 2)
+    assert desk.holds(*LAYERS) == [True] * 5
+    desk = stocked()
+    desk.pull("five")
+    desk.upstream.by_hand = True
+    begin(desk.through.blob(HUB, APP, Digest.of(b"app")))
+    desk.upstream.by_hand = False
+    for _ in range(int(GIVES_WAY / GRACE) + 1):
+        desk.turn(GRACE)
+    assert desk.holds(*LAYERS) == [True] * 5
+
+
+def test_a_client_that_comes_for_it_after_all_joins_and_waits_for_nobody() -> None:
+    """One request upstream; what was in the background is no more."""
+    desk = stocked()
+    desk.pull("five")
+    desk.upstream.hang("blob")
+    desk.turn(GRACE)
+    [call] = desk.upstream.asked("blob")
+    assert (call.subject, call.background) == (digests(CONFIG)[0], True)
+    desk.upstream.heal()
+    joined = begin(desk.through.blob(HUB, APP, Digest.of(CONFIG)))
+    assert [each.background for each in desk.upstream.asked("blob")][:2] == [True, False]
+    assert desk.upstream.hanging[0].cancelled
+    result(joined).close()
+    assert sorted(blobs_asked(desk)[1:]) == sorted(digests(CONFIG, *LAYERS))
+
+
+def test_an_image_that_is_known_to_be_whole_is_not_looked_at_again() -> None:
+    """A pull of it, by tag or digest, begins nothing at all."""
+    desk = stocked()
+    desk.pull("five")
+    desk.turn(GRACE)
+    for reference in ("five", str(WHOLE)):
+        desk.through.note_pulls(HUB, APP, reference)
+    desk.turn()
+    for reference in ("five", str(WHOLE)):
+        desk.through.note_pulls(HUB, APP, reference, digest=WHOLE if reference == "five" else None)
+        assert desk.prefetch.images == 0 and desk.clock.getDelayedCalls() == []
+
+
+def test_no_more_than_so_many_are_remembered_to_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest are left out, which is said once; they come with a pull when there is room."""
+    monkeypatch.setattr(module, "LIMIT", 2)
+    made = [image(layer) for layer in LAYERS]
+    desk = stocked(*made)
+    with capturedLogs() as logged:
+        for manifest in made:
+            result(desk.through.manifest(HUB, APP, Digest.of(manifest), pulled=True))
+    assert (desk.prefetch.images, [event["limit"] for event in lines(logged)]) == (2, [2])
+    desk.turn(GRACE)
+    assert desk.holds(*LAYERS) == [True, True, False, False, False]
+    desk.pull(Digest.of(made[4]))
+    desk.turn(GRACE)
+    assert desk.holds(LAYERS[4]) == [True]
+
+
+# -- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_fetched_is_tried_again_ever_more_seldom_and_given_up() -> None:
+    """It is said once, at the end."""
+    desk = stocked()
+    desk.upstream.fail(UpstreamDenied(HUB, "no"), "blob")
+    with capturedLogs() as logged:
+        desk.pull("five")
+        desk.turn(GRACE)
+        for number, delay in enumerate(RETRY_DELAYS, 1):
+            assert (len(desk.asked("blob")), desk.prefetch.images) == (6, 1), number
+            desk.turn(delay - 1)
+            assert desk.asked("blob") == []
+            desk.turn(1.0)
+    assert (desk.prefetch.images, desk.clock.getDelayedCalls()) == (0, [])
+    [line] = lines(logged)
+    assert line["log_level"] is LogLevel.warn
+
+
+def test_a_blob_that_comes_begins_the_row_of_delays_anew() -> None:
+    """And one that fails holds up no other."""
+    desk = stocked()
+    cut = UpstreamUnavailable(HUB, "cut")
+    desk.upstream.fail_once("blob", *[cut] * 6, *[cut] * 6, cut)
+    desk.pull("five")
+    desk.turn(GRACE)
+    desk.turn(RETRY_DELAYS[0])
+    desk.turn(RETRY_DELAYS[1])
+    assert desk.holds(CONFIG, *LAYERS) == [False] + [True] * 5
+    desk.turn(RETRY_DELAYS[0])
+    assert desk.holds(CONFIG) == [True]
+
+
+def test_a_blob_that_its_upstream_does_not_have_is_given_up() -> None:
+    """The rest comes; one line names it."""
+    desk = stocked()
+    del desk.upstream.shelves[APP].blobs[Digest.of(LAYERS[0])]
+    with capturedLogs() as logged:
+        desk.pull("five")
+        desk.turn(GRACE)
+    [line] = lines(logged)
+    assert (line["log_level"], line["count"]) == (LogLevel.warn, 1)
+    assert digests(LAYERS[0])[0] in str(line["first"])
+    assert desk.holds(*LAYERS) == [False, True, True, True, True] and desk.prefetch.images == 0
+    desk.asked()
+    desk.pull("five")
+    desk.turn(3600.0)
+    assert blobs_asked(desk) == []
+
+
+def test_an_outage_is_waited_for_however_long() -> None:
+    """Its upstream is not asked, and no attempt is counted; when it is back, the image is made whole."""
+    desk = stocked()
+    desk.pull("five")
+    desk.upstream.fail(DOWN)
+    desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN)
+    for _ in range(3):
+        desk.turn(86400.0)
+    assert blobs_asked(desk) == [] and desk.prefetch.images == 1
+    desk.upstream.heal()
+    desk.upstream.outlooks.clear()
+    desk.turn(OUTAGE_POLL)
+    assert desk.holds(*LAYERS) == [True] * 5
+
+
+def test_an_outage_in_the_middle_is_waited_for() -> None:
+    """The first question that fails is the last."""
+    desk = stocked()
+    desk.pull("five")
+    desk.upstream.hang("blob")
+    desk.turn(GRACE)
+    desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN)
+    desk.upstream.hanging[0].refuse(DOWN)
+    desk.turn(OUTAGE_POLL)
+    assert len(desk.asked("blob")) == 1
+    desk.upstream.heal()
+    desk.upstream.outlooks.clear()
+    desk.turn(OUTAGE_POLL)
+    assert desk.holds(*LAYERS) == [True] * 5
+
+
+def test_an_upstream_that_wants_fewer_requests_gets_none() -> None:
+    """C{Retry-After} is heeded, and C{keep_pulls} says the same of an index's children."""
+    amd64, arm64 = image(LAYERS[0]), image(LAYERS[1])
+    whole = index(amd64, arm64)
+    desk = stocked(amd64, arm64, whole, prefetch_image="index")
+    desk.pull(Digest.of(whole))
+    desk.upstream.fail_once("manifest", UpstreamRateLimited(HUB, "too many", 300.0))
+    desk.asked()
+    desk.turn(GRACE)
+    assert desk.asked() == digests(amd64)
+    desk.turn(299.0)
+    assert desk.asked() == []
+    desk.turn(1.0)
+    assert desk.holds(*LAYERS[:2]) == [True, True]
+
+
+def test_a_mistake_of_ours_is_logged_and_holds_up_no_other_image(logged_errors: list[Any]) -> None:
+    """It is not tried again."""
+    desk = stocked()
+    desk.upstream.fail_once("blob", ZeroDivisionError("ours"))
+    desk.pull("five")
+    desk.pull("latest")
+    desk.turn(GRACE)
+    desk.turn()
+    assert desk.holds(b"app") == [True] and desk.prefetch.images == 0
+    assert {event["failure"].type for event in logged_errors} >= {ZeroDivisionError}
+    logged_errors.clear()
+
+
+# -- a restart, a reload, a stop ------------------------------------------------------------------------------------
+
+
+def test_a_restart_takes_it_up_again() -> None:
+    """What was not whole when the process ended, by whatever."""
+    desk = stocked()
+    desk.pull("five")
+    result(begin(desk.prefetch.flush()))
+    after = Desk(before=desk)
+    result(begin(after.prefetch.load()))
+    after.turn(GRACE)
+    assert after.holds(*LAYERS) == [True] * 5
+    result(begin(after.prefetch.flush()))
+    last = Desk(before=after)
+    result(begin(last.prefetch.load()))
+    assert last.prefetch.images == 0
+
+
+def test_ordinary_pulls_write_nothing() -> None:
+    """Neither while nothing was pulled nor when all of it is here."""
+    desk = stocked()
+    result(begin(desk.prefetch.flush()))
+    desk.pull("five")
+    desk.turn(GRACE)
+    result(begin(desk.prefetch.flush()))
+    assert result(desk.state.read((module.NAME,))) is None
+    desk.pull("latest")
+    result(begin(desk.prefetch.flush()))
+    desk.turn(GRACE)
+    for _ in range(2):
+        result(begin(desk.prefetch.flush()))
+    assert result(desk.state.read((module.NAME,))) == (b"{}", 2)
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"docker.io/app": ["sha256:no"]}', b'{"docker.io/app": ["\xff"]}'])
+def test_a_document_that_cannot_be_read_is_set_aside(data: bytes, logged_errors: list[Any]) -> None:
+    """And the next one is written."""
+    desk = stocked()
+    result(desk.state.write((module.NAME,), data, 0))
+    result(begin(desk.prefetch.load()))
+    assert [event["document"] for event in logged_errors] == [module.NAME]
+    logged_errors.clear()
+    desk.pull("five")
+    result(begin(desk.prefetch.flush()))
+    assert json.loads(result(desk.state.read((module.NAME,)))[0]) == {f"{HUB}/{APP}": [str(WHOLE)]}
+
+
+@pytest.mark.parametrize("change", ["none", "allow", "gone"])
+def test_a_configuration_that_does_not_want_it_is_heeded_at_once(change: str) -> None:
+    """Read again in the middle: nothing more leaves, and it is forgotten."""
+    desk = stocked()
+    desk.pull("five")
+    desk.upstream.hang("blob")
+    desk.turn(GRACE)
+    other = {"none": {"prefetch_image": "none"}, "allow": {"allow": ()}, "gone": {}}
+    desk.through.remotes = Cache(*([] if change == "gone" else [desk.upstream]), **other[change]).remotes
+    desk.prefetch.reconsider()
+    desk.upstream.heal()
+    desk.upstream.hanging[0].answer()
+    desk.turn(GRACE)
+    assert len(desk.asked("blob")) == 1 and desk.prefetch.images == 0
+
+
+def test_while_the_appliance_is_offline_it_waits() -> None:
+    """A ship at sea: the image is made whole in the next port, and is not said to be on its way before."""
+    desk = stocked()
+    desk.pull("five")
+    online = desk.through.remotes
+    assert desk.prefetch.is_fetching(HUB, APP, WHOLE)
+    desk.through.remotes = Cache(desk.upstream, offline=True).remotes
+    desk.prefetch.reconsider()
+    desk.turn(86400.0)
+    assert blobs_asked(desk) == [] and not desk.prefetch.is_fetching(HUB, APP, WHOLE)
+    desk.through.remotes = online
+    desk.prefetch.reconsider()
+    desk.turn()
+    assert desk.holds(*LAYERS) == [True] * 5 and not desk.prefetch.is_fetching(HUB, APP, WHOLE)
+
+
+def test_a_stop_drops_what_is_under_way_and_forgets_nothing() -> None:
+    """Nothing is asked any more; the next process takes it up."""
+    desk = stocked()
+    desk.pull("five")
+    desk.upstream.hang("blob")
+    desk.turn(GRACE)
+    stopping: Deferred[None] = desk.prefetch.stop()
+    result(stopping)
+    desk.through.note_pulls(HUB, APP, "latest")
+    desk.turn(GRACE)
+    assert len(desk.asked("blob")) == 1 and desk.clock.getDelayedCalls() == []
+    result(begin(desk.prefetch.flush()))
+    assert json.loads(result(desk.state.read((module.NAME,)))[0]) == {f"{HUB}/{APP}": [str(WHOLE)]}
+
+
+def test_an_image_that_is_held_no_more_is_forgotten() -> None:
+    """Whoever removed it."""
+    desk = stocked()
+    desk.pull("five")
+    repository = result(desk.cache.repositories.get(HUB, APP))
+    del repository.manifests[WHOLE], repository.tags["five"]
+    desk.turn(GRACE)
+    assert blobs_asked(desk) == [] and desk.prefetch.images == 0
