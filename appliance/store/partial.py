@@ -81,8 +81,8 @@ class PartialBlob:
     def load(self) -> Deferred[IIngest]:
         """Open the file and hash what it holds; fires with this object. Cancelling closes it."""
         # A file that is not there yet is made at once: a client waits for its first byte.
-        run = self._threads.call if self._path.exists() else execute
-        return self._in_turn(lambda: run(self._load)).addErrback(self._closed)
+        loading = self._in_turn(lambda: self._threads.call(self._load)) if self._path.exists() else execute(self._load)
+        return loading.addErrback(self._closed)
 
     def write(self, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write}."""
@@ -131,9 +131,13 @@ class PartialBlob:
 
     def close(self) -> None:
         """See L{IIngest.close}."""
-        if self._is_open:
-            self._is_open = False
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._turn.locked or self._noting.locked:
             self._turn.run(self._noting.run, self._end)
+        else:
+            self._end()
 
     def _end(self) -> Deferred[None]:
         # On the reactor's thread: readers of the files are counted there.
@@ -207,8 +211,9 @@ class PartialBlob:
         if (length := os.fstat(self._fd).st_size) < self.size:
             unlink(self._path)
             raise BlobDamaged(f"{self.size} bytes were written of {self.digest}, and {length} are in its file")
-        # A write that failed half way may have left some behind what was hashed.
-        os.ftruncate(self._fd, self.size)
+        if length > self.size:
+            # A write that failed half way has left some behind what was hashed.
+            os.ftruncate(self._fd, self.size)
         os.fsync(self._fd)
         self._close_for_writing()
         self._publish(self._path, self.digest, self.size)
