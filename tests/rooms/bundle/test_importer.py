@@ -717,6 +717,8 @@ def test_a_layer_that_was_cut_goes_on_where_it_stopped(
     [cut] = receiver.store.unfinished()
     staged = result_size(receiver, cut)
     assert staged > 0
+    left = result(receiver.store.inspect(cut))
+    assert left.origin.upstream is None and left.origin.size > left.size == staged, "a start cannot tell if it is whole"
     before = receiver.held()
     receiver.disk.mend()
     receiver.start()
