@@ -214,7 +214,12 @@ class BundleError(PullcacheError):
     An archive cannot be used, or cannot be made as asked.
 
     The message names the file, the entry and the next step.
+
+    @ivar unopened: whether it says of a path only that nothing could be opened there, and why: missing, forbidden, or
+        no file.
     """
+
+    unopened = False
 
 
 class NotOneBundle(PullcacheError):

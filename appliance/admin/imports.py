@@ -22,9 +22,12 @@ from appliance.bundle.names import Renames
 from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.held import Held
 from appliance.cache.wants import Wants
+from appliance.errors import BundleError
 
 ORDER_LIMIT = 4 * 1024 * 1024
 """Bytes of an order: ten thousand paths of four hundred bytes."""
+
+_WHY_NOT = "it is missing on the appliance, not for its user to read, or no file: the appliance's log says which"
 
 TELL_EVERY = 0.25
 """Seconds between two lines about the same stage."""
@@ -157,12 +160,20 @@ class Imports:
                 raise
             return document("stopped", "the appliance is being stopped; import again later: what is stored is kept")
         except Exception as error:
+            if isinstance(error, BundleError) and error.unopened:
+                # Who may ask for imports may not look around on the disk by it: that is one answer whatever the reason.
+                self._log.warn("importing: {error}", error=error)
+                return document("bundle-unreadable", f"{_names(files)} cannot be opened as an archive; {_WHY_NOT}")
             answer = told(error)
             if answer is None:
                 self._log.failure("importing {files}", Failure(), files=[str(path) for path in files])
             return (answer or internal())[1]
         finally:
             self._under_way.discard(importing)
+
+
+def _names(files: list[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"one of {len(files)} files"
 
 
 class _Telling:

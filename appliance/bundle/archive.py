@@ -20,7 +20,7 @@ from typing import Protocol
 
 from appliance.bundle.tar import MAX_ENTRIES, Entry, Reader
 from appliance.bundle.wrapping import Stop, Stream, open_stream
-from appliance.errors import BundleDamaged, BundleNotRead, BundleUnreadable
+from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
 
 #: Documents of a compressed archive that are remembered while it is read the first time: each, and all together.
 _MAX_KEPT = 4 * 1024 * 1024
@@ -92,7 +92,8 @@ def open_archive(path: Path, stop: Stop, follow_links: bool = True, beside: Sequ
         fd = os.open(path, _READ if follow_links else _READ | os.O_NOFOLLOW)
     except OSError as error:
         kind = BundleUnreadable if isinstance(error, (FileNotFoundError, NotADirectoryError)) else BundleNotRead
-        raise kind(f"{source}: {error.strerror}; check the path, on the appliance, and who may read it") from None
+        what = f"{source}: {error.strerror}; check the path, on the appliance, and who may read it"
+        raise _unopened(kind(what)) from None
     mode = os.fstat(fd).st_mode
     try:
         if stat.S_ISDIR(mode):
@@ -101,9 +102,15 @@ def open_archive(path: Path, stop: Stop, follow_links: bool = True, beside: Sequ
             return TarArchive(source, fd, stop, beside)
     except OSError as error:
         where = "/".join(filter(None, (source, error.filename)))
-        raise BundleNotRead(f"{where}: {error.strerror}; check the medium, and who may read it") from None
+        fault = BundleNotRead(f"{where}: {error.strerror}; check the medium, and who may read it")
+        raise (_unopened(fault) if isinstance(error, PermissionError) else fault) from None
     os.close(fd)
-    raise BundleUnreadable(f"{source}: is no regular file; copy the archive to one")
+    raise _unopened(BundleUnreadable(f"{source}: is no regular file; copy the archive to one"))
+
+
+def _unopened(error: BundleError) -> BundleError:
+    error.unopened = True
+    return error
 
 
 def whole(archive: Archive, item: Item, limit: int) -> bytes:

@@ -73,7 +73,12 @@ class Want(msgspec.Struct, kw_only=True):
     @property
     def group(self) -> Group:
         """What it competes with for room."""
-        return self.upstream, self.repository if self.held else None, self.count > 1, self.reason == UpstreamMissing.kind
+        return (
+            self.upstream,
+            self.repository if self.held else None,
+            self.count > 1,
+            self.reason == UpstreamMissing.kind,
+        )
 
 
 class Wants:

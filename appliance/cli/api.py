@@ -156,7 +156,7 @@ class Api:
             document = msgspec.json.decode(body)
         except (ValueError, RecursionError):
             document = None
-        return Refused(message_of(document) or f"{self.url} answered with status {response.code}")
+        return Refused(message_of(document) or f"{self.url} answered with status {response.code}", code_of(document))
 
 
 def message_of(document: Any) -> str | None:
@@ -164,6 +164,13 @@ def message_of(document: Any) -> str | None:
     said = document.get("error") if isinstance(document, dict) else None
     message = said.get("message") if isinstance(said, dict) else said
     return message if isinstance(message, str) and message.strip() else None
+
+
+def code_of(document: Any) -> str:
+    """What an error document says for programs, C{""} when it is none."""
+    said = document.get("error") if isinstance(document, dict) else None
+    code = said.get("code") if isinstance(said, dict) else None
+    return code if isinstance(code, str) else ""
 
 
 def quoted(reference: str) -> str:

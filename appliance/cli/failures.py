@@ -18,4 +18,12 @@ class Unreachable(CommandFailed):
 
 
 class Refused(CommandFailed):
-    """The appliance answered, and the answer is no; the message is its own."""
+    """
+    The appliance answered, and the answer is no; the message is its own.
+
+    @ivar code: its word for programs, C{""} when it gave none.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import msgspec
 
 from appliance.bundle.receipt import Change, Receipt
 from appliance.bundle.references import parse_prefix
-from appliance.cli.api import message_of
+from appliance.cli.api import code_of, message_of
 from appliance.cli.arguments import Commands, new_command
 from appliance.cli.failures import CommandFailed, Refused, WrongUsage
 from appliance.cli.keys import public_key
@@ -23,6 +25,9 @@ from appliance.errors import NameInvalid
 
 #: How many of the digests that are missing people are shown.
 SHOWN = 10
+
+#: The appliance's word for a file that it cannot open, or that is no archive.
+UNREADABLE = "bundle-unreadable"
 
 ON_EXISTING_TAG = ("move", "keep", "refuse")
 
@@ -50,11 +55,40 @@ def add_to(commands: Commands) -> None:
 async def imported(session: Session, options: Namespace) -> int:
     """Follow the import to its end and print the receipt; status 1 when a dry run says that it would be refused."""
     files = [str(Path(name).absolute()) for name in options.files]
-    receipt = await _follow(session, order(options, files))
+    seen = [fault for fault in map(fault_of, files) if fault is not None]
+    try:
+        receipt = await _follow(session, order(options, files))
+    except Refused as refused:
+        if refused.code == UNREADABLE:
+            for fault in seen:
+                session.screen.note(fault)
+        raise
     if session.screen.as_json:
         session.screen.document(receipt)
     report(session.screen, receipt)
     return FAILED if receipt.missing or (receipt.dry_run and receipt.unknown_upstreams) else DONE
+
+
+def fault_of(name: str) -> str | None:
+    """
+    What is wrong with a path as seen from here, C{None} for nothing: the appliance does not tell its askers what is on
+    its disk. It is asked in any case: it may be another machine, and it reads as a user of its own.
+
+    @raise CommandFailed: the name cannot be asked for.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise CommandFailed(f"{name}: the name is not UTF-8, in which the appliance is asked; rename it") from None
+    try:
+        mode = os.stat(name).st_mode
+    except OSError as error:
+        return f"{name}: {error.strerror or error}, as seen from here"
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return f"{name}: is neither a file nor a folder, as seen from here"
+    return (
+        None if os.access(name, os.R_OK) else f"{name}: is not for you to read; the appliance reads it as its own user"
+    )
 
 
 def order(options: Namespace, files: list[str]) -> dict[str, Any]:
@@ -100,7 +134,7 @@ async def _follow(session: Session, wanted: dict[str, Any]) -> Receipt:
             if "receipt" in line:
                 return session.api.as_kind(line["receipt"], Receipt)
             if "error" in line:
-                raise Refused(message_of(line) or "the appliance does not say why; see its log")
+                raise Refused(message_of(line) or "the appliance does not say why; see its log", code_of(line))
             showing.add(line)
     finally:
         meter.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from appliance.bundle.inbox import INTERVAL
@@ -392,3 +394,32 @@ def test_what_lacks_another_bundle_is_imported_when_that_was(tmp_path: Path) -> 
     site.clock.advance(INTERVAL)
     assert site.get("status")["inbox"] == [] and (inbox / "done" / "more.tar").exists()
     result(Deferred.fromCoroutine(site.api.stop()))
+
+
+def test_a_path_tells_nothing_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing, forbidden and no file are one answer, so that nobody looks around by asking; the log has the reason."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "secret").write_bytes(b"x")
+    opened = os.open
+
+    def refusing(path: Any, *more: Any, **named: Any) -> int:
+        if str(path).endswith("/secret"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *more, **named)
+
+    monkeypatch.setattr("appliance.bundle.archive.os.open", refusing)
+    said = {}
+    reasons: list[str] = []
+    with capturedLogs() as logged:
+        for name in ("absent", "file/below", "secret", "pipe"):
+            fault = refusal(Appliance().ask("POST", "imports", {"files": [f"{tmp_path}/{name}"]}))
+            said[name] = (fault["code"], fault["message"].replace(name, "NAME"))
+    reasons = [str(event.get("error")) for event in logged if "error" in event]
+    assert len(set(said.values())) == 1, said
+    code, message = said["absent"]
+    assert code == "bundle-unreadable" and f"{tmp_path}/NAME" in message and "log" in message
+    assert [reason.removeprefix(f"{tmp_path}/").split(":")[0] for reason in reasons] == list(said)
+    assert "No such file" in reasons[0] and "Permission denied" in reasons[2] and "no regular file" in reasons[3]
+    several = refusal(Appliance().ask("POST", "imports", {"files": [f"{tmp_path}/absent", f"{tmp_path}/pipe"]}))
+    assert several["code"] == "bundle-unreadable" and "one of 2 files" in several["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,26 @@ def test_a_proxy_that_answers_in_html_is_found_out() -> None:
 def test_an_unknown_upstream_is_told() -> None:
     """I should know what to configure."""
     assert "quay.io" in ask(ending(receipt(unknown_upstreams=["quay.io"])), "import", "/a.tar").err
+
+
+def test_the_command_looks_at_a_path_before_it_asks(tmp_path: Path) -> None:
+    """The appliance does not tell what is on its disk; what is to be seen from here is told all the same."""
+    (tmp_path / "good.tar").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    appliance = Appliance(
+        {"POST imports": Answer({"error": {"code": "bundle-unreadable", "message": "it cannot be opened"}})}
+    )
+    ended = ask(appliance, "import", *(f"{tmp_path}/{name}" for name in ("good.tar", "absent.tar", "pipe")))
+    assert ended.code == 1 and len(appliance.asked) == 1
+    assert ended.err.splitlines() == [
+        f"{tmp_path}/absent.tar: No such file or directory, as seen from here",
+        f"{tmp_path}/pipe: is neither a file nor a folder, as seen from here",
+        "pullcache: it cannot be opened",
+    ]
+
+
+def test_a_name_that_is_not_utf8_is_said_to_be(tmp_path: Path) -> None:
+    """It cannot be asked for over JSON; nobody is asked."""
+    appliance = ending(receipt())
+    ended = ask(appliance, "import", f"{tmp_path}/caf\udce9.tar")
+    assert ended.code == 1 and "is not UTF-8" in ended.err and appliance.asked == []
