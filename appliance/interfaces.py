@@ -39,6 +39,18 @@ class IThreads(Interface):
         """
 
 
+class IWallClock(Interface):
+    """
+    A clock (L{IReactorTime}) whose C{seconds} only count, and that knows the time of day besides.
+
+    Durations, deadlines and whatever else lives in this process are in its C{seconds}; C{wall} is for what outlives the
+    process, is compared with what does, or is told to somebody.
+    """
+
+    def wall() -> float:
+        """Seconds since the epoch, as the machine has them: they may be set, back and forth. Immediate."""
+
+
 class IFileTransport(Interface):
     """A transport that can send part of a file without the bytes passing through this process."""
 

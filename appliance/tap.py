@@ -42,6 +42,7 @@ from appliance.cache.wants import Wants
 from appliance.config import load, overridden
 from appliance.description import describe, warnings
 from appliance.errors import ConfigError, PullcacheError
+from appliance.flow.clock import keep_time, wall
 from appliance.flow.connections import Connections, make_room
 from appliance.flow.sendfile import SendfileReactor
 from appliance.flow.threads import THREADS, DiskThreads
@@ -382,7 +383,7 @@ class PullcacheService(Service):
 
     def _sweep(self) -> Deferred[None]:
         """Throw away beginnings of blobs that nobody goes on with; fires when it is done, or not, which is logged."""
-        sweeping = Deferred.fromCoroutine(self._flights.sweep(self._cache.remotes, self._reactor.seconds()))
+        sweeping = Deferred.fromCoroutine(self._flights.sweep(self._cache.remotes, wall(self._reactor)))
         return sweeping.addErrback(self._failed, "sweeping what is unfinished")
 
     def _failed(self, failure: Any, what: str) -> None:
@@ -421,6 +422,7 @@ def makeService(options: Options) -> PullcacheService:
     """What twistd runs (L{twisted.application.service.IServiceMaker})."""
     from twisted.internet import reactor
 
+    keep_time(reactor)
     return PullcacheService(options, reactor)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import formatTime
 
+from appliance.flow.clock import wall
 from appliance.settings import NO_LOG, STANDARD_OUTPUT
 
 # Lines are written together this often: at thirty thousand requests a second a write for each would be the work.
@@ -41,7 +42,7 @@ class AccessLog:
             self._write("".join(lines))
 
     def _now(self) -> str:
-        now = int(self._clock.seconds())
+        now = int(wall(self._clock))
         if now != self._second:
             self._second, self._when = now, formatTime(now)
         return self._when

@@ -20,6 +20,7 @@ from appliance.admin.route import JSON, Parameter, Reply, Route, body, flag, jso
 from appliance.admin.streaming import send_parts
 from appliance.bundle.export import SIGNATURE_ROOM, Export, LeftOut
 from appliance.errors import BundleIncomplete, ConfigError, NotHeld
+from appliance.flow.clock import wall
 from appliance.interfaces import IBlobStore
 from appliance.oci.timestamps import timestamp
 
@@ -105,7 +106,7 @@ class Exports:
     async def plan(self, request: Request) -> Reply:
         """Plan what the body asks for; what an image lacks may be fetched first, which takes as long as it takes."""
         order = body(request, ExportOrder)
-        export, notes = await self._ordering.plan(selection(order, self._clock.seconds()), order.complete)
+        export, notes = await self._ordering.plan(selection(order, wall(self._clock)), order.complete)
         return json(self._keep(export, notes).described(), 201)
 
     def shown(self, request: Request, export: str) -> Reply:
@@ -143,7 +144,7 @@ class Exports:
     async def at_once(self, request: Request) -> None:
         """Refused when something asked for is not whole: a file that is sent cannot say what is not in it."""
         order = self._asked(request)
-        export, notes = await self._ordering.plan(selection(order, self._clock.seconds()), order.complete)
+        export, notes = await self._ordering.plan(selection(order, wall(self._clock)), order.complete)
         if export.left_out:
             raise _incomplete(export.left_out, notes)
         await self._send(request, export, 1)

@@ -13,6 +13,7 @@ from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, value
 from appliance.bundle.reading import Reading
 from appliance.cache.wants import Want, Wants
+from appliance.flow.clock import wall
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore
@@ -63,7 +64,7 @@ class ReturnPath:
         entries = [_entry(want) for want in self._wants.snapshot()]
         if form == "text":
             return Reply("".join(f"{entry.name}\n" for entry in entries).encode(), content_type="text/plain")
-        return json(WantList(site=self._site, taken=timestamp(self._clock.seconds()), wants=entries))
+        return json(WantList(site=self._site, taken=timestamp(wall(self._clock)), wants=entries))
 
     async def _named(self, repository: Repository, digest: Digest) -> list[Digest]:
         manifest = await self._reading.manifest(repository, digest)
@@ -74,7 +75,7 @@ class ReturnPath:
         blobs = [HeldBlob(digest=digest, size=size) for digest, size in sorted(sizes.items()) if size is not None]
         return Inventory(
             site=self._site,
-            taken=timestamp(self._clock.seconds()),
+            taken=timestamp(wall(self._clock)),
             generation=_generation(blobs),
             manifests=sorted(digest for digest in map(str, manifests) if sizes[digest] is not None),
             blobs=blobs,

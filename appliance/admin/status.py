@@ -12,6 +12,7 @@ from appliance import __version__
 from appliance.admin.route import Reply, Route, json
 from appliance.bundle.inbox import Waiting
 from appliance.cache.wants import Wants
+from appliance.flow.clock import wall, wall_at
 from appliance.index.repositories import Repositories
 from appliance.interfaces import Condition, IBlobStore, IDocuments, RateLimit, UrlCondition
 from appliance.oci.timestamps import timestamp
@@ -145,7 +146,7 @@ class StatusPage:
         self._site = site
         self._clock = clock
         self._inbox = inbox
-        self._started = clock.seconds()
+        self._began, self._started = clock.seconds(), wall(clock)
 
     def routes(self) -> list[Route]:
         """What is offered."""
@@ -160,9 +161,9 @@ class StatusPage:
                 version=__version__,
                 site=self._site,
                 started=timestamp(self._started),
-                uptime=self._clock.seconds() - self._started,
+                uptime=self._clock.seconds() - self._began,
                 offline=settings.offline,
-                upstreams=_upstreams(settings, self._conditions()),
+                upstreams=_upstreams(settings, self._conditions(), self._clock),
                 flights=self._flights(),
                 store_bytes=self._store.total(),
                 counts=counts,
@@ -185,19 +186,21 @@ class StatusPage:
         return Counts(len(names), tags, manifests, len(self._wants))
 
 
-def _upstreams(settings: Settings, conditions: Mapping[str, Condition]) -> list[UpstreamStatus]:
+def _upstreams(settings: Settings, conditions: Mapping[str, Condition], clock: IReactorTime) -> list[UpstreamStatus]:
     nothing = Condition()
     return [
-        _upstream(each, settings.offline or each.offline, conditions.get(each.name, nothing))
+        _upstream(each, settings.offline or each.offline, conditions.get(each.name, nothing), clock)
         for each in settings.upstreams.values()
     ]
 
 
-def _upstream(settings: UpstreamSettings, offline: bool, condition: Condition) -> UpstreamStatus:
+def _upstream(
+    settings: UpstreamSettings, offline: bool, condition: Condition, clock: IReactorTime
+) -> UpstreamStatus:
     return UpstreamStatus(
         name=settings.name,
         aliases=list(settings.names()[1:]),
-        urls=[*map(_url, condition.urls)] or [*map(UrlStatus, settings.urls)],
+        urls=[_url(each, clock) for each in condition.urls] or [*map(UrlStatus, settings.urls)],
         kind=settings.kind,
         offline=offline,
         rate_limit=_limit(condition.rate_limit),
@@ -205,9 +208,10 @@ def _upstream(settings: UpstreamSettings, offline: bool, condition: Condition) -
     )
 
 
-def _url(condition: UrlCondition) -> UrlStatus:
-    later = None if condition.until is None else timestamp(condition.until)
-    return UrlStatus(condition.url, condition.health.value, timestamp(condition.since), condition.fault, later)
+def _url(condition: UrlCondition, clock: IReactorTime) -> UrlStatus:
+    since = timestamp(wall_at(clock, condition.since))
+    later = None if condition.until is None else timestamp(wall_at(clock, condition.until))
+    return UrlStatus(condition.url, condition.health.value, since, condition.fault, later)
 
 
 def _limit(limit: RateLimit | None) -> RateLimitStatus | None:

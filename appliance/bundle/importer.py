@@ -39,6 +39,7 @@ from appliance.errors import (
     NameInvalid,
     PullcacheError,
 )
+from appliance.flow.clock import wall
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
@@ -170,7 +171,7 @@ class Importer:
             offer.id,
             found.content,
             options.on_existing_tag,
-            self._clock.seconds(),
+            wall(self._clock),
             self._receipt(offer, found, [], read_bytes),
         )
         return await self._afterwards(receipt, offer, found, options)
@@ -202,7 +203,7 @@ class Importer:
         if offer.bundle is None or self._lists is None or not offer.bundle.referrers_heard:
             return []
         created = offer.bundle.created
-        if seconds_of(created) > self._clock.seconds():
+        if seconds_of(created) > wall(self._clock):
             return [f"it was made at {created}, a time to come: what it says of referrers is not relied on"]
         heard = ReferrerList((), seconds_of(created))
         inside: dict[tuple[str, str], set[str]] = {}
@@ -300,13 +301,13 @@ class Importer:
         if dry_run and found.lack is not None:
             notes.append(str(found.lack))
         # Both are RFC 3339 in UTC, to the second at least: they compare as text.
-        if bundle is not None and bundle.not_after is not None and bundle.not_after < timestamp(self._clock.seconds()):
+        if bundle is not None and bundle.not_after is not None and bundle.not_after < timestamp(wall(self._clock)):
             notes.append(f"trust material inside has expired at {bundle.not_after}")
         return Receipt(
             bundle=offer.id,
             format=offer.format,
             files=offer.sources,
-            finished=timestamp(self._clock.seconds()),
+            finished=timestamp(wall(self._clock)),
             dry_run=dry_run,
             site=self._site,
             sender="" if bundle is None else bundle.site,

@@ -45,6 +45,7 @@ from appliance.errors import (
     PullcacheError,
     StoreError,
 )
+from appliance.flow.clock import wall, wall_at
 from appliance.interfaces import IDocuments, IThreads
 from appliance.oci.timestamps import timestamp
 
@@ -167,14 +168,17 @@ class Inbox:
         found = []
         if self._fault is not None:
             reason, since = self._fault
-            found.append(Waiting(files=[str(self._folder)], kind="", reason=reason, since=timestamp(since)))
+            found.append(Waiting(files=[str(self._folder)], kind="", reason=reason, since=self._moment(since)))
         for names, put in self._put_off.items():
             kind = type(put.error).__name__
-            first, due = timestamp(put.since), timestamp(put.due)
+            first, due = self._moment(put.since), self._moment(put.due)
             found.append(Waiting(files=[*names], kind=kind, reason=str(put.error), since=first, next=due))
         for names, (reason, at) in self._left.items():
-            found.append(Waiting(files=[*names], kind="", reason=reason, since=timestamp(at)))
+            found.append(Waiting(files=[*names], kind="", reason=reason, since=self._moment(at)))
         return found
+
+    def _moment(self, seconds: float) -> str:
+        return timestamp(wall_at(self._clock, seconds))
 
     def imported(self) -> None:
         """Something was imported, from here or not: what lacks something is tried at the next look."""
@@ -347,7 +351,7 @@ class Inbox:
     def _refusal(self, names: Sequence[str], error: PullcacheError) -> Refusal:
         return Refusal(
             files=[*names],
-            refused=timestamp(self._clock.seconds()),
+            refused=timestamp(wall(self._clock)),
             kind=type(error).__name__,
             reason=str(error),
         )

@@ -51,7 +51,7 @@ class Stale:
     """
     Why there is no word of the upstream, and what is cached is served without.
 
-    @ivar until: up to when, seconds since the epoch, the same may be said again without asking; 0 when it may not.
+    @ivar until: up to when, seconds of the clock, the same may be said again without asking; 0 when it may not.
     """
 
     fault: PullcacheError

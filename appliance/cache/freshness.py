@@ -2,7 +2,8 @@
 When a tag may be served without asking, and when although asking failed. Pure functions of values.
 
 A manifest by digest is fresh for ever; only what a tag means can go stale (RFC 9111 section 4.2). Moments are seconds
-since the epoch; C{None} stands for the end of time.
+of the clock that nobody can set (L{appliance.cache.moments}), 0 for one that is not known; C{None} stands for the end
+of time.
 """
 
 from __future__ import annotations

@@ -15,10 +15,13 @@ from twisted.logger import Logger
 from appliance.cache import freshness
 from appliance.cache.checks import Checks, Heard, Question, Stale
 from appliance.cache.links import Links
+from appliance.cache.missing import Subject
+from appliance.cache.moments import Moments
 from appliance.cache.recent import Recent
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, ManifestInvalid, Offline, PullcacheError, UpstreamInvalid, UpstreamMissing
+from appliance.flow.clock import wall
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository, Tag
 from appliance.interfaces import IBlobStore
@@ -37,7 +40,7 @@ class ManifestAnswer:
     A manifest to serve.
 
     @ivar warning: what a client should know about it (C{Warning}), or C{None}.
-    @ivar fresh_until: up to when, seconds since the epoch, the same answer may be given again without asking; C{None}
+    @ivar fresh_until: up to when, seconds of the clock, the same answer may be given again without asking; C{None}
         for ever, 0 when it may not.
     """
 
@@ -72,6 +75,7 @@ class Manifests:
         self._recent = recent
         self._tags: Checks[_Checked] = Checks(clock)
         self._digests: Checks[None] = Checks(clock)
+        self._checked: Moments[Subject] = Moments(clock)
 
     # -- by tag -----------------------------------------------------------------------------------------------------
 
@@ -84,28 +88,36 @@ class Manifests:
         """
         repository = await self._repositories.get(remote.name, name)
         record = self._held_tag(repository, tag)
-        if record is not None and self._is_good(remote, record):
+        if record is not None and self._is_good(remote, repository, tag):
             return await self._fresh(remote, repository, tag, HIT)
         if remote.offline:
             raise Offline(f"{remote.name}/{name}:{tag} is not held, and this appliance is offline")
         question = Question(remote, name, tag, lambda: self._check(remote, repository, tag))
         if record is None:
             return await self._fresh(remote, repository, tag, _fetched(await self._tags.cold(question)))
-        news = await self._tags.warm(question, record.checked_at)
+        news = await self._tags.warm(question, self._checked_at(repository, tag, record))
         if isinstance(news, Stale):
             return await self._stale(repository, tag, record, news)
         return await self._fresh(remote, repository, tag, _revalidated(news))
 
-    def _is_good(self, remote: Remote, record: Tag) -> bool:
+    def _is_good(self, remote: Remote, repository: Repository, tag: str) -> bool:
         """Whether a tag held needs no question."""
-        return remote.offline or freshness.is_fresh(record.checked_at, self._clock.seconds(), remote.settings)
+        if remote.offline:
+            return True
+        checked_at = self._checked_at(repository, tag, repository.tags[tag])
+        return freshness.is_fresh(checked_at, self._clock.seconds(), remote.settings)
+
+    def _checked_at(self, repository: Repository, tag: str, record: Tag) -> float:
+        """When the upstream last said so, seconds of the clock; 0 when that is not known."""
+        return self._checked.seconds((repository.upstream, repository.name, tag), record.checked_at)
 
     async def _fresh(self, remote: Remote, repository: Repository, tag: str, status: CacheStatus) -> ManifestAnswer:
         record = repository.tags[tag]
         answer = await self._answer(repository, record.digest, status)
         if remote.offline:
             return replace(answer, fresh_until=self._clock.seconds() + freshness.OFFLINE_FRESH_FOR)
-        return replace(answer, fresh_until=freshness.fresh_until(record.checked_at, remote.settings))
+        checked_at = self._checked_at(repository, tag, record)
+        return replace(answer, fresh_until=freshness.fresh_until(checked_at, remote.settings))
 
     async def _stale(self, repository: Repository, tag: str, record: Tag, stale: Stale) -> ManifestAnswer:
         if tag not in repository.tags:
@@ -122,7 +134,8 @@ class Manifests:
             if remote.settings.delete_missing:
                 await self._forget(repository, tag)
             raise
-        moved = repository.tag(tag, digest, self._clock.seconds())
+        moved = repository.tag(tag, digest, wall(self._clock))
+        self._checked_at(repository, tag, repository.tags[tag])
         if moved:
             await self._repositories.save(repository)
         else:

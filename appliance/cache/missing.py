@@ -23,7 +23,7 @@ Subject = tuple[str, str, str]
 @dataclass(frozen=True)
 class Absence:
     """
-    A 404 that is still believed; both moments in seconds since the epoch.
+    A 404 that is still believed; both moments in seconds of the clock.
 
     @ivar fault: says it again.
     """

@@ -40,6 +40,7 @@ from twisted.internet.interfaces import IReactorTime
 from appliance.cache import freshness
 from appliance.cache.checks import Checks, Heard, Question, Stale
 from appliance.cache.links import Links
+from appliance.cache.moments import Moments
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import (
@@ -50,6 +51,7 @@ from appliance.errors import (
     UpstreamInvalid,
     UpstreamMissing,
 )
+from appliance.flow.clock import wall
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
@@ -85,6 +87,7 @@ class ReferrerCache:
         self._links = links
         self._clock = clock
         self._checks: Checks[ReferrerList] = Checks(clock)
+        self._heard: Moments[tuple[str, str, Digest]] = Moments(clock)
         self._listed: OrderedDict[tuple[str, str, Digest], None] = OrderedDict()
 
     async def list(self, remote: Remote, name: str, subject: Digest) -> ReferrersAnswer:
@@ -101,7 +104,7 @@ class ReferrerCache:
                 message = f"what refers to {remote.name}/{name}@{subject} was not heard while this appliance was online"
                 raise ReferrersUnknown(message)
             return answer
-        if known is not None and self._is_fresh(remote, known):
+        if known is not None and self._is_fresh(remote, name, subject, known):
             return _answer(known, held, HIT)
         news = await self._ask(remote, name, subject, known, bool(held))
         if not isinstance(news, Stale):
@@ -126,7 +129,8 @@ class ReferrerCache:
         try:
             if known is None and not held:
                 return await self._checks.cold(question)
-            return await self._checks.warm(question, self._clock.seconds() if known is None else known.heard_at)
+            heard_at = self._clock.seconds() if known is None else self._heard_at(remote, name, subject, known)
+            return await self._checks.warm(question, heard_at)
         except (Offline, UpstreamDenied) as error:
             # Both are 404s where what is there is asked for; here that would mean "nothing".
             raise ReferrersUnknown(f"what refers to {remote.name}/{name}@{subject} is not known: {error}") from error
@@ -139,7 +143,8 @@ class ReferrerCache:
             # No word on the referrers: one that has none says so with an empty list.
             raise UpstreamInvalid(remote.name, f"no list of what refers to {subject}: {error.detail}") from error
         referrers, cut = within_limits(distinct(_descriptors(said.descriptors)))
-        heard = ReferrerList(tuple(referrers), self._clock.seconds(), said.cut or cut)
+        heard = ReferrerList(tuple(referrers), wall(self._clock), said.cut or cut)
+        self._heard_at(remote, name, subject, heard)
         repository = await self._repositories.get(remote.name, name)
         # Who makes digests up is told "none" for each, and must not fill the disk with that.
         known = subject in repository.manifests or (remote.name, name, subject) in self._listed
@@ -154,8 +159,13 @@ class ReferrerCache:
         while len(self._listed) > _LISTED:
             self._listed.popitem(last=False)
 
-    def _is_fresh(self, remote: Remote, known: ReferrerList) -> bool:
-        return freshness.is_fresh(known.heard_at, self._clock.seconds(), _timed(remote).settings)
+    def _is_fresh(self, remote: Remote, name: str, subject: Digest, known: ReferrerList) -> bool:
+        heard_at = self._heard_at(remote, name, subject, known)
+        return freshness.is_fresh(heard_at, self._clock.seconds(), _timed(remote).settings)
+
+    def _heard_at(self, remote: Remote, name: str, subject: Digest, known: ReferrerList) -> float:
+        """When the upstream said so, seconds of the clock; 0 when that is not known."""
+        return self._heard.seconds((remote.name, name, subject), known.heard_at)
 
 
 def _timed(remote: Remote) -> Remote:

@@ -8,9 +8,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache import freshness
 from appliance.cache.checks import Checks, Question, Stale
+from appliance.cache.moments import Moments
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline
+from appliance.flow.clock import wall
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.index.listings import Listing, Listings
 from appliance.index.repositories import Repositories
@@ -47,6 +49,7 @@ class Tags:
         self._clock = clock
         self._checks: Checks[Listing] = Checks(clock)
         self._merged: LeastRecentlyUsed[tuple[str, str], _Merged] = LeastRecentlyUsed(MERGED)
+        self._checked: Moments[tuple[str, str]] = Moments(clock)
 
     async def list(self, remote: Remote, name: str) -> TagsAnswer:
         """
@@ -62,10 +65,10 @@ class Tags:
         if nothing and remote.offline:
             raise Offline(f"nothing of {remote.name}/{name} is held, and this appliance is offline")
         now = self._clock.seconds()
-        if remote.offline or (known is not None and freshness.is_fresh(known.checked_at, now, remote.settings)):
+        checked_at = now if known is None else self._checked.seconds((remote.name, name), known.checked_at)
+        if remote.offline or (known is not None and freshness.is_fresh(checked_at, now, remote.settings)):
             return TagsAnswer(self._together(repository, known), HIT)
         question = Question(remote, name, "", lambda: self._check(remote, name))
-        checked_at = now if known is None else known.checked_at
         news = await (self._checks.cold(question) if nothing else self._checks.warm(question, checked_at))
         if isinstance(news, Stale):
             return TagsAnswer(self._together(repository, known), news.status, news.warning)
@@ -75,7 +78,8 @@ class Tags:
 
     async def _check(self, remote: Remote, name: str) -> Listing:
         tags = await remote.registry.tags(name)
-        listing = Listing(sorted(set(tags)), self._clock.seconds())
+        listing = Listing(sorted(set(tags)), wall(self._clock))
+        self._checked.seconds((remote.name, name), listing.checked_at)
         repository = await self._repositories.get(remote.name, name)
         # Some upstreams have an empty list for every name that somebody makes up: that must not fill the disk.
         await self._listings.save(remote.name, name, listing, bool(tags or repository.manifests))

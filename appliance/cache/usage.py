@@ -17,6 +17,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache.keepsake import Keepsake, Moment
+from appliance.flow.clock import wall
 from appliance.interfaces import IDocuments
 
 LIMIT = 200_000
@@ -62,7 +63,7 @@ class Usage:
 
     def note(self, upstream: str, repository: str, reference: str, times: int = 1) -> None:
         """The reference was pulled C{times} times, just now."""
-        self._add((upstream, repository, reference), Use(times, self._clock.seconds()))
+        self._add((upstream, repository, reference), Use(times, wall(self._clock)))
         self._changed = True
 
     def of(self, upstream: str, repository: str, *references: str) -> Use | None:
@@ -94,13 +95,15 @@ class Usage:
             self._written_at = self._clock.seconds()
 
     def _take_up(self, kept: dict[str, dict[str, tuple[int, float]]]) -> None:
-        since, self._uses = self._uses, OrderedDict(_sorted(kept))
+        # Nobody has pulled anything at a time to come: whoever wrote that had another clock.
+        now = wall(self._clock)
+        since, self._uses = self._uses, OrderedDict(_sorted(kept, now))
         for key, use in since.items():
             self._add(key, use)
 
     def _add(self, key: Key, use: Use) -> None:
         before = self._uses.get(key)
-        self._uses[key] = use if before is None else Use(before.pulls + use.pulls, max(before.last, use.last))
+        self._uses[key] = use if before is None else Use(before.pulls + use.pulls, use.last)
         self._uses.move_to_end(key)
         while len(self._uses) > LIMIT:
             self._uses.popitem(last=False)
@@ -112,12 +115,12 @@ class Usage:
         return msgspec.json.encode(document)
 
 
-def _sorted(kept: dict[str, dict[str, tuple[int, float]]]) -> list[tuple[Key, Use]]:
+def _sorted(kept: dict[str, dict[str, tuple[int, float]]], now: float) -> list[tuple[Key, Use]]:
     """What was kept, the longest unused first."""
     found = [
-        ((*_place(name), reference), Use(*use))
+        ((*_place(name), reference), Use(pulls, min(last, now)))
         for name, references in kept.items()
-        for reference, use in references.items()
+        for reference, (pulls, last) in references.items()
     ]
     return sorted(found, key=lambda each: each[1].last)
 

@@ -26,6 +26,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache.keepsake import Keepsake, Moment
 from appliance.errors import NotHeld, Offline, UpstreamError, UpstreamMissing
+from appliance.flow.clock import wall
 from appliance.interfaces import IDocuments
 
 LIMIT = 10_000
@@ -109,7 +110,7 @@ class Wants:
 
     def note(self, upstream: str, repository: str, reference: str, platform: str | None, reason: str) -> None:
         """Something could not be served, just now."""
-        now = self._clock.seconds()
+        now = wall(self._clock)
         self._add(
             Want(
                 upstream=upstream,

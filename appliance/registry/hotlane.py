@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import datetimeToString
 
 from appliance.errors import RequestInvalid
+from appliance.flow.clock import wall
 from appliance.flow.origins import parse_host
 from appliance.interfaces import IAccounts
 from appliance.registry.request import RegistryRequest
@@ -96,7 +97,7 @@ class HotLane:
         is written in a way of its own, or is of an earlier generation.
 
         @param body: what follows the headers; empty for HEAD.
-        @param expires: seconds since the epoch, C{None} for ever.
+        @param expires: seconds of the clock, C{None} for ever.
         @param pull: what to count whenever it is given; C{None}: nothing.
         """
         key = request.method + b" " + request.uri
@@ -126,12 +127,11 @@ class HotLane:
             return False
         if self.hosts and not self._is_for_us(_HOST.findall(data, line.end() - 2)):
             return False
-        now = self._clock.seconds()
-        if prepared.expires is not None and now >= prepared.expires:
+        if prepared.expires is not None and self._clock.seconds() >= prepared.expires:
             self._drop(line[1])
             return False
         self._answers.move_to_end(line[1])
-        transport.write(b"".join((prepared.before, self._today(now), prepared.after)))
+        transport.write(b"".join((prepared.before, self._today(), prepared.after)))
         self._note(transport, line[1], prepared)
         if prepared.pull is not None:
             self._pulls[prepared.pull] = self._pulls.get(prepared.pull, 0) + 1
@@ -170,8 +170,9 @@ class HotLane:
             client, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, prepared.cache
         )
 
-    def _today(self, now: float) -> bytes:
+    def _today(self) -> bytes:
         # One second has one date.
+        now = wall(self._clock)
         if int(now) != self._dated:
             self._dated = int(now)
             self._date = datetimeToString(now)

@@ -53,6 +53,7 @@ class Appliance:
     One store, one configuration file, and the process that serves it, in C{folder}.
 
     @ivar settings: what C{write} puts into the configuration file.
+    @ivar environment: variables that its process has besides.
     @ivar authority: host and port of the listener whose default upstream is L{UPSTREAM}.
     @ivar bare: host and port of the listener without a default upstream.
     @ivar admin: host and port of the admin endpoint.
@@ -74,6 +75,7 @@ class Appliance:
             "upstreams": {UPSTREAM: upstream},
             **settings,
         }
+        self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.write()
 
@@ -95,7 +97,7 @@ class Appliance:
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end, for starts that are to fail and for C{--check}."""
         command = self._command(*options)
-        environment = _environment()
+        environment = _environment() | self.environment
         return subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
@@ -104,7 +106,11 @@ class Appliance:
         """Start it and wait until it says that it is ready."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._command(), cwd=self.folder, env=_environment(), stdout=log, stderr=subprocess.STDOUT
+                self._command(),
+                cwd=self.folder,
+                env=_environment() | self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         until(self._is_ready, "ready")
         return self

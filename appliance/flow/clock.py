@@ -1,0 +1,44 @@
+"""
+Two clocks: one that only counts, for durations and timers; and the one on the wall, for moments that are kept on disk
+or told to somebody.
+
+Twisted's reactors take the wall's clock for both. Whoever sets that clock back then delays every timer by as much, and
+what was good for a minute is good for a year; whoever sets it forward ends every token, pause and deadline at once.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import alsoProvides
+
+from appliance.interfaces import IWallClock
+
+# The one that goes on while a virtual machine is paused, where there is one.
+_COUNTER = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def keep_time(reactor: Any) -> None:
+    """
+    Let C{reactor} count its seconds by a clock that nobody can set, and give it the wall's beside.
+
+    Its count begins at the wall's moment of now, so that calls which are scheduled already come when they should.
+    """
+    if IWallClock.providedBy(reactor):
+        return
+    start = time.time() - time.clock_gettime(_COUNTER)
+    reactor.seconds = lambda: start + time.clock_gettime(_COUNTER)
+    reactor.wall = time.time
+    alsoProvides(reactor, IWallClock)
+
+
+def wall(clock: IReactorTime) -> float:
+    """The moment of now, seconds since the epoch. A clock that has no other one (those of tests) is on the wall."""
+    return clock.wall() if IWallClock.providedBy(clock) else clock.seconds()
+
+
+def wall_at(clock: IReactorTime, seconds: float) -> float:
+    """The moment, seconds since the epoch, at which C{clock} shows or showed C{seconds}, as far as we know now."""
+    return wall(clock) + (seconds - clock.seconds())
