@@ -77,15 +77,16 @@ def verify(files: Sequence[Path], keys: Sequence[PublicKey], hashed: Callable[[i
 
 def _check_that_one_bundle_was_given(archives: Sequence[Archive]) -> None:
     """Raises as L{verify} does."""
-    documents = []
+    first = b""
     for archive in archives:
         if BUNDLE not in archive.items:
             raise BundleUnreadable(
                 f"{archive.source}: there is no {BUNDLE} in it; other archives can be imported, but carry nothing that"
                 " could be verified or built on"
             )
-        documents.append(whole(archive, archive.items[BUNDLE], MAX_BUNDLE_BYTES))
-        if documents[-1] != documents[0]:
+        document = whole(archive, archive.items[BUNDLE], MAX_BUNDLE_BYTES)
+        first = first or document
+        if document != first:
             raise NotOneBundle(
                 f"{archives[0].source} and {archive.source} are not of one bundle; verify each by itself"
             )

@@ -192,6 +192,19 @@ def test_a_compressed_archive_that_is_cut_is_refused(tmp_path: Path, wrap: Wrap)
             opened(tmp_path, data[:length])
 
 
+@pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS.keys())
+def test_what_is_cut_off_is_told_from_what_is_wrong(tmp_path: Path, wrap: Wrap) -> None:
+    """A copy of it may still be under way; what was changed stays wrong however long one waits."""
+    data = wrap(archives.tar({"a": os.urandom(100_000), "b": os.urandom(100_000)}))
+    for length in (len(data) // 3, len(data) // 2):
+        with pytest.raises(BundleDamaged) as caught:
+            opened(tmp_path, data[:length])
+        assert caught.value.truncated
+    with pytest.raises(BundleDamaged) as caught:
+        opened(tmp_path, wrap(archives.tar([("a", b""), ("a", b"")])))
+    assert not caught.value.truncated
+
+
 @pytest.mark.parametrize("wrap", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
 def test_compressed_data_that_was_changed_is_refused_or_decoded(tmp_path: Path, wrap: Wrap) -> None:
     """By name; what it decodes to is checked by digest later."""

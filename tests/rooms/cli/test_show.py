@@ -182,6 +182,15 @@ def test_status_tells_how_the_appliance_is() -> None:
     assert "damaged: a.json" in ended.err
 
 
+def test_status_tells_what_waits_in_the_inbox() -> None:
+    """Each archive with its reason, and when it is tried again."""
+    full = {"files": ["a.tar"], "kind": "BundleNotStored", "reason": "make room", "next": "2026-11-20T08:01:45Z"}
+    volumes = {"files": ["m.v01of02.tar"], "kind": "", "reason": "of 2 volumes these are not here yet: 2"}
+    ended = ask(Appliance({"GET status": STATUS | {"inbox": [full, volumes]}}), "status")
+    assert "inbox: a.tar: make room (tried again in 5 s)" in ended.err
+    assert "inbox: m.v01of02.tar: of 2 volumes these are not here yet: 2\n" in ended.err
+
+
 def test_status_tells_the_weather() -> None:
     """One line a URL, then why one is down, how many pulls are left, and which repositories rest."""
     lines = ask(Appliance({"GET status": STATUS}), "status").out.splitlines()
