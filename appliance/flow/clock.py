@@ -9,6 +9,7 @@ what was good for a minute is good for a year; whoever sets it forward ends ever
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -35,8 +36,13 @@ def keep_time(reactor: Any) -> None:
 
 
 def wall(clock: IReactorTime) -> float:
-    """The moment of now, seconds since the epoch. A clock that has no other one (those of tests) is on the wall."""
-    return clock.wall() if IWallClock.providedBy(clock) else clock.seconds()
+    """The moment of now, seconds since the epoch."""
+    return wall_of(clock)()
+
+
+def wall_of(clock: IReactorTime) -> Callable[[], float]:
+    """Gives that moment whenever it is called. A clock that has no other one (those of tests) is on the wall itself."""
+    return clock.wall if IWallClock.providedBy(clock) else clock.seconds
 
 
 def wall_at(clock: IReactorTime, seconds: float) -> float:

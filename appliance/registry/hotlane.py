@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import datetimeToString
 
 from appliance.errors import RequestInvalid
-from appliance.flow.clock import wall
+from appliance.flow.clock import wall_of
 from appliance.flow.origins import parse_host
 from appliance.interfaces import IAccounts
 from appliance.registry.request import RegistryRequest
@@ -82,6 +82,7 @@ class HotLane:
 
     def __init__(self, clock: IReactorTime, accounts: IAccounts) -> None:
         self._clock = clock
+        self._wall = wall_of(clock)
         self._accounts = accounts
         self.generation = 0
         self._answers: OrderedDict[bytes, _Prepared] = OrderedDict()
@@ -172,7 +173,7 @@ class HotLane:
 
     def _today(self) -> bytes:
         # One second has one date.
-        now = wall(self._clock)
+        now = self._wall()
         if int(now) != self._dated:
             self._dated = int(now)
             self._date = datetimeToString(now)

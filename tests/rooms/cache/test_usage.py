@@ -14,6 +14,7 @@ from appliance.errors import Offline
 from appliance.index.memory import MemoryDocuments
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.clocks import TwoClocks
 from tests.doubles.images import image
 from tests.doubles.pullthrough import NOW, clock_at, failing, result
 
@@ -193,3 +194,31 @@ def test_a_damaged_document_is_set_aside(data: bytes, logged_errors: list[dict[s
     result(usage.flush(now=True))
     assert len(kept(documents, clock_at())) == 1
     logged_errors.clear()
+
+
+def test_a_pull_at_a_time_to_come_was_one_of_now() -> None:
+    """Whoever wrote it had another clock; it must not keep an image for years."""
+    documents, clock = MemoryDocuments(), TwoClocks(NOW)
+    before = Usage(documents, clock)
+    before.note(HUB, NGINX, "1")
+    result(before.flush(now=True))
+    clock.set = -1000.0
+    after = kept(documents, clock)  # type: ignore[arg-type]
+    assert after.of(HUB, NGINX, "1") == Use(1, NOW - 1000.0)
+    clock.advance(10.0)
+    after.note(HUB, NGINX, "1")
+    assert after.of(HUB, NGINX, "1") == Use(2, NOW - 990.0)
+
+
+def test_what_is_cheap_to_lose_is_written_in_time_whatever_the_clock_is_set_to() -> None:
+    """Every few seconds, by the clock that counts; with the moment that the other one shows."""
+    documents, clock = MemoryDocuments(), TwoClocks(NOW)
+    usage = Usage(documents, clock)
+    for by in (-1e8, 1e8):
+        usage.note(HUB, NGINX, "1")
+        clock.set = by
+        clock.advance(INTERVAL)
+        result(usage.flush())
+        assert kept(documents, clock).of(HUB, NGINX, "1") is not None  # type: ignore[arg-type]
+        usage.note(HUB, NGINX, "1")
+        assert usage.last_pulled(HUB, NGINX, "1") == clock.wall()
