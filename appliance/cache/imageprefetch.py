@@ -27,6 +27,9 @@ from appliance.settings import IMAGE_INDEX, IMAGE_NONE
 STAND_BACK = 2.0
 """Seconds until a look whether clients still wait for blobs of their own."""
 
+OUTAGE_POLL = 5.0
+"""Seconds until a look whether an upstream may be asked again."""
+
 AGAIN = 60.0
 """Seconds before an upstream that wanted fewer requests, and did not say how long, is asked again."""
 
@@ -179,16 +182,18 @@ class ImagePrefetch:
         if isinstance(error, UpstreamRateLimited):
             raise RetryLater(error.retry_after or AGAIN) from error
         if not remote.registry.outlook(self._name).ask:
-            raise RetryLater(STAND_BACK) from error
+            raise RetryLater(OUTAGE_POLL) from error
         if isinstance(error, UpstreamMissing):
             self._missing.append(error)
         else:
             self._failure = self._failure or error
 
     def _stand_back(self) -> None:
-        """Raises L{RetryLater} while clients wait for what they asked for themselves."""
+        """Raises L{RetryLater} while clients wait for what they asked for themselves, or the upstream is not asked."""
         if self._gives_way and self._sources.flights.awaited:
             raise RetryLater(STAND_BACK)
+        if not self._remote().registry.outlook(self._name).ask:
+            raise RetryLater(OUTAGE_POLL)
 
     def _remote(self) -> Remote:
         """Whom to ask now. Raises L{RetryLater} when that is nobody any more."""

@@ -40,7 +40,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.cache.imageprefetch import ImagePrefetch
+from appliance.cache.imageprefetch import OUTAGE_POLL, ImagePrefetch
 from appliance.cache.keepsake import Keepsake
 from appliance.cache.referrerprefetch import AGAIN, ReferrerPrefetch
 from appliance.cache.remote import Remote
@@ -77,9 +77,6 @@ Seconds before what could not be fetched is tried again, while no blob of the im
 up. An upstream that is down, or wants fewer requests, is waited for.
 """
 
-OUTAGE_POLL = 5.0
-"""Seconds between two looks whether an upstream may be asked again."""
-
 WHOLE_FOR = 3600.0
 """Seconds before a pull of an image that was whole, or was given up, has it looked at again."""
 
@@ -114,10 +111,12 @@ class _Image:
 
     @ivar since: when it was noted, seconds of the clock.
     @ivar attempts: those made since a blob of it came last.
+    @ivar is_incomplete: whether it was looked at, and something is missing.
     """
 
     since: float
     attempts: int = 0
+    is_incomplete: bool = False
 
 
 class Prefetch:
@@ -320,7 +319,8 @@ class Prefetch:
         remote = self._sources.remotes().get(subject.upstream)
         if remote is None or remote.settings.prefetch_image == IMAGE_NONE or not remote.settings.permits(subject.name):
             return None
-        if remote.offline or not remote.registry.outlook(subject.name).ask:
+        # Of an image that may be whole nobody is asked, most likely.
+        if remote.offline or (image.is_incomplete and not remote.registry.outlook(subject.name).ask):
             return OUTAGE_POLL
         quiet = now - self._requested.get((subject.upstream, subject.name), 0.0)
         return GRACE - quiet if 0 <= quiet < GRACE and 0 <= now - image.since < BUSY else 0.0
@@ -361,6 +361,8 @@ class Prefetch:
     def _retry_in(self, failure: Failure, subject: Subject) -> float | None:
         """Seconds until what failed is tried again, C{None} when it is not."""
         image = self._images.get(subject)
+        if image is not None:
+            image.is_incomplete = True
         if image is not None and failure.check(RetryLater):
             return float(failure.value.seconds)  # type: ignore[union-attr]
         if image is not None and failure.check(PullcacheError, OSError):

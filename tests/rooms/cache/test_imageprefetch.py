@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
 from appliance.cache import prefetch as module
-from appliance.cache.prefetch import BUSY, GIVES_WAY, GRACE, OUTAGE_POLL, RETRY_DELAYS, WHOLE_FOR
+from appliance.cache.imageprefetch import OUTAGE_POLL
+from appliance.cache.prefetch import BUSY, GIVES_WAY, GRACE, RETRY_DELAYS, WHOLE_FOR
 from appliance.errors import UpstreamDenied, UpstreamRateLimited, UpstreamUnavailable
 from appliance.interfaces import Outlook
 from appliance.oci.digest import Digest
@@ -138,6 +139,19 @@ def test_a_platform_of_which_a_client_had_all_layers_is_made_whole() -> None:
     take(desk, CONFIG)
     desk.turn(GRACE)
     assert desk.holds(LAYERS[1]) == [True]
+
+
+def test_a_layer_that_another_repository_brought_is_there_as_well() -> None:
+    """Its own upstream has been asked for it, where that is needed, before it is gone."""
+    desk = stocked()
+    for blob in LAYERS:
+        desk.upstream.add_blob("other", blob)
+        result(desk.through.blob(HUB, "other", Digest.of(blob))).close()
+    desk.pull("five")
+    take(desk, LAYERS[2])
+    desk.turn(GRACE)
+    desk.upstream.fail(DOWN)
+    take(desk, CONFIG, *LAYERS)
 
 
 @pytest.mark.parametrize("media_type", sorted(NONDISTRIBUTABLE))
@@ -330,6 +344,18 @@ def test_an_outage_is_waited_for_however_long() -> None:
     desk.upstream.outlooks.clear()
     desk.turn(OUTAGE_POLL)
     assert desk.holds(*LAYERS) == [True] * 5
+
+
+def test_an_image_that_is_whole_is_known_to_be_in_an_outage_as_well() -> None:
+    """It is not counted among those that are on their way until its upstream is back."""
+    desk = stocked()
+    result(desk.through.manifest(HUB, APP, "five"))
+    take(desk, CONFIG, *LAYERS)
+    desk.upstream.fail(DOWN)
+    desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN)
+    desk.through.note_pulls(HUB, APP, "five")
+    desk.turn(GRACE)
+    assert desk.prefetch.images == 0
 
 
 def test_an_outage_in_the_middle_is_waited_for() -> None:
