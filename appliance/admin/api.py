@@ -88,7 +88,7 @@ class Api:
         self._holdings = Holdings(
             p.store, p.repositories, p.usage, names, p.cache.known_referrers, p.cache.is_fetching
         )
-        self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.site, p.clock)
+        self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.threads, p.site, p.clock)
         self._status = StatusPage(
             p.settings,
             self._conditions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 
 import msgspec
 from twisted.web.server import Request
@@ -10,7 +11,7 @@ from twisted.web.server import Request
 from appliance.admin.failures import Refused
 from appliance.admin.referrers import Known, Referrer, ReferrersShown
 from appliance.admin.route import Parameter, Reply, Route, json, value
-from appliance.bundle.closure import Closure, closure
+from appliance.bundle.closure import AT_HAND, Closure, Parsed, SizeOf, closure
 from appliance.bundle.imageconfig import named
 from appliance.bundle.names import Names
 from appliance.bundle.reading import Reading
@@ -99,10 +100,15 @@ class ImageDetail(msgspec.Struct, frozen=True, rename="camel"):
     checked: str | None = None
 
 
-class ImageList(msgspec.Struct, frozen=True):
-    """Images by name."""
+class ImageList(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    Images by name.
+
+    @ivar next: the C{last} of the page after this one; not there when this one ends the list.
+    """
 
     images: list[Image]
+    next: str | None = None
 
 
 class Holdings:
@@ -132,8 +138,10 @@ class Holdings:
     def routes(self) -> list[Route]:
         """What is offered."""
         pattern = Parameter("pattern", "A name or a pattern, as in ghcr.io/team/*:1.*; absent: everything.")
+        number = Parameter("n", "The most images of one page; absent: all of them.")
+        last = Parameter("last", "A full name: the images after it, in the order of names. The field next of a page.")
         return [
-            Route("GET", "/api/v1/images", self.images, "The images held.", ImageList, (pattern,)),
+            Route("GET", "/api/v1/images", self.images, "The images held.", ImageList, (pattern, number, last)),
             Route(
                 "GET",
                 "/api/v1/images/<path:reference>",
@@ -146,16 +154,25 @@ class Holdings:
     # -- images -----------------------------------------------------------------------------------------------------
 
     async def images(self, request: Request) -> Reply:
-        """Tags, and what is held by digest alone; children and referrers come with what they belong to."""
-        text = value(request, "pattern")
+        """
+        Tags, and what is held by digest alone; children and referrers come with what they belong to.
+
+        With C{n} no more than so many by name, and C{next} when there are more: the C{last} of the next page.
+        """
+        text, last, limit = value(request, "pattern"), value(request, "last"), _number(request)
         pattern = _EVERYTHING if text is None else parse_pattern(self._names.behind(text), self._names.upstream_for)
-        found = []
-        async for repository in self._meant(pattern):
-            kin = await kinship(repository, self._reading.document, frozenset())
-            for candidate in _candidates(repository, kin):
-                if pattern.pick(candidate) is not None:
-                    found.append(self._image(repository, candidate, await self._closure(repository, candidate.digest)))
-        return json(ImageList(sorted(found, key=lambda image: image.name)))
+        found: list[Image] = []
+        async for repository in self._meant(pattern, last or ""):
+            # Of one repository each manifest is read once, and each blob looked for once.
+            parsed, size_of = Parsed(AT_HAND), cache(self._store.size)
+            kin = await kinship(repository, self._reading.document, frozenset(), parsed)
+            for candidate in sorted(_candidates(repository, kin), key=lambda candidate: candidate.name):
+                if (last is None or candidate.name > last) and pattern.pick(candidate) is not None:
+                    if limit is not None and len(found) == limit:
+                        return json(ImageList(found, found[-1].name))
+                    whole = await self._closure(repository, candidate.digest, size_of, parsed)
+                    found.append(self._image(repository, candidate, whole))
+        return json(ImageList(found))
 
     async def image(self, request: Request, reference: str) -> Reply:
         """Without a tag or digest C{latest} is meant."""
@@ -210,15 +227,33 @@ class Holdings:
         fetching = platform.state != "held" and any(self._is_fetching(*place, digest) for digest in digests)
         return msgspec.structs.replace(platform, fetching=fetching)
 
-    async def _meant(self, pattern: Pattern) -> AsyncIterator[Repository]:
-        """The repositories that C{pattern} may mean something of, one after the other."""
-        for upstream, name in await self._repositories.names():
-            if matches(pattern.place, f"{upstream}/{name}"):
-                yield await self._repositories.read(upstream, name)
+    async def _meant(self, pattern: Pattern, last: str = "") -> AsyncIterator[Repository]:
+        """
+        The repositories that C{pattern} may mean something of, one after the other, in the order of full references.
 
-    async def _closure(self, repository: Repository, digest: Digest) -> Closure:
+        @param last: a full reference: those are left out that have none after it.
+        """
+        # A colon follows the name in most references, and an @ in those that come after them.
+        for place in sorted(await self._repositories.names(), key=lambda place: f"{'/'.join(place)}:"):
+            if matches(pattern.place, "/".join(place)) and f"{'/'.join(place)}@~" > last:
+                yield await self._repositories.read(*place)
+
+    async def _closure(
+        self, repository: Repository, digest: Digest, size_of: SizeOf | None = None, parsed: Parsed | None = None
+    ) -> Closure:
         held = repository.manifests[digest]
-        return await closure(self._reading.document, self._store.size, digest, held.size, held.media_type)
+        size_of = self._store.size if size_of is None else size_of
+        return await closure(self._reading.document, size_of, digest, held.size, held.media_type, parsed=parsed)
+
+
+def _number(request: Request) -> int | None:
+    """How many images a page is to have, C{None} for all of them. Raises L{Refused}."""
+    given = value(request, "n")
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and 0 < int(given[:9]) and len(given) < 10):
+        raise Refused(400, "bad-request", f"n={given[:40]}: write a whole number from 1 on")
+    return int(given)
 
 
 def platforms(found: Closure) -> list[PlatformState]:

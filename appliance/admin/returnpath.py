@@ -16,7 +16,7 @@ from appliance.cache.wants import Want, Wants
 from appliance.flow.clock import wall
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
-from appliance.interfaces import IBlobStore
+from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.timestamps import timestamp
 
@@ -27,9 +27,16 @@ class ReturnPath:
     """Writes down what this side holds, and what it lacks."""
 
     def __init__(
-        self, store: IBlobStore, repositories: Repositories, wants: Wants, site: str, clock: IReactorTime
+        self,
+        store: IBlobStore,
+        repositories: Repositories,
+        wants: Wants,
+        threads: IThreads,
+        site: str,
+        clock: IReactorTime,
     ) -> None:
         self._store = store
+        self._threads = threads
         self._repositories = repositories
         self._wants = wants
         self._site = site
@@ -54,7 +61,9 @@ class ReturnPath:
             named.update(repository.blobs)
             for digest in list(repository.manifests):
                 named.update(await self._named(repository, digest))
-        return json(self._inventory(manifests, named))
+        # Every blob is looked for once more, and all of it is written at once: that may take seconds.
+        taken = timestamp(wall(self._clock))
+        return await self._threads.call(lambda: json(self._inventory(manifests, named, taken)))
 
     def wants(self, request: Request) -> Reply:
         """Longest unasked first."""
@@ -70,12 +79,12 @@ class ReturnPath:
         manifest = await self._reading.manifest(repository, digest)
         return [] if manifest is None else [blob.parsed() for blob in manifest.blobs]
 
-    def _inventory(self, manifests: Iterable[Digest], named: Iterable[Digest]) -> Inventory:
+    def _inventory(self, manifests: Iterable[Digest], named: Iterable[Digest], taken: str) -> Inventory:
         sizes = {str(digest): self._store.size(digest) for digest in {*manifests, *named}}
         blobs = [HeldBlob(digest=digest, size=size) for digest, size in sorted(sizes.items()) if size is not None]
         return Inventory(
             site=self._site,
-            taken=timestamp(wall(self._clock)),
+            taken=taken,
             generation=_generation(blobs),
             manifests=sorted(digest for digest in map(str, manifests) if sizes[digest] is not None),
             blobs=blobs,

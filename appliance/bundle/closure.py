@@ -85,6 +85,10 @@ class Closure:
     nothing: bool = False
 
 
+AT_HAND = 20_000
+"""Room in L{Parsed} for who walks over everything: what one repository's manifests name, as a rule."""
+
+
 class Parsed:
     """Manifests that were parsed a moment ago, for those who walk through many closures that share some."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from appliance.bundle import imagelayout
-from appliance.bundle.closure import Closure, closure
+from appliance.bundle.closure import AT_HAND, Closure, Parsed, closure
 from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile, encode, plain_file, sealed
 from appliance.bundle.draft import Draft
 from appliance.bundle.export import Export, Layout, LeftOut
@@ -141,6 +141,7 @@ class _Gathering:
         self._store = store
         self._lists = lists
         self._read = Reading(store).document
+        self._parsed = Parsed(AT_HAND)
         self._chooser = chooser
         self._selection = selection
         self._last_pulled = last_pulled
@@ -150,7 +151,7 @@ class _Gathering:
 
     async def visit(self, repository: Repository) -> None:
         looked_for = self._chooser.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
-        kin = await kinship(repository, self._read, looked_for)
+        kin = await kinship(repository, self._read, looked_for, self._parsed)
         chosen = self._chooser.choose(self._candidates(repository, kin), kin.naming)
         for candidate in sorted(chosen, key=lambda candidate: candidate.name):
             await self._take(repository, kin, candidate)
@@ -242,7 +243,8 @@ class _Gathering:
 
     async def _closure(self, repository: Repository, digest: Digest, platforms: frozenset[str]) -> Closure:
         held = repository.manifests[digest]
-        return await closure(self._read, self._store.size, digest, held.size, held.media_type, platforms)
+        size_of = self._store.size
+        return await closure(self._read, size_of, digest, held.size, held.media_type, platforms, self._parsed)
 
 
 def _unanswered(chooser: Chooser, left_out: list[LeftOut]) -> Iterator[LeftOut]:

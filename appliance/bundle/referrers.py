@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from appliance.bundle.closure import Read
+from appliance.bundle.closure import Parsed, Read
 from appliance.errors import ManifestInvalid
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
@@ -47,19 +47,27 @@ class Kinship:
         return about in repository.manifests or (tag is None and digest in self.children)
 
 
-async def kinship(repository: Repository, read: Read, looked_for: frozenset[Digest]) -> Kinship:
+async def kinship(
+    repository: Repository, read: Read, looked_for: frozenset[Digest], parsed: Parsed | None = None
+) -> Kinship:
     """
-    Read every manifest of the repository once; none is kept in memory.
+    Read every manifest of the repository once.
 
     @param looked_for: digests of blobs.
+    @param parsed: what others have parsed, and will: of blobs whose bytes C{read} gives under their right digest only.
     """
     found = Kinship()
     for digest in sorted(repository.manifests):
-        data = await read(digest)
-        try:
-            manifest = None if data is None else parse_manifest(data, repository.manifests[digest].media_type)
-        except ManifestInvalid:
-            manifest = None
+        media_type = repository.manifests[digest].media_type
+        manifest = None if parsed is None else parsed.get(digest, media_type)
+        if manifest is None:
+            data = await read(digest)
+            try:
+                manifest = None if data is None else parse_manifest(data, media_type)
+            except ManifestInvalid:
+                manifest = None
+            if manifest is not None and parsed is not None:
+                parsed.add(digest, media_type, manifest)
         if manifest is not None:
             _note(found, digest, manifest, looked_for)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,10 @@ from appliance.cli.session import DONE, Session
 from appliance.cli.words import count, moment, short, size
 
 _ON_ITS_WAY = " (on its way)"
+
+
+PAGE = 500
+"""Images that are asked for at once, so that the appliance answers others in between."""
 
 
 def add_to(commands: Commands) -> None:
@@ -55,9 +60,10 @@ class Image(msgspec.Struct, rename="camel"):
 
 
 class ImageList(msgspec.Struct):
-    """What C{GET /api/v1/images} answers."""
+    """A page of what C{GET /api/v1/images} answers; C{next}: what the page after it begins behind."""
 
     images: list[Image]
+    next: str | None = None
 
 
 class Missing(msgspec.Struct):
@@ -96,12 +102,20 @@ class Detail(msgspec.Struct):
 
 async def listed(session: Session, options: Namespace) -> int:
     """A line for each image."""
-    parameters = None if options.pattern is None else {"pattern": options.pattern}
-    document = await session.api.fetch("images", parameters)
+    parameters = {"n": str(PAGE)} | ({} if options.pattern is None else {"pattern": options.pattern})
+    documents: list[Any] = []
+    found: list[Image] = []
+    while True:
+        document = await session.api.fetch("images", parameters)
+        page = session.api.as_kind(document, ImageList)
+        documents += document["images"]
+        found += page.images
+        if page.next is None or not page.images:
+            break
+        parameters["last"] = page.next
     if session.screen.as_json:
-        session.screen.document(document)
+        session.screen.document({key: each for key, each in document.items() if key != "next"} | {"images": documents})
         return DONE
-    found = session.api.as_kind(document, ImageList).images
     if found:
         session.screen.table([("REFERENCE", "DIGEST", "SIZE", "LAST PULLED", "OFFLINE"), *map(_row, found)])
     else:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from twisted.internet.defer import execute
 
 from appliance.cache.prefetch import GRACE
 from appliance.errors import Offline
@@ -47,6 +48,80 @@ def test_the_list_has_tags_and_what_is_held_by_digest(site: Appliance) -> None:
         "docker.io/library/nginx:latest",
         f"docker.io/library/redis@{loose.digest}",
     ]
+
+
+def counting(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
+    """The blobs that are read from now on."""
+    read, seen = site.store.read, list[Digest]()
+
+    def noting(digest: Digest, limit: int) -> Any:
+        seen.append(digest)
+        return read(digest, limit)
+
+    monkeypatch.setattr(site.store, "read", noting)
+    return seen
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_pages_of_the_list_are_the_list(site: Appliance, size: int) -> None:
+    """In the order of names, whatever the names of repositories begin with; the last page says that it is the last."""
+    for number, name in enumerate(("a/b", "a/b-c", "a/b.c", "a/b/c", "a/bc", "a/b_c", "a/b0", "a")):
+        site.hold(image(f"tagged {number}"), "1", "latest", name=name)
+        site.hold(image(f"loose {number}"), name=name)
+    whole = site.get("images")
+    assert [each["name"] for each in whole["images"]] == sorted(names(site)) and "next" not in whole
+    found: list[Any] = []
+    last = ""
+    while True:
+        page = site.get(f"images?n={size}&last={quote(last)}" if last else f"images?n={size}")
+        assert 0 < len(page["images"]) <= size
+        found += page["images"]
+        if "next" not in page:
+            break
+        last = page["next"]
+    assert found == whole["images"]
+    matching = site.get(f"images?n=2&pattern={quote('a/b*:latest')}")
+    assert matching["next"] == "docker.io/a/b.c:latest"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1" * 10])
+def test_a_page_of_no_size_is_refused(site: Appliance, number: str) -> None:
+    """A page without images would never end."""
+    assert site.error("GET", f"images?n={number}")[:2] == (400, "bad-request")
+
+
+def test_a_page_costs_what_it_holds(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifests of the repositories that it shows are read, each once; those of the hundred others are not."""
+    for number in range(100):
+        site.hold(multi_arch(str(number)), "1", "latest", name=f"team/app-{number:03}")
+    read = counting(site, monkeypatch)
+    page = site.get("images?n=4&last=docker.io/team/app-050:latest")
+    shown = [each["name"].rpartition("-")[2] for each in page["images"]]
+    assert shown == ["051:1", "051:latest", "052:1", "052:latest"]
+    assert len(read) == len(set(read)) == 3 * 4, "with the one that it begins behind, and the one that comes next"
+    read.clear()
+    site.get("images")
+    assert len(read) == len(set(read)) == 300
+
+
+def test_an_inventory_looks_for_every_blob_off_the_reactor(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients are served while it is written down, however many blobs there are."""
+    content = image()
+    site.hold(content, "1")
+    whole = site.get("inventory")
+    path: Any = site.api._return_path
+    size, looked, off = site.store.size, list[Digest](), list[Digest]()
+
+    class Threads:
+        def call(self, function: Any, *args: Any) -> Any:
+            monkeypatch.setattr(site.store, "size", lambda digest: off.append(digest) or size(digest))
+            return execute(function, *args)
+
+    monkeypatch.setattr(site.store, "size", lambda digest: looked.append(digest) or size(digest))
+    monkeypatch.setattr(path, "_threads", Threads())
+    assert site.get("inventory") == whole
+    assert {str(digest) for digest in looked} == {content.digest}
+    assert {str(digest) for digest in off} == {each["digest"] for each in whole["blobs"]}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.web.server import Request
 
 from tests.rooms.cli.runs import URL, Answer, Appliance, ask
 
@@ -111,11 +112,33 @@ def test_list_and_show_say_what_is_on_its_way() -> None:
     ]
 
 
+@pytest.mark.parametrize("options", [("list",), ("--json", "list")])
+def test_list_takes_page_after_page(options: tuple[str, ...]) -> None:
+    """However many there are: what is shown is one list, and each page is asked for behind the one before."""
+
+    class Paged(Appliance):
+        def render(self, request: Request) -> bytes:
+            last = int(request.args.get(b"last", [b"0"])[0])
+            page = {"images": [IMAGE | {"name": f"app:{last + 1}"}]} | ({} if last == 2 else {"next": str(last + 1)})
+            self.answers = {"GET images": page}
+            return super().render(request)
+
+    appliance = Paged({})
+    ended = ask(appliance, *options)
+    assert [each.parameters.get("last") for each in appliance.asked] == [None, "1", "2"]
+    if "--json" in options:
+        found = json.loads(ended.out)
+        assert set(found) == {"images"}
+        assert [each["name"] for each in found["images"]] == ["app:1", "app:2", "app:3"]
+    else:
+        assert [line.split()[0] for line in ended.out.splitlines()] == ["REFERENCE", "app:1", "app:2", "app:3"]
+
+
 def test_list_takes_a_pattern() -> None:
     """The pattern is the appliance's to understand."""
     appliance = Appliance({"GET images": {"images": []}})
     ended = ask(appliance, "list", "ghcr.io/a&b/*:1.*")
-    assert appliance.asked[0].parameters == {"pattern": "ghcr.io/a&b/*:1.*"}
+    assert appliance.asked[0].parameters == {"pattern": "ghcr.io/a&b/*:1.*", "n": "500"}
     assert (ended.code, ended.out, ended.err) == (0, "", "nothing of that is held\n")
 
 
