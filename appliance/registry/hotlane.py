@@ -30,8 +30,8 @@ _OVERHEAD = 1024
 
 # Well-formed header lines, none of which could change the answer or the connection.
 _HEADERS = re.compile(
-    rb"(?:(?!(?:range|if-|connection|expect|content-length|transfer-encoding|authorization|upgrade|cookie"
-    rb"|origin|referer|sec-fetch-))"
+    rb"(?:(?!r(?:ange|eferer)|if-|co(?:nnection|ntent-length|okie)|expect|transfer-encoding|authorization|upgrade|origin"
+    rb"|sec-fetch-)"
     rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\r\n\x00]*\r\n){1,64}\r\n",
     re.IGNORECASE,
 )
