@@ -163,7 +163,9 @@ class ServerChannel(HTTPChannel):
         self._refused = admission is not Admission.ADMITTED
         self._timeout = self._connections.limits.head_timeout
         if admission is Admission.CLOSED:
-            self.transport.abortConnection()
+            # Not at once: what stands between us and the socket, TLS, is not ready to be torn down.
+            self._lingering = True
+            self._deadline = self.callLater(0, self._cut_off)
             return
         self._deadline = self.callLater(REFUSED_FOR if self._refused else self._timeout, self._too_slow)
 

@@ -37,6 +37,23 @@ def dropped(appliance: Appliance, reason: str) -> float:
     return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
+def listen_with_tls(appliance: Appliance, folder: Path) -> int:
+    """Let it listen with a certificate of its own on another port, too, which is returned."""
+    port = free_port()
+    certificate, key = authority().issue("127.0.0.1").write(folder, "own")
+    endpoint = f"ssl:port={port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+    appliance.settings["listen"].append({"endpoint": endpoint, "default_upstream": UPSTREAM})
+    appliance.write()
+    return port
+
+
+def without_checks() -> ssl.SSLContext:
+    """A client that takes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 def closed(connection: socket.socket) -> bool:
     """Whether the appliance has closed it; what it sent is thrown away."""
     connection.settimeout(0.1)
@@ -76,6 +93,24 @@ def test_one_address_cannot_take_every_connection(idle: Appliance, upstream: Rem
         assert dropped(idle, "address") >= 2
         kept.close()
     until(lambda: b"pullcache_connections 1.0" in ask(idle.admin, "/metrics").body, "those that left are forgotten")
+
+
+def test_clients_that_speak_tls_are_told_too(idle: Appliance, tmp_path: Path) -> None:
+    """Within what they speak; a flood of them is closed, and leaves no mistake in the log."""
+    idle.settings["connections"] = {"max": 1}
+    place = ("127.0.0.1", listen_with_tls(idle, tmp_path))
+    idle.start()
+    host, port = idle.authority.split(":")
+    with contextlib.ExitStack() as opened:
+        kept = opened.enter_context(socket.create_connection((host, int(port))))
+        kept.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(12) == b"HTTP/1.1 200"
+        client = opened.enter_context(without_checks().wrap_socket(socket.create_connection(place)))
+        client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 503"
+        flood = [opened.enter_context(socket.create_connection(place)) for _ in range(100)]
+        until(lambda: sum(map(closed, flood)) == len(flood), "they are closed")
+    assert "Traceback" not in idle.log()
 
 
 def test_a_thousand_connections_of_one_machine_are_served(appliance: Appliance, upstream: RemoteRegistry) -> None:
@@ -119,23 +154,12 @@ def test_a_client_that_takes_nothing_is_cut_off(
 ) -> None:
     """In the middle of a blob; its file and its connection are free again, and the log names it."""
     idle.settings["connections"] = {"stall_timeout": "2s"}
-    port = free_port()
-    own = authority().issue("127.0.0.1")
-    certificate, key = own.write(tmp_path, "own")
-    idle.settings["listen"].append(
-        {
-            "endpoint": f"ssl:port={port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}",
-            "default_upstream": UPSTREAM,
-        }
-    )
-    idle.write()
+    port = listen_with_tls(idle, tmp_path)
     idle.start()
     path = held(idle, upstream)
     place = ("127.0.0.1", port if secured else int(idle.authority.split(":")[1]))
     raw = socket.create_connection(place)
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with context.wrap_socket(raw) if secured else raw as client:
+    with without_checks().wrap_socket(raw) if secured else raw as client:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert client.recv(12) == b"HTTP/1.1 200"
         until(lambda: dropped(idle, "stalled") == 1, "it is cut off")

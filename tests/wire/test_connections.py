@@ -53,7 +53,9 @@ def test_those_who_are_refused_take_no_room_either() -> None:
     Line(shop.listener).ask("GET", "/v2/")
     told = [Line(shop.listener) for _ in range(module.REFUSING)]
     assert not any(line.aborted for line in told)
-    assert Line(shop.listener).aborted
+    beyond = Line(shop.listener).send(request("GET", "/v2/"))
+    shop.clock.advance(0)
+    assert beyond.aborted and beyond.received() == b""
     shop.clock.advance(module.REFUSED_FOR)
     assert all(line.aborted for line in told)
     for line in told:
