@@ -15,6 +15,9 @@ from appliance.errors import BundleError, DigestInvalid, PullcacheError
 from appliance.oci.digest import Digest
 from appliance.oci.names import parse_reference, parse_repository
 
+MAX_WANTS = 10_000
+"""The most wants of one export: as many as an appliance writes down."""
+
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Names in the documents are in camel case."""
@@ -87,7 +90,7 @@ class ExportOrder(_Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar complete: whether what an image lacks is fetched first.
     @ivar have: the other side's inventory.
     @ivar base: bundles it has, when its inventory is not known.
-    @ivar want: the other side's wants.
+    @ivar want: the other side's wants; of these, what is not held is fetched first.
     @ivar volume_size: the most bytes of one file.
     """
 
@@ -155,7 +158,11 @@ def _base(order: ExportOrder) -> Base | None:
 
 
 def _wants(wanted: WantList | None) -> tuple[Want, ...]:
-    return () if wanted is None else tuple(map(_want, wanted.wants))
+    if wanted is None:
+        return ()
+    if len(wanted.wants) > MAX_WANTS:
+        raise BundleError(f"{len(wanted.wants)} wants are too many for one export: {MAX_WANTS} are allowed; split them")
+    return tuple(map(_want, wanted.wants))
 
 
 def _want(entry: WantEntry) -> Want:
@@ -164,4 +171,4 @@ def _want(entry: WantEntry) -> Want:
         parse_reference(entry.reference)
     except PullcacheError as error:
         raise BundleError(f"the wants name what cannot be wanted: {error}") from error
-    return Want(entry.upstream, entry.repository, entry.reference)
+    return Want(entry.upstream, entry.repository, entry.reference, entry.platform)

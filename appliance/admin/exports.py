@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.web.server import Request
 
 from appliance.admin.documents import ExportOrder, selection
-from appliance.admin.failures import Refused
+from appliance.admin.failures import Refused, internal, told
 from appliance.admin.ordering import Ordering
 from appliance.admin.planned import PlannedExport, planned
 from appliance.admin.route import JSON, Parameter, Reply, Route, body, flag, json, media_type, raw, value, values
-from appliance.admin.streaming import send_parts
+from appliance.admin.streaming import NDJSON, Lines, Pacing, send_parts
 from appliance.bundle.export import SIGNATURE_ROOM, Export, LeftOut
 from appliance.errors import BundleIncomplete, ConfigError, NotHeld
 from appliance.flow.clock import wall
@@ -59,6 +61,8 @@ class Exports:
     @ivar sending: files being sent.
     """
 
+    _log = Logger()
+
     def __init__(
         self, ordering: Ordering, store: IBlobStore, clock: IReactorTime, duration: Callable[[str], float]
     ) -> None:
@@ -80,7 +84,7 @@ class Exports:
                 "POST",
                 "/api/v1/exports",
                 self.plan,
-                "Plan an export.",
+                "Plan an export; what is lacking may be fetched first, with progress for who accepts NDJSON.",
                 PlannedExport,
                 takes=ExportOrder,
                 body_limit=ORDER_LIMIT,
@@ -103,11 +107,30 @@ class Exports:
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
-    async def plan(self, request: Request) -> Reply:
-        """Plan what the body asks for; what an image lacks may be fetched first, which takes as long as it takes."""
+    async def plan(self, request: Request) -> Reply | None:
+        """
+        Plan what the body asks for; what is wanted, or what an image lacks, may be fetched first, which takes as long
+        as it takes. To a client that accepts lines (NDJSON) progress is told meanwhile, at last C{{"export": ...}} or
+        C{{"error": ...}}. A client that leaves ends it; what was fetched is kept.
+        """
         order = body(request, ExportOrder)
-        export, notes = await self._ordering.plan(selection(order, wall(self._clock)), order.complete)
-        return json(self._keep(export, notes).described(), 201)
+        wanted = selection(order, wall(self._clock))
+        if NDJSON not in (request.getHeader("Accept") or ""):
+            export, notes = await self._ordering.plan(wanted, order.complete)
+            return json(self._keep(export, notes).described(), 201)
+        lines = Lines(request)
+        lines.begin()
+        try:
+            export, notes = await self._ordering.plan(wanted, order.complete, Pacing(lines, self._clock))
+            lines.send({"export": self._keep(export, notes).described()})
+        except CancelledError:
+            raise
+        except Exception as error:
+            answer = told(error)
+            if answer is None:
+                self._log.failure("planning an export")
+            lines.send((answer or internal())[1])
+        return None
 
     def shown(self, request: Request, export: str) -> Reply:
         """What was planned."""
@@ -144,7 +167,14 @@ class Exports:
     async def at_once(self, request: Request) -> None:
         """Refused when something asked for is not whole: a file that is sent cannot say what is not in it."""
         order = self._asked(request)
-        export, notes = await self._ordering.plan(selection(order, wall(self._clock)), order.complete)
+        if order.complete:
+            raise Refused(
+                400,
+                "bad-request",
+                'complete=1 fetches what is lacking, which a GET does not: POST {"complete": true} and what to export'
+                " to /api/v1/exports, then GET its volumes",
+            )
+        export, notes = await self._ordering.plan(selection(order, wall(self._clock)), False)
         if export.left_out:
             raise _incomplete(export.left_out, notes)
         await self._send(request, export, 1)
@@ -213,7 +243,7 @@ _ONE_SHOT = (
     Parameter("since", "Only what was pulled in that time: 12h, 7d."),
     Parameter("platform", "Of an index only this, as in linux/arm64.", repeated=True),
     Parameter("partial", "Take an image that is not whole as far as it goes.", flag=True),
-    Parameter("complete", "Fetch what an image lacks first.", flag=True),
+    Parameter("complete", "Refused: an export that fetches is a POST.", flag=True),
     Parameter("title", "So that people can tell bundles apart."),
 )
 
@@ -224,7 +254,7 @@ def _incomplete(left_out: Sequence[LeftOut], notes: Sequence[str]) -> BundleInco
     more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
     missing = tuple(str(piece.digest) for lack in left_out for piece in lack.missing)
     return BundleIncomplete(
-        f"not everything can be exported: {what}{more}; add complete=1 to fetch what is lacking, or partial=1 to take"
-        " images as far as they go",
+        f"not everything can be exported: {what}{more}; POST the order to /api/v1/exports with complete to fetch what"
+        " is lacking first, or add partial=1 to take images as far as they go",
         missing,
     )

@@ -15,7 +15,7 @@ from twisted.web.server import Request
 
 from appliance.admin.failures import Refused, document, internal, told
 from appliance.admin.route import Reply, Route, body, json
-from appliance.admin.streaming import NDJSON, Lines
+from appliance.admin.streaming import NDJSON, Lines, Pacing
 from appliance.bundle.importer import Importer, ImportOptions, Progress
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Renames
@@ -28,9 +28,6 @@ ORDER_LIMIT = 4 * 1024 * 1024
 """Bytes of an order: ten thousand paths of four hundred bytes."""
 
 _WHY_NOT = "it is missing on the appliance, not for its user to read, or no file: the appliance's log says which"
-
-TELL_EVERY = 0.25
-"""Seconds between two lines about the same stage."""
 
 
 class ImportOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -109,7 +106,7 @@ class Imports:
         files, options = paths(order.files), _options(order)
         lines = Lines(request)
         lines.begin()
-        lines.send(await self._outcome(files, options, _Telling(lines, self._clock)))
+        lines.send(await self._outcome(files, options, Pacing(lines, self._clock)))
 
     async def receipts(self, request: Request) -> Reply:
         """All of them."""
@@ -150,7 +147,7 @@ class Imports:
             # It is imported all the same; the next import looks again.
             self._log.failure("the wants were not looked through")
 
-    async def _outcome(self, files: list[Path], options: ImportOptions, telling: _Telling) -> dict[str, object]:
+    async def _outcome(self, files: list[Path], options: ImportOptions, telling: Pacing) -> dict[str, object]:
         importing = Deferred.fromCoroutine(self.run(files, options, telling))
         self._under_way.add(importing)
         try:
@@ -174,22 +171,6 @@ class Imports:
 
 def _names(files: list[Path]) -> str:
     return str(files[0]) if len(files) == 1 else f"one of {len(files)} files"
-
-
-class _Telling:
-    """Sends progress, not more often than anybody looks."""
-
-    def __init__(self, lines: Lines, clock: IReactorTime) -> None:
-        self._lines = lines
-        self._clock = clock
-        self._stage = ""
-        self._told_at = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        now = self._clock.seconds()
-        if progress.stage != self._stage or now - self._told_at >= TELL_EVERY:
-            self._stage, self._told_at = progress.stage, now
-            self._lines.send(progress)
 
 
 def _ended(importing: Deferred[Receipt]) -> Deferred[None]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+
+import msgspec
 
 from appliance.bundle.closure import INDEX, MANIFEST
 from appliance.bundle.export import Export, LeftOut
@@ -20,6 +24,52 @@ ROUNDS = 6
 LATEST = "latest"
 
 
+class ExportProgress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """
+    How far the fetching for an export is.
+
+    @ivar done: bytes held by now, of C{total} that are known to be lacking; a tag's are known once it is held.
+    @ivar entry: the reference of which something is being fetched.
+    """
+
+    stage: str = "fetching"
+    done: int = 0
+    total: int = 0
+    entry: str = ""
+
+
+class _Fetched:
+    """
+    What was fetched for one export: each object is asked for once.
+
+    @ivar troubles: why some could not be.
+    """
+
+    def __init__(self, progress: Callable[[ExportProgress], None]) -> None:
+        self._progress = progress
+        self._begun: set[tuple[str, str, str | Digest]] = set()
+        self._done = 0
+        self._total = 0
+        self.troubles: dict[str, None] = {}
+
+    def begins(self, upstream: str, repository: str, what: str | Digest) -> bool:
+        """Whether it was not asked for before."""
+        key = (upstream, repository, what)
+        is_new = key not in self._begun
+        self._begun.add(key)
+        return is_new
+
+    def expect(self, ref: str, octets: int) -> None:
+        """So many bytes more are to be fetched."""
+        self._total += octets
+        self._progress(ExportProgress(done=self._done, total=self._total, entry=ref))
+
+    def ended(self, ref: str, sizes: Mapping[Digest, int], what: str | Digest) -> None:
+        """One object is held, or cannot be."""
+        self._done += sizes.get(what, 0) if isinstance(what, Digest) else 0
+        self._progress(ExportProgress(done=self._done, total=self._total, entry=ref))
+
+
 class Ordering:
     """Plans exports of one appliance."""
 
@@ -28,39 +78,65 @@ class Ordering:
         self._completion = completion
         self._names = names
 
-    async def plan(self, selection: Selection, complete: bool) -> tuple[Export, list[str]]:
+    async def plan(
+        self, selection: Selection, complete: bool, progress: Callable[[ExportProgress], None] = lambda _: None
+    ) -> tuple[Export, list[str]]:
         """
         The export, and in words what could not be fetched for it.
 
-        @param complete: whether what is lacking is pulled through first.
+        What the other side wants and is not held is pulled through first, as a client would; cancelling ends that.
+
+        @param complete: whether everything that is lacking is.
         @raise BundleError: see L{Exporter.plan}.
         @raise NameInvalid: see L{Names.behind}.
         """
-        selection = replace(selection, refs=tuple(map(self._names.behind, selection.refs)))
+        selection = replace(
+            selection,
+            refs=tuple(map(self._names.behind, selection.refs)),
+            want=tuple(
+                replace(want, upstream=self._names.upstream_for(want.upstream) or want.upstream)
+                for want in selection.want
+            ),
+        )
         # A client that has its image whole may be a moment ahead of the disk.
         await self._completion.settled()
-        export = await self._exporter.plan(selection)
-        troubles: dict[str, None] = {}
-        for _ in range(ROUNDS if complete else 0):
-            lacks = (*export.left_out, *export.partial)
-            if not lacks:
+        if not (complete or selection.want):
+            return await self._exporter.plan(selection), []
+        fetching = replace(selection, volume_size=None)
+        if not complete:
+            fetching = replace(fetching, refs=(), all=False, since=None)
+        fetched = _Fetched(progress)
+        for _ in range(ROUNDS):
+            export = await self._exporter.plan(fetching)
+            if not await self._fetch((*export.left_out, *export.partial), fetched):
                 break
-            failed = await self._fetch(lacks)
-            troubles.update(dict.fromkeys(failed))
-            before, export = lacks, await self._exporter.plan(selection)
-            if (*export.left_out, *export.partial) == before:
-                break
-        return export, list(troubles)
+        return await self._exporter.plan(selection), list(fetched.troubles)
 
-    async def _fetch(self, lacks: tuple[LeftOut, ...]) -> list[str]:
-        troubles = []
+    async def _fetch(self, lacks: tuple[LeftOut, ...], fetched: _Fetched) -> bool:
+        """Fetch what was not asked for yet; whether there was anything."""
+        asked = False
         for lack in lacks:
             place = self._place(lack)
-            if place is not None:
-                manifests = [*_named(place, lack), *(p.digest for p in lack.missing if p.kind in (INDEX, MANIFEST))]
-                blobs = [piece.digest for piece in lack.missing if piece.kind not in (INDEX, MANIFEST)]
-                troubles += await self._completion.fetch(place.upstream, place.repository, manifests, blobs)
-        return troubles
+            if place is None:
+                continue
+            where = (place.upstream, place.repository)
+            named = [*_named(place, lack), *(p.digest for p in lack.missing if p.kind in (INDEX, MANIFEST))]
+            manifests = [each for each in named if fetched.begins(*where, each)]
+            blobs = [p for p in lack.missing if p.kind not in (INDEX, MANIFEST) and fetched.begins(*where, p.digest)]
+            if not manifests and not blobs:
+                continue
+            asked = True
+            sizes = {piece.digest: piece.size for piece in lack.missing}
+            fetched.expect(
+                lack.ref,
+                sum(
+                    sizes.get(each, 0) for each in (*manifests, *(p.digest for p in blobs)) if isinstance(each, Digest)
+                ),
+            )
+            ended = partial(fetched.ended, lack.ref, sizes)
+            digests = [piece.digest for piece in blobs]
+            fetched.troubles.update(dict.fromkeys(await self._completion.fetch(*where, manifests, digests, ended)))
+        return asked
 
     def _place(self, lack: LeftOut) -> Reference | None:
         """What a lack is about; C{None} for a pattern, which means nothing until something is held."""

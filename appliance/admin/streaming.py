@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from twisted.internet.defer import CancelledError
@@ -22,6 +22,9 @@ from appliance.interfaces import IBlobStore
 from appliance.oci.ranges import Span
 
 NDJSON = "application/x-ndjson"
+
+TELL_EVERY = 0.25
+"""Seconds between two lines about the same stage."""
 
 _log = Logger()
 
@@ -81,6 +84,29 @@ class Lines:
     def send(self, document: object) -> None:
         """Send one document."""
         self._request.write(msgspec.json.encode(document) + b"\n")
+
+
+class Staged(Protocol):
+    """How far something is; C{stage}: what is being done."""
+
+    @property
+    def stage(self) -> str: ...
+
+
+class Pacing:
+    """Sends progress, not more often than anybody looks."""
+
+    def __init__(self, lines: Lines, clock: IReactorTime) -> None:
+        self._lines = lines
+        self._clock = clock
+        self._stage = ""
+        self._told_at = 0.0
+
+    def __call__(self, progress: Staged) -> None:
+        now = self._clock.seconds()
+        if progress.stage != self._stage or now - self._told_at >= TELL_EVERY:
+            self._stage, self._told_at = progress.stage, now
+            self._lines.send(progress)
 
 
 def abort(request: Request) -> None:

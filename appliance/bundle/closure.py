@@ -128,6 +128,7 @@ async def closure(
     platforms: frozenset[str] = frozenset(),
     parsed: Parsed | None = None,
     counted: Callable[[int], None] = lambda _: None,
+    also: frozenset[str] = frozenset(),
 ) -> Closure:
     """
     Follow everything beneath C{root}.
@@ -139,8 +140,9 @@ async def closure(
     @param parsed: what other walks have parsed; of blobs whose bytes C{read} gives under their right digest only.
     @param counted: told how many blobs and manifests are named by each manifest that was visited; what it raises ends
         the walk.
+    @param also: platforms to take although nobody pulled them, where C{platforms} names none.
     """
-    walk = _Walk(read, size_of, platforms, parsed, counted)
+    walk = _Walk(read, size_of, platforms, parsed, counted, also)
     return await walk.run(Piece(root, size, _kind_of_manifest(media_type), media_type))
 
 
@@ -154,9 +156,11 @@ class _Walk:
         platforms: frozenset[str],
         parsed: Parsed | None,
         counted: Callable[[int], None],
+        also: frozenset[str],
     ) -> None:
         self._parsed = parsed
         self._counted = counted
+        self._also = also
         self._read = read
         self._size_of = size_of
         self._wanted = platforms
@@ -230,9 +234,11 @@ class _Walk:
 
     async def _is_meant(self, child: Descriptor) -> bool:
         platform = imageconfig.named(child.platform)
-        if not self._wanted or platform is None:
-            return await self._is_pulled(child)
-        return any(imageconfig.covers(wanted, platform) for wanted in self._wanted)
+        if self._wanted and platform is not None:
+            return any(imageconfig.covers(wanted, platform) for wanted in self._wanted)
+        if platform is not None and any(imageconfig.covers(wanted, platform) for wanted in self._also):
+            return True
+        return await self._is_pulled(child)
 
     async def _is_pulled(self, child: Descriptor) -> bool:
         """Whether anybody pulled it: a look at its manifest alone is no pull, its first blob is."""

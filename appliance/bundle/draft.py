@@ -57,6 +57,10 @@ class Draft:
         """Whether the reference is in already."""
         return name in self._refs
 
+    def covers(self, digest: Digest) -> bool:
+        """Whether the other side has the blob once it has imported this."""
+        return digest in self._blobs or digest in self._required or digest in self._have
+
     def add_reference(self, repository: Repository, candidate: Candidate, closure: Closure) -> None:
         """A reference with everything beneath it."""
         held = repository.manifests[candidate.digest]

@@ -87,7 +87,7 @@ class Exporter:
         bundle = draft.bundle(selection, self._site)
         layout, notes = self._layout(draft)
         export = await self._packed(bundle, layout, selection.volume_size)
-        export.left_out = (*gathering.left_out, *_unanswered(chooser, gathering.left_out))
+        export.left_out = (*gathering.left_out, *_unanswered(chooser, selection, draft))
         export.partial = tuple(gathering.partial)
         export.notes = notes if export.volumes == 1 and bundle.kind == "full" else ()
         return export
@@ -176,7 +176,9 @@ class _Gathering:
     async def _take(self, repository: Repository, kin: Kinship, candidate: Candidate) -> None:
         if self.draft.holds(candidate.name):
             return
-        found = await self._closure(repository, candidate.digest, self._selection.platforms)
+        found = await self._wanted(repository, candidate)
+        if found is None:
+            found = await self._closure(repository, candidate.digest, self._selection.platforms)
         if not self._is_fit(candidate.name, found):
             return
         self.draft.add_reference(repository, candidate, found)
@@ -185,6 +187,25 @@ class _Gathering:
             self.draft.add_referrer(repository, candidate.digest, subject, found, candidate.tag)
         if self._selection.referrers:
             await self._take_referrers(repository, kin, found)
+
+    async def _wanted(self, repository: Repository, candidate: Candidate) -> Closure | None:
+        """
+        The image with the platforms that the other side wants of it; C{None} when it wants none, or one of them is not
+        held: that is noted, and the others are taken all the same.
+        """
+        platforms = self._chooser.platforms(candidate)
+        if self._selection.platforms or not platforms:
+            return None
+        found = await self._closure(repository, candidate.digest, frozenset(), platforms)
+        plain = await self._closure(repository, candidate.digest, frozenset())
+        lacking = tuple(
+            piece for piece in found.missing if piece not in plain.missing and piece.digest not in self._selection.have
+        )
+        if not lacking:
+            return found
+        why = f"{', '.join(sorted(platforms))}, which the other side wants, is not wholly held"
+        self._note(self.left_out, LeftOut(candidate.name, why, lacking))
+        return None
 
     async def _take_referrers(self, repository: Repository, kin: Kinship, found: Closure) -> None:
         """What refers to anything in the closure, what refers to that, and so on; by subject and by tag."""
@@ -241,14 +262,23 @@ class _Gathering:
         if image is not None and subject_of(candidate.tag) is None:
             self.draft.add_image(image, None if candidate.tag is None else candidate.name)
 
-    async def _closure(self, repository: Repository, digest: Digest, platforms: frozenset[str]) -> Closure:
+    async def _closure(
+        self, repository: Repository, digest: Digest, platforms: frozenset[str], also: frozenset[str] = frozenset()
+    ) -> Closure:
         held = repository.manifests[digest]
         size_of = self._store.size
-        return await closure(self._read, size_of, digest, held.size, held.media_type, platforms, self._parsed)
+        return await closure(
+            self._read, size_of, digest, held.size, held.media_type, platforms, self._parsed, also=also
+        )
 
 
-def _unanswered(chooser: Chooser, left_out: list[LeftOut]) -> Iterator[LeftOut]:
-    for text in chooser.unanswered():
+def _unanswered(chooser: Chooser, selection: Selection, draft: Draft) -> Iterator[LeftOut]:
+    """What was asked for and means nothing held; a wanted digest as well that is not in what it belongs to."""
+    unanswered = dict.fromkeys(chooser.unanswered())
+    for want in selection.want:
+        if (digest := want.digest) is not None and not draft.covers(digest):
+            unanswered[want.name] = None
+    for text in unanswered:
         yield LeftOut(text, "nothing that is held is meant by it")
 
 

@@ -64,11 +64,13 @@ class Want:
     Something the other side was asked for and lacks.
 
     @ivar reference: a tag, or a digest as text: of a manifest, or of a blob of one.
+    @ivar platform: what the client there runs on, as in C{linux/arm64}; C{None} when it did not say.
     """
 
     upstream: str
     repository: str
     reference: str
+    platform: str | None = None
 
     @property
     def name(self) -> str:
@@ -167,6 +169,17 @@ class Chooser:
         """Digests that are wanted of that repository; they may be of blobs."""
         wants = (want for want in self._want if (want.upstream, want.repository) == (upstream, repository))
         return frozenset(digest for want in wants if (digest := want.digest) is not None)
+
+    def platforms(self, candidate: Candidate) -> frozenset[str]:
+        """The platforms for which C{candidate} itself is wanted."""
+        meant = (candidate.tag, str(candidate.digest))
+        return frozenset(
+            want.platform
+            for want in self._want
+            if want.platform is not None
+            and (want.upstream, want.repository) == (candidate.upstream, candidate.repository)
+            and want.reference in meant
+        )
 
     def choose(self, candidates: Iterable[Candidate], naming: dict[Digest, list[Digest]]) -> set[Candidate]:
         """

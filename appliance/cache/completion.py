@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -37,7 +37,12 @@ class Completion:
         self._places = DeferredSemaphore(AT_ONCE)
 
     async def fetch(
-        self, upstream: str, repository: str, manifests: Sequence[str | Digest], blobs: Sequence[Digest]
+        self,
+        upstream: str,
+        repository: str,
+        manifests: Sequence[str | Digest],
+        blobs: Sequence[Digest],
+        ended: Callable[[str | Digest], None] = lambda _: None,
     ) -> list[str]:
         """
         Have all of these held.
@@ -45,27 +50,38 @@ class Completion:
         Cancelling ends the waiting; a blob under way comes to its end.
 
         @param manifests: tags and digests.
+        @param ended: told each of them when it is held, or cannot be.
         @return: why some of them are not, in words.
         """
-        work = [self._run(self._manifest, upstream, repository, reference) for reference in manifests]
-        work += [self._run(self._blob, upstream, repository, digest) for digest in blobs]
+        work = [self._run(self._manifest, upstream, repository, reference, ended) for reference in manifests]
+        work += [self._run(self._blob, upstream, repository, digest, ended) for digest in blobs]
         # Backwards, because that is how they are cancelled: else each place that is freed would go to the next in line.
-        told = await gatherResults(work[::-1], consumeErrors=True)
+        try:
+            told = await gatherResults(work[::-1], consumeErrors=True)
+        except FirstError as error:
+            # All that fails in a way that can be told is told: this is a cancellation, or a mistake of ours.
+            error.subFailure.raiseException()
         return [why for why in reversed(told) if why]
 
-    def _run(self, fetch: _Fetch[W], upstream: str, repository: str, what: W) -> Deferred[str]:
+    def _run(
+        self, fetch: _Fetch[W], upstream: str, repository: str, what: W, ended: Callable[[str | Digest], None]
+    ) -> Deferred[str]:
         def begin() -> Deferred[str]:
             fetching = Deferred.fromCoroutine(fetch(upstream, repository, what))
-            return fetching.addErrback(self._told, upstream, repository, what)
+            return fetching.addErrback(self._told, upstream, repository, what).addCallback(end)
+
+        def end(told: str) -> str:
+            ended(what)
+            return told
 
         return self._places.run(begin)
 
     async def _manifest(self, upstream: str, repository: str, reference: str | Digest) -> str:
-        await self._cache.manifest(upstream, repository, reference)
+        await self._cache.manifest(upstream, repository, reference, wanted=False)
         return ""
 
     async def _blob(self, upstream: str, repository: str, digest: Digest) -> str:
-        await self._cache.fetch_blob(upstream, repository, digest, self._background)
+        await self._cache.fetch_blob(upstream, repository, digest, self._background, wanted=False)
         return ""
 
     def settled(self) -> Deferred[None]:

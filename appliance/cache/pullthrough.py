@@ -55,20 +55,27 @@ class PullThrough:
         self._prefetch = prefetch
 
     async def manifest(
-        self, upstream: str, name: str, reference: str | Digest, platform: str | None = None, pulled: bool = False
+        self,
+        upstream: str,
+        name: str,
+        reference: str | Digest,
+        platform: str | None = None,
+        pulled: bool = False,
+        wanted: bool = True,
     ) -> ManifestAnswer:
         """
         See L{Manifests.by_tag} and L{Manifests.by_digest}.
 
         @param platform: what the client runs on, where it is known.
         @param pulled: whether this is a client's pull, and no look at the manifest's headers.
+        @param wanted: whether it is noted as wanted when it cannot be served.
         """
         remote, repository = self._admit(upstream, name)
         if isinstance(reference, Digest):
             asking = self._manifests.by_digest(remote, repository, reference)
         else:
             asking = self._manifests.by_tag(remote, repository, reference)
-        answer = await self._wanted(remote, repository, str(reference), platform, asking)
+        answer = await self._wanted(remote, repository, str(reference), platform, asking, wanted)
         if pulled:
             self.note_pulls(upstream, repository, str(reference), digest=answer.digest)
         return answer
@@ -105,11 +112,13 @@ class PullThrough:
         asking = self._blobs.open(remote, repository, digest, span_of)
         return await self._wanted(remote, repository, str(digest), platform, asking)
 
-    async def fetch_blob(self, upstream: str, name: str, digest: Digest, background: bool = False) -> None:
-        """See L{Blobs.fetch}."""
+    async def fetch_blob(
+        self, upstream: str, name: str, digest: Digest, background: bool = False, wanted: bool = True
+    ) -> None:
+        """See L{Blobs.fetch}; C{wanted} as with L{manifest}."""
         remote, repository = self._admit(upstream, name)
         asking = self._blobs.fetch(remote, repository, digest, background)
-        await self._wanted(remote, repository, str(digest), None, asking)
+        await self._wanted(remote, repository, str(digest), None, asking, wanted)
 
     async def tags(self, upstream: str, name: str) -> TagsAnswer:
         """See L{Tags.list}."""
@@ -134,14 +143,20 @@ class PullThrough:
             self._prefetch.requested(remote.name, repository)
 
     async def _wanted(
-        self, remote: Remote, repository: str, reference: str, platform: str | None, asking: Coroutine[Any, Any, T]
+        self,
+        remote: Remote,
+        repository: str,
+        reference: str,
+        platform: str | None,
+        asking: Coroutine[Any, Any, T],
+        noted: bool = True,
     ) -> T:
-        """What C{asking} gives; when it cannot be given, that is noted."""
+        """What C{asking} gives; when it cannot be given, that is noted where C{noted} says so."""
         try:
             answer = await asking
         except PullcacheError as error:
             reason = reason_for(error)
-            if self._wants is not None and reason is not None:
+            if noted and self._wants is not None and reason is not None:
                 self._wants.note(remote.name, repository, reference, platform, reason)
             raise
         if self._wants:

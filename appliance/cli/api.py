@@ -76,6 +76,7 @@ class Api:
         body: bytes | None = None,
         content_type: str = "application/json",
         parameters: Parameters | None = None,
+        accept: str = "application/json",
     ) -> IResponse:
         """
         A response that says yes, its body still to be read.
@@ -84,7 +85,7 @@ class Api:
         @raise Unreachable: nobody answers.
         @raise Refused: the answer is an error.
         """
-        headers: dict[bytes | str, bytes | str] = {"Accept": "application/json"}
+        headers: dict[bytes | str, bytes | str] = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type
         try:

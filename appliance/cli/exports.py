@@ -14,9 +14,10 @@ import msgspec
 from appliance.bundle import contents
 from appliance.bundle.minisign import SecretKey
 from appliance.bundle.selection import parse_list
+from appliance.cli.api import message_of
 from appliance.cli.arguments import Commands, age, existing, new_command, volume_size
 from appliance.cli.bundlefile import BundleFile
-from appliance.cli.failures import CommandFailed, WrongUsage
+from appliance.cli.failures import CommandFailed, Refused, WrongUsage
 from appliance.cli.keys import secret_key
 from appliance.cli.meter import Meter
 from appliance.cli.partfile import PartFile
@@ -26,6 +27,9 @@ from appliance.cli.words import count, size
 
 #: What a signature's file is sent as.
 SIGNATURE_TYPE = "text/plain; charset=utf-8"
+
+#: One document a line; an appliance that knows no progress answers with the last of them.
+LINES = "application/x-ndjson, application/json"
 
 
 def add_to(commands: Commands) -> None:
@@ -40,7 +44,7 @@ def add_to(commands: Commands) -> None:
     add("--platform", metavar="P", action="append", default=[], help="of multi-platform images only this: linux/arm64")
     add("--have", metavar="INVENTORY", type=existing, help="what the other side holds: pullcache inventory")
     add("--base", metavar="BUNDLE", type=existing, action="append", default=[], help="a bundle the other side has")
-    add("--want", metavar="WANTS", type=existing, help="what the other side lacks: pullcache wants")
+    add("--want", metavar="WANTS", type=existing, help="what the other side lacks: pullcache wants; fetched first")
     add("--volume-size", metavar="SIZE", type=volume_size, help="largest file: 4GB, or cd, dvd, bd25, fat32")
     add("--sign", metavar="KEYFILE", type=existing, help="sign with this key: pullcache keygen")
     add("--title", metavar="T", default="", help="so that people can tell bundles apart; part of the file's name")
@@ -92,7 +96,7 @@ async def export(session: Session, options: Namespace) -> int:
     """Write the bundle; status 1 when an image that was asked for is not in it."""
     wanted = selection(options)
     key = None if options.sign is None else secret_key(options.sign)
-    offer = session.api.as_kind(await session.api.send("POST", "exports", wanted), Offer)
+    offer = await _planned(session, wanted)
     if key is not None:
         offer = await _signed(session, offer, key)
     files = targets(Path(options.output), options.output.endswith("/"), options.volume_size is not None, offer.volumes)
@@ -100,6 +104,27 @@ async def export(session: Session, options: Namespace) -> int:
     await _fetch(session, offer, files)
     _report(session.screen, offer, files)
     return FAILED if offer.left_out or offer.unanswered else DONE
+
+
+async def _planned(session: Session, wanted: dict[str, Any]) -> Offer:
+    """The offer; what is fetched for it first is shown as it comes."""
+    response = await session.api.open("POST", "exports", msgspec.json.encode(wanted), accept=LINES)
+    meter = session.meter()
+    total = 0
+    try:
+        async for line in session.api.lines(response):
+            if "error" in line:
+                raise Refused(message_of(line) or "the appliance does not say why; see its log")
+            if "export" in line or "id" in line:
+                return session.api.as_kind(line.get("export", line), Offer)
+            if line.get("total", 0) > total:
+                total = line["total"]
+                meter.begin("fetching", total)
+            if total:
+                meter.at(line.get("done", 0))
+    finally:
+        meter.close()
+    raise CommandFailed("the appliance ended without an export; see its log")
 
 
 def selection(options: Namespace) -> dict[str, Any]:

@@ -248,6 +248,32 @@ def test_the_return_path_asks_for_exactly_what_is_missing(
     assert "team/app" not in (tmp_path / "after.json").read_text()
 
 
+def test_what_was_wanted_there_is_fetched_here(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """Nobody pulled it here: the names of the wants are enough; what the registry has not is named, with the reason."""
+    wanted = {
+        ("team/app", "9"): upstream.add("team/app", "9", sizes=[300_000, 5000]),
+        ("team/multi", "9"): upstream.add("team/multi", "9", "index", sizes=[70_000]),
+    }
+    for repository, tag in [*wanted, ("team/lost", "1")]:
+        assert ask(sealed.authority, f"/v2/{repository}/manifests/{tag}").status >= 400
+    command(sealed, "wants", "-o", tmp_path / "wants.json")
+    ended = command(appliance, "export", "--want", tmp_path / "wants.json", "-o", tmp_path / "more.tar", status=1)
+    assert "nothing of that is held: up.test/team/lost:1" in ended.stderr
+    assert "up.test/team/lost:1: up.test: " in ended.stderr
+    imported(sealed, tmp_path / "more.tar")
+    pull_all(sealed, wanted)
+    command(sealed, "wants", "-o", tmp_path / "after.json")
+    assert (
+        "team/lost" in (tmp_path / "after.json").read_text() and "team/app" not in (tmp_path / "after.json").read_text()
+    )
+    command(appliance, "wants", "-o", tmp_path / "here.json")
+    assert json.loads((tmp_path / "here.json").read_text())["wants"] == []
+    offline = command(sealed, "export", "--want", tmp_path / "after.json", "-o", tmp_path / "none.tar", status=1)
+    assert "team/lost:1" in offline.stderr and "offline" in offline.stderr
+
+
 def test_an_increment_says_what_it_builds_on(
     appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
 ) -> None:

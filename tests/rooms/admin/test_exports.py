@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from appliance.admin import exports as module
 from appliance.admin.exports import KEPT_FOR
@@ -150,6 +154,131 @@ def test_the_other_side_s_wants_are_answered(site: Appliance) -> None:
     assert plan["unanswered"] == ["docker.io/library/nginx:lost"]
 
 
+def wants(*references: str, platform: str | None = None, name: str = NGINX) -> Any:
+    """The wants of the other side."""
+    return {
+        "wants": [
+            {"name": f"{HUB}/{name}:x", "upstream": HUB, "repository": name, "reference": each, "platform": platform}
+            for each in references
+        ]
+    }
+
+
+def test_what_the_other_side_wants_is_fetched_by_its_name(site: Appliance) -> None:
+    """Nobody pulled it here: its manifests and blobs come through the cache, each once, and go into the bundle."""
+    content, unasked = multi_arch("wanted"), image("unasked")
+    site.offer(content, "2")
+    site.hold(unasked, "old", without=(unasked.layers[0],))
+    site.offer(unasked, "old")
+    plan = planned(site, want=wants("2"))
+    assert (plan["leftOut"], plan["unanswered"], plan["notes"]) == ([], [], [])
+    assert carried(volume(site, plan)) == blobs(content)
+    fetched = [call.subject for call in site.hub.asked("blob")]
+    assert len(fetched) == len(set(fetched)) and unasked.layers[0].digest not in map(str, fetched)
+    assert (len(site.usage), len(site.wants)) == (0, 0)
+
+
+def test_the_platform_that_is_wanted_is_fetched_to_the_one_that_was_pulled(site: Appliance) -> None:
+    """Its client over there runs on another machine than those here."""
+    content = multi_arch("wanted")
+    amd, arm = content.children
+    site.hold(content, "2", without=(arm.manifest, *arm.blobs))
+    site.offer(content, "2")
+    assert carried(volume(site, planned(site, want=wants("2")))) == blobs(content) - blobs(arm) | (
+        blobs(amd) & blobs(arm)
+    )
+    assert site.hub.asked("blob") == []
+    assert carried(volume(site, planned(site, want=wants("2", platform="linux/arm64")))) == blobs(content)
+
+
+def test_a_platform_that_cannot_be_fetched_is_named_and_the_others_are_taken(site: Appliance) -> None:
+    """The bundle is as good as it can be, and whoever makes it knows what it lacks and why."""
+    content = multi_arch("wanted")
+    arm = content.children[1]
+    site.hold(content, "2", without=(arm.manifest, *arm.blobs))
+    site.hub.fail(UpstreamUnavailable(HUB, "no route"))
+    plan = planned(site, want=wants("2", platform="linux/arm64"))
+    [lack] = plan["leftOut"]
+    assert lack["why"].startswith("linux/arm64, which the other side wants")
+    assert any("no route" in note for note in plan["notes"])
+    assert carried(volume(site, plan)) >= blobs(content.children[0])
+
+
+def test_a_platform_that_is_wanted_by_its_digest_is_fetched(site: Appliance) -> None:
+    """The other side has the index and lacks the child, and so does this one."""
+    content = multi_arch("wanted")
+    arm = content.children[1]
+    site.hold(content, "2", without=(arm.manifest, *arm.blobs))
+    site.offer(content, "2")
+    plan = planned(site, want=wants(arm.digest))
+    assert plan["unanswered"] == []
+    assert carried(volume(site, plan)) >= blobs(arm)
+
+
+def test_what_is_wanted_and_cannot_be_fetched_is_listed_with_the_reason(site: Appliance) -> None:
+    """Each with what its upstream said; what can be had is exported, and nothing is asked for twice."""
+    content = image("wanted")
+    site.offer(content, "1")
+    gone = "sha256:" + "0" * 64
+    plan = planned(site, want={"wants": [*wants("1", "lost", gone)["wants"], *wants("1", name="no/such")["wants"]]})
+    assert carried(volume(site, plan)) == blobs(content)
+    lost = ["docker.io/library/nginx:lost", f"docker.io/library/nginx@{gone}", "docker.io/no/such:1"]
+    assert plan["unanswered"] == lost
+    for name in lost:
+        assert sum(note.startswith(f"{name}: ") for note in plan["notes"]) == 1
+    asked = [(call.verb, call.repository, call.subject) for call in site.hub.asked()]
+    assert len(asked) == len(set(asked))
+    assert len(site.wants) == 0, "what another side wants is no want of this one"
+
+
+def test_an_appliance_that_is_offline_says_what_it_lacks() -> None:
+    """Nobody is asked, and each want is named."""
+    site = Appliance(offline=True)
+    held = image("held")
+    site.hold(held, "1")
+    plan = planned(site, want=wants("1", "2"))
+    assert carried(volume(site, plan)) == blobs(held)
+    assert plan["unanswered"] == ["docker.io/library/nginx:2"]
+    assert any("docker.io/library/nginx:2" in note and "offline" in note for note in plan["notes"])
+    assert (site.hub.asked(), len(site.wants)) == ([], 0)
+
+
+def test_too_many_wants_are_refused(site: Appliance) -> None:
+    """More than any appliance writes down."""
+    assert "split them" in site.error("POST", "exports", {"want": wants(*map(str, range(10_001)))})[2]
+
+
+def test_progress_is_told_to_who_accepts_lines(site: Appliance) -> None:
+    """Bytes fetched of bytes known to be lacking; the last line is what a client without lines is answered."""
+    content = image("wanted", sizes=(60_000, 50_000))
+    site.offer(content, "1")
+    headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
+    answer = site.ask("POST", "exports", {"want": wants("1")}, headers=headers)
+    assert (answer.code, answer.header("Content-Type")) == (200, "application/x-ndjson")
+    *progress, last = answer.lines
+    assert progress and {line["stage"] for line in progress} == {"fetching"}
+    assert last["export"] == planned(site, want=wants("1"))
+    refused = site.ask("POST", "exports", {}, headers=headers)
+    assert refused.lines[-1]["error"]["code"] == "bundle"
+
+
+def test_a_client_that_leaves_ends_the_fetching(site: Appliance) -> None:
+    """Ctrl-C: nothing more is asked of the upstream."""
+    content = image("wanted", sizes=(10,) * 12)
+    site.offer(content, "1")
+    site.hub.hang("blob")
+    body = json.dumps({"want": wants("1")}).encode()
+    connection = site.app.site().buildProtocol(None)  # type: ignore[arg-type]
+    connection.makeConnection(StringTransport())
+    head = "POST /api/v1/exports HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    connection.dataReceived(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert len(site.hub.hanging) == 4
+    connection.connectionLost(Failure(ConnectionDone()))
+    for call in list(site.hub.hanging):
+        call.answer()
+    assert len(site.hub.asked("blob")) == 4
+
+
 def test_since_takes_what_was_really_pulled(site: Appliance) -> None:
     """The age counts from now; a tag counts as pulled when its digest was."""
     old, new = image("old"), image("new")
@@ -263,11 +392,21 @@ def test_one_request_never_leaves_anything_out_in_silence(site: Appliance) -> No
     answer = site.ask("GET", "exports?ref=nginx")
     assert (answer.code, answer.json["error"]["code"]) == (409, "bundle-incomplete")
     assert answer.json["error"]["missing"] == [torn.layers[0].digest]
-    assert "complete=1" in answer.json["error"]["message"] and "partial=1" in answer.json["error"]["message"]
+    assert "with complete" in answer.json["error"]["message"] and "partial=1" in answer.json["error"]["message"]
     assert site.error("GET", "exports?ref=redis")[:2] == (409, "bundle-incomplete")
     assert carried(site.ask("GET", "exports?ref=nginx&partial=1")) == blobs(torn) - {torn.layers[0].digest}
     site.offer(torn, "1")
-    assert carried(site.ask("GET", "exports?ref=nginx&complete=1")) == blobs(torn)
+    assert carried(volume(site, planned(site, refs=["nginx"], complete=True))) == blobs(torn)
+
+
+def test_a_get_fetches_nothing(site: Appliance) -> None:
+    """What has an effect is a POST: no link in a page makes an appliance download."""
+    torn = image("torn")
+    site.hold(torn, "1", without=(torn.layers[0],))
+    site.offer(torn, "1")
+    code, word, message = site.error("GET", "exports?ref=nginx&complete=1")
+    assert (code, word) == (400, "bad-request") and "POST" in message
+    assert site.hub.asked() == []
 
 
 @pytest.mark.parametrize(

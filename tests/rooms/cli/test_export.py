@@ -38,6 +38,34 @@ def test_a_bundle_is_written_to_the_file_i_name(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.tar": VOLUME}
 
 
+def test_what_is_fetched_first_is_followed_to_the_bundle(tmp_path: Path) -> None:
+    """Lines of progress, then what is offered."""
+    appliance = offering(VOLUME)
+    offer = {
+        "id": "7",
+        "volumes": [{"n": 1, "file": "a.tar", "size": len(VOLUME)}],
+        "unanswered": ["a/b:1"],
+        "notes": ["w"],
+    }
+    steps = [{"stage": "fetching", "done": done, "total": 20, "entry": "a"} for done in (0, 10, 20)]
+    appliance.answers["POST exports"] = Answer(
+        b"".join(json.dumps(each).encode() + b"\n" for each in [*steps, {"export": offer}])
+    )
+    (tmp_path / "wants.json").write_text('{"wants": []}')
+    ended = ask(appliance, "export", "--want", str(tmp_path / "wants.json"), "-o", str(tmp_path / "a.tar"))
+    assert (ended.code, (tmp_path / "a.tar").read_bytes()) == (1, VOLUME)
+    assert "fetching" in ended.err and "nothing of that is held: a/b:1" in ended.err
+
+
+@pytest.mark.parametrize("lines", [[{"error": {"message": "no room"}}], [{"stage": "fetching"}]])
+def test_an_export_that_ends_while_it_fetches_writes_nothing(tmp_path: Path, lines: list[Any]) -> None:
+    """With the appliance's reason, or without one: exit 1, one line."""
+    appliance = offering(VOLUME)
+    appliance.answers["POST exports"] = Answer(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    ended = ask(appliance, "export", "--all", "--complete", "-o", str(tmp_path / "a.tar"))
+    assert (ended.code, ended.err.count("\n"), list(tmp_path.iterdir())) == (1, 1, [])
+
+
 def test_a_folder_takes_the_bundle_under_its_own_name(tmp_path: Path) -> None:
     """A stick that is mounted somewhere is enough of an answer."""
     assert ask(offering(VOLUME), "export", "--all", "-o", str(tmp_path)).code == 0
