@@ -32,6 +32,8 @@ class FilesystemBlobStore:
         self._partial = root / PARTIAL
         self._threads = threads
         self._total = 0
+        # What got its name while the others are being added up.
+        self._came: set[str] | None = set()
         self._naming = Lock()
         self._temporaries = count(1)
         self._receiving: set[Digest] = set()
@@ -40,9 +42,11 @@ class FilesystemBlobStore:
         """Add up what the folder holds, once at start; until it fires L{total} counts only what came since."""
 
         def measured(octets: int) -> None:
-            self._count(octets)
+            with self._naming:
+                self._total += octets
+                self._came = None
 
-        return self._threads.call(_octets_under, self._blobs).addCallback(measured)
+        return self._threads.call(self._octets_before).addCallback(measured)
 
     def probe(self) -> Deferred[None]:
         """Fires when the store can be read and written; fails with L{OSError} when it cannot."""
@@ -165,6 +169,8 @@ class FilesystemBlobStore:
             if final.exists():
                 path.unlink()
             else:
+                if self._came is not None:
+                    self._came.add(final.name)
                 os.rename(path, final)
                 self._total += size
         fsync_folder(final.parent)
@@ -172,14 +178,10 @@ class FilesystemBlobStore:
     def _temporary(self, digest: Digest) -> Path:
         return self._partial / f"{digest.file_name}.{next(self._temporaries)}.tmp"
 
-    def _count(self, octets: int) -> None:
-        with self._naming:
-            self._total += octets
-
-
-def _octets_under(folder: Path) -> int:
-    total = 0
-    for algorithm in os.scandir(folder):
-        if algorithm.is_dir():
-            total += sum(entry.stat().st_size for entry in os.scandir(algorithm.path))
-    return total
+    def _octets_before(self) -> int:
+        """Bytes of the blobs that were here before this process."""
+        came, total = self._came or set(), 0
+        for algorithm in os.scandir(self._blobs):
+            if algorithm.is_dir():
+                total += sum(blob.stat().st_size for blob in os.scandir(algorithm.path) if blob.name not in came)
+        return total

@@ -555,6 +555,19 @@ def test_the_size_of_the_store_is_what_was_there_and_what_came(tmp_path: Path) -
     assert store.total() == len(DATA) + 6
 
 
+def test_a_blob_that_comes_while_the_store_is_measured_counts_once(tmp_path: Path) -> None:
+    """A pull right after the start, in a store of a hundred thousand blobs."""
+    result(opened(tmp_path).put(DIGEST, DATA))
+    threads = SlowThreads()
+    store = opened(tmp_path, threads)
+    measuring, putting = store.measure(), store.put(Digest.of(b"abc"), b"abc")
+    threads.waiting.reverse()
+    threads.work()
+    result(putting)
+    result(measuring)
+    assert store.total() == len(DATA) + 3
+
+
 def test_the_probe_says_why_the_store_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk or a lost mount is told, and asking every second leaves nothing behind."""
     store = opened(tmp_path)
