@@ -224,7 +224,7 @@ class PullcacheService(Service):
         self._store = store = FilesystemBlobStore(settings.store, threads)
         self._documents = documents = FilesystemDocuments(settings.store, threads)
         self._repositories = repositories = Repositories(documents)
-        self._flights = flights = Flights(store, clock)
+        self._flights = flights = Flights(store, clock, repositories)
         links = Links(store)
         state = FilesystemDocuments(settings.store, threads, "state")
         self._wants, self._usage = Wants(state, clock, repositories.holds), Usage(state, clock)

@@ -79,14 +79,14 @@ class Api:
         self._publication = Publication(p.repositories, p.state, receipts, lambda _: p.published())
         importer = Importer(p.store, self._publication, p.threads, self._policy(), names, p.clock, p.site, p.lists)
         exporter = Exporter(
-            p.store, p.repositories, p.threads, p.site, self._upstream_for, p.usage.last_pulled, p.lists
+            p.store, p.repositories, p.threads, p.site, self._upstream_for, p.usage.last_pulled, p.lists, p.cache.asks
         )
         ordering = Ordering(exporter, Completion(p.cache, p.flights), names)
-        held = Held(p.store, p.repositories, p.links)
+        held = Held(p.store, p.repositories, p.links, p.cache.asks)
         self._imports = Imports(importer, receipts, p.wants, held, p.clock, self._imported)
         self._exports = Exports(ordering, p.store, p.clock, p.duration)
         self._holdings = Holdings(
-            p.store, p.repositories, p.usage, names, p.cache.known_referrers, p.cache.is_fetching
+            p.store, p.repositories, p.usage, names, p.cache.known_referrers, p.cache.is_fetching, p.cache.asks
         )
         self._return_path = ReturnPath(p.store, p.repositories, p.wants, p.threads, p.site, p.clock)
         self._status = StatusPage(

@@ -122,18 +122,21 @@ class Holdings:
         names: Names,
         known: Known,
         is_fetching: Callable[[str, str, Digest], bool],
+        asks: Callable[[str], bool],
     ) -> None:
         """
         @param known: what refers to a manifest.
         @param is_fetching: whether what a manifest of (upstream, repository) lacks is on its way.
+        @param asks: whether that upstream is asked for what came through another repository.
         """
+        self._asks = asks
         self._store = store
         self._repositories = repositories
         self._usage = usage
         self._names = names
         self._is_fetching = is_fetching
         self._reading = Reading(store)
-        self._referrers = ReferrersShown(known, self._closure)
+        self._known = known
 
     def routes(self) -> list[Route]:
         """What is offered."""
@@ -164,8 +167,9 @@ class Holdings:
         found: list[Image] = []
         async for repository in self._meant(pattern, last or ""):
             # Of one repository each manifest is read once, and each blob looked for once.
-            parsed, size_of = Parsed(AT_HAND), cache(self._store.size)
+            parsed = Parsed(AT_HAND)
             kin = await kinship(repository, self._reading.document, frozenset(), parsed)
+            size_of = self._size_of(repository, kin)
             for candidate in sorted(_candidates(repository, kin), key=lambda candidate: candidate.name):
                 if (last is None or candidate.name > last) and pattern.pick(candidate) is not None:
                     if limit is not None and len(found) == limit:
@@ -186,8 +190,11 @@ class Holdings:
         raise NotHeld(f"{reference[:160]} is not held")
 
     async def _detail(self, repository: Repository, candidate: Candidate) -> ImageDetail:
-        found = await self._closure(repository, candidate.digest)
-        about = await self._referrers.of(repository, found)
+        parsed = Parsed(AT_HAND)
+        size_of = self._size_of(repository, await kinship(repository, self._reading.document, frozenset(), parsed))
+        found = await self._closure(repository, candidate.digest, size_of, parsed)
+        referrers = ReferrersShown(self._known, lambda place, digest: self._closure(place, digest, size_of, parsed))
+        about = await referrers.of(repository, found)
         record = repository.tags.get(candidate.tag or "")
         return ImageDetail(
             image=self._image(repository, candidate, found),
@@ -238,11 +245,13 @@ class Holdings:
             if matches(pattern.place, "/".join(place)) and f"{'/'.join(place)}@~" > last:
                 yield await self._repositories.read(*place)
 
-    async def _closure(
-        self, repository: Repository, digest: Digest, size_of: SizeOf | None = None, parsed: Parsed | None = None
-    ) -> Closure:
+    def _size_of(self, repository: Repository, kin: Kinship) -> SizeOf:
+        """The size of a blob that is held and may be served there."""
+        size_of: SizeOf = cache(self._store.size)
+        return kin.size_of(repository, size_of) if self._asks(repository.upstream) else size_of
+
+    async def _closure(self, repository: Repository, digest: Digest, size_of: SizeOf, parsed: Parsed) -> Closure:
         held = repository.manifests[digest]
-        size_of = self._store.size if size_of is None else size_of
         return await closure(self._reading.document, size_of, digest, held.size, held.media_type, parsed=parsed)
 
 

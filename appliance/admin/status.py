@@ -194,9 +194,7 @@ def _upstreams(settings: Settings, conditions: Mapping[str, Condition], clock: I
     ]
 
 
-def _upstream(
-    settings: UpstreamSettings, offline: bool, condition: Condition, clock: IReactorTime
-) -> UpstreamStatus:
+def _upstream(settings: UpstreamSettings, offline: bool, condition: Condition, clock: IReactorTime) -> UpstreamStatus:
     return UpstreamStatus(
         name=settings.name,
         aliases=list(settings.names()[1:]),

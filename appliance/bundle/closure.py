@@ -249,6 +249,8 @@ class _Walk:
 
     async def _document(self, digest: Digest, media_type: str) -> Manifest | None:
         if digest not in self._documents:
+            if self._size_of(digest) is None:
+                return None
             manifest = None if self._parsed is None else self._parsed.get(digest, media_type)
             if manifest is None:
                 manifest = await self._parse(digest, media_type)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from appliance.bundle import imagelayout
-from appliance.bundle.closure import AT_HAND, Closure, Parsed, closure
+from appliance.bundle.closure import AT_HAND, Closure, Parsed, SizeOf, closure
 from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile, encode, plain_file, sealed
 from appliance.bundle.draft import Draft
 from appliance.bundle.export import Export, Layout, LeftOut
@@ -58,11 +58,14 @@ class Exporter:
         upstream_for: UpstreamFor,
         last_pulled: LastPulled = never,
         lists: ReferrerLists | None = None,
+        asks: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """
         @param site: the stable id of this appliance.
         @param lists: what upstreams said refers to what; C{None}: nothing is known of that.
+        @param asks: whether that upstream is asked for what came through another repository.
         """
+        self._asks = asks
         self._lists = lists
         self._store = store
         self._repositories = repositories
@@ -79,7 +82,7 @@ class Exporter:
         @raise BundleError: the selection makes no sense, or so small a volume does not.
         """
         chooser = Chooser(selection, self._upstream_for)
-        gathering = _Gathering(self._store, chooser, selection, self._last_pulled, self._lists)
+        gathering = _Gathering(self._store, chooser, selection, self._last_pulled, self._lists, self._asks)
         for upstream, name in await self._repositories.names():
             if chooser.concerns(upstream, name):
                 await gathering.visit(await self._repositories.read(upstream, name))
@@ -137,8 +140,11 @@ class _Gathering:
         selection: Selection,
         last_pulled: LastPulled,
         lists: ReferrerLists | None,
+        asks: Callable[[str], bool],
     ) -> None:
         self._store = store
+        self._asks = asks
+        self._size_of: SizeOf = store.size
         self._lists = lists
         self._read = Reading(store).document
         self._parsed = Parsed(AT_HAND)
@@ -152,6 +158,9 @@ class _Gathering:
     async def visit(self, repository: Repository) -> None:
         looked_for = self._chooser.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
         kin = await kinship(repository, self._read, looked_for, self._parsed)
+        self._size_of = self._store.size
+        if self._asks(repository.upstream):
+            self._size_of = kin.size_of(repository, self._store.size)
         chosen = self._chooser.choose(self._candidates(repository, kin), kin.naming)
         for candidate in sorted(chosen, key=lambda candidate: candidate.name):
             await self._take(repository, kin, candidate)
@@ -266,9 +275,8 @@ class _Gathering:
         self, repository: Repository, digest: Digest, platforms: frozenset[str], also: frozenset[str] = frozenset()
     ) -> Closure:
         held = repository.manifests[digest]
-        size_of = self._store.size
         return await closure(
-            self._read, size_of, digest, held.size, held.media_type, platforms, self._parsed, also=also
+            self._read, self._size_of, digest, held.size, held.media_type, platforms, self._parsed, also=also
         )
 
 

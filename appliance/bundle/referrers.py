@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from appliance.bundle.closure import Parsed, Read
+from appliance.bundle.closure import Parsed, Read, SizeOf
 from appliance.errors import ManifestInvalid
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
@@ -34,12 +34,22 @@ class Kinship:
     @ivar subjects: what manifests held there refer to.
     @ivar referrers: the same the other way round, sorted.
     @ivar naming: manifests held there that name one of the digests that were looked for.
+    @ivar linked: what is named by manifests whose word is enough (L{appliance.index.repository.Held}).
     """
 
     children: set[Digest] = field(default_factory=set)
     subjects: dict[Digest, Digest] = field(default_factory=dict)
     referrers: dict[Digest, list[Digest]] = field(default_factory=dict)
     naming: dict[Digest, list[Digest]] = field(default_factory=dict)
+    linked: set[Digest] = field(default_factory=set)
+
+    def size_of(self, repository: Repository, size_of: SizeOf) -> SizeOf:
+        """
+        C{size_of} for what is the repository's. What it merely names, and other repositories are known to have, counts
+        as not held: an export of it would let its readers read theirs.
+        """
+        own = (repository.manifests, repository.blobs, self.linked)
+        return lambda digest: size_of(digest) if any(digest in each for each in own) else None
 
     def is_implied(self, repository: Repository, digest: Digest, tag: str | None) -> bool:
         """Whether the manifest comes along with another one, so that nobody has to ask for it."""
@@ -69,11 +79,13 @@ async def kinship(
             if manifest is not None and parsed is not None:
                 parsed.add(digest, media_type, manifest)
         if manifest is not None:
-            _note(found, digest, manifest, looked_for)
+            _note(found, digest, manifest, looked_for, repository.manifests[digest].confirm)
     return found
 
 
-def _note(found: Kinship, digest: Digest, manifest: Manifest, looked_for: frozenset[Digest]) -> None:
+def _note(found: Kinship, digest: Digest, manifest: Manifest, looked_for: frozenset[Digest], confirm: bool) -> None:
+    if not confirm:
+        found.linked.update(descriptor.parsed() for descriptor in (*manifest.blobs, *manifest.manifests))
     found.children.update(child.parsed() for child in manifest.manifests)
     if manifest.subject is not None:
         found.subjects[digest] = manifest.subject.parsed()

@@ -1,8 +1,10 @@
 """
 Blobs: held ones from the store, cold ones from a flight, and only those the repository is known to have.
 
-Storage is shared between repositories, what may be read through one is not: a digest that no manifest of the
-repository names is served there only after its upstream has said that it is there.
+Storage is shared between repositories, what may be read through one is not: anybody can write a manifest that names a
+digest. What came through another repository is served under this one only after its own upstream was asked, once, and
+said that it is there (compare CVE-2024-39897 and CVE-2026-35172). Where no upstream may be asked, a manifest that names
+it is enough.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from twisted.logger import Logger
 
 from appliance.cache.distance import NEAR, ROUND_TRIP, is_far, patience
 from appliance.cache.flight import Flight
-from appliance.cache.flights import Flights
+from appliance.cache.flights import Flights, link
 from appliance.cache.links import Links
 from appliance.cache.missing import Missing, Subject
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
+from appliance.flow.sharing import Sharing
 from appliance.flow.source import Source
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
@@ -110,6 +113,7 @@ class Blobs:
         self._flights = flights
         self._clock = clock
         self._missing = Missing(clock)
+        self._asking: Sharing[Subject, int] = Sharing()
         self._sides: dict[Digest, DeferredSemaphore] = {}
 
     async def head(self, remote: Remote, name: str, digest: Digest) -> BlobSize:
@@ -121,16 +125,19 @@ class Blobs:
         @raise Offline: it is not held and no upstream may be asked.
         """
         repository = await self._repositories.get(remote.name, name)
+        await self._settled(digest)
         held = self._store.size(digest)
         named = await self._links.named(repository, digest, thorough=held is None)
         if held is None and named is not None:
             held = await self._held(remote, digest, named.size)
-        if held is not None and named is not None:
+        if held is not None and named is not None and not named.linked:
+            named = await self._links.named(repository, digest, thorough=True)
+        if held is not None and named is not None and (named.linked or remote.offline):
             return BlobSize(held, HIT)
         if remote.offline:
             raise _offline(remote, name, digest)
         self._missing.refuse(_subject(remote, repository, digest))
-        if named is not None and named.size is not None:
+        if held is None and named is not None and named.size is not None:
             return BlobSize(named.size, replace(HIT, detail="descriptor"))
         return BlobSize(await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss"))
 
@@ -171,8 +178,6 @@ class Blobs:
         except UpstreamError as error:
             await self._fault(remote, repository, flight, error)
             return await self.fetch(remote, repository.name, digest, background)
-        if flight.size != named:
-            self._note(repository, digest, flight)
         # Landed is not stored: the bytes are still being made a blob.
         await self._flights.ended(digest)
 
@@ -186,18 +191,18 @@ class Blobs:
         if flight.size is None:
             await flight.opened()
         size, span = flight.size, None if flight.size is None else span_of(flight.size)
-        if size is None or span is None or flight.whole_only or span.start - flight.available <= NEAR:
+        if size is None or span is None or flight.whole_only or span.start - _available(flight) <= NEAR:
             return None
         wait = patience(span.length)
         # What a small range may lose by waiting is more than it costs to ask.
-        if not is_far(span.start, flight.available, flight.rate(), wait) or (not flight.rate() and wait > ROUND_TRIP):
+        if not is_far(span.start, _available(flight), flight.rate(), wait) or (not flight.rate() and wait > ROUND_TRIP):
             await flight.opened()
             await self._reach(flight.source, span.start, wait)
         slots = self._sides.setdefault(flight.digest, DeferredSemaphore(SIDE_BY_SIDE))
         await slots.acquire()
         side = SideRange(size, span, partial(self._side_over, flight.digest, slots))
         try:
-            if is_far(span.start, flight.available, flight.rate(), wait):
+            if is_far(span.start, _available(flight), flight.rate(), wait):
                 side.response = await remote.registry.blob(repository.name, flight.digest, span.start, span.stop)
                 flight.whole_only = not side.is_range()
                 if not flight.whole_only and side.response.size in (None, size):
@@ -248,7 +253,7 @@ class Blobs:
         except UpstreamError as error:
             await self._fault(remote, repository, flight, error)
             return await self.open(remote, repository.name, digest, span_of)
-        if flight.size != size:
+        if _flies_for(flight, remote, repository):
             self._note(repository, digest, flight)
         assert flight.size is not None
         status = CacheStatus(fwd="uri-miss", stored=not joined, collapsed=joined)
@@ -275,10 +280,15 @@ class Blobs:
         """The size of the blob when it is held; what an earlier process left whole becomes one first."""
         held = self._store.size(digest)
         # While the upstream may be asked, a flight finds out as well.
-        if held is None and (remote.offline or self._flights.is_completing(digest)):
+        if held is None and remote.offline:
             await self._flights.complete(digest, named)
             held = self._store.size(digest)
         return held
+
+    async def _settled(self, digest: Digest) -> None:
+        """Wait for what an earlier process left whole and is being made a blob: whose it is, is noted then."""
+        if self._flights.is_completing(digest):
+            await self._flights.complete(digest)
 
     async def _fault(self, remote: Remote, repository: Repository, flight: Flight, error: UpstreamError) -> None:
         """Raises what the flight failed with; returns, when it is over, if our own upstream may do better."""
@@ -289,7 +299,17 @@ class Blobs:
 
     async def _named(self, remote: Remote, repository: Repository, digest: Digest) -> tuple[int | None, CacheStatus]:
         """The size that the repository is known to have the blob with, C{None} where it is not known, and who said."""
+        await self._settled(digest)
         named = await self._links.named(repository, digest)
+        if (
+            named is not None
+            and not named.linked
+            and not remote.offline
+            and self._is_elsewhere(remote, repository, digest)
+        ):
+            named = await self._links.named(repository, digest, thorough=True)
+            if named is not None and not named.linked:
+                named = None
         if named is not None:
             return named.size, HIT
         if not self._is_elsewhere(remote, repository, digest):
@@ -300,14 +320,20 @@ class Blobs:
         return await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss")
 
     def _is_elsewhere(self, remote: Remote, repository: Repository, digest: Digest) -> bool:
+        """Whether the blob is here, or on its way, without this repository's upstream having been asked for it now."""
         flight = self._flights.get(digest)
-        return self._store.size(digest) is not None or (
-            flight is not None and not _flies_for(flight, remote, repository)
-        )
+        if flight is None:
+            return self._store.size(digest) is not None
+        return not _flies_for(flight, remote, repository)
 
-    async def _confirm(self, remote: Remote, repository: Repository, digest: Digest) -> int:
+    def _confirm(self, remote: Remote, repository: Repository, digest: Digest) -> Deferred[int]:
+        """As L{_ask}, once for all who want to know meanwhile."""
+        asking = partial(self._ask, remote, repository, digest)
+        return self._asking.get(_subject(remote, repository, digest), asking)
+
+    async def _ask(self, remote: Remote, repository: Repository, digest: Digest) -> int:
         """
-        Ask the upstream whether the repository has the blob; its size, and a note that it does.
+        Ask the upstream whether the repository has the blob; its size, and a note that it does, durable on return.
 
         @raise UpstreamMissing: it does not.
         """
@@ -317,15 +343,20 @@ class Blobs:
         except UpstreamMissing as error:
             self._learn(remote, repository, digest, error)
             raise
-        held = self._store.size(digest)
+        held, flight = self._store.size(digest), self._flights.get(digest)
+        if held is None and said is None and flight is not None:
+            said = flight.size
         if held is None and said is None:
             raise UpstreamTimeout(remote.name, f"{digest}: its size is not told")
         size = held if held is not None else said
         assert size is not None
         if said is not None and said != size:
             raise UpstreamMissing(remote.name, f"{digest}: {said} bytes there, {size} here")
-        repository.blobs[digest] = size
-        await self._repositories.save(repository)
+        try:
+            await link(self._repositories, repository, digest, size)
+        except OSError as error:
+            # It is known now, and asked again after a restart.
+            self._log.warn("{digest} was not noted: {error}", digest=digest, error=error)
         return size
 
     def _learn(self, remote: Remote, repository: Repository, digest: Digest, error: UpstreamError) -> None:
@@ -335,8 +366,7 @@ class Blobs:
 
     def _note(self, repository: Repository, digest: Digest, flight: Flight) -> None:
         assert flight.size is not None
-        repository.blobs[digest] = flight.size
-        self._repositories.save(repository).addErrback(
+        Deferred.fromCoroutine(link(self._repositories, repository, digest, flight.size)).addErrback(
             lambda failure: self._log.failure("a blob was not noted", failure)
         )
 
@@ -350,6 +380,11 @@ class _Notice:
     def __call__(self) -> None:
         if not self._changed.called:
             self._changed.callback(None)
+
+
+def _available(flight: Flight) -> int:
+    """Bytes that may be read by now."""
+    return flight.source.available if hasattr(flight, "source") else 0
 
 
 def _flies_for(flight: Flight, remote: Remote, repository: Repository) -> bool:

@@ -33,7 +33,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.cache.length import Length
+from appliance.cache.length import Length, WrongBytes
 from appliance.cache.patience import PAUSES as PAUSES
 from appliance.cache.patience import Patience
 from appliance.cache.segments import Segments, first_stop
@@ -67,10 +67,6 @@ TRANSITIONS = {
     State.LANDED: set[State](),
     State.FAILED: set[State](),
 }
-
-
-class _WrongBytes(UpstreamInvalid):
-    """What came has another digest, and is of no use to anybody."""
 
 
 class Flight:
@@ -118,11 +114,6 @@ class Flight:
         self._opened_with = 0
         self._asking: Deferred[IBlobResponse] | None = None
         self._hurried = False
-
-    @property
-    def available(self) -> int:
-        """Bytes that may be read by now."""
-        return self.source.available if hasattr(self, "source") else 0
 
     @property
     def size(self) -> int | None:
@@ -192,13 +183,16 @@ class Flight:
         try:
             await self._receive(ingest)
             await self._land(ingest)
-        except _WrongBytes:
+        except WrongBytes:
             await ingest.discard()
             raise
 
     async def _receive(self, ingest: IIngest) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""
         patience = Patience()
+        if ingest.size and ingest.verify() and not self._is_ours(ingest.origin):
+            # It came whole through another repository: whether this one has it is for its upstream to say.
+            await self.registry.blob_size(self.repository, self.digest)
         # There is only one blob of no bytes, and who names it needs no upstream.
         while not (ingest.verify() and (ingest.size or self.size is not None)):
             before = ingest.size
@@ -210,6 +204,9 @@ class Flight:
             if not self._was_open or self._store.size(self.digest) is not None:
                 raise error
             await self._pause(error, patience.pause(error, ingest.size > before))
+
+    def _is_ours(self, origin: Origin | None) -> bool:
+        return origin is not None and (origin.upstream, origin.repository) == (self.registry.name, self.repository)
 
     async def _pause(self, error: PullcacheError, seconds: float) -> None:
         self._log.info("{digest}: {error}; again in {seconds} s", digest=self.digest, error=error, seconds=seconds)
@@ -226,7 +223,7 @@ class Flight:
         except RangeIgnored as failed:
             if not self._was_open and self._length.is_reached(ingest.size):
                 # As long as its descriptor says, not the blob, and the upstream has no more of it either.
-                raise self._wrong(ingest) from failed
+                raise self._length.wrong(ingest.size) from failed
             return failed
         if granted is not None:
             return await self._in_segments(ingest, granted)
@@ -339,12 +336,8 @@ class Flight:
     def _board(self, ingest: IIngest, response: IBlobResponse) -> None:
         if response.start > ingest.size:
             raise RangeIgnored(self.registry.name, f"{self.digest}: bytes came from {response.start} on")
-        if not self._length.hear(response.size, ingest.size, ingest.verify()):
-            raise self._wrong(ingest)
+        self._length.hear(response.size, ingest.size, ingest.verify())
         self._open(ingest)
-
-    def _wrong(self, ingest: IIngest) -> _WrongBytes:
-        return _WrongBytes(self.registry.name, f"{self.digest}: {ingest.size} bytes of another digest came")
 
     def _writer(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
         def store(pieces: list[bytes]) -> Deferred[None]:
@@ -355,7 +348,7 @@ class Flight:
 
     async def _land(self, ingest: IIngest) -> None:
         if not ingest.verify():
-            raise self._wrong(ingest)
+            raise self._length.wrong(ingest.size)
         if ingest.origin is not None and ingest.origin.size != ingest.size:
             # So that a start knows that it is whole, if this process is killed before it is a blob.
             await ingest.note(replace(ingest.origin, size=ingest.size))

@@ -12,6 +12,8 @@ from twisted.python.failure import Failure
 from appliance.cache.flight import Flight, State
 from appliance.cache.remote import Remote
 from appliance.errors import Offline, PullcacheError
+from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IUpstream, Unfinished
 from appliance.oci.digest import Digest
 
@@ -27,7 +29,11 @@ class Flights:
 
     _log = Logger()
 
-    def __init__(self, store: IBlobStore, clock: IReactorTime) -> None:
+    def __init__(self, store: IBlobStore, clock: IReactorTime, repositories: Repositories | None = None) -> None:
+        """
+        @param repositories: told of each blob that it is theirs through whom it was fetched; C{None}: nobody is.
+        """
+        self._repositories = repositories
         self._store = store
         self._clock = clock
         self._under_way: dict[Digest, tuple[Flight, Deferred[None]]] = {}
@@ -71,6 +77,9 @@ class Flights:
         landing = Deferred.fromCoroutine(flight.fly())
         self._under_way[digest] = (flight, landing)
         landing.addBoth(self._ended, flight)
+        flight.landed().addCallbacks(
+            lambda _: self._link(registry.name, repository, digest, flight.size), lambda _: None
+        )
         return flight
 
     # -- what an earlier process left -------------------------------------------------------------------------------
@@ -140,6 +149,8 @@ class Flights:
         try:
             if ingest.verify():
                 await ingest.commit()
+                if left.origin is not None and left.origin.upstream is not None:
+                    self._link(left.origin.upstream, left.origin.repository, digest, size)
                 self._log.info("{digest} was received whole by an earlier process; it is held now", digest=digest)
             else:
                 # Damaged by a power cut, or longer than was noted: who goes on with it finds out.
@@ -233,6 +244,13 @@ class Flights:
             done.callback(None)
         return done
 
+    def _link(self, upstream: str, name: str, digest: Digest, size: int | None) -> None:
+        """Note that the blob is the repository's: its upstream gave it there."""
+        if self._repositories is not None and size is not None:
+            Deferred.fromCoroutine(_linked(self._repositories, upstream, name, digest, size)).addErrback(
+                lambda failure: self._log.failure("a blob was not noted", failure)
+            )
+
     def _ended(self, result: None | Failure, flight: Flight) -> None:
         del self._under_way[flight.digest]
         if not isinstance(result, Failure) or result.check(CancelledError):
@@ -248,6 +266,17 @@ def _upstream_of(left: Unfinished, remotes: Mapping[str, Remote]) -> Remote | No
     origin = left.origin
     remote = None if origin is None or origin.upstream is None else remotes.get(origin.upstream)
     return remote if remote is not None and origin is not None and remote.settings.permits(origin.repository) else None
+
+
+async def link(repositories: Repositories, repository: Repository, digest: Digest, size: int) -> None:
+    """Note that a blob of that many bytes is the repository's: at once in memory, durable on return."""
+    if repository.blobs.get(digest) != size:
+        repository.blobs[digest] = size
+        await repositories.save(repository)
+
+
+async def _linked(repositories: Repositories, upstream: str, name: str, digest: Digest, size: int) -> None:
+    await link(repositories, await repositories.get(upstream, name), digest, size)
 
 
 def _fire(_: object, done: Deferred[None]) -> None:

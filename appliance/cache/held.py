@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from appliance.cache.links import Links
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore
@@ -11,7 +13,13 @@ from appliance.oci.digest import Digest
 class Held:
     """What the repositories of one store hold, asked for one reference at a time."""
 
-    def __init__(self, store: IBlobStore, repositories: Repositories, links: Links) -> None:
+    def __init__(
+        self, store: IBlobStore, repositories: Repositories, links: Links, asks: Callable[[str], bool]
+    ) -> None:
+        """
+        @param asks: whether that upstream is asked for what came through another repository.
+        """
+        self._asks = asks
         self._store = store
         self._repositories = repositories
         self._links = links
@@ -27,4 +35,7 @@ class Held:
             tag = known.tags.get(reference)
             return tag is not None and self._store.size(tag.digest) is not None
         digest = Digest.parse(reference)
-        return self._store.size(digest) is not None and await self._links.named(known, digest) is not None
+        if self._store.size(digest) is None:
+            return False
+        named = await self._links.named(known, digest, thorough=True)
+        return named is not None and (named.linked or not self._asks(upstream))

@@ -20,6 +20,10 @@ from appliance.errors import UpstreamInvalid
 from appliance.oci.digest import Digest
 
 
+class WrongBytes(UpstreamInvalid):
+    """What came has another digest, and is of no use to anybody."""
+
+
 class Length:
     """
     The length of one blob that is being fetched.
@@ -44,22 +48,25 @@ class Length:
         if said is not None and said != self.size:
             raise self._refused(f"{said} bytes offered, where {self.size} were expected")
 
-    def hear(self, said: int | None, held: int, right: bool) -> bool:
+    def wrong(self, held: int) -> WrongBytes:
+        """The error for so many bytes that have another digest."""
+        return WrongBytes(self._upstream, f"{self._digest}: {held} bytes of another digest came")
+
+    def hear(self, said: int | None, held: int, right: bool) -> None:
         """
         Take note of the size that an answer of the upstream says.
 
         @param said: C{None} when it says none.
         @param held: bytes that are here already; C{right}: whether they have the digest.
-        @return: whether these can still be a beginning of the blob.
+        @raise WrongBytes: these cannot be a beginning of the blob.
         @raise UpstreamInvalid: what it says cannot be, or is not what readers were promised.
         """
         if self.promised:
-            self.check(said)
-            return True
+            return self.check(said)
         if said is not None and not right and held and said <= held:
-            if self.size not in (None, said):
-                raise self._refused(f"{said} bytes offered, where {held} are here already")
-            return False
+            if self.size in (None, said):
+                raise self.wrong(held)
+            raise self._refused(f"{said} bytes offered, where {held} are here already")
         if said is not None:
             self._disputed = self._disputed or self.size not in (None, said)
             self.size = said
@@ -67,7 +74,6 @@ class Length:
             # There is more of it than its descriptor says.
             self.size = None
         self.promised = self.size is not None and not self._disputed
-        return True
 
     def _refused(self, reason: str) -> UpstreamInvalid:
         return UpstreamInvalid(self._upstream, f"{self._digest}: {reason}")

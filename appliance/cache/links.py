@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from appliance.errors import BlobDamaged, ManifestInvalid, NotHeld
 from appliance.flow.lru import LeastRecentlyUsed
-from appliance.index.repository import Repository
+from appliance.index.repository import Held, Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
@@ -45,16 +45,21 @@ class Named:
     What a repository's documents say of a digest.
 
     @ivar size: bytes, C{None} where its descriptors contradict each other: then the upstream or the digest decides.
+    @ivar linked: whether it is the repository's: its upstream gave it there or said that it has it there, or a manifest
+        names it whose word is enough (L{appliance.index.repository.Held}). What is merely named may be anybody's.
     """
 
     size: int | None
+    linked: bool
 
 
 class _Names:
     """
     What the manifests seen so far name.
 
+    @ivar seen: whether each manifest's word was enough when it was looked at.
     @ivar disputed: digests that two descriptors give different sizes.
+    @ivar linked: digests named by a manifest whose word is enough.
     @ivar referring: by subject the manifests that refer to it; C{None} for a descriptor that is made when it is asked
         for.
     @ivar waiting: those who wait for the pass under way.
@@ -63,26 +68,29 @@ class _Names:
 
     def __init__(self) -> None:
         self.weight = 1000
-        self.seen: set[Digest] = set()
+        self.seen: dict[Digest, bool] = {}
         self.sizes: dict[Digest, int] = {}
         self.disputed: set[Digest] = set()
+        self.linked: set[Digest] = set()
         self.referring: dict[Digest, dict[Digest, Referrer | None]] = {}
         self.learning = False
         self.waiting: list[Deferred[None]] = []
 
-    def add(self, manifest_digest: Digest, manifest: Manifest, size: int | None) -> None:
+    def add(self, manifest_digest: Digest, manifest: Manifest, held: Held) -> None:
         if manifest_digest not in self.seen:
             self.weight += _DIGEST_WEIGHT * (1 + len(manifest.blobs) + len(manifest.manifests))
-        self.seen.add(manifest_digest)
+        self.seen[manifest_digest] = not held.confirm
         for descriptor in (*manifest.blobs, *manifest.manifests):
             digest = descriptor.parsed()
             if self.sizes.setdefault(digest, descriptor.size) != descriptor.size:
                 self.disputed.add(digest)
+            if not held.confirm:
+                self.linked.add(digest)
         if manifest.subject is not None:
-            referrer = None if size is None else referrer_of(manifest_digest, size, manifest)
-            small = referrer is not None and len(referrer.raw) <= SMALL
+            referrer = referrer_of(manifest_digest, held.size, manifest)
+            small = len(referrer.raw) <= SMALL
             self.referring.setdefault(manifest.subject.parsed(), {})[manifest_digest] = referrer if small else None
-            self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if referrer is not None and small else 0)
+            self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if small else 0)
 
 
 class Links:
@@ -99,30 +107,35 @@ class Links:
         self._named: LeastRecentlyUsed[tuple[str, str], _Names] = LeastRecentlyUsed(budget)
 
     def add(self, repository: Repository, digest: Digest, manifest: Manifest) -> None:
-        """A manifest was added to the repository."""
-        held = repository.manifests.get(digest)
+        """A manifest was added to the repository, which holds it by now."""
         named = self._of(repository)
-        named.add(digest, manifest, None if held is None else held.size)
+        named.add(digest, manifest, repository.manifests[digest])
         self._remember(repository, named)
 
     async def named(self, repository: Repository, digest: Digest, thorough: bool = False) -> Named | None:
         """
         What is known of a blob or manifest that the repository has, C{None} when nothing says that it has it.
 
-        @param thorough: look for descriptors that contradict each other in every manifest held; else the first one
-            that is found has to do.
+        @param thorough: look into every manifest held, for descriptors that contradict each other and for one whose
+            word is enough; else the first manifest that names it has to do.
         """
         held = repository.manifests.get(digest)
         if held is not None:
-            return Named(held.size)
+            return Named(held.size, linked=True)
         if digest in repository.blobs:
-            return Named(repository.blobs[digest])
+            return Named(repository.blobs[digest], linked=True)
         names = self._of(repository)
         if thorough or digest not in names.sizes:
             await self._learnt(repository, names)
         if digest not in names.sizes:
             return None
-        return Named(None if digest in names.disputed else names.sizes[digest])
+        return Named(None if digest in names.disputed else names.sizes[digest], digest in names.linked)
+
+    async def trusts(self, repository: Repository, digest: Digest) -> bool:
+        """Whether a manifest names it whose word is enough."""
+        names = self._of(repository)
+        await self._learnt(repository, names)
+        return digest in names.linked
 
     async def referrers(self, repository: Repository, subject: Digest) -> list[Referrer]:
         """
@@ -211,7 +224,9 @@ class Links:
 
     def _unseen(self, repository: Repository, named: _Names) -> list[Digest]:
         """What is noted and not there may come yet, with a bundle: it stays unseen."""
-        unseen = [each for each in repository.manifests if each not in named.seen]
+        known = repository.manifests.items()
+        # A bundle may have brought what was only pulled before: then it is looked at again.
+        unseen = [each for each, held in known if named.seen.get(each) not in (True, not held.confirm)]
         return [each for each in unseen if self._store.size(each) is not None]
 
     async def _look(self, repository: Repository, named: _Names, digest: Digest) -> None:
@@ -220,9 +235,9 @@ class Links:
             return
         manifest = await self._read(repository, digest, held.media_type)
         if manifest is None:
-            named.seen.add(digest)
+            named.seen[digest] = not held.confirm
         else:
-            named.add(digest, manifest, held.size)
+            named.add(digest, manifest, held)
 
     async def _read(self, repository: Repository, digest: Digest, media_type: str) -> Manifest | None:
         try:

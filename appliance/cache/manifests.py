@@ -26,7 +26,7 @@ from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository, Tag
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 
 # The content of the empty descriptor (image-spec, manifest.md). Signatures and SBOMs have it for a config, which no
 # client ever asks for: without it they would never be whole, and so never go into a bundle.
@@ -193,7 +193,7 @@ class Manifests:
         @raise Offline: it is not held and no upstream may be asked.
         """
         repository = await self._repositories.get(remote.name, name)
-        if self._holds(repository, digest) or await self._adopt(repository, digest):
+        if self._holds(repository, digest) or await self._adopt(remote, repository, digest):
             return replace(await self._answer(repository, digest, HIT), fresh_until=None)
         if remote.offline:
             raise Offline(f"{remote.name}/{name}@{digest} is not held, and this appliance is offline")
@@ -203,21 +203,32 @@ class Manifests:
     def _by_digest(self, remote: Remote, repository: Repository, digest: Digest) -> Question[None]:
         return Question(remote, repository.name, str(digest), lambda: self._fetch(remote, repository, digest))
 
-    async def _adopt(self, repository: Repository, digest: Digest) -> bool:
-        """Hold here what the store has for another repository, if an index held here names it."""
-        if self._store.size(digest) is None or await self._links.named(repository, digest) is None:
+    async def _adopt(self, remote: Remote, repository: Repository, digest: Digest) -> bool:
+        """
+        Hold here what the store has for another repository, if an index held here names it: one whose word is enough,
+        or where nobody can be asked.
+        """
+        named = None if self._store.size(digest) is None else await self._links.named(repository, digest, thorough=True)
+        if named is None or not (named.linked or remote.offline):
             return False
+        return await self._hold(repository, digest, confirm=not await self._links.trusts(repository, digest))
+
+    async def _hold(self, repository: Repository, digest: Digest, confirm: bool) -> bool:
+        """Hold here what the store has; whether it is a manifest."""
         try:
             data = await self._store.read(digest, MAX_MANIFEST_BYTES)
             manifest = parse_manifest(data, None)
         except PullcacheError:
             return False
-        repository.hold(digest, manifest.media_type, len(data))
-        self._links.add(repository, digest, manifest)
-        await self._repositories.save(repository)
+        await self._note(repository, digest, manifest, len(data), confirm)
         return True
 
     async def _fetch(self, remote: Remote, repository: Repository, digest: Digest) -> None:
+        if self._store.size(digest) is not None and await self._links.named(repository, digest) is not None:
+            # It came through another repository: whether this one has it, a HEAD says as well as a GET.
+            head = await remote.registry.head(repository.name, digest)
+            if head.digest == digest and await self._hold(repository, digest, confirm=True):
+                return
         fetched = await remote.registry.manifest(repository.name, digest)
         await self._keep(remote, repository, digest, fetched.data, fetched.content_type)
 
@@ -232,10 +243,15 @@ class Manifests:
         except ManifestInvalid as error:
             raise UpstreamInvalid(remote.name, f"{repository.name}@{digest}: {error}") from error
         await self._store.put(digest, data)
+        self._recent.put(digest, data)
+        await self._note(repository, digest, manifest, len(data), confirm=True)
+
+    async def _note(self, repository: Repository, digest: Digest, manifest: Manifest, size: int, confirm: bool) -> None:
+        """Note a manifest that the store has, durable on return; C{confirm} as L{Repository.hold} has it."""
         if any(descriptor.digest == str(EMPTY_DIGEST) for descriptor in manifest.blobs):
             await self._store.put(EMPTY_DIGEST, EMPTY)
-        self._recent.put(digest, data)
-        repository.hold(digest, manifest.media_type, len(data))
+            repository.blobs[EMPTY_DIGEST] = len(EMPTY)
+        repository.hold(digest, manifest.media_type, size, confirm)
         self._links.add(repository, digest, manifest)
         await self._repositories.save(repository)
 

@@ -54,6 +54,11 @@ class PullThrough:
         self._usage = usage
         self._prefetch = prefetch
 
+    def asks(self, upstream: str) -> bool:
+        """Whether that upstream, by its configured name, may be asked for anything."""
+        remote = self.remotes.get(upstream)
+        return remote is not None and not remote.offline
+
     async def manifest(
         self,
         upstream: str,

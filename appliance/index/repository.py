@@ -9,9 +9,13 @@ on a tag's descriptor
 ``io.pullcache.tagged``  when the tag was first seen to mean this digest, RFC 3339 UTC
 ``io.pullcache.checked`` when the upstream last said so
 ``io.pullcache.pinned``  id of the bundle that brought it; on manifests without a tag as well
+on any descriptor
+``io.pullcache.confirm`` C{"true"}: an upstream gave the manifest. What it names is this repository's only where the
+                         upstream has said so, digest by digest. Without it, what the manifest names is the
+                         repository's: a bundle brought it, or a version that did not know this annotation
 on the index
-``io.pullcache.blobs``   JSON object of digest to size: blobs the upstream gave in this repository that no manifest
-                         held here names
+``io.pullcache.blobs``   JSON object of digest to size: blobs that the upstream gave in this repository, or said that
+                         it has there
 =======================  =========================================================================================
 """
 
@@ -34,6 +38,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 TAGGED = "io.pullcache.tagged"
 CHECKED = "io.pullcache.checked"
 PINNED = "io.pullcache.pinned"
+CONFIRM = "io.pullcache.confirm"
 BLOBS = "io.pullcache.blobs"
 
 # How a descriptor begins, whatever blanks somebody's editor put there.
@@ -60,10 +65,17 @@ class ImageIndex(msgspec.Struct, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A manifest held: its media type, which never changes, and its size in bytes."""
+    """
+    A manifest held.
+
+    @ivar media_type: never changes.
+    @ivar size: bytes.
+    @ivar confirm: whether what it names is the repository's only where the upstream has said so.
+    """
 
     media_type: str
     size: int
+    confirm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ class Repository:
 
     @ivar tags: by name; each tag's manifest is in L{manifests}.
     @ivar manifests: manifests held, by digest.
-    @ivar blobs: sizes of blobs that the upstream gave here, by digest.
+    @ivar blobs: sizes of blobs that the upstream gave here, or said that it has here, by digest.
     @ivar pinned: manifests that a bundle brought without a tag, with its id.
     """
 
@@ -114,9 +126,15 @@ class Repository:
         """What it takes in memory in bytes, roughly."""
         return 1000 + 250 * len(self.tags) + 450 * len(self.manifests) + 300 * (len(self.blobs) + len(self.pinned))
 
-    def hold(self, digest: Digest, media_type: str, size: int) -> None:
-        """Note a manifest; the first media type a digest came with stays."""
-        self.manifests.setdefault(digest, Held(media_type, size))
+    def hold(self, digest: Digest, media_type: str, size: int, confirm: bool = False) -> None:
+        """
+        Note a manifest; the first media type a digest came with stays.
+
+        @param confirm: see L{Held}; a manifest whose word was enough once needs no confirmation later.
+        """
+        held = self.manifests.setdefault(digest, Held(media_type, size, confirm))
+        if held.confirm and not confirm:
+            self.manifests[digest] = replace(held, confirm=False)
 
     def tag(self, name: str, digest: Digest, now: float, pinned: str | None = None) -> bool:
         """
@@ -178,14 +196,16 @@ class Repository:
 
     def _entry(self, digest: Digest, annotations: dict[str, str]) -> Entry:
         held = self.manifests[digest]
-        return Entry(held.media_type, str(digest), held.size, annotations)
+        return Entry(
+            held.media_type, str(digest), held.size, annotations | {CONFIRM: "true"} if held.confirm else annotations
+        )
 
     def _pin(self, digest: Digest) -> dict[str, str]:
         return {PINNED: self.pinned[digest]} if digest in self.pinned else {}
 
     def _admit(self, entry: Entry) -> None:
         digest = Digest.parse(entry.digest)
-        self.hold(digest, entry.media_type, entry.size)
+        self.hold(digest, entry.media_type, entry.size, entry.annotations.get(CONFIRM) == "true")
         pinned = entry.annotations.get(PINNED)
         if (name := entry.annotations.get(REF_NAME)) is not None:
             tagged_at = _seconds(entry.annotations.get(TAGGED))

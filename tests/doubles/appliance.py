@@ -91,7 +91,7 @@ class Appliance:
         )
         self.documents = documents = MemoryDocuments()
         self.repositories = Repositories(documents)
-        self.flights = Flights(self.store, self.clock)
+        self.flights = Flights(self.store, self.clock, self.repositories)
         self.wants = Wants(self.state, self.clock, self.repositories.holds)
         self.usage = Usage(self.state, self.clock)
         links, lists = Links(self.store), ReferrerLists(documents)

@@ -85,7 +85,7 @@ class Cache:
         self.store: Any = store or (MemoryBlobStore() if before is None else before.store)
         self.documents: MemoryDocuments = MemoryDocuments() if before is None else before.documents
         self.repositories = Repositories(self.documents)
-        self.flights = Flights(self.store, self.clock)
+        self.flights = Flights(self.store, self.clock, self.repositories)
         links = Links(self.store)
         self.remotes = {
             each.name: Remote(UpstreamSettings(name=each.name, urls=("https://x",), **settings), each, offline)

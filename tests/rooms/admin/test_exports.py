@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from appliance.bundle.minisign import SecretKey, verify
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Answer, Appliance
-from tests.doubles.images import image, multi_arch
+from tests.doubles.images import Content, image, multi_arch
 from tests.doubles.pullthrough import NOW, failing, result
 
 
@@ -552,3 +553,67 @@ def test_a_title_is_part_of_the_name_and_of_the_document(site: Appliance) -> Non
     assert (document["title"], document["labels"], document["site"]) == ("a b", {"k": "v"}, "berth-3")
     assert plan["volumes"][0]["file"].startswith("a-b-")
     assert plan["expires"] == "2027-01-15T09:00:00Z" and NOW == 1_800_000_000
+
+
+# -- whose blobs they are -------------------------------------------------------------------------------------------
+
+
+def naming(content: Content) -> bytes:
+    """A manifest of somebody else's that names the blobs of that image."""
+    document = json.loads(content.manifest.data)
+    return json.dumps(document | {"annotations": {"by": "somebody else"}}).encode()
+
+
+def stolen(site: Appliance) -> Content:
+    """An image is held for one repository, and a manifest that names its blobs was pulled from another."""
+    content = image("secret")
+    site.hold(content, "latest", name="team/secret")
+    site.hub.add_manifest("mine/app", naming(content), content.manifest.media_type, "latest")
+    result(site.through.manifest(HUB, "mine/app", "latest"))
+    return content
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_bundle_carries_nothing_that_its_repository_was_not_given(site: Appliance, complete: bool) -> None:
+    """Else the far side would serve it under that name: it is lacking here, and its upstream has none to fetch."""
+    content = stolen(site)
+    plan = planned(site, refs=["mine/app:latest"], complete=complete)
+    assert [lack["ref"] for lack in plan["leftOut"]] == [f"{HUB}/mine/app:latest"]
+    assert {each["digest"] for each in plan["leftOut"][0]["missing"]} == {blob.digest for blob in content.blobs}
+    assert not carried(volume(site, plan))
+    shown = site.get("images/mine/app:latest")
+    assert not shown["image"]["offline"] and len(shown["missing"]) == len(content.blobs)
+    [listed] = site.get("images?pattern=mine/app")["images"]
+    assert not listed["offline"]
+    # Who owns it exports and sees it as ever.
+    assert planned(site, refs=["team/secret"])["leftOut"] == []
+    assert site.get("images/team/secret:latest")["image"]["offline"]
+
+
+def test_what_its_upstream_has_as_well_is_exported_after_one_question_each(site: Appliance) -> None:
+    """Completing it fetches no byte."""
+    content = stolen(site)
+    for blob in content.blobs:
+        site.hub.add_blob("mine/app", blob.data)
+    site.hub.calls.clear()
+    plan = planned(site, refs=["mine/app:latest"], complete=True)
+    assert plan["leftOut"] == [] and carried(volume(site, plan)) >= {blob.digest for blob in content.blobs}
+    assert [call.verb for call in site.hub.calls if call.verb.startswith("blob")] == ["blob_size"] * len(content.blobs)
+
+
+def test_offline_what_a_manifest_names_and_the_store_has_is_exported() -> None:
+    """There is nobody to ask."""
+    site = Appliance()
+    stolen(site)
+    site.through.remotes = {HUB: replace(site.through.remotes[HUB], offline=True)}
+    assert planned(site, refs=["mine/app:latest"])["leftOut"] == []
+    assert site.get("images/mine/app:latest")["image"]["offline"]
+
+
+def test_layers_shared_with_an_image_of_before_are_exported_with_the_new_one(site: Appliance) -> None:
+    """A client that has them already never asks for them again."""
+    content = image("shared")
+    site.hold(content, "1", name="mine/app")
+    site.hub.add_manifest("mine/app", naming(content), content.manifest.media_type, "2")
+    result(site.through.manifest(HUB, "mine/app", "2"))
+    assert planned(site, refs=["mine/app"])["leftOut"] == []

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from appliance.bundle.inbox import INTERVAL
 from appliance.bundle.minisign import SecretKey
-from appliance.errors import Offline
+from appliance.errors import Offline, UpstreamUnavailable
 from appliance.flow.threads import InlineThreads
 from appliance.oci.digest import Digest
 from appliance.settings import ListenSettings, UpstreamSettings
@@ -62,6 +62,29 @@ def test_a_bundle_is_imported_and_served(tmp_path: Path) -> None:
     blob = result(site.through.blob(HUB, "nginx", Digest.parse(content.layers[0].digest)))
     assert blob.size == len(content.layers[0].data)
     blob.close()
+
+
+@pytest.mark.parametrize("held", ["nothing", "pulled before", "elsewhere"])
+def test_what_a_bundle_brought_is_its_repositorys_while_online_too(tmp_path: Path, held: str) -> None:
+    """A bundle is trusted as a whole: nobody is asked for what it names, and its upstream may be gone."""
+    content = image()
+    path = bundle(tmp_path, content)
+    site = Appliance()
+    if held == "elsewhere":
+        site.hold(content, "1", name="team/other")
+    if held == "pulled before":
+        site.hold(content, "1", name="team/other")
+        site.offer(content, "1")
+        result(site.through.manifest(HUB, NGINX, "1"))
+    site.hub.fail(UpstreamUnavailable(HUB, "gone"))
+    receipt(site.ask("POST", "imports", {"files": [path]}))
+    site.hub.calls.clear()
+    for blob in content.blobs:
+        answer = result(site.through.blob(HUB, NGINX, Digest.parse(blob.digest)))
+        assert answer.size == len(blob.data)
+        answer.close()
+    assert result(site.through.manifest(HUB, NGINX, Digest.parse(content.digest))).data == content.manifest.data
+    assert site.hub.calls == []
 
 
 def test_each_line_tells_how_far_it_is(tmp_path: Path) -> None:

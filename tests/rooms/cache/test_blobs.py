@@ -174,12 +174,12 @@ def test_a_blob_held_for_one_repository_is_not_served_under_another() -> None:
 
 
 def test_a_blob_that_two_repositories_have_is_fetched_once() -> None:
-    """The second repository's manifest names it: that is enough."""
+    """The second repository's upstream is asked once whether it is there, and said so: that is remembered."""
     upstream = stocked(HUB, "one", "two")
     cache = pulled(upstream)
-    for name in ("one", "two"):
+    for name in ("one", "two", "two"):
         assert content(result(cache.through.blob(HUB, name, LAYER_DIGEST))) == LAYER
-    assert [call.verb for call in upstream.calls] == ["blob"]
+    assert [call.verb for call in upstream.calls] == ["blob", "blob_size"]
 
 
 def test_a_second_repository_without_a_manifest_is_asked_for_and_not_fetched_again() -> None:

@@ -78,10 +78,10 @@ def test_what_a_held_manifest_names_may_be_served_under_its_repository() -> None
     """With the size it says; other things in the shared store may not."""
     shelf = Shelf()
     shelf.hold(image(b"layer"))
-    assert result(shelf.links.named(shelf.repository, Digest.of(b"layer"))) == Named(5)
+    assert result(shelf.links.named(shelf.repository, Digest.of(b"layer"))) == Named(5, linked=True)
     assert result(shelf.links.named(shelf.repository, Digest.of(b"other"))) is None
     shelf.hold(image(b"other"))
-    assert result(shelf.links.named(shelf.repository, Digest.of(b"other"))) == Named(5)
+    assert result(shelf.links.named(shelf.repository, Digest.of(b"other"))) == Named(5, linked=True)
 
 
 def test_held_manifests_are_listed_by_what_they_refer_to() -> None:
@@ -200,7 +200,7 @@ def test_a_hundred_who_ask_are_one_pass() -> None:
         shelf.store.gates[number].callback(None)
     for each in asked[1:]:
         assert [referrer.digest for referrer in result(each)] == sorted(held)
-    assert result(late) == Named(4) and shelf.store.reads == held
+    assert result(late) == Named(4, linked=True) and shelf.store.reads == held
 
 
 def test_a_pass_that_failed_is_tried_again() -> None:
@@ -232,7 +232,7 @@ def test_what_is_learnt_is_bounded_in_bytes() -> None:
     shelf = Shelf()
     digest = shelf.hold(image(*(str(number).encode() for number in range(20))))
     room = _Names()
-    room.add(digest, parse_manifest(result(shelf.store.read(digest, 10_000)), None), None)
+    room.add(digest, parse_manifest(result(shelf.store.read(digest, 10_000)), None), shelf.repository.manifests[digest])
     shelf.links = Links(shelf.store, 2 * room.weight)
     layer = Digest.of(b"7")
     others = [Repository("docker.io", f"other-{number}") for number in range(2)]
@@ -240,13 +240,13 @@ def test_what_is_learnt_is_bounded_in_bytes() -> None:
         other.hold(digest, OCI_MANIFEST, 7)
     shelf.store.reads.clear()
     for repository in (shelf.repository, others[0], shelf.repository, others[0], others[1], others[0]):
-        assert result(shelf.links.named(repository, layer)) == Named(1)
+        assert result(shelf.links.named(repository, layer)) == Named(1, linked=True)
     assert len(shelf.store.reads) == 3
     for number in range(100):
         assert result(shelf.links.named(Repository("docker.io", f"made-up-{number}"), layer)) is None
-    assert result(shelf.links.named(others[0], layer)) == Named(1)
+    assert result(shelf.links.named(others[0], layer)) == Named(1, linked=True)
     assert len(shelf.store.reads) == 3
-    assert result(shelf.links.named(shelf.repository, layer)) == Named(1)
+    assert result(shelf.links.named(shelf.repository, layer)) == Named(1, linked=True)
     assert len(shelf.store.reads) == 4
 
 

@@ -241,15 +241,32 @@ def test_a_digest_is_asked_for_in_each_repository() -> None:
     assert verbs(upstream) == ["manifest"]
 
 
-def test_a_child_that_is_held_elsewhere_is_served_by_its_index() -> None:
-    """The repository's own index names it: that is the upstream's word that it is there."""
+def test_a_child_that_is_held_elsewhere_is_served_when_its_upstream_has_it() -> None:
+    """That an index names it is no word of the upstream: one HEAD is, and the manifest is not fetched again."""
     upstream = stocked()
     whole = index(ONE)
     upstream.add_manifest("multi", whole, OCI_INDEX, "latest")
     cache = Cache(upstream)
     ask(cache), ask(cache, name="multi"), verbs(upstream)
+    failing(cache.through.manifest(HUB, "multi", Digest.of(ONE)), errors.UpstreamMissing)
+    assert verbs(upstream) == ["head"]
+    cache.clock.advance(30.0)
+    upstream.add_manifest("multi", ONE, OCI_MANIFEST)
+    for each in (cache, cache, Cache(upstream, before=cache)):
+        assert ask(each, Digest.of(ONE), "multi").data == ONE
+    assert verbs(upstream) == ["head"]
+
+
+def test_a_child_whose_upstream_tells_no_digest_is_fetched() -> None:
+    """A HEAD that says nothing is no word either."""
+    upstream = stocked()
+    upstream.add_manifest("multi", index(ONE), OCI_INDEX, "latest")
+    upstream.add_manifest("multi", ONE, OCI_MANIFEST)
+    upstream.tells_digest = False
+    cache = Cache(upstream)
+    ask(cache), ask(cache, name="multi"), verbs(upstream)
     assert ask(cache, Digest.of(ONE), "multi").data == ONE
-    assert verbs(upstream) == []
+    assert verbs(upstream) == ["head", "manifest"]
 
 
 def test_an_index_stays_whole_when_one_platform_is_pulled() -> None:
