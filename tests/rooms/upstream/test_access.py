@@ -23,7 +23,7 @@ from appliance.upstream.access.access import Shown
 from appliance.upstream.access.credentials import credentials_for
 from appliance.upstream.access.rotation import Found, Rotation
 from appliance.upstream.access.secretfile import PasswordFile
-from appliance.upstream.access.tokens import Tokens
+from appliance.upstream.access.tokens import MOST, Token, TokenKey, Tokens
 from appliance.upstream.adapters.dockerhub import DockerHub
 from appliance.upstream.adapters.ecr import Ecr
 from appliance.upstream.adapters.ecrpublic import EcrPublic
@@ -1149,3 +1149,24 @@ def test_a_token_of_one_url_is_not_shown_to_another_that_names_the_same_realm() 
         wire.cut()
     net.result(asking.manifest("a", "t"))
     assert (shown_to(net, REGISTRY), shown_to(net, SECOND), guarded.given) == ({"Bearer t1"}, {"Bearer t2"}, 2)
+
+
+def test_tokens_for_names_that_clients_make_up_are_bounded() -> None:
+    """A token server that has one for every name does not fill the memory; the oldest makes room."""
+    tokens = Tokens(Clock())
+    asked: list[str] = []
+
+    def use(name: str) -> None:
+        async def fetch() -> Token:
+            asked.append(name)
+            return Token("t", 3600.0)
+
+        tokens.get(TokenKey("docker.io", REGISTRY, "", "https://auth.example", None, name), fetch)
+
+    names = [f"repository:made/up-{number}:pull" for number in range(MOST + 1)]
+    for name in names:
+        use(name)
+    asked.clear()
+    for name in (names[-1], names[1], names[0]):
+        use(name)
+    assert asked == [names[0]]
