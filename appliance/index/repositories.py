@@ -62,6 +62,8 @@ class Repositories:
         self._recent: LeastRecentlyUsed[Place, Repository] = LeastRecentlyUsed(budget)
         self._unsaved: set[Repository] = set()
         self._loading: Sharing[Place, Repository] = Sharing()
+        # Of each that has a document, whether it is in memory or not: what was found at the first look, and counted.
+        self._walked: list[Place] | None = None
         self._counts: dict[Place, tuple[int, int]] = {}
 
     def get(self, upstream: str, name: str) -> Deferred[Repository]:
@@ -117,8 +119,13 @@ class Repositories:
 
     async def names(self) -> list[tuple[str, str]]:
         """Every (upstream, repository) that has a document, sorted."""
-        keys = await self._documents.list((), INDEX)
-        return [(key[0], "/".join(key[1:-2])) for key in keys if key[-2:] == (LAYOUT, INDEX) and len(key) > 3]
+        if self._walked is None:
+            keys = await self._documents.list((), INDEX)
+            self._walked = [
+                (key[0], "/".join(key[1:-2])) for key in keys if key[-2:] == (LAYOUT, INDEX) and len(key) > 3
+            ]
+        # Nobody else writes here: what came since has been counted.
+        return sorted({*self._walked, *self._counts})
 
     async def _load(self, upstream: str, name: str) -> Repository:
         data, version = b"", 0

@@ -151,6 +151,22 @@ def test_what_is_counted_once_is_not_read_for_counting_again() -> None:
     assert not documents.reads
 
 
+def test_the_names_are_looked_for_once() -> None:
+    """Page after page of a list does not walk through the whole store again; what is saved meanwhile is in it."""
+    documents = CountedDocuments()
+    filled(documents, 3)
+    repositories = Repositories(documents)
+    assert result(repositories.names()) == [(UP, f"team/{name}") for name in range(3)]
+    walks: list[Any] = []
+    documents.list = lambda *_: walks.append(_)  # type: ignore[method-assign, assign, return-value]
+    repository = result(repositories.get(UP, "team/new"))
+    result(repositories.get(UP, "made/up"))
+    assert len(result(repositories.names())) == 3
+    hold(repository, "1")
+    result(repositories.save(repository))
+    assert result(repositories.names())[-1] == (UP, "team/new") and walks == []
+
+
 def test_what_is_not_written_yet_stays_in_memory_and_is_the_same_object(logged_errors: list[dict[str, Any]]) -> None:
     """Nobody has it any more, there is no room for it: it is what the next to ask works on, until it is on disk."""
     documents = CountedDocuments()
