@@ -327,6 +327,10 @@ def test_an_image_that_is_not_whole_is_named_and_left_out(
     appliance: Appliance, upstream: RemoteRegistry, tmp_path: Path
 ) -> None:
     """Exit 1, the image on standard error, and a bundle of the others; C{--complete} fetches what it lacks."""
+    # Otherwise what its client did not ask for is fetched behind it.
+    appliance.settings["upstreams"][UPSTREAM]["prefetch"] = {"image": "none"}
+    appliance.write()
+    appliance.restart()
     images = seed(appliance, upstream)
     half = upstream.add("team/half", "1")
     assert ask(appliance.authority, "/v2/team/half/manifests/1").status == 200
