@@ -225,16 +225,8 @@ class Prefetch:
 
     async def flush(self) -> None:
         """Write which images are not whole, if that has changed. One call at a time."""
-        if self._encode() == self._written:
-            return
-        data = b""
-
-        def encode() -> bytes:
-            nonlocal data
-            data = self._encode()
-            return data
-
-        if await self._document.write(encode):
+        data = self._encode()
+        if data != self._written and await self._document.write(self._encode):
             self._written = data
 
     def _take_up(self, kept: dict[str, list[str]]) -> None:
@@ -393,11 +385,9 @@ class Prefetch:
 
 def _kinds(remote: Remote, reference: str) -> list[Kind]:
     """What of a pulled manifest is of interest by the configuration."""
-    wanted = {
-        Kind.IMAGE: remote.settings.prefetch_image != IMAGE_NONE,
-        Kind.REFERRERS: remote.settings.prefetch_referrers or subject_of(reference) is not None,
-    }
-    return [kind for kind, is_wanted in wanted.items() if is_wanted]
+    image = [Kind.IMAGE] if remote.settings.prefetch_image != IMAGE_NONE else []
+    referrers = remote.settings.prefetch_referrers or subject_of(reference) is not None
+    return [*image, Kind.REFERRERS] if referrers else image
 
 
 def _meaning(repository: Repository, reference: str) -> Digest | None:
