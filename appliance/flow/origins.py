@@ -20,7 +20,7 @@ from twisted.web.http_headers import Headers
 from appliance.errors import ForeignPage, HostUnknown, RequestInvalid
 from appliance.flow.http import values_of
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?)(?::([0-9]{1,5}))?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?)(?::([0-9]{0,5}))?")
 _NAME_LIMIT = 253
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _SAME = frozenset({"same-origin", "none"})
@@ -110,8 +110,8 @@ def refuse_foreign_page(headers: Headers, host: Host | None) -> None:
         foreign += [
             page
             for page in values_of(headers, b"Referer")
-            # Programs in Go name where they were redirected from: another registry.
-            if not _is_page_of(page, host) and not (program and _path(page).startswith("/v2/"))
+            # Programs in Go name where they were redirected from: another registry, perhaps below a path.
+            if not _is_page_of(page, host) and not (program and "/v2/" in _path(page))
         ]
     if foreign:
         raise ForeignPage("a web page of another origin made a browser send this; nothing here is for other pages")

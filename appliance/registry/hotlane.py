@@ -28,15 +28,15 @@ BUDGET = 64 * 1024 * 1024
 # What an answer takes beside its bytes and those of its key; so there are never more than 64 Ki of them.
 _OVERHEAD = 1024
 
-# Well-formed header lines, none of which could change the answer or the connection.
-_HEADERS = re.compile(
+# Well-formed header lines, none of which could change the answer or the connection, and among them one Host at most,
+# which is looked at.
+_LINES = (
     rb"(?:(?!r(?:ange|eferer)|if-|co(?:nnection|ntent-length|okie)|expect|transfer-encoding|authorization|upgrade|origin"
-    rb"|sec-fetch-)"
-    rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\r\n\x00]*\r\n){1,64}\r\n",
-    re.IGNORECASE,
+    rb"|sec-fetch-|host:)"
+    rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\r\n\x00]*\r\n){0,64}+"
 )
-_HOST = re.compile(rb"\r\nhost:[ \t]*([!-~]*)[ \t]*(?=\r\n)", re.IGNORECASE)
-# Spellings of our names that are remembered as such.
+_HEADERS = re.compile(rb"%b(?:host:[ \t]*([!-~]*)[ \t]*\r\n%b)?\r\n" % (_LINES, _LINES), re.IGNORECASE)
+# Values of Host that are remembered as right ones.
 _HOSTS_KNOWN = 64
 
 Pull = tuple[str, str, str]
@@ -124,9 +124,10 @@ class HotLane:
         if line is None:
             return False
         prepared = self._answers.get(line[1])
-        if prepared is None or _HEADERS.fullmatch(data, line.end()) is None:
+        if prepared is None:
             return False
-        if self.hosts and not self._is_for_us(_HOST.findall(data, line.end() - 2)):
+        headers = _HEADERS.fullmatch(data, line.end())
+        if headers is None or (headers[1] not in self._hosts_known and not self._is_for_us(headers[1])):
             return False
         if prepared.expires is not None and self._clock.seconds() >= prepared.expires:
             self._drop(line[1])
@@ -150,19 +151,20 @@ class HotLane:
         self._hosts_known.clear()
         self._used = 0
 
-    def _is_for_us(self, named: list[bytes]) -> bool:
-        """Whether these values of C{Host} are one that is answered to."""
-        if len(named) != 1:
-            return False
-        if named[0] in self._hosts_known:
-            return True
+    def _is_for_us(self, named: bytes | None) -> bool:
+        """Whether a request with this C{Host}, C{None} for none, is answered; its value is remembered then."""
+        if named is None:
+            return not self.hosts
         try:
-            is_ours = parse_host(named[0].decode("ascii")).is_one_of(self.hosts)
+            host = parse_host(named.decode("ascii"))
         except RequestInvalid:
             return False
-        if is_ours and len(self._hosts_known) < _HOSTS_KNOWN:
-            self._hosts_known.add(named[0])
-        return is_ours
+        if self.hosts and not host.is_one_of(self.hosts):
+            return False
+        if len(self._hosts_known) >= _HOSTS_KNOWN:
+            self._hosts_known.clear()
+        self._hosts_known.add(named)
+        return True
 
     def _note(self, transport: Any, request: bytes, prepared: _Prepared) -> None:
         method, _, path = request.decode("ascii").partition(" ")

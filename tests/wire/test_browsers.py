@@ -128,12 +128,38 @@ def test_an_address_typed_by_hand_is_answered() -> None:
         assert shop.ask("GET", manifest(), fields).status == 200
 
 
-@pytest.mark.parametrize("host", [b"a..b", b"a b", b"\xff\xfe", b"a" * 300, b"x:y", b"a/b", b"[::1"])
+@pytest.mark.parametrize(
+    "host",
+    [b"a..b", b"a b", b"\xff\xfe", b"a" * 300, b"x:y", b"a/b", b"[::1", b"a\r\nHost: a", b"a\r\nX: y\r\nhOST: b"],
+)
 def test_a_host_that_is_none_is_refused(host: bytes) -> None:
-    """400 as OCI JSON, and no traceback in the log."""
-    line = Line(Shop().listener).send(b"GET /v2/ HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
-    answer = line.answers("GET")[0]
-    assert (answer.status, answer.error["code"]) == (400, "UNSUPPORTED")
+    """400 as OCI JSON, whether the answer is prepared or not, and no traceback in the log; two are none either."""
+    shop = Shop()
+    for path in ("/v2/", manifest(), blob(LAYER)):
+        shop.get(path), shop.get(path)
+        for head in (b"Accept: */*\r\n", b""):
+            data = b"GET %b HTTP/1.1\r\n%bHost: %b\r\n\r\n" % (path.encode(), head, host)
+            answer = Line(shop.listener).send(data).answers("GET")[0]
+            assert (answer.status, answer.error["code"]) == (400, "UNSUPPORTED")
+
+
+@pytest.mark.parametrize("host", ["cache", "cache:", "cache.test:5000", "[fd00::1]:5000", "[::1]", "10.0.0.5:80", ""])
+def test_prepared_answers_are_given_by_whatever_name_is_used(host: str) -> None:
+    """A listener without names is as hot for one as for another; a port may be empty (RFC 3986 section 3.2.3)."""
+    shop = Shop()
+    first = [status(shop, raw(manifest(), host)) for _ in range(2)]
+    assert first == [200, 200]
+    assert shop.listener._lane.serve(Line(shop.listener).transport, raw(manifest(), host)) is bool(host)
+
+
+def test_made_up_names_do_not_cool_it() -> None:
+    """However many there were: what is remembered of them is bounded, and the next one is served all the same."""
+    shop = Shop()
+    shop.get(manifest()), shop.get(manifest())
+    lane = shop.listener._lane
+    for number in range(300):
+        assert lane.serve(Line(shop.listener).transport, raw(manifest(), f"n{number}.example"))
+    assert len(lane._hosts_known) <= 64
 
 
 # -- names ----------------------------------------------------------------------------------------------------------

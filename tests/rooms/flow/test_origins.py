@@ -19,6 +19,8 @@ FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.
     [
         ("cache", "cache", ""),
         ("Cache.Example:5000", "cache.example", "5000"),
+        ("cache.example:", "cache.example", ""),
+        ("[::1]:", "::1", ""),
         ("cache.example.", "cache.example", ""),
         ("127.0.0.1:5001", "127.0.0.1", "5001"),
         ("[::1]:5001", "::1", "5001"),
@@ -106,7 +108,8 @@ HARMLESS: list[dict[str, str]] = [
     {"Referer": "http://cache.example:5000/ui/?x=1"},
     # A proxy between replaced the Host; the browser saw the name that it used itself.
     {"Sec-Fetch-Site": "same-origin", "Referer": "https://registry.example/ui"},
-    # Go's client was redirected here by another registry.
+    # Go's client was redirected here by another registry, which may live below a path.
+    {"Referer": "https://mirror.example/docker/v2/library/nginx/manifests/latest", "User-Agent": GO},
     {"Referer": "https://registry.example/v2/library/nginx/blobs/sha256:a", "User-Agent": GO},
 ]
 FOREIGN: list[dict[str, str]] = [
@@ -127,6 +130,7 @@ FOREIGN: list[dict[str, str]] = [
     {"Referer": "http://evil.example/"},
     {"Referer": "http://evil.example/page", "User-Agent": GO},
     {"Referer": "http://evil.example/v2/", "User-Agent": FIREFOX},
+    {"Referer": "http://evil.example/a/v2/b", "User-Agent": FIREFOX},
     {"Referer": "http://[/v2/"},
 ]
 

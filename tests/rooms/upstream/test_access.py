@@ -493,22 +493,25 @@ def test_other_hosts_are_asked_through_the_guarded_agent() -> None:
     [
         ("/token2", None),
         ("https://auth.example/token2", None),
+        (REGISTRY + ":8443/token2", None),
         ("https://evil.example/token", errors.UpstreamRefused),
         ("http://registry.example/token", errors.UpstreamRefused),
         ("/token", errors.UpstreamInvalid),
     ],
-    ids=["same host", "agreed host", "elsewhere", "http", "loop"],
+    ids=["same host", "agreed host", "same host, other port", "elsewhere", "http", "loop"],
 )
 def test_a_token_servers_redirects_are_under_the_same_rule(
     tmp_path: Path, location: str, expected: type[errors.UpstreamError] | None
 ) -> None:
-    """And the password stays on the host it was meant for."""
+    """And the password stays at the origin it was meant for: another port is another server."""
     net = Net()
     guarded = Guarded(net)
+    net.servers[REGISTRY + ":8443"] = guarded.registry
     guarded.grant = lambda asked: (
         guarded.give(asked) if "token2" in asked.target else Reply(307, {"Location": location})
     )
-    asking = upstream(net, auth_hosts=("auth.example",), username="user", password_file=password(tmp_path))
+    agreed = ("auth.example", "registry.example:8443")
+    asking = upstream(net, auth_hosts=agreed, username="user", password_file=password(tmp_path))
     if expected is None:
         assert net.result(asking.manifest("a", "t")).data == MANIFEST
         assert guarded.token_requests()[1].one("authorization") == (BASIC if location == "/token2" else None)
