@@ -162,15 +162,10 @@ class Flight:
         """
         Fetch the blob to the end; returns when it is durable in the store.
 
-        @raise PullcacheError: the flight failed; its readers were told. What came is kept for a resumption, unless its
-            digest is wrong.
+        @raise PullcacheError: the flight failed; its readers were told. What came is kept, unless its digest is wrong.
         """
         try:
-            ingest = await self._store.ingest(self.digest)
-            try:
-                await self._fetch(ingest)
-            finally:
-                ingest.close()
+            await self._fetch()
         except CancelledError:
             self._fail(Failure(self.ending or UpstreamUnavailable(self.registry.name, "this appliance is stopping")))
             raise
@@ -178,14 +173,22 @@ class Flight:
             self._fail(Failure())
             raise
 
-    async def _fetch(self, ingest: IIngest) -> None:
-        self.source = Source(ingest.file, self._readable(ingest))
+    async def _fetch(self) -> None:
+        ingest = await self._store.ingest(self.digest)
+        left = ingest.size
         try:
+            self.source = Source(ingest.file, self._readable(ingest))
             await self._receive(ingest)
             await self._land(ingest)
-        except WrongBytes:
-            await ingest.discard()
-            raise
+        except (WrongBytes, OSError) as error:
+            if isinstance(error, WrongBytes) or self.size is None:
+                await ingest.discard()
+            if isinstance(error, OSError) or self._was_open or not left:
+                raise
+            # An earlier flight left what is no beginning of it; nobody was promised any of that.
+            await self._fetch()
+        finally:
+            ingest.close()
 
     async def _receive(self, ingest: IIngest) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""
@@ -331,7 +334,7 @@ class Flight:
         await noting
         await writer.drained()
         if writer.overrun and not ingest.verify():
-            raise UpstreamInvalid(self.registry.name, f"{self.digest}: more than its {self.size} bytes were sent")
+            raise self._length.exceeded()
 
     def _board(self, ingest: IIngest, response: IBlobResponse) -> None:
         if response.start > ingest.size:
@@ -343,8 +346,7 @@ class Flight:
         def store(pieces: list[bytes]) -> Deferred[None]:
             return ingest.write(pieces).addCallback(lambda _: self.source.advance(self._readable(ingest)))
 
-        room = None if self.size is None else self.size - ingest.size
-        return ThreadWriter(store, ingest.size - response.start, room)
+        return ThreadWriter(store, ingest.size - response.start, max(0, self._length.most - ingest.size))
 
     async def _land(self, ingest: IIngest) -> None:
         if not ingest.verify():

@@ -12,12 +12,17 @@ says none         says none           wait for the digest
 ================  ==================  ======================================================================
 
 A descriptor that contradicts another one of its repository counts as saying none.
+
+Where nobody says a size, a body may be endless: L{MAX_UNTOLD_BYTES} of it are enough to know that.
 """
 
 from __future__ import annotations
 
 from appliance.errors import UpstreamInvalid
 from appliance.oci.digest import Digest
+
+MAX_UNTOLD_BYTES = 10 * 1024**3
+"""The most bytes that are taken of a blob of which nobody says how long it is: they lie on disk meanwhile."""
 
 
 class WrongBytes(UpstreamInvalid):
@@ -39,6 +44,11 @@ class Length:
         self.promised = False
         self._disputed = False
 
+    @property
+    def most(self) -> int:
+        """The most bytes that are taken."""
+        return MAX_UNTOLD_BYTES if self.size is None else self.size
+
     def is_reached(self, held: int) -> bool:
         """Whether C{held} bytes are as many as there should be."""
         return self.size is not None and held >= self.size
@@ -51,6 +61,12 @@ class Length:
     def wrong(self, held: int) -> WrongBytes:
         """The error for so many bytes that have another digest."""
         return WrongBytes(self._upstream, f"{self._digest}: {held} bytes of another digest came")
+
+    def exceeded(self) -> UpstreamInvalid:
+        """The error for more bytes than L{most}: of no use where no size was told, maybe a beginning otherwise."""
+        if self.size is None:
+            return WrongBytes(self._upstream, f"{self._digest}: more than {self.most} bytes came, and no size was told")
+        return UpstreamInvalid(self._upstream, f"{self._digest}: more than its {self.size} bytes were sent")
 
     def hear(self, said: int | None, held: int, right: bool) -> None:
         """

@@ -548,15 +548,56 @@ def test_the_last_byte_waits_also_when_the_size_is_learnt_late() -> None:
     assert discarded(trip)
 
 
-def test_a_partial_that_is_too_long_is_thrown_away() -> None:
-    """What an earlier run left is longer than the blob: it cannot become it."""
+@pytest.mark.parametrize(("ranges", "tells_size"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("left", [BLOB[1:] + b"x", BLOB + b"x"], ids=["wrong", "too long"])
+def test_what_an_earlier_flight_left_and_cannot_be_the_blob_costs_no_pull(
+    left: bytes, ranges: bool, tells_size: bool
+) -> None:
+    """It is thrown away, and the blob is asked for from its beginning, for the same readers."""
     store = MemoryBlobStore()
     ingest = result(store.ingest(DIGEST))
-    result(ingest.write([BLOB + b"x"]))
+    result(ingest.write([left]))
     ingest.close()
-    trip = Trip(store=store).depart()
-    assert isinstance(trip.error, errors.UpstreamInvalid)
-    assert store.unfinished() == []
+    trip = Trip(store=store)
+    trip.upstream.tells_size, trip.upstream.ranges = tells_size, ranges
+    trip.depart()
+    opened = trip.flight.opened()
+    trip.body.complete()
+    assert result(opened) is None
+    assert trip.asked() == [(len(left), None, None), (0, None, None)]
+    assert store.size(DIGEST) == SIZE and store.unfinished() == []
+
+
+@pytest.mark.parametrize("size", [None, 100])
+def test_a_body_without_end_and_size_is_given_up(size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a descriptor nor the upstream says how much there is: it does not fill the disk, nor stay there."""
+    monkeypatch.setattr("appliance.cache.length.MAX_UNTOLD_BYTES", 5000)
+    store = MemoryBlobStore()
+    if size is not None:
+        # As many as the descriptor says had come, and were not the blob.
+        ingest = result(store.ingest(DIGEST))
+        result(ingest.write([b"y" * size]))
+        ingest.close()
+    trip = Trip(size=size, store=store)
+    trip.upstream.tells_size = trip.upstream.ranges = False
+    trip.depart()
+    opened = trip.flight.opened()
+    for _ in range(6):
+        trip.body.feed(b"x" * 1000)
+    assert trip.body.dropped and store.unfinished() == []
+    assert isinstance(failing(opened), errors.UpstreamInvalid)
+    assert len(trip.asked()) == 1
+
+
+def test_a_disk_that_fills_up_keeps_nothing_of_which_nobody_knows_the_end() -> None:
+    """It may be a body without an end, and there is no room for anything else."""
+    trip = Trip(size=None, store=FillingDisk())
+    trip.upstream.tells_size = False
+    trip.depart()
+    trip.body.feed(900)
+    trip.body.feed(900)
+    assert trip.body.dropped and isinstance(trip.error, OSError)
+    assert trip.store.unfinished() == []
 
 
 # -- somebody else brings the blob -----------------------------------------------------------------------------------

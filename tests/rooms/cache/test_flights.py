@@ -218,15 +218,16 @@ def test_what_is_whole_becomes_a_blob_and_nobody_is_asked(name: str | None, offl
 
 
 def test_what_has_the_size_and_not_the_bytes_is_fetched() -> None:
-    """A power cut left zeros: they become no blob, and go when the upstream has sent what is right."""
+    """A power cut left zeros: they become no blob, and go as the upstream is asked for what is right."""
     asked = upstream()
     asked.by_hand = False
     cache = Cache(asked)
     digest = whole(cache.store, BLOBS[1], Origin("docker.io", NAME, 1000), bytes(1000))
+    assert not result(begin(cache.flights.complete(digest)))
+    assert cache.store.size(digest) is None and asked.calls == []
     result(cache.flights.resume(cache.remotes))
-    assert cache.store.size(digest) is None
-    result(cache.flights.start(asked, NAME, digest, 1000).landed())
     assert result(cache.store.read(digest, 1000)) == BLOBS[1]
+    assert [call.start for call in asked.asked("blob")] == [1000, 0]
 
 
 class Reading(MemoryBlobStore):
