@@ -6,6 +6,7 @@ import ast
 import configparser
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,17 @@ def test_every_package_is_installed() -> None:
 def test_an_install_leaves_twisted_whole() -> None:
     """An __init__.py beside the plugin would replace Twisted's own, and an uninstall would delete that."""
     assert not (ROOT / "plugins" / "__init__.py").exists()
+
+
+def test_no_older_twisted_will_do() -> None:
+    """
+    Before 26.4 a resolver could be made to hang (CVE-2026-42304), before 24.7 pipelined requests were answered out of
+    turn (CVE-2024-41671) and redirects could hold a script (CVE-2024-41810), which we do not make anyway.
+    """
+    needed = re.search(r"^Twisted\[tls\] >= ([0-9]+)\.([0-9]+)$", setup_cfg()["options"]["install_requires"], re.M)
+    assert needed is not None and (int(needed[1]), int(needed[2])) >= (26, 4)
+    sources = [path.read_text() for path in (ROOT / "appliance").rglob("*.py")]
+    assert not any("redirectTo" in source or "twisted.names" in source for source in sources)
 
 
 def test_listing_the_command_imports_nothing_of_ours() -> None:

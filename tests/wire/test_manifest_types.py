@@ -10,6 +10,7 @@ from tests.doubles.pullthrough import image, result
 from tests.wire.line import IMAGE, Answer, Shop, manifest
 
 HTML = image(b"<script>alert(1)</script>", mediaType="text/html")
+BREAKING = image(b"two lines", mediaType="application/x\r\nSet-Cookie: a=b")
 TWICE = IMAGE.replace(b'"layers"', b'"layers": [], "layers"', 1)
 OTHER_CASE = IMAGE.replace(b'"layers"', b'"Layers"', 1)
 IN_A_DESCRIPTOR = IMAGE.replace(b'"digest"', b'"Digest": "sha256:0", "digest"', 1)
@@ -22,7 +23,9 @@ def refused(answer: Answer, *words: str) -> None:
     assert all(word in answer.error["message"] for word in words), answer.error
 
 
-@pytest.mark.parametrize("data", [HTML, TWICE, OTHER_CASE, IN_A_DESCRIPTOR], ids=["html", "twice", "case", "inside"])
+@pytest.mark.parametrize(
+    "data", [HTML, BREAKING, TWICE, OTHER_CASE, IN_A_DESCRIPTOR], ids=["html", "breaking", "twice", "case", "inside"]
+)
 @pytest.mark.parametrize("content_type", [OCI_MANIFEST, "application/json", "text/html", None])
 def test_what_readers_may_differ_in_is_never_served(data: bytes, content_type: str | None) -> None:
     """By tag or by digest, with whatever Content-Type it came; nothing of it is kept."""

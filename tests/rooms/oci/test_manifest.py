@@ -184,10 +184,13 @@ def test_the_word_of_an_index_counts_when_nobody_else_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "media_type", ["text/html", "image/svg+xml", "TEXT/html", "multipart/mixed", mediatypes.OCI_MANIFEST.upper()]
+    "media_type",
+    ["text/html", "image/svg+xml", "TEXT/html", "multipart/mixed", mediatypes.OCI_MANIFEST.upper()]
+    + ["application/x\r\nX-Evil: 1", "application/x\n", "application/x;a=b", "application/x y", "application/\u00e9"]
+    + ["application/", "application/x/y", "application/" + "x" * 200, "application/x\x00"],
 )
 def test_what_a_browser_would_show_is_no_manifest(media_type: str) -> None:
-    """A script in a manifest never becomes a page of the cache; nor is there a second spelling of a known type."""
+    """A script in a manifest never becomes a page of the cache; nor is there a second spelling, or a header in it."""
     with pytest.raises(ManifestInvalid, match="is no media type of a manifest"):
         parse_manifest(encoded(IMAGE, mediaType=media_type), None)
 
