@@ -22,11 +22,11 @@ def fresh_until(checked_at: float, settings: UpstreamSettings) -> float | None:
 
 def is_fresh(checked_at: float, now: float, settings: UpstreamSettings) -> bool:
     """
-    Whether the upstream's word is recent enough. A word from the future (a clock set back) is not, unless its age does
-    not matter.
+    Whether the upstream's word is recent enough. A word from the future (a clock set back) is not, nor one of a moment
+    that is not known, unless its age does not matter.
     """
     until = fresh_until(checked_at, settings)
-    return until is None or checked_at <= now < until
+    return until is None or (checked_at != 0 and checked_at <= now < until)
 
 
 def servable_until(checked_at: float, settings: UpstreamSettings) -> float | None:
@@ -43,7 +43,7 @@ def kind_of(error: PullcacheError) -> str:
 def may_serve_stale(error: PullcacheError, checked_at: float, now: float, settings: UpstreamSettings) -> bool:
     """Whether what is cached may be served although the upstream answered with C{error}."""
     until = servable_until(checked_at, settings)
-    if until is not None and now > until:
+    if until is not None and (checked_at == 0 or now > until):
         return False
     return bool(getattr(settings.serve_stale, kind_of(error)))
 

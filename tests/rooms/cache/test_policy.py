@@ -28,6 +28,18 @@ def test_a_tag_is_fresh_for_as_long_as_configured(now: float, fresh: bool) -> No
     assert is_fresh(CHECKED, now, settings()) is fresh
 
 
+@pytest.mark.parametrize("now", [10.0, 1e9])
+def test_what_was_heard_nobody_knows_when_is_neither_fresh_nor_young_enough_for_max_stale(now: float) -> None:
+    """Also on a machine whose clock has begun at 1970 again."""
+    assert not is_fresh(0.0, now, settings())
+    down = errors.UpstreamUnavailable("u", "x")
+    assert may_serve_stale(down, 0.0, now, settings())
+    assert not may_serve_stale(down, 0.0, now, settings(max_stale=300.0))
+    # What was heard before the process began, where the clock was put right since.
+    assert is_fresh(-20.0, now=10.0, settings=settings())
+    assert may_serve_stale(down, -20.0, 10.0, settings(max_stale=300.0))
+
+
 def test_fresh_for_nought_asks_every_time() -> None:
     """fresh_for: 0s means that nothing is ever fresh."""
     never = UpstreamSettings(name="x", urls=("https://x",), fresh_for=0.0)
