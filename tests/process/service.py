@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,8 +21,14 @@ CHECKOUT = Path(__file__).parents[2]
 UPSTREAM = "up.test"
 """The configured name of the one upstream."""
 
-PATIENCE = 30.0
-"""Seconds to wait for something that has to happen."""
+PATIENCE = 120.0
+"""Seconds to wait for something that has to happen; on a busy machine a start alone takes twenty."""
+
+PORTS = range(12_000, 32_000)
+"""
+Below those that connections get (C{ip_local_port_range}): while a process that was killed is started again, somebody's
+connection would sit on its port, and the start be refused.
+"""
 
 PAUSE = 0.05
 """Seconds between two looks."""
@@ -31,11 +39,12 @@ class Died(AssertionError):
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody has right now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nobody has right now, nor gets by chance."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def until(happened: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
