@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from appliance.cache.remote import Remote
 from appliance.cache.sources import RetryLater, Sources
-from appliance.errors import PullcacheError, UpstreamMissing, UpstreamRateLimited
+from appliance.errors import PullcacheError, UpstreamDenied, UpstreamError, UpstreamMissing, UpstreamRateLimited
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import Manifest
@@ -31,7 +31,7 @@ OUTAGE_POLL = 5.0
 """Seconds until a look whether an upstream may be asked again."""
 
 AGAIN = 60.0
-"""Seconds before an upstream that wanted fewer requests, and did not say how long, is asked again."""
+"""Seconds before an upstream that wanted fewer requests is asked again, at least."""
 
 MOST = 1000
 """Manifests looked at beneath one index; those beyond are left out."""
@@ -49,9 +49,12 @@ class ImagePrefetch:
 
     _log = Logger()
 
-    def __init__(self, sources: Sources, upstream: str, name: str, root: Digest, gives_way: bool) -> None:
+    def __init__(
+        self, sources: Sources, upstream: str, name: str, root: Digest, gives_way: bool, failed: set[Digest]
+    ) -> None:
         """
         @param gives_way: whether nothing is begun while a client waits for a blob of any image.
+        @param failed: what ended earlier runs, and is tried after the rest; what ends this one is added.
         """
         self.fetched = 0
         self.octets = 0
@@ -61,16 +64,21 @@ class ImagePrefetch:
         self._root = root
         self._image = f"{upstream}/{name}@{root}"
         self._gives_way = gives_way
+        self._failed = failed
+        self._last: dict[Digest, None] = {}
         self._seen: set[Digest] = {root}
-        self._failure: PullcacheError | OSError | None = None
+        self._failure: PullcacheError | None = None
         self._missing: list[UpstreamMissing] = []
 
     async def run(self) -> None:
         """
         Fetch what is missing, one thing at a time. What the upstream says it does not have is left out, and logged.
 
+        The first failure that speaks of the upstream's health is the last: what nobody waits for shall not have it
+        taken for down.
+
         @raise RetryLater: nothing, or nothing more, is to be fetched now.
-        @raise PullcacheError: some of it could not be fetched, for which there may be help; the rest was tried.
+        @raise PullcacheError: some of it could not be fetched, for which there may be help.
         @raise OSError: our disk did not take it.
         """
         repository = await self._sources.repositories.get(self._upstream, self._name)
@@ -84,11 +92,16 @@ class ImagePrefetch:
                 await self._fetch_blobs(repository, digest, manifest)
             elif self._remote().settings.prefetch_image == IMAGE_INDEX:
                 children = [child.parsed() for child in manifest.manifests]
-                # What clients pulled of it comes first.
-                waiting.extend(self._new(sorted(children, key=lambda child: child not in repository.manifests)))
+                waiting.extend(self._new(sorted(children, key=lambda child: self._order(repository, child))))
+        for blob in self._last:
+            await self._fetch_blob(blob)
         self._tell()
         if self._failure is not None:
             raise self._failure
+
+    def _order(self, repository: Repository, child: Digest) -> tuple[bool, bool]:
+        """What clients pulled of an index comes first, what failed last."""
+        return child in self._failed, child not in repository.manifests
 
     def _new(self, digests: list[Digest]) -> list[Digest]:
         new = [digest for digest in dict.fromkeys(digests) if digest not in self._seen]
@@ -105,7 +118,7 @@ class ImagePrefetch:
         try:
             return (await self._sources.manifest(remote, self._name, digest))[1]
         except (PullcacheError, OSError) as error:
-            self._note(remote, error)
+            self._note(remote, digest, error)
             return None
 
     async def _fetch_blobs(self, repository: Repository, digest: Digest, manifest: Manifest) -> None:
@@ -114,7 +127,10 @@ class ImagePrefetch:
             return
         # Those as well that are held: another repository may have brought them, and this one may not be known to.
         for blob in dict.fromkeys(distributed):
-            await self._fetch_blob(blob)
+            if blob in self._failed:
+                self._last[blob] = None
+            else:
+                await self._fetch_blob(blob)
 
     async def _fetch_blob(self, digest: Digest) -> None:
         was_held = self._is_held(digest)
@@ -124,7 +140,7 @@ class ImagePrefetch:
         try:
             await self._sources.fetch_blob(remote, self._name, digest)
         except (PullcacheError, OSError) as error:
-            self._note(remote, error)
+            self._note(remote, digest, error)
             return
         if not was_held:
             self.fetched += 1
@@ -177,10 +193,14 @@ class ImagePrefetch:
     def _is_held(self, digest: Digest) -> bool:
         return self._sources.store.size(digest) is not None
 
-    def _note(self, remote: Remote, error: PullcacheError | OSError) -> None:
-        """Something was not fetched. Raises L{RetryLater} when all further questions would fare no better."""
+    def _note(self, remote: Remote, digest: Digest, error: PullcacheError | OSError) -> None:
+        """Something was not fetched. Raises C{error}, or L{RetryLater}, when nothing more is to be asked for now."""
         if isinstance(error, UpstreamRateLimited):
-            raise RetryLater(error.retry_after or AGAIN) from error
+            raise RetryLater(max(error.retry_after or 0.0, AGAIN)) from error
+        is_refusal = isinstance(error, UpstreamMissing | UpstreamDenied)
+        if isinstance(error, OSError) or (isinstance(error, UpstreamError) and not is_refusal):
+            self._failed.add(digest)
+            raise error
         if not remote.registry.outlook(self._name).ask:
             raise RetryLater(OUTAGE_POLL) from error
         if isinstance(error, UpstreamMissing):

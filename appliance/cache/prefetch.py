@@ -30,7 +30,7 @@ Which images are not known to be whole yet is kept as C{prefetch.json}::
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any, NamedTuple
 
@@ -111,12 +111,13 @@ class _Image:
 
     @ivar since: when it was noted, seconds of the clock.
     @ivar attempts: those made since a blob of it came last.
-    @ivar is_incomplete: whether it was looked at, and something is missing.
+    @ivar is_incomplete: whether it was looked at, and something is missing; C{failed}: what of that comes last.
     """
 
     since: float
     attempts: int = 0
     is_incomplete: bool = False
+    failed: set[Digest] = field(default_factory=set)
 
 
 class Prefetch:
@@ -329,7 +330,7 @@ class Prefetch:
             finally:
                 referrers.tell()
         gives_way = 0 <= self._clock.seconds() - image.since < GIVES_WAY
-        missing = ImagePrefetch(self._sources, subject.upstream, subject.name, subject.digest, gives_way)
+        missing = ImagePrefetch(self._sources, *subject[1:], gives_way, image.failed)
         try:
             await missing.run()
         finally:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 
 from appliance import errors
 from appliance.registry.failures import for_clients, internal, refusal
 from appliance.registry.responses import etag_matches, quotable
+from appliance.upstream.access.secretfile import SecretFile
 from appliance.upstream.network.proxy import Proxy
 from appliance.upstream.url import Url
+from tests.rooms.upstream.net import means
 
 UP = "docker.io"
 TABLE = [
@@ -183,6 +187,16 @@ def test_clients_are_told_no_path_no_proxy_and_no_address_of_ours(said: str, tol
         answer = refusal(error, "manifest")
         assert answer is not None and said in str(error)
         assert json.loads(answer.body)["errors"][0]["message"] == str(error).replace(said, told)
+
+
+@pytest.mark.parametrize("path", ["/srv/my secrets/hub.txt", "/srv/a,b;c (d)/hub.txt", "/srv/pull's/hub.txt"])
+def test_a_file_of_any_name_is_left_out(path: str) -> None:
+    """Of a secret's file, clients hear that it cannot be used."""
+    for name in ("password_file", "token_file", "auth_file"):
+        fault = SecretFile(name, Path(path), means(Clock())).fault("cannot be read: No such file or directory")
+        answer = refusal(fault, "manifest")
+        assert answer is not None and b"cannot be read" in answer.body
+        assert not any(part in answer.body for part in (b"srv", b"secrets", b"hub.txt", b"b;c", b"pull"))
 
 
 @pytest.mark.parametrize("said", HARMLESS)
