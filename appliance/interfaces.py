@@ -7,7 +7,7 @@ work is ``async def``. Sizes and offsets are bytes, durations seconds; a range i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
@@ -181,6 +181,14 @@ class IBlobStore(Interface):
 
     def read(digest: Digest, limit: int) -> Deferred[bytes]:
         """A small blob's bytes. Fails with L{NotHeld}, or L{BlobDamaged} when it is larger than C{limit} bytes."""
+
+    def read_all(digests: Sequence[Digest], limit: int) -> Deferred[dict[Digest, bytes]]:
+        """
+        The bytes of several small blobs, for about the price of one.
+
+        What is not held or cannot be read is left out, and what is more than remains of C{limit} bytes for all of them:
+        L{read} says which. Never fires before others had their turn, where there is a reactor.
+        """
 
     def put(digest: Digest, data: bytes) -> Deferred[None]:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cache
 
 import msgspec
@@ -11,10 +11,10 @@ from twisted.web.server import Request
 from appliance.admin.failures import Refused
 from appliance.admin.referrers import Known, Referrer, ReferrersShown
 from appliance.admin.route import Parameter, Reply, Route, json, value
-from appliance.bundle.closure import AT_HAND, Closure, Parsed, SizeOf, closure
+from appliance.bundle.closure import AT_HAND, Closure, Parsed, Read, SizeOf, closure, is_image
 from appliance.bundle.imageconfig import named
 from appliance.bundle.names import Names
-from appliance.bundle.reading import Reading
+from appliance.bundle.reading import AT_ONCE, Reading
 from appliance.bundle.referrers import Kinship, kinship
 from appliance.bundle.selection import Candidate, Pattern, parse_pattern
 from appliance.cache.usage import Usage
@@ -136,6 +136,7 @@ class Holdings:
         self._names = names
         self._is_fetching = is_fetching
         self._reading = Reading(store)
+        self._parsed = Parsed(AT_HAND)
         self._known = known
 
     def routes(self) -> list[Route]:
@@ -166,15 +167,25 @@ class Holdings:
         pattern = _EVERYTHING if text is None else parse_pattern(self._names.behind(text), self._names.upstream_for)
         found: list[Image] = []
         async for repository in self._meant(pattern, last or ""):
-            # Of one repository each manifest is read once, and each blob looked for once.
-            parsed = Parsed(AT_HAND)
-            kin = await kinship(repository, self._reading.document, frozenset(), parsed)
+            # Each blob is looked for once, and each manifest read once as a rule.
+            kin = await kinship(repository, self._reading, frozenset(), self._parsed)
             size_of = self._size_of(repository, kin)
-            for candidate in sorted(_candidates(repository, kin), key=lambda candidate: candidate.name):
-                if (last is None or candidate.name > last) and pattern.pick(candidate) is not None:
-                    if limit is not None and len(found) == limit:
+            chosen = sorted(
+                (each for each in _candidates(repository, kin) if pattern.pick(each) is not None),
+                key=lambda candidate: candidate.name,
+            )
+            if last is not None:
+                chosen = [candidate for candidate in chosen if candidate.name > last]
+            if limit is not None:
+                # One more tells whether there is another page.
+                chosen = chosen[: limit - len(found) + 1]
+            for first in range(0, len(chosen), AT_ONCE):
+                batch = chosen[first : first + AT_ONCE]
+                read = await self._read_ahead(repository, batch)
+                for candidate in batch:
+                    if len(found) == limit:
                         return json(ImageList(found, found[-1].name))
-                    whole = await self._closure(repository, candidate.digest, size_of, parsed)
+                    whole = await self._closure(repository, candidate.digest, size_of, read)
                     found.append(self._image(repository, candidate, whole))
         return json(ImageList(found))
 
@@ -190,10 +201,9 @@ class Holdings:
         raise NotHeld(f"{reference[:160]} is not held")
 
     async def _detail(self, repository: Repository, candidate: Candidate) -> ImageDetail:
-        parsed = Parsed(AT_HAND)
-        size_of = self._size_of(repository, await kinship(repository, self._reading.document, frozenset(), parsed))
-        found = await self._closure(repository, candidate.digest, size_of, parsed)
-        referrers = ReferrersShown(self._known, lambda place, digest: self._closure(place, digest, size_of, parsed))
+        size_of = self._size_of(repository, await kinship(repository, self._reading, frozenset(), self._parsed))
+        found = await self._closure(repository, candidate.digest, size_of)
+        referrers = ReferrersShown(self._known, lambda place, digest: self._closure(place, digest, size_of))
         about = await referrers.of(repository, found)
         record = repository.tags.get(candidate.tag or "")
         return ImageDetail(
@@ -250,9 +260,28 @@ class Holdings:
         size_of: SizeOf = cache(self._store.size)
         return kin.size_of(repository, size_of) if self._asks(repository.upstream) else size_of
 
-    async def _closure(self, repository: Repository, digest: Digest, size_of: SizeOf, parsed: Parsed) -> Closure:
+    async def _read_ahead(self, repository: Repository, candidates: Sequence[Candidate]) -> Read:
+        """Read what the lines of several images need, all at once: one by one each takes a thread's turn."""
+        roots = {each.digest: repository.manifests[each.digest].media_type for each in candidates}
+        manifests = list((await self._reading.parse(roots, self._parsed)).values())
+        children = {child.parsed(): child.media_type for manifest in manifests for child in manifest.manifests}
+        if children:
+            await self._reading.parse(children, self._parsed)
+        # The platform of an image without an index stands in its configuration.
+        configs = [manifest.blobs[0].parsed() for manifest in manifests if is_image(manifest)]
+        at_hand = await self._reading.documents(configs) if configs else {}
+
+        async def read(digest: Digest) -> bytes | None:
+            return at_hand.get(digest) or await self._reading.document(digest)
+
+        return read
+
+    async def _closure(
+        self, repository: Repository, digest: Digest, size_of: SizeOf, read: Read | None = None
+    ) -> Closure:
         held = repository.manifests[digest]
-        return await closure(self._reading.document, size_of, digest, held.size, held.media_type, parsed=parsed)
+        read = self._reading.document if read is None else read
+        return await closure(read, size_of, digest, held.size, held.media_type, parsed=self._parsed)
 
 
 def _number(request: Request) -> int | None:

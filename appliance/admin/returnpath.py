@@ -11,11 +11,11 @@ from twisted.web.server import Request
 from appliance.admin.documents import HeldBlob, Inventory, WantEntry, WantList
 from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, value
+from appliance.bundle.closure import Parsed
 from appliance.bundle.reading import Reading
 from appliance.cache.wants import Want, Wants
 from appliance.flow.clock import wall
 from appliance.index.repositories import Repositories
-from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.timestamps import timestamp
@@ -59,8 +59,8 @@ class ReturnPath:
             repository = await self._repositories.read(*place)
             manifests.update(repository.manifests)
             named.update(repository.blobs)
-            for digest in list(repository.manifests):
-                named.update(await self._named(repository, digest))
+            async for _, manifest in self._reading.manifests(repository, Parsed(0)):
+                named.update(blob.parsed() for blob in manifest.blobs)
         # Every blob is looked for once more, and all of it is written at once: that may take seconds.
         taken = timestamp(wall(self._clock))
         return await self._threads.call(lambda: json(self._inventory(manifests, named, taken)))
@@ -74,10 +74,6 @@ class ReturnPath:
         if form == "text":
             return Reply("".join(f"{entry.name}\n" for entry in entries).encode(), content_type="text/plain")
         return json(WantList(site=self._site, taken=timestamp(wall(self._clock)), wants=entries))
-
-    async def _named(self, repository: Repository, digest: Digest) -> list[Digest]:
-        manifest = await self._reading.manifest(repository, digest)
-        return [] if manifest is None else [blob.parsed() for blob in manifest.blobs]
 
     def _inventory(self, manifests: Iterable[Digest], named: Iterable[Digest], taken: str) -> Inventory:
         sizes = {str(digest): self._store.size(digest) for digest in {*manifests, *named}}

@@ -7,12 +7,12 @@ the platform is declared absent. A blob that is missing beneath a manifest that 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from appliance.bundle import imageconfig
 from appliance.errors import ManifestInvalid
+from appliance.flow.lru import LeastRecentlyUsed
 from appliance.oci import mediatypes
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
@@ -86,7 +86,7 @@ class Closure:
 
 
 AT_HAND = 20_000
-"""Room in L{Parsed} for who walks over everything: what one repository's manifests name, as a rule."""
+"""Room in L{Parsed} for who walks over everything: what the manifests of most repositories name."""
 
 
 class Parsed:
@@ -96,23 +96,15 @@ class Parsed:
         """
         @param room: how many descriptors there may be in all of them: each takes some 500 bytes.
         """
-        self._manifests: OrderedDict[tuple[Digest, str], Manifest] = OrderedDict()
-        self._room = room
+        self._manifests: LeastRecentlyUsed[tuple[Digest, str], Manifest] = LeastRecentlyUsed(room)
 
     def get(self, digest: Digest, media_type: str) -> Manifest | None:
         """The manifest that was named as C{media_type}, if it is still known."""
-        manifest = self._manifests.get((digest, media_type))
-        if manifest is not None:
-            self._manifests.move_to_end((digest, media_type))
-        return manifest
+        return self._manifests.get((digest, media_type))
 
     def add(self, digest: Digest, media_type: str, manifest: Manifest) -> None:
         """Remember it, and forget what was not asked for longest."""
-        self._manifests[digest, media_type] = manifest
-        self._room -= _weight(manifest)
-        while self._room < 0:
-            _, forgotten = self._manifests.popitem(last=False)
-            self._room += _weight(forgotten)
+        self._manifests.put((digest, media_type), manifest, _weight(manifest))
 
 
 def _weight(manifest: Manifest) -> int:

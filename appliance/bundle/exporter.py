@@ -146,7 +146,8 @@ class _Gathering:
         self._asks = asks
         self._size_of: SizeOf = store.size
         self._lists = lists
-        self._read = Reading(store).document
+        self._reading = Reading(store)
+        self._read = self._reading.document
         self._parsed = Parsed(AT_HAND)
         self._chooser = chooser
         self._selection = selection
@@ -157,7 +158,7 @@ class _Gathering:
 
     async def visit(self, repository: Repository) -> None:
         looked_for = self._chooser.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
-        kin = await kinship(repository, self._read, looked_for, self._parsed)
+        kin = await kinship(repository, self._reading, looked_for, self._parsed)
         self._size_of = self._store.size
         if self._asks(repository.upstream):
             self._size_of = kin.size_of(repository, self._store.size)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from appliance.bundle.closure import Parsed, Read, SizeOf
-from appliance.errors import ManifestInvalid
+from appliance.bundle.closure import Parsed, SizeOf
+from appliance.bundle.reading import Reading
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import Manifest, parse_manifest
+from appliance.oci.manifest import Manifest
 from appliance.oci.referrer import cosign_tags, fallback_tag, subject_of
 
 
@@ -57,38 +57,28 @@ class Kinship:
         return about in repository.manifests or (tag is None and digest in self.children)
 
 
-async def kinship(
-    repository: Repository, read: Read, looked_for: frozenset[Digest], parsed: Parsed | None = None
-) -> Kinship:
+async def kinship(repository: Repository, reading: Reading, looked_for: frozenset[Digest], parsed: Parsed) -> Kinship:
     """
-    Read every manifest of the repository once.
+    Look at every manifest of the repository.
 
     @param looked_for: digests of blobs.
-    @param parsed: what others have parsed, and will: of blobs whose bytes C{read} gives under their right digest only.
+    @param parsed: see L{Reading.manifests}.
     """
     found = Kinship()
-    for digest in sorted(repository.manifests):
-        media_type = repository.manifests[digest].media_type
-        manifest = None if parsed is None else parsed.get(digest, media_type)
-        if manifest is None:
-            data = await read(digest)
-            try:
-                manifest = None if data is None else parse_manifest(data, media_type)
-            except ManifestInvalid:
-                manifest = None
-            if manifest is not None and parsed is not None:
-                parsed.add(digest, media_type, manifest)
-        if manifest is not None:
-            _note(found, digest, manifest, looked_for, repository.manifests[digest].confirm)
+    async for digest, manifest in reading.manifests(repository, parsed):
+        if (held := repository.manifests.get(digest)) is not None:
+            _note(found, digest, manifest, looked_for, held.confirm)
     return found
 
 
 def _note(found: Kinship, digest: Digest, manifest: Manifest, looked_for: frozenset[Digest], confirm: bool) -> None:
-    if not confirm:
-        found.linked.update(descriptor.parsed() for descriptor in (*manifest.blobs, *manifest.manifests))
+    if not confirm or looked_for:
+        names = {descriptor.parsed() for descriptor in (*manifest.blobs, *manifest.manifests)}
+        if not confirm:
+            found.linked |= names
+        for named in names & looked_for:
+            found.naming.setdefault(named, []).append(digest)
     found.children.update(child.parsed() for child in manifest.manifests)
     if manifest.subject is not None:
         found.subjects[digest] = manifest.subject.parsed()
         found.referrers.setdefault(manifest.subject.parsed(), []).append(digest)
-    for named in {descriptor.parsed() for descriptor in (*manifest.blobs, *manifest.manifests)} & looked_for:
-        found.naming.setdefault(named, []).append(digest)

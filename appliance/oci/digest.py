@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from appliance.errors import DigestInvalid
@@ -49,7 +50,9 @@ class Digest:
                 f"{self.encoded[:_SHOWN]!r} is no {self.algorithm} hash: {length} lower-case hex characters are"
             )
 
+    # The same few digests are read again and again while a manifest, or many that share layers, are looked at.
     @classmethod
+    @lru_cache(maxsize=4096)
     def parse(cls, text: str) -> Digest:
         """Read C{algorithm:encoded}. Raises L{DigestInvalid}."""
         algorithm, colon, encoded = text.partition(":")

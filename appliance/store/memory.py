@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,16 @@ class MemoryBlobStore:
         if len(data) > limit:
             return fail(BlobDamaged(f"{digest} is larger than the {limit} bytes it may have here"))
         return succeed(data)
+
+    def read_all(self, digests: Sequence[Digest], limit: int) -> Deferred[dict[Digest, bytes]]:
+        """See L{IBlobStore.read_all}."""
+        found: dict[Digest, bytes] = {}
+        for digest in digests:
+            data = self._blobs.get(digest)
+            if data is not None and len(data) <= limit:
+                found[digest] = data
+                limit -= len(data)
+        return succeed(found)
 
     def put(self, digest: Digest, data: bytes) -> Deferred[None]:
         """See L{IBlobStore.put}."""

@@ -73,6 +73,21 @@ class BlobStoreContract(SynchronousTestCase):
         self.failureResultOf(self.store.read(DIGEST, len(DATA) - 1), BlobDamaged)
         self.assertEqual(self.successResultOf(self.store.read(DIGEST, len(DATA))), DATA)
 
+    def test_several_are_read_at_once_as_far_as_they_are_here(self) -> None:
+        """What is not held takes nothing from the others, and no more comes into memory than was asked for."""
+        self.put()
+        self.put(OTHER, b"something else")
+        both = {DIGEST: DATA, OTHER: b"something else"}
+        size = sum(map(len, both.values()))
+
+        def read(limit: int, *digests: Digest) -> dict[Digest, bytes]:
+            return self.successResultOf(self.store.read_all(digests, limit))
+
+        self.assertEqual(read(size, Digest.of(b"not here"), OTHER, DIGEST), both)
+        self.assertEqual(read(size - 1, DIGEST, OTHER), {DIGEST: DATA})
+        self.assertEqual(read(len(DATA) - 1, DIGEST, OTHER), {OTHER: both[OTHER]})
+        self.assertEqual(read(size), {})
+
     def test_putting_what_is_held_is_no_error_and_counts_once(self) -> None:
         """Two tags of one image are one image."""
         self.put()

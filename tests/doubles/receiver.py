@@ -86,6 +86,9 @@ class BrittleStore:
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
         return self._store.read(digest, limit)
 
+    def read_all(self, digests: Sequence[Digest], limit: int) -> Deferred[dict[Digest, bytes]]:
+        return self._store.read_all(digests, limit)
+
     def put(self, digest: Digest, data: bytes) -> Deferred[None]:
         return self._disk.run(lambda: self._store.put(digest, data))
 

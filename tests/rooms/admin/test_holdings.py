@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from twisted.internet.defer import execute
 
+from appliance.bundle.closure import Parsed
 from appliance.cache.prefetch import GRACE
 from appliance.errors import Offline
 from appliance.oci.digest import Digest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.images import EMPTY_TYPE, OCI, Blob, Content, artifact, encode, image, index, multi_arch
 from tests.doubles.pullthrough import failing, result
@@ -52,13 +55,26 @@ def test_the_list_has_tags_and_what_is_held_by_digest(site: Appliance) -> None:
 
 def counting(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
     """The blobs that are read from now on."""
-    read, seen = site.store.read, list[Digest]()
+    read, read_all, seen = site.store.read, site.store.read_all, list[Digest]()
 
     def noting(digest: Digest, limit: int) -> Any:
         seen.append(digest)
         return read(digest, limit)
 
+    def noting_all(digests: Sequence[Digest], limit: int) -> Any:
+        seen.extend(digests)
+        return read_all(digests, limit)
+
     monkeypatch.setattr(site.store, "read", noting)
+    monkeypatch.setattr(site.store, "read_all", noting_all)
+    return seen
+
+
+def visits(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many blobs are read with each visit to the disk from now on."""
+    read, read_all, seen = site.store.read, site.store.read_all, list[int]()
+    monkeypatch.setattr(site.store, "read", lambda digest, limit: seen.append(1) or read(digest, limit))
+    monkeypatch.setattr(site.store, "read_all", lambda many, limit: seen.append(len(many)) or read_all(many, limit))
     return seen
 
 
@@ -99,9 +115,38 @@ def test_a_page_costs_what_it_holds(site: Appliance, monkeypatch: pytest.MonkeyP
     shown = [each["name"].rpartition("-")[2] for each in page["images"]]
     assert shown == ["051:1", "051:latest", "052:1", "052:latest"]
     assert len(read) == len(set(read)) == 3 * 4, "with the one that it begins behind, and the one that comes next"
-    read.clear()
     site.get("images")
-    assert len(read) == len(set(read)) == 300
+    assert len(read) == len(set(read)) == 300, "what was read a moment ago is known"
+
+
+@pytest.mark.parametrize("path", ["images", "inventory"])
+def test_manifests_are_read_many_at_once(site: Appliance, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """And their configurations: it is the visits to the disk that cost, one each made a list of thousands take long."""
+    for number in range(200):
+        site.hold(multi_arch(str(number)) if number % 2 else image(str(number)), f"1.{number}")
+    seen = visits(site, monkeypatch)
+    whole = site.get(path)
+    assert sum(seen) >= 400 and len(seen) <= 40 and max(seen) <= 100
+    repository = result(site.repositories.get(HUB, NGINX))
+    monkeypatch.setattr("appliance.bundle.reading.AT_ONCE", 1)
+    monkeypatch.setattr("appliance.admin.holdings.AT_ONCE", 1)
+    assert site.get(path) == whole and len(repository.manifests) == 400
+
+
+def test_an_image_that_is_damaged_takes_no_other_from_the_list(site: Appliance) -> None:
+    """Where several are read at once as well; what is too large to be read with the others is read by itself."""
+    contents = [image(str(number)) for number in range(5)]
+    for number, content in enumerate(contents):
+        site.hold(content, str(number))
+    whole = site.get("images")["images"]
+    site.store._blobs[Digest.parse(contents[1].digest)] = b"x" * len(contents[1].manifest.data)
+    site.store._blobs[Digest.parse(contents[3].digest)] = contents[3].manifest.data + b" " * MAX_MANIFEST_BYTES
+    del site.store._blobs[Digest.parse(contents[4].digest)]
+    # Nothing is remembered of them.
+    site.api._holdings._parsed = Parsed(0)
+    found = site.get("images")["images"]
+    assert [line["offline"] for line in found] == [True, False, True, False, False]
+    assert [found[0], found[2]] == [whole[0], whole[2]]
 
 
 def test_an_inventory_looks_for_every_blob_off_the_reactor(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +165,7 @@ def test_an_inventory_looks_for_every_blob_off_the_reactor(site: Appliance, monk
     monkeypatch.setattr(site.store, "size", lambda digest: looked.append(digest) or size(digest))
     monkeypatch.setattr(path, "_threads", Threads())
     assert site.get("inventory") == whole
-    assert {str(digest) for digest in looked} == {content.digest}
+    assert not looked
     assert {str(digest) for digest in off} == {each["digest"] for each in whole["blobs"]}
 
 
