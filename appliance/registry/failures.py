@@ -74,7 +74,9 @@ _FOR_OPERATORS = (errors.UpstreamError, errors.StoreError, errors.ReferrersUnkno
 
 _PROXY = re.compile(r"\bproxy https?://[^\s,;]+?(?=:?(?:[\s,;]|$))")
 # A path of the disk begins a word; that of a URL stands behind its host, and that of the registry API begins with /v2/.
-_PATH = re.compile(r"(?<=')/(?!v2/)[^']+(?=')|(?<![^\s\"(=,;])/(?!v2/)[^\s'\",;)]*[^\s'\",;):.]")
+# One with blanks and the like is quoted as for a shell.
+_QUOTED = r"""(?<=')/(?!v2/)[^']+(?:'"'"'[^']*)*(?=')"""
+_PATH = re.compile(rf"{_QUOTED}|(?<![^\s\"(=,;])/(?!v2/)[^\s'\",;)]*[^\s'\",;):.]")
 _IPV6 = r"(?<![\w.:-])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*"
 _IPV4 = r"(?<![\w.:-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.\w)"
 _ADDRESS = re.compile(rf"\[[0-9A-Fa-f:.]+\]|{_IPV6}|{_IPV4}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class SecretFile:
     """
 
     def __init__(self, key: str, path: Path, means: Means) -> None:
-        self.shown = f"{key} {path}"
+        # Quoted where it has to be: so it ends where it ends, and can be left out of what clients are told.
+        self.shown = f"{key} {shlex.quote(str(path))}"
         self._path = path
         self._means = means
         self._stamp: _Stamp | None = None

@@ -301,17 +301,34 @@ def test_what_cannot_be_fetched_is_tried_again_ever_more_seldom_and_given_up() -
 
 
 def test_a_blob_that_comes_begins_the_row_of_delays_anew() -> None:
-    """And one that fails holds up no other."""
+    """And one that fails holds up no other: it is tried after them."""
     desk = stocked()
     cut = UpstreamUnavailable(HUB, "cut")
-    desk.upstream.fail_once("blob", *[cut] * 6, *[cut] * 6, cut)
+    desk.upstream.fail_once("blob", cut, cut)
     desk.pull("five")
     desk.turn(GRACE)
     desk.turn(RETRY_DELAYS[0])
+    desk.asked()
     desk.turn(RETRY_DELAYS[1])
-    assert desk.holds(CONFIG, *LAYERS) == [False] + [True] * 5
-    desk.turn(RETRY_DELAYS[0])
-    assert desk.holds(CONFIG) == [True]
+    assert desk.holds(CONFIG, *LAYERS) == [True] * 6
+    assert desk.asked("blob") == digests(*LAYERS[1:], CONFIG, LAYERS[0])
+
+
+def test_an_image_that_can_never_be_whole_takes_its_upstream_for_down_for_nobody() -> None:
+    """All its blobs fail: one is asked for at a time, ever more seldom, and none after the last delay."""
+    desk = stocked()
+    desk.upstream.fail(UpstreamUnavailable(HUB, "500"), "blob")
+    desk.pull("five")
+    desk.turn(GRACE)
+    for delay in RETRY_DELAYS:
+        assert len(desk.asked("blob")) == 1
+        # It may be taken for down for a moment each time, and be well again by a probe.
+        desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN)
+        desk.turn(OUTAGE_POLL)
+        desk.upstream.outlooks.clear()
+        desk.turn(delay)
+    assert len(desk.asked("blob")) == 1
+    assert (desk.prefetch.images, desk.clock.getDelayedCalls()) == (0, [])
 
 
 def test_a_blob_that_its_upstream_does_not_have_is_given_up() -> None:
