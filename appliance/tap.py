@@ -223,7 +223,7 @@ class PullcacheService(Service):
         self._threads = threads = DiskThreads(self._reactor, self._pool)
         self._store = store = FilesystemBlobStore(settings.store, threads)
         self._documents = documents = FilesystemDocuments(settings.store, threads)
-        self._repositories = repositories = Repositories(documents)
+        self._repositories = repositories = Repositories(documents, clock=clock)
         self._flights = flights = Flights(store, clock, repositories)
         links = Links(store)
         state = FilesystemDocuments(settings.store, threads, "state")

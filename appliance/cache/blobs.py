@@ -353,7 +353,9 @@ class Blobs:
         if said is not None and said != size:
             raise UpstreamMissing(remote.name, f"{digest}: {said} bytes there, {size} here")
         try:
-            await link(self._repositories, repository, digest, size)
+            if repository.blobs.get(digest) != size:
+                repository.blobs[digest] = size
+                await self._repositories.save(repository)
         except OSError as error:
             # It is known now, and asked again after a restart.
             self._log.warn("{digest} was not noted: {error}", digest=digest, error=error)
@@ -366,9 +368,7 @@ class Blobs:
 
     def _note(self, repository: Repository, digest: Digest, flight: Flight) -> None:
         assert flight.size is not None
-        Deferred.fromCoroutine(link(self._repositories, repository, digest, flight.size)).addErrback(
-            lambda failure: self._log.failure("a blob was not noted", failure)
-        )
+        link(self._repositories, repository, digest, flight.size)
 
 
 class _Notice:

@@ -246,10 +246,11 @@ class Flights:
 
     def _link(self, upstream: str, name: str, digest: Digest, size: int | None) -> None:
         """Note that the blob is the repository's: its upstream gave it there."""
-        if self._repositories is not None and size is not None:
-            Deferred.fromCoroutine(_linked(self._repositories, upstream, name, digest, size)).addErrback(
-                lambda failure: self._log.failure("a blob was not noted", failure)
-            )
+        repositories = self._repositories
+        if repositories is not None and size is not None:
+            found = repositories.get(upstream, name)
+            found.addCallback(lambda repository: link(repositories, repository, digest, size))
+            found.addErrback(lambda failure: self._log.failure("a blob was not noted", failure))
 
     def _ended(self, result: None | Failure, flight: Flight) -> None:
         del self._under_way[flight.digest]
@@ -268,15 +269,11 @@ def _upstream_of(left: Unfinished, remotes: Mapping[str, Remote]) -> Remote | No
     return remote if remote is not None and origin is not None and remote.settings.permits(origin.repository) else None
 
 
-async def link(repositories: Repositories, repository: Repository, digest: Digest, size: int) -> None:
-    """Note that a blob of that many bytes is the repository's: at once in memory, durable on return."""
+def link(repositories: Repositories, repository: Repository, digest: Digest, size: int) -> None:
+    """Note that a blob of that many bytes is the repository's: at once in memory, on disk soon."""
     if repository.blobs.get(digest) != size:
         repository.blobs[digest] = size
-        await repositories.save(repository)
-
-
-async def _linked(repositories: Repositories, upstream: str, name: str, digest: Digest, size: int) -> None:
-    await link(repositories, await repositories.get(upstream, name), digest, size)
+        repositories.save_soon(repository)
 
 
 def _fire(_: object, done: Deferred[None]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -26,6 +27,9 @@ from appliance.interfaces import IDocuments
 
 BUDGET = 64 * 1024 * 1024
 """The most bytes of repositories that are kept in memory although nobody uses them at the moment."""
+
+SOON = 0.25
+"""Seconds that L{Repositories.save_soon} waits for more: the layers of an image come one after the other."""
 
 Place = tuple[str, str]
 """Upstream and repository."""
@@ -42,6 +46,7 @@ class _State:
     version: int
     writing: bool = False
     touched: bool = False
+    soon: bool = False
     waiting: list[Deferred[None]] = field(default_factory=list)
 
 
@@ -50,11 +55,13 @@ class Repositories:
 
     _log = Logger()
 
-    def __init__(self, documents: IDocuments, budget: int = BUDGET) -> None:
+    def __init__(self, documents: IDocuments, budget: int = BUDGET, clock: IReactorTime | None = None) -> None:
         """
         @param budget: bytes.
+        @param clock: for L{save_soon}; C{None}: it saves at once.
         """
         self._documents = documents
+        self._clock = clock
         self._budget = budget
         self._used: WeakValueDictionary[Place, Repository] = WeakValueDictionary()
         self._states: WeakKeyDictionary[Repository, _State] = WeakKeyDictionary()
@@ -111,6 +118,26 @@ class Repositories:
         """Something that is cheap to lose has changed: write it with the next L{flush}."""
         self._states[repository].touched = True
         self._unsaved.add(repository)
+
+    def save_soon(self, repository: Repository) -> None:
+        """
+        Write the repository within L{SOON}, once for all that changes until then; a failure is logged, and tried again
+        with the next L{flush}.
+        """
+        state = self._states[repository]
+        self.touch(repository)
+        if state.soon:
+            return
+        if self._clock is None:
+            self._save_touched(repository, state)
+        else:
+            state.soon = True
+            self._clock.callLater(SOON, self._save_touched, repository, state)
+
+    def _save_touched(self, repository: Repository, state: _State) -> None:
+        state.soon = False
+        if state.touched:
+            self.save(repository).addErrback(self._not_saved, repository)
 
     def flush(self) -> Deferred[None]:
         """Write what was touched, and wait for what is being written; failures are logged."""

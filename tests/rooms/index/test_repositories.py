@@ -8,15 +8,17 @@ import tempfile
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
 
 from appliance.errors import DocumentDamaged, VersionConflict
 from appliance.flow.durable import make_folder
 from appliance.flow.threads import InlineThreads
 from appliance.index.documents import FilesystemDocuments, previous
 from appliance.index.memory import MemoryDocuments
-from appliance.index.repositories import Repositories
+from appliance.index.repositories import SOON, Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
+from appliance.oci.digest import Digest
 from tests.rooms.index.slow import KEY, WHERE, RepositoriesCase, SlowDocuments, hold
 
 
@@ -99,6 +101,35 @@ class TestSaving(RepositoriesCase):
         for each in later:
             self.successResultOf(each)
         self.assertEqual(len(documents.writes), 2)
+
+    def test_what_comes_one_after_the_other_is_one_write(self) -> None:
+        """Twenty layers of an image cost no twenty writes of a document, however large that is; nor are they lost."""
+        documents, clock = SlowDocuments(), Clock()
+        documents.slow = False
+        repositories = Repositories(documents, clock=clock)
+        repository = self.successResultOf(repositories.get(*WHERE))
+        for number in range(20):
+            repository.blobs[Digest.of(b"%d" % number)] = 1
+            repositories.save_soon(repository)
+            clock.advance(SOON / 40)
+        self.assertEqual(documents.writes, [])
+        clock.advance(SOON)
+        self.assertEqual(len(documents.writes), 1)
+        self.assertEqual(len(documents.writes[0][1].blobs), 20)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_what_is_to_be_saved_soon_is_saved_by_a_stop(self) -> None:
+        """And not once more behind it, when the store may be another process's."""
+        documents, clock = SlowDocuments(), Clock()
+        documents.slow = False
+        repositories = Repositories(documents, clock=clock)
+        repository = self.successResultOf(repositories.get(*WHERE))
+        hold(repository, "1")
+        repositories.save_soon(repository)
+        self.successResultOf(repositories.flush())
+        self.assertEqual(len(documents.writes), 1)
+        clock.advance(SOON)
+        self.assertEqual(len(documents.writes), 1)
 
     def test_a_change_made_during_a_write_is_not_taken_for_written(self) -> None:
         """The document under way does not hold it, so its waiter waits for the next."""
