@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from appliance.bundle.names import Names
 from appliance.oci.digest import Digest
 from tests.clients import tools
 from tests.clients.tools import Containerd, run
 from tests.doubles import images
 from tests.doubles.images import Content
-from tests.doubles.receiver import Receiver
+from tests.doubles.receiver import Receiver, upstream_for
 from tests.doubles.remote import RemoteRegistry
 
 pytestmark = pytest.mark.real_client
@@ -46,9 +47,15 @@ def skopeo(folder: Path, *arguments: str | Path) -> None:
     run("skopeo", "--insecure-policy", "--tmpdir", folder, "copy", "--quiet", *arguments)
 
 
+def receiver_of(name: str) -> Receiver:
+    """An appliance at which the registry that C{name} begins with is an upstream."""
+    registry = name.partition("/")[0]
+    return Receiver(names=Names(lambda upstream: registry if upstream == registry else upstream_for(upstream)))
+
+
 def check(path: Path, content: Content, name: str = NAME, place: tuple[str, str] = PLACE, **options: Any) -> None:
     """Imported, the archive gives C{content} with its own digests under C{name}."""
-    receiver = Receiver()
+    receiver = receiver_of(name)
     receiver.run(path, **options)
     assert receiver.names()[name] == content.digest
     assert receiver.serves(content, place)
@@ -57,7 +64,7 @@ def check(path: Path, content: Content, name: str = NAME, place: tuple[str, str]
 
 def check_rebuilt(path: Path, content: Content, name: str = NAME) -> None:
     """Imported, the archive gives an image of the same configuration and layers under C{name}."""
-    receiver = Receiver()
+    receiver = receiver_of(name)
     receipt = receiver.run(path)
     assert receipt.refs[0].rebuilt
     manifest = json.loads(receiver.store._blobs[Digest.parse(receiver.names()[name])])

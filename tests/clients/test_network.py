@@ -248,22 +248,26 @@ def test_the_environments_proxy_and_its_password(
 def test_a_wrong_password_is_told_and_may_be_corrected(
     appliance: Starting, front: Nginx, squid: Squid, skopeo: Skopeo, tls: dict[str, Any], password_file: Path
 ) -> None:
-    """The client learns which proxy refused, and nothing of the password; the next file counts without a restart."""
+    """The operator learns which proxy refused, the client that one did, nobody the password; the next file counts."""
     password_file.write_text("Danger-wrong")
     login = {"proxy_username": USER, "proxy_password_file": str(password_file)}
     started = appliance(f"https://{NAME}:{front.port}", proxy=f"http://{squid.authority}", **login, **tls)
     body = refused(started).body.decode()
-    assert f"proxy http://{squid.authority}" in body and "407" in body
+    assert "the proxy: CONNECT" in body and "407" in body and squid.authority not in body
+    status = ask(started.admin, "/api/v1/status").body.decode()
+    assert f"proxy http://{squid.authority}" in status and "407" in status
     password_file.write_text(PASSWORD)
     until(lambda: _gets_through(started), "the new password is used", MAX_NOTICE)
     assert pulled(skopeo, started)
     for secret in ("Danger", USER):
-        assert secret not in started.log() + body
+        assert secret not in started.log() + body + status
 
 
 def test_a_proxy_that_is_gone_is_named(appliance: Starting, front: Nginx, tls: dict[str, Any]) -> None:
-    """And the registry is not asked without it."""
+    """To the operator; the client hears that there is one. And the registry is not asked without it."""
     proxy = f"http://127.0.0.1:{service.free_port()}"
     started = appliance(f"https://{front.authority}", proxy=proxy, **tls)
-    assert f"proxy {proxy}" in refused(started).body.decode()
+    body = refused(started).body.decode()
+    assert "the proxy: cannot connect" in body and proxy not in body
+    assert f"proxy {proxy}" in ask(started.admin, "/api/v1/status").body.decode()
     assert front.log() == ""
