@@ -169,12 +169,15 @@ def check_bytes(
     """
     Read a blob that is not to be stored and compare it with its hashes. Blocking.
 
+    As where it is stored, the digest decides: the hashes of parts tell which volume is wrong, or stand in for a digest.
+
     @param digest: of what C{places} hold together; C{None} where they are only some parts of a blob.
     @param progressed: told how many more bytes were read.
     @raise BundleDamaged: the bytes are not those of the digest, or of a part.
     @raise BundleNotRead: the medium cannot be read.
     """
     entire = None if digest is None else digest.hasher()
+    wrong: list[Place] = []
     for place in places:
         part, start = hashlib.sha256(), 0
         while data := _read_place(place, start):
@@ -185,8 +188,12 @@ def check_bytes(
             if entire is not None:
                 entire.update(data)
         if place.sha256 and part.hexdigest() != place.sha256:
-            raise _wrong_part(place)
-    if entire is not None and digest is not None and entire.hexdigest() != digest.encoded:
+            wrong.append(place)
+    if entire is not None and digest is not None and entire.hexdigest() == digest.encoded:
+        return
+    if wrong:
+        raise _wrong_part(wrong[0])
+    if digest is not None:
         raise BundleDamaged(f"{places[0]}: its bytes do not have the digest {digest}; copy the archive again")
 
 

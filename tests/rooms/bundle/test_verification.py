@@ -330,6 +330,33 @@ def test_a_listed_blob_that_no_image_needs_has_to_be_right_all_the_same(tmp_path
     assert not agree(written(tmp_path, [packed([*found.items(), (name, spare[::-1])])]), False)
 
 
+def test_where_the_list_is_wrong_about_a_part_the_digest_of_the_blob_decides(tmp_path: Path) -> None:
+    """An import takes the blob, since its digest is right, and so does verify; of a wrong one both name the part."""
+    made = Site().hold(images.image("large", (230_000,)), GHCR, "v1")
+    files = made.files(made.export(all=True, volume_size=100_000))
+    listed = contents.decode(unpacked(files[0])[0][1], "made")
+    [split] = [blob for blob in listed.blobs if blob.parts]
+    part = contents.msgspec.structs.replace(split.parts[1], sha256="0" * 64)
+    blobs = [contents.msgspec.structs.replace(split, parts=(split.parts[0], part, *split.parts[2:]))]
+    blobs = [blob for blob in listed.blobs if blob is not split] + blobs
+    told = contents.encode(contents.msgspec.structs.replace(listed, blobs=tuple(blobs)))
+    wrong: list[bytes] = []
+    for file in files:
+        found = dict(unpacked(file))
+        found[BUNDLE] = told
+        mark = json.loads(found[contents.VOLUME]) | {"bundle": contents.decode(told, "made").id}
+        found[contents.VOLUME] = json.dumps(mark, sort_keys=True, separators=(",", ":")).encode()
+        wrong.append(packed(list(found.items())))
+    assert agree(written(tmp_path, wrong), False)
+    name = contents.part_name(Digest.parse(split.digest), 2)
+    at = next(number for number, file in enumerate(files) if name in dict(unpacked(file)))
+    cut = dict(unpacked(files[at]))
+    files[at] = packed(list((cut | {name: cut[name][::-1]}).items()))
+    paths = written(tmp_path, files)
+    assert not agree(paths, False)
+    assert f"{name!r}: this part" in verified(paths, False).err
+
+
 def test_an_increment_is_right_and_says_that_it_builds_on_others(tmp_path: Path) -> None:
     """It can be verified before it is carried, and nobody takes it for something that could be imported alone."""
     have = frozenset(Digest.parse(blob.digest) for part in MULTI.walk() for blob in (part.manifest, *part.blobs))
