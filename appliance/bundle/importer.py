@@ -228,12 +228,12 @@ class Importer:
         return problems if len(problems) <= _SHOWN else [*problems[:_SHOWN], f"and {len(problems) - _SHOWN} such notes"]
 
     async def _store_all(self, found: Survey, progress: Callable[[Progress], None]) -> int:
-        done = 0
+        done, total = 0, found.new_bytes
 
         def progressed(entry: str, octets: int) -> None:
             nonlocal done
             done += octets
-            progress(Progress(stage="storing", done=done, total=found.new_bytes, entry=entry))
+            progress(Progress(stage="storing", done=done, total=total, entry=entry))
 
         intake = Intake(self._store, self._threads, progressed)
         await intake.take_all(in_file_order(found.new))
