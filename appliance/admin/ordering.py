@@ -47,14 +47,14 @@ class _Fetched:
 
     def __init__(self, progress: Callable[[ExportProgress], None]) -> None:
         self._progress = progress
-        self._begun: set[tuple[str, str, str | Digest]] = set()
+        self._begun: set[tuple[str, str, str | Digest, bool]] = set()
         self._done = 0
         self._total = 0
         self.troubles: dict[str, None] = {}
 
-    def begins(self, upstream: str, repository: str, what: str | Digest) -> bool:
-        """Whether it was not asked for before."""
-        key = (upstream, repository, what)
+    def begins(self, upstream: str, repository: str, what: str | Digest, is_blob: bool = False) -> bool:
+        """Whether it was not asked for before, as what it is: a wanted digest is asked for as a manifest's first."""
+        key = (upstream, repository, what, is_blob)
         is_new = key not in self._begun
         self._begun.add(key)
         return is_new
@@ -122,7 +122,8 @@ class Ordering:
             where = (place.upstream, place.repository)
             named = [*_named(place, lack), *(p.digest for p in lack.missing if p.kind in (INDEX, MANIFEST))]
             manifests = [each for each in named if fetched.begins(*where, each)]
-            blobs = [p for p in lack.missing if p.kind not in (INDEX, MANIFEST) and fetched.begins(*where, p.digest)]
+            layers = [p for p in lack.missing if p.kind not in (INDEX, MANIFEST)]
+            blobs = [p for p in layers if fetched.begins(*where, p.digest, is_blob=True)]
             if not manifests and not blobs:
                 continue
             asked = True

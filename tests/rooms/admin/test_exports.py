@@ -216,6 +216,17 @@ def test_a_platform_that_is_wanted_by_its_digest_is_fetched(site: Appliance) -> 
     assert carried(volume(site, plan)) >= blobs(arm)
 
 
+@pytest.mark.parametrize("named_by", ["tag", "digest"])
+def test_a_blob_that_is_wanted_comes_with_the_image_that_is_wanted_beside_it(site: Appliance, named_by: str) -> None:
+    """Both were asked for there; that no manifest has the blob's digest keeps nobody from fetching it as a blob."""
+    content = image("wanted")
+    site.offer(content, "1")
+    image_wanted = "1" if named_by == "tag" else content.digest
+    plan = planned(site, want=wants(content.layers[0].digest, image_wanted, content.blobs[0].digest))
+    assert (plan["leftOut"], plan["unanswered"]) == ([], [])
+    assert carried(volume(site, plan)) == blobs(content)
+
+
 def test_what_is_wanted_and_cannot_be_fetched_is_listed_with_the_reason(site: Appliance) -> None:
     """Each with what its upstream said; what can be had is exported, and nothing is asked for twice."""
     content = image("wanted")
