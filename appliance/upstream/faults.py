@@ -34,6 +34,9 @@ from appliance.errors import (
 MAX_RETRY_AFTER = 3600.0
 #: Characters of an upstream's own message that are repeated.
 _MAX_MESSAGE = 300
+#: Characters of a secret by which it is recognised; one of fewer than the second is a word that any message may hold.
+_TELLTALE = 16
+_SHORTEST_SECRET = 6
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 _WRAPPERS = (ResponseFailed, RequestTransmissionFailed, RequestGenerationFailed)
 
@@ -143,6 +146,13 @@ def reported(body: bytes) -> tuple[str, str]:
     code = first.code if isinstance(first.code, str) else ""
     message = first.message if isinstance(first.message, str) else ""
     return cleaned(code), cleaned(": ".join(filter(None, (code, message))))
+
+
+def repeats_secret(body: bytes, *sent: bytes) -> bool:
+    """Whether an error's body holds the beginning of something secret that was C{sent}: some servers repeat it."""
+    # A slash may be escaped in JSON, and is by some.
+    plain = body.replace(b"\\/", b"/")
+    return any(len(each) >= _SHORTEST_SECRET and each[:_TELLTALE] in plain for each in sent)
 
 
 def cleaned(text: str) -> str:

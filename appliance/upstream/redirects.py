@@ -8,14 +8,15 @@ Artifact Registry behind registry.k8s.io does; that exchange stays on that host.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from twisted.web.iweb import IAgent, IResponse
 
 from appliance.errors import UpstreamError, UpstreamInvalid, UpstreamRefused
 from appliance.upstream.body import discard, read_beginning
 from appliance.upstream.exchange import Exchange
-from appliance.upstream.faults import first_header
+from appliance.upstream.faults import first_header, repeats_secret
 from appliance.upstream.limits import MAX_REDIRECTS
 from appliance.upstream.network.agents import Agents
 from appliance.upstream.url import Url
@@ -33,12 +34,24 @@ class Answer:
     @ivar what: the request as messages name it.
     """
 
-    def __init__(self, response: IResponse, method: str, url: Url, led: bool, exchange: Exchange) -> None:
+    def __init__(
+        self,
+        response: IResponse,
+        method: str,
+        url: Url,
+        led: bool,
+        exchange: Exchange,
+        danger_sent: Sequence[bytes] = (),
+    ) -> None:
+        """
+        @param danger_sent: the secrets that went along; see L{problem}.
+        """
         self.response = response
         self.url = url
         self.led = led
         self.what = f"{method} {url.shown}"
         self._exchange = exchange
+        self._danger_sent = danger_sent
         self._problem: bytes | None = None
 
     @property
@@ -48,9 +61,13 @@ class Answer:
         return status
 
     async def problem(self) -> bytes:
-        """The beginning of an error's body; may be asked for more than once, one after the other."""
+        """
+        The beginning of an error's body, empty where it repeats a secret that it was sent; may be asked for more than
+        once, one after the other.
+        """
         if self._problem is None:
-            self._problem = await read_beginning(self.response, self._exchange.watch)
+            problem = await read_beginning(self.response, self._exchange.watch)
+            self._problem = b"" if repeats_secret(problem, *self._danger_sent) else problem
         return self._problem
 
     def discard(self) -> None:
@@ -118,7 +135,8 @@ class Redirects:
 
     async def _once(self, method: str, url: Url, fields: Mapping[str, str], authorization: bytes | None) -> Answer:
         response = await self._exchange.send(self.agent(url), method, url, fields, authorization)
-        return Answer(response, method, url, url.origin != self._home.origin, self._exchange)
+        sent = () if authorization is None else secrets_of(authorization)
+        return Answer(response, method, url, url.origin != self._home.origin, self._exchange, sent)
 
     def _target(self, answer: Answer) -> Url | None:
         """Where the answer leads, C{None} when it is no redirect."""
@@ -139,6 +157,12 @@ class Redirects:
         except UpstreamError:
             return None
         return target if target.origin == answer.url.origin else None
+
+
+def secrets_of(authorization: bytes) -> tuple[bytes, ...]:
+    """What is secret in an Authorization field: what follows the scheme and, of Basic (RFC 7617), the password."""
+    scheme, _, value = authorization.partition(b" ")
+    return (value, b64decode(value).partition(b":")[2]) if scheme == b"Basic" else (value,)
 
 
 def redirect_target(upstream: str, answer: Answer) -> Url:

@@ -31,7 +31,7 @@ from appliance.upstream.exchange import Exchange
 from appliance.upstream.faults import status_fault
 from appliance.upstream.limits import MAX_TOKEN_BYTES, MAX_TOKEN_REDIRECTS
 from appliance.upstream.network.hosts import HostPatterns
-from appliance.upstream.redirects import REDIRECTS, Answer, redirect_target
+from appliance.upstream.redirects import REDIRECTS, Answer, redirect_target, secrets_of
 from appliance.upstream.url import Url
 
 CLIENT_ID = "pullcache"
@@ -162,7 +162,8 @@ class TokenServer:
         for _ in range(MAX_TOKEN_REDIRECTS + 1):
             check(url)
             response = await self._exchange.send(self._agent(url), "GET", url, {}, authorization)
-            answer = Answer(response, "GET", url, True, self._exchange)
+            sent = () if authorization is None else secrets_of(authorization)
+            answer = Answer(response, "GET", url, True, self._exchange, sent)
             if answer.status not in REDIRECTS:
                 return answer
             discard(response, self._exchange.watch)
@@ -183,7 +184,7 @@ class TokenServer:
         url = question.realm
         body = urlencode(form).encode("ascii")
         response = await self._exchange.send(self._agent(url), "POST", url, _FORM, body=body)
-        return Answer(response, "POST", url, True, self._exchange)
+        return Answer(response, "POST", url, True, self._exchange, (secret.danger_text.encode("utf-8"),))
 
     async def _token(self, answer: Answer, secret: Secret | None) -> Token:
         upstream, watch = self._exchange.upstream, self._exchange.watch

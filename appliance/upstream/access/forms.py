@@ -11,7 +11,7 @@ from twisted.web.iweb import IAgent, IResponse
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamInvalid, UpstreamMissing
 from appliance.upstream.body import read_beginning, read_whole
 from appliance.upstream.exchange import Exchange
-from appliance.upstream.faults import status_fault
+from appliance.upstream.faults import repeats_secret, status_fault
 from appliance.upstream.limits import MAX_TOKEN_BYTES
 from appliance.upstream.url import Url
 
@@ -41,7 +41,7 @@ class Forms:
     async def _refusal(self, response: IResponse, what: str, fields: Mapping[str, str]) -> UpstreamError:
         """Why not; the server's own words only when they hold nothing of what it was sent."""
         problem = await read_beginning(response, self._exchange.watch)
-        if any(value[:16].encode() in problem for value in fields.values() if value):
+        if repeats_secret(problem, *(value.encode() for value in fields.values())):
             problem = b""
         fault = status_fault(self._exchange.upstream, what, response.code, response.headers, problem)
         # Whoever does not know such a question, or such a form, gives nothing; no image is missing for that.

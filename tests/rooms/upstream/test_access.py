@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote_plus
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
@@ -1018,18 +1018,37 @@ def test_a_late_refusal_of_the_old_password_is_not_the_new_ones(tmp_path: Path) 
 CANARY = "c4n4ry-h0-h0"
 
 
+def repeating(asked: Asked, status: int = 500, **fields: str) -> Reply:
+    """A refusal that repeats whatever it was sent, as Artifactory repeats tokens it does not know."""
+    said = f"{asked.one('authorization') or ''} {unquote_plus(asked.body.decode())}"
+    if said.startswith("Basic "):
+        said += base64.b64decode(said.split()[1]).decode()
+    error = json.dumps({"errors": [{"code": "DENIED", "message": f"bad token: {said}"}]})
+    return Reply(status, {name.replace("_", "-"): value for name, value in fields.items()}, error.encode())
+
+
 @pytest.mark.parametrize("way", ["password_file", "token_file", "auth_file"])
 @pytest.mark.parametrize(
     "scheme",
     [f'Bearer realm="{REGISTRY}/token",service="s"', 'Basic realm="x"', 'Bearer realm="https://evil.example/"'],
 )
-@pytest.mark.parametrize("reply", [Reply(401), Reply(403), Reply(500), Reply(200, {}, b"<"), token(), None])
-def test_secrets_are_not_shown(tmp_path: Path, way: str, scheme: str, reply: Reply | None) -> None:
+@pytest.mark.parametrize(
+    "reply", [Reply(401), Reply(403), Reply(500), Reply(200, {}, b"<"), token(), token(CANARY), repeating, None]
+)
+@pytest.mark.parametrize("refused", [401, 403, 500])
+def test_secrets_are_not_shown(
+    tmp_path: Path, way: str, scheme: str, reply: Reply | Callable[[Asked], Reply] | None, refused: int
+) -> None:
     """Whatever the registry and its token server answer: no error, repr or log line holds the secret."""
     net = Net()
-    net.servers[REGISTRY] = lambda asked: (
-        reply if "/token" in asked.target else Reply(401, {"WWW-Authenticate": scheme}, b"no")
-    )
+
+    def answer(asked: Asked) -> Reply | None:
+        if "/token" not in asked.target:
+            status = 401 if asked.one("authorization") is None else refused
+            return repeating(asked, status, WWW_Authenticate=scheme)
+        return reply(asked) if callable(reply) else reply
+
+    net.servers[REGISTRY] = answer
     events: list[LogEvent] = []
     observer: ILogObserver = events.append  # type: ignore[assignment]
     globalLogPublisher.addObserver(observer)
