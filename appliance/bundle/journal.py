@@ -51,12 +51,20 @@ class Portion(msgspec.Struct, frozen=True):
 
 
 class Journal(msgspec.Struct, frozen=True):
-    """What was decided at C{now}, seconds since the epoch; without a receipt nothing is."""
+    """
+    What was decided at C{now}, seconds since the epoch; without a receipt nothing is.
 
-    bundle: str = ""
-    now: float = 0.0
-    portions: list[Portion] = []
-    receipt: Receipt | None = None
+    No field has a default: a journal of which one name was damaged is not to be taken for one with nothing in it.
+    """
+
+    bundle: str
+    now: float
+    portions: list[Portion]
+    receipt: Receipt | None
+
+
+NOTHING = Journal("", 0.0, [], None)
+"""What stands there when everything was carried out."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class _Opened(msgspec.Struct, frozen=True):
 
 
 class _Document(msgspec.Struct, frozen=True):
-    opened: list[_Opened] = []
+    opened: list[_Opened]
 
 
 class Openings:

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.bundle.journal import Journal, OnExistingTag, Published, apply, decide, decode, portions
+from appliance.bundle.journal import NOTHING, Journal, OnExistingTag, Published, apply, decide, decode, portions
 from appliance.bundle.offer import Root
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.index.documents import read_document
@@ -167,12 +167,12 @@ class Publication:
         found, version = await read_document(
             self._documents, _JOURNAL, decode, "; it is of an import: import the bundle again"
         )
-        return found or Journal(), version
+        return found or NOTHING, version
 
     async def _clear(self) -> None:
         found = await self._documents.read(_JOURNAL)
         if found is not None:
-            await self._documents.write(_JOURNAL, msgspec.json.encode(Journal()), found[1])
+            await self._documents.write(_JOURNAL, msgspec.json.encode(NOTHING), found[1])
 
     async def _loaded(self, roots: Iterable[Root]) -> dict[tuple[str, str], Repository]:
         places = dict.fromkeys((root.upstream, root.repository) for root in roots)

@@ -505,6 +505,22 @@ def test_what_the_process_died_of_is_not_opened_for_ever(tmp_path: Path) -> None
     result(watched.inbox.stop())
 
 
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"opende": []}', b"{}"])
+def test_a_note_of_what_was_opened_that_is_damaged_is_set_aside(
+    tmp_path: Path, data: bytes, logged_errors: list[dict[str, Any]]
+) -> None:
+    """It is named and not written over, and what lies in the inbox is taken."""
+    state = MemoryDocuments()
+    result(state.write(("inbox", "opened.json"), data, 0))
+    (tmp_path / "a.tar").write_bytes(b"x")
+    watched = Watched(tmp_path, state)
+    watched.look(2)
+    assert watched.imported == [["a.tar"]]
+    assert [document for document, _ in state.damaged] == ["inbox/opened.json"] and logged_errors
+    logged_errors.clear()
+    result(watched.inbox.stop())
+
+
 def test_a_power_cut_while_blobs_are_stored_does_not_count(tmp_path: Path) -> None:
     """That takes hours, and goes on where it stopped."""
     state = MemoryDocuments()

@@ -247,6 +247,10 @@ def test_two_imports_publish_one_after_the_other() -> None:
         b'{"bundle":"\xff"}',
         b"[" * 100_000,
         b'{"portions":[{"upstream":"a","repository":"b","manifests":[],"tags":[],"pinned":["no digest"]}]}',
+        b'{"bundle":"","now":0.0,"portions":[{"upstream":"a","repository":"b","manifests":[],"tags":[],'
+        b'"pinned":["no digest"]}],"receipt":null}',
+        b'{"bundle":"b","now":0.0,"portions":[],"recei t":{}}',
+        b"{}",
     ],
 )
 def test_a_journal_that_cannot_be_read_is_set_aside(data: bytes, logged_errors: list[dict[str, Any]]) -> None:
