@@ -2,7 +2,9 @@
 Everything that one manifest or index is made of, and what of it is not here.
 
 A cache holds what was pulled. So a platform of an index that nobody pulled is no damage: the index stays as it is and
-the platform is declared absent. A blob that is missing beneath a manifest that was pulled is damage.
+the platform is declared absent. A blob that is missing beneath a manifest that was pulled is damage, unless it is a
+layer that may not be distributed: clients get that from whom its descriptor's C{urls} name (image-spec, layer.md,
+"Non-Distributable Layers").
 """
 
 from __future__ import annotations
@@ -194,8 +196,11 @@ class _Walk:
 
     def _take_blob(self, manifest: Digest, descriptor: Descriptor, kind: str) -> None:
         digest = descriptor.parsed()
+        size = self._size_of(digest)
+        if size is None and descriptor.media_type in mediatypes.NONDISTRIBUTABLE:
+            return
         piece = Piece(digest, descriptor.size, kind, descriptor.media_type, manifest)
-        where = self._held if self._size_of(digest) == descriptor.size else self._missing
+        where = self._held if size == descriptor.size else self._missing
         where.setdefault(digest, piece)
 
     async def _descend(self, index: Digest, manifest: Manifest) -> None:

@@ -86,8 +86,12 @@ async def docker_image(read: Read, closure: Closure, platforms: frozenset[str]) 
 
     @param platforms: preferred; then L{DEFAULT_PLATFORM}, then the first there is.
     """
+    held = {piece.digest for piece in closure.held}
     for manifest in _in_order_of_preference(closure, platforms):
         config, *layers = (blob.parsed() for blob in manifest.blobs)
+        if not held.issuperset(layers):
+            # Some may not be distributed, and docker loads what is whole.
+            continue
         data = await read(config)
         parsed = None if data is None else imageconfig.parse_config(data)
         if parsed is not None and parsed.rootfs is not None and len(parsed.rootfs.diff_ids) == len(layers):

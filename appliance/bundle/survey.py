@@ -28,8 +28,6 @@ from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, claimed_type, parse_manifest
 
-#: Layers that nobody may pass on, and that clients do without (image-spec, C{layer.md}, "Non-Distributable Layers").
-_NOT_PASSED_ON = ("nondistributable", ".foreign.diff.")
 #: The most blobs and manifests that one image names, each as often as it is named, and that all images of an import do:
 #: a hundred for each name that a bundle may have. Indexes that share their children are walked for each of them.
 MAX_BENEATH = 250_000
@@ -213,7 +211,7 @@ class _Surveyor:
 
     def _is_expected(self, root: Digest, piece: Piece) -> bool:
         """Whether the piece is to come with this archive, or be held."""
-        if piece.digest in self._assumed or any(mark in piece.media_type for mark in _NOT_PASSED_ON):
+        if piece.digest in self._assumed:
             return False
         # Of a platform that is left out, somebody may have pulled a part here: that is no part of the archive.
         by = piece.needed_by

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from appliance.bundle.closure import Closure, closure
 from appliance.bundle.imageconfig import covers, named
 from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import NONDISTRIBUTABLE
 from tests.doubles import images
 from tests.doubles.images import OCI, Blob, Content
 
@@ -47,6 +48,16 @@ def follow(
     found: list[Closure] = []
     Deferred.fromCoroutine(walk).addCallback(found.append)
     return found[0]
+
+
+def foreign(media_type: str) -> tuple[Content, Blob]:
+    """An image whose first layer has that type, and that layer."""
+    plain = images.image("windows")
+    config, first, second = plain.blobs
+    base = Blob(media_type, first.data)
+    layers = [base.descriptor(urls=["https://vendor.example/base"]), second.descriptor()]
+    document = {**json.loads(plain.manifest.data), "layers": layers}
+    return Content(Blob(OCI.manifest, images.encode(document)), (config, base, second)), base
 
 
 def texts(pieces: Iterable[object]) -> list[str]:
@@ -153,6 +164,17 @@ def test_each_blob_that_is_not_held_is_named(which: int) -> None:
     [missing] = found.missing
     assert (str(missing.digest), missing.size, str(missing.needed_by)) == (lost.digest, len(lost.data), image.digest)
     assert missing.kind == ("config" if which == 0 else "layer")
+
+
+@pytest.mark.parametrize("media_type", sorted(NONDISTRIBUTABLE))
+def test_a_layer_that_may_not_be_distributed_is_carried_where_it_is_held_and_missed_nowhere(media_type: str) -> None:
+    """The base layers of Windows images: clients get them from whom their descriptors name."""
+    image, base = foreign(media_type)
+    assert base.digest in texts(follow(image, blobs(image)).held)
+    found = follow(image, without(blobs(image), base))
+    assert found.missing == () and base.digest not in texts(found.held)
+    config, layer = image.blobs[0], image.blobs[-1]
+    assert texts(follow(image, without(blobs(image), base, config, layer)).missing) == [config.digest, layer.digest]
 
 
 def test_a_layer_of_another_size_than_promised_is_missing() -> None:

@@ -152,6 +152,20 @@ def test_an_image_whose_configuration_lacks_layers_is_not_offered_to_docker(conf
     assert "manifest.json" not in entries(site.file(site.export("nginx")))
 
 
+def test_an_image_without_a_layer_that_may_not_be_distributed_is_exported_and_not_offered_to_docker() -> None:
+    """It is as whole as its upstream has it; docker load would look for a file that is not there."""
+    config, base, layer = images.image("windows").blobs
+    foreign = Blob("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", base.data)
+    layers = [foreign.descriptor(urls=["https://vendor.example/base"]), layer.descriptor()]
+    manifest = images.encode(json.loads(images.image("windows").manifest.data) | {"layers": layers})
+    content = Content(Blob(images.OCI.manifest, manifest), (config, layer))
+    site = Site().hold(content, NGINX, "1")
+    export = site.export("nginx")
+    assert export.left_out == ()
+    data = site.file(export)
+    assert "manifest.json" not in entries(data) and inside(document(data)) == digests(content)
+
+
 def test_docker_is_offered_amd64_wherever_it_stands_in_the_index() -> None:
     """docker load takes one platform, and it is the one that most machines have."""
     arm64, amd64 = images.image("x", architecture="arm64"), images.image("x")
