@@ -14,12 +14,10 @@ from typing import Any
 import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python import usage
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from appliance.admin.accesslog import AccessLog, writer_to
@@ -44,7 +42,7 @@ from appliance.description import describe, warnings
 from appliance.errors import ConfigError, PullcacheError
 from appliance.flow.clock import keep_time, wall
 from appliance.flow.connections import Connections, make_room
-from appliance.flow.sendfile import SendfileReactor
+from appliance.flow.ports import Ports, check_endpoints
 from appliance.flow.threads import THREADS, DiskThreads
 from appliance.index.documents import FilesystemDocuments
 from appliance.index.listings import Listings
@@ -52,7 +50,7 @@ from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IUpstream
 from appliance.registry.listener import Listener
-from appliance.settings import Settings, UpstreamSettings
+from appliance.settings import Settings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
 from appliance.units import duration
@@ -124,7 +122,7 @@ class PullcacheService(Service):
         self._options = options
         self._settings: Settings = options["settings"]
         self._reactor = reactor
-        self._ports: list[IListeningPort] = []
+        self._ports = Ports(reactor)
         self._pool = ThreadPool(minthreads=1, maxthreads=THREADS, name="disk")
         self._log_lines = AccessLog(writer_to(self._settings.access_log), reactor)
         self._metrics = Metrics(reactor, self._log_lines)
@@ -155,7 +153,8 @@ class PullcacheService(Service):
         ):
             Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what)
         starting = Deferred.fromCoroutine(self._api.start()).addErrback(self._failed, "finishing an import")
-        starting.addBoth(lambda _: self._admit())
+        # Nobody is let in before an import that was cut half way through its publication is finished.
+        starting.addBoth(lambda _: self._ports.accept())
         self._store.measure().addErrback(self._failed, "measuring the store")
         Deferred.fromCoroutine(self._flights.resume(self._cache.remotes)).addErrback(self._failed, "resuming")
         self._sweeping.start(SWEEP_INTERVAL)
@@ -167,7 +166,7 @@ class PullcacheService(Service):
         self._sweeping.stop()
         await self._api.stop()
         await self._prefetch.stop()
-        await DeferredList([Deferred.fromCoroutine(_closed(port)) for port in self._ports])
+        await self._ports.close()
         await self._let_transfers_end()
         for remote in self._cache.remotes.values():
             remote.registry.stop()
@@ -281,18 +280,15 @@ class PullcacheService(Service):
                 published=self._forget_answers,
             )
         )
-        self._metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
-        self._metrics.watch("connections", "Connections open.", lambda: len(self._connections))
-        self._metrics.watch("prefetches", "Images whose referrers are being fetched.", lambda: self._prefetch.referrers)
-        self._metrics.watch(
-            "images_incomplete", "Images pulled and not known to be whole.", lambda: self._prefetch.images
-        )
-        self._metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
-        self._metrics.watch("wants", "References asked for and not served.", lambda: len(self._wants))
-        self._metrics.watch(
-            "documents_damaged", "Documents set aside.", lambda: len(documents.damaged) + len(state.damaged)
-        )
-        self._metrics.watch(
+        metrics = self._metrics
+        metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
+        metrics.watch("connections", "Connections open.", lambda: len(self._connections))
+        metrics.watch("prefetches", "Images whose referrers are being fetched.", lambda: self._prefetch.referrers)
+        metrics.watch("images_incomplete", "Images pulled and not known to be whole.", lambda: self._prefetch.images)
+        metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
+        metrics.watch("wants", "References asked for and not served.", lambda: len(self._wants))
+        metrics.watch("documents_damaged", "Documents set aside.", lambda: len(documents.damaged) + len(state.damaged))
+        metrics.watch(
             "documents_unreadable",
             "Documents whose last read failed.",
             lambda: len(documents.unreadable) + len(state.unreadable),
@@ -310,32 +306,23 @@ class PullcacheService(Service):
         """What may be asked; upstreams that did not change keep their connections and tokens."""
         remotes = {}
         for name, upstream in settings.upstreams.items():
-            same = before is not None and before.upstreams.get(name) == upstream and before.offline == settings.offline
             offline = settings.offline or upstream.offline
-            registry = self._cache.remotes[name].registry if same else self._registry(upstream, offline)
+            registry: IUpstream
+            if before is not None and before.upstreams.get(name) == upstream and before.offline == settings.offline:
+                registry = self._cache.remotes[name].registry
+            elif offline:
+                registry = offline_upstream_for(upstream)
+            else:
+                registry = upstream_for(upstream, self._reactor, self._metrics, self._threads)
             remotes[name] = Remote(upstream, registry, offline)
         return remotes
 
-    def _registry(self, upstream: UpstreamSettings, offline: bool) -> IUpstream:
-        if offline:
-            return offline_upstream_for(upstream)
-        return upstream_for(upstream, self._reactor, self._metrics, self._threads)
-
     def _listen(self) -> None:
         for listener, listen in zip(self._listeners, self._settings.listen, strict=True):
-            self._open(listen.endpoint, listener.site)
-        admin = self._settings.admin
-        if admin is not None:
+            self._ports.open(listen.endpoint, listener.site)
+        if (admin := self._settings.admin) is not None:
             app = AdminApp(self._metrics, self._probe, [self._api.routes()], admin.hosts)
-            self._open(admin.endpoint, app.site(self._connections))
-        # Nobody is let in before an import that was cut half way through its publication is finished.
-        for port in self._ports:
-            _reading(port).stopReading()
-
-    def _admit(self) -> None:
-        for port in self._ports:
-            if _reading(port).connected:
-                _reading(port).startReading()
+            self._ports.open(admin.endpoint, app.site(self._connections))
 
     def _forget_answers(self) -> None:
         for listener in self._listeners:
@@ -344,29 +331,14 @@ class PullcacheService(Service):
     def _probe(self) -> Deferred[None]:
         return self._store.probe().addCallback(lambda _: self._documents.probe())
 
-    def _open(self, endpoint: str, factory: IProtocolFactory) -> None:
-        """Listen, or say in one line why not: every endpoint here binds its port before it returns."""
-        outcome: list[Any] = []
-        _server_endpoint(self._reactor, endpoint).listen(factory).addBoth(outcome.append)
-        if outcome and IListeningPort.providedBy(outcome[0]):
-            self._ports.append(outcome[0])
-            return
-        reason = outcome[0].value if outcome else "it did not open at once"
-        if isinstance(reason, CannotListenError):
-            reason = reason.socketError
-        raise ConfigError(f"cannot listen on {endpoint}: {reason}; is another process using it?")
-
     # -- stopping ---------------------------------------------------------------------------------------------------
 
     async def _let_transfers_end(self) -> None:
         deadline = self._reactor.seconds() + self._settings.shutdown_grace
         for listener in self._listeners:
             listener.close_idle()
-        while self._is_busy() and self._reactor.seconds() < deadline:
+        while (self._api.busy or any(each.busy for each in self._listeners)) and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.05)
-
-    def _is_busy(self) -> bool:
-        return self._api.busy or any(listener.busy for listener in self._listeners)
 
     def _flush(self) -> Deferred[None]:
         """Write what is cheap to lose; fires when it is written, or not, which is logged."""
@@ -386,36 +358,21 @@ class PullcacheService(Service):
         sweeping = Deferred.fromCoroutine(self._flights.sweep(self._cache.remotes, wall(self._reactor)))
         return sweeping.addErrback(self._failed, "sweeping what is unfinished")
 
-    def _failed(self, failure: Any, what: str) -> None:
-        self._log.failure(what, failure)
-
-
-def _server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """
-    The endpoint that C{description} means.
-
-    @raise ConfigError: it means none: its type is unknown, an argument is wrong, or a file it names cannot be used.
-    """
-    try:
-        endpoint: IStreamServerEndpoint = serverFromString(SendfileReactor(reactor), description)
-    except Exception as error:
-        # Whatever an endpoint's own parser, or OpenSSL, says of what it was given.
-        raise ConfigError(f"{description}: {error}; see Twisted's server endpoint strings") from error
-    return endpoint
+    def _failed(self, failure: Failure, what: str) -> None:
+        if failure.check(OSError, PullcacheError):
+            # A full disk says so every few seconds, and where in the program it does says nothing.
+            self._log.warn("{what}: {error}", what=what, error=failure.value)
+        else:
+            self._log.failure(what, failure)
 
 
 def _check_endpoints(settings: Settings, source: str) -> None:
-    """Raises L{ConfigError} for an endpoint that means nothing, by its key."""
     from twisted.internet import reactor
 
     endpoints = {f"listen[{number}].endpoint": each.endpoint for number, each in enumerate(settings.listen)}
     if settings.admin is not None:
         endpoints["admin.endpoint"] = settings.admin.endpoint
-    for key, endpoint in endpoints.items():
-        try:
-            _server_endpoint(reactor, endpoint)
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {key}: {error}") from error
+    check_endpoints(reactor, endpoints, source)
 
 
 def makeService(options: Options) -> PullcacheService:
@@ -424,15 +381,6 @@ def makeService(options: Options) -> PullcacheService:
 
     keep_time(reactor)
     return PullcacheService(options, reactor)
-
-
-async def _closed(port: IListeningPort) -> None:
-    await port.stopListening()  # type: ignore[misc]  # declared as maybe a Deferred; TCP ports give one
-
-
-def _reading(port: IListeningPort) -> Any:
-    """The port as the file descriptor that it is as well; every stream port of Twisted is one."""
-    return port
 
 
 def _with_listeners_of(settings: Settings, before: Settings) -> Settings:

@@ -109,3 +109,19 @@ def test_what_the_disk_does_not_give_now_is_read_later(idle: Appliance, upstream
     until(lambda: len(json.loads(wants.read_bytes())) == 2, "both wants written")
     found = status(idle)
     assert (found["unreadable"], found["damaged"]) == ([], [])
+
+
+def test_a_store_that_takes_nothing_is_a_line_in_the_log(appliance: Appliance, upstream: RemoteRegistry) -> None:
+    """What is cheap to lose is not saved: every few seconds the log says what and why, not where in the program."""
+    upstream.add("team/app", "1")
+    pull(appliance.authority, "team/app", "1")
+    state, aside = appliance.store / "state", appliance.store / "aside"
+    state.rename(aside)
+    state.write_text("in the way")
+    assert ask(appliance.authority, "/v2/team/app/manifests/none").status == 404
+    until(lambda: "saving the wants: " in appliance.log(), "it is said")
+    assert "Traceback" not in appliance.log()
+    state.unlink()
+    aside.rename(state)
+    until((state / "wants.json").exists, "it is saved")
+    pull(appliance.authority, "team/app", "1")

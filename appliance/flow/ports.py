@@ -1,0 +1,78 @@
+"""The ports on which clients and operators are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.defer import DeferredList, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+
+from appliance.errors import ConfigError
+from appliance.flow.sendfile import SendfileReactor
+
+
+def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+    """
+    The endpoint that C{description} means; nothing is opened.
+
+    @raise ConfigError: it means none: its type is unknown, an argument is wrong, or a file it names cannot be used.
+    """
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(SendfileReactor(reactor), description)
+    except Exception as error:
+        # Whatever an endpoint's own parser, or OpenSSL, says of what it was given.
+        raise ConfigError(f"{description}: {error}; see Twisted's server endpoint strings") from error
+    return endpoint
+
+
+def check_endpoints(reactor: Any, endpoints: Mapping[str, str], source: str) -> None:
+    """Raises L{ConfigError} for the first that means nothing; they are by their key in the file C{source}."""
+    for key, description in endpoints.items():
+        try:
+            server_endpoint(reactor, description)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {key}: {error}") from error
+
+
+class Ports:
+    """All that are open. Who connects to one waits until L{accept}."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        # Every stream port of Twisted is a file descriptor as well, which can be read or not.
+        self._open: list[Any] = []
+
+    def open(self, description: str, factory: IProtocolFactory) -> None:
+        """
+        Listen.
+
+        @raise ConfigError: why not, in one line.
+        """
+        outcome: list[Any] = []
+        # Every endpoint here binds its port before it returns.
+        server_endpoint(self._reactor, description).listen(factory).addBoth(outcome.append)
+        if outcome and IListeningPort.providedBy(outcome[0]):
+            self._open.append(outcome[0])
+            self._open[-1].stopReading()
+            return
+        reason = outcome[0].value if outcome else "it did not open at once"
+        if isinstance(reason, CannotListenError):
+            reason = reason.socketError
+        raise ConfigError(f"cannot listen on {description}: {reason}; is another process using it?")
+
+    def accept(self) -> None:
+        """Let in who waits, and who comes from now on."""
+        for port in self._open:
+            if port.connected:
+                port.startReading()
+
+    async def close(self) -> None:
+        """Let nobody in any more; returns when the ports are free."""
+        await DeferredList([maybeDeferred(port.stopListening) for port in self._open])
