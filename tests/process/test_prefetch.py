@@ -60,12 +60,18 @@ def is_whole(appliance: Appliance, manifest: str) -> bool:
     return bool(names) and all(appliance.blob(name).exists() for name in names)
 
 
-@pytest.mark.parametrize("api", [True, False], ids=["API", "fallback tag"])
+@pytest.mark.parametrize(
+    ("api", "said"),
+    [(True, None), (False, None), (False, "NAME_UNKNOWN"), (False, "MANIFEST_UNKNOWN")],
+    ids=["API", "fallback tag", "fallback tag, the API's path taken for a repository", "or for a manifest"],
+)
 def test_a_pulled_image_is_verified_without_its_upstream(
-    prefetching: Appliance, upstream: RemoteRegistry, api: bool
+    prefetching: Appliance, upstream: RemoteRegistry, api: bool, said: str | None
 ) -> None:
     """The list, the SBOM, the signature by its tag and their blobs are served when the upstream is gone for good."""
     subject, sbom, signature = signed(upstream, api)
+    if said is not None:
+        upstream.misbehave("/v2/*/referrers/*", ("oci_error", {"code": 404, "name": said}))
     assert pull(prefetching.authority, REPOSITORY, "1").digest == subject
     until(lambda: is_whole(prefetching, sbom) and is_whole(prefetching, signature), "the SBOM and the signature")
     upstream.kill()
