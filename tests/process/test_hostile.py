@@ -88,6 +88,30 @@ def test_a_redirect_takes_no_password_along(
             other.kill()
 
 
+@pytest.mark.parametrize("has_own", [True, False], ids=["with a password of its own", "without"])
+def test_a_mirror_is_not_shown_the_password_of_the_registry(
+    idle: Appliance, upstream: RemoteRegistry, elsewhere: RemoteRegistry, has_own: bool, tmp_path: Path
+) -> None:
+    """It is the second URL of the same upstream, and asks for one when the first is down."""
+    added = [registry.add("team/app") for registry in (upstream, elsewhere)]
+    passwords = {upstream.authority: "robot:hunter2"} | ({elsewhere.authority: "robot:other"} if has_own else {})
+    auths = {host: {"auth": base64.b64encode(pair.encode()).decode()} for host, pair in passwords.items()}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"auths": auths}))
+    idle.settings["upstreams"]["up.test"] |= {"url": [upstream.url, elsewhere.url], "auth_file": str(file)}
+    idle.write()
+    idle.start()
+    for registry in (upstream, elsewhere):
+        registry.misbehave("*", wanting('Basic realm="x"'), times=1)
+    get(idle.authority, f"{APP}/manifests/latest")
+    assert BASIC in shown(upstream.seen()) and shown(elsewhere.seen()) <= {None}
+    upstream.misbehave("*", ("status", {"code": 503}))
+    reply = ask(idle.authority, f"{APP}/blobs/{added[0]['blobs'][1][0]}")
+    own = "Basic " + base64.b64encode(b"robot:other").decode()
+    assert shown(elsewhere.seen()) == ({None, own} if has_own else {None})
+    assert reply.status == (200 if has_own else 404)
+
+
 @pytest.mark.parametrize("kind", ["manifests/latest", "tags/list", "blobs/"])
 def test_none_of_its_headers_reaches_a_client(appliance: Appliance, upstream: RemoteRegistry, kind: str) -> None:
     """Whatever it sends along, the response has the fields that ours have, with our values."""
