@@ -439,11 +439,23 @@ def test_everything_held_is_served_with_the_upstream_gone_and_after_a_restart() 
     assert shop.hub.calls == []
 
 
-def test_what_may_not_be_pulled_is_denied() -> None:
-    """403, and nobody is asked."""
-    shop = Shop(deny=("library/app",))
-    answer = shop.get(manifest())
-    assert (answer.status, answer.error["code"], shop.calls()) == (403, "DENIED", 0)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("prefix", ["", "library/", "docker.io/", "index.docker.io/library/"])
+@pytest.mark.parametrize(
+    "rest",
+    [f"manifests/{IMAGE_DIGEST}", "manifests/latest", "blobs/" + str(Digest.of(LAYER)), "tags/list"]
+    + [f"referrers/{IMAGE_DIGEST}"],
+)
+def test_what_may_not_be_pulled_is_denied(rest: str, prefix: str, method: str) -> None:
+    """403, and nobody is asked; by whatever name it is meant, and though all of it is held."""
+    before = Shop()
+    for held in (manifest(), manifest(IMAGE_DIGEST), blob(LAYER), "/v2/app/tags/list"):
+        assert before.get(held).status == 200
+    for shop in (Shop(deny=("library/app",)), Shop(before=before, deny=("library/app",))):
+        shop.hub.calls.clear()
+        answer = shop.ask(method, f"/v2/{prefix}app/{rest}")
+        assert (answer.status, shop.calls()) == (403, 0)
+        assert method == "HEAD" or answer.error["code"] == "DENIED"
 
 
 # -- cut off --------------------------------------------------------------------------------------------------------
