@@ -302,6 +302,9 @@ class IBlobResponse(Interface):
             nothing comes for too long while the producer is not paused.
         """
 
+    def awaited() -> None:
+        """Somebody waits for the body from now on, whatever was said when it was asked for."""
+
     def abandon() -> None:
         """Drop the connection; the body is not wanted."""
 

@@ -14,8 +14,7 @@ FAILED     no more bytes will come                                     -
 Readers see C{source}: a growing file whose last byte is withheld until the digest is known to be right, so that no
 response with wrong bytes is ever completed.
 
-The size that a descriptor gives is a hint (L{appliance.cache.length}). Bytes are thrown away only when they turn out to
-have another digest.
+A descriptor's size is a hint (L{appliance.cache.length}). Bytes are thrown away only where their digest is wrong.
 
 Where more than one segment is wanted, the request at OPENING is for the first piece of what is missing. When just that
 is granted, the rest is fetched as L{appliance.cache.segments} says; an answer that is not the range asked for, then or
@@ -113,6 +112,7 @@ class Flight:
         self._opened_at = 0.0
         self._opened_with = 0
         self._asking: Deferred[IBlobResponse] | None = None
+        self._coming: IBlobResponse | None = None
         self._hurried = False
 
     @property
@@ -125,8 +125,7 @@ class Flight:
         Fires when C{size} and C{source} may be used: the upstream has granted the bytes that are missing.
 
         Fails with what the flight failed with. One Deferred per call; cancelling it detaches its owner only. Who calls
-        this waits for the blob: the flight is no background work any more, and where it has not got beyond asking, it
-        asks again as what somebody waits for.
+        this waits for the blob: the flight is no background work any more, and asks again where it has got no further.
         """
         if self.background:
             self.background = False
@@ -154,9 +153,8 @@ class Flight:
     def rate(self) -> float:
         """Bytes a second since the line was opened; 0 while nothing can be said."""
         elapsed = self._clock.seconds() - self._opened_at
-        if self.state is not State.FLYING or elapsed <= 0:
-            return 0.0
-        return (self.source.available - self._opened_with) / elapsed
+        is_known = self.state is State.FLYING and elapsed > 0
+        return (self.source.available - self._opened_with) / elapsed if is_known else 0.0
 
     async def fly(self) -> None:
         """
@@ -193,7 +191,9 @@ class Flight:
     async def _receive(self, ingest: IIngest) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""
         patience = Patience()
-        if ingest.size and ingest.verify() and not self._is_ours(ingest.origin):
+        origin = ingest.origin
+        is_ours = origin is not None and (origin.upstream, origin.repository) == (self.registry.name, self.repository)
+        if ingest.size and ingest.verify() and not is_ours:
             # It came whole through another repository: whether this one has it is for its upstream to say.
             await self.registry.blob_size(self.repository, self.digest)
         # There is only one blob of no bytes, and who names it needs no upstream.
@@ -207,9 +207,6 @@ class Flight:
             if not self._was_open or self._store.size(self.digest) is not None:
                 raise error
             await self._pause(error, patience.pause(error, ingest.size > before))
-
-    def _is_ours(self, origin: Origin | None) -> bool:
-        return origin is not None and (origin.upstream, origin.repository) == (self.registry.name, self.repository)
 
     async def _pause(self, error: PullcacheError, seconds: float) -> None:
         self._log.info("{digest}: {error}; again in {seconds} s", digest=self.digest, error=error, seconds=seconds)
@@ -258,9 +255,11 @@ class Flight:
         writer = self._writer(ingest, response)
         # Beside the first bytes, not before them: a client waits for those.
         noting = self._note(ingest, response)
+        self._coming = response
         try:
             await response.deliver(writer)
         finally:
+            self._coming = None
             await self._drain(ingest, writer, noting)
         return None
 
@@ -268,7 +267,6 @@ class Flight:
         """All that is missing, in pieces, beginning with the granted one; what ended that before it was done."""
         assert self.size is not None
         validator = granted.validator
-
         segments = Segments(
             self.registry.name,
             lambda start, stop: Deferred.fromCoroutine(self._piece(start, stop, validator)),
@@ -318,6 +316,8 @@ class Flight:
         if self._asking is not None and not self._asking.called:
             self._hurried = True
             self._asking.cancel()
+        elif self._coming is not None:
+            self._coming.awaited()
 
     def _ask(self, start: int, stop: int | None, validator: str | None) -> Deferred[IBlobResponse]:
         asked: Deferred[IBlobResponse] = self.registry.blob(

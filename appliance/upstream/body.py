@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer, IReactorTime
@@ -128,6 +128,9 @@ class Delivery(Protocol):
         """The consumer wants no more: the connection is dropped, and L{finished} fails."""
         self._drop(UpstreamUnavailable(self._watch.upstream, "the body was dropped"))
 
+    def awaited(self) -> None:
+        """Somebody waits for it from now on; all bodies are the same here."""
+
     def settle(self) -> None:
         """
         To be called after C{deliverBody}, which resumes the connection at its end: a consumer that asked for a pause
@@ -233,6 +236,10 @@ class PacedDelivery(Delivery):
                 self._let_go()
             self._consumer.write(data)
 
+    def awaited(self) -> None:
+        """Somebody waits for it from now on: it comes as fast as what was asked for so."""
+        self._share.background = False
+
     def _hold(self) -> None:
         self._held = True
         self._pause_wire()
@@ -281,6 +288,10 @@ class _Nothing(Protocol):
 
 def deliver(response: IResponse, consumer: IConsumer, watch: Watch) -> Deferred[None]:
     """Send the body of C{response} into C{consumer}; see L{IBlobResponse.deliver}."""
+    return _begin(response, consumer, watch).finished
+
+
+def _begin(response: IResponse, consumer: IConsumer, watch: Watch) -> Delivery:
     length = None if response.length is UNKNOWN_LENGTH else response.length
     if watch.pace is None:
         delivery = Delivery(consumer, watch, length)
@@ -288,7 +299,7 @@ def deliver(response: IResponse, consumer: IConsumer, watch: Watch) -> Deferred[
         delivery = PacedDelivery(consumer, watch, length, watch.pace)
     response.deliverBody(delivery)
     delivery.settle()
-    return delivery.finished
+    return delivery
 
 
 async def read_whole(response: IResponse, limit: int, watch: Watch, what: str) -> bytes:
@@ -352,11 +363,19 @@ class BlobResponse:
         self._response = response
         self._watch = watch
         self._taken = False
+        self._delivery: Delivery | None = None
 
     def deliver(self, consumer: IConsumer) -> Deferred[None]:
         """See L{IBlobResponse.deliver}."""
         self._taken = True
-        return deliver(self._response, consumer, self._watch)
+        self._delivery = _begin(self._response, consumer, self._watch)
+        return self._delivery.finished
+
+    def awaited(self) -> None:
+        """See L{IBlobResponse.awaited}."""
+        self._watch = replace(self._watch, background=False)
+        if self._delivery is not None:
+            self._delivery.awaited()
 
     def abandon(self) -> None:
         """See L{IBlobResponse.abandon}; nothing happens after C{deliver}, whose Deferred is to be cancelled."""

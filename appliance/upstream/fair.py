@@ -165,6 +165,10 @@ class FairResponse:
             raise
         return delivered.addBoth(self._over)
 
+    def awaited(self) -> None:
+        """See L{IBlobResponse.awaited}."""
+        self._response.awaited()
+
     def abandon(self) -> None:
         """See L{IBlobResponse.abandon}; after C{deliver} the body's end is what counts."""
         try:

@@ -90,6 +90,7 @@ class ScriptedBody:
 
     @ivar paused: whether the consumer asked for a pause; what is fed meanwhile waits.
     @ivar dropped: whether the connection was dropped: abandoned, stopped or cancelled.
+    @ivar is_awaited: whether it was said that somebody waits for it.
     """
 
     def __init__(self, upstream: str, data: bytes, start: int, size: int | None, validator: str | None) -> None:
@@ -99,6 +100,7 @@ class ScriptedBody:
         self.validator = validator
         self.paused = False
         self.dropped = False
+        self.is_awaited = False
         self.by_hand = False
         self._upstream = upstream
         self._rest = data
@@ -118,6 +120,10 @@ class ScriptedBody:
             self._ending.append(None)
         self._flow()
         return done
+
+    def awaited(self) -> None:
+        """See L{IBlobResponse.awaited}."""
+        self.is_awaited = True
 
     def abandon(self) -> None:
         """See L{IBlobResponse.abandon}."""

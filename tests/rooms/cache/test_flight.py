@@ -754,6 +754,19 @@ def test_a_flight_that_nobody_waits_for_says_so() -> None:
     trip.body.complete()
 
 
+def test_who_comes_while_a_body_is_on_its_way_in_the_background_has_it_hastened() -> None:
+    """It is asked for once, and goes on as what somebody waits for."""
+    trip = Trip()
+    trip.flight.background = True
+    trip.depart()
+    trip.body.feed(1000)
+    assert not trip.body.is_awaited
+    result(trip.flight.opened())
+    assert trip.body.is_awaited and len(trip.asked()) == 1
+    trip.body.complete()
+    assert trip.flight.state is State.LANDED
+
+
 def test_who_comes_while_the_background_asks_is_not_last_in_the_queue() -> None:
     """The question is put again as one that somebody waits for; the one in the background is dropped."""
     trip = Trip()

@@ -15,10 +15,13 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from appliance.errors import UpstreamTimeout
-from appliance.upstream.body import Watch, deliver
+from appliance.upstream.body import BlobResponse, Watch, deliver
+from appliance.upstream.fair import FairResponse
 from appliance.upstream.limits import Limits
 from appliance.upstream.pace import BURST, TICK, Pace
+from appliance.upstream.permits import Permits, Rank
 from tests.contracts.upstream import Taker
+from tests.doubles.pullthrough import result
 
 RATE = 1_000_000
 STEP = 0.01
@@ -217,6 +220,20 @@ def test_background_work_gets_a_tenth_while_somebody_waits_for_others() -> None:
     sent = weather.run(100)
     assert sum(sent[:2]) == pytest.approx(90 * RATE, rel=0.02)
     assert sum(sent[2:]) == pytest.approx(10 * RATE, rel=0.02)
+
+
+def test_a_body_for_which_somebody_comes_is_no_background_work_any_more() -> None:
+    """From that moment on it comes as fast as what another client asked for."""
+    weather = Weather()
+    weather.begin()
+    line = Line(weather.clock)
+    watch = Watch("up.example", weather.clock, 30.0, pace=weather.pace, background=True)
+    response = BlobResponse(line, watch, 0, None, None)  # type: ignore[arg-type]
+    response.deliver(Drain())
+    weather.lines.append(line)
+    assert weather.run(20) == [pytest.approx(18 * RATE, rel=0.05), pytest.approx(2 * RATE, rel=0.05)]
+    FairResponse(response, result(Permits(2).acquire(Rank.BACKGROUND))).awaited()
+    assert weather.run(20) == [pytest.approx(10 * RATE, rel=0.05)] * 2
 
 
 def test_background_work_gets_all_when_it_is_alone() -> None:
