@@ -340,8 +340,14 @@ class Inbox:
                 await self._threads.call(move, self._folder, name, self._looks[name][0], verdict)
             except FileNotFoundError:
                 self._log.warn("{name} is not there any more", name=name)
-            except (OSError, BundleError) as error:
+            except BundleError as error:
                 failed[name] = error
+            except OSError as error:
+                what = "is imported" if verdict.where == DONE else "is refused"
+                failed[name] = OSError(
+                    f"{name}: it {what}, and cannot be moved to {verdict.where}/: {error.strerror or error}; make room"
+                    " there, and see who may write there"
+                )
         before = self._put_off.pop(names, None)
         if failed:
             if before is not None:

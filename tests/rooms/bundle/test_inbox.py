@@ -303,7 +303,9 @@ def test_what_cannot_be_moved_is_not_imported_again(watched: Watched, monkeypatc
 
     monkeypatch.setattr(os, "rename", failing)
     watched.look(2)
-    assert watched.there() == names[1:] and watched.inbox.waiting()[0].files == names[1:]
+    [waiting] = watched.inbox.waiting()
+    assert watched.there() == names[1:] and waiting.files == names[1:]
+    assert "it is imported, and cannot be moved to done/: No space left on device; make room" in waiting.reason
     watched.look(int(RETRY / INTERVAL) + 1)
     assert watched.there() == [] and len(watched.imported) == 1
     assert [name for name in watched.there("done") if not name.endswith(".json")] == names
