@@ -154,7 +154,12 @@ class Chooser:
         if not (selection.refs or selection.all or selection.want or selection.since is not None):
             raise BundleError("nothing to export was named: give references or patterns, all, since, or wants")
         self._since = selection.since
-        self._want = selection.want
+        self._want_names = [want.name for want in selection.want]
+        # By place and reference: there may be ten thousand, and as many candidates.
+        self._want: dict[tuple[str, str], dict[str, list[Want]]] = {}
+        for want in selection.want:
+            place = self._want.setdefault((want.upstream, want.repository), {})
+            place.setdefault(want.reference, []).append(want)
         self._answered: set[str] = set()
         self._patterns = [parse_pattern(text, upstream_for) for text in selection.refs]
         if selection.all or (selection.since is not None and not selection.refs):
@@ -162,23 +167,22 @@ class Chooser:
 
     def concerns(self, upstream: str, repository: str) -> bool:
         """Whether anything of that repository may be meant."""
-        wanted = any((want.upstream, want.repository) == (upstream, repository) for want in self._want)
+        wanted = (upstream, repository) in self._want
         return wanted or any(matches(pattern.place, f"{upstream}/{repository}") for pattern in self._patterns)
 
     def looked_for(self, upstream: str, repository: str) -> frozenset[Digest]:
         """Digests that are wanted of that repository; they may be of blobs."""
-        wants = (want for want in self._want if (want.upstream, want.repository) == (upstream, repository))
-        return frozenset(digest for want in wants if (digest := want.digest) is not None)
+        wanted = self._want.get((upstream, repository), {})
+        return frozenset(Digest.parse(reference) for reference in wanted if ":" in reference)
 
     def platforms(self, candidate: Candidate) -> frozenset[str]:
         """The platforms for which C{candidate} itself is wanted."""
-        meant = (candidate.tag, str(candidate.digest))
+        wanted = self._want.get((candidate.upstream, candidate.repository), {})
         return frozenset(
             want.platform
-            for want in self._want
+            for reference in (candidate.tag, str(candidate.digest))
+            for want in wanted.get(reference or "", ())
             if want.platform is not None
-            and (want.upstream, want.repository) == (candidate.upstream, candidate.repository)
-            and want.reference in meant
         )
 
     def choose(self, candidates: Iterable[Candidate], naming: dict[Digest, list[Digest]]) -> set[Candidate]:
@@ -188,8 +192,12 @@ class Chooser:
         @param naming: for a wanted blob, the manifests that name it.
         """
         chosen = set()
+        named: dict[Digest, list[Digest]] = {}
+        for blob, manifests in naming.items():
+            for manifest in manifests:
+                named.setdefault(manifest, []).append(blob)
         for candidate in candidates:
-            for text, pick in self._picks(candidate, naming):
+            for text, pick in self._picks(candidate, named.get(candidate.digest, [])):
                 if pick is not None:
                     self._answered.add(text)
                     chosen.add(pick)
@@ -197,15 +205,21 @@ class Chooser:
 
     def unanswered(self) -> list[str]:
         """What was asked for, as it was written, and has not been met by anything chosen so far."""
-        asked = [*(pattern.text for pattern in self._patterns), *(want.name for want in self._want)]
+        asked = [*(pattern.text for pattern in self._patterns), *self._want_names]
         return [text for text in dict.fromkeys(asked) if text not in self._answered]
 
-    def _picks(
-        self, candidate: Candidate, naming: dict[Digest, list[Digest]]
-    ) -> Iterator[tuple[str, Candidate | None]]:
+    def _picks(self, candidate: Candidate, named: list[Digest]) -> Iterator[tuple[str, Candidate | None]]:
+        """@param named: the wanted blobs that the candidate's manifest names."""
         if self._is_recent(candidate):
             yield from ((pattern.text, pattern.pick(candidate)) for pattern in self._patterns)
-        yield from ((want.name, _answer(want, candidate, naming)) for want in self._want)
+        wanted = self._want.get((candidate.upstream, candidate.repository), {})
+        by_digest = replace(candidate, tag=None)
+        for reference, pick in (
+            (candidate.tag or "", candidate),
+            (str(candidate.digest), by_digest),
+            *((str(blob), candidate) for blob in named),
+        ):
+            yield from ((want.name, pick) for want in wanted.get(reference, ()))
 
     def _is_recent(self, candidate: Candidate) -> bool:
         return self._since is None or (candidate.last_pulled is not None and candidate.last_pulled >= self._since)
@@ -243,15 +257,3 @@ def _place(name: str, upstream_for: UpstreamFor) -> str:
     if upstream == DOCKER_HUB and "/" not in repository and repository != "**":
         repository = f"{_OFFICIAL}/{repository}"
     return f"{upstream}/{repository}"
-
-
-def _answer(want: Want, candidate: Candidate, naming: dict[Digest, list[Digest]]) -> Candidate | None:
-    """C{candidate} when it is what is wanted, or holds it."""
-    if (want.upstream, want.repository) != (candidate.upstream, candidate.repository):
-        return None
-    digest = want.digest
-    if digest is None:
-        return candidate if candidate.tag == want.reference else None
-    if digest == candidate.digest:
-        return replace(candidate, tag=None)
-    return candidate if candidate.digest in naming.get(digest, ()) else None

@@ -133,6 +133,37 @@ def test_what_is_no_name_is_refused_with_an_example(text: str) -> None:
         parse_pattern(text, upstream_for)
 
 
+class CountedWant(Want):
+    """A want that counts how often it is looked at."""
+
+    looks = 0
+
+    @property
+    def name(self) -> str:
+        CountedWant.looks += 1
+        return super().name
+
+
+def test_choosing_costs_what_is_there_and_not_that_times_what_is_wanted() -> None:
+    """The other side may want ten thousand made-up names of a repository with as many tags."""
+    tags = [Candidate("docker.io", "library/nginx", str(number), ONE) for number in range(200)]
+    wants = tuple(CountedWant("docker.io", "library/nginx", f"made-up-{number}") for number in range(200))
+    wanted = (
+        *wants,
+        CountedWant("docker.io", "library/nginx", "7"),
+        CountedWant("docker.io", "library/nginx", str(TWO)),
+    )
+    CountedWant.looks = 0
+    chooser = Chooser(Selection(want=wanted), upstream_for)
+    found = chooser.choose([*tags, Candidate("docker.io", "library/nginx", "two", TWO)], {TWO: [ONE]})
+    assert {each.name for each in found} == {
+        *(tag.name for tag in tags),
+        f"docker.io/library/nginx@{TWO}",
+    }
+    assert chooser.unanswered() == [f"docker.io/library/nginx:made-up-{number}" for number in range(200)]
+    assert CountedWant.looks < 2 * len(wanted) + len(tags)
+
+
 def test_an_upstream_is_known_by_its_dot_its_port_or_its_configuration() -> None:
     """What docker takes for a registry is one here, and what is configured here as well."""
     expected = {
