@@ -84,8 +84,6 @@ class _DockerArchive:
             for root in self._rebuilt(image, diff_ids, as_name):
                 if roots.setdefault(root.name, root) != root:
                     self._refuse(MANIFEST, f"{root.name} is the name of two images; export them one by one")
-            if len(roots) > MAX_REFS:
-                self._refuse(MANIFEST, f"it has more than {MAX_REFS} names")
         self._offer.roots = list(roots.values())
         self._offer.notes.append(
             "a docker archive holds no manifest: it was rebuilt, so its digest is not the one in the original registry"
@@ -102,8 +100,9 @@ class _DockerArchive:
                 f"{self._archive.source}: its {MANIFEST} is not docker's ({error}); export images as a bundle, an OCI"
                 " layout or a docker archive"
             ) from None
-        if not images or len(images) > MAX_REFS:
-            self._refuse(MANIFEST, f"it names {len(images)} images")
+        names = sum(len(image.repo_tags or ()) for image in images)
+        if not images or len(images) > MAX_REFS or names > MAX_REFS:
+            self._refuse(MANIFEST, f"it names {len(images)} images by {names} names; {MAX_REFS} are allowed")
         return images
 
     def _identities(self, image: _Image) -> list[str]:

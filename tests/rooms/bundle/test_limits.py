@@ -236,3 +236,12 @@ def test_volumes_are_compared_one_by_one(tmp_path: Path) -> None:
     ]
     with peak_below(32 * MIB), pytest.raises(BundleDamaged):
         Receiver().run(*paths)
+
+
+def test_names_of_a_docker_archive_are_counted_before_one_is_read(tmp_path: Path) -> None:
+    """Each takes more memory once it is read than it takes in the archive, and says nothing before it is known."""
+    names = ["no name!", *(f"a/b:{number}" for number in range(100_000))]
+    files, _ = archives.docker_save((images.image("named"), names))
+    (tmp_path / "a.tar").write_bytes(archives.tar(files))
+    with pytest.raises(BundleDamaged, match="1 images by 100001 names; 100000 are allowed"):
+        Receiver().run(tmp_path / "a.tar")
