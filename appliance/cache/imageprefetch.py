@@ -1,8 +1,9 @@
 """
 What a pulled image still lacks, where C{prefetch} says so: the blobs that no client asked for because it had them.
 
-  - C{pulled}: of each manifest that was pulled, its configuration and its layers. An index is left as it is: of its
-    platforms those are made whole whose own manifest was pulled.
+  - C{pulled}: of each manifest that was pulled, its configuration and its layers. Of an index those platforms are made
+    whole whose own manifest was pulled; where none was, its client had that as well, and what other repositories have
+    brought whole is asked for here (no byte comes for that).
   - C{index}: of an index that was pulled every child as well, attestations included.
 
 A layer that may not be distributed is left to whom its descriptor's C{urls} name (image-spec, layer.md,
@@ -20,7 +21,7 @@ from appliance.cache.sources import RetryLater, Sources
 from appliance.errors import PullcacheError, UpstreamDenied, UpstreamError, UpstreamMissing, UpstreamRateLimited
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import Manifest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from appliance.oci.mediatypes import INDEXES, NONDISTRIBUTABLE
 from appliance.settings import IMAGE_INDEX, IMAGE_NONE
 
@@ -90,14 +91,31 @@ class ImagePrefetch:
                 continue
             if not manifest.is_index:
                 await self._fetch_blobs(repository, digest, manifest)
-            elif self._remote().settings.prefetch_image == IMAGE_INDEX:
+            else:
                 children = [child.parsed() for child in manifest.manifests]
+                if self._remote().settings.prefetch_image != IMAGE_INDEX:
+                    children = await self._brought_by_others(repository, children)
                 waiting.extend(self._new(sorted(children, key=lambda child: self._order(repository, child))))
         for blob in self._last:
             await self._fetch_blob(blob)
         self._tell()
         if self._failure is not None:
             raise self._failure
+
+    async def _brought_by_others(self, repository: Repository, children: list[Digest]) -> list[Digest]:
+        """Those that the store has whole, where the repository has none of them."""
+        if any(child in repository.manifests for child in children):
+            return []
+        return [child for child in children[:MOST] if self._is_held(child) and await self._is_whole(child)]
+
+    async def _is_whole(self, digest: Digest) -> bool:
+        """Whether the store has all of an image, whoever brought it. Nobody is asked."""
+        try:
+            manifest = parse_manifest(await self._sources.store.read(digest, MAX_MANIFEST_BYTES), None)
+        except PullcacheError:
+            return False
+        blobs = [blob.parsed() for blob in manifest.blobs if blob.media_type not in NONDISTRIBUTABLE]
+        return not manifest.is_index and all(map(self._is_held, blobs))
 
     def _order(self, repository: Repository, child: Digest) -> tuple[bool, bool]:
         """What clients pulled of an index comes first, what failed last."""

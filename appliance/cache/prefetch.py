@@ -49,9 +49,8 @@ from appliance.errors import DigestInvalid, PullcacheError
 from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
-from appliance.oci.mediatypes import INDEXES
 from appliance.oci.referrer import subject_of
-from appliance.settings import IMAGE_NONE, IMAGE_PULLED
+from appliance.settings import IMAGE_NONE
 
 LIMIT = 1000
 """Subjects of a kind that wait; what is pulled beyond that is not looked at until it is pulled again."""
@@ -191,10 +190,6 @@ class Prefetch:
             return
         for kind in kinds:
             known = self._done.get((kind, remote.name, name, str(digest)))
-            if kind is Kind.IMAGE and remote.settings.prefetch_image == IMAGE_PULLED:
-                if repository.manifests[digest].media_type in INDEXES:
-                    # Its children come when they are pulled.
-                    known = (self._clock.seconds(), self._clock.seconds() + WHOLE_FOR)
             if known is not None and known[0] <= self._clock.seconds() < known[1]:
                 # The next pull costs no more than a look at this.
                 self._remember((kind, remote.name, name, reference), *known)

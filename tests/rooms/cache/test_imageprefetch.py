@@ -154,6 +154,32 @@ def test_a_layer_that_another_repository_brought_is_there_as_well() -> None:
     take(desk, CONFIG, *LAYERS)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_platform_that_a_client_had_through_another_repository_is_there_as_well(whole: bool) -> None:
+    """containerd has its manifest, too, and asks for the index alone: its upstream is asked, and sends no blob."""
+    desk = stocked()
+    result(desk.through.manifest(HUB, APP, "five"))
+    take(desk, CONFIG, *LAYERS[0 if whole else 1 :])
+    listed = index(image(LAYERS[3]), FIVE)
+    desk.upstream.add_manifest("mirror", listed, OCI_INDEX, "latest")
+    desk.upstream.add_manifest("mirror", FIVE, json.loads(FIVE)["mediaType"])
+    for each in (CONFIG, *LAYERS):
+        desk.upstream.add_blob("mirror", each)
+    result(desk.through.manifest(HUB, "mirror", "latest", pulled=True))
+    desk.asked()
+    desk.turn(GRACE)
+    assert desk.prefetch.images == 0
+    if not whole:
+        # Nobody knows that it is this platform that somebody pulled.
+        assert desk.asked() == []
+        return
+    assert [call.verb for call in desk.upstream.calls] == ["head", *["blob_size"] * 6]
+    desk.upstream.fail(DOWN)
+    assert result(desk.through.manifest(HUB, "mirror", WHOLE)).data == FIVE
+    for each in (CONFIG, *LAYERS):
+        result(desk.through.blob(HUB, "mirror", Digest.of(each))).close()
+
+
 @pytest.mark.parametrize("media_type", sorted(NONDISTRIBUTABLE))
 def test_layers_that_may_not_be_distributed_are_left_alone(media_type: str) -> None:
     """Their descriptors name other places, and registries do not have them: the image lacks nothing else."""
