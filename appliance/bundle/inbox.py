@@ -267,7 +267,11 @@ class Inbox:
         """Import it. Raises L{BundleDamaged} when opening it was what the process died of."""
         looks = dict(zip(names, self._looked(names), strict=True))
         files = {name: (look.size, look.mtime) for name, look in looks.items()}
-        if not await self._openings.begin(files, list(self._looks)):
+        try:
+            may_open = await self._openings.begin(files, list(self._looks))
+        except OSError as error:
+            raise BundleNotStored(f"the store cannot be written: {error.strerror or error}; make room in it") from error
+        if not may_open:
             await self._openings.end(names)
             raise BundleDamaged(
                 f"{names[0]}: the appliance ended {MAX_OPENINGS} times while it was opening this; if that had another"

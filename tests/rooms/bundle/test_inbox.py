@@ -554,8 +554,10 @@ def test_a_stop_and_a_refusal_do_not_count(tmp_path: Path) -> None:
 
 
 def test_without_room_for_that_note_nothing_is_opened(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would not be stored either; the file waits."""
+    """It would not be stored either; the file waits, and the status says for what."""
     monkeypatch.setattr(watched.state, "_write", lambda *_: os.write(-1, b""))
     watched.put("a.tar")
     watched.look(2)
-    assert watched.imported == [] and watched.inbox.waiting()[0].kind == "OSError"
+    [waiting] = watched.inbox.waiting()
+    assert watched.imported == [] and waiting.kind == "BundleNotStored"
+    assert waiting.reason == "the store cannot be written: Bad file descriptor; make room in it"
