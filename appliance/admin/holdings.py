@@ -263,7 +263,9 @@ class Holdings:
     async def _read_ahead(self, repository: Repository, candidates: Sequence[Candidate]) -> Read:
         """Read what the lines of several images need, all at once: one by one each takes a thread's turn."""
         roots = {each.digest: repository.manifests[each.digest].media_type for each in candidates}
-        manifests = list((await self._reading.parse(roots, self._parsed)).values())
+        # A full batch may mean one image by many tags: nothing to read, and work enough for one turn.
+        full = len(candidates) >= AT_ONCE
+        manifests = list((await self._reading.parse(roots, self._parsed, others_first=full)).values())
         children = {child.parsed(): child.media_type for manifest in manifests for child in manifest.manifests}
         if children:
             await self._reading.parse(children, self._parsed)

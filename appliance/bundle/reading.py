@@ -37,17 +37,20 @@ class Reading:
         found = await self._store.read_all(digests, MAX_MANIFEST_BYTES)
         return {digest: data for digest, data in found.items() if digest.matches(data)}
 
-    async def parse(self, named: Mapping[Digest, str], parsed: Parsed) -> dict[Digest, Manifest]:
+    async def parse(
+        self, named: Mapping[Digest, str], parsed: Parsed, others_first: bool = False
+    ) -> dict[Digest, Manifest]:
         """
         Several manifests; those that cannot be read are left out.
 
         @param named: their media types.
         @param parsed: those that need not be read, and has those afterwards that were; of blobs with the right digest
             only.
+        @param others_first: whether others get their turn also where nothing has to be read.
         """
         known = {digest: parsed.get(digest, media_type) for digest, media_type in named.items()}
-        # Also where all are known, so that others get their turn.
-        data = await self.documents([digest for digest, manifest in known.items() if manifest is None])
+        unknown = [digest for digest, manifest in known.items() if manifest is None]
+        data = await self.documents(unknown) if unknown or others_first else {}
         found = {}
         for digest, manifest in known.items():
             if manifest is None:
@@ -68,7 +71,7 @@ class Reading:
         digests = sorted(media_types)
         for first in range(0, len(digests), AT_ONCE):
             batch = {digest: media_types[digest] for digest in digests[first : first + AT_ONCE]}
-            for digest, manifest in (await self.parse(batch, parsed)).items():
+            for digest, manifest in (await self.parse(batch, parsed, others_first=True)).items():
                 yield digest, manifest
 
 

@@ -133,6 +133,20 @@ def test_manifests_are_read_many_at_once(site: Appliance, monkeypatch: pytest.Mo
     assert site.get(path) == whole and len(repository.manifests) == 400
 
 
+def test_a_list_of_many_tags_lets_others_have_their_turn(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has to be read for them, and they take their time all the same; a small repository is one visit."""
+    site.hold(multi_arch(), *(f"1.{number}" for number in range(500)))
+    site.get("images")
+    seen = visits(site, monkeypatch)
+    assert len(site.get("images")["images"]) == 500
+    assert sum(seen) == 0 and len(seen) >= 500 // 50
+    site.hold(multi_arch("other"), "1", name="library/redis")
+    seen.clear()
+    site.get("images?pattern=redis")
+    site.get("images?pattern=redis")
+    assert seen == [3, 0]
+
+
 def test_an_image_that_is_damaged_takes_no_other_from_the_list(site: Appliance) -> None:
     """Where several are read at once as well; what is too large to be read with the others is read by itself."""
     contents = [image(str(number)) for number in range(5)]
