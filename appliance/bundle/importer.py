@@ -144,7 +144,8 @@ class Importer:
                 await self._threads.call(open_into, archives, path, stop, options.follow_links)
             progress(Progress(stage="checking"))
             offer = await self._threads.call(read_offer, archives, options.as_name, policy)
-            return await self._import(self._named(offer, options), archives, options, progress)
+            offer = await self._threads.call(self._named, offer, options)
+            return await self._import(offer, archives, options, progress)
         finally:
             # Whatever a thread is still reading ends soon, and the files are closed after it.
             stop.request()
@@ -259,7 +260,7 @@ class Importer:
 
     def _named(self, offer: Offer, options: ImportOptions) -> Offer:
         """
-        The offer with names as they are here.
+        The offer with names as they are here. Blocking: there may be a hundred thousand.
 
         @raise BundleDamaged: that makes one name of two images'.
         @raise BundleError: a name means nothing here.
