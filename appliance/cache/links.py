@@ -106,10 +106,10 @@ class Links:
         self._budget = budget
         self._named: LeastRecentlyUsed[tuple[str, str], _Names] = LeastRecentlyUsed(budget)
 
-    def add(self, repository: Repository, digest: Digest, manifest: Manifest) -> None:
-        """A manifest was added to the repository, which holds it by now."""
+    def add(self, repository: Repository, digest: Digest, manifest: Manifest, size: int) -> None:
+        """A manifest of C{size} bytes was added to the repository, or served as if it was: then it may only name."""
         named = self._of(repository)
-        named.add(digest, manifest, repository.manifests[digest])
+        named.add(digest, manifest, repository.manifests.get(digest) or Held(manifest.media_type, size, confirm=True))
         self._remember(repository, named)
 
     async def named(self, repository: Repository, digest: Digest, thorough: bool = False) -> Named | None:

@@ -193,25 +193,44 @@ class Manifests:
         @raise Offline: it is not held and no upstream may be asked.
         """
         repository = await self._repositories.get(remote.name, name)
-        if self._holds(repository, digest) or await self._adopt(remote, repository, digest):
+        if self._holds(repository, digest) or await self._adopt(repository, digest):
             return replace(await self._answer(repository, digest, HIT), fresh_until=None)
         if remote.offline:
-            raise Offline(f"{remote.name}/{name}@{digest} is not held, and this appliance is offline")
+            return await self._borrowed(remote, repository, digest)
         status = _fetched(await self._digests.cold(self._by_digest(remote, repository, digest)))
         return replace(await self._answer(repository, digest, status), fresh_until=None)
 
     def _by_digest(self, remote: Remote, repository: Repository, digest: Digest) -> Question[None]:
         return Question(remote, repository.name, str(digest), lambda: self._fetch(remote, repository, digest))
 
-    async def _adopt(self, remote: Remote, repository: Repository, digest: Digest) -> bool:
-        """
-        Hold here what the store has for another repository, if an index held here names it: one whose word is enough,
-        or where nobody can be asked.
-        """
+    async def _adopt(self, repository: Repository, digest: Digest) -> bool:
+        """Hold here what the store has for another repository, if an index held here names it whose word is enough."""
         named = None if self._store.size(digest) is None else await self._links.named(repository, digest, thorough=True)
-        if named is None or not (named.linked or remote.offline):
+        if named is None or not named.linked:
             return False
         return await self._hold(repository, digest, confirm=not await self._links.trusts(repository, digest))
+
+    async def _borrowed(self, remote: Remote, repository: Repository, digest: Digest) -> ManifestAnswer:
+        """
+        What the store has for another repository, if an index held here names it: nobody can be asked. It is not held
+        here for that: once there is somebody to ask, it is asked for.
+
+        @raise Offline: there is none.
+        """
+        absent = Offline(f"{remote.name}/{repository.name}@{digest} is not held, and this appliance is offline")
+        if self._store.size(digest) is None or await self._links.named(repository, digest) is None:
+            raise absent
+        try:
+            data = await self._store.read(digest, MAX_MANIFEST_BYTES)
+            manifest = parse_manifest(data, None)
+        except PullcacheError:
+            # A layer, as a rule.
+            raise absent from None
+        if not digest.matches(data):
+            raise BlobDamaged(f"{digest} is damaged on disk; remove the file and it is fetched again")
+        self._links.add(repository, digest, manifest, len(data))
+        fresh_until = self._clock.seconds() + freshness.OFFLINE_FRESH_FOR
+        return ManifestAnswer(digest, manifest.media_type, data, HIT, fresh_until=fresh_until)
 
     async def _hold(self, repository: Repository, digest: Digest, confirm: bool) -> bool:
         """Hold here what the store has; whether it is a manifest."""
@@ -252,7 +271,7 @@ class Manifests:
             await self._store.put(EMPTY_DIGEST, EMPTY)
             repository.blobs[EMPTY_DIGEST] = len(EMPTY)
         repository.hold(digest, manifest.media_type, size, confirm)
-        self._links.add(repository, digest, manifest)
+        self._links.add(repository, digest, manifest, size)
         await self._repositories.save(repository)
 
     # -- what is held -----------------------------------------------------------------------------------------------

@@ -255,8 +255,29 @@ def test_offline_a_manifest_that_names_it_is_enough() -> None:
             assert made.ask(method, blob(data, MINE)).status == 200
     assert made.get(manifest(Digest.of(SECRET), MINE)).body == SECRET
     assert asked(made) == []
+    assert [made.ask("HEAD", blob(data, MINE)).status for data in (SMALL, LARGE, CONFIG)] == [200] * 3
     online = Shop(before=made)
     assert is_kept_secret(online.get(blob(SMALL, MINE)))
+    assert online.get(manifest(Digest.of(SECRET), MINE)).status == 404
+    assert asked(made) == ["blob_size", "head"]
+
+
+def test_offline_what_is_beneath_an_index_is_served_through_it_alone() -> None:
+    """A multi-platform image whose platform came through another repository: its manifest, then its layers."""
+    made = Shop()
+    made.ghcr.add_manifest(THEIRS, SECRET, OCI_MANIFEST, "latest")
+    for data in (SMALL, CONFIG):
+        made.ghcr.add_blob(THEIRS, data)
+    made.hub.add_manifest(MINE, index(SECRET), OCI_INDEX, "list")
+    for path in (manifest("latest", f"ghcr.io/{THEIRS}"), manifest("list", MINE)):
+        assert made.get(path).status == 200
+    for data in (SMALL, CONFIG):
+        assert made.get(blob(data, f"ghcr.io/{THEIRS}")).body == data
+    offline = Shop(before=made, offline=True)
+    assert offline.get(manifest(Digest.of(SECRET), MINE)).body == SECRET
+    assert [offline.get(blob(data, MINE)).body for data in (SMALL, CONFIG)] == [SMALL, CONFIG]
+    assert offline.get(manifest(Digest.of(SMALL), MINE)).status == 404
+    assert is_kept_secret(Shop(before=offline).get(manifest(Digest.of(SECRET), MINE)))
 
 
 def as_before(made: Shop) -> None:

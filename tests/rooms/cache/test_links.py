@@ -107,7 +107,7 @@ def test_what_comes_later_is_listed_at_once() -> None:
     first = shelf.hold(signature("first"))
     assert shelf.listed() == [first]
     fetched, imported = signature("fetched"), signature("imported")
-    shelf.links.add(shelf.repository, shelf.hold(fetched), parse_manifest(fetched, None))
+    shelf.links.add(shelf.repository, shelf.hold(fetched), parse_manifest(fetched, None), len(fetched))
     assert set(shelf.listed()) == {first, Digest.of(fetched)}
     shelf.hold(imported)
     assert set(shelf.listed()) == {first, Digest.of(fetched), Digest.of(imported)}
