@@ -80,11 +80,7 @@ class _Entry:
 
 
 class Connections:
-    """
-    The table.
-
-    @ivar limits: what is in force; may be replaced at any time, and holds for what comes then.
-    """
+    """The table."""
 
     _log = Logger()
 
@@ -95,7 +91,7 @@ class Connections:
         @param dropped: is told why a connection was refused or broken off: C{"total"}, C{"address"}, C{"slow"} or
             C{"stalled"}.
         """
-        self.limits = limits
+        self._limits = limits
         self._clock = clock
         self._dropped = dropped
         self._open: dict[Connected, _Entry] = {}
@@ -103,6 +99,18 @@ class Connections:
         self._refused: set[Connected] = set()
         self._looking: IDelayedCall | None = None
         self._said = float("-inf")
+
+    @property
+    def limits(self) -> Limits:
+        """What is in force; may be replaced at any time, and holds for what comes then."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        if self._looking is not None:
+            # Not after a fourth of the hours that it may have been until now.
+            self._looking.reset(limits.stall_timeout / _LOOKS)
 
     def __len__(self) -> int:
         """Connections that are served."""
@@ -161,7 +169,7 @@ class Connections:
 
     def _watch(self) -> None:
         if self._looking is None:
-            self._looking = self._clock.callLater(self.limits.stall_timeout / _LOOKS, self._look)
+            self._looking = self._clock.callLater(self._limits.stall_timeout / _LOOKS, self._look)
 
     def _look(self) -> None:
         """Break off the connections whose client takes nothing of what we have for it."""

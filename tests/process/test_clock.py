@@ -15,7 +15,7 @@ import pytest
 
 from tests.clients.plain import ask, get, pull
 from tests.doubles.remote import RemoteRegistry
-from tests.process.service import Appliance, until
+from tests.process.service import PATIENCE, Appliance, until
 
 YEAR = 365 * 24 * 3600.0
 PATH = "/v2/team/app/manifests/latest"
@@ -87,7 +87,7 @@ def closes_in_its_time(authority: str) -> bool:
     """Whether a connection on which no request comes is closed by its timer, two seconds after it was opened."""
     host, port = authority.split(":")
     with socket.create_connection((host, int(port))) as silent:
-        silent.settimeout(10)
+        silent.settimeout(PATIENCE)
         began = time.monotonic()
         with contextlib.suppress(ConnectionResetError):
             assert silent.recv(1) == b""
@@ -133,10 +133,10 @@ def test_a_tag_that_moves_is_noticed_after_the_clock_was_set_back(
     with Load(idle.authority, first["blobs"][0][0]).running() as load:
         wall.set(-YEAR)
         upstream.tag("team/app", "latest", second["digest"])
-        until(lambda: meant(idle) == second["digest"], "it is noticed", 10)
+        until(lambda: meant(idle) == second["digest"], "it is noticed")
     assert load.wrong == []
     idle.stop()
     wall.set(-2 * YEAR)
     upstream.tag("team/app", "latest", first["digest"])
     idle.start()
-    until(lambda: meant(idle) == first["digest"], "it is asked for", 10)
+    until(lambda: meant(idle) == first["digest"], "it is asked for")

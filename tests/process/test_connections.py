@@ -15,7 +15,7 @@ import pytest
 from tests.clients.plain import ask, get
 from tests.doubles.certificates import authority
 from tests.doubles.remote import RemoteRegistry
-from tests.process.service import UPSTREAM, Appliance, free_port, until
+from tests.process.service import PATIENCE, UPSTREAM, Appliance, free_port, until
 
 SIZE = 30_000_000
 
@@ -77,7 +77,7 @@ def test_one_address_cannot_take_every_connection(idle: Appliance, upstream: Rem
     with contextlib.ExitStack() as opened:
         for _ in range(19):
             opened.enter_context(socket.create_connection((host, int(port))))
-        kept = http.client.HTTPConnection(idle.authority, timeout=10)
+        kept = http.client.HTTPConnection(idle.authority, timeout=PATIENCE)
         kept.request("GET", "/v2/")
         assert kept.getresponse().read() == b"{}"
         late = ask(idle.authority, "/v2/")
@@ -118,7 +118,7 @@ def test_a_thousand_connections_of_one_machine_are_served(appliance: Appliance, 
     upstream.add("team/app", sizes=[1000])
     host, port = appliance.authority.split(":")
     with contextlib.ExitStack() as opened:
-        opened_all = [opened.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(1000)]
+        opened_all = [opened.enter_context(socket.create_connection((host, int(port)), PATIENCE)) for _ in range(1000)]
         for connection in opened_all:
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
         for connection in opened_all:
@@ -153,10 +153,14 @@ def test_a_client_that_takes_nothing_is_cut_off(
     idle: Appliance, upstream: RemoteRegistry, tmp_path: Path, secured: bool
 ) -> None:
     """In the middle of a blob; its file and its connection are free again, and the log names it."""
-    idle.settings["connections"] = {"stall_timeout": "2s"}
     port = listen_with_tls(idle, tmp_path)
     idle.start()
     path = held(idle, upstream)
+    # From here on: who fills the store may stand still as long as this machine likes.
+    idle.settings["connections"] = {"stall_timeout": "2s"}
+    idle.write()
+    idle.signal(signal.SIGHUP)
+    until(lambda: "the configuration was read again" in idle.log(), "the limit holds")
     place = ("127.0.0.1", port if secured else int(idle.authority.split(":")[1]))
     raw = socket.create_connection(place)
     with without_checks().wrap_socket(raw) if secured else raw as client:

@@ -163,8 +163,12 @@ def test_a_good_file_at_sighup_is_in_force_while_transfers_go_on(
     assert "sha256:" + hashlib.sha256(transfer.rest()).hexdigest() == digest
 
 
-def test_sigterm_lets_a_transfer_end(appliance: Appliance, upstream: RemoteRegistry) -> None:
+def test_sigterm_lets_a_transfer_end(idle: Appliance, upstream: RemoteRegistry) -> None:
     """The client gets every byte, then the process ends cleanly."""
+    # However little of the machine this test has.
+    idle.settings["shutdown_grace"] = "2m"
+    idle.write()
+    appliance = idle.start()
     digest = upstream.add("team/app", sizes=[SIZE])["blobs"][1][0]
     get(appliance.authority, "/v2/team/app/manifests/latest")
     upstream.set(rate=SIZE)

@@ -221,3 +221,17 @@ def test_a_client_that_takes_nothing_is_cut_off(wrapped: int) -> None:
             table.leave(connections[0])
     assert [each.aborted for each in connections] == [True, False, False]
     assert told == ["stalled"]
+
+
+def test_a_new_time_for_standing_still_holds_for_those_who_are_connected() -> None:
+    """They are not looked at as seldom as the old one allowed."""
+    clock = Clock()
+    table = Connections(clock, ConnectionSettings(stall_timeout=3600.0))
+    connection, socket = Connection(), Stuck()
+    connection.transport = Wrapper(socket, connection)
+    socket.seen = Progress(100, True)
+    table.enter(connection)
+    table.limits = ConnectionSettings(stall_timeout=10.0)
+    for _ in range(20):
+        clock.advance(1.0)
+    assert connection.aborted
