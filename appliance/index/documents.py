@@ -207,6 +207,9 @@ def previous(key: Key) -> Key:
 
 
 def _keep_previous(path: Path) -> None:
+    if not path.is_file():
+        # Somebody took it away while it was in use: it is written anew, and the one before it stays.
+        return
     kept = path.with_name(f".{path.name}.previous")
     kept.unlink(missing_ok=True)
     os.link(path, kept)

@@ -227,6 +227,24 @@ def test_a_crash_before_the_rebuilt_document_is_written_loses_nothing(tmp_path: 
     assert result(documents.read(previous(KEY))) is None
 
 
+@pytest.mark.parametrize("blocked", [False, True], ids=["gone", "a folder in its place"])
+def test_a_document_that_somebody_took_away_is_written_anew(tmp_path: Path, blocked: bool) -> None:
+    """With the next change, without a restart; what it said before its last write is still there."""
+    documents = opened(tmp_path)
+    path = tmp_path / "repositories" / Path(*KEY)
+    result(documents.write(KEY, b"one", 0))
+    result(documents.write(KEY, b"two", 1))
+    path.unlink()
+    if blocked:
+        path.mkdir()
+        with pytest.raises(IsADirectoryError):
+            result(documents.write(KEY, b"three", 2))
+        path.rmdir()
+    result(documents.write(KEY, b"three", 2))
+    assert path.read_bytes() == b"three"
+    assert result(documents.read(previous(KEY)))[0] == b"one"
+
+
 def test_of_two_writes_at_the_same_time_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On two threads too: the loser hears of it, and the winner's bytes are whole."""
     documents = opened(tmp_path)
