@@ -213,6 +213,7 @@ class PullcacheService(Service):
         for listener, listen in zip(self._listeners, settings.listen, strict=True):
             listener.configure(settings, listen)
         self._prefetch.reconsider()
+        self._api.configured()
         self._log.info("the configuration was read again")
 
     # -- wiring -----------------------------------------------------------------------------------------------------

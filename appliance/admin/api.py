@@ -122,6 +122,11 @@ class Api:
             if self._inbox is not None:
                 self._inbox.start()
 
+    def configured(self) -> None:
+        """The configuration was read again."""
+        if self._inbox is not None:
+            self._inbox.configured()
+
     async def stop(self) -> None:
         """Cut the imports under way; what they stored is kept."""
         if self._inbox is not None:

@@ -11,7 +11,8 @@ A watched folder: what is put into it is imported.
 
 Only what is wrong with an archive itself (damaged, not trusted, too new) moves it to C{refused/}. What time, room on a
 disk or another bundle can mend leaves it where it is: it is tried again after a while, when it changes, and, where it
-lacks what another bundle brings, as soon as one was imported.
+lacks what another bundle brings or an upstream that is not configured, as soon as one was imported or the configuration
+was read again.
 
 Whoever may put files here is not trusted with the rest of the machine: no link is followed, nothing but regular files
 is opened, and nothing that is there is written over.
@@ -182,8 +183,15 @@ class Inbox:
 
     def imported(self) -> None:
         """Something was imported, from here or not: what lacks something is tried at the next look."""
+        self._hurry(BundleIncomplete)
+
+    def configured(self) -> None:
+        """The configuration was read again: what lacks an upstream is tried at the next look."""
+        self._hurry(BundleUpstreamUnknown)
+
+    def _hurry(self, kind: type[BundleError]) -> None:
         now = self._clock.seconds()
-        for names in self._lacking():
+        for names in self._put_off_for(kind):
             self._put_off[names] = replace(self._put_off[names], due=now)
 
     def _look(self) -> Deferred[None]:
@@ -223,14 +231,14 @@ class Inbox:
         while waiting:
             if await self._take(waiting.popleft()):
                 # The one put off last first: in a row of increments that lay the wrong way round it is the next base.
-                waiting.extendleft([lacking for lacking in self._lacking() if lacking not in waiting])
+                waiting.extendleft([each for each in self._put_off_for(BundleIncomplete) if each not in waiting])
 
     def _looked(self, names: Iterable[str]) -> tuple[Look, ...]:
         return tuple(self._looks[name][0] for name in names if name in self._looks)
 
-    def _lacking(self) -> list[tuple[str, ...]]:
-        """What was put off for want of something that another bundle may bring."""
-        return [names for names, put in self._put_off.items() if isinstance(put.error, BundleIncomplete)]
+    def _put_off_for(self, kind: type[BundleError]) -> list[tuple[str, ...]]:
+        """What was put off with such an error."""
+        return [names for names, put in self._put_off.items() if isinstance(put.error, kind)]
 
     def _is_due(self, names: tuple[str, ...], now: float) -> bool:
         return names not in self._put_off or self._put_off[names].due <= now

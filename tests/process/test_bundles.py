@@ -383,6 +383,27 @@ def waiting(appliance: Appliance) -> Any:
     return json.loads(command(appliance, "--json", "status").stdout)["inbox"]
 
 
+def test_a_bundle_in_the_inbox_is_taken_when_its_upstream_is_configured(
+    appliance: Appliance, watching: Appliance, upstream: RemoteRegistry, tmp_path: Path
+) -> None:
+    """The status names the line that is missing; with it in the configuration, a reload is enough."""
+    image = upstream.add("team/app", "1")
+    pull_all(appliance, {("team/app", "1"): image})
+    listen, upstreams = watching.settings["listen"], watching.settings["upstreams"]
+    watching.settings |= {"upstreams": {}, "listen": [{"endpoint": each["endpoint"]} for each in listen]}
+    watching.write()
+    watching.restart()
+    command(appliance, "export", "--all", "-o", tmp_path / "all.tar")
+    (tmp_path / "all.tar").rename(tmp_path / "inbox" / "all.tar")
+    [said] = until(lambda: waiting(watching), "the bundle waits")
+    assert f'"{UPSTREAM}": {{url: "https://{UPSTREAM}", offline: true}}' in said["reason"]
+    watching.settings["upstreams"] = upstreams
+    watching.write()
+    watching.signal(signal.SIGHUP)
+    until((tmp_path / "inbox" / "done" / "all.tar").exists, "it is imported")
+    assert pull(watching.bare, f"{UPSTREAM}/team/app", "1").digest == image["digest"]
+
+
 def test_a_full_disk_leaves_the_bundle_in_the_inbox(
     appliance: Appliance, watching: Appliance, upstream: RemoteRegistry, tmp_path: Path
 ) -> None:

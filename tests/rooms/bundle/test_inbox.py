@@ -21,6 +21,7 @@ from appliance.errors import (
     BundleNotRead,
     BundleNotStored,
     BundleUntrusted,
+    BundleUpstreamUnknown,
     PullcacheError,
     VersionConflict,
 )
@@ -247,6 +248,18 @@ def test_an_import_from_elsewhere_lets_what_lacks_something_be_tried(watched: Wa
         watched.inbox.imported()
         watched.look()
     assert watched.imported[2:] == [["a.tar"], ["a.tar"]] and watched.there() == ["b.tar"]
+
+
+def test_what_lacks_an_upstream_is_tried_when_the_configuration_was_read_again(watched: Watched) -> None:
+    """The line that the status asks for is there: nobody waits an hour for it to count."""
+    watched.errors = [BundleUpstreamUnknown("a"), BundleNotStored("b")]
+    watched.put("a.tar")
+    watched.put("b.tar")
+    watched.look(3)
+    assert watched.imported == [["a.tar"], ["b.tar"]]
+    watched.inbox.configured()
+    watched.look()
+    assert watched.imported[2:] == [["a.tar"]] and watched.there() == ["b.tar"]
 
 
 def test_an_archive_that_ends_too_early_may_still_be_copied(watched: Watched) -> None:
