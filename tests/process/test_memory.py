@@ -16,8 +16,8 @@ from tests.process.service import UPSTREAM, Appliance
 FULL = 10_000
 """Names that are remembered, the wants: an earlier process has left as many as there may be."""
 
-FIRST, MORE = 500, 6000
-GROWTH = 2 * 1024 * 1024
+FIRST, MORE = 500, 8000
+GROWTH = 5 * 1024 * 1024
 """Bytes that so many more may cost. Nothing that is kept of a name takes less than that."""
 
 pytestmark = pytest.mark.process
