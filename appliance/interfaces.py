@@ -506,7 +506,7 @@ class IAdapter(IPlugin):
     What tells one kind of registry from a standard one; found with C{twisted.plugin.getPlugins}.
 
     A site's own is a module in a C{twisted/plugins} folder on Python's path, with an instance of a class that extends
-    C{appliance.upstream.adapters.standard.Standard}. It is imported before the reactor is chosen, so it must import
+    C{appliance.upstream.kinds.standard.Standard}. It is imported before the reactor is chosen, so it must import
     nothing that installs one.
     """
 

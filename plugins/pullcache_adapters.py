@@ -1,17 +1,10 @@
 """The kinds of upstreams that come with pullcache. Nothing here may import what installs a reactor."""
 
-from appliance.upstream.adapters.acr import Acr
-from appliance.upstream.adapters.dockerhub import DockerHub
-from appliance.upstream.adapters.ecr import Ecr
-from appliance.upstream.adapters.ecrpublic import EcrPublic
-from appliance.upstream.adapters.gcr import Gcr
-from appliance.upstream.adapters.ghcr import Ghcr
-from appliance.upstream.adapters.gitlab import GitLab
-from appliance.upstream.adapters.harbor import Harbor
-from appliance.upstream.adapters.k8s import K8s
-from appliance.upstream.adapters.mcr import Mcr
-from appliance.upstream.adapters.quay import Quay
-from appliance.upstream.adapters.standard import Standard
+from appliance.upstream.kinds.acr import Acr
+from appliance.upstream.kinds.dockerhub import DockerHub
+from appliance.upstream.kinds.ecr import Ecr, EcrPublic
+from appliance.upstream.kinds.standard import Standard
+from appliance.upstream.kinds.wellknown import Gcr, Ghcr, GitLab, Harbor, K8s, Mcr, Quay
 
 distribution = Standard()
 acr = Acr()

@@ -72,7 +72,7 @@ ONLY_AT: dict[str, frozenset[str]] = {
     "zstandard": frozenset({"appliance/bundle/wrapping.py"}),
     "rich": frozenset({"appliance/cli"}),
     # An extra: whoever has no ECR has none of it.
-    "botocore": frozenset({"appliance/upstream/adapters/aws.py"}),
+    "botocore": frozenset({"appliance/upstream/credentials/aws.py"}),
 }
 
 Import = tuple[Path, int, str]
@@ -246,7 +246,7 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/index/documents.py", "import appliance.store.blobs as b"),
         ("appliance/index/documents.py", "import json, appliance.upstream"),
         ("appliance/upstream/agent.py", "from .. import store"),
-        ("appliance/upstream/adapters/hub.py", "from ...index import documents"),
+        ("appliance/upstream/kinds/hub.py", "from ...index import documents"),
         ("appliance/upstream/agent.py", "from appliance.cache.flights import Flight"),
         ("appliance/cache/flights.py", "from appliance.registry import routes"),
         ("appliance/cache/flights.py", "from appliance.bundle import volume"),
@@ -292,7 +292,7 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
         ("appliance/description.py", "from appliance.settings import Settings\nfrom .units import words"),
         ("appliance/flow/pump.py", "from appliance import errors, interfaces\nfrom appliance.oci import ranges"),
         ("appliance/store/blobs.py", "from ..flow.threads import Threads\nfrom ..settings import Settings"),
-        ("appliance/upstream/adapters/hub.py", "from ..agent import Agent\nfrom ...oci import digest"),
+        ("appliance/upstream/kinds/hub.py", "from ..agent import Agent\nfrom ...oci import digest"),
         ("appliance/cache/flights.py", "from appliance import settings, store, index, upstream, flow"),
         ("appliance/registry/routes.py", "from appliance.cache import flights\nfrom appliance import __version__"),
         (
@@ -353,7 +353,7 @@ def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
         ("appliance/bundle/importer.py", "from rich.progress import Progress"),
         ("appliance/admin/exports.py", "import rich"),
         ("appliance/upstream/access/credentials.py", "import botocore.session"),
-        ("appliance/upstream/adapters/ecr.py", "def late():\n    from botocore import session"),
+        ("appliance/upstream/kinds/ecr.py", "def late():\n    from botocore import session"),
         ("appliance/scalars.py", "import yaml"),
     ],
 )
@@ -368,14 +368,14 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/registry/routes.py", "import klein\nfrom werkzeug.exceptions import NotFound"),
         ("appliance/admin/health.py", "from klein import Klein"),
         ("appliance/upstream/agent.py", "import treq\nfrom twisted.web.client import Agent"),
-        ("appliance/upstream/adapters/hub.py", "from twisted.web._newclient import ResponseFailed"),
+        ("appliance/upstream/kinds/hub.py", "from twisted.web._newclient import ResponseFailed"),
         ("appliance/cli/status.py", "import treq\nfrom twisted.web import client"),
         ("appliance/yamltree.py", "import yaml"),
         ("appliance/bundle/minisign.py", "from cryptography.exceptions import InvalidSignature"),
         ("appliance/upstream/network/trust.py", "import cryptography.x509"),
         ("appliance/bundle/wrapping.py", "import zstandard"),
         ("appliance/cli/screen.py", "import rich.table\nimport richer, cryptographies"),
-        ("appliance/upstream/adapters/aws.py", "def late():\n    import botocore.session"),
+        ("appliance/upstream/credentials/aws.py", "def late():\n    import botocore.session"),
         ("appliance/tap.py", "from twisted.internet import reactor"),
         ("appliance/registry/routes.py", "from twisted.web import http\nfrom twisted.internet import defer"),
         ("appliance/cache/flights.py", "from twisted.internet.interfaces import IReactorTime\nimport kleins, treqs"),

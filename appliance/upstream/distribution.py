@@ -25,10 +25,10 @@ from appliance.interfaces import (
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.access.tokens import Tokens
-from appliance.upstream.adapters.standard import STANDARD
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.gate import Gate
 from appliance.upstream.health import UrlHealth
+from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.limits import Limits
 from appliance.upstream.network.agents import Agents
 from appliance.upstream.observer import IUpstreamObserver, SilentObserver

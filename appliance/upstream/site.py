@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from appliance.interfaces import IAdapter, ICredentials
-from appliance.upstream.access.acceptance import MAX_TURNS, Acceptance
 from appliance.upstream.access.access import Access, Shown, challenges_of
 from appliance.upstream.access.bearer import Realms, TokenServer
 from appliance.upstream.access.challenge import Challenge
 from appliance.upstream.access.tokens import Tokens
 from appliance.upstream.body import discard
+from appliance.upstream.credentials.acceptance import MAX_TURNS, Acceptance
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.network.agents import Agents
 from appliance.upstream.redirects import Answer, Redirects

@@ -14,8 +14,8 @@ from zope.interface.verify import verifyObject
 from appliance.errors import ConfigError
 from appliance.interfaces import IAdapter, ICredentials, IThreads, IUpstream
 from appliance.settings import Settings, UpstreamSettings
-from appliance.upstream.access.credentials import credentials_for
 from appliance.upstream.access.forms import Forms
+from appliance.upstream.credentials.configured import credentials_for
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.fair import FairUpstream

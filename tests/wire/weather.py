@@ -25,8 +25,8 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
-from appliance.upstream.adapters.standard import STANDARD
 from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.network.addresses import literal_of
 from appliance.upstream.network.agents import Agents
 from appliance.upstream.network.standing import Standing

@@ -1,1 +1,1 @@
-"""What tells one kind of registry from another, one module each."""
+"""The import path that plugins of sites were promised; what stood here is in C{appliance.upstream.kinds}."""

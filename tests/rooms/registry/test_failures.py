@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from appliance import errors
 from appliance.registry.failures import for_clients, internal, refusal
 from appliance.registry.responses import etag_matches, quotable
-from appliance.upstream.access.secretfile import SecretFile
+from appliance.upstream.credentials.file import SecretFile
 from appliance.upstream.network.proxy import Proxy
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import means

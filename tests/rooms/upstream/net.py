@@ -36,9 +36,9 @@ from zope.interface import implementer
 from appliance.flow.threads import InlineThreads
 from appliance.interfaces import Health, IAdapter, ICredentials, RateLimit
 from appliance.settings import UpstreamSettings
-from appliance.upstream.access.credentials import credentials_for
-from appliance.upstream.adapters.standard import STANDARD
+from appliance.upstream.credentials.configured import credentials_for
 from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
 from appliance.upstream.network.agents import Agents

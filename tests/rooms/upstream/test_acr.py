@@ -18,8 +18,8 @@ from zope.interface.verify import verifyObject
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamInvalid, UpstreamUnavailable
 from appliance.flow.threads import InlineThreads
 from appliance.interfaces import ICredentials, Secret
-from appliance.upstream.adapters.acr import AcrCredentials, claims_of, is_refresh_token, life_of
-from appliance.upstream.adapters.leases import PAUSE
+from appliance.upstream.credentials.acr import AcrCredentials, claims_of, is_refresh_token, life_of
+from appliance.upstream.credentials.leases import PAUSE
 from appliance.upstream.means import Means
 from tests.rooms.upstream.net import failure_of, now
 

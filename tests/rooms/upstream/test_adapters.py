@@ -34,25 +34,17 @@ from appliance.flow.threads import InlineThreads
 from appliance.interfaces import IAdapter, ICredentials, RateLimit
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.access.credentials import credentials_for
 from appliance.upstream.access.forms import Forms
-from appliance.upstream.adapters.acr import Acr
-from appliance.upstream.adapters.aws import Api, Authorization, credentials_from
-from appliance.upstream.adapters.dockerhub import DockerHub
-from appliance.upstream.adapters.ecr import Ecr
-from appliance.upstream.adapters.ecrpublic import EcrPublic
-from appliance.upstream.adapters.gcr import Gcr
-from appliance.upstream.adapters.ghcr import Ghcr
-from appliance.upstream.adapters.gitlab import GitLab
-from appliance.upstream.adapters.harbor import Harbor
-from appliance.upstream.adapters.k8s import K8s
-from appliance.upstream.adapters.leases import PAUSE
-from appliance.upstream.adapters.mcr import Mcr
-from appliance.upstream.adapters.quay import Quay
-from appliance.upstream.adapters.ratelimit import MAX_WINDOW
-from appliance.upstream.adapters.standard import STANDARD, Standard
+from appliance.upstream.credentials.aws import Api, Authorization, credentials_from
+from appliance.upstream.credentials.configured import credentials_for
+from appliance.upstream.credentials.leases import PAUSE
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
+from appliance.upstream.kinds.acr import Acr
+from appliance.upstream.kinds.dockerhub import MAX_WINDOW, DockerHub
+from appliance.upstream.kinds.ecr import Ecr, EcrPublic
+from appliance.upstream.kinds.standard import STANDARD, Standard
+from appliance.upstream.kinds.wellknown import Gcr, Ghcr, GitLab, Harbor, K8s, Mcr, Quay
 from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
 from appliance.upstream.observer import SilentObserver

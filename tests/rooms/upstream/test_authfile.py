@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 
 from appliance import errors
 from appliance.interfaces import Secret
-from appliance.upstream.access.authfile import HUB, AuthFile, Server, host_of
-from appliance.upstream.access.rotation import Found
+from appliance.upstream.credentials.dockerconfig import HUB, AuthFile, Server, host_of
+from appliance.upstream.credentials.rotation import Found
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, means, now
 

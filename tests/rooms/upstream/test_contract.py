@@ -12,8 +12,8 @@ from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import parse_ranges
 from appliance.oci.referrer import fallback_tag
-from appliance.upstream.adapters.dockerhub import DockerHub
 from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.kinds.dockerhub import DockerHub
 from tests.contracts.upstream import REPOSITORY, Held, UpstreamContract
 from tests.rooms.upstream.net import CDN, REGISTRY, Asked, Net, Reply, upstream
 

@@ -16,9 +16,9 @@ from zope.interface import implementer
 
 from appliance import errors
 from appliance.interfaces import Secret
-from appliance.upstream.access.authfile import HUB, AuthFile
-from appliance.upstream.access.credentialhelper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, PATIENCE, CredentialHelper
-from appliance.upstream.access.rotation import Found, Rotation
+from appliance.upstream.credentials.dockerconfig import HUB, AuthFile
+from appliance.upstream.credentials.helper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, PATIENCE, CredentialHelper
+from appliance.upstream.credentials.rotation import Found, Rotation
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, means, now, pending
 

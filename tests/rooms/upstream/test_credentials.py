@@ -13,10 +13,10 @@ from zope.interface.verify import verifyObject
 from appliance import errors
 from appliance.interfaces import ICredentials, Secret
 from appliance.settings import UpstreamSettings
-from appliance.upstream.access.acceptance import Acceptance
-from appliance.upstream.access.credentials import credentials_for, token_credentials
-from appliance.upstream.access.rotation import GRACE, PAUSES, Found, IFollowed, Rotation
-from appliance.upstream.access.secretfile import MAX_SECRET_BYTES, PasswordFile, SecretFile, TokenFile
+from appliance.upstream.credentials.acceptance import Acceptance
+from appliance.upstream.credentials.configured import credentials_for, token_credentials
+from appliance.upstream.credentials.file import MAX_SECRET_BYTES, PasswordFile, SecretFile, TokenFile
+from appliance.upstream.credentials.rotation import GRACE, PAUSES, Found, IFollowed, Rotation
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, means, now, pending
 
@@ -147,7 +147,7 @@ def test_an_empty_token_file_holds_no_token(tmp_path: Path) -> None:
 
 
 class Drawer:
-    """A L{appliance.upstream.access.rotation.Source} that a test changes."""
+    """A L{appliance.upstream.credentials.rotation.Source} that a test changes."""
 
     shown = "drawer 3"
 

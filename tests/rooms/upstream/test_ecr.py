@@ -36,11 +36,10 @@ from appliance.errors import (
 from appliance.flow.threads import InlineThreads
 from appliance.interfaces import ICredentials, IThreads, Secret
 from appliance.settings import UpstreamSettings
-from appliance.upstream.adapters import aws
-from appliance.upstream.adapters.aws import Api, Authorization, Botocore, credentials_from, fault_of
-from appliance.upstream.adapters.ecr import Ecr, api_of
-from appliance.upstream.adapters.ecrpublic import EcrPublic
-from appliance.upstream.adapters.leases import FAILURE_SHARED, PATIENCE, PAUSE, LeasedCredentials
+from appliance.upstream.credentials import aws
+from appliance.upstream.credentials.aws import Api, Authorization, Botocore, credentials_from, fault_of
+from appliance.upstream.credentials.leases import FAILURE_SHARED, PATIENCE, PAUSE, LeasedCredentials
+from appliance.upstream.kinds.ecr import Ecr, EcrPublic, api_of
 from appliance.upstream.means import Means
 from tests.rooms.upstream.net import failure_of, now, pending
 

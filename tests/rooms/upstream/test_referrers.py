@@ -20,10 +20,10 @@ from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream import referrers
-from appliance.upstream.adapters.ghcr import Ghcr
-from appliance.upstream.adapters.standard import STANDARD, Standard
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.fair import FairUpstream
+from appliance.upstream.kinds.standard import STANDARD, Standard
+from appliance.upstream.kinds.wellknown import Ghcr
 from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.permits import Permits
 from tests.doubles.upstream import ScriptedUpstream

@@ -19,7 +19,7 @@ from appliance.flow.threads import InlineThreads
 from appliance.interfaces import IAdapter, IUpstream
 from appliance.oci.digest import Digest
 from appliance.settings import Settings, UpstreamSettings
-from appliance.upstream.adapters import aws
+from appliance.upstream.credentials import aws
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.fair import FairUpstream
 from appliance.upstream.observer import IUpstreamObserver, SilentObserver
@@ -68,7 +68,7 @@ def test_an_unknown_kind_is_told_the_known_ones() -> None:
 
 
 ADAPTER = """
-from appliance.upstream.adapters.standard import Standard
+from appliance.upstream.{path} import Standard
 
 class Ours(Standard):
     kind = "{kind}"
@@ -92,16 +92,17 @@ def site(tmp_path: Path) -> Iterator[Path]:
         sys.modules.pop(f"twisted.plugins.{path.stem}", None)
 
 
-def test_a_site_can_drop_in_an_adapter_of_its_own(site: Path) -> None:
-    """A file in a folder is all: it is found, named by its kind, and used."""
-    (site / "site_adapter.py").write_text(ADAPTER.format(kind="ours"))
+@pytest.mark.parametrize("path", ["kinds.standard", "adapters.standard"])
+def test_a_site_can_drop_in_an_adapter_of_its_own(site: Path, path: str) -> None:
+    """A file in a folder is all: it is found, named by its kind, and used; so is one written before the move."""
+    (site / "site_adapter.py").write_text(ADAPTER.format(kind="ours", path=path))
     check_upstreams(whole(kind="ours"), environ={})
     assert made(settings(kind="ours")).repository("nginx") == "mirror/nginx"
 
 
 def test_a_kind_claimed_twice_is_refused_where_it_is_used(site: Path) -> None:
     """Both modules are named; who does not use the kind does not care."""
-    (site / "site_adapter_two.py").write_text(ADAPTER.format(kind="harbor"))
+    (site / "site_adapter_two.py").write_text(ADAPTER.format(kind="harbor", path="kinds.standard"))
     with pytest.raises(ConfigError, match=r"kind: 'harbor' is claimed by the plugins .*") as caught:
         check_upstreams(whole(kind="harbor"), environ={})
     assert "twisted.plugins.site_adapter_two" in str(caught.value)
@@ -202,7 +203,7 @@ def test_files_of_credentials_are_read_when_they_are_needed(tmp_path: Path) -> N
 
 
 ASKED = """
-from appliance.upstream.adapters.standard import Standard
+from appliance.upstream.kinds.standard import Standard
 
 class Asking(Standard):
     kind = "asking"

@@ -17,8 +17,8 @@ from appliance import errors
 from appliance.interfaces import Health, ICredentials, Outlook, RateLimit, Secret
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.adapters.standard import Standard
 from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.kinds.standard import Standard
 from appliance.upstream.observer import SilentObserver
 from tests.rooms.upstream.net import AUTH, CDN, REGISTRY, Asked, Net, Reply, Server, Sink, failure_of, pending
 

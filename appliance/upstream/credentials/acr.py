@@ -11,7 +11,6 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -19,11 +18,8 @@ from zope.interface import implementer
 
 from appliance.errors import UpstreamDenied, UpstreamInvalid
 from appliance.interfaces import ICredentials, Secret
-from appliance.settings import UpstreamSettings
-from appliance.upstream.access.credentials import token_credentials
-from appliance.upstream.access.rotation import IFollowed
-from appliance.upstream.adapters.leases import Lease, LeasedCredentials
-from appliance.upstream.adapters.standard import Standard
+from appliance.upstream.credentials.leases import Lease, LeasedCredentials
+from appliance.upstream.credentials.rotation import IFollowed
 from appliance.upstream.means import Means
 
 #: What the registry calls itself in its tokens.
@@ -37,25 +33,6 @@ class _Given(msgspec.Struct):
     """What the exchange answers."""
 
     refresh_token: str = ""
-
-
-class Acr(Standard):
-    """
-    See L{appliance.interfaces.IAdapter}.
-
-    C{token_file} holds an Entra ID access token for the registry, or an ACR refresh token as C{az acr login
-    --expose-token} gives it; whoever renews the first replaces the file. An admin user and a service principal are
-    C{username} and C{password_file}.
-    """
-
-    kind = "acr"
-    redirect_hosts = ("*.blob.core.windows.net", "*.data.azurecr.io")
-    has_referrers = True
-
-    def credentials(self, settings: UpstreamSettings, means: Any) -> ICredentials | None:
-        """From the token file, when there is one."""
-        source = token_credentials(settings, means)
-        return None if source is None else AcrCredentials(source, means)
 
 
 @implementer(IFollowed)

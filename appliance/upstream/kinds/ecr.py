@@ -1,4 +1,4 @@
-"""Amazon ECR: passwords that AWS gives for twelve hours."""
+"""Amazon ECR and ECR Public: passwords that AWS gives for twelve hours."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from appliance.errors import ConfigError
 from appliance.interfaces import ICredentials
 from appliance.settings import AWS, UpstreamSettings
-from appliance.upstream.adapters.aws import Api, credentials_from, is_installed
-from appliance.upstream.adapters.standard import Standard
+from appliance.upstream.credentials.aws import Api, credentials_from, is_installed
+from appliance.upstream.kinds.standard import Standard
 from appliance.upstream.url import Url
 
 #: Hosts of registries in every partition, as amazon-ecr-credential-helper knows them; C{dkr-ecr} and C{on.aws} are the
@@ -21,6 +21,8 @@ _HOST = re.compile(
 )
 #: What ECR says, with a 403, when its token is too old (bazel-contrib/rules_img#715).
 _EXPIRED = b"authorization token has expired"
+#: The API is in one region only (Amazon ECR Public, "Registry authentication").
+_PUBLIC = Api("ecr-public", "us-east-1")
 
 
 def has_own(settings: UpstreamSettings) -> bool:
@@ -87,6 +89,36 @@ class Ecr(Standard):
             return super().credentials(settings, means)
         api = api_of(means.host)
         return None if api is None else credentials_from(api, settings, means)
+
+
+class EcrPublic(Standard):
+    """
+    Amazon ECR Public, from which anonymous clients may pull; those with credentials may pull more often.
+
+    C{token_file} holds what C{aws ecr-public get-login-password} prints.
+    """
+
+    kind = "ecr-public"
+    redirect_hosts = ("*.cloudfront.net",)
+    has_referrers = True
+    token_username = "AWS"
+
+    def check(self, settings: UpstreamSettings) -> None:
+        """AWS is asked when C{credentials} says so."""
+        if settings.credentials != AWS:
+            super().check(settings)
+        elif not has_own(settings):
+            check_botocore(settings)
+
+    def has_expired(self, status: int, problem: bytes, bearer: bool, challenged: bool) -> bool:
+        """A 400 without a challenge (aws/containers-roadmap#2835)."""
+        return status == 400 and bearer and not challenged
+
+    def credentials(self, settings: UpstreamSettings, means: Any) -> ICredentials | None:
+        """From AWS when the settings say so and name no others."""
+        if settings.credentials == AWS and not has_own(settings):
+            return credentials_from(_PUBLIC, settings, means)
+        return super().credentials(settings, means)
 
 
 def _host(url: str) -> str:

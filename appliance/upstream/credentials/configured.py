@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from appliance.interfaces import ICredentials, Secret
 from appliance.settings import UpstreamSettings
-from appliance.upstream.access.authfile import AuthFile
-from appliance.upstream.access.rotation import Rotation
-from appliance.upstream.access.secretfile import PasswordFile, TokenFile
+from appliance.upstream.credentials.dockerconfig import AuthFile
+from appliance.upstream.credentials.file import PasswordFile, TokenFile
+from appliance.upstream.credentials.rotation import Rotation
 from appliance.upstream.means import Means
 from appliance.upstream.url import Url
 

@@ -22,9 +22,9 @@ from twisted.internet.defer import Deferred
 
 from appliance.errors import UpstreamDenied
 from appliance.interfaces import Secret
-from appliance.upstream.access.credentialhelper import CredentialHelper
-from appliance.upstream.access.rotation import Found
-from appliance.upstream.access.secretfile import SecretFile
+from appliance.upstream.credentials.file import SecretFile
+from appliance.upstream.credentials.helper import CredentialHelper
+from appliance.upstream.credentials.rotation import Found
 from appliance.upstream.means import Means
 from appliance.upstream.url import Url
 
@@ -99,7 +99,7 @@ def host_of(key: str) -> str:
 class AuthFile:
     """
     One registry's secret out of such a file, or from the program it names: a
-    L{appliance.upstream.access.rotation.Source}.
+    L{appliance.upstream.credentials.rotation.Source}.
     """
 
     def __init__(self, path: Path, url: Url, means: Means, or_none: bool = False) -> None:
@@ -115,7 +115,7 @@ class AuthFile:
         self.shown = self._file.shown
 
     def read(self, again: bool) -> Deferred[Found]:
-        """See L{appliance.upstream.access.rotation.Source.read}."""
+        """See L{appliance.upstream.credentials.rotation.Source.read}."""
         return Deferred.fromCoroutine(self._read(again))
 
     async def _read(self, again: bool) -> Found:

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamTimeout
 from appliance.flow.sharing import Sharing
 from appliance.interfaces import Secret
-from appliance.upstream.access.rotation import Found
+from appliance.upstream.credentials.rotation import Found
 from appliance.upstream.means import Means
 
 #: Seconds that a helper may take, and bytes that it may write.

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamRateLimited, UpstreamTimeout, UpstreamUnavailable
 from appliance.interfaces import Secret
 from appliance.settings import UpstreamSettings
-from appliance.upstream.adapters.leases import Lease, LeasedCredentials
+from appliance.upstream.credentials.leases import Lease, LeasedCredentials
 from appliance.upstream.faults import cleaned
 from appliance.upstream.means import Means
 from appliance.upstream.network.proxy import proxies_for

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from appliance.errors import UpstreamDenied
 from appliance.flow.sharing import Sharing
 from appliance.interfaces import ICredentials, Secret
-from appliance.upstream.access.rotation import IFollowed
+from appliance.upstream.credentials.rotation import IFollowed
 
 #: Seconds for which a refused secret is not shown.
 BARRED = 60.0

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from appliance.errors import UpstreamError, UpstreamTimeout
 from appliance.flow.sharing import Sharing
 from appliance.interfaces import Secret
-from appliance.upstream.access.rotation import IFollowed
+from appliance.upstream.credentials.rotation import IFollowed
 
 #: A secret is renewed when this part of its life is left.
 RENEWED_BEFORE = 0.2

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from appliance.errors import UpstreamDenied
 from appliance.interfaces import Secret
-from appliance.upstream.access.rotation import Found
+from appliance.upstream.credentials.rotation import Found
 from appliance.upstream.means import Means
 
 #: Bytes; a config.json of a thousand registries is far below.
@@ -77,7 +77,7 @@ class SecretFile:
 
 
 class PasswordFile:
-    """A L{appliance.upstream.access.rotation.Source}: the file holds the password of a user whose name is known."""
+    """A L{Source}: the file holds the password of a user whose name is known."""
 
     def __init__(self, username: str, path: Path, means: Means) -> None:
         self._username = username
@@ -85,7 +85,7 @@ class PasswordFile:
         self.shown = self._file.shown
 
     def read(self, again: bool) -> Deferred[Found]:
-        """See L{appliance.upstream.access.rotation.Source.read}. The password may be empty."""
+        """See L{Source.read}. The password may be empty."""
         return Deferred.fromCoroutine(self._read(again))
 
     async def _read(self, again: bool) -> Found:
@@ -94,7 +94,7 @@ class PasswordFile:
 
 class TokenFile:
     """
-    A L{appliance.upstream.access.rotation.Source}: the file holds a token, and white space around it means nothing.
+    A L{Source}: the file holds a token, and white space around it means nothing.
 
     @param use: how it is presented; as a password it goes with C{username}.
     """
@@ -106,7 +106,7 @@ class TokenFile:
         self.shown = self._file.shown
 
     def read(self, again: bool) -> Deferred[Found]:
-        """See L{appliance.upstream.access.rotation.Source.read}."""
+        """See L{Source.read}."""
         return Deferred.fromCoroutine(self._read(again))
 
     async def _read(self, again: bool) -> Found:

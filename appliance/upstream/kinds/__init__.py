@@ -1,0 +1,1 @@
+"""What tells one kind of registry from another."""

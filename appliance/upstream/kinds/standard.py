@@ -1,0 +1,63 @@
+"""A registry of the OCI distribution specification with nothing special; every other kind extends it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.plugin import IPlugin
+from twisted.web.http_headers import Headers
+from zope.interface import implementer
+
+from appliance.errors import ConfigError
+from appliance.interfaces import IAdapter, ICredentials, RateLimit, Secret
+from appliance.settings import UpstreamSettings
+from appliance.upstream.credentials.configured import token_credentials
+
+
+@implementer(IAdapter, IPlugin)
+class Standard:
+    """
+    See L{IAdapter} for every attribute and method; what is here is what most registries do.
+
+    @cvar token_username: the user name that the content of C{token_file} is the password of; C{None}: it is a token for
+        the registry itself.
+    """
+
+    kind = "distribution"
+    auth_hosts: tuple[str, ...] = ()
+    redirect_hosts: tuple[str, ...] = ()
+    has_referrers: bool | None = None
+    token_username: str | None = None
+
+    def check(self, settings: UpstreamSettings) -> None:
+        """Every setting will do but C{credentials}: only those files hold any that the settings name."""
+        if settings.credentials is not None:
+            raise ConfigError(
+                f"upstreams.{settings.name}.credentials: {settings.credentials!r} is not for the kind {self.kind}; "
+                "leave it out"
+            )
+
+    def repository(self, name: str) -> str:
+        """Names are whole as they are written."""
+        return name
+
+    def scope(self, repository: str) -> str:
+        """Built here, since what challenges say of it is wrong at GHCR and missing elsewhere."""
+        return f"repository:{repository}:pull"
+
+    def has_expired(self, status: int, problem: bytes, bearer: bool, challenged: bool) -> bool:
+        """A refusal other than 401 is meant."""
+        return False
+
+    def rate_limit(self, headers: Headers) -> RateLimit | None:
+        """Nothing is told."""
+        return None
+
+    def credentials(self, settings: UpstreamSettings, means: Any) -> ICredentials | None:
+        """Only the settings' files; C{token_file} is read here where its content is a password."""
+        if self.token_username is None or settings.token_file is None:
+            return None
+        return token_credentials(settings, means, self.token_username, Secret.Use.PASSWORD)
+
+
+STANDARD = Standard()
