@@ -27,6 +27,7 @@ from appliance.settings import (
     BundleSettings,
     ConnectionSettings,
     ListenSettings,
+    PrefetchSettings,
     Settings,
     StaleSettings,
     UpstreamSettings,
@@ -150,7 +151,6 @@ def _upstream(at: At, name: str) -> UpstreamSettings:
         name=name,
         urls=found.pop("url"),
         delete_missing=found.pop("missing", False),
-        **{f"prefetch_{what}": value for what, value in found.pop("prefetch", {}).items()},
         **found,
     )
 
@@ -262,7 +262,7 @@ _UPSTREAM_KEYS: dict[str, Callable[[At], Any]] = {
     "max_rate": scalars.optional(scalars.rate),
     "segments": scalars.whole(1, 16),
     "referrers_fresh_for": scalars.duration,
-    "prefetch": lambda at: at.read({"image": _image, "referrers": At.flag}),
+    "prefetch": lambda at: PrefetchSettings(**at.read({"image": _image, "referrers": At.flag})),
     "allow": scalars.list_of(scalars.pattern),
     "deny": scalars.list_of(scalars.pattern),
 }

@@ -119,7 +119,7 @@ def _described(upstream: UpstreamSettings) -> list[str]:
         ("redirects", _redirects(upstream)),
         ("limits", _limits(upstream)),
         ("large blobs", f"in {upstream.segments} ranges at once" if upstream.segments > 1 else ""),
-        ("images", _IMAGE_WORDS[upstream.prefetch_image]),
+        ("images", _IMAGE_WORDS[upstream.prefetch.image]),
         ("referrers", _referrers(upstream)),
         ("repositories", patterns or "none"),
     ]
@@ -128,7 +128,7 @@ def _described(upstream: UpstreamSettings) -> list[str]:
 
 def _referrers(upstream: UpstreamSettings) -> str:
     fresh = f"fresh for {words(upstream.referrers_fresh_for)}" if upstream.referrers_fresh_for else "always asked for"
-    return fresh + (", fetched along with an image" if upstream.prefetch_referrers else "")
+    return fresh + (", fetched along with an image" if upstream.prefetch.referrers else "")
 
 
 def _tags(upstream: UpstreamSettings) -> str:

@@ -102,6 +102,18 @@ class StaleSettings(msgspec.Struct, frozen=True, kw_only=True):
     unavailable: bool = True
 
 
+class PrefetchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is fetched along with an image that is pulled, in the background.
+
+    @ivar image: what is made whole of it: C{IMAGE_PULLED}, C{IMAGE_INDEX} or C{IMAGE_NONE}.
+    @ivar referrers: whether what refers to it is fetched, too.
+    """
+
+    image: str = IMAGE_PULLED
+    referrers: bool = False
+
+
 class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
     One registry to pull from; durations in seconds.
@@ -130,9 +142,6 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     @ivar max_rate: bytes of blobs per second, C{None} for any number.
     @ivar segments: ranges of one large blob that are fetched at once.
     @ivar referrers_fresh_for: a list of referrers that was heard this recently is served without asking.
-    @ivar prefetch_image: what is made whole of an image that was pulled: C{IMAGE_PULLED}, C{IMAGE_INDEX} or
-        C{IMAGE_NONE}.
-    @ivar prefetch_referrers: whether what refers to an image is fetched along with it.
     @ivar allow: patterns of repositories that may be pulled through, without the upstream's name.
     """
 
@@ -166,8 +175,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_rate: int | None = None
     segments: int = 1
     referrers_fresh_for: float = 600.0
-    prefetch_image: str = IMAGE_PULLED
-    prefetch_referrers: bool = False
+    prefetch: PrefetchSettings = PrefetchSettings()
     allow: tuple[str, ...] = ("**",)
     deny: tuple[str, ...] = ()
 

@@ -93,7 +93,7 @@ class ImagePrefetch:
                 await self._fetch_blobs(repository, digest, manifest)
             else:
                 children = [child.parsed() for child in manifest.manifests]
-                if self._remote().settings.prefetch_image != IMAGE_INDEX:
+                if self._remote().settings.prefetch.image != IMAGE_INDEX:
                     children = await self._brought_by_others(repository, children)
                 waiting.extend(self._new(sorted(children, key=lambda child: self._order(repository, child))))
         for blob in self._last:
@@ -171,7 +171,7 @@ class ImagePrefetch:
         containerd 2 does so for every platform, unless it is told to skip the metadata: what it takes of one would
         else bring all of them. A layer that both have, as those without files are, says nothing.
         """
-        if self._remote().settings.prefetch_image == IMAGE_INDEX or not self._is_held(manifest.blobs[0].parsed()):
+        if self._remote().settings.prefetch.image == IMAGE_INDEX or not self._is_held(manifest.blobs[0].parsed()):
             return False
         asked = {layer.parsed() for layer in manifest.blobs[1:] if self._is_held(layer.parsed())}
         others: set[Digest] = set()
@@ -236,7 +236,7 @@ class ImagePrefetch:
     def _remote(self) -> Remote:
         """Whom to ask now. Raises L{RetryLater} when that is nobody any more."""
         remote = self._sources.remote(self._upstream, self._name)
-        if remote is None or remote.settings.prefetch_image == IMAGE_NONE:
+        if remote is None or remote.settings.prefetch.image == IMAGE_NONE:
             raise RetryLater(STAND_BACK)
         return remote
 

@@ -305,7 +305,7 @@ class Prefetch:
         if image is None:
             return 0.0
         remote = self._sources.remotes().get(subject.upstream)
-        if remote is None or remote.settings.prefetch_image == IMAGE_NONE or not remote.settings.permits(subject.name):
+        if remote is None or remote.settings.prefetch.image == IMAGE_NONE or not remote.settings.permits(subject.name):
             return None
         # Of an image that may be whole nobody is asked, most likely.
         if remote.offline or (image.is_incomplete and not remote.registry.outlook(subject.name).ask):
@@ -381,8 +381,8 @@ class Prefetch:
 
 def _kinds(remote: Remote, reference: str) -> list[Kind]:
     """What of a pulled manifest is of interest by the configuration."""
-    image = [Kind.IMAGE] if remote.settings.prefetch_image != IMAGE_NONE else []
-    referrers = remote.settings.prefetch_referrers or subject_of(reference) is not None
+    image = [Kind.IMAGE] if remote.settings.prefetch.image != IMAGE_NONE else []
+    referrers = remote.settings.prefetch.referrers or subject_of(reference) is not None
     return [*image, Kind.REFERRERS] if referrers else image
 
 

@@ -165,6 +165,6 @@ class ReferrerPrefetch:
     def _remote(self) -> Remote:
         """Whom to ask now. Raises L{RetryLater} when that is nobody any more."""
         remote = self._sources.remote(self._upstream, self._name)
-        if remote is None or not (self._is_small or remote.settings.prefetch_referrers):
+        if remote is None or not (self._is_small or remote.settings.prefetch.referrers):
             raise RetryLater(AGAIN)
         return remote

@@ -20,6 +20,7 @@ from appliance.settings import (
     BundleSettings,
     ConnectionSettings,
     ListenSettings,
+    PrefetchSettings,
     Settings,
     StaleSettings,
     UpstreamSettings,
@@ -91,6 +92,7 @@ def test_an_upstream_with_a_url_only_has_the_defaults() -> None:
             max_connections=None,
             max_rate=None,
             segments=1,
+            prefetch=PrefetchSettings(image="pulled", referrers=False),
             allow=("**",),
             deny=(),
         )
@@ -189,8 +191,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
                 max_connections=8,
                 max_rate=40_000_000,
                 segments=4,
-                prefetch_image="index",
-                prefetch_referrers=True,
+                prefetch=PrefetchSettings(image="index", referrers=True),
                 allow=("library/*",),
                 deny=("library/bad",),
             )
@@ -394,15 +395,14 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(document["listen"][0]) == fields(ListenSettings)
     assert set(document["admin"]) == fields(AdminSettings)
     assert set(document["bundles"]) == fields(BundleSettings)
-    without = ("name", "urls", "delete_missing", "prefetch_image", "prefetch_referrers")
+    without = ("name", "urls", "delete_missing")
     assert set(hub) == fields(UpstreamSettings, *without) | {
         "url",
         "revalidate",
         "missing",
-        "prefetch",
     }
     assert set(hub["serve_stale"]) == fields(StaleSettings)
-    assert set(hub["prefetch"]) == {"image", "referrers"}
+    assert set(hub["prefetch"]) == fields(PrefetchSettings)
 
 
 def test_the_shipped_defaults_are_the_defaults() -> None:

@@ -16,6 +16,7 @@ from appliance.errors import UpstreamDenied, UpstreamRateLimited, UpstreamUnavai
 from appliance.interfaces import Outlook
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import NONDISTRIBUTABLE, OCI_INDEX
+from appliance.settings import PrefetchSettings
 from tests.doubles.pullthrough import CONFIG, Cache, begin, descriptor, image, index, result
 from tests.rooms.cache.desk import APP, HUB, Desk, digests, lines
 
@@ -80,7 +81,7 @@ def test_a_client_that_asks_for_all_of_it_costs_no_request_more() -> None:
 
 def test_only_a_pull_counts() -> None:
     """A look at the headers, as a kubelet takes with every start of a pod, fetches nothing; nor does C{none}."""
-    for settings, pulled in (({}, False), ({"prefetch_image": "none"}, True)):
+    for settings, pulled in (({}, False), ({"prefetch": PrefetchSettings(image="none")}, True)):
         desk = stocked(**settings)
         result(desk.through.manifest(HUB, APP, "five", pulled=pulled))
         desk.turn(GRACE)
@@ -104,7 +105,7 @@ def test_of_an_index_the_platforms_are_made_whole_that_were_pulled() -> None:
     document["manifests"].append(descriptor(OCI_INDEX, inner))
     outer = json.dumps(document).encode()
     for mode, held in (("pulled", [True, False, False]), ("index", [True, True, True])):
-        desk = stocked(amd64, arm64, attestation, inner, outer, prefetch_image=mode)
+        desk = stocked(amd64, arm64, attestation, inner, outer, prefetch=PrefetchSettings(image=mode))
         desk.pull(Digest.of(outer))
         desk.turn(GRACE)
         assert (desk.holds(LAYERS[0]) == [True]) is (mode == "index")
@@ -421,7 +422,7 @@ def test_an_upstream_that_wants_fewer_requests_gets_none() -> None:
     """C{Retry-After} is heeded, and C{keep_pulls} says the same of an index's children."""
     amd64, arm64 = image(LAYERS[0]), image(LAYERS[1])
     whole = index(amd64, arm64)
-    desk = stocked(amd64, arm64, whole, prefetch_image="index")
+    desk = stocked(amd64, arm64, whole, prefetch=PrefetchSettings(image="index"))
     desk.pull(Digest.of(whole))
     desk.upstream.fail_once("manifest", UpstreamRateLimited(HUB, "too many", 300.0))
     desk.asked()
@@ -500,7 +501,7 @@ def test_a_configuration_that_does_not_want_it_is_heeded_at_once(change: str) ->
     desk.pull("five")
     desk.upstream.hang("blob")
     desk.turn(GRACE)
-    other = {"none": {"prefetch_image": "none"}, "allow": {"allow": ()}, "gone": {}}
+    other = {"none": {"prefetch": PrefetchSettings(image="none")}, "allow": {"allow": ()}, "gone": {}}
     desk.through.remotes = Cache(*([] if change == "gone" else [desk.upstream]), **other[change]).remotes
     desk.prefetch.reconsider()
     desk.upstream.heal()

@@ -18,15 +18,18 @@ from appliance.errors import UpstreamMissing, UpstreamRateLimited, UpstreamUnava
 from appliance.interfaces import Outlook
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
+from appliance.settings import PrefetchSettings
 from tests.doubles.pullthrough import CONFIG, Cache, begin, descriptor, image, index, result
 from tests.rooms.cache.desk import APP, HUB, IMAGE, SUBJECT, Desk, about, digests, lines
 
 FRESH_FOR = 600.0
+REFERRERS_ALONE = PrefetchSettings(image="none", referrers=True)
+NOTHING = PrefetchSettings(image="none")
 
 
 def desk_of(**settings: Any) -> Desk:
     """One that prefetches referrers alone."""
-    wanted = {"prefetch_image": "none", "prefetch_referrers": True, "referrers_fresh_for": FRESH_FOR}
+    wanted = {"prefetch": REFERRERS_ALONE, "referrers_fresh_for": FRESH_FOR}
     return Desk(**wanted | settings)
 
 
@@ -62,7 +65,7 @@ def test_what_cosign_left_under_tags_comes_too() -> None:
 
 def test_a_signature_that_was_pulled_is_whole_whatever_is_prefetched() -> None:
     """cosign reads no configuration of its signatures; without it they would go into no bundle."""
-    desk = desk_of(prefetch_referrers=False)
+    desk = desk_of(prefetch=NOTHING)
     large = b"large" * SMALL
     desk.offer(image(b"signature", large), b"signature", f"sha256-{SUBJECT.encoded}.sig")
     desk.upstream.add_blob(APP, large)
@@ -136,7 +139,7 @@ def test_a_digest_that_makes_no_tag_is_asked_for_no_tags() -> None:
 
 def test_only_a_clients_pull_of_an_upstream_that_is_to_be_prefetched_from_counts() -> None:
     """Not a look at the headers, and not by default."""
-    for settings, pulled in (({}, False), ({"prefetch_referrers": False}, True)):
+    for settings, pulled in (({}, False), ({"prefetch": NOTHING}, True)):
         desk = desk_of(**settings)
         desk.refer(IMAGE, b"signature")
         result(desk.through.manifest(HUB, APP, "latest", pulled=pulled))
@@ -433,11 +436,11 @@ def test_a_configuration_that_says_no_is_heeded_at_once(change: str) -> None:
         desk.pull(tag)
     other = {
         "offline": {"offline": True},
-        "prefetch": {"prefetch_referrers": False},
+        "prefetch": {"prefetch": NOTHING},
         "allow": {"allow": ()},
         "gone": {},
     }
-    settings = {"prefetch_image": "none", "prefetch_referrers": True, **other[change]}
+    settings = {"prefetch": REFERRERS_ALONE, **other[change]}
     after = Cache(*([] if change == "gone" else [desk.upstream]), **settings)
     desk.through.remotes = after.remotes
     desk.upstream.heal()
