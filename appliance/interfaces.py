@@ -310,14 +310,14 @@ class IBlobResponse(Interface):
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Availability:
     """
-    What to expect of a question to an upstream, for somebody who has a cached answer.
+    What a client that has a cached answer may expect of a request to an upstream.
 
-    @ivar ask: whether asking may bring news now.
-    @ivar wait: whether it is worth waiting for them; only when C{ask}.
-    @ivar fault: why not, C{None} when it is.
-    @ivar until: seconds of the clock up to when this may be relied on, C{None} when it may change at any moment.
+    @ivar ask: whether a request may bring a newer answer now.
+    @ivar wait: whether it is worth waiting for it; true only when C{ask} is.
+    @ivar fault: why it is not, C{None} when it is.
+    @ivar until: seconds of the clock up to which this holds, C{None} when it may change at any moment.
     """
 
     ask: bool = True
@@ -327,12 +327,16 @@ class Outlook:
 
 
 class Health(Enum):
-    """How one URL of an upstream is; C{appliance.upstream.health} draws how one becomes another."""
+    """
+    How one URL of an upstream is; C{appliance.upstream.health} draws how one becomes another.
+
+    The values are the words of the status and of the metrics, which are older than the names.
+    """
 
     UP = "up"
-    DOUBTFUL = "doubtful"
+    SUSPECT = "doubtful"
     DOWN = "down"
-    RESTING = "resting"
+    RATE_LIMITED = "resting"
 
 
 @dataclass(frozen=True)
@@ -396,13 +400,13 @@ class IUpstream(Interface):
     def repository(name: str) -> str:
         """The repository's full name there (Docker Hub: C{nginx} is C{library/nginx}). Immediate."""
 
-    def outlook(repository: str) -> Outlook:
-        """Whether asking about C{repository} is worth it for somebody who has a cached answer. Immediate."""
+    def availability(repository: str) -> Availability:
+        """Whether a request about C{repository} is worth it where there is a cached answer. Immediate."""
 
     def overdue(repository: str) -> None:
         """
         Somebody waited for an answer about C{repository} as long as anybody may, and was served what was cached. Until
-        an answer comes nobody needs to wait again: L{outlook} says so. Immediate.
+        an answer comes nobody needs to wait again: L{availability} says so. Immediate.
         """
 
     def condition() -> Condition:

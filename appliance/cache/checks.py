@@ -29,7 +29,7 @@ from appliance.cache.remote import Remote
 from appliance.cache.status import CacheStatus
 from appliance.cache.waiting import within
 from appliance.errors import PullcacheError, UpstreamError, UpstreamMissing, UpstreamTimeout, UpstreamUnavailable
-from appliance.interfaces import Outlook
+from appliance.interfaces import Availability
 
 T = TypeVar("T")
 
@@ -119,13 +119,13 @@ class Checks(Generic[T]):
         absence = self._missing.recall(question.subject)
         if absence is not None:
             return self._stale(question, checked_at, absence.fault, absence.until)
-        outlook = question.remote.registry.outlook(question.repository)
-        doubt = _doubt(question, outlook)
+        availability = question.remote.registry.availability(question.repository)
+        doubt = _doubt(question, availability)
         if not self._may_serve(question, checked_at, doubt):
             return await self._unbounded(question, checked_at)
-        if not outlook.ask:
-            return self._stale(question, checked_at, doubt, outlook.until)
-        return await self._bounded(question, checked_at, outlook.wait, doubt)
+        if not availability.ask:
+            return self._stale(question, checked_at, doubt, availability.until)
+        return await self._bounded(question, checked_at, availability.wait, doubt)
 
     async def _bounded(
         self, question: Question[T], checked_at: float, wait: bool, doubt: UpstreamError
@@ -173,12 +173,12 @@ class Checks(Generic[T]):
         return Stale(fault, freshness.stale_until(until, checked_at, question.remote.settings))
 
 
-def _doubt(question: Question[Any], outlook: Outlook) -> UpstreamError:
+def _doubt(question: Question[Any], availability: Availability) -> UpstreamError:
     """Why what is cached would be served without the upstream's word."""
     name = question.remote.name
-    if outlook.wait:
+    if availability.wait:
         return UpstreamTimeout(name, f"no answer within {question.remote.settings.revalidate_within:g} s")
-    return outlook.fault or UpstreamUnavailable(name, "it is not asked now")
+    return availability.fault or UpstreamUnavailable(name, "it is not asked now")
 
 
 def _fault(question: Question[Any], error: PullcacheError | OSError) -> PullcacheError:

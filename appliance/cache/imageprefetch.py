@@ -219,7 +219,7 @@ class ImagePrefetch:
         if isinstance(error, OSError) or (isinstance(error, UpstreamError) and not is_refusal):
             self._failed.add(digest)
             raise error
-        if not remote.registry.outlook(self._name).ask:
+        if not remote.registry.availability(self._name).ask:
             raise RetryLater(OUTAGE_POLL) from error
         if isinstance(error, UpstreamMissing):
             self._missing.append(error)
@@ -230,7 +230,7 @@ class ImagePrefetch:
         """Raises L{RetryLater} while clients wait for what they asked for themselves, or the upstream is not asked."""
         if self._gives_way and self._sources.flights.awaited:
             raise RetryLater(STAND_BACK)
-        if not self._remote().registry.outlook(self._name).ask:
+        if not self._remote().registry.availability(self._name).ask:
             raise RetryLater(OUTAGE_POLL)
 
     def _remote(self) -> Remote:

@@ -308,7 +308,7 @@ class Prefetch:
         if remote is None or remote.settings.prefetch.image == IMAGE_NONE or not remote.settings.permits(subject.name):
             return None
         # Of an image that may be whole nobody is asked, most likely.
-        if remote.offline or (image.is_incomplete and not remote.registry.outlook(subject.name).ask):
+        if remote.offline or (image.is_incomplete and not remote.registry.availability(subject.name).ask):
             return OUTAGE_POLL
         quiet = now - self._requested.get((subject.upstream, subject.name), 0.0)
         return GRACE - quiet if 0 <= quiet < GRACE and 0 <= now - image.since < BUSY else 0.0

@@ -150,7 +150,7 @@ class ReferrerPrefetch:
             self._unheard = self._unheard or isinstance(error, UpstreamUnavailable)
             if isinstance(error, UpstreamRateLimited):
                 raise RetryLater(error.retry_after or AGAIN) from error
-        if not self._remote().registry.outlook(self._name).ask:
+        if not self._remote().registry.availability(self._name).ask:
             raise RetryLater(AGAIN)
         return None
 

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from appliance.errors import UpstreamError
 from appliance.interfaces import (
+    Availability,
     Condition,
     FetchedManifest,
     IAdapter,
@@ -19,7 +20,6 @@ from appliance.interfaces import (
     ICredentials,
     IUpstream,
     ManifestHead,
-    Outlook,
     Referrers,
 )
 from appliance.oci.digest import Digest
@@ -110,9 +110,9 @@ class DistributionUpstream:
         """See L{IUpstream.repository}."""
         return self._adapter.repository(name)
 
-    def outlook(self, repository: str) -> Outlook:
-        """See L{IUpstream.outlook}."""
-        return self._sites.outlook(repository)
+    def availability(self, repository: str) -> Availability:
+        """See L{IUpstream.availability}."""
+        return self._sites.availability(repository)
 
     def overdue(self, repository: str) -> None:
         """See L{IUpstream.overdue}."""

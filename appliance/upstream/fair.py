@@ -16,13 +16,13 @@ from twisted.internet.interfaces import IConsumer
 from zope.interface import implementer
 
 from appliance.interfaces import (
+    Availability,
     Condition,
     FetchedManifest,
     Health,
     IBlobResponse,
     IUpstream,
     ManifestHead,
-    Outlook,
     Referrers,
 )
 from appliance.oci.digest import Digest
@@ -30,7 +30,7 @@ from appliance.upstream.permits import Permit, Permits, Rank
 
 T = TypeVar("T")
 
-_NOT_ASKED = frozenset({Health.DOWN, Health.RESTING})
+_NOT_ASKED = frozenset({Health.DOWN, Health.RATE_LIMITED})
 
 
 @implementer(IUpstream)
@@ -52,10 +52,10 @@ class FairUpstream:
         full: str = self._registry.repository(name)
         return full
 
-    def outlook(self, repository: str) -> Outlook:
-        """See L{IUpstream.outlook}."""
-        outlook: Outlook = self._registry.outlook(repository)
-        return outlook
+    def availability(self, repository: str) -> Availability:
+        """See L{IUpstream.availability}."""
+        availability: Availability = self._registry.availability(repository)
+        return availability
 
     def overdue(self, repository: str) -> None:
         """See L{IUpstream.overdue}; while questions wait for their turn here it is not the registry that is late."""

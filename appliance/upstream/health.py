@@ -1,32 +1,33 @@
 """
 How one URL of an upstream is, and when it is looked at again.
 
-=========  ==========================================================  ==================================
-state      means                                                       probes
-=========  ==========================================================  ==================================
-UP         it is asked, and waited for                                 none
-DOUBTFUL   it is asked; nobody who has a cached answer waits for it    after 1 s, 2 s, ... 5 min
-DOWN       it is not asked: every question fails at once               after 1 s, 2 s, ... 5 min
-RESTING    it is not asked: it wanted fewer requests                   none; the rest ends by itself
-=========  ==========================================================  ==================================
+============  =======================================================  ==================================
+state         means                                                    probes
+============  =======================================================  ==================================
+UP            it is asked, and its answer is waited for                none
+SUSPECT       it is asked; a client with a cached answer does not      after 1 s, 2 s, ... 5 min
+              wait for it
+DOWN          it is not asked: every request fails at once             after 1 s, 2 s, ... 5 min
+RATE_LIMITED  it is not asked: it wanted fewer requests                none; the wait ends by itself
+============  =======================================================  ==================================
 
 One event leads from one state to the next (L{TRANSITIONS}, where a dash means that it cannot happen there):
 
-=============  ==================================================  ========  ========  ========  =======
-event          means                                               UP        DOUBTFUL  DOWN      RESTING
-=============  ==================================================  ========  ========  ========  =======
-ANSWERED       a question was answered                             UP        UP        UP        RESTING
-FAILED         a question or a probe failed                        DOUBTFUL  DOUBTFUL  DOWN      RESTING
-LOST           so did enough of them, one after the other          -         DOWN      DOWN      RESTING
-OVERDUE        somebody waited long enough                         DOUBTFUL  DOUBTFUL  DOWN      RESTING
-LIMITED        it asked for fewer requests                         RESTING   RESTING   RESTING   RESTING
-RESTED         the rest is over                                    -         -         -         UP
-PROBED         a probe was answered                                -         UP        UP        -
-MISTRUSTED     so it was, but it was doubtful twice since a        -         DOUBTFUL  DOUBTFUL  -
-               question was answered: it hangs elsewhere
-=============  ==================================================  ========  ========  ========  =======
+==========  ==============================================  ============  ============  ============  ============
+event       means                                           UP            SUSPECT       DOWN          RATE_LIMITED
+==========  ==============================================  ============  ============  ============  ============
+ANSWERED    a request was answered                          UP            UP            UP            RATE_LIMITED
+FAILED      a request or a probe failed                     SUSPECT       SUSPECT       DOWN          RATE_LIMITED
+LOST        so did enough of them, one after the other      -             DOWN          DOWN          RATE_LIMITED
+OVERDUE     a client waited long enough                     SUSPECT       SUSPECT       DOWN          RATE_LIMITED
+LIMITED     it asked for fewer requests                     RATE_LIMITED  RATE_LIMITED  RATE_LIMITED  RATE_LIMITED
+RESTED      the wait that it asked for is over              -             -             -             UP
+PROBED      a probe was answered                            -             UP            UP            -
+MISTRUSTED  so it was, but it was suspect twice since a     -             SUSPECT       SUSPECT       -
+            request was answered: the fault lies elsewhere
+==========  ==============================================  ============  ============  ============  ============
 
-A probe is under way or scheduled exactly while the state is DOUBTFUL or DOWN. The pauses between probes begin anew with
+A probe is under way or scheduled exactly while the state is SUSPECT or DOWN. The pauses between probes begin anew with
 each change of state.
 """
 
@@ -45,7 +46,7 @@ from appliance.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from appliance.interfaces import Health, Outlook, UrlCondition
+from appliance.interfaces import Availability, Health, UrlCondition
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.probes import Outcome, Probes
 from appliance.upstream.resting import next_rest
@@ -55,7 +56,7 @@ SILENT_FAILURES = 2
 FAILURES = 5
 #: How often it may become doubtful between two answered questions before a probe alone is no proof.
 DOUBTS = 2
-#: Seconds up to which an outlook that is not bright may be relied on.
+#: Seconds up to which an availability that is not bright may be relied on.
 FORESIGHT = 1.0
 
 
@@ -72,17 +73,17 @@ class Event(Enum):
     MISTRUSTED = "mistrusted"
 
 
-UP, DOUBTFUL, DOWN, RESTING = Health.UP, Health.DOUBTFUL, Health.DOWN, Health.RESTING
+UP, SUSPECT, DOWN, RATE_LIMITED = Health.UP, Health.SUSPECT, Health.DOWN, Health.RATE_LIMITED
 
 TRANSITIONS: dict[Event, dict[Health, Health]] = {
-    Event.ANSWERED: {UP: UP, DOUBTFUL: UP, DOWN: UP, RESTING: RESTING},
-    Event.FAILED: {UP: DOUBTFUL, DOUBTFUL: DOUBTFUL, DOWN: DOWN, RESTING: RESTING},
-    Event.LOST: {DOUBTFUL: DOWN, DOWN: DOWN, RESTING: RESTING},
-    Event.OVERDUE: {UP: DOUBTFUL, DOUBTFUL: DOUBTFUL, DOWN: DOWN, RESTING: RESTING},
-    Event.LIMITED: {UP: RESTING, DOUBTFUL: RESTING, DOWN: RESTING, RESTING: RESTING},
-    Event.RESTED: {RESTING: UP},
-    Event.PROBED: {DOUBTFUL: UP, DOWN: UP},
-    Event.MISTRUSTED: {DOUBTFUL: DOUBTFUL, DOWN: DOUBTFUL},
+    Event.ANSWERED: {UP: UP, SUSPECT: UP, DOWN: UP, RATE_LIMITED: RATE_LIMITED},
+    Event.FAILED: {UP: SUSPECT, SUSPECT: SUSPECT, DOWN: DOWN, RATE_LIMITED: RATE_LIMITED},
+    Event.LOST: {SUSPECT: DOWN, DOWN: DOWN, RATE_LIMITED: RATE_LIMITED},
+    Event.OVERDUE: {UP: SUSPECT, SUSPECT: SUSPECT, DOWN: DOWN, RATE_LIMITED: RATE_LIMITED},
+    Event.LIMITED: {UP: RATE_LIMITED, SUSPECT: RATE_LIMITED, DOWN: RATE_LIMITED, RATE_LIMITED: RATE_LIMITED},
+    Event.RESTED: {RATE_LIMITED: UP},
+    Event.PROBED: {SUSPECT: UP, DOWN: UP},
+    Event.MISTRUSTED: {SUSPECT: SUSPECT, DOWN: SUSPECT},
 }
 
 
@@ -130,7 +131,7 @@ class UrlHealth:
 
     def answered(self) -> None:
         """A question was answered, be it with no."""
-        if self.state is not RESTING:
+        if self.state is not RATE_LIMITED:
             self._doubts = self._rests = 0
         self._happen(Event.ANSWERED, "it answers")
 
@@ -154,7 +155,7 @@ class UrlHealth:
     def limited(self, fault: UpstreamRateLimited) -> None:
         """It asked for fewer requests, for C{fault.retry_after} seconds or for an unknown time."""
         seconds = next_rest(fault.retry_after, self._rests)
-        if self.state is not RESTING:
+        if self.state is not RATE_LIMITED:
             self._rests += 1
         self._fault = fault
         self._probes.stop()
@@ -180,19 +181,19 @@ class UrlHealth:
             self._probes.hasten()
             raise refusal
 
-    def outlook(self, busy: bool) -> Outlook:
+    def availability(self, busy: bool) -> Availability:
         """
         What to expect of a question.
 
         @param busy: whether one is under way already.
         """
         if self.state is UP or self._stopped:
-            return Outlook()
+            return Availability()
         soon = self._clock.seconds() + FORESIGHT
         due = self._due() or soon
-        if self.state is DOUBTFUL:
-            return Outlook(not busy, False, self._fault, min(due, soon))
-        return Outlook(False, False, self._refusal(), due if self.state is RESTING else min(due, soon))
+        if self.state is SUSPECT:
+            return Availability(not busy, False, self._fault, min(due, soon))
+        return Availability(False, False, self._refusal(), due if self.state is RATE_LIMITED else min(due, soon))
 
     def condition(self) -> UrlCondition:
         """For operators."""
@@ -200,12 +201,12 @@ class UrlHealth:
         return UrlCondition(self._url, self.state, self._since, fault, self._due())
 
     def _refusal(self) -> UpstreamError | None:
-        if self._stopped or self.state in (UP, DOUBTFUL):
+        if self._stopped or self.state in (UP, SUSPECT):
             return None
         now = self._clock.seconds()
         left = max(0.0, (self._due() or now) - now)
         reason = "" if self._fault is None else f" ({self._fault.detail})"
-        if self.state is RESTING:
+        if self.state is RATE_LIMITED:
             what = f"{self._url} wanted fewer requests and is not asked for another {left:.0f} s{reason}"
             return UpstreamRateLimited(self._upstream, what, left)
         kind = UpstreamTimeout if isinstance(self._fault, UpstreamTimeout) else UpstreamUnavailable
@@ -230,12 +231,12 @@ class UrlHealth:
 
     def _enter(self, state: Health, reason: str) -> None:
         now = self._clock.seconds()
-        self._doubts += self.state is UP and state is DOUBTFUL
+        self._doubts += self.state is UP and state is SUSPECT
         lasted, self.state, self._since = now - self._since, state, now
         if state is UP:
             self._fault = None
             self._quiet()
-        elif state is not RESTING and not self._stopped:
+        elif state is not RATE_LIMITED and not self._stopped:
             self._probes.begin()
         self._tell(f"after {lasted:.0f} s: {reason}")
 

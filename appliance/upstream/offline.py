@@ -9,13 +9,13 @@ from zope.interface import implementer
 
 from appliance.errors import Offline
 from appliance.interfaces import (
+    Availability,
     Condition,
     FetchedManifest,
     IAdapter,
     IBlobResponse,
     IUpstream,
     ManifestHead,
-    Outlook,
     Referrers,
 )
 from appliance.oci.digest import Digest
@@ -45,9 +45,9 @@ class OfflineUpstream:
         """Fails with L{Offline}."""
         return self._refused(f"{repository} {reference}")
 
-    def outlook(self, repository: str) -> Outlook:
+    def availability(self, repository: str) -> Availability:
         """Nothing is asked."""
-        return Outlook(ask=False, wait=False)
+        return Availability(ask=False, wait=False)
 
     def overdue(self, repository: str) -> None:
         """Nobody has waited."""

@@ -27,7 +27,7 @@ from appliance.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from appliance.interfaces import Health, Outlook, RateLimit
+from appliance.interfaces import Availability, Health, RateLimit
 from appliance.upstream.faults import retry_after, status_fault
 from appliance.upstream.health import FORESIGHT, UrlHealth
 from appliance.upstream.redirects import Answer
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 #: Repositories that are remembered to have kept somebody waiting.
 _REMEMBERED = 10_000
-_ORDER = {Health.UP: 0, Health.DOUBTFUL: 1, Health.DOWN: 2, Health.RESTING: 2}
+_ORDER = {Health.UP: 0, Health.SUSPECT: 1, Health.DOWN: 2, Health.RATE_LIMITED: 2}
 
 
 @implementer(IAgent)
@@ -119,13 +119,13 @@ class Place:
         """Whether a question about C{repository} is under way here."""
         return repository in self._under_way
 
-    def outlook(self, repository: str) -> Outlook:
+    def availability(self, repository: str) -> Availability:
         """What to expect of a question here."""
         refusal = self.rests.refusal(repository)
-        outlook = self.health.outlook(bool(self._under_way))
-        if refusal is None or not outlook.ask:
-            return outlook
-        return Outlook(False, False, refusal, self.rests.until(repository))
+        availability = self.health.availability(bool(self._under_way))
+        if refusal is None or not availability.ask:
+            return availability
+        return Availability(False, False, refusal, self.rests.until(repository))
 
     async def ask(
         self, method: str, url: Url, repository: str, fields: Mapping[str, str], may_leave: bool = True
@@ -230,16 +230,16 @@ class Sites:
         self._late.pop(repository, None)
         return answer
 
-    def outlook(self, repository: str) -> Outlook:
+    def availability(self, repository: str) -> Availability:
         """What to expect of the best place."""
-        outlooks = [place.outlook(repository) for place in self.places]
-        best = max(outlooks, key=lambda outlook: (outlook.ask, outlook.wait))
+        availabilities = [place.availability(repository) for place in self.places]
+        best = max(availabilities, key=lambda availability: (availability.ask, availability.wait))
         if best.wait and repository in self._late:
-            return Outlook(True, False, self._lateness(repository), self._clock.seconds() + FORESIGHT)
-        if best.ask or len(outlooks) == 1:
+            return Availability(True, False, self._lateness(repository), self._clock.seconds() + FORESIGHT)
+        if best.ask or len(availabilities) == 1:
             return best
-        until = min((each.until for each in outlooks if each.until is not None), default=None)
-        return Outlook(False, False, best.fault, until)
+        until = min((each.until for each in availabilities if each.until is not None), default=None)
+        return Availability(False, False, best.fault, until)
 
     def overdue(self, repository: str) -> None:
         """See L{IUpstream.overdue}; doubtful become the places where the question is under way."""

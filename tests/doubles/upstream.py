@@ -18,12 +18,12 @@ from zope.interface import implementer
 
 from appliance.errors import Offline, RangeIgnored, UpstreamError, UpstreamMissing, UpstreamUnavailable
 from appliance.interfaces import (
+    Availability,
     Condition,
     FetchedManifest,
     IBlobResponse,
     IUpstream,
     ManifestHead,
-    Outlook,
     Referrers,
 )
 from appliance.oci.digest import Digest
@@ -210,7 +210,7 @@ class ScriptedUpstream:
     @ivar tells_size: whether blobs come with their size.
     @ivar ranges: whether a range is granted; else the whole comes.
     @ivar validator: what blobs come with.
-    @ivar outlooks: what L{outlook} says, by repository; of C{"*"} for all others.
+    @ivar availabilities: what L{availability} says, by repository; of C{"*"} for all others.
     @ivar waited: the repositories that L{overdue} was said of.
     @ivar conditions: what L{condition} says.
     @ivar listed: what L{referrers} says, by repository and subject; nothing refers to any other subject of a repository
@@ -230,7 +230,7 @@ class ScriptedUpstream:
         self.tells_size = True
         self.ranges = True
         self.validator: str | None = None
-        self.outlooks: dict[str, Outlook] = {}
+        self.availabilities: dict[str, Availability] = {}
         self.waited: list[str] = []
         self.conditions = Condition()
         self.listed: dict[tuple[str, Digest], Referrers] = {}
@@ -309,9 +309,9 @@ class ScriptedUpstream:
 
         return self._answer(Call("manifest", repository, str(reference)), say)
 
-    def outlook(self, repository: str) -> Outlook:
-        """See L{IUpstream.outlook}."""
-        return self.outlooks.get(repository, self.outlooks.get("*", Outlook()))
+    def availability(self, repository: str) -> Availability:
+        """See L{IUpstream.availability}."""
+        return self.availabilities.get(repository, self.availabilities.get("*", Availability()))
 
     def overdue(self, repository: str) -> None:
         """See L{IUpstream.overdue}."""

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.errors import UpstreamUnavailable
-from appliance.interfaces import Outlook
+from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry import hotlane
@@ -228,7 +228,7 @@ def test_while_an_upstream_is_known_to_be_down_a_stale_answer_costs_no_more_than
     shop = held()
     shop.clock.advance(100.0)
     down = UpstreamUnavailable("docker.io", "refused")
-    shop.hub.outlooks["*"] = Outlook(ask=False, wait=False, fault=down, until=shop.clock.seconds() + 1.0)
+    shop.hub.availabilities["*"] = Availability(ask=False, wait=False, fault=down, until=shop.clock.seconds() + 1.0)
     counter, asked = Counter(shop), shop.calls()
     routed, hot = shop.get(manifest()), shop.get(manifest())
     assert counter.served == 1 and hot.undated == routed.undated
@@ -238,7 +238,7 @@ def test_while_an_upstream_is_known_to_be_down_a_stale_answer_costs_no_more_than
     assert shop.accounts.told[0] == shop.accounts.told[1]
     assert shop.calls() == asked
     shop.clock.advance(1.0)
-    shop.hub.outlooks.clear()
+    shop.hub.availabilities.clear()
     assert shop.get(manifest())["Cache-Status"] == "pullcache; fwd=stale; fwd-status=304"
     assert counter.served == 1
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance import errors
-from appliance.interfaces import Outlook
+from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.settings import StaleSettings
@@ -47,7 +47,7 @@ def test_an_upstream_that_is_down_is_not_asked_and_nobody_waits(
 ) -> None:
     """A thousand pulls of what is cached: no question, no wait, the fault as the reason."""
     upstream, cache = warm()
-    upstream.outlooks["app"] = Outlook(ask=False, wait=False, fault=fault)
+    upstream.availabilities["app"] = Availability(ask=False, wait=False, fault=fault)
     for _ in range(3):
         answer = result(ask(cache, kind))
         assert str(answer.status) == f"pullcache; hit; detail=stale-{told}"
@@ -60,7 +60,7 @@ def test_such_an_answer_may_be_repeated_until_the_next_probe() -> None:
     upstream, cache = warm(max_stale=41.0)
     now = cache.clock.seconds()
     for until, repeated in ((None, 0.0), (now + 0.5, now + 0.5), (now + 5.0, now + 1.0)):
-        upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN, until=until)
+        upstream.availabilities["*"] = Availability(ask=False, wait=False, fault=DOWN, until=until)
         assert result(ask(cache, "tag")).fresh_until == repeated
 
 
@@ -68,7 +68,7 @@ def test_such_an_answer_may_be_repeated_until_the_next_probe() -> None:
 def test_a_doubtful_upstream_is_asked_once_and_nobody_waits(kind: str) -> None:
     """What is cached comes at once with the doubt as its reason; the word that comes later serves whoever asks then."""
     upstream, cache = warm()
-    upstream.outlooks["app"] = Outlook(ask=True, wait=False, fault=DOWN)
+    upstream.availabilities["app"] = Availability(ask=True, wait=False, fault=DOWN)
     upstream.hang()
     for _ in range(3):
         answer = result(ask(cache, kind))
@@ -82,7 +82,7 @@ def test_a_doubtful_upstream_is_asked_once_and_nobody_waits(kind: str) -> None:
 def test_a_doubtful_upstream_that_answers_at_once_is_believed(kind: str) -> None:
     """There is nothing to wait for then."""
     upstream, cache = warm()
-    upstream.outlooks["app"] = Outlook(ask=True, wait=False, fault=DOWN)
+    upstream.availabilities["app"] = Availability(ask=True, wait=False, fault=DOWN)
     assert result(ask(cache, kind)).status.fwd == "stale"
 
 
@@ -103,11 +103,13 @@ def test_who_has_waited_in_vain_says_so(kind: str) -> None:
     assert upstream.waited == ["app"]
 
 
-@pytest.mark.parametrize("outlook", [Outlook(ask=False, wait=False, fault=DOWN), Outlook(wait=False, fault=DOWN)])
-def test_what_is_not_cached_is_asked_for_whatever_is_expected(outlook: Outlook) -> None:
+@pytest.mark.parametrize(
+    "availability", [Availability(ask=False, wait=False, fault=DOWN), Availability(wait=False, fault=DOWN)]
+)
+def test_what_is_not_cached_is_asked_for_whatever_is_expected(availability: Availability) -> None:
     """The upstream itself says at once that it is down; the cache does not presume it."""
     upstream, cache = warm()
-    upstream.outlooks["*"] = outlook
+    upstream.availabilities["*"] = availability
     upstream.add_manifest("app", TWO, OCI_MANIFEST, "new")
     assert result(cache.through.manifest(HUB, "app", "new")).data == TWO
     upstream.fail(DOWN)
@@ -118,11 +120,13 @@ def test_what_is_not_cached_is_asked_for_whatever_is_expected(outlook: Outlook) 
 @pytest.mark.parametrize(
     "more", [{"serve_stale": StaleSettings(unavailable=False)}, {"max_stale": 10.0}], ids=["switched off", "too old"]
 )
-@pytest.mark.parametrize("outlook", [Outlook(), Outlook(wait=False, fault=DOWN), Outlook(False, False, DOWN)])
-def test_what_may_not_be_served_does_not_shorten_the_wait(kind: str, more: Any, outlook: Outlook) -> None:
+@pytest.mark.parametrize(
+    "availability", [Availability(), Availability(wait=False, fault=DOWN), Availability(False, False, DOWN)]
+)
+def test_what_may_not_be_served_does_not_shorten_the_wait(kind: str, more: Any, availability: Availability) -> None:
     """An upstream that answers after three seconds still answers: an error after two would help nobody."""
     upstream, cache = warm(**more)
-    upstream.outlooks["*"] = outlook
+    upstream.availabilities["*"] = availability
     upstream.hang()
     waiting = ask(cache, kind)
     cache.clock.advance(3.0)

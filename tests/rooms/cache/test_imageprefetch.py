@@ -13,7 +13,7 @@ from appliance.cache import prefetch as module
 from appliance.cache.imageprefetch import OUTAGE_POLL
 from appliance.cache.prefetch import BUSY, GIVES_WAY, GRACE, RETRY_DELAYS, WHOLE_FOR
 from appliance.errors import UpstreamDenied, UpstreamRateLimited, UpstreamUnavailable
-from appliance.interfaces import Outlook
+from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import NONDISTRIBUTABLE, OCI_INDEX
 from appliance.settings import PrefetchSettings
@@ -350,9 +350,9 @@ def test_an_image_that_can_never_be_whole_takes_its_upstream_for_down_for_nobody
     for delay in RETRY_DELAYS:
         assert len(desk.asked("blob")) == 1
         # It may be taken for down for a moment each time, and be well again by a probe.
-        desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN)
+        desk.upstream.availabilities["*"] = Availability(ask=False, wait=False, fault=DOWN)
         desk.turn(OUTAGE_POLL)
-        desk.upstream.outlooks.clear()
+        desk.upstream.availabilities.clear()
         desk.turn(delay)
     assert len(desk.asked("blob")) == 1
     assert (desk.prefetch.images, desk.clock.getDelayedCalls()) == (0, [])
@@ -380,12 +380,12 @@ def test_an_outage_is_waited_for_however_long() -> None:
     desk = stocked()
     desk.pull("five")
     desk.upstream.fail(DOWN)
-    desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN)
+    desk.upstream.availabilities["*"] = Availability(ask=False, wait=False, fault=DOWN)
     for _ in range(3):
         desk.turn(86400.0)
     assert blobs_asked(desk) == [] and desk.prefetch.images == 1
     desk.upstream.heal()
-    desk.upstream.outlooks.clear()
+    desk.upstream.availabilities.clear()
     desk.turn(OUTAGE_POLL)
     assert desk.holds(*LAYERS) == [True] * 5
 
@@ -396,7 +396,7 @@ def test_an_image_that_is_whole_is_known_to_be_in_an_outage_as_well() -> None:
     result(desk.through.manifest(HUB, APP, "five"))
     take(desk, CONFIG, *LAYERS)
     desk.upstream.fail(DOWN)
-    desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN)
+    desk.upstream.availabilities["*"] = Availability(ask=False, wait=False, fault=DOWN)
     desk.through.note_pulls(HUB, APP, "five")
     desk.turn(GRACE)
     assert desk.prefetch.images == 0
@@ -408,12 +408,12 @@ def test_an_outage_in_the_middle_is_waited_for() -> None:
     desk.pull("five")
     desk.upstream.hang("blob")
     desk.turn(GRACE)
-    desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=DOWN)
+    desk.upstream.availabilities["*"] = Availability(ask=False, wait=False, fault=DOWN)
     desk.upstream.hanging[0].refuse(DOWN)
     desk.turn(OUTAGE_POLL)
     assert len(desk.asked("blob")) == 1
     desk.upstream.heal()
-    desk.upstream.outlooks.clear()
+    desk.upstream.availabilities.clear()
     desk.turn(OUTAGE_POLL)
     assert desk.holds(*LAYERS) == [True] * 5
 

@@ -15,7 +15,7 @@ from appliance.cache import referrerprefetch
 from appliance.cache.prefetch import AT_ONCE
 from appliance.cache.referrerprefetch import AGAIN, SMALL
 from appliance.errors import UpstreamMissing, UpstreamRateLimited, UpstreamUnavailable
-from appliance.interfaces import Outlook
+from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.settings import PrefetchSettings
@@ -364,18 +364,18 @@ def test_an_upstream_that_wants_fewer_requests_gets_none(retry_after: float | No
 
 
 def test_an_upstream_that_is_down_is_not_asked_on() -> None:
-    """A failure, and an outlook that says that the next question will fare no better; later it is asked again."""
+    """A failure, and an availability that says that the next question will fare no better; later it is asked again."""
     desk = desk_of(fresh_for=None)
     desk.refer(IMAGE, b"signature")
     result(desk.through.manifest(HUB, APP, "latest"))
     down = UpstreamUnavailable(HUB, "down")
     desk.upstream.fail(down)
-    desk.upstream.outlooks["*"] = Outlook(ask=False, wait=False, fault=down)
+    desk.upstream.availabilities["*"] = Availability(ask=False, wait=False, fault=down)
     desk.asked()
     desk.pull()
     assert desk.asked() == digests(IMAGE)
     desk.upstream.heal()
-    desk.upstream.outlooks.clear()
+    desk.upstream.availabilities.clear()
     desk.pull(after=AGAIN)
     assert desk.holds(b"signature") == [True]
 

@@ -13,7 +13,7 @@ from appliance.cache import referrers as module
 from appliance.cache.links import Links
 from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
 from appliance.index.referrers import ReferrerLists
-from appliance.interfaces import Outlook
+from appliance.interfaces import Availability
 from appliance.oci import referrer as rules
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
@@ -116,7 +116,7 @@ def behave(upstream: ScriptedUpstream, how: str) -> None:
     elif how in FAULTS:
         upstream.fail(FAULTS[how])
     if how == "is down":
-        upstream.outlooks["app"] = Outlook(ask=False, wait=False, fault=DOWN)
+        upstream.availabilities["app"] = Availability(ask=False, wait=False, fault=DOWN)
 
 
 @pytest.mark.parametrize("subject_held", [True, False], ids=["subject held", "subject not held"])

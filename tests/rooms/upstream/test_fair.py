@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IConsumer
 from twisted.python.failure import Failure
 
 from appliance.errors import UpstreamUnavailable
-from appliance.interfaces import Condition, Health, IBlobResponse, Outlook, UrlCondition
+from appliance.interfaces import Availability, Condition, Health, IBlobResponse, UrlCondition
 from appliance.oci.digest import Digest
 from appliance.upstream.fair import FairUpstream
 from appliance.upstream.permits import Permits, Rank
@@ -27,7 +27,7 @@ MANIFEST = b'{"schemaVersion": 2}'
 
 DOWN = UrlCondition("https://registry.example", Health.DOWN, 0.0)
 UP = UrlCondition("https://registry.example", Health.UP, 0.0)
-RESTING = UrlCondition("https://mirror.example", Health.RESTING, 0.0)
+RATE_LIMITED = UrlCondition("https://mirror.example", Health.RATE_LIMITED, 0.0)
 
 
 class TestOneAtATime(UpstreamContract):
@@ -179,13 +179,13 @@ def test_a_question_given_up_makes_room() -> None:
 def test_everything_else_is_the_other_upstreams() -> None:
     """Its name, how names are mapped, how it is, and its end."""
     inner = scripted()
-    inner.outlooks["*"] = Outlook(ask=False)
+    inner.availabilities["*"] = Availability(ask=False)
     inner.conditions = Condition((UP,))
     fair = FairUpstream(inner, Permits(1))
     fair.overdue("a")
     fair.stop()
     assert (fair.name, fair.repository("x")) == (inner.name, "x")
-    assert fair.outlook("a") == Outlook(ask=False)
+    assert fair.availability("a") == Availability(ask=False)
     assert fair.condition() is inner.conditions
     assert (inner.waited, inner.stopped) == (["a"], True)
 
@@ -216,7 +216,7 @@ def test_what_is_asked_for_is_passed_on() -> None:
     response.abandon()
 
 
-@pytest.mark.parametrize(("urls", "waits"), [((DOWN,), False), ((DOWN, RESTING), False), ((DOWN, UP), True)])
+@pytest.mark.parametrize(("urls", "waits"), [((DOWN,), False), ((DOWN, RATE_LIMITED), False), ((DOWN, UP), True)])
 def test_nobody_queues_for_an_upstream_that_is_down(urls: tuple[UrlCondition, ...], waits: bool) -> None:
     """It fails at once, as promised, although a long download holds the only connection; also who waited before."""
     inner = scripted()

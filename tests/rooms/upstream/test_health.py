@@ -17,13 +17,13 @@ from zope.interface import provider
 
 from appliance import errors
 from appliance.errors import UpstreamRateLimited, UpstreamTimeout, UpstreamUnavailable
-from appliance.interfaces import Health, Outlook, UrlCondition
+from appliance.interfaces import Availability, Health, UrlCondition
 from appliance.upstream import health as machine
 from appliance.upstream.health import TRANSITIONS, Event, IllegalTransition, UrlHealth
 from appliance.upstream.observer import SilentObserver
 from appliance.upstream.probes import FIRST_PAUSE, HASTE, JITTER, LONGEST_PAUSE
 
-UP, DOUBTFUL, DOWN, RESTING = Health.UP, Health.DOUBTFUL, Health.DOWN, Health.RESTING
+UP, SUSPECT, DOWN, RATE_LIMITED = Health.UP, Health.SUSPECT, Health.DOWN, Health.RATE_LIMITED
 URL = "https://registry.example"
 GONE = UpstreamUnavailable("up.example", "the server closed the connection")
 SILENT = UpstreamTimeout("up.example", "no answer within 30 seconds")
@@ -89,9 +89,9 @@ class Watched:
 
     def bring(self, state: Health) -> None:
         """From UP to C{state}."""
-        if state is RESTING:
+        if state is RATE_LIMITED:
             self.health.limited(UpstreamRateLimited("up.example", "answered 503", 60.0))
-        if state in (DOUBTFUL, DOWN):
+        if state in (SUSPECT, DOWN):
             self.health.failed(GONE)
         if state is DOWN:
             self.health.failed(GONE)
@@ -115,7 +115,7 @@ def documented() -> dict[Event, dict[Health, Health]]:
         cells = line.split()
         if cells and cells[0] in Event.__members__:
             after = [None if cell == "-" else Health[cell] for cell in cells[-4:]]
-            pairs = zip((UP, DOUBTFUL, DOWN, RESTING), after, strict=True)
+            pairs = zip((UP, SUSPECT, DOWN, RATE_LIMITED), after, strict=True)
             found[Event[cells[0]]] = {before: state for before, state in pairs if state is not None}
     return found
 
@@ -151,7 +151,7 @@ def test_a_url_in_use_is_up_and_costs_no_timer() -> None:
     for _ in range(3):
         watched.health.answered()
         watched.health.check()
-    assert watched.health.outlook(busy=True) == Outlook()
+    assert watched.health.availability(busy=True) == Availability()
     assert watched.clock.getDelayedCalls() == []
     assert watched.observer.states == [UP]
     assert watched.health.condition() == UrlCondition(URL, UP, 1_700_000_000.0, "", None)
@@ -173,9 +173,9 @@ def test_one_failure_makes_it_doubtful(happens: Callable[[UrlHealth], None]) -> 
     """Who has a cached answer waits no more; who has none is asked for as before."""
     watched = Watched()
     happens(watched.health)
-    assert watched.state is DOUBTFUL
+    assert watched.state is SUSPECT
     watched.health.check()
-    idle, busy = watched.health.outlook(False), watched.health.outlook(True)
+    idle, busy = watched.health.availability(False), watched.health.availability(True)
     assert (idle.ask, idle.wait, busy.ask, busy.wait) == (True, False, False, False)
     assert idle.fault is not None and idle.until == watched.clock.seconds() + 1.0
 
@@ -183,7 +183,7 @@ def test_one_failure_makes_it_doubtful(happens: Callable[[UrlHealth], None]) -> 
 def test_a_doubt_is_settled_by_a_probe() -> None:
     """A second later somebody looks, and then there is no timer any more."""
     watched = Watched()
-    watched.bring(DOUBTFUL)
+    watched.bring(SUSPECT)
     assert watched.wait() == FIRST_PAUSE
     watched.answer(401)
     assert watched.state is UP
@@ -193,7 +193,7 @@ def test_a_doubt_is_settled_by_a_probe() -> None:
 def test_an_answer_settles_a_doubt_at_once() -> None:
     """The probe that was under way is dropped."""
     watched = Watched()
-    watched.bring(DOUBTFUL)
+    watched.bring(SUSPECT)
     watched.wait()
     watched.health.answered()
     assert watched.state is UP
@@ -210,7 +210,7 @@ def test_a_registry_that_answers_v2_and_hangs_elsewhere_stays_doubtful() -> None
     watched.health.overdue(SILENT)
     watched.wait()
     watched.answer()
-    assert watched.state is DOUBTFUL
+    assert watched.state is SUSPECT
     watched.health.answered()
     assert watched.state is UP
     watched.health.overdue(SILENT)
@@ -245,9 +245,9 @@ def test_two_failures_on_end_are_down() -> None:
     assert type(refusal) is UpstreamUnavailable
     why = f"{URL} has been down for 0 s (the server closed the connection); it is tried again in 1 s"
     assert refusal.detail == why
-    outlook = watched.health.outlook(False)
-    assert (outlook.ask, outlook.wait, str(outlook.fault)) == (False, False, str(refusal))
-    assert outlook.until == 1_700_000_001.0
+    availability = watched.health.availability(False)
+    assert (availability.ask, availability.wait, str(availability.fault)) == (False, False, str(refusal))
+    assert availability.until == 1_700_000_001.0
 
 
 def test_a_url_that_went_down_in_silence_is_a_timeout() -> None:
@@ -263,7 +263,7 @@ def test_a_server_that_fails_is_given_five_chances() -> None:
     watched = Watched()
     for _ in range(4):
         watched.health.erred(BROKEN)
-        assert watched.state is DOUBTFUL
+        assert watched.state is SUSPECT
     watched.health.erred(BROKEN)
     assert watched.state is DOWN
 
@@ -280,7 +280,7 @@ def test_an_answer_in_between_starts_the_count_anew() -> None:
 def test_a_probe_counts_as_a_failure() -> None:
     """One lost question and one lost probe are enough."""
     watched = Watched()
-    watched.bring(DOUBTFUL)
+    watched.bring(SUSPECT)
     watched.wait()
     watched.answer(GONE)
     assert watched.state is DOWN
@@ -298,8 +298,8 @@ def test_a_probe_counts_as_a_failure() -> None:
         (502, DOWN),
         (GONE, DOWN),
         (errors.UpstreamRefused("up.example", "its address is private"), DOWN),
-        (429, RESTING),
-        (UpstreamRateLimited("up.example", "wait", 5.0), RESTING),
+        (429, RATE_LIMITED),
+        (UpstreamRateLimited("up.example", "wait", 5.0), RATE_LIMITED),
     ],
 )
 def test_what_a_probe_finds(outcome: int | Exception, state: Health) -> None:
@@ -375,7 +375,7 @@ def test_looking_forward_hastens_nothing() -> None:
     for _ in range(6):
         watched.wait()
         watched.answer(GONE)
-    watched.health.outlook(False)
+    watched.health.availability(False)
     assert watched.wait() == 64
 
 
@@ -394,15 +394,15 @@ def test_a_late_answer_is_a_return() -> None:
 def test_a_rest_is_as_long_as_was_asked_for() -> None:
     """Who asks meanwhile is told what remains of it, and nothing is probed."""
     watched = Watched()
-    watched.bring(RESTING)
+    watched.bring(RATE_LIMITED)
     watched.clock.advance(20)
     refusal = watched.refusal()
     assert isinstance(refusal, UpstreamRateLimited)
     assert refusal.retry_after == 40
-    outlook = watched.health.outlook(False)
-    assert (outlook.ask, outlook.until) == (False, 1_700_000_060.0)
+    availability = watched.health.availability(False)
+    assert (availability.ask, availability.until) == (False, 1_700_000_060.0)
     watched.clock.advance(39.5)
-    assert watched.state is RESTING
+    assert watched.state is RATE_LIMITED
     watched.clock.advance(0.5)
     assert watched.state is UP
     assert watched.probes == [] and watched.clock.getDelayedCalls() == []
@@ -429,7 +429,7 @@ def test_a_rest_of_unknown_length_is_longer_every_time() -> None:
 def test_the_longer_of_two_rests_counts() -> None:
     """And many refusals at once are one rest."""
     watched = Watched()
-    watched.bring(RESTING)
+    watched.bring(RATE_LIMITED)
     watched.health.limited(UpstreamRateLimited("up.example", "answered 429", 5.0))
     assert watched.health.condition().until == 1_700_000_060.0
     watched.health.limited(UpstreamRateLimited("up.example", "answered 429", 90.0))
@@ -440,15 +440,15 @@ def test_the_longer_of_two_rests_counts() -> None:
 def test_answers_and_failures_of_before_do_not_end_a_rest() -> None:
     """It was asked for; questions that were under way change nothing."""
     watched = Watched()
-    watched.bring(RESTING)
+    watched.bring(RATE_LIMITED)
     watched.health.answered()
     watched.health.failed(GONE)
     watched.health.failed(GONE)
     watched.health.overdue(SILENT)
-    assert watched.state is RESTING
+    assert watched.state is RATE_LIMITED
     watched.clock.advance(60)
     watched.health.failed(GONE)
-    assert watched.state is DOUBTFUL
+    assert watched.state is SUSPECT
 
 
 def test_a_probe_is_dropped_when_a_rest_begins() -> None:
@@ -457,7 +457,7 @@ def test_a_probe_is_dropped_when_a_rest_begins() -> None:
     watched.bring(DOWN)
     watched.wait()
     watched.health.limited(UpstreamRateLimited("up.example", "answered 503", 5.0))
-    assert watched.state is RESTING and watched.under_way == []
+    assert watched.state is RATE_LIMITED and watched.under_way == []
     watched.clock.advance(5)
     assert watched.state is UP
 
@@ -468,7 +468,7 @@ def test_a_probe_that_is_answered_while_it_is_dropped_changes_nothing() -> None:
     dropped: Deferred[int] = Deferred(lambda probe: probe.callback(500))
     watched.probes.append(dropped)
     watched.health._probes._ping = lambda: dropped
-    watched.bring(DOUBTFUL)
+    watched.bring(SUSPECT)
     watched.clock.advance(1)
     watched.health.answered()
     assert dropped.called and watched.state is UP
@@ -484,7 +484,7 @@ def test_stopping_leaves_nothing_behind(state: Health, probing: bool) -> None:
     """No timer and no probe; a question that comes nevertheless is asked."""
     watched = Watched()
     watched.bring(state)
-    if probing and state in (DOUBTFUL, DOWN):
+    if probing and state in (SUSPECT, DOWN):
         watched.wait()
     for _ in range(2):
         watched.health.stop()
@@ -493,7 +493,7 @@ def test_stopping_leaves_nothing_behind(state: Health, probing: bool) -> None:
     watched.health.failed(GONE)
     watched.health.limited(UpstreamRateLimited("up.example", "answered 503", 5.0))
     watched.health.check()
-    assert watched.health.outlook(False) == Outlook()
+    assert watched.health.availability(False) == Availability()
     assert watched.clock.getDelayedCalls() == []
 
 
@@ -523,7 +523,7 @@ def test_each_change_is_said_once() -> None:
         f"{start} up after 1 s: a probe was answered",
     ]
     assert [level for level, _ in lines] == [LogLevel.warn, LogLevel.warn, LogLevel.info]
-    assert watched.observer.states == [UP, DOUBTFUL, DOWN, UP]
+    assert watched.observer.states == [UP, SUSPECT, DOWN, UP]
 
 
 def test_operators_see_since_when_and_why() -> None:
@@ -587,9 +587,9 @@ class AnyWeather(RuleBasedStateMachine):
             try:
                 self.watched.health.check()
             except errors.UpstreamError:
-                assert self.watched.state in (DOWN, RESTING) and not self.stopped
+                assert self.watched.state in (DOWN, RATE_LIMITED) and not self.stopped
             else:
-                assert self.watched.state in (UP, DOUBTFUL) or self.stopped
+                assert self.watched.state in (UP, SUSPECT) or self.stopped
 
     @rule()
     def stop(self) -> None:
@@ -612,10 +612,10 @@ class AnyWeather(RuleBasedStateMachine):
     @invariant()
     def what_is_foreseen_is_what_happens(self) -> None:
         """Who may not ask is told why."""
-        outlook = self.watched.health.outlook(False)
-        assert outlook.ask == (self.stopped or self.watched.state in (UP, DOUBTFUL))
-        assert outlook.wait == (self.stopped or self.watched.state is UP)
-        assert (outlook.fault is None) == outlook.wait
+        availability = self.watched.health.availability(False)
+        assert availability.ask == (self.stopped or self.watched.state in (UP, SUSPECT))
+        assert availability.wait == (self.stopped or self.watched.state is UP)
+        assert (availability.fault is None) == availability.wait
 
 
 TestAnyWeather = AnyWeather.TestCase

@@ -485,9 +485,9 @@ def test_an_empty_list_ends_the_wait_for_an_answer() -> None:
     """Who waited in vain for this repository before is waited for again: its registry answers, if only with nothing."""
     rig = Rig()
     rig.upstream.overdue("a")
-    assert not rig.upstream.outlook("a").wait
+    assert not rig.upstream.availability("a").wait
     assert rig.ask() == Referrers(())
-    assert rig.upstream.outlook("a").wait
+    assert rig.upstream.availability("a").wait
 
 
 def test_the_next_url_is_asked_everything_again() -> None:

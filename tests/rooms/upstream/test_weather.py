@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from appliance import errors
-from appliance.interfaces import Health, ICredentials, Outlook, RateLimit, Secret
+from appliance.interfaces import Availability, Health, ICredentials, RateLimit, Secret
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.distribution import DistributionUpstream
@@ -25,7 +25,7 @@ from tests.rooms.upstream.net import AUTH, CDN, REGISTRY, Asked, Net, Reply, Ser
 SECOND, THIRD = "https://second.example", "https://third.example"
 MANIFEST = b'{"schemaVersion": 2}\n'
 DIGEST = Digest.of(MANIFEST)
-UP, DOUBTFUL, DOWN, RESTING = Health.UP, Health.DOUBTFUL, Health.DOWN, Health.RESTING
+UP, SUSPECT, DOWN, RATE_LIMITED = Health.UP, Health.SUSPECT, Health.DOWN, Health.RATE_LIMITED
 
 
 class Watching(SilentObserver):
@@ -121,7 +121,7 @@ def test_in_fair_weather_nothing_is_probed() -> None:
     """One request for one question, and no timer afterwards."""
     weather = Weather()
     assert weather.pull() == MANIFEST
-    assert weather.upstream.outlook("a") == Outlook()
+    assert weather.upstream.availability("a") == Availability()
     assert len(weather.net.asked) == 1 and weather.net.timers() == []
     weather.end()
 
@@ -132,16 +132,16 @@ def test_a_black_hole_keeps_one_client_waiting_and_then_nobody() -> None:
     weather.net.holes.add(REGISTRY)
     first = weather.upstream.head("a", "t")
     weather.pass_time(2)
-    assert weather.upstream.outlook("a").wait
+    assert weather.upstream.availability("a").wait
     weather.upstream.overdue("a")
-    outlook = weather.upstream.outlook("a")
-    assert (outlook.ask, outlook.wait) == (False, False)
-    assert isinstance(outlook.fault, errors.UpstreamTimeout) and outlook.until is not None
+    availability = weather.upstream.availability("a")
+    assert (availability.ask, availability.wait) == (False, False)
+    assert isinstance(availability.fault, errors.UpstreamTimeout) and availability.until is not None
     weather.pass_time(28)
     assert type(weather.net.fault(first)) is errors.UpstreamTimeout
     weather.pass_time(4)
     assert weather.states == [DOWN]
-    assert not weather.upstream.outlook("b").ask
+    assert not weather.upstream.availability("b").ask
     weather.end()
 
 
@@ -217,11 +217,11 @@ def test_a_registry_that_answers_v2_and_hangs_elsewhere_keeps_nobody_waiting() -
         weather.pass_time(2)
         weather.upstream.overdue("a")
         weather.pass_time(2)
-    assert weather.states == [DOUBTFUL]
-    assert not weather.upstream.outlook("b").wait
+    assert weather.states == [SUSPECT]
+    assert not weather.upstream.availability("b").wait
     weather.pass_time(30)
     assert all(type(weather.net.fault(question)) is errors.UpstreamTimeout for question in questions)
-    assert weather.states == [DOUBTFUL]
+    assert weather.states == [SUSPECT]
     uncached = weather.upstream.manifest("c", "t")
     weather.net.settle()
     assert weather.asked(of="/c/") == ["/v2/c/manifests/t"]
@@ -243,10 +243,10 @@ def test_one_slow_repository_keeps_nobody_waiting_while_others_are_answered(answ
     weather.upstream.overdue("slow")
     weather.pull("quick")
     assert weather.states == [UP]
-    assert weather.upstream.outlook("quick") == Outlook()
-    outlook = weather.upstream.outlook("slow")
-    assert (outlook.ask, outlook.wait, outlook.until) == (True, False, weather.net.clock.seconds() + 1)
-    assert isinstance(outlook.fault, errors.UpstreamTimeout)
+    assert weather.upstream.availability("quick") == Availability()
+    availability = weather.upstream.availability("slow")
+    assert (availability.ask, availability.wait, availability.until) == (True, False, weather.net.clock.seconds() + 1)
+    assert isinstance(availability.fault, errors.UpstreamTimeout)
     slow.cancel()
     weather.net.fault(slow)
     weather.answer(answer)
@@ -254,7 +254,7 @@ def test_one_slow_repository_keeps_nobody_waiting_while_others_are_answered(answ
     weather.net.settle()
     assert not pending(question)
     question.addErrback(lambda failure: failure.trap(errors.UpstreamMissing))
-    assert weather.upstream.outlook("slow") == Outlook()
+    assert weather.upstream.availability("slow") == Availability()
     weather.end()
 
 
@@ -301,7 +301,7 @@ def test_answers_of_every_sort_are_answers() -> None:
         weather = Weather()
         weather.answer(Reply(500), reply)
         weather.fault()
-        assert weather.states == [DOUBTFUL]
+        assert weather.states == [SUSPECT]
         weather.fault()
         assert weather.states == [UP]
         weather.end()
@@ -320,15 +320,15 @@ def test_a_cancelled_question_is_neither_a_success_nor_a_failure() -> None:
     weather.answer(Reply(500))
     weather.net.holes.clear()
     weather.fault()
-    assert weather.states == [DOUBTFUL]
+    assert weather.states == [SUSPECT]
     weather.serve(lambda asked: None)
     question = weather.upstream.manifest("a", "t")
     weather.net.settle()
-    assert not weather.upstream.outlook("a").ask
+    assert not weather.upstream.availability("a").ask
     question.cancel()
     weather.net.fault(question)
-    assert weather.states == [DOUBTFUL]
-    assert weather.upstream.outlook("a").ask
+    assert weather.states == [SUSPECT]
+    assert weather.upstream.availability("a").ask
     weather.end()
 
 
@@ -391,7 +391,7 @@ def test_credentials_that_cannot_be_read_are_not_the_registrys_fault() -> None:
     assert "answered 500" in str(weather.fault())
     credentials.lost = True
     assert "password_file /p" in str(weather.fault())
-    assert weather.states == [DOUBTFUL]
+    assert weather.states == [SUSPECT]
     weather.end()
 
 
@@ -408,9 +408,9 @@ def test_a_limit_on_one_repository_leaves_the_others_alone() -> None:
     fault = weather.fault("busy")
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 20
     assert len(weather.asked(of="/busy/")) == 1
-    outlook = weather.upstream.outlook("busy")
-    assert (outlook.ask, outlook.until) == (False, weather.net.clock.seconds() + 20)
-    assert isinstance(outlook.fault, errors.UpstreamRateLimited)
+    availability = weather.upstream.availability("busy")
+    assert (availability.ask, availability.until) == (False, weather.net.clock.seconds() + 20)
+    assert isinstance(availability.fault, errors.UpstreamRateLimited)
     assert weather.pull("other") == MANIFEST
     assert weather.upstream.condition().resting == ("busy",)
     weather.pass_time(20)
@@ -432,7 +432,7 @@ def test_limits_on_three_repositories_are_a_limit_on_the_registry() -> None:
         weather.fault(name)
         assert weather.states == [UP]
     weather.fault("c")
-    assert weather.states == [RESTING]
+    assert weather.states == [RATE_LIMITED]
     fault = weather.fault("d")
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 40
     assert len(weather.net.asked) == 3
@@ -462,7 +462,7 @@ def test_a_token_server_that_wants_fewer_requests_stops_all() -> None:
     weather.answer(Reply(401, {"WWW-Authenticate": f'Bearer realm="{AUTH}/token",service="s"'}))
     weather.net.servers[AUTH] = lambda asked: Reply(429, {"Retry-After": "15"})
     weather.fault("a")
-    assert weather.states == [RESTING]
+    assert weather.states == [RATE_LIMITED]
     fault = weather.fault("b")
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 15
     weather.end()
@@ -516,10 +516,10 @@ def test_a_failed_url_is_rested_and_taken_again_after_its_return() -> None:
     weather.net.refusing.add(REGISTRY)
     for _ in range(3):
         weather.pull()
-    assert weather.states == [DOUBTFUL, UP]
+    assert weather.states == [SUSPECT, UP]
     weather.pass_time(1)
     assert weather.states == [DOWN, UP]
-    assert weather.upstream.outlook("a") == Outlook()
+    assert weather.upstream.availability("a") == Availability()
     weather.net.refusing.clear()
     weather.pull()
     assert (weather.asked(), len(weather.asked(SECOND))) == ([], 4)
@@ -536,7 +536,7 @@ def test_urls_are_tried_in_order() -> None:
     weather.answer(Reply(500), Reply(body=MANIFEST))
     weather.answer(Reply(500), Reply(body=MANIFEST), url=SECOND)
     weather.pull()
-    assert weather.states == [DOUBTFUL, DOUBTFUL, UP]
+    assert weather.states == [SUSPECT, SUSPECT, UP]
     weather.answer(Reply(500), url=THIRD)
     weather.net.asked.clear()
     weather.pull()
@@ -551,20 +551,20 @@ def test_a_limit_of_one_url_leads_to_the_next() -> None:
     for _ in range(3):
         assert weather.pull() == MANIFEST
     assert (len(weather.asked()), len(weather.asked(SECOND))) == (1, 3)
-    assert weather.upstream.outlook("a") == Outlook()
+    assert weather.upstream.availability("a") == Availability()
     weather.end()
 
 
 def test_when_no_url_may_be_asked_the_first_one_says_why() -> None:
-    """And the outlook says when that may change."""
+    """And the availability says when that may change."""
     weather = Weather(REGISTRY, SECOND)
     weather.answer(Reply(503, {"Retry-After": "30"}))
     weather.answer(Reply(503, {"Retry-After": "10"}), url=SECOND)
     assert REGISTRY in str(weather.fault())
     fault = weather.fault()
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 30 and REGISTRY in str(fault)
-    outlook = weather.upstream.outlook("a")
-    assert (outlook.ask, outlook.until) == (False, weather.net.clock.seconds() + 10)
+    availability = weather.upstream.availability("a")
+    assert (availability.ask, availability.until) == (False, weather.net.clock.seconds() + 10)
     weather.end()
 
 
@@ -587,11 +587,11 @@ def test_operators_see_every_url() -> None:
     weather.net.refusing.add(REGISTRY)
     weather.pull()
     first, second = weather.upstream.condition().urls
-    assert (first.url, first.health, first.until) == (REGISTRY + "/remote", DOUBTFUL, weather.net.clock.seconds() + 1)
+    assert (first.url, first.health, first.until) == (REGISTRY + "/remote", SUSPECT, weather.net.clock.seconds() + 1)
     assert "cannot connect" in first.fault
     assert (second.url, second.health, second.fault, second.until) == (SECOND, UP, "", None)
     assert weather.observer.states[:2] == [(REGISTRY + "/remote", UP), (SECOND, UP)]
-    assert weather.observer.states[2:] == [(REGISTRY + "/remote", DOUBTFUL)]
+    assert weather.observer.states[2:] == [(REGISTRY + "/remote", SUSPECT)]
     weather.end()
 
 
@@ -633,7 +633,8 @@ class AnyWeather(RuleBasedStateMachine):
     @rule(repository=sampled_from("abcd"))
     def ask(self, repository: str) -> None:
         """A question is asked, or refused at once with an error of the upstream."""
-        allowed = self.weather.upstream.outlook(repository).ask or not set(self.weather.states) <= {DOWN, RESTING}
+        states = set(self.weather.states)
+        allowed = self.weather.upstream.availability(repository).ask or not states <= {DOWN, RATE_LIMITED}
         before = len(self.weather.net.asked) + len(self.weather.net.wires)
         question = self.weather.upstream.manifest(repository, "t")
         if not allowed:
