@@ -26,7 +26,6 @@ from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
 from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
-from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.pullthrough import PullThrough
@@ -45,6 +44,7 @@ from appliance.flow.connections import Connections, make_room
 from appliance.flow.ports import Ports, check_endpoints
 from appliance.flow.threads import THREADS, DiskThreads
 from appliance.index.documents import FilesystemDocuments
+from appliance.index.graph import ManifestGraph
 from appliance.index.listings import Listings
 from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
@@ -225,13 +225,13 @@ class PullcacheService(Service):
         self._documents = documents = FilesystemDocuments(settings.store, threads)
         self._repositories = repositories = Repositories(documents, clock=clock)
         self._flights = flights = Flights(store, clock, repositories)
-        links = Links(store)
+        graph = ManifestGraph(store)
         state = FilesystemDocuments(settings.store, threads, "state")
         self._wants, self._usage = Wants(state, clock, repositories.holds), Usage(state, clock)
-        manifests = Manifests(store, repositories, links, clock, Recent())
-        blobs = Blobs(store, repositories, links, flights, clock)
+        manifests = Manifests(store, repositories, graph, clock, Recent())
+        blobs = Blobs(store, repositories, graph, flights, clock)
         lists = ReferrerLists(documents)
-        referrers = ReferrerCache(repositories, lists, links, clock)
+        referrers = ReferrerCache(repositories, lists, graph, clock)
         sources = Sources(
             lambda: self._cache.remotes,
             repositories,
@@ -266,7 +266,7 @@ class PullcacheService(Service):
                 settings=lambda: self._settings,
                 store=store,
                 repositories=repositories,
-                links=links,
+                graph=graph,
                 lists=lists,
                 cache=self._cache,
                 wants=self._wants,

@@ -26,10 +26,10 @@ from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.completion import Completion
 from appliance.cache.flights import Flights
 from appliance.cache.held import Held
-from appliance.cache.links import Links
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
+from appliance.index.graph import ManifestGraph
 from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.interfaces import Condition, IBlobStore, IDocuments, IThreads
@@ -51,7 +51,7 @@ class Premises:
     settings: Callable[[], Settings]
     store: IBlobStore
     repositories: Repositories
-    links: Links
+    graph: ManifestGraph
     lists: ReferrerLists
     cache: PullThrough
     wants: Wants
@@ -82,7 +82,7 @@ class Api:
             p.store, p.repositories, p.threads, p.site, self._upstream_for, p.usage.last_pulled, p.lists, p.cache.asks
         )
         ordering = Ordering(exporter, Completion(p.cache, p.flights), names)
-        held = Held(p.store, p.repositories, p.links, p.cache.asks)
+        held = Held(p.store, p.repositories, p.graph, p.cache.asks)
         self._imports = Imports(importer, receipts, p.wants, held, p.clock, self._imported)
         self._exports = Exports(ordering, p.store, p.clock, p.duration)
         self._holdings = Holdings(

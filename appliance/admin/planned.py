@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from appliance.bundle.closure import Piece
+from appliance.bundle.closure import ImageBlob
 from appliance.bundle.contents import Totals
 from appliance.bundle.export import Export, LeftOut
 
@@ -93,5 +93,5 @@ def _lack(lack: LeftOut) -> Lack:
     return Lack(lack.ref, lack.why, [_lacking(piece) for piece in lack.missing])
 
 
-def _lacking(piece: Piece) -> LackingBlob:
+def _lacking(piece: ImageBlob) -> LackingBlob:
     return LackingBlob(str(piece.digest), piece.size, piece.kind)

@@ -37,7 +37,7 @@ _REFERENCE_DIGEST = "vnd.docker.reference.digest"
 
 
 @dataclass(frozen=True)
-class Piece:
+class ImageBlob:
     """
     One blob of an image.
 
@@ -79,8 +79,8 @@ class Closure:
     """
 
     root: Digest
-    held: tuple[Piece, ...] = ()
-    missing: tuple[Piece, ...] = ()
+    held: tuple[ImageBlob, ...] = ()
+    missing: tuple[ImageBlob, ...] = ()
     absent: tuple[Absent, ...] = ()
     platforms: tuple[str, ...] = ()
     manifests: dict[Digest, Manifest] = field(default_factory=dict)
@@ -137,7 +137,7 @@ async def closure(
     @param also: platforms to take although nobody pulled them, where C{platforms} names none.
     """
     walk = _Walk(read, size_of, platforms, parsed, counted, also)
-    return await walk.run(Piece(root, size, _kind_of_manifest(media_type), media_type))
+    return await walk.run(ImageBlob(root, size, _kind_of_manifest(media_type), media_type))
 
 
 class _Walk:
@@ -159,13 +159,13 @@ class _Walk:
         self._size_of = size_of
         self._wanted = platforms
         self._documents: dict[Digest, Manifest | None] = {}
-        self._queue: list[Piece] = []
-        self._held: dict[Digest, Piece] = {}
-        self._missing: dict[Digest, Piece] = {}
+        self._queue: list[ImageBlob] = []
+        self._held: dict[Digest, ImageBlob] = {}
+        self._missing: dict[Digest, ImageBlob] = {}
         self._absent: list[Absent] = []
         self._platforms: dict[Digest, str] = {}
 
-    async def run(self, root: Piece) -> Closure:
+    async def run(self, root: ImageBlob) -> Closure:
         self._queue = [root]
         for piece in self._queue:
             if piece.digest not in self._held and piece.digest not in self._missing:
@@ -182,14 +182,14 @@ class _Walk:
             nothing=bool(self._absent) and not self._missing and all(piece.kind == INDEX for piece in held),
         )
 
-    async def _visit(self, piece: Piece) -> None:
+    async def _visit(self, piece: ImageBlob) -> None:
         manifest = await self._document(piece.digest, piece.media_type)
         if manifest is None or self._size_of(piece.digest) != piece.size:
             self._missing[piece.digest] = piece
             return
         self._counted(_weight(manifest))
         kind = INDEX if manifest.is_index else MANIFEST
-        self._held[piece.digest] = Piece(piece.digest, piece.size, kind, manifest.media_type, piece.needed_by)
+        self._held[piece.digest] = ImageBlob(piece.digest, piece.size, kind, manifest.media_type, piece.needed_by)
         await self._descend(piece.digest, manifest)
         for position, descriptor in enumerate(manifest.blobs):
             self._take_blob(piece.digest, descriptor, _kind_of_blob(manifest, position, descriptor))
@@ -199,7 +199,7 @@ class _Walk:
         size = self._size_of(digest)
         if size is None and descriptor.media_type in mediatypes.NONDISTRIBUTABLE:
             return
-        piece = Piece(digest, descriptor.size, kind, descriptor.media_type, manifest)
+        piece = ImageBlob(digest, descriptor.size, kind, descriptor.media_type, manifest)
         where = self._held if size == descriptor.size else self._missing
         where.setdefault(digest, piece)
 
@@ -209,7 +209,7 @@ class _Walk:
             digest, platform = child.parsed(), imageconfig.named(child.platform)
             if child in taken:
                 self._queue.append(
-                    Piece(digest, child.size, _kind_of_manifest(child.media_type), child.media_type, index)
+                    ImageBlob(digest, child.size, _kind_of_manifest(child.media_type), child.media_type, index)
                 )
                 if platform is not None:
                     self._platforms.setdefault(digest, platform)

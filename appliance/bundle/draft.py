@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal, cast
 
 import appliance
-from appliance.bundle.closure import KINDS, Absent, Closure, Piece
+from appliance.bundle.closure import KINDS, Absent, Closure, ImageBlob
 from appliance.bundle.contents import (
     AbsentPlatform,
     BlobEntry,
@@ -44,8 +44,8 @@ class Draft:
     def __init__(self, have: frozenset[Digest]) -> None:
         self._have = have
         self._refs: dict[str, Ref] = {}
-        self._blobs: dict[Digest, Piece] = {}
-        self._required: dict[Digest, tuple[Piece, list[str]]] = {}
+        self._blobs: dict[Digest, ImageBlob] = {}
+        self._required: dict[Digest, tuple[ImageBlob, list[str]]] = {}
         self._absent: dict[tuple[Digest, Digest], Absent] = {}
         self._referrers: dict[Relation, ReferrerEntry] = {}
         self._heard: set[tuple[str, Digest]] = set()
@@ -116,7 +116,7 @@ class Draft:
     # -- what came of it --------------------------------------------------------------------------------------------
 
     @property
-    def blobs(self) -> list[Piece]:
+    def blobs(self) -> list[ImageBlob]:
         """Everything inside, in file order: what says how things hang together before what is bulky."""
         return sorted(self._blobs.values(), key=lambda piece: KINDS.index(piece.kind))
 
@@ -164,7 +164,7 @@ class Draft:
         for absent in closure.absent:
             self._absent.setdefault((absent.index, absent.digest), absent)
 
-    def _require(self, piece: Piece, name: str) -> None:
+    def _require(self, piece: ImageBlob, name: str) -> None:
         _, needed_by = self._required.setdefault(piece.digest, (piece, []))
         if name not in needed_by:
             needed_by.append(name)
@@ -177,12 +177,12 @@ class Draft:
         return key[1] not in self._blobs and key[1] not in self._required
 
 
-def _entry(piece: Piece) -> BlobEntry:
+def _entry(piece: ImageBlob) -> BlobEntry:
     media_type = piece.media_type if is_media_type(piece.media_type) else ""
     return BlobEntry(digest=str(piece.digest), size=piece.size, kind=_kind(piece), media_type=media_type)
 
 
-def _required(piece: Piece, needed_by: Iterable[str]) -> Required:
+def _required(piece: ImageBlob, needed_by: Iterable[str]) -> Required:
     names = tuple(sorted(needed_by))
     return Required(digest=str(piece.digest), size=piece.size, kind=_kind(piece), needed_by=names)
 
@@ -202,7 +202,7 @@ def _platforms(closure: Closure) -> Platforms:
     )
 
 
-def _kind(piece: Piece) -> BlobKind:
+def _kind(piece: ImageBlob) -> BlobKind:
     return cast(Literal["index", "manifest", "config", "layer", "artifact"], piece.kind)
 
 

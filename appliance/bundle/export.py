@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from appliance.bundle import contents, tar
-from appliance.bundle.closure import Piece as Lack
+from appliance.bundle.closure import ImageBlob
 from appliance.bundle.contents import Bundle, PlainName, VolumeMark
 from appliance.bundle.volumes import Piece
 from appliance.errors import BundleError
@@ -44,7 +44,7 @@ class LeftOut:
 
     ref: str
     why: str
-    missing: tuple[Lack, ...] = ()
+    missing: tuple[ImageBlob, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Kinship:
     @ivar subjects: what manifests held there refer to.
     @ivar referrers: the same the other way round, sorted.
     @ivar naming: manifests held there that name one of the digests that were looked for.
-    @ivar linked: what is named by manifests whose word is enough (L{appliance.index.repository.Held}).
+    @ivar linked: what is named by manifests whose word is enough (L{appliance.index.repository.ManifestRecord}).
     """
 
     children: set[Digest] = field(default_factory=set)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from appliance.bundle.archive import Archive, whole
-from appliance.bundle.closure import Closure, Parsed, Piece, closure
+from appliance.bundle.closure import Closure, ImageBlob, Parsed, closure
 from appliance.bundle.contents import MAX_MANIFEST_VALUES, MAX_REFS, Bundle, check_values
 from appliance.bundle.journal import HeldManifest, Published
 from appliance.bundle.offer import Offer, Root, Supply, in_words
@@ -108,7 +108,7 @@ class _Surveyor:
 
     async def visit_all(self, found: Survey) -> None:
         """Fill in everything for all roots."""
-        missing: dict[Digest, Piece] = {}
+        missing: dict[Digest, ImageBlob] = {}
         blocked: list[str] = []
         known: dict[Digest, _Visited] = {}
         for root in self._offer.roots:
@@ -136,7 +136,7 @@ class _Surveyor:
                 f" {visited.media_type}; have the archive made again"
             )
 
-    async def _visit(self, root: Root, found: Survey, missing: dict[Digest, Piece]) -> _Visited:
+    async def _visit(self, root: Root, found: Survey, missing: dict[Digest, ImageBlob]) -> _Visited:
         """Look at everything beneath one root, and note it; only what is published of it stays in memory."""
         self._beneath = self._document_bytes = 0
         whole = await closure(
@@ -196,20 +196,20 @@ class _Surveyor:
         supply = self._offer.supplies.get(digest)
         return self._assumed.get(digest) if supply is None else supply.size
 
-    async def _lacking(self, root: Digest, found: Closure) -> list[Piece]:
+    async def _lacking(self, root: Digest, found: Closure) -> list[ImageBlob]:
         """What is missing that should not be. Raises L{BundleDamaged} for what is there and is wrong."""
         lacking = [piece for piece in found.missing if self._is_expected(root, piece)]
         for piece in lacking:
             await self._check(piece)
         if self._offer.absent is not None:
             lacking += [
-                Piece(absent.digest, absent.size, "manifest", absent.media_type, absent.index)
+                ImageBlob(absent.digest, absent.size, "manifest", absent.media_type, absent.index)
                 for absent in found.absent
                 if absent.digest not in self._offer.absent and absent.digest not in self._assumed
             ]
         return lacking
 
-    def _is_expected(self, root: Digest, piece: Piece) -> bool:
+    def _is_expected(self, root: Digest, piece: ImageBlob) -> bool:
         """Whether the piece is to come with this archive, or be held."""
         if piece.digest in self._assumed:
             return False
@@ -219,7 +219,7 @@ class _Surveyor:
             return by not in self._offer.absent
         return by is None or by == root or by in self._offer.supplies
 
-    async def _check(self, piece: Piece) -> None:
+    async def _check(self, piece: ImageBlob) -> None:
         size = self._size(piece.digest)
         if size is None:
             return
@@ -233,7 +233,7 @@ class _Surveyor:
         except ManifestInvalid as error:
             raise BundleDamaged(f"{where}: {error}; have the archive made again") from None
 
-    def _lack(self, missing: dict[Digest, Piece], blocked: list[str]) -> BundleIncomplete:
+    def _lack(self, missing: dict[Digest, ImageBlob], blocked: list[str]) -> BundleIncomplete:
         size = in_words(sum(piece.size for piece in missing.values()))
         first = next(iter(missing.values()))
         return BundleIncomplete(

@@ -22,13 +22,13 @@ from twisted.logger import Logger
 from appliance.cache.distance import NEAR, ROUND_TRIP, is_far, patience
 from appliance.cache.flight import Flight
 from appliance.cache.flights import Flights, link
-from appliance.cache.links import Links
 from appliance.cache.missing import Missing, Subject
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
 from appliance.flow.sharing import Sharing
 from appliance.flow.source import Source
+from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobResponse, IBlobStore
@@ -105,11 +105,11 @@ class Blobs:
     _log = Logger()
 
     def __init__(
-        self, store: IBlobStore, repositories: Repositories, links: Links, flights: Flights, clock: IReactorTime
+        self, store: IBlobStore, repositories: Repositories, graph: ManifestGraph, flights: Flights, clock: IReactorTime
     ) -> None:
         self._store = store
         self._repositories = repositories
-        self._links = links
+        self._graph = graph
         self._flights = flights
         self._clock = clock
         self._missing = Missing(clock)
@@ -127,11 +127,11 @@ class Blobs:
         repository = await self._repositories.get(remote.name, name)
         await self._settled(digest)
         held = self._store.size(digest)
-        named = await self._links.named(repository, digest, thorough=held is None)
+        named = await self._graph.named(repository, digest, thorough=held is None)
         if held is None and named is not None:
             held = await self._held(remote, digest, named.size)
         if held is not None and named is not None and not named.linked:
-            named = await self._links.named(repository, digest, thorough=True)
+            named = await self._graph.named(repository, digest, thorough=True)
         if held is not None and named is not None and (named.linked or remote.offline):
             return BlobSize(held, HIT)
         if remote.offline:
@@ -300,14 +300,14 @@ class Blobs:
     async def _named(self, remote: Remote, repository: Repository, digest: Digest) -> tuple[int | None, CacheStatus]:
         """The size that the repository is known to have the blob with, C{None} where it is not known, and who said."""
         await self._settled(digest)
-        named = await self._links.named(repository, digest)
+        named = await self._graph.named(repository, digest)
         if (
             named is not None
             and not named.linked
             and not remote.offline
             and self._is_elsewhere(remote, repository, digest)
         ):
-            named = await self._links.named(repository, digest, thorough=True)
+            named = await self._graph.named(repository, digest, thorough=True)
             if named is not None and not named.linked:
                 named = None
         if named is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from appliance.cache.links import Links
+from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
@@ -14,7 +14,7 @@ class Held:
     """What the repositories of one store hold, asked for one reference at a time."""
 
     def __init__(
-        self, store: IBlobStore, repositories: Repositories, links: Links, asks: Callable[[str], bool]
+        self, store: IBlobStore, repositories: Repositories, graph: ManifestGraph, asks: Callable[[str], bool]
     ) -> None:
         """
         @param asks: whether that upstream is asked for what came through another repository.
@@ -22,7 +22,7 @@ class Held:
         self._asks = asks
         self._store = store
         self._repositories = repositories
-        self._links = links
+        self._graph = graph
 
     async def holds(self, upstream: str, repository: str, reference: str) -> bool:
         """
@@ -37,5 +37,5 @@ class Held:
         digest = Digest.parse(reference)
         if self._store.size(digest) is None:
             return False
-        named = await self._links.named(known, digest, thorough=True)
+        named = await self._graph.named(known, digest, thorough=True)
         return named is not None and (named.linked or not self._asks(upstream))

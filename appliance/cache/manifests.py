@@ -14,7 +14,6 @@ from twisted.logger import Logger
 
 from appliance.cache import freshness
 from appliance.cache.checks import Checks, Heard, Question, Stale
-from appliance.cache.links import Links
 from appliance.cache.missing import Subject
 from appliance.cache.moments import Moments
 from appliance.cache.recent import Recent
@@ -22,6 +21,7 @@ from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, ManifestInvalid, Offline, PullcacheError, UpstreamInvalid, UpstreamMissing
 from appliance.flow.clock import wall
+from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository, Tag
 from appliance.interfaces import IBlobStore
@@ -66,11 +66,11 @@ class Manifests:
     _log = Logger()
 
     def __init__(
-        self, store: IBlobStore, repositories: Repositories, links: Links, clock: IReactorTime, recent: Recent
+        self, store: IBlobStore, repositories: Repositories, graph: ManifestGraph, clock: IReactorTime, recent: Recent
     ) -> None:
         self._store = store
         self._repositories = repositories
-        self._links = links
+        self._graph = graph
         self._clock = clock
         self._recent = recent
         self._tags: Checks[_Checked] = Checks(clock)
@@ -205,10 +205,10 @@ class Manifests:
 
     async def _adopt(self, repository: Repository, digest: Digest) -> bool:
         """Hold here what the store has for another repository, if an index held here names it whose word is enough."""
-        named = None if self._store.size(digest) is None else await self._links.named(repository, digest, thorough=True)
+        named = None if self._store.size(digest) is None else await self._graph.named(repository, digest, thorough=True)
         if named is None or not named.linked:
             return False
-        return await self._hold(repository, digest, confirm=not await self._links.trusts(repository, digest))
+        return await self._hold(repository, digest, confirm=not await self._graph.trusts(repository, digest))
 
     async def _borrowed(self, remote: Remote, repository: Repository, digest: Digest) -> ManifestAnswer:
         """
@@ -218,7 +218,7 @@ class Manifests:
         @raise Offline: there is none.
         """
         absent = Offline(f"{remote.name}/{repository.name}@{digest} is not held, and this appliance is offline")
-        if self._store.size(digest) is None or await self._links.named(repository, digest) is None:
+        if self._store.size(digest) is None or await self._graph.named(repository, digest) is None:
             raise absent
         try:
             data = await self._store.read(digest, MAX_MANIFEST_BYTES)
@@ -228,7 +228,7 @@ class Manifests:
             raise absent from None
         if not digest.matches(data):
             raise BlobDamaged(f"{digest} is damaged on disk; remove the file and it is fetched again")
-        self._links.add(repository, digest, manifest, len(data))
+        self._graph.add(repository, digest, manifest, len(data))
         fresh_until = self._clock.seconds() + freshness.OFFLINE_FRESH_FOR
         return ManifestAnswer(digest, manifest.media_type, data, HIT, fresh_until=fresh_until)
 
@@ -243,7 +243,7 @@ class Manifests:
         return True
 
     async def _fetch(self, remote: Remote, repository: Repository, digest: Digest) -> None:
-        if self._store.size(digest) is not None and await self._links.named(repository, digest) is not None:
+        if self._store.size(digest) is not None and await self._graph.named(repository, digest) is not None:
             # It came through another repository: whether this one has it, a HEAD says as well as a GET.
             head = await remote.registry.head(repository.name, digest)
             if head.digest == digest and await self._hold(repository, digest, confirm=True):
@@ -271,7 +271,7 @@ class Manifests:
             await self._store.put(EMPTY_DIGEST, EMPTY)
             repository.blobs[EMPTY_DIGEST] = len(EMPTY)
         repository.hold(digest, manifest.media_type, size, confirm)
-        self._links.add(repository, digest, manifest, size)
+        self._graph.add(repository, digest, manifest, size)
         await self._repositories.save(repository)
 
     # -- what is held -----------------------------------------------------------------------------------------------

@@ -39,7 +39,6 @@ from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache import freshness
 from appliance.cache.checks import Checks, Heard, Question, Stale
-from appliance.cache.links import Links
 from appliance.cache.moments import Moments
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
@@ -52,6 +51,7 @@ from appliance.errors import (
     UpstreamMissing,
 )
 from appliance.flow.clock import wall
+from appliance.index.graph import ManifestGraph
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
@@ -81,10 +81,12 @@ class ReferrersAnswer:
 class ReferrerCache:
     """Lists referrers in every upstream's repositories."""
 
-    def __init__(self, repositories: Repositories, lists: ReferrerLists, links: Links, clock: IReactorTime) -> None:
+    def __init__(
+        self, repositories: Repositories, lists: ReferrerLists, graph: ManifestGraph, clock: IReactorTime
+    ) -> None:
         self._repositories = repositories
         self._lists = lists
-        self._links = links
+        self._graph = graph
         self._clock = clock
         self._checks: Checks[ReferrerList] = Checks(clock)
         self._heard: Moments[tuple[str, str, Digest]] = Moments(clock)
@@ -119,7 +121,7 @@ class ReferrerCache:
 
     async def _at_hand(self, upstream: str, name: str, subject: Digest) -> _AtHand:
         """What is held, and what was last heard."""
-        held = await self._links.referrers(await self._repositories.get(upstream, name), subject)
+        held = await self._graph.referrers(await self._repositories.get(upstream, name), subject)
         return held, await self._lists.get(upstream, name, subject)
 
     async def _ask(

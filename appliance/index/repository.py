@@ -45,7 +45,7 @@ BLOBS = "io.pullcache.blobs"
 _DESCRIPTOR = re.compile(r'\{\s*"mediaType"')
 
 
-class Entry(msgspec.Struct, rename="camel", omit_defaults=True):
+class IndexEntry(msgspec.Struct, rename="camel", omit_defaults=True):
     """A descriptor in the index document."""
 
     media_type: str
@@ -59,12 +59,12 @@ class ImageIndex(msgspec.Struct, rename="camel"):
 
     schema_version: int
     media_type: str
-    manifests: list[Entry]
+    manifests: list[IndexEntry]
     annotations: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ManifestRecord:
     """
     A manifest held.
 
@@ -109,7 +109,7 @@ class Repository:
         self.upstream = upstream
         self.name = name
         self.tags: dict[str, Tag] = {}
-        self.manifests: dict[Digest, Held] = {}
+        self.manifests: dict[Digest, ManifestRecord] = {}
         self.blobs: dict[Digest, int] = {}
         self.pinned: dict[Digest, str] = {}
         self._tag_names: list[str] = []
@@ -130,9 +130,9 @@ class Repository:
         """
         Note a manifest; the first media type a digest came with stays.
 
-        @param confirm: see L{Held}; a manifest whose word was enough once needs no confirmation later.
+        @param confirm: see L{ManifestRecord}; a manifest whose word was enough once needs no confirmation later.
         """
-        held = self.manifests.setdefault(digest, Held(media_type, size, confirm))
+        held = self.manifests.setdefault(digest, ManifestRecord(media_type, size, confirm))
         if held.confirm and not confirm:
             self.manifests[digest] = replace(held, confirm=False)
 
@@ -189,21 +189,21 @@ class Repository:
             try:
                 _, end = decoder.raw_decode(text, beginning.start())
                 # Decoded as strictly as the whole document is: what is taken now has to be written again.
-                repository._admit(msgspec.json.decode(text[beginning.start() : end], type=Entry))
+                repository._admit(msgspec.json.decode(text[beginning.start() : end], type=IndexEntry))
             except (ValueError, OverflowError, DigestInvalid, TagInvalid, RecursionError):
                 pass
         return repository
 
-    def _entry(self, digest: Digest, annotations: dict[str, str]) -> Entry:
+    def _entry(self, digest: Digest, annotations: dict[str, str]) -> IndexEntry:
         held = self.manifests[digest]
-        return Entry(
+        return IndexEntry(
             held.media_type, str(digest), held.size, annotations | {CONFIRM: "true"} if held.confirm else annotations
         )
 
     def _pin(self, digest: Digest) -> dict[str, str]:
         return {PINNED: self.pinned[digest]} if digest in self.pinned else {}
 
-    def _admit(self, entry: Entry) -> None:
+    def _admit(self, entry: IndexEntry) -> None:
         digest = Digest.parse(entry.digest)
         self.hold(digest, entry.media_type, entry.size, entry.annotations.get(CONFIRM) == "true")
         pinned = entry.annotations.get(PINNED)

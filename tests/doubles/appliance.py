@@ -13,7 +13,6 @@ from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
 from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
-from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.pullthrough import PullThrough
@@ -25,6 +24,7 @@ from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
 from appliance.flow.threads import InlineThreads
+from appliance.index.graph import ManifestGraph
 from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
 from appliance.index.referrers import ReferrerLists
@@ -94,10 +94,10 @@ class Appliance:
         self.flights = Flights(self.store, self.clock, self.repositories)
         self.wants = Wants(self.state, self.clock, self.repositories.holds)
         self.usage = Usage(self.state, self.clock)
-        links, lists = Links(self.store), ReferrerLists(documents)
-        manifests = Manifests(self.store, self.repositories, links, self.clock, Recent())
-        blobs = Blobs(self.store, self.repositories, links, self.flights, self.clock)
-        referrers = ReferrerCache(self.repositories, lists, links, self.clock)
+        graph, lists = ManifestGraph(self.store), ReferrerLists(documents)
+        manifests = Manifests(self.store, self.repositories, graph, self.clock, Recent())
+        blobs = Blobs(self.store, self.repositories, graph, self.flights, self.clock)
+        referrers = ReferrerCache(self.repositories, lists, graph, self.clock)
         sources = Sources(
             lambda: self.through.remotes,
             self.repositories,
@@ -123,7 +123,7 @@ class Appliance:
                 settings=lambda: self.settings,
                 store=self.store,
                 repositories=self.repositories,
-                links=links,
+                graph=graph,
                 lists=lists,
                 cache=self.through,
                 wants=self.wants,

@@ -12,13 +12,13 @@ from twisted.python.failure import Failure
 
 from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
-from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags
+from appliance.index.graph import ManifestGraph
 from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
 from appliance.index.referrers import ReferrerLists
@@ -86,17 +86,17 @@ class Cache:
         self.documents: MemoryDocuments = MemoryDocuments() if before is None else before.documents
         self.repositories = Repositories(self.documents)
         self.flights = Flights(self.store, self.clock, self.repositories)
-        links = Links(self.store)
+        graph = ManifestGraph(self.store)
         self.remotes = {
             each.name: Remote(UpstreamSettings(name=each.name, urls=("https://x",), **settings), each, offline)
             for each in upstreams
         }
         self.through = PullThrough(
             self.remotes,
-            Manifests(self.store, self.repositories, links, self.clock, Recent()),
-            Blobs(self.store, self.repositories, links, self.flights, self.clock),
+            Manifests(self.store, self.repositories, graph, self.clock, Recent()),
+            Blobs(self.store, self.repositories, graph, self.flights, self.clock),
             Tags(self.repositories, Listings(self.documents), self.clock),
-            ReferrerCache(self.repositories, ReferrerLists(self.documents), links, self.clock),
+            ReferrerCache(self.repositories, ReferrerLists(self.documents), graph, self.clock),
         )
 
 

@@ -9,7 +9,6 @@ from twisted.logger import LogEvent
 
 from appliance.cache import imageprefetch, prefetch, referrerprefetch
 from appliance.cache.blobs import Blobs
-from appliance.cache.links import Links
 from appliance.cache.manifests import Manifests
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.pullthrough import PullThrough
@@ -19,6 +18,7 @@ from appliance.cache.sources import Sources
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
+from appliance.index.graph import ManifestGraph
 from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
 from appliance.index.referrers import ReferrerLists
@@ -48,10 +48,10 @@ class Desk:
         self.upstream = ScriptedUpstream(HUB) if before is None else before.upstream
         self.cache = cache = Cache(self.upstream, before=None if before is None else before.cache, **settings)
         self.clock = cache.clock
-        links = Links(cache.store)
-        manifests = Manifests(cache.store, cache.repositories, links, self.clock, Recent())
-        blobs = Blobs(cache.store, cache.repositories, links, cache.flights, self.clock)
-        referrers = ReferrerCache(cache.repositories, ReferrerLists(cache.documents), links, self.clock)
+        graph = ManifestGraph(cache.store)
+        manifests = Manifests(cache.store, cache.repositories, graph, self.clock, Recent())
+        blobs = Blobs(cache.store, cache.repositories, graph, cache.flights, self.clock)
+        referrers = ReferrerCache(cache.repositories, ReferrerLists(cache.documents), graph, self.clock)
         self.state = MemoryDocuments() if before is None else before.state
         self.wants, self.usage = Wants(self.state, self.clock), Usage(self.state, self.clock)
         self.fetched: list[int] = []

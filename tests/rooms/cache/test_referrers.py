@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 
 from appliance import errors
 from appliance.cache import referrers as module
-from appliance.cache.links import Links
 from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
+from appliance.index.graph import ManifestGraph
 from appliance.index.referrers import ReferrerLists
 from appliance.interfaces import Availability
 from appliance.oci import referrer as rules
@@ -50,7 +50,7 @@ class Desk:
         self.referrers = ReferrerCache(
             self.cache.repositories,
             ReferrerLists(self.cache.documents),
-            Links(self.cache.store),
+            ManifestGraph(self.cache.store),
             self.clock,
         )
 

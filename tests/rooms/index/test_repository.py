@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import DocumentDamaged
-from appliance.index.repository import Held, Repository, Tag
+from appliance.index.repository import ManifestRecord, Repository, Tag
 from appliance.oci.digest import Digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -95,7 +95,7 @@ def test_the_media_type_a_manifest_came_with_stays() -> None:
     """The bytes never change, and neither does what they are said to be."""
     repository = sample()
     repository.hold(Digest.of(b"\x00"), "text/html", 1)
-    assert repository.manifests[Digest.of(b"\x00")] == Held(MANIFEST, 400)
+    assert repository.manifests[Digest.of(b"\x00")] == ManifestRecord(MANIFEST, 400)
 
 
 def damaged_or_read(data: bytes) -> None:

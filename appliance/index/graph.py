@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from appliance.errors import BlobDamaged, ManifestInvalid, NotHeld
 from appliance.flow.lru import LeastRecentlyUsed
-from appliance.index.repository import Held, Repository
+from appliance.index.repository import ManifestRecord, Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
@@ -46,14 +46,14 @@ class Named:
 
     @ivar size: bytes, C{None} where its descriptors contradict each other: then the upstream or the digest decides.
     @ivar linked: whether it is the repository's: its upstream gave it there or said that it has it there, or a manifest
-        names it whose word is enough (L{appliance.index.repository.Held}). What is merely named may be anybody's.
+        names it whose word is enough (L{ManifestRecord}). What is merely named may be anybody's.
     """
 
     size: int | None
     linked: bool
 
 
-class _Names:
+class Relations:
     """
     What the manifests seen so far name.
 
@@ -76,7 +76,7 @@ class _Names:
         self.learning = False
         self.waiting: list[Deferred[None]] = []
 
-    def add(self, manifest_digest: Digest, manifest: Manifest, held: Held) -> None:
+    def add(self, manifest_digest: Digest, manifest: Manifest, held: ManifestRecord) -> None:
         if manifest_digest not in self.seen:
             self.weight += _DIGEST_WEIGHT * (1 + len(manifest.blobs) + len(manifest.manifests))
         self.seen[manifest_digest] = not held.confirm
@@ -93,7 +93,7 @@ class _Names:
             self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if small else 0)
 
 
-class Links:
+class ManifestGraph:
     """The digests each repository names and refers to, learnt from its manifests when first needed."""
 
     _log = Logger()
@@ -104,12 +104,16 @@ class Links:
         """
         self._store = store
         self._budget = budget
-        self._named: LeastRecentlyUsed[tuple[str, str], _Names] = LeastRecentlyUsed(budget)
+        self._named: LeastRecentlyUsed[tuple[str, str], Relations] = LeastRecentlyUsed(budget)
 
     def add(self, repository: Repository, digest: Digest, manifest: Manifest, size: int) -> None:
         """A manifest of C{size} bytes was added to the repository, or served as if it was: then it may only name."""
         named = self._of(repository)
-        named.add(digest, manifest, repository.manifests.get(digest) or Held(manifest.media_type, size, confirm=True))
+        named.add(
+            digest,
+            manifest,
+            repository.manifests.get(digest) or ManifestRecord(manifest.media_type, size, confirm=True),
+        )
         self._remember(repository, named)
 
     async def named(self, repository: Repository, digest: Digest, thorough: bool = False) -> Named | None:
@@ -165,10 +169,10 @@ class Links:
 
     # -- what is held -----------------------------------------------------------------------------------------------
 
-    def _of(self, repository: Repository) -> _Names:
-        return self._named.get((repository.upstream, repository.name)) or _Names()
+    def _of(self, repository: Repository) -> Relations:
+        return self._named.get((repository.upstream, repository.name)) or Relations()
 
-    def _remember(self, repository: Repository, named: _Names) -> None:
+    def _remember(self, repository: Repository, named: Relations) -> None:
         """Keep what was learnt. Where no manifest is held there is nothing to learn: made-up names cost no memory."""
         if repository.manifests:
             # What takes more than there is room for stays until another is learnt: it takes longest to learn.
@@ -198,7 +202,7 @@ class Links:
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
-    def _learnt(self, repository: Repository, named: _Names) -> Deferred[None]:
+    def _learnt(self, repository: Repository, named: Relations) -> Deferred[None]:
         """
         Fires when every manifest that the repository holds has been looked at.
 
@@ -215,21 +219,21 @@ class Links:
             Deferred.fromCoroutine(self._learn(repository, named)).addBoth(_tell, named)
         return waiter
 
-    async def _learn(self, repository: Repository, named: _Names) -> None:
+    async def _learn(self, repository: Repository, named: Relations) -> None:
         # Again, for what was added meanwhile: somebody may have begun to wait for just that.
         while unseen := self._unseen(repository, named):
             for digest in unseen:
                 await self._look(repository, named, digest)
             self._remember(repository, named)
 
-    def _unseen(self, repository: Repository, named: _Names) -> list[Digest]:
+    def _unseen(self, repository: Repository, named: Relations) -> list[Digest]:
         """What is noted and not there may come yet, with a bundle: it stays unseen."""
         known = repository.manifests.items()
         # A bundle may have brought what was only pulled before: then it is looked at again.
         unseen = [each for each, held in known if named.seen.get(each) not in (True, not held.confirm)]
         return [each for each in unseen if self._store.size(each) is not None]
 
-    async def _look(self, repository: Repository, named: _Names, digest: Digest) -> None:
+    async def _look(self, repository: Repository, named: Relations, digest: Digest) -> None:
         held = repository.manifests.get(digest)
         if held is None:
             return
@@ -249,7 +253,7 @@ class Links:
             return None
 
 
-def _tell(result: None | Failure, named: _Names) -> None:
+def _tell(result: None | Failure, named: Relations) -> None:
     named.learning = False
     waiting, named.waiting = named.waiting, []
     # One after the other from here, so that a hundred who waited do not pile up on one stack.

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from appliance.cache import links as module
-from appliance.cache.links import SMALL, Links, Named, _Names
+from appliance.index import graph as module
+from appliance.index.graph import SMALL, ManifestGraph, Named, Relations
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
@@ -50,10 +50,10 @@ class Shelf:
     def __init__(self) -> None:
         self.store = CountingStore()
         self.repository = Repository("docker.io", "app")
-        self.links = Links(self.store)
+        self.graph = ManifestGraph(self.store)
 
     def hold(self, data: bytes, *tags: str, media_type: str = OCI_MANIFEST, there: bool = True) -> Digest:
-        """As an import does it: nobody tells the links."""
+        """As an import does it: nobody tells the graph."""
         digest = Digest.of(data)
         if there:
             result(self.store.put(digest, data))
@@ -63,7 +63,7 @@ class Shelf:
         return digest
 
     def listed(self, subject: Digest = SUBJECT) -> list[Digest]:
-        return [each.digest for each in result(self.links.referrers(self.repository, subject))]
+        return [each.digest for each in result(self.graph.referrers(self.repository, subject))]
 
 
 def signature(text: str, **more: Any) -> bytes:
@@ -78,10 +78,10 @@ def test_what_a_held_manifest_names_may_be_served_under_its_repository() -> None
     """With the size it says; other things in the shared store may not."""
     shelf = Shelf()
     shelf.hold(image(b"layer"))
-    assert result(shelf.links.named(shelf.repository, Digest.of(b"layer"))) == Named(5, linked=True)
-    assert result(shelf.links.named(shelf.repository, Digest.of(b"other"))) is None
+    assert result(shelf.graph.named(shelf.repository, Digest.of(b"layer"))) == Named(5, linked=True)
+    assert result(shelf.graph.named(shelf.repository, Digest.of(b"other"))) is None
     shelf.hold(image(b"other"))
-    assert result(shelf.links.named(shelf.repository, Digest.of(b"other"))) == Named(5, linked=True)
+    assert result(shelf.graph.named(shelf.repository, Digest.of(b"other"))) == Named(5, linked=True)
 
 
 def test_held_manifests_are_listed_by_what_they_refer_to() -> None:
@@ -95,19 +95,19 @@ def test_held_manifests_are_listed_by_what_they_refer_to() -> None:
         orders.append(shelf.listed())
         assert shelf.listed(Digest.of(b"another")) == []
     assert orders[0] == orders[1] == sorted(map(Digest.of, (one, two)))
-    described = {each.digest: json.loads(each.raw) for each in result(shelf.links.referrers(shelf.repository, SUBJECT))}
+    described = {each.digest: json.loads(each.raw) for each in result(shelf.graph.referrers(shelf.repository, SUBJECT))}
     assert described[Digest.of(two)] == descriptor(
         OCI_MANIFEST, two, artifactType="application/x.signature", annotations={"a": "b"}
     )
 
 
 def test_what_comes_later_is_listed_at_once() -> None:
-    """Fetched, which the links are told of, or imported, which they find; what is known is not read again."""
+    """Fetched, which the graph is told of, or imported, which it finds; what is known is not read again."""
     shelf = Shelf()
     first = shelf.hold(signature("first"))
     assert shelf.listed() == [first]
     fetched, imported = signature("fetched"), signature("imported")
-    shelf.links.add(shelf.repository, shelf.hold(fetched), parse_manifest(fetched, None), len(fetched))
+    shelf.graph.add(shelf.repository, shelf.hold(fetched), parse_manifest(fetched, None), len(fetched))
     assert set(shelf.listed()) == {first, Digest.of(fetched)}
     shelf.hold(imported)
     assert set(shelf.listed()) == {first, Digest.of(fetched), Digest.of(imported)}
@@ -149,7 +149,7 @@ def test_a_fallback_tag_that_is_held_counts_as_it_is_written() -> None:
     shelf.hold(listing(other, both), f"sha256-{SUBJECT.encoded}", media_type=OCI_INDEX)
     shelf.hold(data)
     more = shelf.hold(signature("more"))
-    found = result(shelf.links.referrers(shelf.repository, SUBJECT))
+    found = result(shelf.graph.referrers(shelf.repository, SUBJECT))
     assert [each.digest for each in found] == [Digest.of(b"not held"), Digest.of(data), more]
     assert found[1].raw == json.dumps(both).encode()
 
@@ -179,8 +179,8 @@ def test_the_tags_of_cosign_are_told_when_they_are_held() -> None:
     shelf.hold(image(b"signature"), f"{stem}.sig")
     shelf.hold(image(b"sbom"), f"{stem}.sbom", "latest")
     shelf.hold(image(b"lost"), f"{stem}.att", there=False)
-    assert shelf.links.cosign(shelf.repository, SUBJECT) == [f"{stem}.sbom", f"{stem}.sig"]
-    assert shelf.links.cosign(shelf.repository, Digest.of(b"another")) == []
+    assert shelf.graph.cosign(shelf.repository, SUBJECT) == [f"{stem}.sbom", f"{stem}.sig"]
+    assert shelf.graph.cosign(shelf.repository, Digest.of(b"another")) == []
     assert shelf.listed() == []
 
 
@@ -189,12 +189,12 @@ def test_a_hundred_who_ask_are_one_pass() -> None:
     shelf = Shelf()
     shelf.store.gates = []
     held = [shelf.hold(signature(str(number))) for number in range(3)]
-    asked = [begin(shelf.links.referrers(shelf.repository, SUBJECT)) for _ in range(100)]
+    asked = [begin(shelf.graph.referrers(shelf.repository, SUBJECT)) for _ in range(100)]
     asked[0].addErrback(lambda _: None)
     asked[0].cancel()
     assert len(shelf.store.gates) == 1
     held.append(shelf.hold(signature("late")))
-    late = begin(shelf.links.named(shelf.repository, Digest.of(b"late")))
+    late = begin(shelf.graph.named(shelf.repository, Digest.of(b"late")))
     for number in range(4):
         assert not asked[1].called and not late.called and len(shelf.store.gates) == number + 1
         shelf.store.gates[number].callback(None)
@@ -208,7 +208,7 @@ def test_a_pass_that_failed_is_tried_again() -> None:
     shelf = Shelf()
     shelf.store.gates = []
     held = shelf.hold(signature("one"))
-    asked = [begin(shelf.links.referrers(shelf.repository, SUBJECT)) for _ in range(2)]
+    asked = [begin(shelf.graph.referrers(shelf.repository, SUBJECT)) for _ in range(2)]
     shelf.store.gates[0].errback(OSError(5, "Input/output error"))
     for each in asked:
         with pytest.raises(OSError):
@@ -222,7 +222,7 @@ def test_long_annotations_are_not_kept_in_memory() -> None:
     shelf = Shelf()
     digest = shelf.hold(signature("long", annotations={"text": "x" * SMALL}))
     for times in (2, 3):
-        (found,) = result(shelf.links.referrers(shelf.repository, SUBJECT))
+        (found,) = result(shelf.graph.referrers(shelf.repository, SUBJECT))
         assert parse_descriptor(found.raw) == found and len(found.raw) > SMALL
         assert shelf.store.reads == [digest] * times
 
@@ -231,22 +231,22 @@ def test_what_is_learnt_is_bounded_in_bytes() -> None:
     """What has no room is looked at again; nothing is kept of a repository that holds nothing."""
     shelf = Shelf()
     digest = shelf.hold(image(*(str(number).encode() for number in range(20))))
-    room = _Names()
+    room = Relations()
     room.add(digest, parse_manifest(result(shelf.store.read(digest, 10_000)), None), shelf.repository.manifests[digest])
-    shelf.links = Links(shelf.store, 2 * room.weight)
+    shelf.graph = ManifestGraph(shelf.store, 2 * room.weight)
     layer = Digest.of(b"7")
     others = [Repository("docker.io", f"other-{number}") for number in range(2)]
     for other in others:
         other.hold(digest, OCI_MANIFEST, 7)
     shelf.store.reads.clear()
     for repository in (shelf.repository, others[0], shelf.repository, others[0], others[1], others[0]):
-        assert result(shelf.links.named(repository, layer)) == Named(1, linked=True)
+        assert result(shelf.graph.named(repository, layer)) == Named(1, linked=True)
     assert len(shelf.store.reads) == 3
     for number in range(100):
-        assert result(shelf.links.named(Repository("docker.io", f"made-up-{number}"), layer)) is None
-    assert result(shelf.links.named(others[0], layer)) == Named(1, linked=True)
+        assert result(shelf.graph.named(Repository("docker.io", f"made-up-{number}"), layer)) is None
+    assert result(shelf.graph.named(others[0], layer)) == Named(1, linked=True)
     assert len(shelf.store.reads) == 3
-    assert result(shelf.links.named(shelf.repository, layer)) == Named(1, linked=True)
+    assert result(shelf.graph.named(shelf.repository, layer)) == Named(1, linked=True)
     assert len(shelf.store.reads) == 4
 
 
