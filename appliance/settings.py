@@ -14,8 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-DOCKER_HUB = "docker.io"
-"""The canonical name of Docker Hub."""
+from appliance.oci.reference import DOCKER_HUB as DOCKER_HUB
 
 NO_PROXY = "none"
 """What C{proxy} says when an upstream is reached without a proxy, whatever the environment names."""

@@ -13,7 +13,7 @@ from appliance.bundle.contents import Base
 from appliance.bundle.selection import Selection, Want
 from appliance.errors import BundleError, DigestInvalid, PullcacheError
 from appliance.oci.digest import Digest
-from appliance.oci.names import parse_reference, parse_repository
+from appliance.oci.reference import parse_identifier, parse_repository
 
 MAX_WANTS = 10_000
 """The most wants of one export: as many as an appliance writes down."""
@@ -168,7 +168,7 @@ def _wants(wanted: WantList | None) -> tuple[Want, ...]:
 def _want(entry: WantEntry) -> Want:
     try:
         parse_repository(entry.repository)
-        parse_reference(entry.reference)
+        parse_identifier(entry.reference)
     except PullcacheError as error:
         raise BundleError(f"the wants name what cannot be wanted: {error}") from error
     return Want(entry.upstream, entry.repository, entry.reference, entry.platform)

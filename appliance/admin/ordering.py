@@ -12,11 +12,11 @@ from appliance.bundle.closure import INDEX, MANIFEST
 from appliance.bundle.export import Export, LeftOut
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.names import Names
-from appliance.bundle.references import Reference, parse_full
 from appliance.bundle.selection import Selection, parse_pattern
 from appliance.cache.completion import Completion
 from appliance.errors import PullcacheError
 from appliance.oci.digest import Digest
+from appliance.oci.reference import Reference
 
 ROUNDS = 6
 """An index leads to manifests and these to blobs; each round goes one step down. Nested indexes are rare."""
@@ -142,10 +142,10 @@ class Ordering:
     def _place(self, lack: LeftOut) -> Reference | None:
         """What a lack is about; C{None} for a pattern, which means nothing until something is held."""
         if lack.missing:
-            return parse_full(lack.ref)
+            return Reference.parse(lack.ref)
         try:
             pattern = parse_pattern(lack.ref, self._names.upstream_for)
-            return parse_full(f"{pattern.place}{_suffix(pattern.tag, pattern.digest)}")
+            return Reference.parse(f"{pattern.place}{_suffix(pattern.tag, pattern.digest)}")
         except PullcacheError:
             # Wild cards are in no name.
             return None

@@ -21,11 +21,11 @@ from appliance.bundle import imageconfig
 from appliance.bundle.archive import Archive, Item, whole
 from appliance.bundle.contents import MANIFEST, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values
 from appliance.bundle.offer import Offer, Place, Root, Supply
-from appliance.bundle.references import DEFAULT_TAG, Reference, parse_familiar
 from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, PullcacheError
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
+from appliance.oci.reference import DEFAULT_TAG, Reference
 
 FORMAT = "a docker archive"
 
@@ -181,7 +181,7 @@ class _DockerArchive:
                 " (docker.io/library/nginx:1.27)"
             )
         try:
-            return [parse_familiar(name) for name in image.repo_tags]
+            return [Reference.parse_familiar(name) for name in image.repo_tags]
         except PullcacheError as error:
             raise BundleError(f"{self._archive.source}, {MANIFEST}: {error}; give it a name with --as") from None
 

@@ -11,9 +11,9 @@ from appliance.bundle.archive import Archive
 from appliance.bundle.contents import INDEX, MANIFEST
 from appliance.bundle.offer import Offer, Root, check_names
 from appliance.bundle.policy import Policy
-from appliance.bundle.references import Reference, parse_familiar
 from appliance.errors import BundleError, BundleUnreadable, PullcacheError
 from appliance.oci.digest import Digest
+from appliance.oci.reference import Reference
 
 ANYBODY = Policy()
 """Takes whatever anybody made."""
@@ -49,7 +49,7 @@ def read_foreign(archive: Archive, named: str | None, policy: Policy = ANYBODY) 
 
 def _given(named: str) -> Reference:
     try:
-        return parse_familiar(named)
+        return Reference.parse_familiar(named)
     except PullcacheError as error:
         raise BundleError(f"{error}; write it as in docker.io/library/nginx:1.27") from None
 

@@ -28,7 +28,6 @@ from appliance.bundle.offer import Offer, Root, check_names
 from appliance.bundle.policy import Policy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt
-from appliance.bundle.references import parse_full
 from appliance.bundle.survey import Survey, survey
 from appliance.bundle.wrapping import Stop
 from appliance.errors import (
@@ -43,6 +42,7 @@ from appliance.flow.clock import wall
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
+from appliance.oci.reference import Reference
 from appliance.oci.timestamps import seconds_of, timestamp
 
 #: How many notes of one kind a receipt has.
@@ -213,7 +213,7 @@ class Importer:
             place.update(manifest.digest for manifest in published.manifests)
         strangers, problems = 0, []
         for entry in offer.bundle.referrers_heard:
-            named, subject = parse_full(entry.repository), Digest.parse(entry.subject)
+            named, subject = Reference.parse(entry.repository), Digest.parse(entry.subject)
             upstream, repository = self._names.meant(named.upstream, named.repository, renames)
             if entry.subject not in inside.get((upstream, repository), ()):
                 strangers += 1

@@ -17,7 +17,7 @@ from appliance.bundle.receipt import Change, Outcome, Receipt
 from appliance.errors import BundleConflict
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
-from appliance.oci.names import parse_repository
+from appliance.oci.reference import parse_repository
 
 OnExistingTag = Literal["move", "keep", "refuse"]
 

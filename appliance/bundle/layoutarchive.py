@@ -18,12 +18,12 @@ from appliance.bundle.archive import Archive, whole
 from appliance.bundle.contents import INDEX, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values, parse_name
 from appliance.bundle.imagelayout import IMAGE_NAME, SUBJECT
 from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
-from appliance.bundle.references import DEFAULT_TAG, Reference, is_plain_tag, parse_familiar
 from appliance.errors import BundleDamaged, BundleError, ManifestInvalid, PullcacheError
 from appliance.index.repository import REF_NAME
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, check_keys, parse_manifest
+from appliance.oci.reference import DEFAULT_TAG, Reference, is_tag
 from appliance.oci.referrer import subject_of
 
 FORMAT = "an OCI image layout"
@@ -238,7 +238,7 @@ class _Layout:
     def _as_given(self, image: _Image) -> Reference:
         assert self._as_name is not None
         said = image.annotations.get(REF_NAME, "")
-        if self._as_name.tag is None and self._as_name.digest is None and is_plain_tag(said):
+        if self._as_name.tag is None and self._as_name.digest is None and is_tag(said):
             return replace(self._as_name, tag=said)
         return self._as_name
 
@@ -250,7 +250,7 @@ class _Layout:
             return self._parsed(full)
         if short is None:
             return None
-        if not is_plain_tag(short):
+        if not is_tag(short):
             return self._parsed(short)
         for key, repository in (image.descriptor.annotations or {}).items():
             if key.startswith(_DISTRIBUTION):
@@ -260,7 +260,7 @@ class _Layout:
 
     def _parsed(self, text: str) -> Reference:
         try:
-            return parse_familiar(text)
+            return Reference.parse_familiar(text)
         except PullcacheError as error:
             raise BundleError(f"{self._archive.source}, {INDEX}: {error}; give it a name with --as") from None
 

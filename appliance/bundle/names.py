@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from appliance.bundle.references import official, parse_full, parse_prefix
 from appliance.errors import NameInvalid
+from appliance.oci.reference import Reference, official, parse_prefix
 from appliance.settings import DEFAULT_PORT, ListenSettings, Settings
 
 UpstreamFor = Callable[[str], str | None]
@@ -107,7 +107,7 @@ class Names:
         if renamed is None:
             found = self._here(said)
             renamed = renames.apply(found) or found
-        place = parse_full(self._here(renamed))
+        place = Reference.parse(self._here(renamed))
         return place.upstream, place.repository
 
     def _here(self, name: str) -> str:

@@ -21,7 +21,8 @@ from fnmatch import fnmatchcase
 from appliance.bundle.contents import Base
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
-from appliance.settings import DOCKER_HUB, matches
+from appliance.oci.reference import DOCKER_HUB
+from appliance.settings import matches
 
 UpstreamFor = Callable[[str], str | None]
 """The canonical name of the upstream that a name or an alias means, C{None} for an unknown one."""

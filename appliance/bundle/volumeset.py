@@ -35,13 +35,12 @@ from appliance.bundle.contents import (
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
 from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
 from appliance.bundle.policy import Policy
-from appliance.bundle.references import Reference, parse_full
 from appliance.bundle.toolfiles import ToolFiles
 from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
 from appliance.index import layout
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
-from appliance.oci.names import parse_tag
+from appliance.oci.reference import Reference, parse_tag
 
 FORMAT = "pullcache bundle"
 PLAIN_NAMES: tuple[PlainName, ...] = get_args(PlainName)
@@ -235,7 +234,7 @@ def _roots(bundle: Bundle, source: str) -> list[Root]:
 
 
 def _root(ref: Ref) -> Root:
-    name, digest = parse_full(ref.name), Digest.parse(ref.digest)
+    name, digest = Reference.parse(ref.name), Digest.parse(ref.digest)
     upstream = ref.upstream
     if (name.upstream, name.repository, name.tag) != (upstream.registry, upstream.repository, upstream.tag):
         raise NameInvalid(f"{ref.name!r} is said to come from elsewhere")
@@ -256,7 +255,7 @@ def _referrer(referrer: ReferrerEntry, listed: dict[str, BlobEntry]) -> Root | N
 
 def _place(text: str) -> Reference:
     """A repository in full. Raises L{NameInvalid}."""
-    place = parse_full(text)
+    place = Reference.parse(text)
     if place.tag is not None or place.digest is not None:
         raise NameInvalid(f"{text!r} names more than a repository")
     return place

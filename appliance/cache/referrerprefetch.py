@@ -22,7 +22,7 @@ from appliance.cache.sources import RetryLater, Sources
 from appliance.errors import PullcacheError, UpstreamMissing, UpstreamRateLimited, UpstreamUnavailable
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import Manifest
-from appliance.oci.names import is_tag
+from appliance.oci.reference import is_tag
 from appliance.oci.referrer import cosign_tags, subject_of
 
 DEPTH = 2

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from appliance.bundle.receipt import Change, Receipt
-from appliance.bundle.references import parse_prefix
 from appliance.cli.api import code_of, message_of
 from appliance.cli.arguments import Commands, new_command
 from appliance.cli.failures import CommandFailed, Refused, WrongUsage
@@ -22,6 +21,7 @@ from appliance.cli.screen import Screen
 from appliance.cli.session import DONE, FAILED, Session
 from appliance.cli.words import count, short, size
 from appliance.errors import NameInvalid
+from appliance.oci.reference import parse_prefix
 
 #: How many of the digests that are missing people are shown.
 SHOWN = 10

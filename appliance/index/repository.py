@@ -31,7 +31,7 @@ import msgspec
 from appliance.errors import DigestInvalid, DocumentDamaged, TagInvalid
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
-from appliance.oci.names import parse_tag
+from appliance.oci.reference import parse_tag
 from appliance.oci.timestamps import timestamp
 
 REF_NAME = "org.opencontainers.image.ref.name"

@@ -26,7 +26,7 @@ from appliance.flow.http import ATTACHMENT, values_of
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
-from appliance.oci.names import parse_reference
+from appliance.oci.reference import parse_identifier
 from appliance.registry import referrers
 from appliance.registry.blobs import BlobResponses
 from appliance.registry.failures import internal, refusal
@@ -108,7 +108,7 @@ class RegistryApp:
     async def manifest(self, request: RegistryRequest, name: str, reference: str) -> bytes:
         """distribution-spec end-3."""
         request.kind = "manifest"
-        parsed = parse_reference(reference)
+        parsed = parse_identifier(reference)
         wanted = self._target(request, name)
         pulled = request.method == b"GET"
         platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from appliance.errors import NameInvalid, NamespaceConflict, UpstreamUnknown
-from appliance.oci.names import parse_repository
+from appliance.oci.reference import parse_repository
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import msgspec
 from twisted.web.http_headers import Headers
 
 from appliance.errors import UpstreamInvalid, UpstreamRefused
-from appliance.oci.names import is_tag
+from appliance.oci.reference import is_tag
 from appliance.upstream.body import Watch, read_whole
 from appliance.upstream.limits import MAX_TAGS, MAX_TAGS_PAGE_BYTES, MAX_TAGS_PAGES
 from appliance.upstream.redirects import Answer

@@ -15,10 +15,10 @@ import zstandard
 from appliance.bundle.archive import open_archive
 from appliance.bundle.foreign import read_foreign
 from appliance.bundle.offer import Offer
-from appliance.bundle.references import parse_familiar, parse_full
 from appliance.bundle.wrapping import Stop
 from appliance.errors import BundleDamaged, BundleError, BundleIncomplete, BundleUnreadable, PullcacheError
 from appliance.oci.digest import Digest
+from appliance.oci.reference import Reference
 from tests.doubles import archives, images
 from tests.doubles.archives import IMAGE_NAME, REF_NAME, SUBJECT
 from tests.doubles.exports import NGINX
@@ -412,11 +412,11 @@ def test_a_docker_archive_that_contradicts_itself_is_refused(tmp_path: Path, cha
 )
 def test_short_names_mean_what_they_mean_to_docker(text: str, full: str) -> None:
     """So that an archive's names are found under the name that clients pull."""
-    assert parse_familiar(text) == parse_full(full)
+    assert Reference.parse_familiar(text) == Reference.parse(full)
 
 
 @pytest.mark.parametrize("text", ["", "nginx", "docker.io/UPPER", "../x/y", "docker.io/a:b:c", "a b/c", "/a", "x/../y"])
 def test_what_is_no_name_is_refused(text: str) -> None:
     """Names become folders."""
     with pytest.raises(PullcacheError):
-        parse_full(text)
+        Reference.parse(text)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from appliance.errors import ManifestInvalid
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
-from appliance.oci.names import is_tag
+from appliance.oci.reference import is_tag
 from appliance.oci.referrer import (
     MAX_REFERRERS,
     MAX_REFERRERS_BYTES,

@@ -1,4 +1,4 @@
-"""Names and tags: the grammar of the distribution specification, and nothing beside it."""
+"""References, names and tags: the grammar of the distribution specification, and nothing beside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.errors import DigestInvalid, NameInvalid, TagInvalid
+from appliance.errors import DigestInvalid, NameInvalid, PullcacheError, TagInvalid
 from appliance.oci.digest import Digest
-from appliance.oci.names import MAX_REPOSITORY, is_tag, parse_reference, parse_repository, parse_tag
+from appliance.oci.reference import (
+    DOCKER_HUB,
+    MAX_REPOSITORY,
+    Reference,
+    full_name,
+    is_tag,
+    official,
+    parse_identifier,
+    parse_repository,
+    parse_tag,
+)
 
 #: As the distribution specification prints it.
 SPEC_NAME = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
@@ -125,20 +135,20 @@ def test_what_is_no_tag_is_refused(text: str) -> None:
 def test_a_tag_is_taken_as_it_is(text: str) -> None:
     """Tags of the specification, cosign's included, are kept letter by letter."""
     assert parse_tag(text) == text
-    assert parse_reference(text) == text
+    assert parse_identifier(text) == text
 
 
 def test_a_reference_with_a_colon_is_a_digest() -> None:
     """I may ask for a manifest by digest where a tag may stand."""
     digest = Digest.of(b"x", "sha512")
-    assert parse_reference(str(digest)) == digest
+    assert parse_identifier(str(digest)) == digest
 
 
 @pytest.mark.parametrize("text", ["latest:", ":", "sha256:baddigeststring", "latest:latest"])
 def test_a_wrong_digest_is_not_taken_for_a_tag(text: str) -> None:
     """I mistyped a digest: the error speaks of digests."""
     with pytest.raises(DigestInvalid):
-        parse_reference(text)
+        parse_identifier(text)
 
 
 def test_the_errors_show_what_was_wrong() -> None:
@@ -150,3 +160,59 @@ def test_the_errors_show_what_was_wrong() -> None:
     with pytest.raises(TagInvalid) as caught:
         parse_tag("a" * 10**6)
     assert len(str(caught.value)) < 400
+
+
+# -- full names -----------------------------------------------------------------------------------------------------
+
+COMPONENTS = st.from_regex(r"\A[a-z0-9]{1,8}((\.|_|__|-{1,3})[a-z0-9]{1,8}){0,2}\Z")
+UPSTREAMS = st.one_of(
+    st.sampled_from([DOCKER_HUB, "localhost", "[::1]:5000", "[fd00::1]", "hub"]),
+    st.builds(lambda host, port: f"{host}:{port}", COMPONENTS, st.integers(0, 65535)),
+    COMPONENTS,
+)
+REPOSITORIES = st.lists(COMPONENTS, min_size=1, max_size=4).map("/".join)
+TAGS = st.from_regex(rf"\A{SPEC_TAG}\Z")
+DIGESTS = st.builds(Digest.of, st.binary(max_size=4), st.sampled_from(["sha256", "sha512"]))
+REFERENCES = st.builds(Reference, UPSTREAMS, REPOSITORIES, st.none() | TAGS, st.none() | DIGESTS)
+
+
+@given(REFERENCES)
+def test_what_is_written_is_read_as_the_same(reference: Reference) -> None:
+    """A name in a list, a log or a bundle means the image it was written for."""
+    assert Reference.parse(str(reference)) == reference
+    assert Reference.parse(reference.place) == Reference(reference.upstream, reference.repository)
+
+
+@given(REFERENCES)
+def test_a_name_is_put_together_in_one_way(reference: Reference) -> None:
+    """Who has the parts of a name at hand writes the name that others read, and asks for it by the same word."""
+    digest, tagged = reference.digest, Reference(reference.upstream, reference.repository, reference.tag)
+    assert full_name(reference.upstream, reference.repository, reference.tag or "") == str(tagged)
+    assert reference.identifier == (reference.tag or "" if digest is None else str(digest))
+    if digest is not None:
+        by_digest = Reference(reference.upstream, reference.repository, None, digest)
+        assert full_name(reference.upstream, reference.repository, digest) == str(by_digest)
+        assert full_name(reference.upstream, reference.repository, str(digest)) == str(by_digest)
+
+
+@given(REFERENCES)
+def test_a_full_name_is_familiar_too(reference: Reference) -> None:
+    """docker and I write the same full names; only Docker Hub's own images are shorter."""
+    familiar = "." in reference.upstream or ":" in reference.upstream or reference.upstream == "localhost"
+    repository = official(reference.upstream, reference.repository)
+    read = Reference.parse_familiar(str(reference))
+    if familiar:
+        assert read == Reference(reference.upstream, repository, reference.tag, reference.digest)
+    else:
+        assert read.place == f"{DOCKER_HUB}/{reference.place}"
+
+
+@given(st.text(alphabet=st.sampled_from("aA0.:/@[]_- \nsh256"), max_size=40))
+def test_what_is_no_name_is_refused_and_no_more(text: str) -> None:
+    """Whatever is written where a name should stand, it is an error of ours, or a name that can be written back."""
+    for parse in (Reference.parse, Reference.parse_familiar):
+        try:
+            reference = parse(text)
+        except PullcacheError:
+            continue
+        assert Reference.parse(str(reference)) == reference
