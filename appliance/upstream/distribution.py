@@ -24,13 +24,13 @@ from appliance.interfaces import (
 )
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.access.tokens import Tokens
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.gate import Gate
 from appliance.upstream.health import UrlHealth
+from appliance.upstream.http.connect import Agents
+from appliance.upstream.http.tokens import Tokens
 from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.limits import Limits
-from appliance.upstream.network.agents import Agents
 from appliance.upstream.observer import IUpstreamObserver, SilentObserver
 from appliance.upstream.pace import Pace
 from appliance.upstream.questions import Questions, range_fields

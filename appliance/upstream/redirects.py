@@ -17,8 +17,8 @@ from appliance.errors import UpstreamError, UpstreamInvalid, UpstreamRefused
 from appliance.upstream.body import discard, read_beginning
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.faults import first_header, repeats_secret
+from appliance.upstream.http.connect import Agents
 from appliance.upstream.limits import MAX_REDIRECTS
-from appliance.upstream.network.agents import Agents
 from appliance.upstream.url import Url
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})

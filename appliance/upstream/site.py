@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from appliance.interfaces import IAdapter, ICredentials
 from appliance.upstream.access.access import Access, Shown, challenges_of
 from appliance.upstream.access.bearer import Realms, TokenServer
-from appliance.upstream.access.challenge import Challenge
-from appliance.upstream.access.tokens import Tokens
 from appliance.upstream.body import discard
 from appliance.upstream.credentials.acceptance import MAX_TURNS, Acceptance
 from appliance.upstream.exchange import Exchange
-from appliance.upstream.network.agents import Agents
+from appliance.upstream.http.challenge import Challenge
+from appliance.upstream.http.connect import Agents
+from appliance.upstream.http.tokens import Tokens
 from appliance.upstream.redirects import Answer, Redirects
 from appliance.upstream.url import Url
 
@@ -41,7 +41,7 @@ class Site:
     ) -> None:
         """
         @param auth_hosts: of the settings and of the adapter, as
-            L{appliance.upstream.network.hosts.HostPatterns} reads them.
+            L{appliance.upstream.http.addresses.HostPatterns} reads them.
         @param credentials: C{None} for nobody's.
         """
         self.url = url

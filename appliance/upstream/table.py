@@ -20,11 +20,11 @@ from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.fair import FairUpstream
 from appliance.upstream.gate import Gate
+from appliance.upstream.http.connect import Agents, agents_for
+from appliance.upstream.http.proxy import Proxies, proxies_for
+from appliance.upstream.http.trust import Trust
 from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
-from appliance.upstream.network.agents import Agents, agents_for
-from appliance.upstream.network.proxy import Proxies, proxies_for
-from appliance.upstream.network.trust import Trust
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.permits import Permits

@@ -26,10 +26,9 @@ from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
 from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.http.addresses import AddressPolicy, literal_of
+from appliance.upstream.http.connect import Agents
 from appliance.upstream.kinds.standard import STANDARD
-from appliance.upstream.network.addresses import literal_of
-from appliance.upstream.network.agents import Agents
-from appliance.upstream.network.standing import Standing
 from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.url import Url
 from tests.doubles.pullthrough import CONFIG, NOW, Cache, image
@@ -93,7 +92,7 @@ def missing(asked: Asked) -> Reply:
 class ScreenedAgent:
     """Refuses where the real endpoints do: before anything is sent."""
 
-    def __init__(self, agent: IAgent, standing: Standing) -> None:
+    def __init__(self, agent: IAgent, standing: AddressPolicy) -> None:
         self._agent = agent
         self._standing = standing
 
@@ -104,7 +103,7 @@ class ScreenedAgent:
         literal = literal_of(host)
         try:
             if literal is not None:
-                self._standing.led_by_public(host, [literal])
+                self._standing.from_public(host, [literal])
         except UpstreamRefused:
             return fail()
         return self._agent.request(method, uri, headers, bodyProducer)
@@ -125,7 +124,7 @@ class Sky(Net):
 
     def agents(self, url: object) -> Agents:
         """See L{Net.agents}."""
-        return Agents(own=self.agent("own"), led=ScreenedAgent(self.agent("led"), Standing(UP)))
+        return Agents(own=self.agent("own"), led=ScreenedAgent(self.agent("led"), AddressPolicy(UP)))
 
     def clear(self) -> None:
         """The registry is well."""

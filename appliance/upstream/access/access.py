@@ -10,9 +10,9 @@ from appliance.errors import UpstreamDenied, UpstreamInvalid, UpstreamRefused
 from appliance.flow.sharing import Sharing
 from appliance.interfaces import IAdapter, Secret
 from appliance.upstream.access.bearer import LoginRefused, Question, Realms, TokenServer, basic, realm_of
-from appliance.upstream.access.challenge import Challenge, parse_challenges, preferred
-from appliance.upstream.access.tokens import Token, TokenKey, Tokens
 from appliance.upstream.credentials.acceptance import MAX_TURNS, Acceptance
+from appliance.upstream.http.challenge import Challenge, parse_challenges, preferred
+from appliance.upstream.http.tokens import Token, TokenKey, Tokens
 from appliance.upstream.redirects import Answer
 from appliance.upstream.url import Url
 

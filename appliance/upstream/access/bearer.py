@@ -24,13 +24,13 @@ from appliance.errors import (
     UpstreamRefused,
 )
 from appliance.interfaces import Secret
-from appliance.upstream.access.challenge import Challenge
-from appliance.upstream.access.tokens import DEFAULT_LIFE, Token
 from appliance.upstream.body import discard, read_whole
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.faults import status_fault
+from appliance.upstream.http.addresses import HostPatterns
+from appliance.upstream.http.challenge import Challenge
+from appliance.upstream.http.tokens import DEFAULT_LIFE, Token
 from appliance.upstream.limits import MAX_TOKEN_BYTES, MAX_TOKEN_REDIRECTS
-from appliance.upstream.network.hosts import HostPatterns
 from appliance.upstream.redirects import REDIRECTS, Answer, redirect_target, secrets_of
 from appliance.upstream.url import Url
 

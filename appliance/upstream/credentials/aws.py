@@ -21,8 +21,8 @@ from appliance.interfaces import Secret
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.leases import Lease, LeasedCredentials
 from appliance.upstream.faults import cleaned
+from appliance.upstream.http.proxy import proxies_for
 from appliance.upstream.means import Means
-from appliance.upstream.network.proxy import proxies_for
 
 #: Seconds for a connection and for an answer, and attempts: together less than L{leases.PATIENCE}.
 _CONNECT, _READ, _ATTEMPTS = 10, 20, 2

@@ -15,7 +15,7 @@ from appliance import errors
 from appliance.registry.failures import for_clients, internal, refusal
 from appliance.registry.responses import etag_matches, quotable
 from appliance.upstream.credentials.file import SecretFile
-from appliance.upstream.network.proxy import Proxy
+from appliance.upstream.http.proxy import Proxy
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import means
 

@@ -38,10 +38,10 @@ from appliance.interfaces import Health, IAdapter, ICredentials, RateLimit
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.configured import credentials_for
 from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.http.connect import Agents
 from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.limits import Limits
 from appliance.upstream.means import Means
-from appliance.upstream.network.agents import Agents
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.url import Url
 

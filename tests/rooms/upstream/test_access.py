@@ -20,12 +20,12 @@ from appliance.interfaces import FetchedManifest, IAdapter
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.access.access import Shown
-from appliance.upstream.access.tokens import MOST, Token, TokenKey, Tokens
 from appliance.upstream.credentials.configured import credentials_for
 from appliance.upstream.credentials.file import PasswordFile
 from appliance.upstream.credentials.rotation import Found, Rotation
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
+from appliance.upstream.http.tokens import MOST, Token, TokenKey, Tokens
 from appliance.upstream.kinds.dockerhub import DockerHub
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic
 from appliance.upstream.kinds.standard import STANDARD, Standard

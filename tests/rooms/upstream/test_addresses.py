@@ -17,13 +17,11 @@ from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.http.addresses import AddressPolicy, Reach, literal_of, reach_of
+from appliance.upstream.http.connect import Agents, ScreenedEndpoint, agents_for
+from appliance.upstream.http.proxy import Proxies
+from appliance.upstream.http.trust import Trust
 from appliance.upstream.limits import Limits
-from appliance.upstream.network.addresses import Reach, literal_of, reach_of
-from appliance.upstream.network.agents import Agents, agents_for
-from appliance.upstream.network.endpoints import ScreenedEndpoint
-from appliance.upstream.network.proxy import Proxies
-from appliance.upstream.network.standing import Standing
-from appliance.upstream.network.trust import Trust
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, now
 from tests.rooms.upstream.wires import LINK, PRIVATE, PUBLIC, Line, Names, a_reactor, connected
@@ -105,9 +103,9 @@ def test_every_address_has_a_place(address: str, reach: Reach) -> None:
 )
 def test_who_may_lead_where(own: list[str], led: list[str], passed: list[str] | None) -> None:
     """A public upstream never leads inside, a private one may, and to link-local addresses nobody leads."""
-    standing = Standing("up.example")
+    standing = AddressPolicy("up.example")
     assert standing.own("registry.example", own) == own
-    screen = standing.led_by_private if standing.private else standing.led_by_public
+    screen = standing.from_private if standing.private else standing.from_public
     if passed is not None:
         assert screen("led.example", led) == passed
         return
@@ -167,7 +165,7 @@ def test_a_number_is_an_address(number: int) -> None:
 )
 def test_a_named_host_may_be_private(host: str, addresses: list[str], passed: list[str] | None) -> None:
     """But a name does not open the way to a link-local address: only that address itself does."""
-    standing = Standing("up.example")
+    standing = AddressPolicy("up.example")
     if passed is not None:
         assert standing.named(host, addresses) == passed
         return
@@ -323,9 +321,9 @@ def test_a_literal_address_goes_through_the_same_rules(url: str) -> None:
 def test_only_screened_addresses_of_a_name_are_tried() -> None:
     """Of a name with addresses inside and outside, only those outside are connected to."""
     reactor, _ = a_reactor({"cdn.example": [PRIVATE, PUBLIC, "::1"]})
-    standing = Standing("up.example")
+    standing = AddressPolicy("up.example")
 
-    endpoint = ScreenedEndpoint(reactor, "cdn.example", 443, 10.0, standing.led_by_public)
+    endpoint = ScreenedEndpoint(reactor, "cdn.example", 443, 10.0, standing.from_public)
     connecting = endpoint.connect(Factory.forProtocol(Protocol))
     reactor.pump([0.5] * 8)
     assert connected(reactor) == [(PUBLIC, 443)]
@@ -355,7 +353,7 @@ def test_a_connection_reads_in_large_pieces() -> None:
     """256 KiB at once: at a gigabyte a second 64 KiB are too many turns of the reactor."""
 
     reactor, _ = a_reactor({"registry.example": [PUBLIC]})
-    endpoint = ScreenedEndpoint(reactor, "registry.example", 80, 10.0, Standing("u").own)
+    endpoint = ScreenedEndpoint(reactor, "registry.example", 80, 10.0, AddressPolicy("u").own)
     connecting = endpoint.connect(Factory.forProtocol(Protocol))
     transport: Any = StringTransport()
     transport.bufferSize = 65536

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.upstream.access.challenge import Challenge, parse_challenges, preferred
+from appliance.upstream.http.challenge import Challenge, parse_challenges, preferred
 
 HUB = 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push"'
 HUB_PARAMS = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.upstream.network.environment import Exemptions, read_environment
+from appliance.upstream.http.proxy import Exemptions, read_environment
 
 SEVERAL = (
     "corp.example, .inner.example, *.wild.example, 192.0.2.1, 192.0.2.2:81,192.0.2.3:80 ,10.0.0.0/30,"

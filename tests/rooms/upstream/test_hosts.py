@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.upstream.network.hosts import HostPatterns
+from appliance.upstream.http.addresses import HostPatterns
 from appliance.upstream.url import Url
 
 TABLE = [

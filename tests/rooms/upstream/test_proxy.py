@@ -19,12 +19,11 @@ from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from appliance.settings import NO_PROXY, UpstreamSettings
+from appliance.upstream.http.connect import Agents, agents_for, way_to
+from appliance.upstream.http.proxy import Proxies, proxies_for
+from appliance.upstream.http.trust import Trust
+from appliance.upstream.http.tunnel import MAX_HEAD, TunnelEndpoint
 from appliance.upstream.limits import Limits
-from appliance.upstream.network.agents import Agents, agents_for
-from appliance.upstream.network.endpoints import way_to
-from appliance.upstream.network.proxy import Proxies, proxies_for
-from appliance.upstream.network.trust import Trust
-from appliance.upstream.network.tunnel import MAX_HEAD, TunnelEndpoint
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, now, pending
 from tests.rooms.upstream.wires import PRIVATE, PUBLIC, Line, a_reactor, connected

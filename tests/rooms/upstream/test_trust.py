@@ -25,7 +25,7 @@ from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError
 from appliance.settings import UpstreamSettings
-from appliance.upstream.network.trust import Trust
+from appliance.upstream.http.trust import Trust
 from tests.doubles.certificates import Identity, authority
 
 CA = authority()

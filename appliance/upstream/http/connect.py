@@ -1,20 +1,26 @@
 """
-Connections to addresses that were looked at.
+Connections: which agent reaches a URL, which addresses it may connect to, and what stays open for the next request.
 
-A name is resolved once, here; what it stands for is screened, and the connection goes to the addresses that passed, so
-that no second resolution can lead elsewhere (DNS rebinding). Literal addresses take the same way through the resolver.
-Behind a proxy it is the proxy that resolves names: there only what a URL says itself can be screened. The proxy's own
-address is the operator's choice, and passes.
+A name is resolved once, here; the addresses that it stands for are screened, and the connection goes to those that
+passed, so that no second resolution can lead elsewhere (DNS rebinding). Literal addresses take the same way through the
+resolver. Behind a proxy it is the proxy that resolves names: there only what a URL says itself can be screened. The
+proxy's own address is the operator's choice, and passes.
+
+A connection is made under the rule of its agent and kept in that agent's pool, so none is ever used again under a
+stricter rule than it was made under. What goes through a proxy is screened with each request instead, as far as it can
+be: one connection to a proxy may serve several origins. Twisted's own agents add no Accept-Encoding and follow nothing
+by themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet import error
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IAddress,
@@ -28,15 +34,28 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.python.failure import Failure
-from twisted.web.client import URI, BrowserLikePolicyForHTTPS
-from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
+from twisted.web.client import (
+    URI,
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    ProxyAgent,
+    _HTTP11ClientFactory,
+)
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
+from appliance.errors import UpstreamRefused
+from appliance.settings import UpstreamSettings
+from appliance.upstream.http.addresses import AddressPolicy, HostPatterns, literal_of
+from appliance.upstream.http.proxy import Proxies, Proxy
+from appliance.upstream.http.tunnel import ForwardAgent, ProxyEndpoint, TunnelEndpoint
 from appliance.upstream.limits import Limits
-from appliance.upstream.network.proxy import Proxies, Proxy
-from appliance.upstream.network.tunnel import ProxyEndpoint, TunnelEndpoint
 from appliance.upstream.url import Url
 
+#: Idle connections kept to one host. Twisted keeps two, which a pull of many layers at once does not fit in.
+KEPT_CONNECTIONS = 16
 #: Bytes read from a connection at once. Twisted reads 64 KiB, which at a gigabyte a second is too many turns.
 READ_SIZE = 256 * 1024
 
@@ -46,6 +65,138 @@ _ONE_ADDRESS = 0.02
 
 #: Takes a host and what it resolved to; gives back the addresses that may be connected to, one at least, or raises.
 Screen = Callable[[str, Sequence[str]], Sequence[str]]
+
+
+# -- agents -----------------------------------------------------------------------------------------------------------
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    """Twisted's own, which would log two lines for each connection."""
+
+    noisy = False
+
+
+@dataclass(frozen=True)
+class Agents:
+    """
+    How to reach what.
+
+    @ivar own: for the origin of the configured URL.
+    @ivar led: for wherever a redirect, a realm or a link leads.
+    """
+
+    own: IAgent
+    led: IAgent
+
+
+def agents_for(
+    settings: UpstreamSettings, url: Url, reactor: Any, trust: IPolicyForHTTPS, limits: Limits, proxies: Proxies
+) -> Agents:
+    """
+    The agents of one configured URL.
+
+    @param url: that URL; what its host says of an address without being resolved is known from the beginning.
+    @param reactor: as for L{ScreenedEndpoints}.
+    @raise ValueError: an entry of C{auth_hosts} or C{redirect_hosts} is none.
+    """
+    standing = AddressPolicy(settings.name)
+    screen_literal(standing.own, url.host)
+
+    def agent(screen: Screen) -> IAgent:
+        return _agent(settings.name, reactor, trust, limits, proxies, screen)
+
+    # An adapter's auth_hosts are not among them: what stands in a program gives nobody a way inside.
+    named = HostPatterns(settings.redirect_hosts + settings.auth_hosts)
+    led = LedAgent(
+        standing, named, agent(standing.from_public), agent(standing.from_private), agent(standing.named)
+    )
+    return Agents(own=agent(standing.own), led=led)
+
+
+def screen_literal(screen: Screen, host: str) -> None:
+    """Screen what C{host} says of an address without being resolved. Raises what C{screen} raises."""
+    literal = literal_of(host)
+    if literal is not None:
+        screen(host, [literal])
+
+
+def _agent(
+    upstream: str, reactor: Any, trust: IPolicyForHTTPS, limits: Limits, proxies: Proxies, screen: Screen
+) -> IAgent:
+    pool = _pool(reactor, limits)
+    endpoints = ScreenedEndpoints(reactor, trust, limits, screen, proxies, upstream)
+    direct: IAgent = Agent.usingEndpointFactory(reactor, endpoints, pool)
+    if proxies.http is None:
+        return ProxiedAgent(direct, direct, proxies, screen)
+    way = way_to(proxies.http, reactor, limits, upstream)
+    forward = ForwardAgent(ProxyAgent(way, reactor, pool), proxies.http, upstream)
+    return ProxiedAgent(direct, forward, proxies, screen)
+
+
+def _pool(reactor: Any, limits: Limits) -> HTTPConnectionPool:
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool._factory = _QuietFactory
+    pool.maxPersistentPerHost = KEPT_CONNECTIONS
+    pool.cachedConnectionTimeout = limits.idle
+    return pool
+
+
+@implementer(IAgent)
+class ProxiedAgent:
+    """Goes the way that is decided for each URL: directly, through a tunnel, or as a whole request to a proxy."""
+
+    def __init__(self, direct: IAgent, forward: IAgent, proxies: Proxies, screen: Screen) -> None:
+        """
+        @param direct: connects to origins, for https through a proxy where one is meant.
+        @param forward: sends whole requests to the proxy for http URLs.
+        @param screen: for what goes through a proxy; C{direct} does so itself for the rest.
+        """
+        self._direct = direct
+        self._forward = forward
+        self._proxies = proxies
+        self._screen = screen
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """See L{IAgent}. Fails with L{UpstreamRefused} where the rule says no."""
+        url = Url.parse(uri.decode("ascii"))
+        if self._proxies.proxy_for(url) is None:
+            return self._direct.request(method, uri, headers, bodyProducer)
+        try:
+            screen_literal(self._screen, url.host)
+        except UpstreamRefused:
+            return fail()
+        agent = self._forward if url.scheme == "http" else self._direct
+        return agent.request(method, uri, headers, bodyProducer)
+
+
+@implementer(IAgent)
+class LedAgent:
+    """Goes where an upstream leads, under the rule for that host and for what the upstream is at that moment."""
+
+    def __init__(
+        self, standing: AddressPolicy, names: HostPatterns, by_public: IAgent, by_private: IAgent, to_named: IAgent
+    ) -> None:
+        self._standing = standing
+        self._names = names
+        self._by_public = by_public
+        self._by_private = by_private
+        self._to_named = to_named
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """See L{IAgent}. Fails with L{UpstreamRefused} where the rule says no."""
+        return self._agent(Url.parse(uri.decode("ascii"))).request(method, uri, headers, bodyProducer)
+
+    def _agent(self, url: Url) -> IAgent:
+        if self._names.covers(url):
+            return self._to_named
+        return self._by_private if self._standing.private else self._by_public
+
+
+# -- endpoints --------------------------------------------------------------------------------------------------------
 
 
 def way_to(proxy: Proxy, reactor: Any, limits: Limits, upstream: str) -> ProxyEndpoint:

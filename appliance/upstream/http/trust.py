@@ -30,8 +30,7 @@ from zope.interface import implementer
 
 from appliance.errors import ConfigError
 from appliance.settings import UpstreamSettings
-from appliance.upstream.network.addresses import literal_of
-from appliance.upstream.network.hosts import HostPatterns
+from appliance.upstream.http.addresses import HostPatterns, literal_of
 from appliance.upstream.url import Url
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)

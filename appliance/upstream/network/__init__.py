@@ -1,1 +1,0 @@
-"""How we get to a registry: addresses, proxies, TLS, and where we may be led."""
