@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -23,6 +23,7 @@ from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.held import Held
 from appliance.cache.wants import Wants
 from appliance.errors import BundleError
+from appliance.flow.singleflight import ended
 
 ORDER_LIMIT = 4 * 1024 * 1024
 """Bytes of an order: ten thousand paths of four hundred bytes."""
@@ -119,10 +120,10 @@ class Imports:
     async def stop(self) -> None:
         """Cut the imports that were ordered; fires when each has ended."""
         self._stopping = True
-        waiting = [_ended(importing) for importing in self._under_way]
+        ends = [ended(importing) for importing in self._under_way]
         for importing in list(self._under_way):
             importing.cancel()
-        await DeferredList(waiting)
+        await DeferredList(ends)
 
     async def run(
         self, files: list[Path], options: ImportOptions, progress: Callable[[Progress], None] = lambda _: None
@@ -171,18 +172,6 @@ class Imports:
 
 def _names(files: list[Path]) -> str:
     return str(files[0]) if len(files) == 1 else f"one of {len(files)} files"
-
-
-def _ended(importing: Deferred[Receipt]) -> Deferred[None]:
-    """Fires when C{importing} has, which somebody else waits for."""
-    ended: Deferred[None] = Deferred()
-
-    def tell(result: Any) -> Any:
-        ended.callback(None)
-        return result
-
-    importing.addBoth(tell)
-    return ended
 
 
 def paths(files: list[str]) -> list[Path]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -47,6 +47,7 @@ from appliance.errors import (
     StoreError,
 )
 from appliance.flow.clock import wall, wall_at
+from appliance.flow.singleflight import ended
 from appliance.interfaces import IDocuments, IThreads
 from appliance.oci.timestamps import timestamp
 
@@ -156,13 +157,11 @@ class Inbox:
         """Stop watching, and cut an import under way; fires when it has ended. Its file stays for the next start."""
         if self._looking.running:
             self._looking.stop()
-        ended: Deferred[None] = Deferred()
         if self._under_way is None:
-            ended.callback(None)
-        else:
-            self._under_way.addBoth(lambda _: ended.callback(None))
-            self._under_way.cancel()
-        return ended
+            return succeed(None)
+        end = ended(self._under_way)
+        self._under_way.cancel()
+        return end
 
     def waiting(self) -> list[Waiting]:
         """What cannot be taken now, for operators; the folder itself first, when that is at fault."""

@@ -18,11 +18,11 @@ from typing import TypeVar
 import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from appliance.bundle.journal import NOTHING, Journal, OnExistingTag, Published, apply, decide, decode, portions
 from appliance.bundle.offer import Root
 from appliance.bundle.receipt import Change, Receipt, Receipts
+from appliance.flow.singleflight import shielded
 from appliance.index.documents import read_document
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
@@ -81,9 +81,7 @@ class Publication:
         # Not ours to cut: with the journal half written nobody could say whether it was decided.
         work = Deferred.fromCoroutine(self._publish(bundle, content, on_existing_tag, now, receipt))
         work.addBoth(self._unlocked)
-        waiter: Deferred[Receipt] = Deferred()
-        work.addBoth(_handed_on, waiter)
-        return await waiter
+        return await shielded(work)
 
     async def amend(self, receipt: Receipt) -> None:
         """Replace the kept receipt of that id. Raises L{OSError} and L{VersionConflict}."""
@@ -177,8 +175,3 @@ class Publication:
     async def _loaded(self, roots: Iterable[Root]) -> dict[tuple[str, str], Repository]:
         places = dict.fromkeys((root.upstream, root.repository) for root in roots)
         return {place: await self._repositories.get(*place) for place in places}
-
-
-def _handed_on(result: Receipt | Failure, waiter: Deferred[Receipt]) -> None:
-    if not waiter.called:
-        waiter.callback(result)

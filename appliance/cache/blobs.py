@@ -26,7 +26,7 @@ from appliance.cache.missing import Missing, Subject
 from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
-from appliance.flow.sharing import Sharing
+from appliance.flow.singleflight import SingleFlight
 from appliance.flow.source import Source
 from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
@@ -113,7 +113,7 @@ class Blobs:
         self._flights = flights
         self._clock = clock
         self._missing = Missing(clock)
-        self._asking: Sharing[Subject, int] = Sharing()
+        self._asking: SingleFlight[Subject, int] = SingleFlight()
         self._sides: dict[Digest, DeferredSemaphore] = {}
 
     async def head(self, remote: Remote, name: str, digest: Digest) -> BlobSize:
@@ -329,7 +329,7 @@ class Blobs:
     def _confirm(self, remote: Remote, repository: Repository, digest: Digest) -> Deferred[int]:
         """As L{_ask}, once for all who want to know meanwhile."""
         asking = partial(self._ask, remote, repository, digest)
-        return self._asking.get(_subject(remote, repository, digest), asking)
+        return self._asking.run(_subject(remote, repository, digest), asking)
 
     async def _ask(self, remote: Remote, repository: Repository, digest: Digest) -> int:
         """

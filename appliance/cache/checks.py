@@ -19,16 +19,18 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from appliance.cache import freshness
-from appliance.cache.collapse import Collapsing, Share
 from appliance.cache.missing import Missing, Subject
 from appliance.cache.remote import Remote
 from appliance.cache.status import CacheStatus
 from appliance.cache.waiting import within
 from appliance.errors import PullcacheError, UpstreamError, UpstreamMissing, UpstreamTimeout, UpstreamUnavailable
+from appliance.flow.singleflight import SingleFlight
 from appliance.interfaces import Availability
 
 T = TypeVar("T")
@@ -91,9 +93,12 @@ class Question(Generic[T]):
 class Checks(Generic[T]):
     """The questions of one kind."""
 
+    _log = Logger()
+
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._under_way: Collapsing[Subject, T] = Collapsing(clock)
+        self._under_way: SingleFlight[Subject, T] = SingleFlight()
+        self._began: dict[Subject, float] = {}
         self._missing = Missing(clock)
 
     async def cold(self, question: Question[T]) -> Heard[T]:
@@ -107,8 +112,8 @@ class Checks(Generic[T]):
 
     async def sure(self, question: Question[T]) -> Heard[T]:
         """As L{cold}, whatever the upstream said earlier."""
-        share = self._share(question)
-        return Heard(await share.result, share.joined)
+        joined = question.subject in self._under_way
+        return Heard(await self._share(question), joined)
 
     async def warm(self, question: Question[T], checked_at: float) -> Heard[T] | Stale:
         """
@@ -131,11 +136,12 @@ class Checks(Generic[T]):
         self, question: Question[T], checked_at: float, wait: bool, doubt: UpstreamError
     ) -> Heard[T] | Stale:
         """Wait as long as a client with a cached answer does; the question goes on."""
-        share = self._share(question)
-        settings = question.remote.settings
-        limit = freshness.remaining_wait(share.began, self._clock.seconds(), settings) if wait else 0.0
+        joined, now = question.subject in self._under_way, self._clock.seconds()
+        news = self._share(question)
+        began = self._began.get(question.subject, now)
+        limit = freshness.remaining_wait(began, now, question.remote.settings) if wait else 0.0
         try:
-            return Heard(await within(share.result, limit, self._clock), share.joined)
+            return Heard(await within(news, limit, self._clock), joined)
         except DeferredTimeout:
             if wait:
                 question.remote.registry.overdue(question.repository)
@@ -150,15 +156,21 @@ class Checks(Generic[T]):
         except (PullcacheError, OSError) as error:
             return self._stale(question, checked_at, _fault(question, error))
 
-    def _share(self, question: Question[T]) -> Share[T]:
-        return self._under_way.share(question.subject, lambda: self._ask(question))
+    def _share(self, question: Question[T]) -> Deferred[T]:
+        return self._under_way.run(question.subject, lambda: self._ask(question))
 
     async def _ask(self, question: Question[T]) -> T:
+        self._began[question.subject] = self._clock.seconds()
         try:
             news = await question.ask()
         except UpstreamMissing as missing:
             self._missing.note(question.subject, missing, question.remote.settings.missing_for)
             raise
+        except OSError:
+            self._log.failure("what {name} says cannot be stored", name=question.remote.name)
+            raise
+        finally:
+            del self._began[question.subject]
         self._missing.forget(question.subject)
         return news
 

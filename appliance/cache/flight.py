@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -43,6 +43,7 @@ from appliance.errors import (
     UpstreamRateLimited,
     UpstreamUnavailable,
 )
+from appliance.flow.singleflight import Waiters
 from appliance.flow.source import Source
 from appliance.flow.writer import ThreadWriter
 from appliance.interfaces import IBlobResponse, IBlobStore, IIngest, IUpstream, Origin
@@ -105,8 +106,8 @@ class Flight:
         self._length = Length(size, registry.name, digest)
         self._store = store
         self._clock = clock
-        self._waiting: list[Deferred[None]] = []
-        self._landing: list[Deferred[None]] = []
+        self._opening: Waiters[None] = Waiters()
+        self._landing: Waiters[None] = Waiters()
         self._failure: Failure | None = None
         self._was_open = False
         self._opened_at = 0.0
@@ -130,25 +131,17 @@ class Flight:
         if self.background:
             self.background = False
             self._hurry()
-        waiter: Deferred[None] = Deferred(lambda gone: self._waiting.remove(gone) if gone in self._waiting else None)
         if self.state is State.FAILED:
-            waiter.errback(self._failure)
-        elif self.state is State.LANDED or (self.state is State.FLYING and self._length.promised):
-            waiter.callback(None)
-        else:
-            self._waiting.append(waiter)
-        return waiter
+            return fail(self._failure)
+        if self.state is State.LANDED or (self.state is State.FLYING and self._length.promised):
+            return succeed(None)
+        return self._opening.wait()
 
     def landed(self) -> Deferred[None]:
         """Fires when all bytes are here and right, fails with what the flight failed with. One Deferred per call."""
-        waiter: Deferred[None] = Deferred(lambda gone: self._landing.remove(gone) if gone in self._landing else None)
         if self.state is State.FAILED:
-            waiter.errback(self._failure)
-        elif self.state is State.LANDED:
-            waiter.callback(None)
-        else:
-            self._landing.append(waiter)
-        return waiter
+            return fail(self._failure)
+        return succeed(None) if self.state is State.LANDED else self._landing.wait()
 
     def rate(self) -> float:
         """Bytes a second since the line was opened; 0 while nothing can be said."""
@@ -362,7 +355,8 @@ class Flight:
         if promised != ingest.size:
             message = f"{self.digest} has {ingest.size} bytes, not the {promised} that its descriptor says"
             self.source.fail(Failure(UpstreamInvalid(self.registry.name, message)))
-        self._tell(None, self._landing)
+        self._opening.fire(None)
+        self._landing.fire(None)
         await ingest.commit()
 
     def _readable(self, ingest: IIngest) -> int:
@@ -377,22 +371,17 @@ class Flight:
         self._was_open = True
         if self._length.promised:
             self.source.advance(self._readable(ingest))
-            self._tell(None)
+            self._opening.fire(None)
 
     def _fail(self, failure: Failure) -> None:
         if self.state in (State.LANDED, State.FAILED):
             return
         self._failure = failure
         self._enter(State.FAILED)
-        self._tell(failure, self._landing)
+        self._opening.fire(failure)
+        self._landing.fire(failure)
         if hasattr(self, "source"):
             self.source.fail(failure)
-
-    def _tell(self, result: Failure | None, others: list[Deferred[None]] | None = None) -> None:
-        # One at a time: a waiter that is told may cancel another.
-        for waiting in (self._waiting, others or []):
-            while waiting:
-                waiting.pop(0).callback(result)
 
     def _enter(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:

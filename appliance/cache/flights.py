@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from appliance.cache.flight import Flight, State
 from appliance.cache.remote import Remote
 from appliance.errors import Offline, PullcacheError
+from appliance.flow.singleflight import ended
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IUpstream, Unfinished
@@ -132,9 +133,7 @@ class Flights:
             completing = self._completing[digest] = Deferred.fromCoroutine(self._complete(digest, size))
             completing.addBoth(self._completed, digest)
         if digest in self._completing:
-            done: Deferred[None] = Deferred()
-            self._completing[digest].addBoth(_fire, done)
-            await done
+            await ended(self._completing[digest])
         return self._store.size(digest) is not None
 
     async def _complete(self, digest: Digest, size: int | None) -> None:
@@ -223,10 +222,10 @@ class Flights:
         """Cut every flight, keeping what came, and begin no other; fires when their files are closed."""
         self._stopped = True
         works = [*(landing for _, landing in self._under_way.values()), *self._completing.values()]
-        ended = [self.ended(digest) for digest in (*self._under_way, *self._completing)]
+        ends = [self.ended(digest) for digest in (*self._under_way, *self._completing)]
         for work in works:
             work.cancel()
-        return DeferredList(ended).addCallback(lambda _: None)
+        return DeferredList(ends).addCallback(lambda _: None)
 
     def committed(self) -> Deferred[None]:
         """Fires when the blobs that clients have got whole by now are in the store, or could not be kept."""
@@ -235,14 +234,9 @@ class Flights:
 
     def ended(self, digest: Digest) -> Deferred[None]:
         """Fires when the flight of that digest is over and its file closed, at once when there is none."""
-        done: Deferred[None] = Deferred()
         if digest in self._under_way:
-            self._under_way[digest][1].addBoth(_fire, done)
-        elif digest in self._completing:
-            self._completing[digest].addBoth(_fire, done)
-        else:
-            done.callback(None)
-        return done
+            return ended(self._under_way[digest][1])
+        return ended(self._completing[digest]) if digest in self._completing else succeed(None)
 
     def _link(self, upstream: str, name: str, digest: Digest, size: int | None) -> None:
         """Note that the blob is the repository's: its upstream gave it there."""
@@ -274,7 +268,3 @@ def link(repositories: Repositories, repository: Repository, digest: Digest, siz
     if repository.blobs.get(digest) != size:
         repository.blobs[digest] = size
         repositories.save_soon(repository)
-
-
-def _fire(_: object, done: Deferred[None]) -> None:
-    done.callback(None)

@@ -12,7 +12,7 @@ from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
-from appliance.flow.sharing import Sharing
+from appliance.flow.singleflight import SingleFlight
 from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 
@@ -36,7 +36,7 @@ class Keepsake(Generic[T]):
         self._decoder = msgspec.json.Decoder(kind)
         self._take_up = take_up
         self._version: int | None = None
-        self._loading: Sharing[str, None] = Sharing()
+        self._loading: SingleFlight[str, None] = SingleFlight()
 
     async def load(self) -> None:
         """
@@ -45,7 +45,7 @@ class Keepsake(Generic[T]):
         @raise OSError: it cannot be read now.
         """
         if self._version is None:
-            await self._loading.get("", self._load)
+            await self._loading.run("", self._load)
 
     async def write(self, encode: Callable[[], bytes]) -> bool:
         """

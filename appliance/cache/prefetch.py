@@ -46,6 +46,7 @@ from appliance.cache.referrerprefetch import AGAIN, ReferrerPrefetch
 from appliance.cache.remote import Remote
 from appliance.cache.sources import RetryLater, Sources
 from appliance.errors import DigestInvalid, PullcacheError
+from appliance.flow.singleflight import ended
 from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
@@ -252,11 +253,10 @@ class Prefetch:
             self._beginning.cancel()
             self._beginning = None
         works = list(self._working.values())
-        ended: list[Deferred[None]] = [Deferred() for _ in works]
-        for work, done in zip(works, ended, strict=True):
-            work.addBoth(done.callback)
+        ends = [ended(work) for work in works]
+        for work in works:
             work.cancel()
-        return DeferredList(ended).addCallback(lambda _: None)
+        return DeferredList(ends).addCallback(lambda _: None)
 
     # -- when -------------------------------------------------------------------------------------------------------
 

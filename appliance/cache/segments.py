@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 
 from appliance.cache.patience import Patience
 from appliance.errors import PullcacheError, UpstreamRateLimited, UpstreamUnavailable
+from appliance.flow.singleflight import ended
 from appliance.flow.writer import ThreadWriter
 from appliance.interfaces import IBlobResponse, IIngest
 
@@ -221,10 +222,8 @@ async def _to_the_end(work: Deferred[T]) -> T:
     work.addBoth(outcome.append)
     cancelled: CancelledError | None = None
     while not outcome:
-        over: Deferred[None] = Deferred()
-        work.addBoth(_fire, over)
         try:
-            await over
+            await ended(work)
         except CancelledError as error:
             cancelled = error
     if cancelled is not None:
@@ -233,7 +232,3 @@ async def _to_the_end(work: Deferred[T]) -> T:
         outcome[0].raiseException()
     given: T = outcome[0]
     return given
-
-
-def _fire(_: object, over: Deferred[None]) -> None:
-    over.callback(None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from appliance.flow.singleflight import Waiters
 
 # The producer is paused above HIGH bytes waiting for the disk and resumed below LOW.
 HIGH = 4 * 1024 * 1024
@@ -38,7 +40,7 @@ class ThreadWriter:
         self._storing = False
         self._paused = False
         self._producer: IPushProducer | None = None
-        self._drained: list[Deferred[None]] = []
+        self._drained: Waiters[None] = Waiters()
         self.overrun = False
         self.failure: Failure | None = None
 
@@ -69,9 +71,8 @@ class ThreadWriter:
     def drained(self) -> Deferred[None]:
         """Fires when everything written was stored; fails with C{store}'s failure. One Deferred per call."""
         if not self._storing:
-            return succeed(None) if self.failure is None else _failed(self.failure)
-        self._drained.append(Deferred())
-        return self._drained[-1]
+            return succeed(None) if self.failure is None else fail(self.failure)
+        return self._drained.wait()
 
     def _admitted(self, data: bytes) -> bytes:
         if self._skip:
@@ -99,26 +100,15 @@ class ThreadWriter:
             if self._producer is not None:
                 self._producer.resumeProducing()
         if not self._storing:
-            self._tell(None)
+            self._drained.fire(None)
 
     def _failed(self, failure: Failure) -> None:
         self._storing = False
         self.failure = failure
         self._pieces, self._buffered = [], 0
         self._stop()
-        self._tell(failure)
+        self._drained.fire(failure)
 
     def _stop(self) -> None:
         if self._producer is not None:
             self._producer.stopProducing()
-
-    def _tell(self, result: Failure | None) -> None:
-        waiting, self._drained = self._drained, []
-        for drained in waiting:
-            drained.callback(result)
-
-
-def _failed(failure: Failure) -> Deferred[None]:
-    deferred: Deferred[None] = Deferred()
-    deferred.errback(failure)
-    return deferred

@@ -10,10 +10,10 @@ from itertools import islice
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from appliance.errors import BlobDamaged, ManifestInvalid, NotHeld
 from appliance.flow.lru import LeastRecentlyUsed
+from appliance.flow.singleflight import SingleFlight
 from appliance.index.repository import ManifestRecord, Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
@@ -62,7 +62,6 @@ class Relations:
     @ivar linked: digests named by a manifest whose word is enough.
     @ivar referring: by subject the manifests that refer to it; C{None} for a descriptor that is made when it is asked
         for.
-    @ivar waiting: those who wait for the pass under way.
     @ivar weight: what all that takes in memory in bytes, roughly.
     """
 
@@ -73,8 +72,6 @@ class Relations:
         self.disputed: set[Digest] = set()
         self.linked: set[Digest] = set()
         self.referring: dict[Digest, dict[Digest, Referrer | None]] = {}
-        self.learning = False
-        self.waiting: list[Deferred[None]] = []
 
     def add(self, manifest_digest: Digest, manifest: Manifest, held: ManifestRecord) -> None:
         if manifest_digest not in self.seen:
@@ -105,6 +102,7 @@ class ManifestGraph:
         self._store = store
         self._budget = budget
         self._named: LeastRecentlyUsed[tuple[str, str], Relations] = LeastRecentlyUsed(budget)
+        self._learning: SingleFlight[Relations, None] = SingleFlight()
 
     def add(self, repository: Repository, digest: Digest, manifest: Manifest, size: int) -> None:
         """A manifest of C{size} bytes was added to the repository, or served as if it was: then it may only name."""
@@ -208,18 +206,13 @@ class ManifestGraph:
 
         One pass, one manifest at a time, for all who wait; it goes on whoever leaves.
         """
-        if not named.learning and not self._unseen(repository, named):
+        if named not in self._learning and not self._unseen(repository, named):
             return succeed(None)
-        waiter: Deferred[None] = Deferred()
-        named.waiting.append(waiter)
-        if not named.learning:
-            named.learning = True
-            # At once, so that whoever comes during the pass waits for this one.
-            self._remember(repository, named)
-            Deferred.fromCoroutine(self._learn(repository, named)).addBoth(_tell, named)
-        return waiter
+        return self._learning.run(named, lambda: self._learn(repository, named))
 
     async def _learn(self, repository: Repository, named: Relations) -> None:
+        # At once, so that whoever comes during the pass waits for this one.
+        self._remember(repository, named)
         # Again, for what was added meanwhile: somebody may have begun to wait for just that.
         while unseen := self._unseen(repository, named):
             for digest in unseen:
@@ -251,11 +244,3 @@ class ManifestGraph:
                 "{upstream}/{name}: {error}", upstream=repository.upstream, name=repository.name, error=error
             )
             return None
-
-
-def _tell(result: None | Failure, named: Relations) -> None:
-    named.learning = False
-    waiting, named.waiting = named.waiting, []
-    # One after the other from here, so that a hundred who waited do not pile up on one stack.
-    for waiter in waiting:
-        waiter.callback(result)

@@ -6,7 +6,7 @@ import msgspec
 
 from appliance.errors import VersionConflict
 from appliance.flow.lru import LeastRecentlyUsed
-from appliance.flow.sharing import Sharing
+from appliance.flow.singleflight import SingleFlight
 from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 
@@ -49,7 +49,7 @@ class Listings:
         self._documents = documents
         self._budget = budget
         self._known: LeastRecentlyUsed[Key, Entry] = LeastRecentlyUsed(budget)
-        self._loading: Sharing[Key, Entry] = Sharing()
+        self._loading: SingleFlight[Key, Entry] = SingleFlight()
 
     async def get(self, upstream: str, name: str) -> Listing | None:
         """The list as last heard, C{None} when there was none."""
@@ -75,7 +75,7 @@ class Listings:
 
     async def _entry(self, key: Key) -> Entry:
         # One reading for all who ask at the same time.
-        return self._known.get(key) or await self._loading.get(key, lambda: self._load(key))
+        return self._known.get(key) or await self._loading.run(key, lambda: self._load(key))
 
     async def _load(self, key: Key) -> Entry:
         # When it is damaged nothing is lost for good: the upstream is asked again.

@@ -23,7 +23,7 @@ import msgspec
 
 from appliance.errors import DocumentDamaged, ManifestInvalid, VersionConflict
 from appliance.flow.lru import LeastRecentlyUsed
-from appliance.flow.sharing import Sharing
+from appliance.flow.singleflight import SingleFlight
 from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
@@ -97,7 +97,7 @@ class ReferrerLists:
         """
         self._documents = documents
         self._known: LeastRecentlyUsed[Key, _Entry] = LeastRecentlyUsed(budget, LIMIT)
-        self._loading: Sharing[Key, _Entry] = Sharing()
+        self._loading: SingleFlight[Key, _Entry] = SingleFlight()
 
     async def get(self, upstream: str, name: str, subject: Digest) -> ReferrerList | None:
         """The list as last heard, C{None} when there was none."""
@@ -134,7 +134,7 @@ class ReferrerLists:
         entry = self._known.get(key)
         if entry is None:
             # One reading for all who ask at the same time.
-            return await self._loading.get(key, lambda: self._load(key))
+            return await self._loading.run(key, lambda: self._load(key))
         return entry
 
     # -- reading ----------------------------------------------------------------------------------------------------

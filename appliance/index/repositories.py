@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from appliance.errors import DocumentDamaged
 from appliance.flow.lru import LeastRecentlyUsed
-from appliance.flow.sharing import Sharing
+from appliance.flow.singleflight import SingleFlight, Waiters
 from appliance.index.documents import previous
 from appliance.index.layout import INDEX, LAYOUT
 from appliance.index.repository import Repository
@@ -41,13 +41,15 @@ class _State:
     How a repository stands to its document.
 
     @ivar version: of the document, 0 when there is none.
+    @ivar asked: whether it is to be written as it is now or later, and C{waiting}: those who wait for that.
     """
 
     version: int
     writing: bool = False
     touched: bool = False
     soon: bool = False
-    waiting: list[Deferred[None]] = field(default_factory=list)
+    asked: bool = False
+    waiting: Waiters[None] = field(default_factory=Waiters)
 
 
 class Repositories:
@@ -68,7 +70,7 @@ class Repositories:
         # Beside those who use them, these two keep repositories in memory.
         self._recent: LeastRecentlyUsed[Place, Repository] = LeastRecentlyUsed(budget)
         self._unsaved: set[Repository] = set()
-        self._loading: Sharing[Place, Repository] = Sharing()
+        self._loading: SingleFlight[Place, Repository] = SingleFlight()
         # Of each that has a document, whether it is in memory or not: what was found at the first look, and counted.
         self._walked: list[Place] | None = None
         self._counts: dict[Place, tuple[int, int]] = {}
@@ -88,7 +90,7 @@ class Repositories:
         repository = self._used.get((upstream, name))
         if repository is not None:
             return succeed(repository)
-        return self._loading.get((upstream, name), lambda: self._load(upstream, name))
+        return self._loading.run((upstream, name), lambda: self._load(upstream, name))
 
     def holds(self, upstream: str, name: str) -> bool:
         """Whether anything of it is held, as far as it is in memory: somebody has just used it. Immediate."""
@@ -104,8 +106,8 @@ class Repositories:
     def save(self, repository: Repository) -> Deferred[None]:
         """Write the repository as it is now, or as it will be by then; fires when that is durable."""
         state = self._states[repository]
-        waiter: Deferred[None] = Deferred()
-        state.waiting.append(waiter)
+        state.asked = True
+        waiter = state.waiting.wait()
         self._unsaved.add(repository)
         if not state.writing:
             state.writing = True
@@ -214,20 +216,17 @@ class Repositories:
         """Write until nobody waits: whoever comes during a write is served by the next one."""
         key = _key(repository.upstream, repository.name)
         try:
-            while state.waiting:
-                waiting, state.waiting = state.waiting, []
-                state.touched = False
+            while state.asked:
+                waiting, state.waiting = state.waiting, Waiters()
+                state.asked = state.touched = False
                 try:
                     state.version = await self._documents.write(key, repository.encode(), state.version)
                 except Exception:
-                    failure = Failure()
                     state.touched = True
-                    for waiter in waiting:
-                        waiter.errback(failure)
+                    waiting.fire(Failure())
                 else:
                     self._count(self._keep(repository))
-                    for waiter in waiting:
-                        waiter.callback(None)
+                    waiting.fire(None)
         finally:
             state.writing = False
             if not state.touched:

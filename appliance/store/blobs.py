@@ -17,9 +17,10 @@ from zope.interface import implementer
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
 from appliance.flow.durable import fsync_folder, write_synced
 from appliance.flow.sharedfile import SharedFile
+from appliance.flow.singleflight import shielded
 from appliance.interfaces import IBlobStore, IIngest, IOpenFile, IThreads, Unfinished
 from appliance.oci.digest import Digest
-from appliance.store.partial import PARTIAL, PartialBlob, read_note, shielded, unlink
+from appliance.store.partial import PARTIAL, PartialBlob, read_note, unlink
 
 T = TypeVar("T")
 

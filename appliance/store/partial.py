@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from appliance.errors import BlobDamaged
 from appliance.flow.sharedfile import SharedFile
+from appliance.flow.singleflight import shielded
 from appliance.interfaces import IIngest, IOpenFile, IThreads, Origin
 from appliance.oci.digest import Digest
 from appliance.store.ahead import Ahead, Stretch, gathered, write_pieces
@@ -253,10 +254,3 @@ def unlink(path: Path) -> None:
 
 def _note_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
-
-
-def shielded(work: Deferred[T]) -> Deferred[T]:
-    """What C{work} comes to, for somebody whose cancellation does not reach it: a thread cannot be stopped."""
-    result: Deferred[T] = Deferred()
-    work.chainDeferred(result)
-    return result
