@@ -7,7 +7,6 @@ This is the one module that meets the reactor; everything else is given what it 
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 from typing import Any
 
@@ -21,40 +20,21 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from appliance.admin.accesslog import AccessLog, writer_to
-from appliance.admin.api import Api, Premises
-from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
-from appliance.cache.blobs import Blobs
-from appliance.cache.flights import Flights
-from appliance.cache.manifests import Manifests
-from appliance.cache.prefetch import Prefetch
-from appliance.cache.pullthrough import PullThrough
-from appliance.cache.recent import Recent
-from appliance.cache.referrers import ReferrerCache
-from appliance.cache.remote import Remote
-from appliance.cache.sources import Sources
-from appliance.cache.tags import Tags
-from appliance.cache.usage import Usage
-from appliance.cache.wants import Wants
 from appliance.config import load, overridden
 from appliance.description import describe, warnings
 from appliance.errors import ConfigError, PullcacheError
 from appliance.flow.clock import keep_time, wall
-from appliance.flow.connections import Connections, make_room
+from appliance.flow.connections import make_room
 from appliance.flow.ports import Ports, check_endpoints
 from appliance.flow.threads import THREADS, DiskThreads
 from appliance.index.documents import FilesystemDocuments
-from appliance.index.graph import ManifestGraph
-from appliance.index.listings import Listings
-from appliance.index.referrers import ReferrerLists
-from appliance.index.repositories import Repositories
 from appliance.interfaces import IUpstream
-from appliance.registry.listener import Listener
-from appliance.settings import Settings
+from appliance.settings import Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
-from appliance.units import duration
 from appliance.upstream.table import check_upstreams, offline_upstream_for, upstream_for
+from appliance.wiring import Services
 
 # How often what is cheap to lose is written.
 FLUSH_INTERVAL = 5.0
@@ -124,6 +104,7 @@ class PullcacheService(Service):
         self._reactor = reactor
         self._ports = Ports(reactor)
         self._pool = ThreadPool(minthreads=1, maxthreads=THREADS, name="disk")
+        self._threads = DiskThreads(reactor, self._pool)
         self._log_lines = AccessLog(writer_to(self._settings.access_log), reactor)
         self._metrics = Metrics(reactor, self._log_lines)
         self._flushing = LoopingCall(self._flush)
@@ -135,10 +116,40 @@ class PullcacheService(Service):
         super().privilegedStartService()
         try:
             self._ownership = Ownership.claim(self._settings.store)
-            self._wire()
-            self._listen()
+            self._services = services = self.wire()
+            self._limit_connections(self._settings)
+            for listener, listen in zip(services.listeners, self._settings.listen, strict=True):
+                self._ports.open(listen.endpoint, listener.site)
+            if services.admin is not None and self._settings.admin is not None:
+                self._ports.open(self._settings.admin.endpoint, services.admin.site(services.connections))
         except PullcacheError as error:
             raise _refusal(error) from None
+
+    def wire(self) -> Services:
+        """
+        The appliance over the store on disk and the network.
+
+        @raise ConfigError: an upstream cannot be asked with what the configuration says.
+        """
+        folder, threads = self._settings.store, self._threads
+        self._store = store = FilesystemBlobStore(folder, threads)
+        documents = FilesystemDocuments(folder, threads)
+        return Services(
+            self._settings,
+            clock=self._reactor,
+            threads=threads,
+            store=store,
+            documents=documents,
+            probe=lambda: store.probe().addCallback(lambda _: documents.probe()),
+            state=FilesystemDocuments(folder, threads, "state"),
+            make_upstream=self._upstream,
+            metrics=self._metrics,
+        )
+
+    def _upstream(self, upstream: UpstreamSettings, offline: bool) -> IUpstream:
+        if offline:
+            return offline_upstream_for(upstream)
+        return upstream_for(upstream, self._reactor, self._metrics, self._threads)
 
     def startService(self) -> None:
         """Take up what was cut, and follow SIGHUP."""
@@ -146,36 +157,21 @@ class PullcacheService(Service):
         for warning in warnings(self._settings):
             self._log.warn("{warning}", warning=warning)
         self._pool.start()
+        services = self._services
         for kept, what in (
-            (self._wants, "reading the wants"),
-            (self._usage, "reading the usage"),
-            (self._prefetch, "reading what is to be fetched"),
+            (services.wants, "reading the wants"),
+            (services.usage, "reading the usage"),
+            (services.prefetch, "reading what is to be fetched"),
         ):
             Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what)
-        starting = Deferred.fromCoroutine(self._api.start()).addErrback(self._failed, "finishing an import")
-        # Nobody is let in before an import that was cut half way through its publication is finished.
-        starting.addBoth(lambda _: self._ports.accept())
+        recovering = Deferred.fromCoroutine(services.start_imports()).addErrback(self._failed, "finishing an import")
+        # No client is let in before an import that was cut half way through its publication is finished.
+        recovering.addBoth(lambda _: self._ports.accept())
         self._store.measure().addErrback(self._failed, "measuring the store")
-        Deferred.fromCoroutine(self._flights.resume(self._cache.remotes)).addErrback(self._failed, "resuming")
+        Deferred.fromCoroutine(services.flights.resume(services.cache.remotes)).addErrback(self._failed, "resuming")
         self._sweeping.start(SWEEP_INTERVAL)
         self._flushing.start(FLUSH_INTERVAL, now=False)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
-
-    async def _stop(self) -> None:
-        self._flushing.stop()
-        self._sweeping.stop()
-        await self._api.stop()
-        await self._prefetch.stop()
-        await self._ports.close()
-        await self._let_transfers_end()
-        for remote in self._cache.remotes.values():
-            remote.registry.stop()
-        await self._flights.stop()
-        await self._flush()
-        await Deferred.fromCoroutine(self._usage.flush(now=True)).addErrback(self._failed, "saving the usage")
-        self._log_lines.flush()
-        self._pool.stop()
-        self._ownership.release()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -184,116 +180,48 @@ class PullcacheService(Service):
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
+    async def _stop(self) -> None:
+        services = self._services
+        self._flushing.stop()
+        self._sweeping.stop()
+        await services.stop_imports()
+        await services.prefetch.stop()
+        await self._ports.close()
+        deadline = self._reactor.seconds() + self._settings.shutdown_grace
+        for listener in services.listeners:
+            listener.close_idle()
+        while services.busy and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, 0.05)
+        for remote in services.cache.remotes.values():
+            remote.registry.stop()
+        await services.flights.stop()
+        await self._flush()
+        await Deferred.fromCoroutine(services.usage.flush(now=True)).addErrback(self._failed, "saving the usage")
+        self._log_lines.flush()
+        self._pool.stop()
+        self._ownership.release()
+
     def reload(self) -> None:
         """Read the configuration again; a bad one is reported and the old one stays in force."""
+        before = self._settings
         try:
             settings = self._options.settings()
             check_upstreams(settings, self._options["config"])
-            remotes = self._remotes(settings, self._settings)
+            followed = settings
+            if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
+                followed = _with_listeners_of(settings, before)
+            self._services.configure(followed)
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
             return
         for key in ("store", "admin", "access_log", "bundles"):
-            if getattr(settings, key) != getattr(self._settings, key):
+            if getattr(settings, key) != getattr(before, key):
                 self._log.warn("{key} changed: that takes effect with a restart", key=key)
-        if [each.endpoint for each in settings.listen] != [each.endpoint for each in self._settings.listen]:
+        if followed is not settings:
             self._log.warn("the listeners' endpoints changed: that takes effect with a restart")
-            settings = _with_listeners_of(settings, self._settings)
-        before, self._cache.remotes = self._cache.remotes, remotes
-        self._settings = settings
-        self._flights.configure(remotes)
-        for name, remote in before.items():
-            now = remotes.get(name)
-            if now is None or now.offline:
-                remote.registry.disconnect()
-            elif now.registry is not remote.registry:
-                # What is under way goes on.
-                remote.registry.stop()
-        self._limit_connections(settings)
-        for listener, listen in zip(self._listeners, settings.listen, strict=True):
-            listener.configure(settings, listen)
-        self._prefetch.reconsider()
-        self._api.configured()
+        self._settings = followed
+        self._limit_connections(followed)
         self._log.info("the configuration was read again")
-
-    # -- wiring -----------------------------------------------------------------------------------------------------
-
-    def _wire(self) -> None:
-        settings, clock = self._settings, self._reactor
-        self._threads = threads = DiskThreads(self._reactor, self._pool)
-        self._store = store = FilesystemBlobStore(settings.store, threads)
-        self._documents = documents = FilesystemDocuments(settings.store, threads)
-        self._repositories = repositories = Repositories(documents, clock=clock)
-        self._flights = flights = Flights(store, clock, repositories)
-        graph = ManifestGraph(store)
-        state = FilesystemDocuments(settings.store, threads, "state")
-        self._wants, self._usage = Wants(state, clock, repositories.holds), Usage(state, clock)
-        manifests = Manifests(store, repositories, graph, clock, Recent())
-        blobs = Blobs(store, repositories, graph, flights, clock)
-        lists = ReferrerLists(documents)
-        referrers = ReferrerCache(repositories, lists, graph, clock)
-        sources = Sources(
-            lambda: self._cache.remotes,
-            repositories,
-            store,
-            flights,
-            manifests,
-            blobs,
-            referrers,
-            self._usage,
-            self._wants,
-            self._metrics.prefetched,
-        )
-        self._prefetch = Prefetch(sources, clock, state)
-        self._cache = PullThrough(
-            self._remotes(settings, None),
-            manifests,
-            blobs,
-            Tags(repositories, Listings(documents), clock),
-            referrers,
-            self._wants,
-            self._usage,
-            self._prefetch,
-        )
-        self._connections = Connections(clock, settings.connections, self._metrics.dropped)
-        self._limit_connections(settings)
-        self._listeners = [
-            Listener(self._cache, settings, listen, self._metrics, self._reactor, self._connections)
-            for listen in settings.listen
-        ]
-        self._api = Api(
-            Premises(
-                settings=lambda: self._settings,
-                store=store,
-                repositories=repositories,
-                graph=graph,
-                lists=lists,
-                cache=self._cache,
-                wants=self._wants,
-                usage=self._usage,
-                documents=documents,
-                state=state,
-                threads=threads,
-                clock=clock,
-                flights=flights,
-                site=settings.bundles.site or socket.gethostname(),
-                duration=duration,
-                published=self._forget_answers,
-            )
-        )
-        metrics = self._metrics
-        metrics.watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
-        metrics.watch("connections", "Connections open.", lambda: len(self._connections))
-        metrics.watch("prefetches", "Images whose referrers are being fetched.", lambda: self._prefetch.referrers)
-        metrics.watch("images_incomplete", "Images pulled and not known to be whole.", lambda: self._prefetch.images)
-        metrics.watch("store_bytes", "Bytes of all blobs held.", store.total)
-        metrics.watch("wants", "References asked for and not served.", lambda: len(self._wants))
-        metrics.watch("documents_damaged", "Documents set aside.", lambda: len(documents.damaged) + len(state.damaged))
-        metrics.watch(
-            "documents_unreadable",
-            "Documents whose last read failed.",
-            lambda: len(documents.unreadable) + len(state.unreadable),
-        )
 
     def _limit_connections(self, settings: Settings) -> None:
         wanted = settings.connections
@@ -301,62 +229,26 @@ class PullcacheService(Service):
         if fits < wanted.max:
             what = "connections.max of {max} takes more files than this process may open: {fits} fit; raise LimitNOFILE"
             self._log.warn(what, max=wanted.max, fits=fits)
-        self._connections.limits = msgspec.structs.replace(wanted, max=fits)
-
-    def _remotes(self, settings: Settings, before: Settings | None) -> dict[str, Remote]:
-        """What may be asked; upstreams that did not change keep their connections and tokens."""
-        remotes = {}
-        for name, upstream in settings.upstreams.items():
-            offline = settings.offline or upstream.offline
-            registry: IUpstream
-            if before is not None and before.upstreams.get(name) == upstream and before.offline == settings.offline:
-                registry = self._cache.remotes[name].registry
-            elif offline:
-                registry = offline_upstream_for(upstream)
-            else:
-                registry = upstream_for(upstream, self._reactor, self._metrics, self._threads)
-            remotes[name] = Remote(upstream, registry, offline)
-        return remotes
-
-    def _listen(self) -> None:
-        for listener, listen in zip(self._listeners, self._settings.listen, strict=True):
-            self._ports.open(listen.endpoint, listener.site)
-        if (admin := self._settings.admin) is not None:
-            app = AdminApp(self._metrics, self._probe, [self._api.routes()], admin.hosts)
-            self._ports.open(admin.endpoint, app.site(self._connections))
-
-    def _forget_answers(self) -> None:
-        for listener in self._listeners:
-            listener.forget_answers()
-
-    def _probe(self) -> Deferred[None]:
-        return self._store.probe().addCallback(lambda _: self._documents.probe())
-
-    # -- stopping ---------------------------------------------------------------------------------------------------
-
-    async def _let_transfers_end(self) -> None:
-        deadline = self._reactor.seconds() + self._settings.shutdown_grace
-        for listener in self._listeners:
-            listener.close_idle()
-        while (self._api.busy or any(each.busy for each in self._listeners)) and self._reactor.seconds() < deadline:
-            await deferLater(self._reactor, 0.05)
+        self._services.connections.limits = msgspec.structs.replace(wanted, max=fits)
 
     def _flush(self) -> Deferred[None]:
         """Write what is cheap to lose; fires when it is written, or not, which is logged."""
-        for listener in self._listeners:
+        services = self._services
+        for listener in services.listeners:
             for pull, times in listener.take_pulls().items():
-                self._cache.note_pulls(*pull, times)
+                services.cache.note_pulls(*pull, times)
         writes = [
-            self._repositories.flush().addErrback(self._failed, "saving repositories"),
-            Deferred.fromCoroutine(self._wants.flush()).addErrback(self._failed, "saving the wants"),
-            Deferred.fromCoroutine(self._usage.flush()).addErrback(self._failed, "saving the usage"),
-            Deferred.fromCoroutine(self._prefetch.flush()).addErrback(self._failed, "saving what is to be fetched"),
+            services.repositories.flush().addErrback(self._failed, "saving repositories"),
+            Deferred.fromCoroutine(services.wants.flush()).addErrback(self._failed, "saving the wants"),
+            Deferred.fromCoroutine(services.usage.flush()).addErrback(self._failed, "saving the usage"),
+            Deferred.fromCoroutine(services.prefetch.flush()).addErrback(self._failed, "saving what is to be fetched"),
         ]
         return DeferredList(writes).addCallback(lambda _: None)
 
     def _sweep(self) -> Deferred[None]:
-        """Throw away beginnings of blobs that nobody goes on with; fires when it is done, or not, which is logged."""
-        sweeping = Deferred.fromCoroutine(self._flights.sweep(self._cache.remotes, wall(self._reactor)))
+        """Remove beginnings of blobs that are not gone on with; fires when it is done, or not, which is logged."""
+        services = self._services
+        sweeping = Deferred.fromCoroutine(services.flights.sweep(services.cache.remotes, wall(self._reactor)))
         return sweeping.addErrback(self._failed, "sweeping what is unfinished")
 
     def _failed(self, failure: Failure, what: str) -> None:

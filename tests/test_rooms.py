@@ -1,8 +1,9 @@
 """
 The arrows: which room may import which, and where each library may be met.
 
-Imports go one way, C{plugins -> tap -> registry | admin | cli -> cache | bundle -> upstream | store | index -> flow ->
-oci}. Imports inside functions and for type checking count too. Every rule is shown to bite on a small tree.
+Imports go one way, C{plugins -> tap -> wiring -> registry | admin -> cache | bundle -> upstream | store | index -> flow
+-> oci}, and C{cli -> bundle}. Imports inside functions and for type checking count too. Every rule is shown to bite on
+a small tree.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ARCHIVED = GROUND | {"store", "index"}
 #: The command talks to a running appliance and reads archives; it opens nothing of the store.
 COMMAND = VALUES | {"bundle", "units"}
 WRITTEN = frozenset({"units", "yamltree", "scalars", "config", "description"})
-EVERYTHING = FRONTS | WRITTEN | {"registry", "admin", "cli", "tap"}
+EVERYTHING = FRONTS | WRITTEN | {"registry", "admin", "cli", "wiring", "tap"}
 
 #: What each room may import beside itself; rooms side by side do not know each other.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -45,8 +46,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "cache": DECISIONS,
     "bundle": ARCHIVED,
     "registry": FRONTS,
-    "admin": FRONTS,
+    "admin": FRONTS | {"units"},
     "cli": COMMAND,
+    "wiring": FRONTS | {"registry", "admin"},
     "tap": EVERYTHING - {"tap"},
     "plugins": EVERYTHING,
 }
@@ -262,6 +264,9 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/cli/status.py", "from appliance.tap import makeService"),
         ("appliance/registry/routes.py", "from appliance import tap"),
         ("appliance/tap.py", "import appliance.plugins"),
+        ("appliance/wiring.py", "from appliance import tap"),
+        ("appliance/wiring.py", "from appliance.config import load"),
+        ("appliance/admin/health.py", "from appliance.wiring import Services"),
         ("appliance/__init__.py", "from appliance.errors import PullcacheError"),
         ("appliance/newroom.py", "from appliance.errors import PullcacheError"),
         ("appliance/store/blobs.py", "def late():\n    from appliance.index import documents"),
@@ -305,6 +310,7 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
         ),
         ("appliance/admin/exports.py", "from appliance.bundle import exporter\nfrom appliance.cache import flights"),
         ("appliance/tap.py", "from appliance import registry, admin, cli, cache, store, oci, config, description"),
+        ("appliance/wiring.py", "from appliance import registry, admin, cache, bundle, store, index, flow, settings"),
         ("plugins/pullcache_plugin.py", "import appliance.tap"),
         ("appliance/store/blobs.py", "import applianceindex\nfrom other.appliance import index"),
     ],
@@ -339,6 +345,7 @@ def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
         ("appliance/config.py", "import yaml"),
         ("appliance/settings.py", "from twisted.python import log"),
         ("appliance/registry/routes.py", "from twisted.internet import defer, reactor"),
+        ("appliance/wiring.py", "from twisted.internet import reactor"),
         ("appliance/upstream/agent.py", "import twisted.internet.reactor"),
         ("appliance/cache/flights.py", "def late():\n    from twisted.internet import reactor as r"),
         ("plugins/pullcache_plugin.py", "from twisted.internet import reactor"),

@@ -7,7 +7,7 @@ Nothing of a planned export lies on a disk; what is kept is the list of what goe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
@@ -25,6 +25,7 @@ from appliance.errors import BundleIncomplete, ConfigError, NotHeld
 from appliance.flow.clock import wall
 from appliance.interfaces import IBlobStore
 from appliance.oci.timestamps import timestamp
+from appliance.units import duration
 
 KEPT_FOR = 3600.0
 """Seconds that an export is kept after it was last asked for."""
@@ -63,16 +64,10 @@ class Exports:
 
     _log = Logger()
 
-    def __init__(
-        self, ordering: Ordering, store: IBlobStore, clock: IReactorTime, duration: Callable[[str], float]
-    ) -> None:
-        """
-        @param duration: reads C{7d}; raises L{ConfigError}.
-        """
+    def __init__(self, ordering: Ordering, store: IBlobStore, clock: IReactorTime) -> None:
         self._ordering = ordering
         self._store = store
         self._clock = clock
-        self._duration = duration
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self.sending = 0
 
@@ -206,7 +201,7 @@ class Exports:
 
     def _seconds(self, text: str) -> float:
         try:
-            return self._duration(text)
+            return duration(text)
         except ConfigError as error:
             raise Refused(400, "bad-request", f"since={text[:40]} {error}") from error
 

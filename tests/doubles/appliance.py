@@ -8,31 +8,13 @@ from typing import Any
 from treq.testing import StubTreq
 from twisted.internet.defer import Deferred, succeed
 
-from appliance.admin.api import Api, Premises
-from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
-from appliance.cache.blobs import Blobs
-from appliance.cache.flights import Flights
-from appliance.cache.manifests import Manifests
-from appliance.cache.prefetch import Prefetch
-from appliance.cache.pullthrough import PullThrough
-from appliance.cache.recent import Recent
-from appliance.cache.referrers import ReferrerCache
-from appliance.cache.remote import Remote
-from appliance.cache.sources import Sources
-from appliance.cache.tags import Tags
-from appliance.cache.usage import Usage
-from appliance.cache.wants import Wants
 from appliance.flow.threads import InlineThreads
-from appliance.index.graph import ManifestGraph
-from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
-from appliance.index.referrers import ReferrerLists
-from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
-from appliance.settings import BundleSettings, Settings, UpstreamSettings
+from appliance.settings import AdminSettings, BundleSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
-from appliance.units import duration
+from appliance.wiring import Services
 from tests.doubles.images import Blob, Content
 from tests.doubles.pullthrough import clock_at, result
 from tests.doubles.upstream import ScriptedUpstream
@@ -76,70 +58,49 @@ class Appliance:
     """
     One appliance with one upstream, Docker Hub.
 
-    @ivar published: how often it was told that tags may mean something else.
+    @ivar published: how often it was reported that tags may mean something else.
     """
 
     def __init__(self, offline: bool = False, admin_hosts: tuple[str, ...] = (), **bundles: Any) -> None:
         self.clock = clock_at()
         self.store = MemoryBlobStore()
         self.state = MemoryDocuments()
+        self.documents = MemoryDocuments()
         self.hub = ScriptedUpstream(HUB, library=True)
         self.published = 0
         upstream = UpstreamSettings(name=HUB, urls=("https://hub.example",), kind="dockerhub")
-        self.settings = Settings(
-            upstreams={HUB: upstream}, offline=offline, bundles=BundleSettings(site="berth-3", **bundles)
+        self.services = services = Services(
+            Settings(
+                upstreams={HUB: upstream},
+                offline=offline,
+                admin=AdminSettings(hosts=admin_hosts),
+                bundles=BundleSettings(site="berth-3", **bundles),
+            ),
+            clock=self.clock,
+            threads=InlineThreads(),
+            store=self.store,
+            documents=self.documents,
+            state=self.state,
+            probe=lambda: succeed(None),
+            make_upstream=lambda settings, offline: self.hub,
+            metrics=Metrics(self.clock, None),
         )
-        self.documents = documents = MemoryDocuments()
-        self.repositories = Repositories(documents)
-        self.flights = Flights(self.store, self.clock, self.repositories)
-        self.wants = Wants(self.state, self.clock, self.repositories.holds)
-        self.usage = Usage(self.state, self.clock)
-        graph, lists = ManifestGraph(self.store), ReferrerLists(documents)
-        manifests = Manifests(self.store, self.repositories, graph, self.clock, Recent())
-        blobs = Blobs(self.store, self.repositories, graph, self.flights, self.clock)
-        referrers = ReferrerCache(self.repositories, lists, graph, self.clock)
-        sources = Sources(
-            lambda: self.through.remotes,
-            self.repositories,
-            self.store,
-            self.flights,
-            manifests,
-            blobs,
-            referrers,
-            self.usage,
-        )
-        self.through = PullThrough(
-            {HUB: Remote(upstream, self.hub, offline)},
-            manifests,
-            blobs,
-            Tags(self.repositories, Listings(documents), self.clock),
-            referrers,
-            self.wants,
-            self.usage,
-            Prefetch(sources, self.clock, self.state),
-        )
-        self.api = Api(
-            Premises(
-                settings=lambda: self.settings,
-                store=self.store,
-                repositories=self.repositories,
-                graph=graph,
-                lists=lists,
-                cache=self.through,
-                wants=self.wants,
-                usage=self.usage,
-                documents=self.documents,
-                state=self.state,
-                threads=InlineThreads(),
-                clock=self.clock,
-                flights=self.flights,
-                site="berth-3",
-                duration=duration,
-                published=self._note_published,
-            )
-        )
-        self.app = AdminApp(Metrics(self.clock, None), lambda: succeed(None), [self.api.routes()], admin_hosts)
+        self.repositories, self.flights = services.repositories, services.flights
+        self.wants, self.usage, self.through = services.wants, services.usage, services.cache
+        for listener in services.listeners:
+            listener.forget_answers = self._note_published  # type: ignore[method-assign]
+        assert services.admin is not None
+        self.app = services.admin
         self.treq = StubTreq(self.app.site().resource)
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self.services.settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self.services.settings = settings
 
     def _note_published(self) -> None:
         self.published += 1

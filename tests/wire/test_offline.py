@@ -50,7 +50,7 @@ def remote(reactor: Unplugged, tmp_path: Path, everything: bool, one: bool) -> t
     settings = Settings(store=tmp_path, access_log="off", offline=everything, upstreams={HUB: upstream})
     service = PullcacheService({"settings": settings, "config": ""}, reactor)  # type: ignore[arg-type]
     service._threads = InlineThreads()  # type: ignore[assignment]
-    made = service._remotes(settings, None)[HUB]
+    made = service.wire().cache.remotes[HUB]
     return made.registry, made.offline
 
 

@@ -514,7 +514,7 @@ def test_an_export_can_be_sent_to_several_at_once_and_shown_meanwhile(site: Appl
     bodies = [site.treq.content(result(each)) for each in asked]
     site.treq.flush()
     assert len({result(body) for body in bodies}) == 1
-    assert not site.api.busy
+    assert not site.services.busy
 
 
 # -- bodies ---------------------------------------------------------------------------------------------------------

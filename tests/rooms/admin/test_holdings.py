@@ -157,7 +157,7 @@ def test_an_image_that_is_damaged_takes_no_other_from_the_list(site: Appliance) 
     site.store._blobs[Digest.parse(contents[3].digest)] = contents[3].manifest.data + b" " * MAX_MANIFEST_BYTES
     del site.store._blobs[Digest.parse(contents[4].digest)]
     # Nothing is remembered of them.
-    site.api._holdings._parsed = Parsed(0)
+    site.services.holdings._parsed = Parsed(0)
     found = site.get("images")["images"]
     assert [line["offline"] for line in found] == [True, False, True, False, False]
     assert [found[0], found[2]] == [whole[0], whole[2]]
@@ -168,7 +168,7 @@ def test_an_inventory_looks_for_every_blob_off_the_reactor(site: Appliance, monk
     content = image()
     site.hold(content, "1")
     whole = site.get("inventory")
-    path: Any = site.api._return_path
+    path: Any = site.services.return_path
     size, looked, off = site.store.size, list[Digest](), list[Digest]()
 
     class Threads:

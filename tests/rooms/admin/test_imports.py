@@ -285,7 +285,7 @@ def test_a_mistake_of_ours_is_told_as_one_and_logged(tmp_path: Path, logged_erro
     def broken(*_: object) -> None:
         raise ValueError("a detail for the log")
 
-    site.api._imports._importer.run = broken  # type: ignore[method-assign,assignment]
+    site.services.imports._importer.run = broken  # type: ignore[method-assign,assignment]
     answer = site.ask("POST", "imports", {"files": ["/x"]})
     assert refusal(answer)["code"] == "internal" and b"detail" not in answer.body
     assert any("a detail for the log" in str(event.get("log_failure")) for event in logged_errors)
@@ -330,7 +330,7 @@ class SlowThreads(InlineThreads):
 def slow(tmp_path: Path) -> tuple[Appliance, SlowThreads, Deferred[Any]]:
     """An import under way."""
     site, threads = Appliance(), SlowThreads()
-    site.api._imports._importer._threads = threads
+    site.services.imports._importer._threads = threads
     asked = site.begin("POST", "imports", {"files": [bundle(tmp_path, image())]})
     site.treq.flush()
     assert threads.waiting is not None and not threads.waiting.called
@@ -340,7 +340,7 @@ def slow(tmp_path: Path) -> tuple[Appliance, SlowThreads, Deferred[Any]]:
 def test_a_client_that_leaves_ends_the_import(tmp_path: Path) -> None:
     """Ctrl-C leaves nothing running, and the next import is not held up."""
     site, threads = Appliance(), SlowThreads()
-    site.api._imports._importer._threads = threads
+    site.services.imports._importer._threads = threads
     body = json.dumps({"files": [bundle(tmp_path, image())]}).encode()
     connection = site.app.site().buildProtocol(None)  # type: ignore[arg-type]
     transport = StringTransport()
@@ -352,16 +352,16 @@ def test_a_client_that_leaves_ends_the_import(tmp_path: Path) -> None:
     assert threads.waiting is not None and not threads.waiting.called
     connection.connectionLost(Failure(ConnectionDone()))
     assert threads.waiting.called
-    site.api._imports._importer._threads = InlineThreads()
+    site.services.imports._importer._threads = InlineThreads()
     assert receipt(site.ask("POST", "imports", {"files": [str(tmp_path / "b.tar")]}))
 
 
 def test_a_stop_cuts_imports_and_waits_for_their_end(tmp_path: Path) -> None:
     """The appliance can be stopped while an import runs; what was stored is kept."""
     site, threads, asked = slow(tmp_path)
-    result(site.api.stop())
+    result(site.services.stop_imports())
     assert threads.waiting is not None and threads.waiting.called
-    assert not site.api._imports._under_way
+    assert not site.services.imports._under_way
     site.treq.flush()
     content = site.treq.content(result(asked))
     site.treq.flush()
@@ -379,7 +379,7 @@ def test_a_file_that_becomes_a_link_is_not_read_from_the_inbox(tmp_path: Path) -
     elsewhere = bundle(tmp_path, image())
     site = Appliance(inbox=inbox)
     (inbox / "a.tar").write_bytes(b"looked at")
-    run, swapped = site.api._inbox._run, []  # type: ignore[union-attr]
+    run, swapped = site.services.inbox._run, []  # type: ignore[union-attr]
 
     async def run_later(files: list[Path], progress: Any) -> Any:
         if not swapped:
@@ -388,12 +388,12 @@ def test_a_file_that_becomes_a_link_is_not_read_from_the_inbox(tmp_path: Path) -
         swapped.append(files)
         return await run(files, progress)
 
-    site.api._inbox._run = run_later  # type: ignore[union-attr]
-    result(Deferred.fromCoroutine(site.api.start()))
+    site.services.inbox._run = run_later  # type: ignore[union-attr]
+    result(Deferred.fromCoroutine(site.services.start_imports()))
     site.clock.advance(INTERVAL)
     assert swapped and site.store.total() == 0
     assert "symbolic links" in site.get("status")["inbox"][0]["reason"]
-    result(Deferred.fromCoroutine(site.api.stop()))
+    result(Deferred.fromCoroutine(site.services.stop_imports()))
 
 
 def test_what_lacks_another_bundle_is_imported_when_that_was(tmp_path: Path) -> None:
@@ -410,13 +410,13 @@ def test_what_lacks_another_bundle_is_imported_when_that_was(tmp_path: Path) -> 
     second = sender.ask("POST", "exports", {"all": True, "have": inventory}).json
     (inbox / "more.tar").write_bytes(sender.ask("GET", f"exports/{second['id']}/volumes/1").body)
     site = Appliance(inbox=inbox)
-    result(Deferred.fromCoroutine(site.api.start()))
+    result(Deferred.fromCoroutine(site.services.start_imports()))
     site.clock.advance(INTERVAL)
     assert "it builds on" in site.get("status")["inbox"][0]["reason"]
     receipt(site.ask("POST", "imports", {"files": [str(tmp_path / "base.tar")]}))
     site.clock.advance(INTERVAL)
     assert site.get("status")["inbox"] == [] and (inbox / "done" / "more.tar").exists()
-    result(Deferred.fromCoroutine(site.api.stop()))
+    result(Deferred.fromCoroutine(site.services.stop_imports()))
 
 
 def test_a_path_tells_nothing_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_status_names_documents_that_were_set_aside(logged_errors: list[dict[str
     [key] = result(documents.list((), "index.json"))
     documents._documents[key] = (b"{", 1)
     fresh = Repositories(documents)
-    site.api._status._repositories = fresh
+    site.services.status._repositories = fresh
     [damaged] = site.get("status")["damaged"]
     assert damaged["document"] == "/".join(key) and ".damaged-" in damaged["keptAs"]
     logged_errors.clear()

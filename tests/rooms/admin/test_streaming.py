@@ -55,7 +55,7 @@ def halted(site: Appliance) -> tuple[Any, SlowTransport]:
     transport = SlowTransport(40_000)
     connection.makeConnection(transport)
     connection.dataReceived(REQUEST)
-    assert site.api.busy and not transport.aborted
+    assert site.services.busy and not transport.aborted
     return connection, transport
 
 
@@ -74,7 +74,7 @@ def test_a_client_that_halts_holds_nothing_but_its_own_export() -> None:
     assert 40_000 <= len(body) < length
     transport.go_on()
     assert len(transport.value()) - len(head) - 4 == length
-    assert not site.api.busy
+    assert not site.services.busy
     connection.connectionLost(Failure(ConnectionDone()))
 
 
@@ -83,7 +83,7 @@ def test_a_client_that_leaves_is_no_error() -> None:
     site, _ = held()
     connection, _ = halted(site)
     connection.connectionLost(Failure(ConnectionDone()))
-    assert not site.api.busy
+    assert not site.services.busy
 
 
 def test_a_client_that_takes_nothing_for_too_long_is_cut_off() -> None:
@@ -92,7 +92,7 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut_off() -> None:
     connection, transport = halted(site)
     for _ in range(3):
         site.clock.advance(CLIENT_SILENCE)
-    assert transport.aborted and not site.api.busy
+    assert transport.aborted and not site.services.busy
     connection.connectionLost(Failure(ConnectionDone()))
 
 
@@ -103,7 +103,7 @@ def test_a_blob_that_is_gone_breaks_the_connection_off() -> None:
     for layer in content.layers:
         site.store._blobs.pop(Digest.parse(layer.digest), None)
     transport.go_on()
-    assert transport.aborted and not site.api.busy
+    assert transport.aborted and not site.services.busy
     connection.connectionLost(Failure(ConnectionDone()))
 
 
@@ -113,7 +113,7 @@ def test_a_blob_that_is_shorter_than_it_was_breaks_the_connection_off() -> None:
     connection, transport = halted(site)
     site.store._blobs[Digest.parse(content.layers[-1].digest)] = b"short"
     transport.go_on()
-    assert transport.aborted and not site.api.busy
+    assert transport.aborted and not site.services.busy
     connection.connectionLost(Failure(ConnectionDone()))
 
 

@@ -324,7 +324,7 @@ def test_what_is_held_by_now_is_forgotten() -> None:
         failing(site.through.blob(HUB, name, layer), Offline)
     failing(site.through.manifest(HUB, NGINX, "2"), Offline)
     site.hold(content, "1")
-    holds = site.api._imports._held.holds
+    holds = site.services.imports._held.holds
     assert result(site.wants.review(holds)) == 3
     assert {(each.repository, each.reference == "2") for each in site.wants.snapshot()} == {
         ("library/other", False),

@@ -1,0 +1,270 @@
+"""
+The one place where the objects of all rooms are made and given to each other: for the service, and for the tests.
+
+What differs between the two is passed in: the clock, the threads, the store, the documents, and what asks upstreams.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from appliance.admin.app import AdminApp
+from appliance.admin.exports import Exports
+from appliance.admin.holdings import Holdings
+from appliance.admin.imports import Imports
+from appliance.admin.metrics import Metrics
+from appliance.admin.ordering import Ordering
+from appliance.admin.returnpath import ReturnPath
+from appliance.admin.status import StatusPage
+from appliance.bundle.exporter import Exporter
+from appliance.bundle.importer import Importer, ImportOptions, Progress
+from appliance.bundle.inbox import Inbox
+from appliance.bundle.minisign import PublicKey
+from appliance.bundle.names import Names, is_own_host, listener_at
+from appliance.bundle.policy import Policy
+from appliance.bundle.publication import Publication
+from appliance.bundle.receipt import Receipt, Receipts
+from appliance.cache.blobs import Blobs
+from appliance.cache.completion import Completion
+from appliance.cache.flights import Flights
+from appliance.cache.held import Held
+from appliance.cache.manifests import Manifests
+from appliance.cache.prefetch import Prefetch
+from appliance.cache.pullthrough import PullThrough
+from appliance.cache.recent import Recent
+from appliance.cache.referrers import ReferrerCache
+from appliance.cache.remote import Remote
+from appliance.cache.sources import Sources
+from appliance.cache.tags import Tags
+from appliance.cache.usage import Usage
+from appliance.cache.wants import Wants
+from appliance.flow.connections import Connections
+from appliance.index.graph import ManifestGraph
+from appliance.index.listings import Listings
+from appliance.index.referrers import ReferrerLists
+from appliance.index.repositories import Repositories
+from appliance.interfaces import IBlobStore, IDocuments, IThreads, IUpstream
+from appliance.registry.listener import Listener
+from appliance.settings import Settings, UpstreamSettings
+
+MakeUpstream = Callable[[UpstreamSettings, bool], IUpstream]
+"""
+Makes what asks the upstream of these settings; the flag says that it is never contacted. Raises L{ConfigError} when
+the settings cannot be used.
+"""
+
+
+class Services:
+    """
+    All objects of one appliance.
+
+    Nothing is read, written or contacted before it is started or asked.
+
+    @ivar settings: those in force; L{configure} replaces them.
+    @ivar cache: what clients are served from.
+    @ivar listeners: one for each address of C{settings.listen}, in that order.
+    @ivar admin: the admin endpoint, C{None} when the configuration has none.
+    @ivar inbox: imports what is put into a folder, C{None} when the configuration names none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Any,
+        threads: IThreads,
+        store: IBlobStore,
+        documents: IDocuments,
+        state: IDocuments,
+        probe: Callable[[], Deferred[None]],
+        make_upstream: MakeUpstream,
+        metrics: Metrics,
+    ) -> None:
+        """
+        @param clock: the reactor, or what stands for its C{IReactorTime}.
+        @param documents: of the repositories; C{state}: of the appliance itself.
+        @param probe: fires when the store can be written and the index read; fails with the reason why not.
+        @raise ConfigError: an upstream cannot be made.
+        """
+        self.settings = settings
+        self.clock = clock
+        self.store = store
+        self.documents = documents
+        self.state = state
+        self.metrics = metrics
+        self._make_upstream = make_upstream
+
+        # What is held, and what is fetched of the rest.
+        self.repositories = repositories = Repositories(documents, clock=clock)
+        self.flights = flights = Flights(store, clock, repositories)
+        self.wants = wants = Wants(state, clock, repositories.holds)
+        self.usage = usage = Usage(state, clock)
+        graph, lists = ManifestGraph(store), ReferrerLists(documents)
+        manifests = Manifests(store, repositories, graph, clock, Recent())
+        blobs = Blobs(store, repositories, graph, flights, clock)
+        referrers = ReferrerCache(repositories, lists, graph, clock)
+        self.prefetch = Prefetch(
+            Sources(
+                lambda: self.cache.remotes,
+                repositories,
+                store,
+                flights,
+                manifests,
+                blobs,
+                referrers,
+                usage,
+                wants,
+                metrics.prefetched,
+            ),
+            clock,
+            state,
+        )
+        self.cache = cache = PullThrough(
+            {each.name: self._remote(settings, each) for each in settings.upstreams.values()},
+            manifests,
+            blobs,
+            Tags(repositories, Listings(documents), clock),
+            referrers,
+            wants,
+            usage,
+            self.prefetch,
+        )
+
+        # What clients connect to.
+        self.connections = Connections(clock, settings.connections, metrics.dropped)
+        self.listeners = [
+            Listener(cache, settings, listen, metrics, clock, self.connections) for listen in settings.listen
+        ]
+
+        # What crosses the gap, and what operators ask for.
+        bundles = settings.bundles
+        site = bundles.site or socket.gethostname()
+        names = Names(
+            self._upstream_named,
+            lambda host: listener_at(self.settings, bundles.aliases, host, is_own_host),
+            self._permits,
+        )
+        receipts = Receipts(state)
+        self._publication = Publication(repositories, state, receipts, lambda _: self.forget_answers())
+        trusted = tuple(map(PublicKey.parse, bundles.trust))
+        policy = Policy(trusted, bundles.require_signature, bundles.accept_callers_keys)
+        importer = Importer(store, self._publication, threads, policy, names, clock, site, lists)
+        exporter = Exporter(
+            store, repositories, threads, site, self._upstream_named, usage.last_pulled, lists, cache.asks
+        )
+        self.inbox = None if bundles.inbox is None else Inbox(bundles.inbox, self._receive, threads, clock, state)
+        self.imports = Imports(
+            importer, receipts, wants, Held(store, repositories, graph, cache.asks), clock, self._imported
+        )
+        self.exports = Exports(Ordering(exporter, Completion(cache, flights), names), store, clock)
+        self.holdings = Holdings(
+            store, repositories, usage, names, cache.known_referrers, cache.is_fetching, cache.asks
+        )
+        self.return_path = ReturnPath(store, repositories, wants, threads, site, clock)
+        self.status = StatusPage(
+            lambda: self.settings,
+            lambda: {name: remote.registry.condition() for name, remote in cache.remotes.items()},
+            store,
+            repositories,
+            (documents, state),
+            wants,
+            lambda: len(flights),
+            site,
+            clock,
+            lambda: [] if self.inbox is None else self.inbox.waiting(),
+        )
+        self.admin = None
+        if settings.admin is not None:
+            parts = (self.status, self.holdings, self.return_path, self.exports, self.imports)
+            self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin.hosts)
+
+        watch = metrics.watch
+        watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
+        watch("connections", "Connections open.", lambda: len(self.connections))
+        watch("prefetches", "Images whose referrers are being fetched.", lambda: self.prefetch.referrers)
+        watch("images_incomplete", "Images pulled and not known to be whole.", lambda: self.prefetch.images)
+        watch("store_bytes", "Bytes of all blobs held.", store.total)
+        watch("wants", "References asked for and not served.", lambda: len(wants))
+        watch("documents_damaged", "Documents set aside.", lambda: len(documents.damaged) + len(state.damaged))
+        watch(
+            "documents_unreadable",
+            "Documents whose last read failed.",
+            lambda: len(documents.unreadable) + len(state.unreadable),
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether a client is being answered, or an export is being sent."""
+        return self.exports.sending > 0 or any(listener.busy for listener in self.listeners)
+
+    async def start_imports(self) -> None:
+        """Finish what was being published when the process was cut, then watch the inbox."""
+        try:
+            await self._publication.recover()
+        finally:
+            if self.inbox is not None:
+                self.inbox.start()
+
+    async def stop_imports(self) -> None:
+        """Cut the imports under way; what they stored is kept."""
+        if self.inbox is not None:
+            await self.inbox.stop()
+        await self.imports.stop()
+
+    def configure(self, settings: Settings) -> None:
+        """
+        Follow a configuration that was read again. Upstreams that did not change keep their connections and tokens;
+        what is under way goes on, but for what comes from an upstream that may not be contacted any more.
+
+        @param settings: with as many listeners as there are; the store, their endpoints, the admin endpoint and what
+            C{bundles} says stay as they are.
+        @raise ConfigError: an upstream cannot be made; then nothing has changed.
+        """
+        before = self.cache.remotes
+        remotes = {}
+        for each in settings.upstreams.values():
+            is_same = self.settings.upstreams.get(each.name) == each and self.settings.offline == settings.offline
+            remotes[each.name] = before[each.name] if is_same else self._remote(settings, each)
+        self.settings = settings
+        self.cache.remotes = remotes
+        self.flights.configure(remotes)
+        for name, remote in before.items():
+            now = remotes.get(name)
+            if now is None or now.offline:
+                remote.registry.disconnect()
+            elif now.registry is not remote.registry:
+                remote.registry.stop()
+        for listener, listen in zip(self.listeners, settings.listen, strict=True):
+            listener.configure(settings, listen)
+        self.prefetch.reconsider()
+        if self.inbox is not None:
+            self.inbox.configured()
+
+    def forget_answers(self) -> None:
+        """Tags may mean something else by now, though no upstream said so: prepared answers are dropped."""
+        for listener in self.listeners:
+            listener.forget_answers()
+
+    def _remote(self, settings: Settings, upstream: UpstreamSettings) -> Remote:
+        offline = settings.offline or upstream.offline
+        return Remote(upstream, self._make_upstream(upstream, offline), offline)
+
+    async def _receive(self, files: list[Path], progress: Callable[[Progress], None]) -> Receipt:
+        """Import what the inbox found."""
+        return await self.imports.run(files, ImportOptions(follow_links=False), progress)
+
+    def _imported(self) -> None:
+        if self.inbox is not None:
+            self.inbox.imported()
+
+    def _upstream_named(self, name: str) -> str | None:
+        return self.settings.upstream_for(name)
+
+    def _permits(self, upstream: str, repository: str) -> bool:
+        configured = self.settings.upstreams.get(upstream)
+        return configured is None or configured.permits(repository)
