@@ -22,11 +22,11 @@ from appliance.admin.ordering import Ordering
 from appliance.admin.returnpath import ReturnPath
 from appliance.admin.status import StatusPage
 from appliance.bundle.exporter import Exporter
-from appliance.bundle.importer import Importer, ImportOptions, Progress
+from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.inbox import Inbox
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Names, is_own_host, listener_at
-from appliance.bundle.policy import Policy
+from appliance.bundle.policy import TrustPolicy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.blobs import Blobs
@@ -152,7 +152,7 @@ class Services:
         receipts = Receipts(state)
         self._publication = Publication(repositories, state, receipts, lambda _: self.forget_answers())
         trusted = tuple(map(PublicKey.parse, bundles.trust))
-        policy = Policy(trusted, bundles.require_signature, bundles.accept_callers_keys)
+        policy = TrustPolicy(trusted, bundles.require_signature, bundles.accept_callers_keys)
         importer = Importer(store, self._publication, threads, policy, names, clock, site, lists)
         exporter = Exporter(
             store, repositories, threads, site, self._upstream_named, usage.last_pulled, lists, cache.asks
@@ -254,7 +254,7 @@ class Services:
         offline = settings.offline or upstream.offline
         return Remote(upstream, self._make_upstream(upstream, offline), offline)
 
-    async def _receive(self, files: list[Path], progress: Callable[[Progress], None]) -> Receipt:
+    async def _receive(self, files: list[Path], progress: Callable[[ImportProgress], None]) -> Receipt:
         """Import what the inbox found."""
         return await self.imports.run(files, ImportOptions(follow_links=False), progress)
 

@@ -71,7 +71,7 @@ ONLY_IN: dict[str, frozenset[str]] = {
 #: The only modules in which a module, or anything below it, may be imported; a folder stands for all below it.
 ONLY_AT: dict[str, frozenset[str]] = {
     "cryptography": frozenset({"appliance/bundle/minisign.py", "appliance/upstream/http/trust.py"}),
-    "zstandard": frozenset({"appliance/bundle/wrapping.py"}),
+    "zstandard": frozenset({"appliance/bundle/compression.py"}),
     "rich": frozenset({"appliance/cli"}),
     # An extra: whoever has no ECR has none of it.
     "botocore": frozenset({"appliance/upstream/credentials/aws.py"}),
@@ -380,7 +380,7 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/yamltree.py", "import yaml"),
         ("appliance/bundle/minisign.py", "from cryptography.exceptions import InvalidSignature"),
         ("appliance/upstream/http/trust.py", "import cryptography.x509"),
-        ("appliance/bundle/wrapping.py", "import zstandard"),
+        ("appliance/bundle/compression.py", "import zstandard"),
         ("appliance/cli/screen.py", "import rich.table\nimport richer, cryptographies"),
         ("appliance/upstream/credentials/aws.py", "def late():\n    import botocore.session"),
         ("appliance/tap.py", "from twisted.internet import reactor"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance.bundle.contents import Base
-from appliance.bundle.selection import Selection, Want
+from appliance.bundle.selection import Selection, WantedReference
 from appliance.errors import BundleError, DigestInvalid, PullcacheError
 from appliance.oci.digest import Digest
 from appliance.oci.reference import parse_identifier, parse_repository
@@ -157,7 +157,7 @@ def _base(order: ExportOrder) -> Base | None:
     )
 
 
-def _wants(wanted: WantList | None) -> tuple[Want, ...]:
+def _wants(wanted: WantList | None) -> tuple[WantedReference, ...]:
     if wanted is None:
         return ()
     if len(wanted.wants) > MAX_WANTS:
@@ -165,10 +165,10 @@ def _wants(wanted: WantList | None) -> tuple[Want, ...]:
     return tuple(map(_want, wanted.wants))
 
 
-def _want(entry: WantEntry) -> Want:
+def _want(entry: WantEntry) -> WantedReference:
     try:
         parse_repository(entry.repository)
         parse_identifier(entry.reference)
     except PullcacheError as error:
         raise BundleError(f"the wants name what cannot be wanted: {error}") from error
-    return Want(entry.upstream, entry.repository, entry.reference, entry.platform)
+    return WantedReference(entry.upstream, entry.repository, entry.reference, entry.platform)

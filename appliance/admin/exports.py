@@ -20,7 +20,7 @@ from appliance.admin.ordering import Ordering
 from appliance.admin.planned import PlannedExport, planned
 from appliance.admin.route import JSON, Parameter, Reply, Route, body, flag, json, media_type, raw, value, values
 from appliance.admin.streaming import NDJSON, Lines, Pacing, send_parts
-from appliance.bundle.export import SIGNATURE_ROOM, Export, LeftOut
+from appliance.bundle.export import SIGNATURE_ROOM, Export, Omitted
 from appliance.errors import BundleIncomplete, ConfigError, NotHeld
 from appliance.flow.clock import wall
 from appliance.interfaces import IBlobStore
@@ -243,7 +243,7 @@ _ONE_SHOT = (
 )
 
 
-def _incomplete(left_out: Sequence[LeftOut], notes: Sequence[str]) -> BundleIncomplete:
+def _incomplete(left_out: Sequence[Omitted], notes: Sequence[str]) -> BundleIncomplete:
     reasons = [*(f"{lack.ref}: {lack.why}" for lack in left_out), *notes]
     what = "; ".join(reasons[:_SHOWN])
     more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""

@@ -16,7 +16,7 @@ from twisted.web.server import Request
 from appliance.admin.failures import Refused, document, internal, told
 from appliance.admin.route import Reply, Route, body, json
 from appliance.admin.streaming import NDJSON, Lines, Pacing
-from appliance.bundle.importer import Importer, ImportOptions, Progress
+from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Renames
 from appliance.bundle.receipt import Receipt, Receipts
@@ -126,7 +126,7 @@ class Imports:
         await DeferredList(ends)
 
     async def run(
-        self, files: list[Path], options: ImportOptions, progress: Callable[[Progress], None] = lambda _: None
+        self, files: list[Path], options: ImportOptions, progress: Callable[[ImportProgress], None] = lambda _: None
     ) -> Receipt:
         """
         Import, and forget the wants that were met.

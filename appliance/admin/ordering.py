@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 
 from appliance.bundle.closure import INDEX, MANIFEST
-from appliance.bundle.export import Export, LeftOut
+from appliance.bundle.export import Export, Omitted
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.names import Names
 from appliance.bundle.selection import Selection, parse_pattern
@@ -112,7 +112,7 @@ class Ordering:
                 break
         return await self._exporter.plan(selection), list(fetched.troubles)
 
-    async def _fetch(self, lacks: tuple[LeftOut, ...], fetched: _Fetched) -> bool:
+    async def _fetch(self, lacks: tuple[Omitted, ...], fetched: _Fetched) -> bool:
         """Fetch what was not asked for yet; whether there was anything."""
         asked = False
         for lack in lacks:
@@ -139,7 +139,7 @@ class Ordering:
             fetched.troubles.update(dict.fromkeys(await self._completion.fetch(*where, manifests, digests, ended)))
         return asked
 
-    def _place(self, lack: LeftOut) -> Reference | None:
+    def _place(self, lack: Omitted) -> Reference | None:
         """What a lack is about; C{None} for a pattern, which means nothing until something is held."""
         if lack.missing:
             return Reference.parse(lack.ref)
@@ -151,7 +151,7 @@ class Ordering:
             return None
 
 
-def _named(place: Reference, lack: LeftOut) -> list[str | Digest]:
+def _named(place: Reference, lack: Omitted) -> list[str | Digest]:
     """The reference itself, where nothing of it is held."""
     if lack.missing:
         return []

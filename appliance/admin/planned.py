@@ -8,7 +8,7 @@ import msgspec
 
 from appliance.bundle.closure import ImageBlob
 from appliance.bundle.contents import Totals
-from appliance.bundle.export import Export, LeftOut
+from appliance.bundle.export import Export, Omitted
 
 
 class VolumeFile(msgspec.Struct, frozen=True, rename="camel"):
@@ -89,7 +89,7 @@ def _file(export: Export, n: int) -> VolumeFile:
     return VolumeFile(n, export.file_name(n), export.size(n), f"/api/v1/exports/{export.bundle.id}/volumes/{n}")
 
 
-def _lack(lack: LeftOut) -> Lack:
+def _lack(lack: Omitted) -> Lack:
     return Lack(lack.ref, lack.why, [_lacking(piece) for piece in lack.missing])
 
 

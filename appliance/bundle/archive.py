@@ -18,8 +18,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from appliance.bundle.tar import MAX_ENTRIES, Entry, Reader
-from appliance.bundle.wrapping import Stop, Stream, open_stream
+from appliance.bundle.compression import ByteStream, Stop, open_stream
+from appliance.bundle.tar import MAX_ENTRIES, TarEntry, TarReader
 from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
 
 #: Documents of a compressed archive that are remembered while it is read the first time: each, and all together.
@@ -134,7 +134,7 @@ class TarArchive:
         self.source = source
         self.items: dict[str, Item] = {}
         self.kept = 0
-        self._stream: Stream = open_stream(source, fd, stop)
+        self._stream: ByteStream = open_stream(source, fd, stop)
         self.streamed = bool(self._stream.wrapping)
         self._documents: dict[str, bytes] = {}
         self._room = _MAX_ALL_KEPT - sum(archive.kept for archive in beside)
@@ -171,7 +171,7 @@ class TarArchive:
     def _scan(self, listing: _Listing) -> None:
         self._check_format()
         self.items = listing.items
-        reader = Reader(self._stream.read, self._stream.skip, self.source)
+        reader = TarReader(self._stream.read, self._stream.skip, self.source)
         for entry in reader.entries():
             if entry.unsafe:
                 raise BundleDamaged(
@@ -185,7 +185,7 @@ class TarArchive:
             elif entry.kind == "other":
                 listing.add(entry.name, None)
 
-    def _keep(self, entry: Entry, reader: Reader) -> None:
+    def _keep(self, entry: TarEntry, reader: TarReader) -> None:
         """Remember a JSON document, so that the archive need not be unpacked once more for it."""
         data = reader.whole(_MAX_KEPT)
         if data[:1] in b"{[" or entry.name.startswith("pullcache/"):

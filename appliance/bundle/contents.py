@@ -124,7 +124,7 @@ class Base(_Struct, frozen=True, kw_only=True):
     since: Time | None = None
 
 
-class Upstream(_Struct, frozen=True, kw_only=True):
+class Provenance(_Struct, frozen=True, kw_only=True):
     """Where a reference came from: canonical upstream name, repository there, tag (none: by digest), when resolved."""
 
     registry: Line
@@ -140,7 +140,7 @@ class Platforms(_Struct, frozen=True, kw_only=True):
     absent: tuple[Line, ...] = ()
 
 
-class Use(_Struct, frozen=True, kw_only=True):
+class Pulls(_Struct, frozen=True, kw_only=True):
     """How often a reference was pulled at the sending site, and when last."""
 
     pulls: Size
@@ -160,9 +160,9 @@ class Ref(_Struct, frozen=True, kw_only=True):
     digest: Hash
     media_type: Line
     size: Size
-    upstream: Upstream
+    upstream: Provenance
     platforms: Platforms
-    use: Use | None = None
+    use: Pulls | None = None
     previous_digest: Hash | None = None
 
 
@@ -229,7 +229,7 @@ class ReferrerEntry(_Struct, frozen=True, kw_only=True):
     tag: Line | None = None
 
 
-class HeardEntry(_Struct, frozen=True, kw_only=True):
+class KnownReferrers(_Struct, frozen=True, kw_only=True):
     """
     A manifest whose upstream told the sender what refers to it, and all of that is in C{referrers}, or held by the
     reader already: so that the other side can say that nothing else does, without having heard the upstream.
@@ -297,7 +297,7 @@ class Bundle(_Struct, frozen=True, kw_only=True, tag_field="mediaType", tag=MEDI
     requires: tuple[Required, ...]
     absent_platforms: tuple[AbsentPlatform, ...]
     referrers: tuple[ReferrerEntry, ...]
-    referrers_heard: tuple[HeardEntry, ...] = ()
+    referrers_heard: tuple[KnownReferrers, ...] = ()
     volumes: tuple[Volume, ...] = ()
     volume_count: Annotated[int, msgspec.Meta(le=MAX_VOLUMES)] = 0
     totals: Totals = _NOTHING

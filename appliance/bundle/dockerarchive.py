@@ -19,8 +19,8 @@ import msgspec
 
 from appliance.bundle import imageconfig
 from appliance.bundle.archive import Archive, Item, whole
+from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest
 from appliance.bundle.contents import MANIFEST, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values
-from appliance.bundle.offer import Offer, Place, Root, Supply
 from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, PullcacheError
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
@@ -50,7 +50,7 @@ class _Layer:
     media_type: str
 
 
-def read(archive: Archive, as_name: Reference | None) -> Offer:
+def read(archive: Archive, as_name: Reference | None) -> ArchiveContents:
     """
     What the archive offers.
 
@@ -58,19 +58,19 @@ def read(archive: Archive, as_name: Reference | None) -> Offer:
     @raise BundleDamaged: it contradicts itself.
     @raise BundleError: an image has no name, or C{as_name} could be the name of several.
     """
-    return _DockerArchive(archive).offer(as_name)
+    return _DockerArchive(archive).contents(as_name)
 
 
 class _DockerArchive:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._offer = Offer(FORMAT, "", [archive.source])
+        self._contents = ArchiveContents(FORMAT, "", [archive.source])
         # Uncompressed layers that lie there as files, by their digest.
         self._plain: dict[str, Item] = {}
         self._layers: dict[str, _Layer] = {}
         self._configs: dict[str, tuple[list[str], _Layer]] = {}
 
-    def offer(self, as_name: Reference | None) -> Offer:
+    def contents(self, as_name: Reference | None) -> ArchiveContents:
         """See L{read}."""
         images = self._images()
         if as_name is not None and len({image.config for image in images}) > 1:
@@ -79,16 +79,16 @@ class _DockerArchive:
                 " into separate archives"
             )
         identities = [self._identities(image) for image in images]
-        roots: dict[str, Root] = {}
+        roots: dict[str, NamedManifest] = {}
         for image, diff_ids in zip(images, identities, strict=True):
             for root in self._rebuilt(image, diff_ids, as_name):
                 if roots.setdefault(root.name, root) != root:
                     self._refuse(MANIFEST, f"{root.name} is the name of two images; export them one by one")
-        self._offer.roots = list(roots.values())
-        self._offer.notes.append(
+        self._contents.roots = list(roots.values())
+        self._contents.notes.append(
             "a docker archive holds no manifest: it was rebuilt, so its digest is not the one in the original registry"
         )
-        return self._offer
+        return self._contents
 
     def _images(self) -> list[_Image]:
         data = whole(self._archive, self._archive.items[MANIFEST], MAX_INDEX_BYTES)
@@ -126,18 +126,20 @@ class _DockerArchive:
             if config is None or config.rootfs is None or len(config.rootfs.diff_ids) > _MAX_LAYERS:
                 self._refuse(path, "it is no image's configuration")
             blob = _Layer(Digest.of(data), len(data), mediatypes.OCI_CONFIG)
-            self._supply(blob, item)
+            self._add(blob, item)
             self._configs[path] = config.rootfs.diff_ids, blob
         return self._configs[path]
 
-    def _rebuilt(self, image: _Image, diff_ids: list[str], as_name: Reference | None) -> list[Root]:
+    def _rebuilt(self, image: _Image, diff_ids: list[str], as_name: Reference | None) -> list[NamedManifest]:
         layers = [self._layer(path, diff_id) for path, diff_id in zip(image.layers or [], diff_ids, strict=True)]
         _, config = self._config(image.config)
         manifest = _manifest(config, layers)
         digest = Digest.of(manifest)
-        self._offer.supplies[digest] = Supply(digest, len(manifest), data=manifest)
+        self._contents.blobs[digest] = BlobSource(digest, len(manifest), data=manifest)
         return [
-            Root(name.upstream, name.repository, tag, digest, len(manifest), mediatypes.OCI_MANIFEST, rebuilt=True)
+            NamedManifest(
+                name.upstream, name.repository, tag, digest, len(manifest), mediatypes.OCI_MANIFEST, rebuilt=True
+            )
             for name in self._names(image, as_name)
             for tag in [name.tag or (None if name.digest else DEFAULT_TAG)]
         ]
@@ -146,7 +148,7 @@ class _DockerArchive:
         item = self._archive.items.get(path) or self._plain.get(diff_id) or self._item(path)
         if item.name not in self._layers:
             self._layers[item.name] = self._examined(item, diff_id)
-            self._supply(self._layers[item.name], item)
+            self._add(self._layers[item.name], item)
         return self._layers[item.name]
 
     def _examined(self, item: Item, diff_id: str) -> _Layer:
@@ -193,8 +195,10 @@ class _DockerArchive:
             self._refuse(MANIFEST, f"it names {path[:200]!r}, which is not there")
         return item
 
-    def _supply(self, blob: _Layer, item: Item) -> None:
-        self._offer.supplies.setdefault(blob.digest, Supply(blob.digest, blob.size, (Place(self._archive, item),)))
+    def _add(self, blob: _Layer, item: Item) -> None:
+        self._contents.blobs.setdefault(
+            blob.digest, BlobSource(blob.digest, blob.size, (BlobFile(self._archive, item),))
+        )
 
     def _refuse(self, entry: str, why: str) -> NoReturn:
         raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from appliance.bundle import contents, tar
 from appliance.bundle.closure import ImageBlob
 from appliance.bundle.contents import Bundle, PlainName, VolumeMark
-from appliance.bundle.volumes import Piece
+from appliance.bundle.volumes import BlobSlice
 from appliance.errors import BundleError
 from appliance.index.layout import OCI_LAYOUT
 from appliance.oci.digest import Digest
@@ -33,7 +33,7 @@ class BlobPart(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Omitted:
     """
     A reference that is not whole.
 
@@ -86,7 +86,9 @@ class Export:
     @ivar notes: what else whoever asked should know.
     """
 
-    def __init__(self, bundle: Bundle, document: bytes, layout: Layout, pieces: tuple[tuple[Piece, ...], ...]) -> None:
+    def __init__(
+        self, bundle: Bundle, document: bytes, layout: Layout, pieces: tuple[tuple[BlobSlice, ...], ...]
+    ) -> None:
         """
         @param bundle: sealed.
         @param pieces: those of each file.
@@ -94,8 +96,8 @@ class Export:
         self.bundle = bundle
         self.document = document
         self.pieces = pieces
-        self.left_out: tuple[LeftOut, ...] = ()
-        self.partial: tuple[LeftOut, ...] = ()
+        self.left_out: tuple[Omitted, ...] = ()
+        self.partial: tuple[Omitted, ...] = ()
         self.notes: tuple[str, ...] = ()
         self._layout = layout
         self._signature: bytes | None = None

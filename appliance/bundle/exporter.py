@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from appliance.bundle import imagelayout
+from appliance.bundle.builder import BundleBuilder
 from appliance.bundle.closure import AT_HAND, Closure, Parsed, SizeOf, closure
 from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile, encode, plain_file, sealed
-from appliance.bundle.draft import Draft
-from appliance.bundle.export import Export, Layout, LeftOut
+from appliance.bundle.export import Export, Layout, Omitted
 from appliance.bundle.reading import Reading
 from appliance.bundle.referrers import Kinship, kinship, tagged_about
-from appliance.bundle.selection import Candidate, Chooser, Selection, UpstreamFor
-from appliance.bundle.volumes import Piece, pack
+from appliance.bundle.selection import Candidate, Selection, Selector, UpstreamFor
+from appliance.bundle.volumes import BlobSlice, pack
 from appliance.errors import BundleError
 from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
@@ -33,7 +33,7 @@ from appliance.oci.referrer import subject_of
 LastPulled = Callable[[str, str, str], float | None]
 """When a tag or digest of (upstream, repository) was last pulled, seconds since the epoch; C{None} when not known."""
 
-Volumes = tuple[tuple[Piece, ...], ...]
+Volumes = tuple[tuple[BlobSlice, ...], ...]
 """The pieces of blobs in each volume."""
 
 _PIECE = 1024 * 1024
@@ -81,21 +81,21 @@ class Exporter:
         @return: a bundle with the references that are whole; what else was asked for is named in it.
         @raise BundleError: the selection makes no sense, or so small a volume does not.
         """
-        chooser = Chooser(selection, self._upstream_for)
-        gathering = _Gathering(self._store, chooser, selection, self._last_pulled, self._lists, self._asks)
+        selector = Selector(selection, self._upstream_for)
+        gathering = _ExportPlan(self._store, selector, selection, self._last_pulled, self._lists, self._asks)
         for upstream, name in await self._repositories.names():
-            if chooser.concerns(upstream, name):
+            if selector.concerns(upstream, name):
                 await gathering.visit(await self._repositories.read(upstream, name))
         draft = gathering.draft
         bundle = draft.bundle(selection, self._site)
         layout, notes = self._layout(draft)
         export = await self._packed(bundle, layout, selection.volume_size)
-        export.left_out = (*gathering.left_out, *_unanswered(chooser, selection, draft))
+        export.left_out = (*gathering.left_out, *_unanswered(selector, selection, draft))
         export.partial = tuple(gathering.partial)
         export.notes = notes if export.volumes == 1 and bundle.kind == "full" else ()
         return export
 
-    def _layout(self, draft: Draft) -> tuple[Layout, tuple[str, ...]]:
+    def _layout(self, draft: BundleBuilder) -> tuple[Layout, tuple[str, ...]]:
         images, index = draft.images, imagelayout.index(draft.roots)
         docker = imagelayout.docker_manifest(images)
         if len(docker) > imagelayout.MAX_DOCKER_MANIFEST:
@@ -122,7 +122,7 @@ class Exporter:
         hashes = {piece: await self._hash(piece) for piece in pieces}
         return _export(export.bundle, layout, export.pieces, hashes) if hashes else export
 
-    async def _hash(self, piece: Piece) -> str:
+    async def _hash(self, piece: BlobSlice) -> str:
         file = self._store.open(piece.digest)
         try:
             return await self._threads.call(_sha256, file.fd, piece.start, piece.size)
@@ -130,13 +130,13 @@ class Exporter:
             file.release()
 
 
-class _Gathering:
+class _ExportPlan:
     """One walk over the repositories."""
 
     def __init__(
         self,
         store: IBlobStore,
-        chooser: Chooser,
+        selector: Selector,
         selection: Selection,
         last_pulled: LastPulled,
         lists: ReferrerLists | None,
@@ -149,20 +149,20 @@ class _Gathering:
         self._reading = Reading(store)
         self._read = self._reading.document
         self._parsed = Parsed(AT_HAND)
-        self._chooser = chooser
+        self._selector = selector
         self._selection = selection
         self._last_pulled = last_pulled
-        self.draft = Draft(selection.have)
-        self.left_out: list[LeftOut] = []
-        self.partial: list[LeftOut] = []
+        self.draft = BundleBuilder(selection.have)
+        self.left_out: list[Omitted] = []
+        self.partial: list[Omitted] = []
 
     async def visit(self, repository: Repository) -> None:
-        looked_for = self._chooser.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
+        looked_for = self._selector.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
         kin = await kinship(repository, self._reading, looked_for, self._parsed)
         self._size_of = self._store.size
         if self._asks(repository.upstream):
             self._size_of = kin.size_of(repository, self._store.size)
-        chosen = self._chooser.choose(self._candidates(repository, kin), kin.naming)
+        chosen = self._selector.choose(self._candidates(repository, kin), kin.naming)
         for candidate in sorted(chosen, key=lambda candidate: candidate.name):
             await self._take(repository, kin, candidate)
 
@@ -203,7 +203,7 @@ class _Gathering:
         The image with the platforms that the other side wants of it; C{None} when it wants none, or one of them is not
         held: that is noted, and the others are taken all the same.
         """
-        platforms = self._chooser.platforms(candidate)
+        platforms = self._selector.platforms(candidate)
         if self._selection.platforms or not platforms:
             return None
         found = await self._closure(repository, candidate.digest, frozenset(), platforms)
@@ -214,7 +214,7 @@ class _Gathering:
         if not lacking:
             return found
         why = f"{', '.join(sorted(platforms))}, which the other side wants, is not wholly held"
-        self._note(self.left_out, LeftOut(candidate.name, why, lacking))
+        self._note(self.left_out, Omitted(candidate.name, why, lacking))
         return None
 
     async def _take_referrers(self, repository: Repository, kin: Kinship, found: Closure) -> None:
@@ -253,17 +253,17 @@ class _Gathering:
     def _is_fit(self, name: str, found: Closure, what: str = "") -> bool:
         """Whether it is to be in the bundle; what is not whole is noted, once."""
         if found.nothing:
-            self._note(self.left_out, LeftOut(name, f"{what}none of the platforms asked for is in it"))
+            self._note(self.left_out, Omitted(name, f"{what}none of the platforms asked for is in it"))
             return False
         lacking = tuple(piece for piece in found.missing if piece.digest not in self._selection.have)
         if not lacking:
             return True
-        lack = LeftOut(name, f"{what}{len(lacking)} of its blobs are not held, or damaged", lacking)
+        lack = Omitted(name, f"{what}{len(lacking)} of its blobs are not held, or damaged", lacking)
         fit = self._selection.partial and found.root in found.manifests
         self._note(self.partial if fit else self.left_out, lack)
         return fit
 
-    def _note(self, where: list[LeftOut], lack: LeftOut) -> None:
+    def _note(self, where: list[Omitted], lack: Omitted) -> None:
         if all(noted.ref != lack.ref for noted in where):
             where.append(lack)
 
@@ -281,17 +281,17 @@ class _Gathering:
         )
 
 
-def _unanswered(chooser: Chooser, selection: Selection, draft: Draft) -> Iterator[LeftOut]:
+def _unanswered(selector: Selector, selection: Selection, draft: BundleBuilder) -> Iterator[Omitted]:
     """What was asked for and means nothing held; a wanted digest as well that is not in what it belongs to."""
-    unanswered = dict.fromkeys(chooser.unanswered())
+    unanswered = dict.fromkeys(selector.unanswered())
     for want in selection.want:
         if (digest := want.digest) is not None and not draft.covers(digest):
             unanswered[want.name] = None
     for text in unanswered:
-        yield LeftOut(text, "nothing that is held is meant by it")
+        yield Omitted(text, "nothing that is held is meant by it")
 
 
-def _export(bundle: Bundle, layout: Layout, volumes: Volumes, hashes: dict[Piece, str] | None = None) -> Export:
+def _export(bundle: Bundle, layout: Layout, volumes: Volumes, hashes: dict[BlobSlice, str] | None = None) -> Export:
     plain = _plain_files(bundle, layout, len(volumes))
     placed = sealed(msgspec.structs.replace(_placed(bundle, volumes, hashes or {}), files=plain))
     return Export(placed, encode(placed), layout, volumes)
@@ -302,9 +302,9 @@ def _plain_files(bundle: Bundle, layout: Layout, volumes: int) -> tuple[PlainFil
     return tuple(plain_file(name, data) for name, data in files.items())
 
 
-def _placed(bundle: Bundle, volumes: Volumes, hashes: dict[Piece, str]) -> Bundle:
+def _placed(bundle: Bundle, volumes: Volumes, hashes: dict[BlobSlice, str]) -> Bundle:
     """C{bundle} with the volume of each blob, and the parts of those that are larger than one."""
-    places: dict[str, list[tuple[int, Piece]]] = {}
+    places: dict[str, list[tuple[int, BlobSlice]]] = {}
     for number, pieces in enumerate(volumes, 1):
         for piece in pieces:
             places.setdefault(str(piece.digest), []).append((number, piece))
@@ -312,7 +312,7 @@ def _placed(bundle: Bundle, volumes: Volumes, hashes: dict[Piece, str]) -> Bundl
     return msgspec.structs.replace(bundle, blobs=blobs)
 
 
-def _located(blob: BlobEntry, places: list[tuple[int, Piece]], hashes: dict[Piece, str]) -> BlobEntry:
+def _located(blob: BlobEntry, places: list[tuple[int, BlobSlice]], hashes: dict[BlobSlice, str]) -> BlobEntry:
     parts = tuple(
         Part(n=piece.part, size=piece.size, sha256=hashes.get(piece, "0" * 64), volume=number)
         for number, piece in places

@@ -31,7 +31,7 @@ DEFAULT_PLATFORM = "linux/amd64"
 
 
 @dataclass(frozen=True)
-class Root:
+class IndexEntry:
     """
     One entry of C{index.json}.
 
@@ -60,7 +60,7 @@ class DockerImage:
     names: list[str]
 
 
-def index(roots: Iterable[Root]) -> bytes:
+def index(roots: Iterable[IndexEntry]) -> bytes:
     """C{index.json}."""
     document = {"manifests": [_descriptor(root) for root in roots], "mediaType": OCI_INDEX, "schemaVersion": 2}
     return _encode(document)
@@ -115,7 +115,7 @@ def _in_order_of_preference(closure: Closure, platforms: frozenset[str]) -> list
     return [manifest for _, manifest in sorted(images, key=rank)]
 
 
-def _descriptor(root: Root) -> dict[str, Any]:
+def _descriptor(root: IndexEntry) -> dict[str, Any]:
     plain = {"digest": str(root.digest), "mediaType": root.media_type, "size": root.size}
     if root.artifact_type is not None:
         plain["artifactType"] = root.artifact_type

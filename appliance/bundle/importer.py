@@ -17,19 +17,19 @@ from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from appliance.bundle import foreign, volumeset
+from appliance.bundle import bundlearchive, reader
 from appliance.bundle.archive import Archive, open_archive
+from appliance.bundle.archivecontents import ArchiveContents, NamedManifest, check_names
+from appliance.bundle.blobingest import BlobIngest, check_bytes, in_file_order
+from appliance.bundle.compression import Stop
 from appliance.bundle.contents import BUNDLE
-from appliance.bundle.intake import Intake, check_bytes, in_file_order
+from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.journal import OnExistingTag
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Names, Renames
-from appliance.bundle.offer import Offer, Root, check_names
-from appliance.bundle.policy import Policy
+from appliance.bundle.policy import TrustPolicy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt
-from appliance.bundle.survey import Survey, survey
-from appliance.bundle.wrapping import Stop
 from appliance.errors import (
     BundleError,
     BundleIncomplete,
@@ -49,7 +49,7 @@ from appliance.oci.timestamps import seconds_of, timestamp
 _SHOWN = 5
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class ImportProgress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """
     How far an import is.
 
@@ -71,7 +71,7 @@ class ImportOptions:
     @ivar dry_run: say what would happen, and store nothing.
     @ivar on_existing_tag: what happens to a tag that means something else here.
     @ivar renames: beginnings of names and what they are to be, see L{Renames}.
-    @ivar trust: the only keys that are trusted for this import, see L{Policy.only}; none: the configured ones.
+    @ivar trust: the only keys that are trusted for this import, see L{TrustPolicy.only}; none: the configured ones.
     @ivar follow_links: whether the files may be links, as for whoever named them.
     """
 
@@ -93,7 +93,7 @@ class Importer:
         store: IBlobStore,
         publication: Publication,
         threads: IThreads,
-        policy: Policy,
+        policy: TrustPolicy,
         names: Names,
         clock: IReactorTime,
         site: str = "",
@@ -114,7 +114,7 @@ class Importer:
         self._lock = DeferredLock()
 
     async def run(
-        self, files: Sequence[Path], options: ImportOptions, progress: Callable[[Progress], None] = lambda _: None
+        self, files: Sequence[Path], options: ImportOptions, progress: Callable[[ImportProgress], None] = lambda _: None
     ) -> Receipt:
         """
         Import a bundle, all files of it together, or another tool's archive.
@@ -133,19 +133,19 @@ class Importer:
             self._lock.release()
 
     async def _opened(
-        self, files: Sequence[Path], options: ImportOptions, progress: Callable[[Progress], None]
+        self, files: Sequence[Path], options: ImportOptions, progress: Callable[[ImportProgress], None]
     ) -> Receipt:
         policy = self._policy.only(options.trust)
         stop = Stop()
         archives: list[Archive] = []
         try:
             for path in files:
-                progress(Progress(stage="opening", entry=str(path)))
+                progress(ImportProgress(stage="opening", entry=str(path)))
                 await self._threads.call(open_into, archives, path, stop, options.follow_links)
-            progress(Progress(stage="checking"))
-            offer = await self._threads.call(read_offer, archives, options.as_name, policy)
-            offer = await self._threads.call(self._named, offer, options)
-            return await self._import(offer, archives, options, progress)
+            progress(ImportProgress(stage="checking"))
+            contents = await self._threads.call(read_contents, archives, options.as_name, policy)
+            contents = await self._threads.call(self._named, contents, options)
+            return await self._import(contents, archives, options, progress)
         finally:
             # Whatever a thread is still reading ends soon, and the files are closed after it.
             stop.request()
@@ -153,45 +153,51 @@ class Importer:
                 self._threads.call(archive.close)
 
     async def _import(
-        self, offer: Offer, archives: Sequence[Archive], options: ImportOptions, progress: Callable[[Progress], None]
+        self,
+        contents: ArchiveContents,
+        archives: Sequence[Archive],
+        options: ImportOptions,
+        progress: Callable[[ImportProgress], None],
     ) -> Receipt:
-        unknown = self._names.missing(root.upstream for root in offer.roots)
+        unknown = self._names.missing(root.upstream for root in contents.roots)
         if unknown is not None and not options.dry_run:
-            raise BundleUpstreamUnknown(f"{offer.source}: {unknown}")
-        changes = await self._publication.preview(offer.roots, options.on_existing_tag)
-        found = await survey(offer, archives, self._store, self._threads)
+            raise BundleUpstreamUnknown(f"{contents.source}: {unknown}")
+        changes = await self._publication.preview(contents.roots, options.on_existing_tag)
+        plan = await plan_import(contents, archives, self._store, self._threads)
         if options.dry_run:
-            return self._receipt(offer, found, changes, 0, dry_run=True)
-        if found.lack is not None:
-            raise found.lack
-        read_bytes = await self._store_all(found, progress)
-        await self._check_unneeded(offer, found)
-        self._check_held(offer, found)
-        progress(Progress(stage="publishing", done=found.new_bytes, total=found.new_bytes))
+            return self._receipt(contents, plan, changes, 0, dry_run=True)
+        if plan.incomplete is not None:
+            raise plan.incomplete
+        read_bytes = await self._store_all(plan, progress)
+        await self._check_unneeded(contents, plan)
+        self._check_held(contents, plan)
+        progress(ImportProgress(stage="publishing", done=plan.new_bytes, total=plan.new_bytes))
         receipt = await self._publication.publish(
-            offer.id,
-            found.content,
+            contents.id,
+            plan.content,
             options.on_existing_tag,
             wall(self._clock),
-            self._receipt(offer, found, [], read_bytes),
+            self._receipt(contents, plan, [], read_bytes),
         )
-        return await self._afterwards(receipt, offer, found, options)
+        return await self._afterwards(receipt, contents, plan, options)
 
-    async def _afterwards(self, receipt: Receipt, offer: Offer, found: Survey, options: ImportOptions) -> Receipt:
+    async def _afterwards(
+        self, receipt: Receipt, contents: ArchiveContents, plan: ImportPlan, options: ImportOptions
+    ) -> Receipt:
         """What is done when everything is published: from then on nothing that fails makes a failure of the import."""
         try:
-            notes = await self._note_heard(offer, found, Renames(options.renames))
+            notes = await self._note_heard(contents, plan, Renames(options.renames))
             if notes:
                 receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes])
                 await self._publication.amend(receipt)
         except CancelledError:
             raise
         except Exception as error:
-            self._log.failure("{source} is published; what came after that failed", source=offer.source)
+            self._log.failure("{source} is published; what came after that failed", source=contents.source)
             receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, f"it is published; after that: {error}"])
         return receipt
 
-    async def _note_heard(self, offer: Offer, found: Survey, renames: Renames) -> list[str]:
+    async def _note_heard(self, contents: ArchiveContents, plan: ImportPlan, renames: Renames) -> list[str]:
         """
         Keep what the sender heard of referrers. They are held by now, and say of themselves what they refer to; so what
         is kept is only that there are no others, as of the time of the bundle.
@@ -201,18 +207,18 @@ class Importer:
 
         @return: what the user should know.
         """
-        if offer.bundle is None or self._lists is None or not offer.bundle.referrers_heard:
+        if contents.bundle is None or self._lists is None or not contents.bundle.referrers_heard:
             return []
-        created = offer.bundle.created
+        created = contents.bundle.created
         if seconds_of(created) > wall(self._clock):
             return [f"it was made at {created}, a time to come: what it says of referrers is not relied on"]
         heard = ReferrerList((), seconds_of(created))
         inside: dict[tuple[str, str], set[str]] = {}
-        for published in found.content:
+        for published in plan.content:
             place = inside.setdefault((published.root.upstream, published.root.repository), set())
             place.update(manifest.digest for manifest in published.manifests)
         strangers, problems = 0, []
-        for entry in offer.bundle.referrers_heard:
+        for entry in contents.bundle.referrers_heard:
             named, subject = Reference.parse(entry.repository), Digest.parse(entry.subject)
             upstream, repository = self._names.meant(named.upstream, named.repository, renames)
             if entry.subject not in inside.get((upstream, repository), ()):
@@ -228,105 +234,105 @@ class Importer:
             problems.append(f"what it says of referrers of {strangers} manifests that are not in it is left out")
         return problems if len(problems) <= _SHOWN else [*problems[:_SHOWN], f"and {len(problems) - _SHOWN} such notes"]
 
-    async def _store_all(self, found: Survey, progress: Callable[[Progress], None]) -> int:
-        done, total = 0, found.new_bytes
+    async def _store_all(self, plan: ImportPlan, progress: Callable[[ImportProgress], None]) -> int:
+        done, total = 0, plan.new_bytes
 
         def progressed(entry: str, octets: int) -> None:
             nonlocal done
             done += octets
-            progress(Progress(stage="storing", done=done, total=total, entry=entry))
+            progress(ImportProgress(stage="storing", done=done, total=total, entry=entry))
 
-        intake = Intake(self._store, self._threads, progressed)
-        await intake.take_all(in_file_order(found.new))
-        return intake.read_bytes
+        ingest = BlobIngest(self._store, self._threads, progressed)
+        await ingest.store_all(in_file_order(plan.new))
+        return ingest.read_bytes
 
-    async def _check_unneeded(self, offer: Offer, found: Survey) -> None:
+    async def _check_unneeded(self, contents: ArchiveContents, plan: ImportPlan) -> None:
         """What a bundle lists and none of its names needs is not stored, and has to be right all the same."""
-        if offer.bundle is None:
+        if contents.bundle is None:
             return
-        for digest, supply in offer.supplies.items():
-            if digest not in found.needed and self._store.size(digest) is None:
-                await self._threads.call(check_bytes, supply.places, digest)
+        for digest, blob in contents.blobs.items():
+            if digest not in plan.needed and self._store.size(digest) is None:
+                await self._threads.call(check_bytes, blob.files, digest)
 
-    def _check_held(self, offer: Offer, found: Survey) -> None:
+    def _check_held(self, contents: ArchiveContents, plan: ImportPlan) -> None:
         """The store has it all at the moment of publication: what was held an hour ago may have been removed."""
-        gone = tuple(str(digest) for digest, size in found.needed.items() if self._store.size(digest) != size)
+        gone = tuple(str(digest) for digest, size in plan.needed.items() if self._store.size(digest) != size)
         if gone:
             raise BundleIncomplete(
-                f"{offer.source}: {len(gone)} blobs were removed from the store meanwhile, {gone[0]} among them; import"
-                " it again",
+                f"{contents.source}: {len(gone)} blobs were removed from the store meanwhile, {gone[0]} among them;"
+                " import it again",
                 gone,
             )
 
-    def _named(self, offer: Offer, options: ImportOptions) -> Offer:
+    def _named(self, contents: ArchiveContents, options: ImportOptions) -> ArchiveContents:
         """
-        The offer with names as they are here. Blocking: there may be a hundred thousand.
+        The contents with the names that this appliance uses. Blocking: there may be a hundred thousand.
 
         @raise BundleDamaged: that makes one name of two images'.
         @raise BundleError: a name means nothing here.
         """
-        roots: dict[tuple[str, Digest], Root] = {}
+        roots: dict[tuple[str, Digest], NamedManifest] = {}
         try:
             renames = Renames(options.renames)
-            for root in offer.roots:
+            for root in contents.roots:
                 upstream, repository = self._names.meant(root.upstream, root.repository, renames)
                 named = replace(root, upstream=upstream, repository=repository)
                 if named.name != root.name:
                     named = replace(named, said=root.name)
                 roots.setdefault((named.name, named.digest), named)
         except NameInvalid as error:
-            raise BundleError(f"{offer.source}: {error}") from None
-        offer.notes += [f"nothing in it is called {prefix}, which was to be renamed" for prefix in renames.unused]
-        offer.roots = list(roots.values())
-        check_names(offer.source, offer.roots)
-        return offer
+            raise BundleError(f"{contents.source}: {error}") from None
+        contents.notes += [f"nothing in it is called {prefix}, which was to be renamed" for prefix in renames.unused]
+        contents.roots = list(roots.values())
+        check_names(contents.source, contents.roots)
+        return contents
 
-    def _cautions(self, offer: Offer) -> Iterator[str]:
+    def _cautions(self, contents: ArchiveContents) -> Iterator[str]:
         """What of it nobody could pull."""
-        unknown = self._names.missing(root.upstream for root in offer.roots)
+        unknown = self._names.missing(root.upstream for root in contents.roots)
         if unknown is not None:
             yield unknown
-        places = sorted({(root.upstream, root.repository) for root in offer.roots})
+        places = sorted({(root.upstream, root.repository) for root in contents.roots})
         denied = [f"{upstream}/{name}" for upstream, name in places if not self._names.permits(upstream, name)]
         if denied:
             more = f" and {len(denied) - 1} more" if len(denied) > 1 else ""
             yield f"{denied[0]}{more} may not be pulled here: allow and deny of the upstream do not let it through"
 
     def _receipt(
-        self, offer: Offer, found: Survey, changes: list[Change], read_bytes: int, dry_run: bool = False
+        self, contents: ArchiveContents, plan: ImportPlan, changes: list[Change], read_bytes: int, dry_run: bool = False
     ) -> Receipt:
-        bundle = offer.bundle
-        missing = () if found.lack is None else found.lack.missing
-        lacking = [size for digest, size in found.needed.items() if str(digest) in missing]
-        notes = [*offer.notes, *self._cautions(offer)]
-        if dry_run and found.lack is not None:
-            notes.append(str(found.lack))
+        bundle = contents.bundle
+        missing = () if plan.incomplete is None else plan.incomplete.missing
+        lacking = [size for digest, size in plan.needed.items() if str(digest) in missing]
+        notes = [*contents.notes, *self._cautions(contents)]
+        if dry_run and plan.incomplete is not None:
+            notes.append(str(plan.incomplete))
         # Both are RFC 3339 in UTC, to the second at least: they compare as text.
         if bundle is not None and bundle.not_after is not None and bundle.not_after < timestamp(wall(self._clock)):
             notes.append(f"trust material inside has expired at {bundle.not_after}")
         return Receipt(
-            bundle=offer.id,
-            format=offer.format,
-            files=offer.sources,
+            bundle=contents.id,
+            format=contents.format,
+            files=contents.files,
             finished=timestamp(wall(self._clock)),
             dry_run=dry_run,
             site=self._site,
             sender="" if bundle is None else bundle.site,
             title="" if bundle is None else bundle.title,
             created="" if bundle is None else bundle.created,
-            signer=offer.signer,
-            comment=offer.comment,
+            signer=contents.signer,
+            comment=contents.comment,
             content_root="" if bundle is None else bundle.content_root,
             refs=changes,
-            new_blobs=len(found.new),
-            new_bytes=found.new_bytes,
+            new_blobs=len(plan.new),
+            new_bytes=plan.new_bytes,
             read_bytes=read_bytes,
-            held_blobs=len(found.needed) - len(found.new) - len(lacking),
-            held_bytes=sum(found.needed.values()) - found.new_bytes - sum(lacking),
+            held_blobs=len(plan.needed) - len(plan.new) - len(lacking),
+            held_bytes=sum(plan.needed.values()) - plan.new_bytes - sum(lacking),
             missing=list(missing),
-            absent=list(found.absent),
+            absent=list(plan.absent),
             unknown_upstreams=sorted(
-                {root.upstream for root in offer.roots if self._names.upstream_for(root.upstream) is None}
+                {root.upstream for root in contents.roots if self._names.upstream_for(root.upstream) is None}
             ),
             notes=notes,
         )
@@ -347,9 +353,9 @@ def open_into(archives: list[Archive], path: Path, stop: Stop, follow_links: boo
         raise
 
 
-def read_offer(archives: Sequence[Archive], as_name: str | None, policy: Policy) -> Offer:
+def read_contents(archives: Sequence[Archive], as_name: str | None, policy: TrustPolicy) -> ArchiveContents:
     """
-    What the files offer together, to an import or to whoever verifies them. Blocking; raises L{BundleError}.
+    What the files hold together, for an import and for C{verify}. Blocking; raises L{BundleError}.
 
     @param as_name: the name of the one image in another tool's archive, C{None} for the archive's own names.
     """
@@ -360,11 +366,11 @@ def read_offer(archives: Sequence[Archive], as_name: str | None, policy: Policy)
         if all(ours):
             if as_name is not None:
                 raise BundleError(f"{archives[0].source}: a bundle has names of its own; leave --as away")
-            return volumeset.read_bundle(archives, policy)
+            return bundlearchive.read_bundle(archives, policy)
         if len(archives) > 1:
             stranger = archives[ours.index(False)]
             raise BundleError(f"{stranger.source}: is no volume of a bundle; import another tool's archives one by one")
-        return foreign.read_foreign(archives[0], as_name, policy)
+        return reader.read_foreign(archives[0], as_name, policy)
     except OSError as error:
         raise BundleNotRead(
             f"{archives[0].source}: cannot be read: {error.strerror}; clean or copy the medium"

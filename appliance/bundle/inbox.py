@@ -32,7 +32,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from appliance.bundle.importer import Progress
+from appliance.bundle.importer import ImportProgress
 from appliance.bundle.inboxfolder import DONE, REFUSED, Look, Verdict, archives_of, fault_of_name, files_in, move
 from appliance.bundle.openings import MAX_OPENINGS, Openings
 from appliance.bundle.receipt import Receipt
@@ -68,11 +68,11 @@ What time, room on a disk, another bundle or a line of the configuration can men
 the archive itself.
 """
 
-Run = Callable[[list[Path], Callable[[Progress], None]], Coroutine[Any, Any, Receipt]]
+Run = Callable[[list[Path], Callable[[ImportProgress], None]], Coroutine[Any, Any, Receipt]]
 """Imports an archive, or all volumes of one; tells how far it is."""
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class InboxRefusal(msgspec.Struct, frozen=True, kw_only=True):
     """
     Why an archive was not imported.
 
@@ -286,7 +286,7 @@ class Inbox:
             )
         opened: list[Deferred[None]] = []
 
-        def progressed(progress: Progress) -> None:
+        def progressed(progress: ImportProgress) -> None:
             # What it was opened for is known by now, and storing it may take hours.
             if progress.stage == "storing" and not opened:
                 opened.append(Deferred.fromCoroutine(self._openings.end(names)))
@@ -365,8 +365,8 @@ class Inbox:
                 self._put_off[*failed,] = before
             self._put(tuple(failed), next(iter(failed.values())), verdict=verdict)
 
-    def _refusal(self, names: Sequence[str], error: PullcacheError) -> Refusal:
-        return Refusal(
+    def _refusal(self, names: Sequence[str], error: PullcacheError) -> InboxRefusal:
+        return InboxRefusal(
             files=[*names],
             refused=timestamp(wall(self._clock)),
             kind=type(error).__name__,

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from appliance.bundle.offer import Root
+from appliance.bundle.archivecontents import NamedManifest
 from appliance.bundle.receipt import Change, Outcome, Receipt
 from appliance.errors import BundleConflict
 from appliance.index.repository import Repository
@@ -40,7 +40,7 @@ class MovedTag(msgspec.Struct, frozen=True):
     previous: str | None
 
 
-class Portion(msgspec.Struct, frozen=True):
+class RepositoryChange(msgspec.Struct, frozen=True):
     """What is to become of one repository; C{pinned} are manifests without a tag."""
 
     upstream: str
@@ -59,7 +59,7 @@ class Journal(msgspec.Struct, frozen=True):
 
     bundle: str
     now: float
-    portions: list[Portion]
+    portions: list[RepositoryChange]
     receipt: Receipt | None
 
 
@@ -71,12 +71,12 @@ NOTHING = Journal("", 0.0, [], None)
 class Published:
     """A root with every manifest beneath it, itself too; they are held."""
 
-    root: Root
+    root: NamedManifest
     manifests: tuple[HeldManifest, ...]
 
 
 def decide(
-    roots: Sequence[Root], repositories: dict[tuple[str, str], Repository], on_existing_tag: OnExistingTag
+    roots: Sequence[NamedManifest], repositories: dict[tuple[str, str], Repository], on_existing_tag: OnExistingTag
 ) -> list[Change]:
     """What becomes of every name. Raises L{BundleConflict}."""
     changes = [_change(root, repositories[root.upstream, root.repository], on_existing_tag) for root in roots]
@@ -90,7 +90,7 @@ def decide(
     return changes
 
 
-def _change(root: Root, repository: Repository, on_existing_tag: OnExistingTag) -> Change:
+def _change(root: NamedManifest, repository: Repository, on_existing_tag: OnExistingTag) -> Change:
     before = None if root.tag is None else repository.tags.get(root.tag)
     previous = None if before is None or before.digest == root.digest else str(before.digest)
     outcome: Outcome
@@ -129,13 +129,13 @@ def decode(data: bytes) -> Journal:
     return journal
 
 
-def portions(content: Sequence[Published], changes: Sequence[Change]) -> list[Portion]:
+def portions(content: Sequence[Published], changes: Sequence[Change]) -> list[RepositoryChange]:
     """What is to become of each repository."""
-    found: dict[tuple[str, str], Portion] = {}
+    found: dict[tuple[str, str], RepositoryChange] = {}
     seen: set[tuple[str, str, str]] = set()
     for published, change in zip(content, changes, strict=True):
         place = (change.upstream, change.repository)
-        portion = found.setdefault(place, Portion(*place, [], [], []))
+        portion = found.setdefault(place, RepositoryChange(*place, [], [], []))
         for manifest in published.manifests:
             if (*place, manifest.digest) not in seen:
                 seen.add((*place, manifest.digest))
@@ -147,7 +147,7 @@ def portions(content: Sequence[Published], changes: Sequence[Change]) -> list[Po
     return list(found.values())
 
 
-def apply(repository: Repository, portion: Portion, journal: Journal) -> None:
+def apply(repository: Repository, portion: RepositoryChange, journal: Journal) -> None:
     """Change the repository; doing it again changes nothing, and what was changed since stays."""
     for manifest in portion.manifests:
         repository.hold(Digest.parse(manifest.digest), manifest.media_type, manifest.size)

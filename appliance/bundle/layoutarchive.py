@@ -15,9 +15,9 @@ from typing import NoReturn
 import msgspec
 
 from appliance.bundle.archive import Archive, whole
+from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest, check_names
 from appliance.bundle.contents import INDEX, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values, parse_name
 from appliance.bundle.imagelayout import IMAGE_NAME, SUBJECT
-from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
 from appliance.errors import BundleDamaged, BundleError, ManifestInvalid, PullcacheError
 from appliance.index.repository import REF_NAME
 from appliance.oci.descriptor import Descriptor
@@ -43,7 +43,7 @@ _KINDS = ("kind", "dev.cosignproject.cosign/kind")
 _SUFFIXES = {"sigs": ".sig", "atts": ".att", "sboms": ".sbom"}
 
 
-def read(archive: Archive, as_name: Reference | None) -> Offer:
+def read(archive: Archive, as_name: Reference | None) -> ArchiveContents:
     """
     What the layout offers.
 
@@ -51,7 +51,7 @@ def read(archive: Archive, as_name: Reference | None) -> Offer:
     @raise BundleDamaged: it contradicts itself.
     @raise BundleError: an image has no name, or C{as_name} could be the name of several.
     """
-    return _Layout(archive, as_name).offer()
+    return _Layout(archive, as_name).contents()
 
 
 class _Index(msgspec.Struct, rename="camel"):
@@ -93,33 +93,33 @@ class _Layout:
     def __init__(self, archive: Archive, as_name: Reference | None) -> None:
         self._archive = archive
         self._as_name = as_name
-        self._supplies = self._found()
+        self._blobs = self._found()
         # Every manifest that is here and is named by something, by its digest; read once.
         self._graph: dict[str, _Links] = {}
 
-    def offer(self) -> Offer:
+    def contents(self) -> ArchiveContents:
         """See L{read}."""
         entries = [_Image(descriptor) for descriptor in self._index()]
         self._read_graph([entry.descriptor for entry in entries])
         images = [entry for entry in entries if not self._refers(entry)]
-        offer = Offer(FORMAT, "", [self._archive.source], supplies=self._supplies)
-        offer.roots = self._named(images)
+        contents = ArchiveContents(FORMAT, "", [self._archive.source], blobs=self._blobs)
+        contents.roots = self._named(images)
         named = {entry.annotations.get(IMAGE_NAME): entry.descriptor.parsed() for entry in images}
         subjects = {id(entry): self._subject(entry, named) for entry in entries if self._refers(entry)}
-        places = self._places(offer.roots, set(subjects.values()))
+        places = self._places(contents.roots, set(subjects.values()))
         left = []
         for entry in entries:
             if id(entry) not in subjects:
                 continue
             found = self._placed(entry, subjects[id(entry)], places)
-            offer.roots += found
-            if len(offer.roots) > MAX_REFS:
+            contents.roots += found
+            if len(contents.roots) > MAX_REFS:
                 self._refuse(INDEX, f"with what refers to its images it comes to more than {MAX_REFS} names")
             if not found:
                 left.append(f"{entry.descriptor.digest} refers to no image of this archive and was left out")
         more = [f"and {len(left) - _SHOWN} more of that kind"] if len(left) > _SHOWN else []
-        offer.notes += left[:_SHOWN] + more
-        return offer
+        contents.notes += left[:_SHOWN] + more
+        return contents
 
     def _index(self) -> list[Descriptor]:
         data = whole(self._archive, self._archive.items[INDEX], MAX_INDEX_BYTES)
@@ -137,24 +137,24 @@ class _Layout:
             self._refuse(INDEX, f"it names {len(index.manifests)} manifests")
         return index.manifests
 
-    def _found(self) -> dict[Digest, Supply]:
+    def _found(self) -> dict[Digest, BlobSource]:
         found = {}
         for item in self._archive.items.values():
             blob = parse_name(item.name)
             if blob is not None and blob[1] is None:
-                found[blob[0]] = Supply(blob[0], item.size, (Place(self._archive, item),))
+                found[blob[0]] = BlobSource(blob[0], item.size, (BlobFile(self._archive, item),))
         return found
 
     def _manifest(self, digest: str, media_type: str) -> Manifest | None:
         """The document, C{None} when it is nothing that could be a manifest."""
-        supply = self._supplies[Digest.parse(digest)]
-        if supply.size > MAX_MANIFEST_BYTES:
+        blob = self._blobs[Digest.parse(digest)]
+        if blob.size > MAX_MANIFEST_BYTES:
             return None
         try:
-            data = whole(self._archive, supply.places[0].item, MAX_MANIFEST_BYTES)
+            data = whole(self._archive, blob.files[0].item, MAX_MANIFEST_BYTES)
             return parse_manifest(data, None, media_type)
         except ManifestInvalid as error:
-            self._refuse(supply.places[0].item.name, str(error))
+            self._refuse(blob.files[0].item.name, str(error))
 
     def _read_graph(self, roots: list[Descriptor]) -> None:
         """Read every manifest at and beneath C{roots} that is here, each once. Raises L{BundleDamaged}."""
@@ -163,7 +163,7 @@ class _Layout:
 
         def add(descriptors: Iterable[Descriptor]) -> None:
             for each in descriptors:
-                if each.digest not in seen and each.parsed() in self._supplies:
+                if each.digest not in seen and each.parsed() in self._blobs:
                     seen.add(each.digest)
                     waiting.append((each.digest, each.media_type[:MAX_MEDIA_TYPE]))
 
@@ -177,11 +177,11 @@ class _Layout:
             links += len(manifest.manifests)
             if links > MAX_LINKS:
                 self._refuse(INDEX, f"its indexes name more than {MAX_LINKS} manifests, which nothing honest does")
-            children = tuple(child.digest for child in manifest.manifests if child.parsed() in self._supplies)
+            children = tuple(child.digest for child in manifest.manifests if child.parsed() in self._blobs)
             self._graph[digest] = _Links(children, None if manifest.subject is None else manifest.subject.parsed())
             add(manifest.manifests)
 
-    def _places(self, roots: list[Root], subjects: set[Digest | None]) -> dict[Digest, set[tuple[str, str]]]:
+    def _places(self, roots: list[NamedManifest], subjects: set[Digest | None]) -> dict[Digest, set[tuple[str, str]]]:
         """The upstreams and repositories that each of C{subjects} belongs to, as part of an image. Raises as above."""
         named: dict[Digest, set[tuple[str, str]]] = {}
         for root in roots:
@@ -208,7 +208,7 @@ class _Layout:
 
     # -- names ------------------------------------------------------------------------------------------------------
 
-    def _named(self, images: list[_Image]) -> list[Root]:
+    def _named(self, images: list[_Image]) -> list[NamedManifest]:
         names = [self._name(image) for image in images]
         if self._as_name is not None:
             distinct = {image.descriptor.digest for image in images}
@@ -223,7 +223,7 @@ class _Layout:
                 self._as_given(image) if image.descriptor.digest in meant else name
                 for image, name in zip(images, names, strict=True)
             ]
-        roots: dict[str, Root] = {}
+        roots: dict[str, NamedManifest] = {}
         for image, name in zip(images, names, strict=True):
             if name is None:
                 raise BundleError(
@@ -272,7 +272,9 @@ class _Layout:
         links = self._graph.get(entry.descriptor.digest)
         return links is not None and links.subject is not None
 
-    def _placed(self, entry: _Image, subject: Digest | None, places: dict[Digest, set[tuple[str, str]]]) -> list[Root]:
+    def _placed(
+        self, entry: _Image, subject: Digest | None, places: dict[Digest, set[tuple[str, str]]]
+    ) -> list[NamedManifest]:
         """The referrer, in every repository that has what it refers to."""
         suffix = _SUFFIXES.get(entry.kind)
         tag = None if subject is None or suffix is None else f"{subject.file_name}{suffix}"
@@ -310,8 +312,10 @@ class _Layout:
         raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")
 
 
-def _root(name: Reference, descriptor: Descriptor) -> Root:
+def _root(name: Reference, descriptor: Descriptor) -> NamedManifest:
     tag = name.tag
     if tag is None and name.digest is None:
         tag = DEFAULT_TAG
-    return Root(name.upstream, name.repository, tag, descriptor.parsed(), descriptor.size, descriptor.media_type)
+    return NamedManifest(
+        name.upstream, name.repository, tag, descriptor.parsed(), descriptor.size, descriptor.media_type
+    )

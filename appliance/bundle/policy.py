@@ -10,7 +10,7 @@ from appliance.errors import BundleUntrusted
 
 
 @dataclass(frozen=True)
-class Policy:
+class TrustPolicy:
     """
     The keys that are trusted, and whether one of them must have signed.
 
@@ -28,7 +28,7 @@ class Policy:
         """Whether what is not signed is refused."""
         return self.require_signature or bool(self.keys)
 
-    def only(self, keys: Sequence[PublicKey]) -> Policy:
+    def only(self, keys: Sequence[PublicKey]) -> TrustPolicy:
         """
         This policy where a caller trusts C{keys} and no others; without any, this policy.
 
@@ -47,7 +47,7 @@ class Policy:
                 f" it, add it to the configuration, bundles: {{trust: [..., {strangers[0]}]}}, or allow callers any key"
                 " with bundles: {accept_callers_keys: true}"
             )
-        return Policy(tuple(dict.fromkeys(keys)), self.require_signature, self.accept_callers_keys)
+        return TrustPolicy(tuple(dict.fromkeys(keys)), self.require_signature, self.accept_callers_keys)
 
     def check(self, source: str, data: bytes, signatures: Sequence[str]) -> tuple[PublicKey, str] | None:
         """

@@ -19,8 +19,8 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
+from appliance.bundle.archivecontents import NamedManifest
 from appliance.bundle.journal import NOTHING, Journal, OnExistingTag, Published, apply, decide, decode, portions
-from appliance.bundle.offer import Root
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.flow.singleflight import shielded
 from appliance.index.documents import read_document
@@ -55,7 +55,7 @@ class Publication:
         self._published = published
         self._lock = DeferredLock()
 
-    async def preview(self, roots: Sequence[Root], on_existing_tag: OnExistingTag) -> list[Change]:
+    async def preview(self, roots: Sequence[NamedManifest], on_existing_tag: OnExistingTag) -> list[Change]:
         """
         What publishing would change.
 
@@ -172,6 +172,6 @@ class Publication:
         if found is not None:
             await self._documents.write(_JOURNAL, msgspec.json.encode(NOTHING), found[1])
 
-    async def _loaded(self, roots: Iterable[Root]) -> dict[tuple[str, str], Repository]:
+    async def _loaded(self, roots: Iterable[NamedManifest]) -> dict[tuple[str, str], Repository]:
         places = dict.fromkeys((root.upstream, root.repository) for root in roots)
         return {place: await self._repositories.get(*place) for place in places}

@@ -60,7 +60,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Want:
+class WantedReference:
     """
     Something the other side was asked for and lacks.
 
@@ -137,7 +137,7 @@ class Selection:
     referrers: bool = True
     have: frozenset[Digest] = frozenset()
     base: Base | None = None
-    want: tuple[Want, ...] = ()
+    want: tuple[WantedReference, ...] = ()
     title: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     volume_size: int | None = None
@@ -148,7 +148,7 @@ class Selection:
         return bool(self.have) or self.base is not None
 
 
-class Chooser:
+class Selector:
     """A selection, read with the names that upstreams are known by here. Raises L{BundleError}."""
 
     def __init__(self, selection: Selection, upstream_for: UpstreamFor) -> None:
@@ -157,7 +157,7 @@ class Chooser:
         self._since = selection.since
         self._want_names = [want.name for want in selection.want]
         # By place and reference: there may be ten thousand, and as many candidates.
-        self._want: dict[tuple[str, str], dict[str, list[Want]]] = {}
+        self._want: dict[tuple[str, str], dict[str, list[WantedReference]]] = {}
         for want in selection.want:
             place = self._want.setdefault((want.upstream, want.repository), {})
             place.setdefault(want.reference, []).append(want)

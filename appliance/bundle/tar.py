@@ -61,7 +61,7 @@ Kind = Literal["file", "folder", "other"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TarEntry:
     """
     One entry of an archive.
 
@@ -135,13 +135,13 @@ def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
-class Reader:
+class TarReader:
     """
     The entries of one archive, in file order.
 
     ::
 
-        reader = Reader(file.read, lambda n: file.seek(n, os.SEEK_CUR), "a.tar")
+        reader = TarReader(file.read, lambda n: file.seek(n, os.SEEK_CUR), "a.tar")
         for entry in reader.entries():
             while piece := reader.data(1 << 20): ...
 
@@ -167,12 +167,12 @@ class Reader:
         self._max_entries = max_entries
         self._offset = 0
         self._where = "at its start"
-        self._entry: Entry | None = None
+        self._entry: TarEntry | None = None
         self._left = 0
         self._padding = 0
         self._extended = 0
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[TarEntry]:
         """The entries up to the two closing zero blocks; what follows them is not read. To be called once."""
         count = 0
         while (entry := self._next()) is not None:
@@ -202,7 +202,7 @@ class Reader:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _next(self) -> Entry | None:
+    def _next(self) -> TarEntry | None:
         """The next entry, its extension headers applied; C{None} at the end."""
         self._pass_over()
         extensions: dict[bytes, bytes] = {}
@@ -265,7 +265,7 @@ class Reader:
         self._exactly(-size % BLOCK)
         return data
 
-    def _begin(self, block: bytes, extensions: dict[bytes, bytes]) -> Entry:
+    def _begin(self, block: bytes, extensions: dict[bytes, bytes]) -> TarEntry:
         """Make the entry of C{block} the current one."""
         if any(key in (b"path", b"size") or _is_sparse(key) for key in self._pax(extensions.get(b"g", b""))):
             self._refuse("a global header gives every entry the same name or size")
@@ -351,13 +351,13 @@ def _short_name(block: bytes) -> bytes:
     return prefix + b"/" + name if prefix else name
 
 
-def _entry(raw: bytes, kind: bytes, size: int, start: int) -> Entry:
+def _entry(raw: bytes, kind: bytes, size: int, start: int) -> TarEntry:
     name = _HERE.sub("", _text(raw), count=1).removesuffix("/") or "."
     means = _kind(raw, kind)
     # The archive's own folder is called "./"; nothing else may be.
     empty = name == "." and means != "folder"
     unsafe = empty or raw[:1] in (b"", b"/") or not _is_utf8(raw) or not is_plain(name)
-    return Entry(name, size, start, "other" if unsafe else means, unsafe)
+    return TarEntry(name, size, start, "other" if unsafe else means, unsafe)
 
 
 def _kind(raw: bytes, kind: bytes) -> Kind:

@@ -15,15 +15,15 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from appliance.bundle.archive import Archive, whole
+from appliance.bundle.archivecontents import ArchiveContents
+from appliance.bundle.blobingest import check_bytes, in_file_order
+from appliance.bundle.bundlearchive import is_cut, missing_volumes
+from appliance.bundle.compression import Stop
 from appliance.bundle.contents import BUNDLE, MAX_BUNDLE_BYTES, Bundle
-from appliance.bundle.importer import open_into, read_offer
-from appliance.bundle.intake import check_bytes, in_file_order
+from appliance.bundle.importer import open_into, read_contents
+from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey
-from appliance.bundle.offer import Offer
-from appliance.bundle.policy import Policy
-from appliance.bundle.survey import Survey, survey
-from appliance.bundle.volumeset import is_cut, missing_volumes
-from appliance.bundle.wrapping import Stop
+from appliance.bundle.policy import TrustPolicy
 from appliance.errors import BundleUnreadable, NotOneBundle
 from appliance.flow.threads import InlineThreads
 from appliance.oci.digest import Digest
@@ -35,12 +35,12 @@ class Verified:
     """
     A bundle of which everything that was given is right.
 
-    @ivar offer: what it offers, and who signed it.
+    @ivar contents: what it holds, and who signed it.
     @ivar absent: numbers of the volumes of which nothing was given; an import wants those, too.
     """
 
     bundle: Bundle
-    offer: Offer
+    contents: ArchiveContents
     absent: tuple[int, ...]
 
 
@@ -62,14 +62,14 @@ def verify(files: Sequence[Path], keys: Sequence[PublicKey], hashed: Callable[[i
         for path in files:
             open_into(archives, path, Stop())
         _check_that_one_bundle_was_given(archives)
-        offer = read_offer(archives, None, Policy(tuple(keys)))
-        assert offer.bundle is not None, "every archive holds a list of contents"
-        absent = missing_volumes(offer.bundle, archives)
-        found = _survey(offer, archives)
-        if found.lack is not None and (not absent or is_cut(offer.bundle, archives)):
-            raise found.lack
-        _hash_all(offer, hashed)
-        return Verified(offer.bundle, offer, tuple(sorted(absent)))
+        contents = read_contents(archives, None, TrustPolicy(tuple(keys)))
+        assert contents.bundle is not None, "every archive holds a list of contents"
+        absent = missing_volumes(contents.bundle, archives)
+        found = _planned(contents, archives)
+        if found.incomplete is not None and (not absent or is_cut(contents.bundle, archives)):
+            raise found.incomplete
+        _hash_all(contents, hashed)
+        return Verified(contents.bundle, contents, tuple(sorted(absent)))
     finally:
         for archive in archives:
             archive.close()
@@ -92,12 +92,12 @@ def _check_that_one_bundle_was_given(archives: Sequence[Archive]) -> None:
             )
 
 
-def _survey(offer: Offer, archives: Sequence[Archive]) -> Survey:
+def _planned(contents: ArchiveContents, archives: Sequence[Archive]) -> ImportPlan:
     """What an import would find; its Deferreds have all fired, since nothing here waits."""
-    assert offer.bundle is not None
-    required = {Digest.parse(each.digest): each.size for each in offer.bundle.requires}
-    outcome: list[Survey | Failure] = []
-    looking = survey(offer, archives, MemoryBlobStore(), InlineThreads(), required)
+    assert contents.bundle is not None
+    required = {Digest.parse(each.digest): each.size for each in contents.bundle.requires}
+    outcome: list[ImportPlan | Failure] = []
+    looking = plan_import(contents, archives, MemoryBlobStore(), InlineThreads(), required)
     Deferred.fromCoroutine(looking).addBoth(outcome.append)
     [found] = outcome
     if isinstance(found, Failure):
@@ -105,8 +105,8 @@ def _survey(offer: Offer, archives: Sequence[Archive]) -> Survey:
     return found
 
 
-def _hash_all(offer: Offer, hashed: Callable[[int, int], None]) -> None:
-    total = sum(supply.size for supply in offer.supplies.values()) + sum(place.item.size for place in offer.loose)
+def _hash_all(contents: ArchiveContents, hashed: Callable[[int, int], None]) -> None:
+    total = sum(blob.size for blob in contents.blobs.values()) + sum(file.item.size for file in contents.loose)
     done = 0
 
     def progressed(octets: int) -> None:
@@ -114,7 +114,7 @@ def _hash_all(offer: Offer, hashed: Callable[[int, int], None]) -> None:
         done += octets
         hashed(done, total)
 
-    for supply in in_file_order(offer.supplies.values()):
-        check_bytes(supply.places, supply.digest, progressed)
-    for place in offer.loose:
-        check_bytes([place], None, progressed)
+    for blob in in_file_order(contents.blobs.values()):
+        check_bytes(blob.files, blob.digest, progressed)
+    for file in contents.loose:
+        check_bytes([file], None, progressed)

@@ -31,7 +31,7 @@ _LEAST = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class BlobSlice:
     """
     What one tar entry holds of a blob.
 
@@ -56,7 +56,9 @@ class Piece:
         return tar.extent(self.size, self.name)
 
 
-def pack(blobs: Iterable[tuple[Digest, int]], volume_size: int | None, reserved: int) -> tuple[tuple[Piece, ...], ...]:
+def pack(
+    blobs: Iterable[tuple[Digest, int]], volume_size: int | None, reserved: int
+) -> tuple[tuple[BlobSlice, ...], ...]:
     """
     Distribute blobs, given as (digest, size) in file order, over volumes.
 
@@ -66,7 +68,7 @@ def pack(blobs: Iterable[tuple[Digest, int]], volume_size: int | None, reserved:
     @raise BundleError: so small a volume is of no use, or there would be too many.
     """
     if volume_size is None:
-        return (tuple(Piece(digest, 0, size) for digest, size in blobs),)
+        return (tuple(BlobSlice(digest, 0, size) for digest, size in blobs),)
     room = volume_size - reserved
     if room < _LEAST:
         raise BundleError(
@@ -83,13 +85,13 @@ class _Shelf:
     """The volumes filled so far; only the last one is open."""
 
     def __init__(self, room: int) -> None:
-        self.volumes: list[list[Piece]] = [[]]
+        self.volumes: list[list[BlobSlice]] = [[]]
         self._room = room
         self._left = room
 
     def add(self, digest: Digest, size: int) -> None:
         """Place one blob, in the open volume, in a new one, or in parts."""
-        whole = Piece(digest, 0, size)
+        whole = BlobSlice(digest, 0, size)
         if whole.extent > self._room:
             self._add_parts(digest, size)
             return
@@ -105,11 +107,11 @@ class _Shelf:
             if start:
                 self._next()
             n += 1
-            piece = Piece(digest, start, min(size - start, _payload(self._left, digest, n)), n)
+            piece = BlobSlice(digest, start, min(size - start, _payload(self._left, digest, n)), n)
             self._put(piece)
             start += piece.size
 
-    def _put(self, piece: Piece) -> None:
+    def _put(self, piece: BlobSlice) -> None:
         self.volumes[-1].append(piece)
         self._left -= piece.extent
 

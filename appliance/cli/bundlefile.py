@@ -8,9 +8,9 @@ from types import TracebackType
 
 from appliance.bundle import contents
 from appliance.bundle.archive import Archive, open_archive, whole
+from appliance.bundle.compression import Stop
 from appliance.bundle.contents import Bundle
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
-from appliance.bundle.wrapping import Stop
 from appliance.errors import BundleUnreadable
 
 

@@ -6,9 +6,9 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
+from appliance.bundle.archivecontents import ArchiveContents
 from appliance.bundle.contents import Bundle
 from appliance.bundle.minisign import claimed_key
-from appliance.bundle.offer import Offer
 from appliance.bundle.verification import Verified
 from appliance.bundle.verification import verify as verified
 from appliance.cli.arguments import Commands, existing, new_command
@@ -59,14 +59,14 @@ def verify(local: Local, options: Namespace) -> int:
     return FAILED if found.absent else DONE
 
 
-def _signature(offer: Offer) -> str:
+def _signature(contents: ArchiveContents) -> str:
     """Who signed it, for people."""
-    if offer.signer is not None:
-        return f"key {offer.signer} ({offer.comment})" if offer.comment else f"key {offer.signer}"
-    if not offer.unchecked:
+    if contents.signer is not None:
+        return f"key {contents.signer} ({contents.comment})" if contents.comment else f"key {contents.signer}"
+    if not contents.unchecked:
         return "nobody: it is not signed"
     try:
-        signer = f"it is signed by key {claimed_key(offer.unchecked[0])}"
+        signer = f"it is signed by key {claimed_key(contents.unchecked[0])}"
     except BundleUntrusted as error:
         signer = str(error)
     return f"not checked: {signer}; name the signer's key with --trust"
@@ -98,7 +98,7 @@ def _summary(found: Verified) -> Iterator[tuple[str, str]]:
     yield "bundle", bundle.id
     if bundle.title:
         yield "title", bundle.title
-    yield "signer", _signature(found.offer)
+    yield "signer", _signature(found.contents)
     yield "site", bundle.site
     yield "created", bundle.created
     yield "kind", bundle.kind
@@ -124,8 +124,8 @@ def _document(found: Verified) -> dict[str, Any]:
         "kind": bundle.kind,
         "created": bundle.created,
         "site": bundle.site,
-        "signer": found.offer.signer,
-        "signature": _signature(found.offer),
+        "signer": found.contents.signer,
+        "signature": _signature(found.contents),
         "contentRoot": bundle.content_root,
         "totals": bundle.totals,
         "refs": bundle.refs,

@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from appliance.bundle.importer import Importer, ImportOptions, Progress
+from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.names import Names
-from appliance.bundle.policy import Policy
+from appliance.bundle.policy import TrustPolicy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.flow.threads import InlineThreads
@@ -25,7 +25,7 @@ from tests.doubles.exports import result_of
 from tests.doubles.images import Content
 
 NOW = 1_800_000_000.0
-NOBODY = Policy()
+NOBODY = TrustPolicy()
 CONFIGURED = frozenset({"docker.io", "ghcr.io", "quay.io"})
 
 
@@ -173,7 +173,7 @@ class BrittleDocuments:
 class Receiver:
     """One appliance."""
 
-    def __init__(self, policy: Policy = NOBODY, names: Names | None = None) -> None:
+    def __init__(self, policy: TrustPolicy = NOBODY, names: Names | None = None) -> None:
         self.policy = policy
         self.names_here = names or Names(upstream_for)
         self.disk = Disk()
@@ -183,7 +183,7 @@ class Receiver:
         self.clock = Clock()
         self.clock.advance(NOW)
         self.published: list[Change] = []
-        self.progress: list[Progress] = []
+        self.progress: list[ImportProgress] = []
         self.threads: Any = InlineThreads()
         self.start()
 

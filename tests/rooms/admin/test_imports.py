@@ -321,7 +321,7 @@ class SlowThreads(InlineThreads):
 
     def call(self, function: Any, *args: Any) -> Deferred[Any]:
         """See L{IThreads.call}."""
-        if function.__name__ != "read_offer":
+        if function.__name__ != "read_contents":
             return super().call(function, *args)
         self.waiting = Deferred()
         return self.waiting

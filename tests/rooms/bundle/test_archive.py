@@ -13,9 +13,9 @@ import pytest
 import zstandard
 from twisted.internet.defer import CancelledError
 
-from appliance.bundle import wrapping
+from appliance.bundle import compression
 from appliance.bundle.archive import Archive, open_archive, whole
-from appliance.bundle.wrapping import Stop
+from appliance.bundle.compression import Stop
 from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
 from tests.doubles import archives
 
@@ -221,7 +221,7 @@ def test_compressed_data_that_was_changed_is_refused_or_decoded(tmp_path: Path, 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_a_decompression_bomb_is_refused_early(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes that would unpack for hours; the message says what to do if it is none."""
-    monkeypatch.setattr(wrapping, "ALLOWANCE", 8 * 1024**2)
+    monkeypatch.setattr(compression, "ALLOWANCE", 8 * 1024**2)
     member = tarfile.TarInfo("blobs/sha256/zeros")
     member.size = 8 * 1024**4
     out = io.BytesIO()
@@ -240,7 +240,7 @@ def test_a_decompression_bomb_is_refused_early(tmp_path: Path, kind: str, monkey
 
 def test_no_more_than_a_limit_is_ever_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the ratio."""
-    monkeypatch.setattr(wrapping, "MAX_UNPACKED", 4096)
+    monkeypatch.setattr(compression, "MAX_UNPACKED", 4096)
     with pytest.raises(BundleError, match="unpack to"):
         opened(tmp_path, gzip.compress(archives.tar(FILES), 0))
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from appliance.bundle import contents
 from appliance.bundle.contents import Base, Bundle
 from appliance.bundle.export import BlobPart
-from appliance.bundle.selection import Want
+from appliance.bundle.selection import WantedReference
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
 from tests.doubles import images
@@ -254,7 +254,7 @@ def test_a_platform_left_out_of_one_image_and_asked_for_by_itself_is_not_absent(
     """What is inside is not declared absent."""
     amd64 = MULTI.children[0]
     site = Site().hold(MULTI, NGINX, "1")
-    want = (Want(*NGINX, amd64.digest),)
+    want = (WantedReference(*NGINX, amd64.digest),)
     assert site.export("nginx:1", platforms=frozenset({"linux/arm64"})).bundle.absent_platforms
     assert not site.export("nginx:1", platforms=frozenset({"linux/arm64"}), want=want).bundle.absent_platforms
 
@@ -350,7 +350,7 @@ def test_a_signature_that_is_not_whole_is_named() -> None:
 
 def test_a_name_that_means_nothing_is_told() -> None:
     """A typing error makes no empty bundle behind my back."""
-    export = Site().hold(MULTI, NGINX, "1").export("nginx", "ngnix", want=(Want("ghcr.io", "a", "v1"),))
+    export = Site().hold(MULTI, NGINX, "1").export("nginx", "ngnix", want=(WantedReference("ghcr.io", "a", "v1"),))
     assert [lack.ref for lack in export.left_out] == ["ngnix", "ghcr.io/a:v1"]
 
 
@@ -390,9 +390,9 @@ def test_what_the_other_side_lacks_is_found_by_tag_manifest_or_layer() -> None:
     """Each line of a wants file brings what would have answered it."""
     site = Site().hold(MULTI, NGINX, "1").hold(DOCKER, ("ghcr.io", "a"), "2")
     arm64 = MULTI.children[1]
-    layer = Want("ghcr.io", "a", DOCKER.layers[0].digest)
+    layer = WantedReference("ghcr.io", "a", DOCKER.layers[0].digest)
     assert [ref.name for ref in site.export(want=(layer,)).bundle.refs] == ["ghcr.io/a:2", f"ghcr.io/a@{DOCKER.digest}"]
-    child = site.export(want=(Want(*NGINX, arm64.digest),)).bundle
+    child = site.export(want=(WantedReference(*NGINX, arm64.digest),)).bundle
     assert [ref.name for ref in child.refs] == [f"docker.io/library/nginx@{arm64.digest}"]
     assert inside(child) == digests(arm64)
 

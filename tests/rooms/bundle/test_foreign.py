@@ -13,9 +13,9 @@ import pytest
 import zstandard
 
 from appliance.bundle.archive import open_archive
-from appliance.bundle.foreign import read_foreign
-from appliance.bundle.offer import Offer
-from appliance.bundle.wrapping import Stop
+from appliance.bundle.archivecontents import ArchiveContents
+from appliance.bundle.compression import Stop
+from appliance.bundle.reader import read_foreign
 from appliance.errors import BundleDamaged, BundleError, BundleIncomplete, BundleUnreadable, PullcacheError
 from appliance.oci.digest import Digest
 from appliance.oci.reference import Reference
@@ -40,12 +40,12 @@ def write(folder: Path, data: bytes) -> Path:
     return path
 
 
-def offered(folder: Path, files: archives.Files, named: str | None = None) -> Offer:
+def offered(folder: Path, files: archives.Files, named: str | None = None) -> ArchiveContents:
     return read_foreign(open_archive(write(folder, archives.tar(files)), Stop()), named)
 
 
-def names(offer: Offer) -> dict[str, str]:
-    return {root.name: str(root.digest) for root in offer.roots}
+def names(contents: ArchiveContents) -> dict[str, str]:
+    return {root.name: str(root.digest) for root in contents.roots}
 
 
 # -- OCI layouts ----------------------------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ def test_a_name_is_found_wherever_a_tool_put_it(
     tmp_path: Path, annotations: dict[str, str], named: str | None, expected: str
 ) -> None:
     """Or taken from whoever imports."""
-    offer = offered(tmp_path, archives.layout([(IMAGE, annotations)]), named)
-    assert names(offer) == {expected: IMAGE.digest}
+    contents = offered(tmp_path, archives.layout([(IMAGE, annotations)]), named)
+    assert names(contents) == {expected: IMAGE.digest}
 
 
 @pytest.mark.parametrize("annotations", [{}, {REF_NAME: "alpine"}])
@@ -113,8 +113,8 @@ def test_one_name_is_not_given_to_several_images(tmp_path: Path) -> None:
     both = archives.layout([(IMAGE, {}), (DOCKER, {})])
     with pytest.raises(BundleError, match="2 images in it, 2 of them without a name"):
         offered(tmp_path, both, "nginx")
-    offer = offered(tmp_path, archives.layout([(IMAGE, {}), (DOCKER, {IMAGE_NAME: NAME})]), "ghcr.io/a/b:v1")
-    assert names(offer) == {"ghcr.io/a/b:v1": IMAGE.digest, NAME: DOCKER.digest}
+    contents = offered(tmp_path, archives.layout([(IMAGE, {}), (DOCKER, {IMAGE_NAME: NAME})]), "ghcr.io/a/b:v1")
+    assert names(contents) == {"ghcr.io/a/b:v1": IMAGE.digest, NAME: DOCKER.digest}
 
 
 def test_one_name_of_two_images_is_refused(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_signature_of_hauler_does_not_take_its_images_name(tmp_path: Path) -> 
 
 def test_what_refers_to_nothing_inside_is_left_out_and_said(tmp_path: Path) -> None:
     """There is no repository to put it into."""
-    offer = offered(tmp_path, archives.layout([(IMAGE, {IMAGE_NAME: NAME}), (SBOM, {SUBJECT: SBOM.digest})]))
-    assert names(offer) == {NAME: IMAGE.digest}
-    assert offer.notes == [f"{SBOM.digest} refers to no image of this archive and was left out"]
+    contents = offered(tmp_path, archives.layout([(IMAGE, {IMAGE_NAME: NAME}), (SBOM, {SUBJECT: SBOM.digest})]))
+    assert names(contents) == {NAME: IMAGE.digest}
+    assert contents.notes == [f"{SBOM.digest} refers to no image of this archive and was left out"]
 
 
 def test_a_platform_that_was_not_exported_is_no_gap(tmp_path: Path) -> None:

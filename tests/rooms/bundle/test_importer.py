@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
-from appliance.bundle import contents, intake, tar
-from appliance.bundle.importer import ImportOptions, Progress
+from appliance.bundle import blobingest, contents, tar
+from appliance.bundle.importer import ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey, SecretKey
 from appliance.bundle.names import Names
-from appliance.bundle.policy import Policy
+from appliance.bundle.policy import TrustPolicy
 from appliance.config import parse
 from appliance.errors import (
     BundleConflict,
@@ -332,7 +332,7 @@ def test_what_is_removed_during_an_import_is_not_published_without(tmp_path: Pat
     before = receiver.names()
     gone = Digest.parse(MULTI.children[0].layers[0].digest)
 
-    def remove(progress: Progress) -> None:
+    def remove(progress: ImportProgress) -> None:
         if progress.stage == "storing":
             receiver.store._blobs.pop(gone, None)
 
@@ -417,13 +417,13 @@ def signed(tmp_path: Path, key: SecretKey, name: str = "signed.tar") -> Path:
 def test_the_signature_of_a_trusted_key_is_named_in_the_receipt(tmp_path: Path) -> None:
     """Who vouches for what is served can be looked up later."""
     key = SecretKey.generate()
-    receipt = Receiver(Policy((key.public,))).run(signed(tmp_path, key))
+    receipt = Receiver(TrustPolicy((key.public,))).run(signed(tmp_path, key))
     assert (receipt.signer, receipt.comment, receipt.notes) == (key.public.key_id, "from site a", [])
 
 
 def test_an_unsigned_bundle_is_refused_where_a_key_is_trusted(bundle: Path) -> None:
     """Else it would be enough to cut the signature off."""
-    receiver = Receiver(Policy((SecretKey.generate().public,)))
+    receiver = Receiver(TrustPolicy((SecretKey.generate().public,)))
     with pytest.raises(BundleUntrusted, match="bundle.tar: it is not signed.*--sign"):
         receiver.run(bundle)
     assert (receiver.names(), receiver.held()) == ({}, 0)
@@ -431,7 +431,7 @@ def test_an_unsigned_bundle_is_refused_where_a_key_is_trusted(bundle: Path) -> N
 
 def test_an_unsigned_bundle_is_refused_where_a_signature_is_required(tmp_path: Path, bundle: Path) -> None:
     """And a signed one, while no key is trusted."""
-    receiver = Receiver(Policy(require_signature=True))
+    receiver = Receiver(TrustPolicy(require_signature=True))
     with pytest.raises(BundleUntrusted, match="not signed"):
         receiver.run(bundle)
     with pytest.raises(BundleUntrusted, match="no key is trusted"):
@@ -442,7 +442,7 @@ def test_a_foreign_key_is_refused(tmp_path: Path) -> None:
     """A signature by anybody is a signature by nobody."""
     ours, theirs = SecretKey.generate(), SecretKey.generate()
     with pytest.raises(BundleUntrusted, match=f"signed.tar: .*{theirs.public.key_id}.*not trusted"):
-        Receiver(Policy((ours.public,))).run(signed(tmp_path, theirs))
+        Receiver(TrustPolicy((ours.public,))).run(signed(tmp_path, theirs))
 
 
 def test_a_key_given_with_the_import_is_trusted_for_it(tmp_path: Path, bundle: Path) -> None:
@@ -457,7 +457,7 @@ def test_a_key_given_with_the_import_is_trusted_for_it(tmp_path: Path, bundle: P
 def test_a_key_given_with_the_import_chooses_among_the_configured_ones(tmp_path: Path) -> None:
     """Only these: the other configured key is not trusted for this import."""
     ours, theirs = SecretKey.generate(), SecretKey.generate()
-    policy = Policy((ours.public, theirs.public), require_signature=True)
+    policy = TrustPolicy((ours.public, theirs.public), require_signature=True)
     path = signed(tmp_path, theirs)
     assert Receiver(policy).run(path, trust=(theirs.public,)).signer == theirs.public.key_id
     receiver = Receiver(policy)
@@ -473,7 +473,7 @@ def test_a_key_given_with_the_import_adds_nothing_to_the_configured_ones(
 ) -> None:
     """Who may order an import cannot have a stranger's bundle taken; the message has the line to be configured."""
     ours, theirs = SecretKey.generate(), SecretKey.generate()
-    receiver = Receiver(Policy((ours.public,), require))
+    receiver = Receiver(TrustPolicy((ours.public,), require))
     for keys in ((theirs.public,), (ours.public, theirs.public)):
         with pytest.raises(BundleUntrusted, match="none of those that this appliance trusts") as caught:
             receiver.run(signed(tmp_path, theirs), trust=keys, dry_run=dry_run)
@@ -486,13 +486,13 @@ def test_another_key_that_only_calls_itself_like_a_configured_one_is_not_it(tmp_
     ours, theirs = SecretKey.generate(), SecretKey.generate()
     namesake = PublicKey(ours.public.key_id, theirs.public.raw)
     with pytest.raises(BundleUntrusted, match="none of those that this appliance trusts"):
-        Receiver(Policy((ours.public,))).run(signed(tmp_path, theirs), trust=(namesake,))
+        Receiver(TrustPolicy((ours.public,))).run(signed(tmp_path, theirs), trust=(namesake,))
 
 
 def test_callers_may_name_any_key_where_the_configuration_says_so(tmp_path: Path) -> None:
     """And then it is the only one: what the configured key signed is not taken for that import."""
     ours, theirs = SecretKey.generate(), SecretKey.generate()
-    policy = Policy((ours.public,), accept_callers_keys=True)
+    policy = TrustPolicy((ours.public,), accept_callers_keys=True)
     path = signed(tmp_path, theirs)
     assert Receiver(policy).run(path, trust=(theirs.public,)).signer == theirs.public.key_id
     with pytest.raises(BundleUntrusted):
@@ -506,7 +506,7 @@ def test_a_signature_that_is_required_may_be_by_the_callers_key_where_none_is_co
 ) -> None:
     """The caller's keys are the only ones then; what is not signed stays refused."""
     key = SecretKey.generate()
-    policy = Policy(require_signature=True)
+    policy = TrustPolicy(require_signature=True)
     assert Receiver(policy).run(signed(tmp_path, key), trust=(key.public,)).signer == key.public.key_id
     with pytest.raises(BundleUntrusted, match="not signed"):
         Receiver(policy).run(bundle, trust=(key.public,))
@@ -517,14 +517,14 @@ def test_a_changed_list_of_contents_is_refused_by_its_signature(tmp_path: Path) 
     key = SecretKey.generate()
     data = signed(tmp_path, key).read_bytes().replace(b'"site":"site-a"', b'"site":"site-x"', 1)
     with pytest.raises(BundleUntrusted, match="is wrong"):
-        Receiver(Policy((key.public,))).run(write(tmp_path, data))
+        Receiver(TrustPolicy((key.public,))).run(write(tmp_path, data))
 
 
 def test_another_tools_archive_is_refused_where_a_signature_is_required(tmp_path: Path) -> None:
     """Nobody can have signed it."""
     path = write(tmp_path, archives.tar(archives.skopeo_oci(OTHER, "nginx:1")))
     with pytest.raises(BundleUntrusted, match="is an OCI image layout, which carries no signature"):
-        Receiver(Policy((SecretKey.generate().public,))).run(path)
+        Receiver(TrustPolicy((SecretKey.generate().public,))).run(path)
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------
@@ -623,7 +623,7 @@ def test_another_blob_of_the_same_size_is_refused_and_not_kept(tmp_path: Path, p
     """The digest decides."""
     layer = OTHER.layers[0]
     name = f"blobs/sha256/{layer.digest[7:]}"
-    assert len(layer.data) > intake.SMALL
+    assert len(layer.data) > blobingest.SMALL
     path = write(tmp_path, repacked(plain, lambda found: found.update({name: bytes(len(layer.data))})))
     receiver = Receiver()
     error = refuse(path, receiver)
@@ -678,7 +678,7 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path, plain: bytes) -
 
 def test_too_many_entries_are_refused(tmp_path: Path, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten million of them would be read for an hour."""
-    monkeypatch.setattr(tar.Reader.__init__, "__defaults__", (5,))
+    monkeypatch.setattr(tar.TarReader.__init__, "__defaults__", (5,))
     assert "more than 5 entries" in str(refuse(write(tmp_path, plain)))
 
 
@@ -706,8 +706,8 @@ def test_a_layer_that_was_cut_goes_on_where_it_stopped(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over gigabytes that is what an import's end is about."""
-    monkeypatch.setattr(intake, "PIECE", 100_000)
-    monkeypatch.setattr(intake, "AT_ONCE", 1)
+    monkeypatch.setattr(blobingest, "PIECE", 100_000)
+    monkeypatch.setattr(blobingest, "AT_ONCE", 1)
     whole = Receiver()
     whole.run(bundle)
     receiver = Receiver()
@@ -849,8 +849,8 @@ def test_an_import_can_be_cancelled_at_any_moment(bundle: Path) -> None:
 
 def test_the_next_piece_is_read_while_one_is_written(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that reads and another that writes work at the same time."""
-    monkeypatch.setattr(intake, "PIECE", 100_000)
-    monkeypatch.setattr(intake, "AT_ONCE", 1)
+    monkeypatch.setattr(blobingest, "PIECE", 100_000)
+    monkeypatch.setattr(blobingest, "AT_ONCE", 1)
     receiver = Receiver()
     receiver.threads = Threads()
     receiver.start()
@@ -881,7 +881,7 @@ def test_the_next_piece_is_read_while_one_is_written(bundle: Path, monkeypatch: 
 
 def test_progress_counts_what_is_new_up_to_the_whole(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bar that ends at its end."""
-    monkeypatch.setattr(intake, "PIECE", 100_000)
+    monkeypatch.setattr(blobingest, "PIECE", 100_000)
     receiver = Receiver()
     receipt = receiver.run(bundle)
     stored = [progress for progress in receiver.progress if progress.stage == "storing"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from appliance.bundle.importer import Progress
+from appliance.bundle.importer import ImportProgress
 from appliance.bundle.inbox import INTERVAL, MAX_RETRY, RETRY, STALLED, Inbox
 from appliance.bundle.openings import MAX_OPENINGS
 from appliance.bundle.receipt import Receipt
@@ -56,10 +56,10 @@ class Watched:
         self.inbox = Inbox(folder, self.run, InlineThreads(), self.clock, self.state)
         self.inbox.start()
 
-    async def run(self, files: list[Path], progress: Callable[[Progress], None]) -> Receipt:
+    async def run(self, files: list[Path], progress: Callable[[ImportProgress], None]) -> Receipt:
         self.imported.append([file.name for file in files])
         assert all(file.parent == self.folder and file.exists() for file in files)
-        progress(Progress(stage=self.stage))
+        progress(ImportProgress(stage=self.stage))
         if self.slow:
             self.waiting.append(Deferred())
             await self.waiting[-1]
@@ -206,7 +206,7 @@ class Chain:
         self.tried: list[str] = []
         watched.inbox._run = self.run
 
-    async def run(self, files: list[Path], progress: Callable[[Progress], None]) -> Receipt:
+    async def run(self, files: list[Path], progress: Callable[[ImportProgress], None]) -> Receipt:
         [file] = files
         self.tried.append(file.name)
         base = self.base.get(file.name)

@@ -14,11 +14,11 @@ import pytest
 import zstandard
 
 from appliance.bundle import archive as opening
-from appliance.bundle import contents, layoutarchive, survey, tar
+from appliance.bundle import contents, importplan, layoutarchive, tar
 from appliance.bundle.archive import Item, TarArchive, open_archive
+from appliance.bundle.compression import Stop
 from appliance.bundle.minisign import SecretKey
-from appliance.bundle.policy import Policy
-from appliance.bundle.wrapping import Stop
+from appliance.bundle.policy import TrustPolicy
 from appliance.errors import BundleDamaged, BundleError, BundleUntrusted
 from tests.doubles import archives, hostile, images
 from tests.doubles.archives import IMAGE_NAME, SUBJECT
@@ -157,7 +157,7 @@ def test_nothing_is_read_of_what_nobody_can_have_signed(
     tmp_path: Path, files: archives.Files, reads: Counter[str]
 ) -> None:
     """Where a signature is demanded, the policy is asked first."""
-    receiver = Receiver(Policy((SecretKey.generate().public,)))
+    receiver = Receiver(TrustPolicy((SecretKey.generate().public,)))
     with pytest.raises(BundleUntrusted, match="carries no signature"):
         receiver.run(write(tmp_path, archives.tar(files)))
     assert reads == {}
@@ -197,9 +197,9 @@ def test_a_graph_is_read_once_and_not_for_each_name(tmp_path: Path, reads: Count
         (layoutarchive, "MAX_LINKS", 10, "name more than 10 manifests"),
         (layoutarchive, "MAX_STEPS", 100, "walked for hours"),
         (layoutarchive, "MAX_REFS", 31, "names"),
-        (survey, "MAX_PIECES", 100, "which nothing honest needs"),
-        (survey, "MAX_BENEATH", 5, "which nothing honest needs"),
-        (survey, "MAX_DOCUMENTS", 500, "bytes of manifests"),
+        (importplan, "MAX_PIECES", 100, "which nothing honest needs"),
+        (importplan, "MAX_BENEATH", 5, "which nothing honest needs"),
+        (importplan, "MAX_DOCUMENTS", 500, "bytes of manifests"),
     ],
 )
 def test_work_and_memory_have_bounds_together(

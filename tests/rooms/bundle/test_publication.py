@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
+from appliance.bundle.archivecontents import NamedManifest
 from appliance.bundle.journal import HeldManifest, Published
-from appliance.bundle.offer import Root
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.errors import BundleConflict
@@ -27,7 +27,7 @@ NOW = 1_800_000_000.0
 def root(digest: Digest, tag: str | None, place: str = "docker.io/library/nginx") -> Published:
     upstream, _, repository = place.partition("/")
     manifests = (HeldManifest(str(digest), OCI_INDEX, 10), HeldManifest(str(CHILD), OCI_MANIFEST, 20))
-    return Published(Root(upstream, repository, tag, digest, 10, OCI_INDEX), manifests)
+    return Published(NamedManifest(upstream, repository, tag, digest, 10, OCI_INDEX), manifests)
 
 
 CONTENT = [root(NEW, "1"), root(NEW, "2"), root(SBOM, None), root(NEW, "1", "ghcr.io/a/b")]

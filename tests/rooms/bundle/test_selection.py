@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.bundle.selection import Candidate, Chooser, Selection, Want, parse_list, parse_pattern
+from appliance.bundle.selection import Candidate, Selection, Selector, WantedReference, parse_list, parse_pattern
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
 
@@ -32,7 +32,7 @@ def upstream_for(name: str) -> str | None:
 
 
 def chosen(selection: Selection, candidates: Iterable[Candidate] = CANDIDATES) -> set[str]:
-    return {candidate.name for candidate in Chooser(selection, upstream_for).choose(candidates, {})}
+    return {candidate.name for candidate in Selector(selection, upstream_for).choose(candidates, {})}
 
 
 def names(*refs: str, **more: object) -> set[str]:
@@ -94,36 +94,38 @@ def test_since_means_pulled_since() -> None:
 
 def test_what_means_nothing_is_told() -> None:
     """A typing error in a list of a hundred names is found."""
-    chooser = Chooser(Selection(refs=("nginx", "ngnix:1.27"), want=(Want("ghcr.io", "a", "v2"),)), upstream_for)
-    chooser.choose(CANDIDATES, {})
-    assert chooser.unanswered() == ["ngnix:1.27", "ghcr.io/a:v2"]
+    selector = Selector(
+        Selection(refs=("nginx", "ngnix:1.27"), want=(WantedReference("ghcr.io", "a", "v2"),)), upstream_for
+    )
+    selector.choose(CANDIDATES, {})
+    assert selector.unanswered() == ["ngnix:1.27", "ghcr.io/a:v2"]
 
 
 def test_what_the_other_side_wants_is_taken_however_old() -> None:
     """A wants file adds tags, manifests by digest, and the images that hold a wanted blob."""
     blob = Digest.of(b"layer")
     want = (
-        Want("docker.io", "grafana/grafana", "11"),
-        Want("docker.io", "library/nginx", str(ONE)),
-        Want("ghcr.io", "a", str(blob)),
+        WantedReference("docker.io", "grafana/grafana", "11"),
+        WantedReference("docker.io", "library/nginx", str(ONE)),
+        WantedReference("ghcr.io", "a", str(blob)),
     )
-    chooser = Chooser(Selection(want=want, since=1e9, refs=("nginx:1.27",)), upstream_for)
-    assert chooser.looked_for("ghcr.io", "a") == frozenset({blob})
-    found = {candidate.name for candidate in chooser.choose(CANDIDATES, {blob: [TWO]})}
+    selector = Selector(Selection(want=want, since=1e9, refs=("nginx:1.27",)), upstream_for)
+    assert selector.looked_for("ghcr.io", "a") == frozenset({blob})
+    found = {candidate.name for candidate in selector.choose(CANDIDATES, {blob: [TWO]})}
     assert found == {"docker.io/grafana/grafana:11", f"docker.io/library/nginx@{ONE}", "ghcr.io/a:v1"}
 
 
 def test_only_repositories_that_may_be_meant_are_looked_at() -> None:
     """To export one image takes no reading of the others."""
-    chooser = Chooser(Selection(refs=("nginx:1.27",), want=(Want("ghcr.io", "a", "v1"),)), upstream_for)
-    assert chooser.concerns("docker.io", "library/nginx") and chooser.concerns("ghcr.io", "a")
-    assert not chooser.concerns("docker.io", "grafana/grafana") and not chooser.concerns("ghcr.io", "a/b/c")
+    selector = Selector(Selection(refs=("nginx:1.27",), want=(WantedReference("ghcr.io", "a", "v1"),)), upstream_for)
+    assert selector.concerns("docker.io", "library/nginx") and selector.concerns("ghcr.io", "a")
+    assert not selector.concerns("docker.io", "grafana/grafana") and not selector.concerns("ghcr.io", "a/b/c")
 
 
 def test_an_export_of_nothing_is_refused() -> None:
     """A forgotten argument does not make an empty bundle."""
     with pytest.raises(BundleError, match="nothing to export"):
-        Chooser(Selection(), upstream_for)
+        Selector(Selection(), upstream_for)
 
 
 @pytest.mark.parametrize("text", ["", ":tag", "a//b", "/a", "a b", "nginx@", "@sha256:1"])
@@ -133,7 +135,7 @@ def test_what_is_no_name_is_refused_with_an_example(text: str) -> None:
         parse_pattern(text, upstream_for)
 
 
-class CountedWant(Want):
+class CountedWant(WantedReference):
     """A want that counts how often it is looked at."""
 
     looks = 0
@@ -154,13 +156,13 @@ def test_choosing_costs_what_is_there_and_not_that_times_what_is_wanted() -> Non
         CountedWant("docker.io", "library/nginx", str(TWO)),
     )
     CountedWant.looks = 0
-    chooser = Chooser(Selection(want=wanted), upstream_for)
-    found = chooser.choose([*tags, Candidate("docker.io", "library/nginx", "two", TWO)], {TWO: [ONE]})
+    selector = Selector(Selection(want=wanted), upstream_for)
+    found = selector.choose([*tags, Candidate("docker.io", "library/nginx", "two", TWO)], {TWO: [ONE]})
     assert {each.name for each in found} == {
         *(tag.name for tag in tags),
         f"docker.io/library/nginx@{TWO}",
     }
-    assert chooser.unanswered() == [f"docker.io/library/nginx:made-up-{number}" for number in range(200)]
+    assert selector.unanswered() == [f"docker.io/library/nginx:made-up-{number}" for number in range(200)]
     assert CountedWant.looks < 2 * len(wanted) + len(tags)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.bundle import tar
-from appliance.bundle.tar import BLOCK, END, Entry, Reader
+from appliance.bundle.tar import BLOCK, END, TarEntry, TarReader
 from appliance.errors import BundleDamaged
 
 NAMES = st.text("abcdefgh0123456789._-", min_size=1, max_size=20).filter(lambda name: name.strip("."))
@@ -28,12 +28,12 @@ def archive(files: dict[str, bytes]) -> bytes:
     return b"".join(pieces) + END
 
 
-def reader(data: bytes, max_entries: int = tar.MAX_ENTRIES) -> Reader:
+def reader(data: bytes, max_entries: int = tar.MAX_ENTRIES) -> TarReader:
     file = io.BytesIO(data)
-    return Reader(file.read, lambda n: file.seek(n, os.SEEK_CUR), "a.tar", max_entries)
+    return TarReader(file.read, lambda n: file.seek(n, os.SEEK_CUR), "a.tar", max_entries)
 
 
-def entries(data: bytes) -> list[Entry]:
+def entries(data: bytes) -> list[TarEntry]:
     return list(reader(data).entries())
 
 
@@ -193,7 +193,7 @@ def test_what_is_not_read_is_skipped() -> None:
 def test_data_may_come_in_dribs() -> None:
     """A pipe gives what it has; the bytes are the same."""
     file = io.BytesIO(archive({"a": b"1" * 1000, "b": b"2"}))
-    source = Reader(lambda n: file.read(min(n, 7)), lambda n: file.seek(n, os.SEEK_CUR), "pipe")
+    source = TarReader(lambda n: file.read(min(n, 7)), lambda n: file.seek(n, os.SEEK_CUR), "pipe")
     assert [source.whole(2000) for _ in source.entries()] == [b"1" * 1000, b"2"]
 
 

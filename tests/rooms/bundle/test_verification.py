@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.bundle import contents, tar
+from appliance.bundle.bundlearchive import FORMAT
 from appliance.bundle.contents import BUNDLE, SIGNATURE
 from appliance.bundle.minisign import SecretKey
-from appliance.bundle.policy import Policy
-from appliance.bundle.volumeset import FORMAT
+from appliance.bundle.policy import TrustPolicy
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
 from tests.doubles import images
@@ -56,7 +56,7 @@ VOLUMES = {signed: files_of(signed, 90_000) for signed in (True, False)}
 
 def imported(paths: list[Path], signed: bool) -> str:
     """What an import into an empty store takes it for; nothing when it refuses it, and why on standard output."""
-    receiver = Receiver(Policy((KEY.public,)) if signed else Policy())
+    receiver = Receiver(TrustPolicy((KEY.public,)) if signed else TrustPolicy())
     try:
         receipt = receiver.run(*paths)
     except BundleError as error:

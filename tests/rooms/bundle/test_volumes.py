@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from appliance.bundle import tar
 from appliance.bundle.contents import parse_name
-from appliance.bundle.volumes import PRESETS, Piece, pack
+from appliance.bundle.volumes import PRESETS, BlobSlice, pack
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
 
@@ -22,7 +22,7 @@ def blobs(*sizes: int, algorithm: str = "sha256") -> list[tuple[Digest, int]]:
     return [(Digest.of(str(n).encode(), algorithm), size) for n, size in enumerate(sizes)]
 
 
-def shape(volumes: tuple[tuple[Piece, ...], ...]) -> list[list[tuple[int, int | None]]]:
+def shape(volumes: tuple[tuple[BlobSlice, ...], ...]) -> list[list[tuple[int, int | None]]]:
     return [[(piece.size, piece.part) for piece in volume] for volume in volumes]
 
 
@@ -82,7 +82,7 @@ def test_a_large_blob_begins_where_there_is_room() -> None:
 
 def test_the_name_of_a_piece_tells_what_it_is() -> None:
     """Whole blobs lie where an image layout has them, parts beside."""
-    whole, part = Piece(Digest.of(b""), 0, 5), Piece(Digest.of(b""), 0, 5, 3)
+    whole, part = BlobSlice(Digest.of(b""), 0, 5), BlobSlice(Digest.of(b""), 0, 5, 3)
     assert parse_name(whole.name) == (Digest.of(b""), None)
     assert parse_name(part.name) == (Digest.of(b""), 3)
     assert whole.extent == part.extent == 1024

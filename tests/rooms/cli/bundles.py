@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from appliance.bundle import contents, tar
-from appliance.bundle.contents import BlobEntry, Bundle, Part, Platforms, Producer, Ref, Upstream
+from appliance.bundle.contents import BlobEntry, Bundle, Part, Platforms, Producer, Provenance, Ref
 from appliance.bundle.minisign import SecretKey
 from appliance.oci.digest import Digest
 
@@ -39,7 +39,7 @@ Entries = list[tuple[str, bytes]]
 def bundle(*blobs: BlobEntry, title: str = "weekly", image: bytes = MANIFEST) -> Bundle:
     """A sealed list of contents with one reference, to C{image}."""
     digest = str(Digest.of(image))
-    upstream = Upstream(registry="docker.io", repository="library/tiny", tag="1")
+    upstream = Provenance(registry="docker.io", repository="library/tiny", tag="1")
     platforms = Platforms(present=("linux/amd64",), absent=("linux/arm64",))
     size = len(image)
     ref = Ref(name=NAME, digest=digest, media_type=INDEX_TYPE, size=size, upstream=upstream, platforms=platforms)

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
 from appliance.bundle.archive import whole
-from appliance.bundle.offer import Place, Supply
+from appliance.bundle.archivecontents import BlobFile, BlobSource
 from appliance.errors import BlobDamaged, BundleDamaged, BundleNotRead, BundleNotStored
 from appliance.interfaces import IBlobStore, IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
@@ -29,7 +29,7 @@ SMALL = 512 * 1024
 AT_ONCE = 1
 
 
-class Intake:
+class BlobIngest:
     """
     One import's way into the store.
 
@@ -43,7 +43,7 @@ class Intake:
         self._progressed = progressed
         self.read_bytes = 0
 
-    async def take_all(self, supplies: Sequence[Supply]) -> None:
+    async def store_all(self, blobs: Sequence[BlobSource]) -> None:
         """
         Store them, in order as far as several at once allow; each is durable on return.
 
@@ -51,91 +51,91 @@ class Intake:
         @raise BundleNotRead: the medium cannot be read.
         @raise BundleNotStored: the store cannot take them.
         """
-        waiting = list(reversed(supplies))
+        waiting = list(reversed(blobs))
         # Compressed archives are read from one end to the other.
-        streamed = any(place.archive.streamed for supply in supplies for place in supply.places)
+        streamed = any(file.archive.streamed for blob in blobs for file in blob.files)
         await _together([self._work(waiting) for _ in range(1 if streamed else AT_ONCE)])
 
-    async def _work(self, waiting: list[Supply]) -> None:
+    async def _work(self, waiting: list[BlobSource]) -> None:
         while waiting:
-            supply = waiting.pop()
+            blob = waiting.pop()
             try:
-                await self._take(supply)
+                await self._take(blob)
             except OSError as error:
                 raise BundleNotStored(
-                    f"{supply}: the store cannot take it: {error.strerror or error}; make room and import again: what"
+                    f"{blob}: the store cannot take it: {error.strerror or error}; make room and import again: what"
                     " is stored by now is not read again"
                 ) from error
 
-    async def _take(self, supply: Supply) -> None:
-        if self._store.size(supply.digest) == supply.size:
+    async def _take(self, blob: BlobSource) -> None:
+        if self._store.size(blob.digest) == blob.size:
             # A client's pull has brought it since the import began.
-            self._progressed(str(supply), supply.size)
-        elif supply.data is not None or supply.size <= SMALL:
-            await self._put(supply)
+            self._progressed(str(blob), blob.size)
+        elif blob.data is not None or blob.size <= SMALL:
+            await self._put(blob)
         else:
             # What an earlier import or a pull left may be wrong, after a power cut too: once more from the beginning.
-            while not await self._stream(supply):
+            while not await self._stream(blob):
                 pass
 
-    async def _put(self, supply: Supply) -> None:
-        data = supply.data if supply.data is not None else await self._threads.call(_gathered, supply)
+    async def _put(self, blob: BlobSource) -> None:
+        data = blob.data if blob.data is not None else await self._threads.call(_gathered, blob)
         try:
-            await self._store.put(supply.digest, data)
+            await self._store.put(blob.digest, data)
         except BlobDamaged:
-            raise await self._damaged(supply) from None
-        self.read_bytes += 0 if supply.data is not None else supply.size
-        self._progressed(str(supply), supply.size)
+            raise await self._damaged(blob) from None
+        self.read_bytes += 0 if blob.data is not None else blob.size
+        self._progressed(str(blob), blob.size)
 
-    async def _stream(self, supply: Supply) -> bool:
+    async def _stream(self, blob: BlobSource) -> bool:
         """Receive the blob; C{False} when it is wrong, and gone, and not all of its bytes were those of the archive."""
-        ingest = await self._store.ingest(supply.digest)
+        ingest = await self._store.ingest(blob.digest)
         try:
-            if ingest.size > supply.size:
+            if ingest.size > blob.size:
                 await ingest.discard()
                 return False
             if ingest.origin is None:
                 # So that a start knows whether it is whole.
-                await ingest.note(Origin(None, "", supply.size))
+                await ingest.note(Origin(None, "", blob.size))
             staged = ingest.size
-            self._progressed(str(supply), staged)
-            await self._copy(supply, ingest)
-            return await self._commit(supply, ingest, staged)
+            self._progressed(str(blob), staged)
+            await self._copy(blob, ingest)
+            return await self._commit(blob, ingest, staged)
         finally:
             ingest.close()
 
-    async def _commit(self, supply: Supply, ingest: IIngest, staged: int) -> bool:
+    async def _commit(self, blob: BlobSource, ingest: IIngest, staged: int) -> bool:
         try:
             await ingest.commit()
         except BlobDamaged:
-            self._progressed(str(supply), -supply.size)
+            self._progressed(str(blob), -blob.size)
             if staged:
                 return False
-            raise await self._damaged(supply) from None
+            raise await self._damaged(blob) from None
         return True
 
-    async def _copy(self, supply: Supply, ingest: IIngest) -> None:
+    async def _copy(self, blob: BlobSource, ingest: IIngest) -> None:
         """From where the ingest is to the end; the next read is under way while a piece is written."""
-        ahead = self._read(supply, ingest.size)
+        ahead = self._read(blob, ingest.size)
         try:
             while data := await ahead:
                 self.read_bytes += len(data)
-                ahead = self._read(supply, ingest.size + len(data))
+                ahead = self._read(blob, ingest.size + len(data))
                 await ingest.write([data])
-                self._progressed(str(supply), len(data))
+                self._progressed(str(blob), len(data))
         finally:
             # Its result is of no use when the loop was left by an error; awaited or not, it must not go unheard.
             ahead.addErrback(lambda _: None)
 
-    async def _damaged(self, supply: Supply) -> BundleDamaged:
+    async def _damaged(self, blob: BlobSource) -> BundleDamaged:
         """The error for a blob that is wrong; of one in parts, that names the wrong part."""
-        for place in supply.places:
-            if place.sha256 and await self._threads.call(_sha256, place) != place.sha256:
-                return _wrong_part(place)
-        return BundleDamaged(f"{supply}: its bytes do not have the digest {supply.digest}; copy the archive again")
+        for file in blob.files:
+            if file.sha256 and await self._threads.call(_sha256, file) != file.sha256:
+                return _wrong_part(file)
+        return BundleDamaged(f"{blob}: its bytes do not have the digest {blob.digest}; copy the archive again")
 
-    def _read(self, supply: Supply, start: int) -> Deferred[bytes]:
-        return self._threads.call(_read_at, supply, start)
+    def _read(self, blob: BlobSource, start: int) -> Deferred[bytes]:
+        return self._threads.call(_read_at, blob, start)
 
 
 async def _together(work: Sequence[Coroutine[Deferred[Any], Any, None]]) -> None:
@@ -155,83 +155,83 @@ async def _together(work: Sequence[Coroutine[Deferred[Any], Any, None]]) -> None
         failures[0].raiseException()
 
 
-def in_file_order(supplies: Iterable[Supply]) -> list[Supply]:
+def in_file_order(blobs: Iterable[BlobSource]) -> list[BlobSource]:
     """Made here first, then as they lie in the files."""
     return sorted(
-        supplies,
-        key=lambda supply: [(place.archive.source, place.item.start, place.item.name) for place in supply.places[:1]],
+        blobs,
+        key=lambda blob: [(file.archive.source, file.item.start, file.item.name) for file in blob.files[:1]],
     )
 
 
 def check_bytes(
-    places: Sequence[Place], digest: Digest | None, progressed: Callable[[int], None] = lambda _: None
+    files: Sequence[BlobFile], digest: Digest | None, progressed: Callable[[int], None] = lambda _: None
 ) -> None:
     """
     Read a blob that is not to be stored and compare it with its hashes. Blocking.
 
     As where it is stored, the digest decides: the hashes of parts tell which volume is wrong, or stand in for a digest.
 
-    @param digest: of what C{places} hold together; C{None} where they are only some parts of a blob.
+    @param digest: of what C{files} hold together; C{None} where they are only some parts of a blob.
     @param progressed: told how many more bytes were read.
     @raise BundleDamaged: the bytes are not those of the digest, or of a part.
     @raise BundleNotRead: the medium cannot be read.
     """
     entire = None if digest is None else digest.hasher()
-    wrong: list[Place] = []
-    for place in places:
+    wrong: list[BlobFile] = []
+    for file in files:
         part, start = hashlib.sha256(), 0
-        while data := _read_place(place, start):
+        while data := _read_place(file, start):
             start += len(data)
             progressed(len(data))
-            if place.sha256:
+            if file.sha256:
                 part.update(data)
             if entire is not None:
                 entire.update(data)
-        if place.sha256 and part.hexdigest() != place.sha256:
-            wrong.append(place)
+        if file.sha256 and part.hexdigest() != file.sha256:
+            wrong.append(file)
     if entire is not None and digest is not None and entire.hexdigest() == digest.encoded:
         return
     if wrong:
         raise _wrong_part(wrong[0])
     if digest is not None:
-        raise BundleDamaged(f"{places[0]}: its bytes do not have the digest {digest}; copy the archive again")
+        raise BundleDamaged(f"{files[0]}: its bytes do not have the digest {digest}; copy the archive again")
 
 
-def _wrong_part(place: Place) -> BundleDamaged:
-    return BundleDamaged(f"{place}: this part is not what was written; copy that volume again")
+def _wrong_part(file: BlobFile) -> BundleDamaged:
+    return BundleDamaged(f"{file}: this part is not what was written; copy that volume again")
 
 
-def _read_at(supply: Supply, start: int) -> bytes:
+def _read_at(blob: BlobSource, start: int) -> bytes:
     """At most L{PIECE} bytes of the blob from offset C{start}; none at its end."""
-    for place in supply.places:
-        if start < place.item.size:
-            return _read_place(place, start)
-        start -= place.item.size
+    for file in blob.files:
+        if start < file.item.size:
+            return _read_place(file, start)
+        start -= file.item.size
     return b""
 
 
-def _read_place(place: Place, start: int) -> bytes:
+def _read_place(file: BlobFile, start: int) -> bytes:
     """At most L{PIECE} bytes of the file from offset C{start}; none at its end."""
     try:
-        return place.archive.read(place.item, start, PIECE)
+        return file.archive.read(file.item, start, PIECE)
     except OSError as error:
         raise BundleNotRead(
-            f"{place}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is"
+            f"{file}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is"
             " stored by now is not read again"
         ) from None
 
 
-def _gathered(supply: Supply) -> bytes:
-    """A small blob's bytes, from all its places."""
+def _gathered(blob: BlobSource) -> bytes:
+    """A small blob's bytes, from all its files."""
     try:
-        return b"".join(whole(place.archive, place.item, SMALL) for place in supply.places)
+        return b"".join(whole(file.archive, file.item, SMALL) for file in blob.files)
     except OSError as error:
-        raise BundleNotRead(f"{supply}: cannot be read: {error.strerror}; copy the archive again") from None
+        raise BundleNotRead(f"{blob}: cannot be read: {error.strerror}; copy the archive again") from None
 
 
-def _sha256(place: Place) -> str:
+def _sha256(file: BlobFile) -> str:
     hasher, start = hashlib.sha256(), 0
-    while data := place.archive.read(place.item, start, PIECE):
+    while data := file.archive.read(file.item, start, PIECE):
         hasher.update(data)
         start += len(data)
     return hasher.hexdigest()

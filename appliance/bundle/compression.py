@@ -49,7 +49,7 @@ class Stop:
             raise CancelledError
 
 
-class Stream(Protocol):
+class ByteStream(Protocol):
     """
     Bytes that are read forward; going to another position is cheap, or not.
 
@@ -71,7 +71,7 @@ class Stream(Protocol):
         """Close the file."""
 
 
-def open_stream(path: str, fd: int, stop: Stop) -> Stream:
+def open_stream(path: str, fd: int, stop: Stop) -> ByteStream:
     """
     The bytes of the regular file that is open as C{fd}, which the stream closes. Blocking, as everything on it is.
 
@@ -87,14 +87,14 @@ def open_stream(path: str, fd: int, stop: Stop) -> Stream:
         os.close(fd)
         raise
     if head.startswith(_GZIP):
-        return Unpacked(path, fd, "gzip", stop)
+        return DecompressedStream(path, fd, "gzip", stop)
     if head.startswith(_ZSTD):
-        return Unpacked(path, fd, "zstd", stop)
-    return Plain(fd, stop)
+        return DecompressedStream(path, fd, "zstd", stop)
+    return PlainStream(fd, stop)
 
 
-class Plain:
-    """A L{Stream} of a file's own bytes."""
+class PlainStream:
+    """A L{ByteStream} of a file's own bytes."""
 
     wrapping = ""
 
@@ -104,29 +104,29 @@ class Plain:
         self._position = 0
 
     def read(self, size: int) -> bytes:
-        """See L{Stream}."""
+        """See L{ByteStream}."""
         self._stop.check()
         data = os.pread(self._fd, size, self._position)
         self._position += len(data)
         return data
 
     def skip(self, size: int) -> None:
-        """See L{Stream}."""
+        """See L{ByteStream}."""
         self._position += size
 
     def seek(self, position: int) -> None:
-        """See L{Stream}."""
+        """See L{ByteStream}."""
         self._position = position
 
     def close(self) -> None:
-        """See L{Stream}."""
+        """See L{ByteStream}."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-class Unpacked:
-    """A L{Stream} of what a compressed file holds; going back means unpacking from the beginning again."""
+class DecompressedStream:
+    """A L{ByteStream} of what a compressed file holds; going back means unpacking from the beginning again."""
 
     def __init__(self, path: str, fd: int, wrapping: str, stop: Stop) -> None:
         self.wrapping = wrapping
@@ -137,7 +137,7 @@ class Unpacked:
         self._begin()
 
     def read(self, size: int) -> bytes:
-        """See L{Stream}. Raises L{BundleDamaged}, and L{BundleError} for a bomb."""
+        """See L{ByteStream}. Raises L{BundleDamaged}, and L{BundleError} for a bomb."""
         self._stop.check()
         try:
             data: bytes = self._unpacked.read(min(size, 4 * _PIECE))
@@ -152,7 +152,7 @@ class Unpacked:
         return data
 
     def skip(self, size: int) -> None:
-        """See L{Stream}."""
+        """See L{ByteStream}."""
         while size:
             data = self.read(min(size, _PIECE))
             if not data:
@@ -160,7 +160,7 @@ class Unpacked:
             size -= len(data)
 
     def seek(self, position: int) -> None:
-        """See L{Stream}. Raises L{BundleError} when that was done too often."""
+        """See L{ByteStream}. Raises L{BundleError} when that was done too often."""
         if position < self._position:
             self._rewinds += 1
             if self._rewinds > MAX_REWINDS:
@@ -172,7 +172,7 @@ class Unpacked:
         self.skip(position - self._position)
 
     def close(self) -> None:
-        """See L{Stream}."""
+        """See L{ByteStream}."""
         self._file.close()
 
     def _begin(self) -> None:

@@ -12,15 +12,15 @@ from appliance.bundle.contents import (
     BlobEntry,
     BlobKind,
     Bundle,
-    HeardEntry,
+    KnownReferrers,
     Platforms,
     Producer,
+    Provenance,
     Ref,
     ReferrerEntry,
     Required,
-    Upstream,
 )
-from appliance.bundle.imagelayout import DockerImage, Root
+from appliance.bundle.imagelayout import DockerImage, IndexEntry
 from appliance.bundle.selection import Candidate, Selection
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
@@ -34,7 +34,7 @@ Relation = tuple[str, str, str]
 """Repository in full, digest of the referrer, and its tag or nothing: what tells entries of C{referrers} apart."""
 
 
-class Draft:
+class BundleBuilder:
     """
     The contents of one bundle in the making.
 
@@ -49,7 +49,7 @@ class Draft:
         self._absent: dict[tuple[Digest, Digest], Absent] = {}
         self._referrers: dict[Relation, ReferrerEntry] = {}
         self._heard: set[tuple[str, Digest]] = set()
-        self._roots: dict[str, Root] = {}
+        self._roots: dict[str, IndexEntry] = {}
         self._images: dict[tuple[Digest, ...], DockerImage] = {}
         self.created = 0.0
 
@@ -71,7 +71,7 @@ class Draft:
             digest=str(candidate.digest),
             media_type=held.media_type,
             size=held.size,
-            upstream=Upstream(
+            upstream=Provenance(
                 registry=candidate.upstream,
                 repository=candidate.repository,
                 tag=candidate.tag,
@@ -81,7 +81,7 @@ class Draft:
         )
         # What a tag such as sha256-<hex>.sig means is a referrer: no tool may take it for an image.
         if subject_of(candidate.tag) is None:
-            self._add_root(Root(candidate.digest, held.size, held.media_type, candidate.name))
+            self._add_root(IndexEntry(candidate.digest, held.size, held.media_type, candidate.name))
         self._take(closure, candidate.name)
 
     def add_referrer(
@@ -100,7 +100,7 @@ class Draft:
             repository=place,
             tag=tag,
         )
-        self._add_root(Root(digest, held.size, held.media_type, None, subject, artifact_type))
+        self._add_root(IndexEntry(digest, held.size, held.media_type, None, subject, artifact_type))
         self._take(closure, f"{place}@{digest}" if tag is None else f"{place}:{tag}")
 
     def add_heard(self, repository: Repository, subject: Digest) -> None:
@@ -121,7 +121,7 @@ class Draft:
         return sorted(self._blobs.values(), key=lambda piece: KINDS.index(piece.kind))
 
     @property
-    def roots(self) -> list[Root]:
+    def roots(self) -> list[IndexEntry]:
         """The entries of C{index.json}: names first, then referrers that have none."""
         named = {root.digest for root in self._roots.values() if root.name is not None}
         roots = [root for root in self._roots.values() if root.name is not None or root.digest not in named]
@@ -149,7 +149,7 @@ class Draft:
             absent_platforms=tuple(_absent(self._absent[key]) for key in sorted(self._absent) if self._is_absent(key)),
             referrers=tuple(self._referrers[key] for key in sorted(self._referrers)),
             referrers_heard=tuple(
-                HeardEntry(repository=place, subject=str(each)) for place, each in sorted(self._heard)
+                KnownReferrers(repository=place, subject=str(each)) for place, each in sorted(self._heard)
             ),
         )
 
@@ -169,7 +169,7 @@ class Draft:
         if name not in needed_by:
             needed_by.append(name)
 
-    def _add_root(self, root: Root) -> None:
+    def _add_root(self, root: IndexEntry) -> None:
         self._roots.setdefault(root.name or str(root.digest), root)
 
     def _is_absent(self, key: tuple[Digest, Digest]) -> bool:

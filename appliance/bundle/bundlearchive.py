@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import get_args
 
 from appliance.bundle.archive import Archive, whole
+from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest, check_names
 from appliance.bundle.contents import (
     BUNDLE,
     INDEX,
@@ -33,8 +34,7 @@ from appliance.bundle.contents import (
     plain_file,
 )
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
-from appliance.bundle.offer import Offer, Place, Root, Supply, check_names
-from appliance.bundle.policy import Policy
+from appliance.bundle.policy import TrustPolicy
 from appliance.bundle.toolfiles import ToolFiles
 from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
 from appliance.index import layout
@@ -47,11 +47,11 @@ PLAIN_NAMES: tuple[PlainName, ...] = get_args(PlainName)
 _MAX_MARK = 4096
 
 
-def read_bundle(archives: Sequence[Archive], policy: Policy) -> Offer:
+def read_bundle(archives: Sequence[Archive], policy: TrustPolicy) -> ArchiveContents:
     """
     What the bundle offers; its signature is checked before anything in it is believed.
 
-    @raise BundleUntrusted: see L{Policy.check}.
+    @raise BundleUntrusted: see L{TrustPolicy.check}.
     @raise BundleTooNew: it is of a later format.
     @raise BundleDamaged: it is not what it was when it was made.
     @raise BundleError: the files are not of one bundle.
@@ -61,21 +61,21 @@ def read_bundle(archives: Sequence[Archive], policy: Policy) -> Offer:
     signatures = _signatures(archives)
     signed = policy.check(source, data, signatures)
     bundle = decode(data, source)
-    offer = Offer(FORMAT, bundle.id, [archive.source for archive in archives], bundle=bundle)
+    contents = ArchiveContents(FORMAT, bundle.id, [archive.source for archive in archives], bundle=bundle)
     if signed is not None:
-        offer.signer, offer.comment = signed[0].key_id, signed[1]
+        contents.signer, contents.comment = signed[0].key_id, signed[1]
     else:
         said = "it is signed, but no key is trusted here to check that with" if signatures else "it is not signed"
-        offer.notes.append(f"{said}; anybody could have made it")
-        offer.unchecked = signatures
+        contents.notes.append(f"{said}; anybody could have made it")
+        contents.unchecked = signatures
     _check_marks(archives, bundle)
     _check_entries(archives, bundle)
     _check_plain_files(archives, bundle)
-    _add_blobs(offer, archives, bundle)
-    offer.roots = _roots(bundle, source)
-    check_names(source, offer.roots)
-    offer.absent = frozenset(Digest.parse(absent.digest) for absent in bundle.absent_platforms)
-    return offer
+    _add_blobs(contents, archives, bundle)
+    contents.roots = _roots(bundle, source)
+    check_names(source, contents.roots)
+    contents.absent = frozenset(Digest.parse(absent.digest) for absent in bundle.absent_platforms)
+    return contents
 
 
 def missing_volumes(bundle: Bundle, archives: Sequence[Archive]) -> set[int]:
@@ -196,27 +196,27 @@ def _entries(blob: BlobEntry) -> list[tuple[str, int, int]]:
     return [(part_name(digest, part.n), part.size, part.volume) for part in blob.parts]
 
 
-def _add_blobs(offer: Offer, archives: Sequence[Archive], bundle: Bundle) -> None:
+def _add_blobs(contents: ArchiveContents, archives: Sequence[Archive], bundle: Bundle) -> None:
     """The blobs that are wholly in the files given, and the parts of others."""
-    places: dict[str, Place] = {}
+    files: dict[str, BlobFile] = {}
     for archive in archives:
         for item in archive.items.values():
             if parse_name(item.name) is not None:
-                places.setdefault(item.name, Place(archive, item))
+                files.setdefault(item.name, BlobFile(archive, item))
     for blob in bundle.blobs:
         names = [name for name, _, _ in _entries(blob)]
         hashes = [part.sha256 for part in blob.parts] or [""]
         found = [
-            replace(places[name], sha256=sha256) for name, sha256 in zip(names, hashes, strict=True) if name in places
+            replace(files[name], sha256=sha256) for name, sha256 in zip(names, hashes, strict=True) if name in files
         ]
         if len(found) == len(names):
             digest = Digest.parse(blob.digest)
-            offer.supplies[digest] = Supply(digest, blob.size, tuple(found))
+            contents.blobs[digest] = BlobSource(digest, blob.size, tuple(found))
         else:
-            offer.loose += found
+            contents.loose += found
 
 
-def _roots(bundle: Bundle, source: str) -> list[Root]:
+def _roots(bundle: Bundle, source: str) -> list[NamedManifest]:
     """References, and what refers to them."""
     listed = {blob.digest: blob for blob in bundle.blobs}
     try:
@@ -233,24 +233,24 @@ def _roots(bundle: Bundle, source: str) -> list[Root]:
     return roots
 
 
-def _root(ref: Ref) -> Root:
+def _root(ref: Ref) -> NamedManifest:
     name, digest = Reference.parse(ref.name), Digest.parse(ref.digest)
     upstream = ref.upstream
     if (name.upstream, name.repository, name.tag) != (upstream.registry, upstream.repository, upstream.tag):
         raise NameInvalid(f"{ref.name!r} is said to come from elsewhere")
     if name.digest is not None and name.digest != digest:
         raise NameInvalid(f"{ref.name!r} is said to mean {ref.digest}")
-    return Root(name.upstream, name.repository, name.tag, digest, ref.size, ref.media_type)
+    return NamedManifest(name.upstream, name.repository, name.tag, digest, ref.size, ref.media_type)
 
 
-def _referrer(referrer: ReferrerEntry, listed: dict[str, BlobEntry]) -> Root | None:
+def _referrer(referrer: ReferrerEntry, listed: dict[str, BlobEntry]) -> NamedManifest | None:
     """The referrer as a name of its own; C{None} when it is not inside, and so was held when this was exported."""
     blob = listed.get(referrer.digest)
     if blob is None:
         return None
     place, digest = _place(referrer.repository), Digest.parse(referrer.digest)
     tag = None if referrer.tag is None else parse_tag(referrer.tag)
-    return Root(place.upstream, place.repository, tag, digest, blob.size, blob.media_type, refers=True)
+    return NamedManifest(place.upstream, place.repository, tag, digest, blob.size, blob.media_type, refers=True)
 
 
 def _place(text: str) -> Reference:

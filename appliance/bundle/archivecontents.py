@@ -1,4 +1,4 @@
-"""What archives offer to an appliance: names, what they mean, and where the bytes are."""
+"""What an archive holds, whichever tool wrote it: names, what they mean, and where the bytes are."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from appliance.bundle.archive import Archive, Item
 from appliance.bundle.contents import Bundle
 from appliance.errors import BundleDamaged
 from appliance.oci.digest import Digest
+from appliance.oci.reference import full_name
 
 
 @dataclass(frozen=True)
-class Place:
+class BlobFile:
     """
     A file in an archive that holds a blob, or a part of one.
 
@@ -28,26 +29,26 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Supply:
+class BlobSource:
     """
     Where the bytes of a blob are.
 
     @ivar size: bytes of the whole.
-    @ivar places: what it consists of, in order.
+    @ivar files: what it consists of, in order.
     @ivar data: the bytes, when they were made here: a manifest that was rebuilt.
     """
 
     digest: Digest
     size: int
-    places: tuple[Place, ...] = ()
+    files: tuple[BlobFile, ...] = ()
     data: bytes | None = None
 
     def __str__(self) -> str:
-        return str(self.places[0]) if self.places else f"the rebuilt manifest {self.digest}"
+        return str(self.files[0]) if self.files else f"the rebuilt manifest {self.digest}"
 
 
 @dataclass(frozen=True)
-class Root:
+class NamedManifest:
     """
     One name to publish.
 
@@ -72,12 +73,11 @@ class Root:
     @property
     def name(self) -> str:
         """The full name."""
-        place = f"{self.upstream}/{self.repository}"
-        return f"{place}@{self.digest}" if self.tag is None else f"{place}:{self.tag}"
+        return full_name(self.upstream, self.repository, self.tag or self.digest)
 
 
 @dataclass
-class Offer:
+class ArchiveContents:
     """
     Everything that one import is about.
 
@@ -94,24 +94,24 @@ class Offer:
 
     format: str
     id: str
-    sources: list[str]
-    roots: list[Root] = field(default_factory=list)
-    supplies: dict[Digest, Supply] = field(default_factory=dict)
+    files: list[str]
+    roots: list[NamedManifest] = field(default_factory=list)
+    blobs: dict[Digest, BlobSource] = field(default_factory=dict)
     absent: frozenset[Digest] | None = None
     notes: list[str] = field(default_factory=list)
     signer: str | None = None
     comment: str | None = None
     unchecked: list[str] = field(default_factory=list)
-    loose: list[Place] = field(default_factory=list)
+    loose: list[BlobFile] = field(default_factory=list)
     bundle: Bundle | None = None
 
     @property
     def source(self) -> str:
         """The files, for messages."""
-        return ", ".join(self.sources)
+        return ", ".join(self.files)
 
 
-def check_names(source: str, roots: Sequence[Root]) -> None:
+def check_names(source: str, roots: Sequence[NamedManifest]) -> None:
     """Raises L{BundleDamaged} when one name means two things."""
     meanings: dict[str, Digest] = {}
     for root in roots:

@@ -1,5 +1,5 @@
 """
-What an offer comes to in this store: what is held, what is new, what is missing, and whether every image is whole.
+What importing an archive means for this store: what is held, new or missing, and whether every image is whole.
 
 Only manifests and indexes are read for that, so it costs little; nothing is stored.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from appliance.bundle.archive import Archive, whole
+from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedManifest, in_words
+from appliance.bundle.bundlearchive import missing_volumes, volumes_of
 from appliance.bundle.closure import Closure, ImageBlob, Parsed, closure
 from appliance.bundle.contents import MAX_MANIFEST_VALUES, MAX_REFS, Bundle, check_values
 from appliance.bundle.journal import HeldManifest, Published
-from appliance.bundle.offer import Offer, Root, Supply, in_words
-from appliance.bundle.volumeset import missing_volumes, volumes_of
 from appliance.errors import (
     BlobDamaged,
     BundleDamaged,
@@ -38,34 +38,34 @@ _SHOWN = 5
 
 
 @dataclass
-class Survey:
+class ImportPlan:
     """
     @ivar content: every root with the manifests beneath it.
     @ivar needed: sizes of all blobs beneath the roots.
     @ivar new: those of them that are not held.
     @ivar absent: children of indexes that are left out, C{index child platform}, each once.
-    @ivar lack: why it cannot be published, C{None} when it can.
+    @ivar incomplete: why it cannot be published, C{None} when it can.
     """
 
     content: list[Published] = field(default_factory=list)
     needed: dict[Digest, int] = field(default_factory=dict)
-    new: list[Supply] = field(default_factory=list)
+    new: list[BlobSource] = field(default_factory=list)
     absent: dict[str, None] = field(default_factory=dict)
-    lack: BundleIncomplete | None = None
+    incomplete: BundleIncomplete | None = None
 
     @property
     def new_bytes(self) -> int:
         """Bytes of all blobs that are not held."""
-        return sum(supply.size for supply in self.new)
+        return sum(blob.size for blob in self.new)
 
 
-async def survey(
-    offer: Offer,
+async def plan_import(
+    contents: ArchiveContents,
     archives: Sequence[Archive],
     store: IBlobStore,
     threads: IThreads,
     assumed: Mapping[Digest, int] = MappingProxyType({}),
-) -> Survey:
+) -> ImportPlan:
     """
     Look at everything beneath the roots.
 
@@ -73,14 +73,14 @@ async def survey(
         where it is verified without a store.
     @raise BundleDamaged: a document is not what it should be.
     """
-    looking = _Surveyor(offer, store, threads, assumed)
-    found = Survey()
-    if offer.bundle is not None:
-        found.lack = await threads.call(_listed_and_missing, offer, offer.bundle, archives, store, assumed)
-    if found.lack is None:
-        await looking.visit_all(found)
+    planner = _Planner(contents, store, threads, assumed)
+    found = ImportPlan()
+    if contents.bundle is not None:
+        found.incomplete = await threads.call(_listed_and_missing, contents, contents.bundle, archives, store, assumed)
+    if found.incomplete is None:
+        await planner.visit_all(found)
     else:
-        found.new = [supply for supply in offer.supplies.values() if store.size(supply.digest) is None]
+        found.new = [blob for blob in contents.blobs.values() if store.size(blob.digest) is None]
     return found
 
 
@@ -93,9 +93,11 @@ class _Visited:
     is_whole: bool
 
 
-class _Surveyor:
-    def __init__(self, offer: Offer, store: IBlobStore, threads: IThreads, assumed: Mapping[Digest, int]) -> None:
-        self._offer = offer
+class _Planner:
+    def __init__(
+        self, contents: ArchiveContents, store: IBlobStore, threads: IThreads, assumed: Mapping[Digest, int]
+    ) -> None:
+        self._contents = contents
         self._store = store
         self._threads = threads
         self._assumed = assumed
@@ -106,12 +108,12 @@ class _Surveyor:
         # Bytes of manifests that were read for that one.
         self._document_bytes = 0
 
-    async def visit_all(self, found: Survey) -> None:
+    async def visit_all(self, found: ImportPlan) -> None:
         """Fill in everything for all roots."""
         missing: dict[Digest, ImageBlob] = {}
         blocked: list[str] = []
         known: dict[Digest, _Visited] = {}
-        for root in self._offer.roots:
+        for root in self._contents.roots:
             if root.digest not in known:
                 known[root.digest] = await self._visit(root, found, missing)
             self._check_type(root, known[root.digest])
@@ -120,23 +122,23 @@ class _Surveyor:
             else:
                 blocked.append(root.name)
         if missing:
-            found.lack = self._lack(missing, blocked)
+            found.incomplete = self._lack(missing, blocked)
         found.new = [
-            self._offer.supplies[digest]
+            self._contents.blobs[digest]
             for digest in found.needed
             if self._store.size(digest) is None and digest not in self._assumed
         ]
 
-    def _check_type(self, root: Root, visited: _Visited) -> None:
+    def _check_type(self, root: NamedManifest, visited: _Visited) -> None:
         """What names a root and the root itself agree on what it is, as Content-Type and document do in a pull."""
         claimed = claimed_type(root.media_type)
         if visited.media_type is not None and claimed not in (None, visited.media_type.lower()):
             raise BundleDamaged(
-                f"{self._offer.source}: {root.name} is named as {root.media_type} and says that it is"
+                f"{self._contents.source}: {root.name} is named as {root.media_type} and says that it is"
                 f" {visited.media_type}; have the archive made again"
             )
 
-    async def _visit(self, root: Root, found: Survey, missing: dict[Digest, ImageBlob]) -> _Visited:
+    async def _visit(self, root: NamedManifest, found: ImportPlan, missing: dict[Digest, ImageBlob]) -> _Visited:
         """Look at everything beneath one root, and note it; only what is published of it stays in memory."""
         self._beneath = self._document_bytes = 0
         whole = await closure(
@@ -157,12 +159,12 @@ class _Surveyor:
         manifest = whole.manifests.get(root.digest)
         return _Visited(None if manifest is None else manifest.media_type, tuple(_held_manifests(whole)), not lacking)
 
-    def _count(self, root: Root, pieces: int) -> None:
+    def _count(self, root: NamedManifest, pieces: int) -> None:
         self._beneath += pieces
         self._pieces += pieces
         if self._beneath > MAX_BENEATH or self._pieces > MAX_PIECES:
             raise BundleDamaged(
-                f"{self._offer.source}: beneath {root.name} {self._beneath} blobs and manifests are named, and"
+                f"{self._contents.source}: beneath {root.name} {self._beneath} blobs and manifests are named, and"
                 f" {self._pieces} together with the names before it, which nothing honest needs; have it exported in"
                 " several archives"
             )
@@ -174,38 +176,38 @@ class _Surveyor:
                 return await self._store.read(digest, MAX_MANIFEST_BYTES)
             except (NotHeld, BlobDamaged):
                 return None
-        supply = self._offer.supplies.get(digest)
-        if supply is None or supply.size > MAX_MANIFEST_BYTES:
+        blob = self._contents.blobs.get(digest)
+        if blob is None or blob.size > MAX_MANIFEST_BYTES:
             return None
-        data = supply.data if supply.data is not None else await self._threads.call(_gathered, supply)
+        data = blob.data if blob.data is not None else await self._threads.call(_gathered, blob)
         if not digest.matches(data):
-            raise BundleDamaged(f"{supply}: its bytes do not have the digest {digest}; copy the archive again")
+            raise BundleDamaged(f"{blob}: its bytes do not have the digest {digest}; copy the archive again")
         self._document_bytes += len(data)
         if self._document_bytes > MAX_DOCUMENTS:
-            raise BundleDamaged(f"{supply}: with it an image has more than {MAX_DOCUMENTS} bytes of manifests")
+            raise BundleDamaged(f"{blob}: with it an image has more than {MAX_DOCUMENTS} bytes of manifests")
         try:
             check_values(data, MAX_MANIFEST_VALUES)
         except ValueError as error:
-            raise BundleDamaged(f"{supply}: {error}; have the archive made again") from None
+            raise BundleDamaged(f"{blob}: {error}; have the archive made again") from None
         return data
 
     def _size(self, digest: Digest) -> int | None:
         held = self._store.size(digest)
         if held is not None:
             return held
-        supply = self._offer.supplies.get(digest)
-        return self._assumed.get(digest) if supply is None else supply.size
+        blob = self._contents.blobs.get(digest)
+        return self._assumed.get(digest) if blob is None else blob.size
 
     async def _lacking(self, root: Digest, found: Closure) -> list[ImageBlob]:
         """What is missing that should not be. Raises L{BundleDamaged} for what is there and is wrong."""
         lacking = [piece for piece in found.missing if self._is_expected(root, piece)]
         for piece in lacking:
             await self._check(piece)
-        if self._offer.absent is not None:
+        if self._contents.absent is not None:
             lacking += [
                 ImageBlob(absent.digest, absent.size, "manifest", absent.media_type, absent.index)
                 for absent in found.absent
-                if absent.digest not in self._offer.absent and absent.digest not in self._assumed
+                if absent.digest not in self._contents.absent and absent.digest not in self._assumed
             ]
         return lacking
 
@@ -215,15 +217,15 @@ class _Surveyor:
             return False
         # Of a platform that is left out, somebody may have pulled a part here: that is no part of the archive.
         by = piece.needed_by
-        if self._offer.absent is not None:
-            return by not in self._offer.absent
-        return by is None or by == root or by in self._offer.supplies
+        if self._contents.absent is not None:
+            return by not in self._contents.absent
+        return by is None or by == root or by in self._contents.blobs
 
     async def _check(self, piece: ImageBlob) -> None:
         size = self._size(piece.digest)
         if size is None:
             return
-        where = self._offer.supplies.get(piece.digest) or f"{self._offer.source}, {piece.digest} in the store"
+        where = self._contents.blobs.get(piece.digest) or f"{self._contents.source}, {piece.digest} in the store"
         if size != piece.size:
             by = "index.json" if piece.needed_by is None else piece.needed_by
             raise BundleDamaged(f"{where}: {size} bytes where {by} says {piece.size}; have the archive made again")
@@ -237,7 +239,7 @@ class _Surveyor:
         size = in_words(sum(piece.size for piece in missing.values()))
         first = next(iter(missing.values()))
         return BundleIncomplete(
-            f"{self._offer.source}: {len(missing)} blobs ({size}) are neither in it nor held here, the {first.kind}"
+            f"{self._contents.source}: {len(missing)} blobs ({size}) are neither in it nor held here, the {first.kind}"
             f" {first.digest} first; that blocks {_shortened(blocked)}; export the whole image, or import first what it"
             " builds on",
             tuple(map(str, missing)),
@@ -245,14 +247,18 @@ class _Surveyor:
 
 
 def _listed_and_missing(
-    offer: Offer, bundle: Bundle, archives: Sequence[Archive], store: IBlobStore, assumed: Mapping[Digest, int]
+    contents: ArchiveContents,
+    bundle: Bundle,
+    archives: Sequence[Archive],
+    store: IBlobStore,
+    assumed: Mapping[Digest, int],
 ) -> BundleIncomplete | None:
     """What a bundle's list says is inside, or must be held, and is not."""
     reasons: list[str] = []
     inside = {
         blob.digest: blob
         for blob in bundle.blobs
-        if Digest.parse(blob.digest) not in offer.supplies and store.size(Digest.parse(blob.digest)) != blob.size
+        if Digest.parse(blob.digest) not in contents.blobs and store.size(Digest.parse(blob.digest)) != blob.size
     }
     absent = missing_volumes(bundle, archives)
     concerned = {number for blob in inside.values() for number in volumes_of(blob)} & absent
@@ -280,7 +286,7 @@ def _listed_and_missing(
     if not reasons:
         return None
     missing = (*inside, *(each.digest for each in required))
-    return BundleIncomplete(f"{offer.source}: {'; '.join(reasons)}", missing)
+    return BundleIncomplete(f"{contents.source}: {'; '.join(reasons)}", missing)
 
 
 def _held_manifests(found: Closure) -> list[HeldManifest]:
@@ -290,11 +296,11 @@ def _held_manifests(found: Closure) -> list[HeldManifest]:
     ]
 
 
-def _gathered(supply: Supply) -> bytes:
+def _gathered(blob: BlobSource) -> bytes:
     try:
-        return b"".join(whole(place.archive, place.item, MAX_MANIFEST_BYTES) for place in supply.places)
+        return b"".join(whole(file.archive, file.item, MAX_MANIFEST_BYTES) for file in blob.files)
     except OSError as error:
-        raise BundleNotRead(f"{supply}: cannot be read: {error.strerror}; copy the archive again") from None
+        raise BundleNotRead(f"{blob}: cannot be read: {error.strerror}; copy the archive again") from None
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from appliance.bundle import dockerarchive, layoutarchive
 from appliance.bundle.archive import Archive
+from appliance.bundle.archivecontents import ArchiveContents, NamedManifest, check_names
 from appliance.bundle.contents import INDEX, MANIFEST
-from appliance.bundle.offer import Offer, Root, check_names
-from appliance.bundle.policy import Policy
+from appliance.bundle.policy import TrustPolicy
 from appliance.errors import BundleError, BundleUnreadable, PullcacheError
 from appliance.oci.digest import Digest
 from appliance.oci.reference import Reference
 
-ANYBODY = Policy()
+ANYBODY = TrustPolicy()
 """Takes whatever anybody made."""
 
 
-def read_foreign(archive: Archive, named: str | None, policy: Policy = ANYBODY) -> Offer:
+def read_foreign(archive: Archive, named: str | None, policy: TrustPolicy = ANYBODY) -> ArchiveContents:
     """
     What the archive offers.
 
@@ -33,18 +33,18 @@ def read_foreign(archive: Archive, named: str | None, policy: Policy = ANYBODY) 
     as_name = None if named is None else _given(named)
     if INDEX in archive.items:
         policy.refuse_foreign(archive.source, layoutarchive.FORMAT)
-        offer = layoutarchive.read(archive, as_name)
+        contents = layoutarchive.read(archive, as_name)
     elif MANIFEST in archive.items:
         policy.refuse_foreign(archive.source, dockerarchive.FORMAT)
-        offer = dockerarchive.read(archive, as_name)
+        contents = dockerarchive.read(archive, as_name)
     else:
         raise BundleUnreadable(
             f"{archive.source}: there is no pullcache/bundle.json, index.json or manifest.json in it; export images as"
             " a bundle, an OCI layout or a docker archive"
         )
-    check_names(archive.source, offer.roots)
-    offer.id = _identity(offer.roots)
-    return offer
+    check_names(archive.source, contents.roots)
+    contents.id = _identity(contents.roots)
+    return contents
 
 
 def _given(named: str) -> Reference:
@@ -54,6 +54,6 @@ def _given(named: str) -> Reference:
         raise BundleError(f"{error}; write it as in docker.io/library/nginx:1.27") from None
 
 
-def _identity(roots: list[Root]) -> str:
+def _identity(roots: list[NamedManifest]) -> str:
     """What stands for a bundle's id: a digest of the names and what they mean."""
     return str(Digest.of("".join(sorted(f"{root.name} {root.digest}\n" for root in roots)).encode()))
