@@ -104,7 +104,7 @@ class Services:
         self.flights = flights = Flights(store, clock, repositories)
         self.wants = wants = Wants(state, clock, repositories.holds)
         self.usage = usage = Usage(state, clock)
-        graph, lists = ManifestGraph(store), ReferrerLists(documents)
+        graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
         manifests = Manifests(store, repositories, graph, clock, Recent())
         blobs = Blobs(store, repositories, graph, flights, clock)
         referrers = ReferrerCache(repositories, lists, graph, clock)

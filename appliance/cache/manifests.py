@@ -208,7 +208,8 @@ class Manifests:
         named = None if self._store.size(digest) is None else await self._graph.named(repository, digest, thorough=True)
         if named is None or not named.linked:
             return False
-        return await self._hold(repository, digest, confirm=not await self._graph.trusts(repository, digest))
+        relations = await self._graph.relations(repository)
+        return await self._hold(repository, digest, confirm=digest not in relations.linked)
 
     async def _borrowed(self, remote: Remote, repository: Repository, digest: Digest) -> ManifestAnswer:
         """

@@ -1,23 +1,32 @@
 """
-What a repository's manifests say of other things: which digests they name, which may so be served under the repository
-although storage is shared, and what they refer to.
+What manifests are to each other: children, parents, subjects, referrers, and what keeps what.
+
+Two kinds of edges go out from a manifest. It I{names} its children (an index) and its blobs, which are needed to have
+it whole. And it I{refers to} a subject, which need not be held (image-spec: a weak link): by C{subject} (image-spec
+1.1), by the fallback tag of the distribution specification ("Referrers Tag Schema"), or by one of cosign's tags.
+
+L{Relations} is one repository's graph, and pure: it is given manifests, and answers. L{ManifestGraph} fills it with
+what is held, and keeps as much of it as there is room for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from appliance.errors import BlobDamaged, ManifestInvalid, NotHeld
+from appliance.errors import ManifestInvalid, PullcacheError
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.singleflight import SingleFlight
+from appliance.index.manifests import HeldManifests
 from appliance.index.repository import ManifestRecord, Repository
-from appliance.interfaces import IBlobStore
+from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from appliance.oci.manifest import Manifest
 from appliance.oci.referrer import (
     MAX_REFERRERS,
     MAX_REFERRERS_BYTES,
@@ -27,13 +36,14 @@ from appliance.oci.referrer import (
     fallback_tag,
     parse_referrers,
     referrer_of,
+    subject_of,
 )
 
-# Bytes of a descriptor that is kept in memory: annotations may be as long as a manifest.
 SMALL = 2048
+"""Bytes of a referrer's descriptor that is kept in memory: annotations may be as long as a manifest."""
 
 BUDGET = 64 * 1024 * 1024
-"""The most bytes of what is remembered of the manifests of all repositories; the rest is read again."""
+"""The most bytes of the relations of all repositories that are kept in memory; the rest is read again."""
 
 # What a digest takes in memory, roughly; with a size, and as a key.
 _DIGEST_WEIGHT = 300
@@ -53,66 +63,179 @@ class Named:
     linked: bool
 
 
+@dataclass(frozen=True)
+class Kept:
+    """
+    What stays of a repository when only some of its roots do.
+
+    @ivar tags: with their manifests among C{manifests}.
+    @ivar manifests: of those the repository holds.
+    @ivar blobs: everything that these name, and themselves; held or not.
+    """
+
+    tags: frozenset[str]
+    manifests: frozenset[Digest]
+    blobs: frozenset[Digest]
+
+
 class Relations:
     """
-    What the manifests seen so far name.
+    How the manifests of one repository are related, as far as they were added. Pure. What has left the repository since
+    is taken as not there.
 
-    @ivar seen: whether each manifest's word was enough when it was looked at.
-    @ivar disputed: digests that two descriptors give different sizes.
+    @ivar seen: by manifest, whether its word was enough (L{ManifestRecord.confirm}) when it was added.
+    @ivar names: by manifest, the digests of its children and blobs.
+    @ivar children: by index, the digests of its children; C{parents}: the other way round.
+    @ivar subjects: by manifest, what it refers to; those without are not in it.
+    @ivar referring: by subject the manifests that refer to it, with their descriptors; C{None} for one that is made
+        when it is asked for.
+    @ivar sizes: bytes of what is named; C{disputed}: digests that two descriptors give different sizes.
     @ivar linked: digests named by a manifest whose word is enough.
-    @ivar referring: by subject the manifests that refer to it; C{None} for a descriptor that is made when it is asked
-        for.
     @ivar weight: what all that takes in memory in bytes, roughly.
     """
 
     def __init__(self) -> None:
         self.weight = 1000
         self.seen: dict[Digest, bool] = {}
+        self.names: dict[Digest, tuple[Digest, ...]] = {}
+        self.children: dict[Digest, tuple[Digest, ...]] = {}
+        self.parents: dict[Digest, set[Digest]] = {}
+        self.subjects: dict[Digest, Digest] = {}
+        self.referring: dict[Digest, dict[Digest, Referrer | None]] = {}
         self.sizes: dict[Digest, int] = {}
         self.disputed: set[Digest] = set()
         self.linked: set[Digest] = set()
-        self.referring: dict[Digest, dict[Digest, Referrer | None]] = {}
 
-    def add(self, manifest_digest: Digest, manifest: Manifest, held: ManifestRecord) -> None:
-        if manifest_digest not in self.seen:
-            self.weight += _DIGEST_WEIGHT * (1 + len(manifest.blobs) + len(manifest.manifests))
-        self.seen[manifest_digest] = not held.confirm
-        for descriptor in (*manifest.blobs, *manifest.manifests):
-            digest = descriptor.parsed()
-            if self.sizes.setdefault(digest, descriptor.size) != descriptor.size:
-                self.disputed.add(digest)
-            if not held.confirm:
-                self.linked.add(digest)
+    def add(self, digest: Digest, manifest: Manifest, record: ManifestRecord) -> None:
+        """A manifest, as the repository holds it or would."""
+        if digest not in self.seen:
+            self.weight += _DIGEST_WEIGHT * (1 + len(manifest.descriptors))
+        self.seen[digest] = not record.confirm
+        self.names[digest] = names = tuple(descriptor.parsed() for descriptor in manifest.descriptors)
+        for named, descriptor in zip(names, manifest.descriptors, strict=True):
+            if self.sizes.setdefault(named, descriptor.size) != descriptor.size:
+                self.disputed.add(named)
+        if not record.confirm:
+            self.linked.update(names)
+        if manifest.manifests:
+            self.children[digest] = names[: len(manifest.manifests)]
+            for child in self.children[digest]:
+                self.parents.setdefault(child, set()).add(digest)
         if manifest.subject is not None:
-            referrer = referrer_of(manifest_digest, held.size, manifest)
-            small = len(referrer.raw) <= SMALL
-            self.referring.setdefault(manifest.subject.parsed(), {})[manifest_digest] = referrer if small else None
-            self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if small else 0)
+            self.subjects[digest] = subject = manifest.subject.parsed()
+            referrer = referrer_of(digest, record.size, manifest)
+            is_small = len(referrer.raw) <= SMALL
+            self.referring.setdefault(subject, {})[digest] = referrer if is_small else None
+            self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if is_small else 0)
+
+    def naming(self, blobs: Iterable[Digest]) -> dict[Digest, list[Digest]]:
+        """By digest, the manifests that name it, sorted; those that no manifest names are not in it."""
+        wanted = set(blobs)
+        found: dict[Digest, list[Digest]] = {}
+        for manifest in sorted(self.names) if wanted else ():
+            for named in wanted.intersection(self.names[manifest]):
+                found.setdefault(named, []).append(manifest)
+        return found
+
+    def about(self, repository: Repository, subject: Digest) -> Iterator[tuple[Digest, str | None]]:
+        """
+        The manifests held that refer to C{subject}: by their own C{subject}, sorted, with C{None}; then what the
+        fallback tag and cosign's tags mean, with the tag. What the fallback tag's index lists are that one's children.
+        """
+        for digest in sorted(repository.manifests.keys() & self.referring.get(subject, {}).keys()):
+            yield digest, None
+        for tag, digest in tagged_about(repository, subject):
+            yield digest, tag
+
+    # -- what keeps what --------------------------------------------------------------------------------------------
+
+    def is_implied(self, repository: Repository, digest: Digest, tag: str | None) -> bool:
+        """
+        Whether a tag, or a manifest by its digest alone (C{None}), comes along with another manifest held: as its
+        child, or because it refers to it. So no client has to ask for it by name.
+        """
+        if tag is not None:
+            return subject_of(tag) in repository.manifests
+        brings = (self.subjects.get(digest), *self.parents.get(digest, ()))
+        return any(each in repository.manifests for each in brings)
+
+    def roots(self, repository: Repository) -> tuple[list[str], list[Digest]]:
+        """
+        What nothing else held brings along: tags, and manifests without a tag. With all of them L{kept} is all that the
+        repository holds.
+        """
+        tags = [tag for tag, record in repository.tags.items() if not self.is_implied(repository, record.digest, tag)]
+        kept = self.kept(repository, tags, ()).manifests
+        tagged = {record.digest for record in repository.tags.values()}
+        digests = [each for each in repository.manifests if each not in tagged]
+        digests = [each for each in digests if not self.is_implied(repository, each, None)]
+        kept |= self.kept(repository, (), digests).manifests
+        # Nothing outside brings a circle along: an index that refers to its own child, tags that are about each other.
+        for each in sorted(repository.manifests.keys() - kept):
+            if each not in kept:
+                digests.append(each)
+                kept |= self.kept(repository, (), [each]).manifests
+        return tags, digests
+
+    def kept(self, repository: Repository, tags: Iterable[str], digests: Iterable[Digest]) -> Kept:
+        """
+        What C{tags} and C{digests} keep: these and their children, what refers to any of that, and so on. A child that
+        a kept index names stays whatever else named it is gone; a referrer whose subject is gone stays only as a root.
+        """
+        kept_tags = set(tags)
+        queue = [*(repository.tags[tag].digest for tag in kept_tags), *digests]
+        kept: set[Digest] = set()
+        while queue:
+            digest = queue.pop()
+            if digest in kept or digest not in repository.manifests:
+                continue
+            kept.add(digest)
+            queue.extend(self.children.get(digest, ()))
+            for referrer, tag in self.about(repository, digest):
+                queue.append(referrer)
+                if tag is not None:
+                    kept_tags.add(tag)
+        blobs = kept.union(*(self.names.get(digest, ()) for digest in kept))
+        return Kept(frozenset(kept_tags), frozenset(kept), frozenset(blobs))
+
+
+def tagged_about(repository: Repository, subject: Digest) -> Iterator[tuple[str, Digest]]:
+    """The tags held under which something about C{subject} may be found, and what they mean."""
+    for tag in (fallback_tag(subject), *cosign_tags(subject)):
+        if (record := repository.tags.get(tag)) is not None:
+            yield tag, record.digest
+
+
+async def relations_of(repository: Repository, manifests: HeldManifests) -> Relations:
+    """The relations of all manifests that the repository holds and that can be read now."""
+    found = Relations()
+    async for digest, manifest in manifests.held(repository):
+        if (record := repository.manifests.get(digest)) is not None:
+            found.add(digest, manifest, record)
+    return found
 
 
 class ManifestGraph:
-    """The digests each repository names and refers to, learnt from its manifests when first needed."""
+    """The relations of each repository, learnt from its manifests when they are first needed."""
 
     _log = Logger()
 
-    def __init__(self, store: IBlobStore, budget: int = BUDGET) -> None:
+    def __init__(self, store: IBlobStore, threads: IThreads, budget: int = BUDGET) -> None:
         """
         @param budget: bytes of memory.
         """
         self._store = store
+        self._manifests = HeldManifests(store, threads, room=0)
         self._budget = budget
-        self._named: LeastRecentlyUsed[tuple[str, str], Relations] = LeastRecentlyUsed(budget)
-        self._learning: SingleFlight[Relations, None] = SingleFlight()
+        self._relations: LeastRecentlyUsed[tuple[str, str], Relations] = LeastRecentlyUsed(budget)
+        self._learning: SingleFlight[tuple[str, str], Relations] = SingleFlight()
 
     def add(self, repository: Repository, digest: Digest, manifest: Manifest, size: int) -> None:
         """A manifest of C{size} bytes was added to the repository, or served as if it was: then it may only name."""
-        named = self._of(repository)
-        named.add(
-            digest,
-            manifest,
-            repository.manifests.get(digest) or ManifestRecord(manifest.media_type, size, confirm=True),
-        )
-        self._remember(repository, named)
+        relations = self._known(repository)
+        record = repository.manifests.get(digest) or ManifestRecord(manifest.media_type, size, confirm=True)
+        relations.add(digest, manifest, record)
+        self._remember(repository, relations)
 
     async def named(self, repository: Repository, digest: Digest, thorough: bool = False) -> Named | None:
         """
@@ -121,36 +244,28 @@ class ManifestGraph:
         @param thorough: look into every manifest held, for descriptors that contradict each other and for one whose
             word is enough; else the first manifest that names it has to do.
         """
-        held = repository.manifests.get(digest)
-        if held is not None:
-            return Named(held.size, linked=True)
+        record = repository.manifests.get(digest)
+        if record is not None:
+            return Named(record.size, linked=True)
         if digest in repository.blobs:
             return Named(repository.blobs[digest], linked=True)
-        names = self._of(repository)
-        if thorough or digest not in names.sizes:
-            await self._learnt(repository, names)
-        if digest not in names.sizes:
+        relations = self._known(repository)
+        if thorough or digest not in relations.sizes:
+            relations = await self.relations(repository)
+        if digest not in relations.sizes:
             return None
-        return Named(None if digest in names.disputed else names.sizes[digest], digest in names.linked)
-
-    async def trusts(self, repository: Repository, digest: Digest) -> bool:
-        """Whether a manifest names it whose word is enough."""
-        names = self._of(repository)
-        await self._learnt(repository, names)
-        return digest in names.linked
+        return Named(None if digest in relations.disputed else relations.sizes[digest], digest in relations.linked)
 
     async def referrers(self, repository: Repository, subject: Digest) -> list[Referrer]:
         """
         What refers to C{subject} by what the repository holds, each digest once: what the fallback tag lists as it is
-        written there, then the manifests with that C{subject}, sorted. The subject itself need not be held (image-spec:
-        a weak link).
+        written there, then the manifests with that C{subject}, sorted. The subject itself need not be held.
 
         No more are looked at than it takes to see that there are more than are kept for one subject.
         """
-        named = self._of(repository)
-        await self._learnt(repository, named)
+        relations = await self.relations(repository)
         found = await self._listed(repository, subject)
-        referring = named.referring.get(subject, {})
+        referring = relations.referring.get(subject, {})
         room = MAX_REFERRERS_BYTES
         for digest in islice(sorted(referring), MAX_REFERRERS + 1):
             described = await self._described(repository, digest, referring.get(digest))
@@ -161,86 +276,71 @@ class ManifestGraph:
                 break
         return distinct(found)
 
-    def cosign(self, repository: Repository, subject: Digest) -> list[str]:
-        """The tags held under which cosign leaves something about C{subject}. Immediate."""
-        return [tag for tag in cosign_tags(subject) if self._tagged(repository, tag) is not None]
+    def relations(self, repository: Repository) -> Deferred[Relations]:
+        """
+        Fires when every manifest that the repository holds has been looked at.
 
-    # -- what is held -----------------------------------------------------------------------------------------------
+        There is one pass for all who wait; it goes on when one of them is cancelled.
+        """
+        relations = self._known(repository)
+        if not self._unseen(repository, relations):
+            return succeed(relations)
+        return self._learning.run(_place(repository), lambda: self._learn(repository, relations))
 
-    def _of(self, repository: Repository) -> Relations:
-        return self._named.get((repository.upstream, repository.name)) or Relations()
+    async def _learn(self, repository: Repository, relations: Relations) -> Relations:
+        # At once, so that what is added during the pass is added to these.
+        self._remember(repository, relations)
+        # Again, for what was added meanwhile: a caller may have begun to wait for just that.
+        while unseen := self._unseen(repository, relations):
+            unreadable = partial(self._note_unreadable, repository, relations)
+            async for digest, manifest in self._manifests.held(repository, unseen, unreadable):
+                if (record := repository.manifests.get(digest)) is not None:
+                    relations.add(digest, manifest, record)
+            self._remember(repository, relations)
+        return relations
 
-    def _remember(self, repository: Repository, named: Relations) -> None:
-        """Keep what was learnt. Where no manifest is held there is nothing to learn: made-up names cost no memory."""
-        if repository.manifests:
-            # What takes more than there is room for stays until another is learnt: it takes longest to learn.
-            self._named.put((repository.upstream, repository.name), named, min(named.weight, self._budget))
+    def _unseen(self, repository: Repository, relations: Relations) -> list[Digest]:
+        """What is noted and not in the store may come yet, with a bundle: it stays unseen."""
+        known = repository.manifests.items()
+        # A bundle may have brought what was only pulled before: then it is looked at again.
+        unseen = [each for each, record in known if relations.seen.get(each) not in (True, not record.confirm)]
+        return [each for each in unseen if self._store.size(each) is not None]
 
-    def _tagged(self, repository: Repository, tag: str) -> Digest | None:
-        record = repository.tags.get(tag)
-        return None if record is None or self._store.size(record.digest) is None else record.digest
+    def _note_unreadable(
+        self, repository: Repository, relations: Relations, digest: Digest, error: PullcacheError
+    ) -> None:
+        if (record := repository.manifests.get(digest)) is not None:
+            relations.seen[digest] = not record.confirm
+        self._log.warn("{upstream}/{name}: {error}", upstream=repository.upstream, name=repository.name, error=error)
 
     async def _listed(self, repository: Repository, subject: Digest) -> list[Referrer]:
         """What the fallback tag held here lists; what is no image index lists nothing (distribution-spec)."""
-        digest = self._tagged(repository, fallback_tag(subject))
+        record = repository.tags.get(fallback_tag(subject))
+        data = None if record is None else await self._manifests.document(record.digest)
         try:
-            return [] if digest is None else parse_referrers(await self._store.read(digest, MAX_MANIFEST_BYTES))
-        except (NotHeld, BlobDamaged, ManifestInvalid):
+            return [] if data is None else parse_referrers(data)
+        except ManifestInvalid:
             return []
 
     async def _described(self, repository: Repository, digest: Digest, known: Referrer | None) -> Referrer | None:
         """The descriptor of a manifest that refers to something, C{None} when it is held no more."""
-        held = repository.manifests.get(digest)
-        if held is None or self._store.size(digest) is None:
+        record = repository.manifests.get(digest)
+        if record is None or self._store.size(digest) is None:
             return None
         if known is not None:
             return known
-        manifest = await self._read(repository, digest, held.media_type)
-        return None if manifest is None else referrer_of(digest, held.size, manifest)
+        manifest = await self._manifests.manifest(digest, record.media_type)
+        return None if manifest is None else referrer_of(digest, record.size, manifest)
 
-    # -- learning ---------------------------------------------------------------------------------------------------
+    def _known(self, repository: Repository) -> Relations:
+        return self._relations.get(_place(repository)) or Relations()
 
-    def _learnt(self, repository: Repository, named: Relations) -> Deferred[None]:
-        """
-        Fires when every manifest that the repository holds has been looked at.
+    def _remember(self, repository: Repository, relations: Relations) -> None:
+        """Keep what was learnt. Where no manifest is held there is nothing to learn: made-up names cost no memory."""
+        if repository.manifests:
+            # What takes more than there is room for stays until another is learnt: it takes longest to learn.
+            self._relations.put(_place(repository), relations, min(relations.weight, self._budget))
 
-        One pass, one manifest at a time, for all who wait; it goes on whoever leaves.
-        """
-        if named not in self._learning and not self._unseen(repository, named):
-            return succeed(None)
-        return self._learning.run(named, lambda: self._learn(repository, named))
 
-    async def _learn(self, repository: Repository, named: Relations) -> None:
-        # At once, so that whoever comes during the pass waits for this one.
-        self._remember(repository, named)
-        # Again, for what was added meanwhile: somebody may have begun to wait for just that.
-        while unseen := self._unseen(repository, named):
-            for digest in unseen:
-                await self._look(repository, named, digest)
-            self._remember(repository, named)
-
-    def _unseen(self, repository: Repository, named: Relations) -> list[Digest]:
-        """What is noted and not there may come yet, with a bundle: it stays unseen."""
-        known = repository.manifests.items()
-        # A bundle may have brought what was only pulled before: then it is looked at again.
-        unseen = [each for each, held in known if named.seen.get(each) not in (True, not held.confirm)]
-        return [each for each in unseen if self._store.size(each) is not None]
-
-    async def _look(self, repository: Repository, named: Relations, digest: Digest) -> None:
-        held = repository.manifests.get(digest)
-        if held is None:
-            return
-        manifest = await self._read(repository, digest, held.media_type)
-        if manifest is None:
-            named.seen[digest] = not held.confirm
-        else:
-            named.add(digest, manifest, held)
-
-    async def _read(self, repository: Repository, digest: Digest, media_type: str) -> Manifest | None:
-        try:
-            return parse_manifest(await self._store.read(digest, MAX_MANIFEST_BYTES), media_type)
-        except (NotHeld, BlobDamaged, ManifestInvalid) as error:
-            self._log.warn(
-                "{upstream}/{name}: {error}", upstream=repository.upstream, name=repository.name, error=error
-            )
-            return None
+def _place(repository: Repository) -> tuple[str, str]:
+    return repository.upstream, repository.name

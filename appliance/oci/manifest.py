@@ -65,6 +65,11 @@ class Manifest:
         """Whether its children are manifests."""
         return self.media_type in mediatypes.INDEXES or bool(self.manifests)
 
+    @property
+    def descriptors(self) -> tuple[Descriptor, ...]:
+        """Of all that it names: its children, then its blobs; not of its subject."""
+        return (*self.manifests, *self.blobs)
+
 
 class _Document(msgspec.Struct, rename="camel"):
     """Every field of any manifest that is looked at. Unset and null differ: both count as said, one as nothing."""

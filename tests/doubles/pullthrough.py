@@ -18,6 +18,7 @@ from appliance.cache.recent import Recent
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags
+from appliance.flow.threads import InlineThreads
 from appliance.index.graph import ManifestGraph
 from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
@@ -86,7 +87,7 @@ class Cache:
         self.documents: MemoryDocuments = MemoryDocuments() if before is None else before.documents
         self.repositories = Repositories(self.documents)
         self.flights = Flights(self.store, self.clock, self.repositories)
-        graph = ManifestGraph(self.store)
+        graph = ManifestGraph(self.store, InlineThreads())
         self.remotes = {
             each.name: Remote(UpstreamSettings(name=each.name, urls=("https://x",), **settings), each, offline)
             for each in upstreams

@@ -18,6 +18,7 @@ from appliance.cache.sources import Sources
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
+from appliance.flow.threads import InlineThreads
 from appliance.index.graph import ManifestGraph
 from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
@@ -48,7 +49,7 @@ class Desk:
         self.upstream = ScriptedUpstream(HUB) if before is None else before.upstream
         self.cache = cache = Cache(self.upstream, before=None if before is None else before.cache, **settings)
         self.clock = cache.clock
-        graph = ManifestGraph(cache.store)
+        graph = ManifestGraph(cache.store, InlineThreads())
         manifests = Manifests(cache.store, cache.repositories, graph, self.clock, Recent())
         blobs = Blobs(cache.store, cache.repositories, graph, cache.flights, self.clock)
         referrers = ReferrerCache(cache.repositories, ReferrerLists(cache.documents), graph, self.clock)

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from appliance import errors
 from appliance.cache import referrers as module
 from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
+from appliance.flow.threads import InlineThreads
 from appliance.index.graph import ManifestGraph
 from appliance.index.referrers import ReferrerLists
 from appliance.interfaces import Availability
@@ -50,7 +51,7 @@ class Desk:
         self.referrers = ReferrerCache(
             self.cache.repositories,
             ReferrerLists(self.cache.documents),
-            ManifestGraph(self.cache.store),
+            ManifestGraph(self.cache.store, InlineThreads()),
             self.clock,
         )
 
