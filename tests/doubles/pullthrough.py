@@ -6,29 +6,19 @@ import json
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from appliance.cache.blobs import Blobs
-from appliance.cache.flights import Flights
-from appliance.cache.manifests import Manifests
-from appliance.cache.pullthrough import PullThrough
-from appliance.cache.recent import Recent
-from appliance.cache.referrers import ReferrerCache
-from appliance.cache.remote import Remote
-from appliance.cache.tags import Tags
+from appliance.admin.metrics import Metrics
 from appliance.flow.threads import InlineThreads
-from appliance.index.graph import ManifestGraph
-from appliance.index.listings import Listings
 from appliance.index.memory import MemoryDocuments
-from appliance.index.referrers import ReferrerLists
-from appliance.index.repositories import Repositories
 from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
-from appliance.settings import UpstreamSettings
+from appliance.settings import IMAGE_NONE, PrefetchSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
+from appliance.wiring import Services
 
 T = TypeVar("T")
 
@@ -66,11 +56,27 @@ def index(*manifests: bytes) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}, indent=2).encode()
 
 
+class Counted(Metrics):
+    """
+    Measurements that remember what was prefetched.
+
+    @ivar fetched: bytes of each blob.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock, None)
+        self.fetched: list[int] = []
+
+    def prefetched(self, upstream: str, octets: int) -> None:
+        """See L{Metrics.prefetched}."""
+        self.fetched.append(octets)
+
+
 class Cache:
     """
-    A L{PullThrough} and what it is made of.
+    A L{PullThrough} and what it is made of; C{before} is the process before a restart.
 
-    C{settings} go to every upstream's L{UpstreamSettings}.
+    C{settings} go to every upstream's L{UpstreamSettings}; unless they say so, nothing is prefetched.
     """
 
     def __init__(
@@ -85,20 +91,25 @@ class Cache:
         self.clock: Clock = clock or (clock_at() if before is None else before.clock)
         self.store: Any = store or (MemoryBlobStore() if before is None else before.store)
         self.documents: MemoryDocuments = MemoryDocuments() if before is None else before.documents
-        self.repositories = Repositories(self.documents)
-        self.flights = Flights(self.store, self.clock, self.repositories)
-        graph = ManifestGraph(self.store, InlineThreads())
-        self.remotes = {
-            each.name: Remote(UpstreamSettings(name=each.name, urls=("https://x",), **settings), each, offline)
-            for each in upstreams
-        }
-        self.through = PullThrough(
-            self.remotes,
-            Manifests(self.store, self.repositories, graph, self.clock, Recent()),
-            Blobs(self.store, self.repositories, graph, self.flights, self.clock),
-            Tags(self.repositories, Listings(self.documents), self.clock),
-            ReferrerCache(self.repositories, ReferrerLists(self.documents), graph, self.clock),
+        self.state: MemoryDocuments = MemoryDocuments() if before is None else before.state
+        if before is not None:
+            result(before.repositories.flush())
+        by_name = {each.name: each for each in upstreams}
+        asked = {"urls": ("https://x",), "prefetch": PrefetchSettings(image=IMAGE_NONE), **settings}
+        self.metrics = Counted(self.clock)
+        self.services = services = Services(
+            Settings(upstreams={name: UpstreamSettings(name=name, **asked) for name in by_name}, offline=offline),
+            clock=self.clock,
+            threads=InlineThreads(),
+            store=self.store,
+            documents=self.documents,
+            state=self.state,
+            probe=lambda: succeed(None),
+            make_upstream=lambda settings, _: by_name[settings.name],
+            metrics=self.metrics,
         )
+        self.repositories, self.flights, self.through = services.repositories, services.flights, services.cache
+        self.remotes = self.through.remotes
 
 
 def begin(work: Coroutine[Any, Any, T]) -> Deferred[T]:

@@ -8,23 +8,9 @@ from typing import Any
 from twisted.logger import LogEvent
 
 from appliance.cache import imageprefetch, prefetch, referrerprefetch
-from appliance.cache.blobs import Blobs
-from appliance.cache.manifests import Manifests
-from appliance.cache.prefetch import Prefetch
-from appliance.cache.pullthrough import PullThrough
-from appliance.cache.recent import Recent
-from appliance.cache.referrers import ReferrerCache
-from appliance.cache.sources import Sources
-from appliance.cache.tags import Tags
-from appliance.cache.usage import Usage
-from appliance.cache.wants import Wants
-from appliance.flow.threads import InlineThreads
-from appliance.index.graph import ManifestGraph
-from appliance.index.listings import Listings
-from appliance.index.memory import MemoryDocuments
-from appliance.index.referrers import ReferrerLists
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
+from appliance.settings import PrefetchSettings
 from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, result
 from tests.doubles.upstream import ScriptedUpstream
 
@@ -47,38 +33,12 @@ class Desk:
         @param before: the process before this one, whose upstream and store it goes on with.
         """
         self.upstream = ScriptedUpstream(HUB) if before is None else before.upstream
-        self.cache = cache = Cache(self.upstream, before=None if before is None else before.cache, **settings)
-        self.clock = cache.clock
-        graph = ManifestGraph(cache.store, InlineThreads())
-        manifests = Manifests(cache.store, cache.repositories, graph, self.clock, Recent())
-        blobs = Blobs(cache.store, cache.repositories, graph, cache.flights, self.clock)
-        referrers = ReferrerCache(cache.repositories, ReferrerLists(cache.documents), graph, self.clock)
-        self.state = MemoryDocuments() if before is None else before.state
-        self.wants, self.usage = Wants(self.state, self.clock), Usage(self.state, self.clock)
-        self.fetched: list[int] = []
-        sources = Sources(
-            lambda: self.through.remotes,
-            cache.repositories,
-            cache.store,
-            cache.flights,
-            manifests,
-            blobs,
-            referrers,
-            self.usage,
-            self.wants,
-            lambda _, octets: self.fetched.append(octets),
-        )
-        self.prefetch = Prefetch(sources, self.clock, self.state)
-        self.through = PullThrough(
-            cache.remotes,
-            manifests,
-            blobs,
-            Tags(cache.repositories, Listings(cache.documents), self.clock),
-            referrers,
-            self.wants,
-            self.usage,
-            self.prefetch,
-        )
+        wanted = {"prefetch": PrefetchSettings(), **settings}
+        self.cache = cache = Cache(self.upstream, before=None if before is None else before.cache, **wanted)
+        self.clock, self.state, self.fetched = cache.clock, cache.state, cache.metrics.fetched
+        services = cache.services
+        self.wants, self.usage, self.prefetch = services.wants, services.usage, services.prefetch
+        self.through = services.cache
         if before is None:
             self.offer(IMAGE, b"app", "latest")
 

@@ -13,6 +13,7 @@ from appliance.cache import prefetch as module
 from appliance.cache.imageprefetch import OUTAGE_POLL
 from appliance.cache.prefetch import BUSY, GIVES_WAY, GRACE, RETRY_DELAYS, WHOLE_FOR
 from appliance.errors import UpstreamDenied, UpstreamRateLimited, UpstreamUnavailable
+from appliance.index.repositories import SOON
 from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import NONDISTRIBUTABLE, OCI_INDEX
@@ -285,7 +286,7 @@ def test_an_image_that_is_known_to_be_whole_is_not_looked_at_again() -> None:
     desk.turn(GRACE)
     for reference in ("five", str(WHOLE)):
         desk.through.note_pulls(HUB, APP, reference)
-    desk.turn()
+    desk.turn(SOON)
     for reference in ("five", str(WHOLE)):
         desk.through.note_pulls(HUB, APP, reference, digest=WHOLE if reference == "five" else None)
         assert desk.prefetch.images == 0 and desk.clock.getDelayedCalls() == []
@@ -516,7 +517,7 @@ def test_while_the_appliance_is_offline_it_waits() -> None:
     desk.pull("five")
     online = desk.through.remotes
     assert desk.prefetch.is_fetching(HUB, APP, WHOLE)
-    desk.through.remotes = Cache(desk.upstream, offline=True).remotes
+    desk.through.remotes = Cache(desk.upstream, offline=True, prefetch=PrefetchSettings()).remotes
     desk.prefetch.reconsider()
     desk.turn(86400.0)
     assert blobs_asked(desk) == [] and not desk.prefetch.is_fetching(HUB, APP, WHOLE)
