@@ -544,12 +544,13 @@ class IAdapter(IPlugin):
     def rate_limit(headers: Headers) -> RateLimit | None:
         """What an answer's header fields say of the limit on pulls."""
 
-    def credentials(settings: UpstreamSettings, means: object) -> ICredentials | None:
+    def credentials(settings: UpstreamSettings, given: Any) -> ICredentials | None:
         """
         Where the secret comes from, C{None} when this kind has no way of its own beside the settings' files. Called
         once for each origin (scheme, host and port) among the URLs; what it gives is shown to that one alone.
 
-        @param means: a C{appliance.upstream.means.Means} for that origin.
+        @param given: what may be used to get a secret for that origin, a
+            C{appliance.upstream.credentials.configured.CredentialArguments}.
         """
 
 

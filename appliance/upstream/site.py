@@ -8,7 +8,7 @@ from appliance.interfaces import IAdapter, ICredentials
 from appliance.upstream.access.access import Access, Shown, challenges_of
 from appliance.upstream.access.bearer import Realms, TokenServer
 from appliance.upstream.body import discard
-from appliance.upstream.credentials.acceptance import MAX_TURNS, Acceptance
+from appliance.upstream.credentials.attempts import MAX_ATTEMPTS, LoginAttempts
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.http.challenge import Challenge
 from appliance.upstream.http.connect import Agents
@@ -51,10 +51,10 @@ class Site:
         self._redirects = Redirects(exchange, agents, url, self._stranger)
         server = TokenServer(exchange, self._redirects.agent)
         realms = Realms(exchange.upstream, url, auth_hosts)
-        acceptance = None
+        attempts = None
         if credentials is not None:
-            acceptance = Acceptance(exchange.upstream, url.shown, credentials, exchange.watch.clock)
-        self._access = Access(exchange.upstream, url.root, adapter, realms, acceptance, tokens, server, self._proof)
+            attempts = LoginAttempts(exchange.upstream, url.shown, credentials, exchange.watch.clock)
+        self._access = Access(exchange.upstream, url.root, adapter, realms, attempts, tokens, server, self._proof)
 
     async def ping(self) -> int:
         """
@@ -150,4 +150,4 @@ class Site:
 
 def _may_turn(turns: int, shown: Shown | None) -> bool:
     """Whether something else may be presented: a token is replaced once, a secret as often as it may be."""
-    return turns == 0 or (shown is not None and shown.secret is not None and turns < MAX_TURNS)
+    return turns == 0 or (shown is not None and shown.secret is not None and turns < MAX_ATTEMPTS)

@@ -15,7 +15,7 @@ from appliance.errors import ConfigError
 from appliance.interfaces import IAdapter, ICredentials, IThreads, IUpstream
 from appliance.settings import Settings, UpstreamSettings
 from appliance.upstream.access.forms import Forms
-from appliance.upstream.credentials.configured import credentials_for
+from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.fair import FairUpstream
@@ -24,7 +24,6 @@ from appliance.upstream.http.connect import Agents, agents_for
 from appliance.upstream.http.proxy import Proxies, proxies_for
 from appliance.upstream.http.trust import Trust
 from appliance.upstream.limits import Limits
-from appliance.upstream.means import Means
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.permits import Permits
@@ -145,15 +144,25 @@ class _Composition:
 
     def _credentials(self, url: Url) -> ICredentials | None:
         """The adapter's own before those of the settings' files, which it takes into account."""
-        means = self._means(url)
-        own: ICredentials | None = self._adapter.credentials(self._settings, means)
-        return own if own is not None else credentials_for(self._settings, url, means)
+        given = self._credential_arguments(url)
+        own: ICredentials | None = self._adapter.credentials(self._settings, given)
+        return own if own is not None else credentials_for(self._settings, url, given)
 
-    def _means(self, url: Url) -> Means:
+    def _credential_arguments(self, url: Url) -> CredentialArguments:
         name = self._settings.name
         exchange = Exchange(name, self._reactor, self._limits, self._observer, gate=self._gate)
         forms = Forms(exchange, self._agents(url).own, url)
-        return Means(name, url.host, self._reactor, self._threads, self._reactor, forms.post, self._environ)
+        proxy = self._proxies.https
+        return CredentialArguments(
+            upstream=name,
+            host=url.host,
+            clock=self._reactor,
+            threads=self._threads,
+            processes=self._reactor,
+            post=forms.post,
+            environ=self._environ,
+            danger_proxy=lambda: None if proxy is None else proxy.danger_url(),
+        )
 
 
 # -- at the start ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from appliance.errors import UpstreamDenied, UpstreamInvalid, UpstreamRefused
 from appliance.flow.sharing import Sharing
 from appliance.interfaces import IAdapter, Secret
 from appliance.upstream.access.bearer import LoginRefused, Question, Realms, TokenServer, basic, realm_of
-from appliance.upstream.credentials.acceptance import MAX_TURNS, Acceptance
+from appliance.upstream.credentials.attempts import MAX_ATTEMPTS, LoginAttempts
 from appliance.upstream.http.challenge import Challenge, parse_challenges, preferred
 from appliance.upstream.http.tokens import Token, TokenKey, Tokens
 from appliance.upstream.redirects import Answer
@@ -64,20 +64,20 @@ class Access:
         registry: str,
         adapter: IAdapter,
         realms: Realms,
-        acceptance: Acceptance | None,
+        attempts: LoginAttempts | None,
         tokens: Tokens,
         server: TokenServer,
         proof: Proof,
     ) -> None:
         """
         @param registry: the URL's origin, as L{TokenKey} has it.
-        @param acceptance: of the secret, C{None} for nobody's.
+        @param attempts: of the secret, C{None} for nobody's.
         """
         self._upstream = upstream
         self._registry = registry
         self._adapter = adapter
         self._realms = realms
-        self._acceptance = acceptance
+        self._attempts = attempts
         self._tokens = tokens
         self._server = server
         self._proof = proof
@@ -116,8 +116,8 @@ class Access:
 
     def accepted(self, shown: Shown | None) -> None:
         """The registry answered to what was presented."""
-        if self._acceptance is not None and shown is not None and shown.secret is not None:
-            self._acceptance.accepted(shown.secret)
+        if self._attempts is not None and shown is not None and shown.secret is not None:
+            self._attempts.accepted(shown.secret)
 
     def forget(self, refused: Shown | None) -> None:
         """Keep no token that was refused."""
@@ -151,8 +151,8 @@ class Access:
 
     async def _show(self, challenge: Challenge, repository: str, refused: Shown | None = None) -> Shown | None:
         """What C{challenge} asks for; C{None} when that is a fresh token and C{refused} was one."""
-        for _ in range(MAX_TURNS):
-            secret = None if self._acceptance is None else await self._acceptance.current()
+        for _ in range(MAX_ATTEMPTS):
+            secret = None if self._attempts is None else await self._attempts.current()
             if challenge.scheme == "basic" or (secret is not None and secret.use is Secret.Use.BEARER):
                 return await self._itself()
             key = self._key(challenge, repository, secret)
@@ -168,9 +168,9 @@ class Access:
 
     async def _itself(self) -> Shown | None:
         """The secret itself, where that is what it is for."""
-        if self._acceptance is None:
+        if self._attempts is None:
             return None
-        secret = await self._acceptance.presentable()
+        secret = await self._attempts.presentable()
         if secret is None:
             return None
         if secret.use is Secret.Use.PASSWORD:
@@ -180,14 +180,14 @@ class Access:
         text = secret.danger_text
         if not (text.isascii() and text.isprintable() and text and " " not in text):
             why = "is no token, which is ASCII without spaces; write the token there and nothing else"
-            raise UpstreamDenied(self._upstream, f"{self._acceptance.source} {why}")
+            raise UpstreamDenied(self._upstream, f"{self._attempts.source} {why}")
         return Shown(b"Bearer " + text.encode("ascii"), secret=secret)
 
     async def _fetched(self, challenge: Challenge, key: TokenKey, secret: Secret | None) -> Token | None:
         """A new token, C{None} when there is another secret than C{secret} to ask with."""
         question = Question(realm_of(self._upstream, challenge), key.service, key.scope)
         self._realms.check(question.realm)
-        if self._acceptance is not None and await self._acceptance.presentable() != secret:
+        if self._attempts is not None and await self._attempts.presentable() != secret:
             return None
         try:
             token = await self._tokens.get(key, lambda: self._server.fetch(question, self._realms.check, secret))
@@ -195,8 +195,8 @@ class Access:
             if secret is not None and await self._is_replaced(challenge, secret, refusal.status):
                 return None
             raise refusal.fault from None
-        if self._acceptance is not None and secret is not None:
-            self._acceptance.accepted(secret)
+        if self._attempts is not None and secret is not None:
+            self._attempts.accepted(secret)
         return token
 
     async def _is_replaced(self, challenge: Challenge, secret: Secret, status: int) -> bool:
@@ -210,15 +210,15 @@ class Access:
 
         @raise UpstreamDenied: it is no use and there is no other.
         """
-        acceptance = self._acceptance
-        assert acceptance is not None, "there is no secret without"
-        known = acceptance.known == secret.identity or status == 403
-        if known and not acceptance.is_in_doubt(secret) and await self._is_good(challenge, secret):
-            acceptance.accepted(secret)
+        attempts = self._attempts
+        assert attempts is not None, "there is no secret without"
+        known = attempts.last_accepted == secret.identity or status == 403
+        if known and not attempts.is_suspect(secret) and await self._is_good(challenge, secret):
+            attempts.accepted(secret)
             return False
-        if await acceptance.refused(secret):
+        if await attempts.refused(secret):
             return True
-        raise acceptance.denied(secret)
+        raise attempts.denied(secret)
 
     async def _is_good(self, challenge: Challenge, secret: Secret) -> bool:
         return await self._proofs.get(secret.identity, lambda: self._is_proven(challenge, secret))

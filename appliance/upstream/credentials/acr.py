@@ -9,18 +9,18 @@ that is an identity token, as any other registry's.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from appliance.errors import UpstreamDenied, UpstreamInvalid
-from appliance.interfaces import ICredentials, Secret
-from appliance.upstream.credentials.leases import Lease, LeasedCredentials
-from appliance.upstream.credentials.rotation import IFollowed
-from appliance.upstream.means import Means
+from appliance.interfaces import Secret
+from appliance.upstream.credentials.lease import Lease, LeasedSecret
+from appliance.upstream.credentials.renewing import IAcceptedCredentials, RenewingCredential
 
 #: What the registry calls itself in its tokens.
 _ISSUER = "Azure Container Registry"
@@ -28,14 +28,15 @@ _ISSUER = "Azure Container Registry"
 _LIFE, _LEAST_LIFE, _MOST_LIFE = 3600.0, 60.0, 86400.0
 _MAX_TOKEN = 64 * 1024
 
+#: See L{appliance.upstream.credentials.configured.CredentialArguments.post}.
+Post = Callable[[str, Mapping[str, str]], Deferred[bytes]]
 
-class _Given(msgspec.Struct):
-    """What the exchange answers."""
 
+class _ExchangeAnswer(msgspec.Struct):
     refresh_token: str = ""
 
 
-@implementer(IFollowed)
+@implementer(IAcceptedCredentials)
 class AcrCredentials:
     """
     Refresh tokens of a registry, for the Entra ID token that the token file holds at the time.
@@ -43,14 +44,20 @@ class AcrCredentials:
     @ivar source: for messages.
     """
 
-    def __init__(self, file: ICredentials, means: Means) -> None:
+    def __init__(self, file: IAcceptedCredentials, upstream: str, host: str, clock: IReactorTime, post: Post) -> None:
         """
         @param file: gives the content of the token file.
+        @param host: of the registry.
+        @param post: sends the form of the exchange there.
         """
-        self.source = file.source if IFollowed.providedBy(file) else "token_file"
+        self.source = file.source
         self._file = file
-        self._means = means
-        self._leased: tuple[str, LeasedCredentials] | None = None
+        self._upstream = upstream
+        self._host = host
+        self._clock = clock
+        self._post = post
+        #: The identity of the token that was exchanged last, and what it was exchanged for.
+        self._exchanged: tuple[str, RenewingCredential] | None = None
 
     def current(self) -> Deferred[Secret]:
         """See L{ICredentials.current}: exchanged again when the file has changed, and before the exchanged one ends."""
@@ -61,60 +68,58 @@ class AcrCredentials:
         return Deferred.fromCoroutine(self._refused(secret))
 
     def accepted(self, secret: Secret) -> None:
-        """See L{IFollowed.accepted}. What was exchanged is unknown to the file; its token was accepted then."""
-        if IFollowed.providedBy(self._file):
-            self._file.accepted(secret)
+        """
+        See L{IAcceptedCredentials.accepted}. What was exchanged is unknown to the file; its token was accepted at the
+        exchange.
+        """
+        self._file.accepted(secret)
 
     async def _current(self) -> Secret:
         token = await self._file.current()
         if is_refresh_token(token.danger_text):
             return replace(token, use=Secret.Use.IDENTITY)
-        return await self._exchanged(token).current()
+        return await self._exchange_of(token).current()
 
     async def _refused(self, secret: Secret) -> bool:
         token = await self._file.current()
-        if not is_refresh_token(token.danger_text):
-            return await self._exchanged(token).refused(secret)
-        return await self._file.refused(secret)
+        if is_refresh_token(token.danger_text):
+            return await self._file.refused(secret)
+        exchanged = self._exchange_of(token)
+        return (await exchanged.current()).identity != secret.identity or await exchanged.refused(secret)
 
-    def _exchanged(self, token: Secret) -> LeasedCredentials:
-        """The exchange of this very token; what an earlier one was exchanged for is forgotten."""
-        if self._leased is None or self._leased[0] != token.identity:
+    def _exchange_of(self, token: Secret) -> RenewingCredential:
+        """What C{token} is exchanged for; what an earlier one was exchanged for is forgotten."""
 
-            async def obtain() -> Lease:
-                return await self._obtain(token)
+        async def obtain() -> Lease:
+            try:
+                return await self._exchange(token)
+            except UpstreamDenied:
+                if not await self._file.refused(token):
+                    raise
+            return await self._exchange(await self._file.current())
 
-            source = f"the exchange of {token.identity} at {self._means.host}"
-            self._leased = token.identity, LeasedCredentials(self._means.upstream, source, self._means.clock, obtain)
-        return self._leased[1]
-
-    async def _obtain(self, token: Secret) -> Lease:
-        """One exchange, and another one when the file is replaced after the first was denied."""
-        try:
-            return await self._exchange(token)
-        except UpstreamDenied:
-            if not await self._file.refused(token):
-                raise
-        return await self._exchange(await self._file.current())
+        if self._exchanged is None or self._exchanged[0] != token.identity:
+            leased = LeasedSecret(
+                self._upstream, f"the exchange of {token.identity} at {self._host}", self._clock, obtain
+            )
+            self._exchanged = token.identity, RenewingCredential(leased, self._clock)
+        return self._exchanged[1]
 
     async def _exchange(self, token: Secret) -> Lease:
-        body = await self._means.post("/oauth2/exchange", self._form(token))
+        """One exchange. C{tenant} is the token's own; it may be left out where the token has none."""
+        tenant = claims_of(token.danger_text).get("tid")
+        form = {"grant_type": "access_token", "service": self._host}
+        if isinstance(tenant, str):
+            form["tenant"] = tenant
+        body = await self._post("/oauth2/exchange", {**form, "access_token": token.danger_text})
         try:
-            text = msgspec.json.decode(body, type=_Given).refresh_token
+            text = msgspec.json.decode(body, type=_ExchangeAnswer).refresh_token
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             text = ""
         if not (text and text.isascii() and text.isprintable() and " " not in text):
-            raise UpstreamInvalid(self._means.upstream, "/oauth2/exchange answered no usable refresh_token")
-        self.accepted(token)
-        return Lease("", text, Secret.Use.IDENTITY, life_of(text))
-
-    def _form(self, token: Secret) -> dict[str, str]:
-        """C{tenant} is the token's own; it may be left out where the token does not tell."""
-        tenant = claims_of(token.danger_text).get("tid")
-        form = {"grant_type": "access_token", "service": self._means.host}
-        if isinstance(tenant, str):
-            form["tenant"] = tenant
-        return {**form, "access_token": token.danger_text}
+            raise UpstreamInvalid(self._upstream, "/oauth2/exchange answered no usable refresh_token")
+        self._file.accepted(token)
+        return Lease(Secret("", "", text, Secret.Use.IDENTITY), life_of(text))
 
 
 def is_refresh_token(text: str) -> bool:
@@ -124,7 +129,7 @@ def is_refresh_token(text: str) -> bool:
 
 
 def life_of(text: str) -> float:
-    """Seconds a token lives from its making, so that this machine's clock does not have to be right."""
+    """Seconds that a token lives from its making, so that this machine's clock does not have to be right."""
     claims = claims_of(text)
     begins, ends = (claims.get(name) for name in ("iat", "exp"))
     if not (isinstance(begins, int | float) and isinstance(ends, int | float)):
@@ -136,7 +141,7 @@ def claims_of(text: str) -> Mapping[str, object]:
     """
     The claims of a JWT (RFC 7519 section 3), unverified; none for what is no JWT.
 
-    They decide only how the token is used and how long: whoever gave it may lie about that to his own harm alone.
+    They decide only how the token is used and how long, so a false one harms only its issuer.
     """
     parts = text.split(".")
     if len(parts) != 3 or len(text) > _MAX_TOKEN:

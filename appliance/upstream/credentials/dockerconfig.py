@@ -13,19 +13,17 @@ server), or a C{registrytoken} (a token for the registry itself).
 from __future__ import annotations
 
 import binascii
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
 
 from appliance.errors import UpstreamDenied
-from appliance.interfaces import Secret
+from appliance.interfaces import IThreads, Secret
 from appliance.upstream.credentials.file import SecretFile
 from appliance.upstream.credentials.helper import CredentialHelper
-from appliance.upstream.credentials.rotation import Found
-from appliance.upstream.means import Means
 from appliance.upstream.url import Url
 
 #: What docker calls Docker Hub, and its hosts.
@@ -33,7 +31,7 @@ HUB = "https://index.docker.io/v1/"
 _HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 
 
-class _Entry(msgspec.Struct):
+class _AuthEntry(msgspec.Struct):
     """One registry's; whatever is missing is empty."""
 
     auth: str | None = None
@@ -43,7 +41,7 @@ class _Entry(msgspec.Struct):
     registrytoken: str | None = None
 
     def __repr__(self) -> str:
-        return "<_Entry>"
+        return "<_AuthEntry>"
 
 
 class _Config(msgspec.Struct):
@@ -63,7 +61,7 @@ class Server:
     A registry as docker looks it up.
 
     @ivar name: what a helper is asked for.
-    @ivar keys: the keys of C{auths} and C{credHelpers} that mean it beyond doubt, in order.
+    @ivar keys: the keys of C{auths} and C{credHelpers} that mean it and no other, in order.
     """
 
     name: str
@@ -96,70 +94,77 @@ def host_of(key: str) -> str:
     return key.partition("/")[0].lower()
 
 
-class AuthFile:
+class DockerConfig:
     """
     One registry's secret out of such a file, or from the program it names: a
-    L{appliance.upstream.credentials.rotation.Source}.
+    L{appliance.upstream.credentials.renewing.Source}.
     """
 
-    def __init__(self, path: Path, url: Url, means: Means, or_none: bool = False) -> None:
+    edited = True
+
+    def __init__(
+        self,
+        path: Path,
+        url: Url,
+        upstream: str,
+        threads: IThreads,
+        helper: Callable[[str, str], CredentialHelper],
+        or_none: bool = False,
+    ) -> None:
         """
         @param url: of the registry.
+        @param helper: gives the program of that name; the second argument says for messages where the name was found.
         @param or_none: whether having nothing for it means that it wants nothing, which otherwise is an error.
         """
         self._server = Server.at(url)
-        self._means = means
+        self._upstream = upstream
         self._or_none = or_none
-        self._file = SecretFile("auth_file", path, means)
+        self._file = SecretFile("auth_file", path, upstream, threads)
+        self._make_helper = helper
         self._helpers: dict[str, CredentialHelper] = {}
         self.shown = self._file.shown
 
-    def read(self, again: bool) -> Deferred[Found]:
-        """See L{appliance.upstream.credentials.rotation.Source.read}."""
-        return Deferred.fromCoroutine(self._read(again))
-
-    async def _read(self, again: bool) -> Found:
-        config = self._parsed(await self._file.read(again))
+    async def read(self, again: bool) -> Secret:
+        """See L{Source.read}: the registry's own helper goes before the helper of all, and that before the file."""
+        try:
+            config = msgspec.json.decode(await self._file.read(again), type=_Config)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise self._file.fault("cannot be read: it is no JSON as docker login writes it") from None
         own = self._server.entry(config.helpers or {})
         if own:
-            found = await self._helper(own).get(self._server.name, again)
-            if found is None:
+            secret = await self._helper(own).get(self._server.name, again)
+            if secret is None:
                 raise self._fault(f"names docker-credential-{own} for it, which has nothing")
-            return found
-        found = await self._helper(config.store).get(self._server.name, again) if config.store else None
-        found = found or self._written(config.auths or {})
-        if found is None and self._or_none:
-            return Found("", "", Secret.Use.NONE)
-        if found is None:
+            return secret
+        secret = await self._helper(config.store).get(self._server.name, again) if config.store else None
+        secret = secret or self._written(config.auths or {})
+        if secret is None and self._or_none:
+            return Secret("", "", "", Secret.Use.NONE)
+        if secret is None:
             raise self._fault(f"has nothing; write it there with docker login {self._server.name}")
-        return found
+        return secret
 
-    def _written(self, entries: dict[str, Any]) -> Found | None:
-        """What stands in the file itself; an empty entry is one whose secret is with a program."""
+    def _written(self, entries: dict[str, Any]) -> Secret | None:
+        """What stands in the file itself; an empty entry is one whose secret a program has."""
         try:
-            entry = msgspec.convert(self._server.entry(entries) or {}, _Entry)
+            entry = msgspec.convert(self._server.entry(entries) or {}, _AuthEntry)
             username, password = _pair(entry.auth) if entry.auth else (entry.username or "", entry.password or "")
         except (msgspec.ValidationError, ValueError):
             raise self._fault("cannot be read") from None
         if entry.registrytoken:
-            return Found(username, entry.registrytoken, Secret.Use.BEARER)
+            return Secret("", username, entry.registrytoken, Secret.Use.BEARER)
         if entry.identitytoken:
-            return Found(username, entry.identitytoken, Secret.Use.IDENTITY)
-        return Found(username, password) if username or password else None
+            return Secret("", username, entry.identitytoken, Secret.Use.IDENTITY)
+        return Secret("", username, password) if username or password else None
 
     def _helper(self, name: str) -> CredentialHelper:
+        """The program of that name, with what it keeps of its last answers; only the last name's."""
         if name not in self._helpers:
-            self._helpers = {name: CredentialHelper(name, self._means, self.shown)}
+            self._helpers = {name: self._make_helper(name, self.shown)}
         return self._helpers[name]
 
-    def _parsed(self, data: bytes) -> _Config:
-        try:
-            return msgspec.json.decode(data, type=_Config)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise self._file.fault("cannot be read: it is no JSON as docker login writes it") from None
-
     def _fault(self, why: str) -> UpstreamDenied:
-        return UpstreamDenied(self._means.upstream, f"{self.shown}, for {self._server.name}: it {why}")
+        return UpstreamDenied(self._upstream, f"{self.shown}, for {self._server.name}: it {why}")
 
 
 def _pair(auth: str) -> tuple[str, str]:

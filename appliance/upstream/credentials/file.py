@@ -7,12 +7,8 @@ import shlex
 import stat
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
-
 from appliance.errors import UpstreamDenied
-from appliance.interfaces import Secret
-from appliance.upstream.credentials.rotation import Found
-from appliance.upstream.means import Means
+from appliance.interfaces import IThreads, Secret
 
 #: Bytes; a config.json of a thousand registries is far below.
 MAX_SECRET_BYTES = 1024 * 1024
@@ -28,36 +24,30 @@ class SecretFile:
     @ivar shown: its key in the configuration and its path.
     """
 
-    def __init__(self, key: str, path: Path, means: Means) -> None:
-        # Quoted where it has to be: so it ends where it ends, and can be left out of what clients are told.
+    def __init__(self, key: str, path: Path, upstream: str, threads: IThreads) -> None:
+        # Quoted where needed, so that its end can be found when it is left out of what clients are sent.
         self.shown = f"{key} {shlex.quote(str(path))}"
         self._path = path
-        self._means = means
+        self._upstream = upstream
+        self._threads = threads
         self._stamp: _Stamp | None = None
         self._danger_data = b""
 
-    def read(self, again: bool) -> Deferred[bytes]:
+    async def read(self, again: bool) -> bytes:
         """
         What the file holds.
 
         @param again: whether it is read although it looks unchanged: two changes in one tick of the file system's clock
             look like one.
-        @return: fails with L{UpstreamDenied} when it cannot be read.
+        @raise UpstreamDenied: it cannot be read.
         """
-        return Deferred.fromCoroutine(self._read(again))
-
-    def fault(self, why: str) -> UpstreamDenied:
-        """The error that the file is no use."""
-        return UpstreamDenied(self._means.upstream, f"{self.shown} {why}")
-
-    async def _read(self, again: bool) -> bytes:
         known = None if again else self._stamp
         try:
-            news = await self._means.threads.call(_news, self._path, known)
+            changed = await self._threads.call(_read_changed, self._path, known)
         except OSError as reason:
             raise self.fault(f"cannot be read: {reason.strerror}") from None
-        if news is not None:
-            self._stamp, self._danger_data = news
+        if changed is not None:
+            self._stamp, self._danger_data = changed
         if len(self._danger_data) > MAX_SECRET_BYTES:
             self._danger_data = b""
             self._stamp = None
@@ -72,55 +62,56 @@ class SecretFile:
             raise self.fault("cannot be read: it is not UTF-8") from None
         return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
 
+    def fault(self, why: str) -> UpstreamDenied:
+        """The error that the file cannot be used."""
+        return UpstreamDenied(self._upstream, f"{self.shown} {why}")
+
     def __repr__(self) -> str:
         return f"<SecretFile {self.shown}>"
 
 
 class PasswordFile:
-    """A L{Source}: the file holds the password of a user whose name is known."""
+    """A L{appliance.upstream.credentials.renewing.Source}: the password of a user whose name is known."""
 
-    def __init__(self, username: str, path: Path, means: Means) -> None:
+    edited = True
+
+    def __init__(self, username: str, path: Path, upstream: str, threads: IThreads) -> None:
         self._username = username
-        self._file = SecretFile("password_file", path, means)
+        self._file = SecretFile("password_file", path, upstream, threads)
         self.shown = self._file.shown
 
-    def read(self, again: bool) -> Deferred[Found]:
+    async def read(self, again: bool) -> Secret:
         """See L{Source.read}. The password may be empty."""
-        return Deferred.fromCoroutine(self._read(again))
-
-    async def _read(self, again: bool) -> Found:
-        return Found(self._username, await self._file.text(again))
+        return Secret("", self._username, await self._file.text(again))
 
 
 class TokenFile:
-    """
-    A L{Source}: the file holds a token, and white space around it means nothing.
+    """A L{appliance.upstream.credentials.renewing.Source}: a token, white space around it left out."""
 
-    @param use: how it is presented; as a password it goes with C{username}.
-    """
+    edited = True
 
-    def __init__(self, path: Path, means: Means, username: str, use: Secret.Use) -> None:
+    def __init__(self, path: Path, upstream: str, threads: IThreads, username: str, use: Secret.Use) -> None:
+        """
+        @param use: how it is presented; as a password it goes with C{username}.
+        """
         self._username = username
         self._use = use
-        self._file = SecretFile("token_file", path, means)
+        self._file = SecretFile("token_file", path, upstream, threads)
         self.shown = self._file.shown
 
-    def read(self, again: bool) -> Deferred[Found]:
+    async def read(self, again: bool) -> Secret:
         """See L{Source.read}."""
-        return Deferred.fromCoroutine(self._read(again))
-
-    async def _read(self, again: bool) -> Found:
         text = (await self._file.text(again)).strip()
         if not text:
             raise self._file.fault("is empty; write the token into it")
-        return Found(self._username, text, self._use)
+        return Secret("", self._username, text, self._use)
 
 
-def _news(path: Path, known: _Stamp | None) -> tuple[_Stamp, bytes] | None:
+def _read_changed(path: Path, known: _Stamp | None) -> tuple[_Stamp, bytes] | None:
     """The file's stamp and content, C{None} when its stamp is C{known}. Blocks."""
     if known is not None and _stamp(os.stat(path)) == known:
         return None
-    # Whoever names a pipe or a device must not hang a thread.
+    # Opening a pipe or a device must not hang a thread.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         status = os.fstat(fd)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from appliance.errors import ConfigError
 from appliance.settings import NO_PROXY, UpstreamSettings
@@ -49,6 +49,14 @@ class Proxy:
     def danger_authorization(self) -> bytes | None:
         """The value of a Proxy-Authorization field (RFC 7617), C{None} when there are no credentials."""
         return None if self.danger_pair is None else b"Basic " + base64.b64encode(self.danger_pair())
+
+    def danger_url(self) -> str:
+        """The URL with user and password, as other libraries want it."""
+        userinfo = ""
+        if self.danger_pair is not None:
+            username, _, password = self.danger_pair().partition(b":")
+            userinfo = f"{quote(username, safe='')}:{quote(password, safe='')}@"
+        return f"{self.url.scheme}://{userinfo}{self.url.authority}"
 
     def advice(self) -> str:
         """What to do about a 407."""

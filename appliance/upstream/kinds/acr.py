@@ -24,7 +24,9 @@ class Acr(Standard):
     redirect_hosts = ("*.blob.core.windows.net", "*.data.azurecr.io")
     has_referrers = True
 
-    def credentials(self, settings: UpstreamSettings, means: Any) -> ICredentials | None:
+    def credentials(self, settings: UpstreamSettings, given: Any) -> ICredentials | None:
         """From the token file, when there is one."""
-        source = token_credentials(settings, means)
-        return None if source is None else AcrCredentials(source, means)
+        file = token_credentials(settings, given)
+        if file is None:
+            return None
+        return AcrCredentials(file, given.upstream, given.host, given.clock, given.post)

@@ -8,7 +8,7 @@ from typing import Any
 from appliance.errors import ConfigError
 from appliance.interfaces import ICredentials
 from appliance.settings import AWS, UpstreamSettings
-from appliance.upstream.credentials.aws import Api, credentials_from, is_installed
+from appliance.upstream.credentials.aws import EcrApi, aws_credentials, is_installed
 from appliance.upstream.kinds.standard import Standard
 from appliance.upstream.url import Url
 
@@ -22,7 +22,7 @@ _HOST = re.compile(
 #: What ECR says, with a 403, when its token is too old (bazel-contrib/rules_img#715).
 _EXPIRED = b"authorization token has expired"
 #: The API is in one region only (Amazon ECR Public, "Registry authentication").
-_PUBLIC = Api("ecr-public", "us-east-1")
+_PUBLIC = EcrApi("ecr-public", "us-east-1")
 
 
 def has_own(settings: UpstreamSettings) -> bool:
@@ -39,12 +39,12 @@ def check_botocore(settings: UpstreamSettings) -> None:
         )
 
 
-def api_of(host: str) -> Api | None:
+def api_of(host: str) -> EcrApi | None:
     """Whom to ask for a token for the registry at C{host}, C{None} when it is none of ECR's."""
     match = _HOST.fullmatch(host)
     if match is None:
         return None
-    return Api("ecr", match["region"], True if match["fips"] else None, True if match["dual"] == "-" else None)
+    return EcrApi("ecr", match["region"], True if match["fips"] else None, True if match["dual"] == "-" else None)
 
 
 class Ecr(Standard):
@@ -83,12 +83,14 @@ class Ecr(Standard):
         """A 403 that says so."""
         return status == 403 and _EXPIRED in problem.lower()
 
-    def credentials(self, settings: UpstreamSettings, means: Any) -> ICredentials | None:
+    def credentials(self, settings: UpstreamSettings, given: Any) -> ICredentials | None:
         """From AWS, unless the settings name others."""
         if has_own(settings):
-            return super().credentials(settings, means)
-        api = api_of(means.host)
-        return None if api is None else credentials_from(api, settings, means)
+            return super().credentials(settings, given)
+        api = api_of(given.host)
+        if api is None:
+            return None
+        return aws_credentials(api, settings, given.clock, given.threads, given.danger_proxy)
 
 
 class EcrPublic(Standard):
@@ -114,11 +116,11 @@ class EcrPublic(Standard):
         """A 400 without a challenge (aws/containers-roadmap#2835)."""
         return status == 400 and bearer and not challenged
 
-    def credentials(self, settings: UpstreamSettings, means: Any) -> ICredentials | None:
+    def credentials(self, settings: UpstreamSettings, given: Any) -> ICredentials | None:
         """From AWS when the settings say so and name no others."""
         if settings.credentials == AWS and not has_own(settings):
-            return credentials_from(_PUBLIC, settings, means)
-        return super().credentials(settings, means)
+            return aws_credentials(_PUBLIC, settings, given.clock, given.threads, given.danger_proxy)
+        return super().credentials(settings, given)
 
 
 def _host(url: str) -> str:

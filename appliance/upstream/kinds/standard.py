@@ -53,11 +53,11 @@ class Standard:
         """Nothing is told."""
         return None
 
-    def credentials(self, settings: UpstreamSettings, means: Any) -> ICredentials | None:
+    def credentials(self, settings: UpstreamSettings, given: Any) -> ICredentials | None:
         """Only the settings' files; C{token_file} is read here where its content is a password."""
         if self.token_username is None or settings.token_file is None:
             return None
-        return token_credentials(settings, means, self.token_username, Secret.Use.PASSWORD)
+        return token_credentials(settings, given, self.token_username, Secret.Use.PASSWORD)
 
 
 STANDARD = Standard()

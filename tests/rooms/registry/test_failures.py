@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
 
 from appliance import errors
+from appliance.flow.threads import InlineThreads
 from appliance.registry.failures import for_clients, internal, refusal
 from appliance.registry.responses import etag_matches, quotable
 from appliance.upstream.credentials.file import SecretFile
 from appliance.upstream.http.proxy import Proxy
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import means
 
 UP = "docker.io"
 TABLE = [
@@ -193,7 +192,8 @@ def test_clients_are_told_no_path_no_proxy_and_no_address_of_ours(said: str, tol
 def test_a_file_of_any_name_is_left_out(path: str) -> None:
     """Of a secret's file, clients hear that it cannot be used."""
     for name in ("password_file", "token_file", "auth_file"):
-        fault = SecretFile(name, Path(path), means(Clock())).fault("cannot be read: No such file or directory")
+        file = SecretFile(name, Path(path), "up.example", InlineThreads())
+        fault = file.fault("cannot be read: No such file or directory")
         answer = refusal(fault, "manifest")
         assert answer is not None and b"cannot be read" in answer.body
         assert not any(part in answer.body for part in (b"srv", b"secrets", b"hub.txt", b"b;c", b"pull"))

@@ -36,12 +36,11 @@ from zope.interface import implementer
 from appliance.flow.threads import InlineThreads
 from appliance.interfaces import Health, IAdapter, ICredentials, RateLimit
 from appliance.settings import UpstreamSettings
-from appliance.upstream.credentials.configured import credentials_for
+from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.http.connect import Agents
 from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.limits import Limits
-from appliance.upstream.means import Means
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.url import Url
 
@@ -408,14 +407,14 @@ class NoProcesses:
         raise AssertionError(f"a process was started: {args[1:]}")
 
 
-def means(
+def arguments(
     clock: IReactorTime,
     processes: IReactorProcess | None = None,
     host: str = "registry.example",
     environ: Mapping[str, str] | None = None,
-) -> Means:
-    """What credentials of C{up.example} may use: files are read at once, and no form can be posted."""
-    return Means(
+) -> CredentialArguments:
+    """What credentials of C{up.example} are made with: files are read at once, and no form can be posted."""
+    return CredentialArguments(
         upstream="up.example",
         host=host,
         clock=clock,
@@ -457,6 +456,6 @@ def upstream(
     clock: IReactorTime = net.clock
 
     def shown(url: Url) -> ICredentials | None:
-        return credentials or credentials_for(settings, url, means(clock))
+        return credentials or credentials_for(settings, url, arguments(clock))
 
     return DistributionUpstream(settings, net.agents, clock, adapter, shown, observer, limits)

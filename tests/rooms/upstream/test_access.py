@@ -16,13 +16,14 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from appliance import errors
-from appliance.interfaces import FetchedManifest, IAdapter
+from appliance.flow.threads import InlineThreads
+from appliance.interfaces import FetchedManifest, IAdapter, Secret
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.access.access import Shown
 from appliance.upstream.credentials.configured import credentials_for
 from appliance.upstream.credentials.file import PasswordFile
-from appliance.upstream.credentials.rotation import Found, Rotation
+from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.http.tokens import MOST, Token, TokenKey, Tokens
@@ -40,8 +41,8 @@ from tests.rooms.upstream.net import (
     Net,
     Reply,
     Server,
+    arguments,
     failure_of,
-    means,
     now,
     pending,
     upstream,
@@ -294,7 +295,7 @@ def test_a_probe_shows_nothing_and_asks_once(tmp_path: Path, status: int) -> Non
     net.servers[REGISTRY] = lambda asked: Reply(
         status, {"Location": "/x", "WWW-Authenticate": 'Basic realm="x"'}, b"no"
     )
-    credentials = Rotation(PasswordFile("user", password(tmp_path), means(net.clock)), net.clock)
+    credentials = RenewingCredential(PasswordFile("user", password(tmp_path), "up.example", InlineThreads()), net.clock)
     exchange = Exchange("up.example", net.clock, Limits(), SilentObserver())
     url = Url.parse(REGISTRY + "/prefix")
     site = Site(url, net.agents(url), exchange, STANDARD, (), credentials, Tokens(net.clock))
@@ -740,8 +741,8 @@ def test_a_missing_password_file_is_named(tmp_path: Path) -> None:
 )
 def test_one_newline_at_the_end_is_not_part_of_the_password(tmp_path: Path, written: str, meant: str) -> None:
     """Editors and echo put one there; everything else may be meant."""
-    source = PasswordFile("user", password(tmp_path, written), means(Clock()))
-    assert now(source.read(again=False)) == Found("user", meant)
+    source = PasswordFile("user", password(tmp_path, written), "up.example", InlineThreads())
+    assert now(Deferred.fromCoroutine(source.read(again=False))) == Secret("", "user", meant)
 
 
 # -- tokens that are given to us -----------------------------------------------------------------------------------
@@ -1055,7 +1056,7 @@ def test_secrets_are_not_shown(
         path = identity(tmp_path, CANARY) if way == "auth_file" else write(tmp_path / "file", CANARY)
         files = {way: path, "username": "user"} if way == "password_file" else {way: path}
         named = UpstreamSettings(name="u", urls=(REGISTRY,), **files)
-        credentials = credentials_for(named, Url.parse(REGISTRY), means(net.clock))
+        credentials = credentials_for(named, Url.parse(REGISTRY), arguments(net.clock))
         assert credentials is not None
         secret = now(credentials.current())
         asking = upstream(net, credentials=credentials)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,11 +15,10 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamInvalid, UpstreamUnavailable
-from appliance.flow.threads import InlineThreads
 from appliance.interfaces import ICredentials, Secret
 from appliance.upstream.credentials.acr import AcrCredentials, claims_of, is_refresh_token, life_of
-from appliance.upstream.credentials.leases import PAUSE
-from appliance.upstream.means import Means
+from appliance.upstream.credentials.lease import MIN_INTERVAL
+from appliance.upstream.credentials.renewing import IAcceptedCredentials
 from tests.rooms.upstream.net import failure_of, now
 
 HOST = "contoso.azurecr.io"
@@ -43,7 +41,7 @@ def entra(number: int = 1, **more: object) -> str:
     return jwt(iss=f"https://sts.windows.net/{TENANT}/", tid=TENANT, jti=str(number), **more)
 
 
-@implementer(ICredentials)
+@implementer(IAcceptedCredentials)
 class File:
     """
     A token file.
@@ -51,10 +49,15 @@ class File:
     @ivar replacement: what it holds after somebody was told that the present content is refused.
     """
 
+    source = "token_file"
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.replacement: str | None = None
         self.complaints = 0
+
+    def accepted(self, secret: Secret) -> None:
+        """It makes no difference here."""
 
     def current(self) -> Deferred[Secret]:
         return succeed(Secret(f"token_file#{hash(self.text)}", "", self.text, Secret.Use.BEARER))
@@ -92,9 +95,7 @@ class Bench:
         self.clock = Clock()
         self.file = File(text)
         self.exchange = Exchange()
-        processes: Any = None
-        means = Means("ours", HOST, self.clock, InlineThreads(), processes, self.exchange.post)
-        self.credentials = AcrCredentials(self.file, means)
+        self.credentials = AcrCredentials(self.file, "ours", HOST, self.clock, self.exchange.post)
 
     def current(self) -> Secret:
         return now(self.credentials.current())
@@ -147,7 +148,7 @@ def test_a_new_file_is_exchanged_at_its_first_use(bench: Bench) -> None:
 def test_a_refused_token_is_exchanged_again(bench: Bench) -> None:
     """A registry may forget what it gave, before its end."""
     first = bench.current()
-    bench.clock.advance(PAUSE)
+    bench.clock.advance(MIN_INTERVAL)
     assert now(bench.credentials.refused(first)) is True
     assert bench.current().danger_text == refresh_token(2)
 

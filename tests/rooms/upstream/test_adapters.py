@@ -35,9 +35,9 @@ from appliance.interfaces import IAdapter, ICredentials, RateLimit
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.access.forms import Forms
-from appliance.upstream.credentials.aws import Api, Authorization, credentials_from
-from appliance.upstream.credentials.configured import credentials_for
-from appliance.upstream.credentials.leases import PAUSE
+from appliance.upstream.credentials.aws import EcrApi, aws_credentials
+from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
+from appliance.upstream.credentials.lease import MIN_INTERVAL
 from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.kinds.acr import Acr
@@ -46,7 +46,6 @@ from appliance.upstream.kinds.ecr import Ecr, EcrPublic
 from appliance.upstream.kinds.standard import STANDARD, Standard
 from appliance.upstream.kinds.wellknown import Gcr, Ghcr, GitLab, Harbor, K8s, Mcr, Quay
 from appliance.upstream.limits import Limits
-from appliance.upstream.means import Means
 from appliance.upstream.observer import SilentObserver
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import Asked, Net, Reply, Server, Sink
@@ -166,7 +165,7 @@ class Site:
         adapter: IAdapter,
         url: str,
         *,
-        credentials: Callable[[UpstreamSettings, Means], ICredentials | None] | None = None,
+        credentials: Callable[[UpstreamSettings, CredentialArguments], ICredentials | None] | None = None,
         **settings: Any,
     ) -> None:
         self.net = Net()
@@ -181,19 +180,19 @@ class Site:
             self.net.agents,
             self.net.clock,
             self._adapter,
-            credentials=lambda url: self._credentials(self.settings, self.means()),
+            credentials=lambda url: self._credentials(self.settings, self.arguments()),
         )
 
-    def means(self) -> Means:
+    def arguments(self) -> CredentialArguments:
         home = Url.parse(self.settings.urls[0])
         exchange = Exchange("up.example", self.net.clock, Limits(), SilentObserver())
         forms = Forms(exchange, self.net.agent("own"), home)
         processes: Any = None
-        return Means("up.example", home.host, self.net.clock, InlineThreads(), processes, forms.post)
+        return CredentialArguments("up.example", home.host, self.net.clock, InlineThreads(), processes, forms.post)
 
-    def _own(self, settings: UpstreamSettings, means: Means) -> ICredentials | None:
+    def _own(self, settings: UpstreamSettings, given: CredentialArguments) -> ICredentials | None:
         home = Url.parse(settings.urls[0])
-        return self._adapter.credentials(settings, means) or credentials_for(settings, home, means)
+        return self._adapter.credentials(settings, given) or credentials_for(settings, home, given)
 
     def pull(self, name: str) -> tuple[bytes, bytes]:
         """Manifest and blob, as whoever pulls C{name} gets them."""
@@ -522,15 +521,20 @@ class Aws:
     def __init__(self) -> None:
         self.given = 0
 
-    def __call__(self, api: Api) -> Authorization:
+    def __call__(self, api: EcrApi) -> Mapping[str, Any]:
         self.given += 1
-        return Authorization(base64.b64encode(f"AWS:password-{self.given}".encode()).decode(), 12 * 3600.0)
+        token = base64.b64encode(f"AWS:password-{self.given}".encode()).decode()
+        return {"authorizationData": [{"authorizationToken": token}]}
+
+
+def credentials_of(api: EcrApi, aws: Aws) -> Callable[[UpstreamSettings, CredentialArguments], ICredentials]:
+    return lambda settings, given: aws_credentials(api, settings, given.clock, given.threads, lambda: None, aws)
 
 
 def ecr() -> tuple[Site, Aws, Registry]:
     aws = Aws()
-    api = Api("ecr", "eu-west-1")
-    site = Site(Ecr(), ECR, credentials=lambda settings, means: credentials_from(api, settings, means, aws))
+    api = EcrApi("ecr", "eu-west-1")
+    site = Site(Ecr(), ECR, credentials=credentials_of(api, aws))
     registry = Registry(
         "team/app",
         challenge=f'Basic realm="{ECR}/",service="ecr.amazonaws.com"',
@@ -554,7 +558,7 @@ def test_ecrs_password_that_ended_is_replaced_within_the_pull() -> None:
     site, aws, registry = ecr()
     upstream = site.upstream()
     site.net.result(upstream.manifest("team/app", "latest"))
-    site.net.clock.advance(PAUSE)
+    site.net.clock.advance(MIN_INTERVAL)
 
     def manifests(asked: Asked) -> Reply:
         if asked.one("authorization") == basic("AWS", "password-1"):
@@ -587,7 +591,7 @@ ECR_PUBLIC = "https://public.ecr.aws"
 
 
 def ecr_public(
-    credentials: Callable[[UpstreamSettings, Means], ICredentials | None] | None = None, **more: Any
+    credentials: Callable[[UpstreamSettings, CredentialArguments], ICredentials | None] | None = None, **more: Any
 ) -> tuple[Site, TokenServer, Registry]:
     site, server = Site(EcrPublic(), ECR_PUBLIC, credentials=credentials, **more), TokenServer()
     registry = Registry(
@@ -627,8 +631,8 @@ def test_ecr_publics_token_that_ended_is_replaced_within_the_pull() -> None:
 
 def test_ecr_public_knows_who_logs_in() -> None:
     """With C{credentials: aws} its token server is shown AWS's password."""
-    api = Api("ecr-public", "us-east-1")
-    site, server, _ = ecr_public(lambda settings, means: credentials_from(api, settings, means, Aws()))
+    api = EcrApi("ecr-public", "us-east-1")
+    site, server, _ = ecr_public(credentials_of(api, Aws()))
     server.logins = {basic("AWS", "password-1")}
     assert site.pull("docker/library/nginx") == PULLED
 
@@ -928,7 +932,7 @@ def test_what_is_known_of_referrers() -> None:
 def post(reply: Reply, fields: Mapping[str, str]) -> tuple[Net, Deferred[bytes]]:
     site = Site(STANDARD, "https://registry.example/path")
     site.net.servers["https://registry.example"] = lambda asked: reply
-    return site.net, site.means().post("/oauth2/exchange", fields)
+    return site.net, site.arguments().post("/oauth2/exchange", fields)
 
 
 def test_a_form_is_sent_as_forms_are() -> None:

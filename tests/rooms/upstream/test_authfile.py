@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred
 
 from appliance import errors
+from appliance.flow.threads import InlineThreads
 from appliance.interfaces import Secret
-from appliance.upstream.credentials.dockerconfig import HUB, AuthFile, Server, host_of
-from appliance.upstream.credentials.rotation import Found
+from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig, Server, host_of
+from appliance.upstream.credentials.helper import CredentialHelper
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import failure_of, means, now
+from tests.rooms.upstream.net import failure_of, now
 
 
 def auth(text: str) -> dict[str, str]:
@@ -29,31 +30,39 @@ def wrote(folder: Path, config: object) -> Path:
     return path
 
 
-def found(folder: Path, config: object, url: str = "https://registry.example") -> Found:
-    return now(AuthFile(wrote(folder, config), Url.parse(url), means(Clock())).read(again=False))
+def read(folder: Path, config: object, url: str) -> Deferred[Secret]:
+    def helper(name: str, source: str) -> CredentialHelper:
+        raise AssertionError(f"{source} named {name}")
+
+    file = DockerConfig(wrote(folder, config), Url.parse(url), "up.example", InlineThreads(), helper)
+    return Deferred.fromCoroutine(file.read(again=False))
+
+
+def found(folder: Path, config: object, url: str = "https://registry.example") -> Secret:
+    return now(read(folder, config, url))
 
 
 def fault(folder: Path, config: object, url: str = "https://registry.example") -> BaseException:
-    return failure_of(AuthFile(wrote(folder, config), Url.parse(url), means(Clock())).read(again=False))
+    return failure_of(read(folder, config, url))
 
 
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        (auth("user:pa:ss"), Found("user", "pa:ss")),
-        (auth("üser:pä$+"), Found("üser", "pä$+")),
-        (auth("user:pass\0\0"), Found("user", "pass")),
-        (auth("user:"), Found("user", "")),
-        ({"username": "user", "password": "pass"}, Found("user", "pass")),
-        ({"auth": "", "username": "user", "password": "pass"}, Found("user", "pass")),
-        ({**auth("user:"), "identitytoken": "tok"}, Found("user", "tok", Secret.Use.IDENTITY)),
-        ({"identitytoken": "tok"}, Found("", "tok", Secret.Use.IDENTITY)),
-        ({"registrytoken": "tok"}, Found("", "tok", Secret.Use.BEARER)),
-        ({**auth("user:pass"), "email": "x@y", "more": [1]}, Found("user", "pass")),
-        ({**auth("user:pass"), "username": None}, Found("user", "pass")),
+        (auth("user:pa:ss"), Secret("", "user", "pa:ss")),
+        (auth("üser:pä$+"), Secret("", "üser", "pä$+")),
+        (auth("user:pass\0\0"), Secret("", "user", "pass")),
+        (auth("user:"), Secret("", "user", "")),
+        ({"username": "user", "password": "pass"}, Secret("", "user", "pass")),
+        ({"auth": "", "username": "user", "password": "pass"}, Secret("", "user", "pass")),
+        ({**auth("user:"), "identitytoken": "tok"}, Secret("", "user", "tok", Secret.Use.IDENTITY)),
+        ({"identitytoken": "tok"}, Secret("", "", "tok", Secret.Use.IDENTITY)),
+        ({"registrytoken": "tok"}, Secret("", "", "tok", Secret.Use.BEARER)),
+        ({**auth("user:pass"), "email": "x@y", "more": [1]}, Secret("", "user", "pass")),
+        ({**auth("user:pass"), "username": None}, Secret("", "user", "pass")),
     ],
 )
-def test_an_entry_is_read_as_docker_wrote_it(tmp_path: Path, entry: object, expected: Found) -> None:
+def test_an_entry_is_read_as_docker_wrote_it(tmp_path: Path, entry: object, expected: Secret) -> None:
     """Every form that docker login, podman login and az acr login leave behind."""
     assert found(tmp_path, {"auths": {"registry.example": entry}}) == expected
 
@@ -79,7 +88,7 @@ def test_an_entry_is_read_as_docker_wrote_it(tmp_path: Path, entry: object, expe
 )
 def test_a_registry_is_found_under_its_keys(tmp_path: Path, url: str, key: str) -> None:
     """People and tools write a host in many ways; Docker Hub has a name of its own."""
-    assert found(tmp_path, {"auths": {key: auth("user:pass")}}, url) == Found("user", "pass")
+    assert found(tmp_path, {"auths": {key: auth("user:pass")}}, url) == Secret("", "user", "pass")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,7 @@ def test_another_registrys_password_is_not_taken(tmp_path: Path, url: str, key: 
 def test_the_very_key_goes_before_a_similar_one(tmp_path: Path) -> None:
     """As docker prefers it."""
     entries = {"https://registry.example/v1/": auth("other:x"), "registry.example": auth("user:pass")}
-    assert found(tmp_path, {"auths": entries}) == Found("user", "pass")
+    assert found(tmp_path, {"auths": entries}) == Secret("", "user", "pass")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +146,7 @@ def test_what_cannot_be_read_is_named_and_not_repeated(tmp_path: Path, config: o
 def test_another_registrys_broken_entry_does_not_matter(tmp_path: Path) -> None:
     """It is somebody else's."""
     config = {"auths": {"other.example": 7, "registry.example": auth("user:pass")}, "HttpHeaders": {"x": 1}}
-    assert found(tmp_path, config) == Found("user", "pass")
+    assert found(tmp_path, config) == Secret("", "user", "pass")
 
 
 @given(st.text(st.characters(blacklist_characters=":", blacklist_categories=["Cs"])), st.text(min_size=1))
@@ -148,7 +157,7 @@ def test_user_and_password_come_back_whatever_they_hold(username: str, password:
     password = password.encode("utf-8", "ignore").decode().strip("\0") or "x"
     with tempfile.TemporaryDirectory() as folder:
         config = {"auths": {"registry.example": auth(f"{username}:{password}")}}
-        assert found(Path(folder), config) == Found(username, password)
+        assert found(Path(folder), config) == Secret("", username, password)
 
 
 @given(st.text())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import IProcessProtocol, IProcessTransport, IReactorProcess
 from twisted.internet.task import Clock
@@ -15,12 +16,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance import errors
+from appliance.flow.threads import InlineThreads
 from appliance.interfaces import Secret
-from appliance.upstream.credentials.dockerconfig import HUB, AuthFile
-from appliance.upstream.credentials.helper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, PATIENCE, CredentialHelper
-from appliance.upstream.credentials.rotation import Found, Rotation
+from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig
+from appliance.upstream.credentials.helper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, TIMEOUT, CredentialHelper
+from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import failure_of, means, now, pending
+from tests.rooms.upstream.net import failure_of, now, pending
 
 
 class Program:
@@ -90,18 +92,28 @@ class Rig:
         self.clock = Clock()
         self.shop = Shop()
         environ = {"PATH": f"relative:{folder}/none::{self.bin}", "HOME": "/home/x"}
-        self.means = means(self.clock, self.shop, environ=environ)
-        self.helper = CredentialHelper("test", self.means, "auth_file /x")
+        self.environ = environ
+        self.helper = self.named("test", "auth_file /x")
+
+    def named(self, name: str, source: str) -> CredentialHelper:
+        return CredentialHelper(
+            name, source, "up.example", self.clock, InlineThreads(), self.shop, self.environ
+        )
+
+    def get(self, again: bool = False, name: str = "test") -> Deferred[Secret | None]:
+        """Ask the helper of that name for C{registry.example}; C{test} keeps its answers."""
+        helper = self.helper if name == "test" else self.named(name, "auth_file /x")
+        return Deferred.fromCoroutine(helper.get("registry.example", again))
 
     def install(self, name: str, mode: int = 0o755) -> None:
         program = self.bin / f"docker-credential-{name}"
         program.write_text("#!/bin/false\n")
         program.chmod(mode)
 
-    def auth_file(self, config: object, url: str = "https://registry.example") -> AuthFile:
+    def config(self, config: object, url: str = "https://registry.example") -> DockerConfig:
         path = self.folder / "config.json"
         path.write_text(json.dumps(config))
-        return AuthFile(path, Url.parse(url), self.means)
+        return DockerConfig(path, Url.parse(url), "up.example", InlineThreads(), self.named)
 
 
 @pytest.fixture
@@ -114,52 +126,52 @@ ANSWER = {"ServerURL": "registry.example", "Username": "user", "Secret": "c4n4ry
 
 def test_a_helper_is_asked_as_docker_asks_it(rig: Rig) -> None:
     """The program on the PATH, C{get}, the server's name on its standard input, our environment."""
-    asked = rig.helper.get("registry.example", again=False)
+    asked = rig.get()
     (program,) = rig.shop.programs
     assert program.executable == str(rig.bin / "docker-credential-test")
     assert program.args == ["docker-credential-test", "get"]
-    assert program.env == rig.means.environ
+    assert program.env == rig.environ
     assert (program.heard, program.stdin_closed) == (b"registry.example", True)
     assert pending(asked)
     program.says(ANSWER)
-    assert now(asked) == Found("user", "c4n4ry")
+    assert now(asked) == Secret("", "user", "c4n4ry")
     assert rig.clock.getDelayedCalls() == []
 
 
 def test_the_user_name_token_says_that_it_is_an_identity_token(rig: Rig) -> None:
     """As docker's own stores keep them."""
-    asked = rig.helper.get("registry.example", again=False)
+    asked = rig.get()
     rig.shop.programs[0].says({"Username": "<token>", "Secret": "c4n4ry"})
-    assert now(asked) == Found("", "c4n4ry", Secret.Use.IDENTITY)
+    assert now(asked) == Secret("", "", "c4n4ry", Secret.Use.IDENTITY)
 
 
 def test_an_answer_is_kept_for_five_minutes_and_asked_for_again_on_a_refusal(rig: Rig) -> None:
     """A keyring is not opened for every layer."""
-    asked = rig.helper.get("registry.example", again=False)
+    asked = rig.get()
     rig.shop.programs[0].says(ANSWER)
     now(asked)
     rig.clock.advance(KEPT - 1)
-    assert now(rig.helper.get("registry.example", again=False)) == Found("user", "c4n4ry")
+    assert now(rig.get()) == Secret("", "user", "c4n4ry")
     assert len(rig.shop.programs) == 1
-    asked = rig.helper.get("registry.example", again=True)
+    asked = rig.get(again=True)
     rig.shop.programs[1].says({**ANSWER, "Secret": "other"})
-    assert now(asked) == Found("user", "other")
+    assert now(asked) == Secret("", "user", "other")
     rig.clock.advance(KEPT)
-    assert pending(rig.helper.get("registry.example", again=False))
+    assert pending(rig.get())
 
 
 def test_many_questions_are_one_run(rig: Rig) -> None:
     """And the answer is everybody's."""
-    asked = [rig.helper.get("registry.example", again=False) for _ in range(20)]
+    asked = [rig.get() for _ in range(20)]
     (program,) = rig.shop.programs
     program.says(ANSWER)
-    assert {now(each) for each in asked} == {Found("user", "c4n4ry")}
+    assert {now(each) for each in asked} == {Secret("", "user", "c4n4ry")}
 
 
 def test_a_helper_that_takes_too_long_is_killed(rig: Rig) -> None:
     """It waits for somebody to type a passphrase; its children's pipes are let go of, too."""
-    asked = rig.helper.get("registry.example", again=False)
-    rig.clock.advance(PATIENCE)
+    asked = rig.get()
+    rig.clock.advance(TIMEOUT)
     (program,) = rig.shop.programs
     assert (program.signals, program.let_go) == (["KILL"], True)
     fault = failure_of(asked)
@@ -170,7 +182,7 @@ def test_a_helper_that_takes_too_long_is_killed(rig: Rig) -> None:
 
 def test_a_helper_that_never_ends_writing_is_killed(rig: Rig) -> None:
     """Nothing a program writes fills our memory."""
-    asked = rig.helper.get("registry.example", again=False)
+    asked = rig.get()
     (program,) = rig.shop.programs
     program.protocol.outReceived(b"x" * MAX_OUTPUT_BYTES)
     assert program.signals == []
@@ -193,7 +205,7 @@ def test_a_helper_that_never_ends_writing_is_killed(rig: Rig) -> None:
 )
 def test_a_helper_in_trouble_is_named_and_not_quoted(rig: Rig, output: bytes, code: int, word: str) -> None:
     """What it writes, on either pipe, may hold secrets."""
-    asked = rig.helper.get("registry.example", again=False)
+    asked = rig.get()
     rig.shop.programs[0].says(output, code, b"stderr c4n4ry")
     fault = failure_of(asked)
     assert type(fault) is errors.UpstreamDenied
@@ -203,12 +215,12 @@ def test_a_helper_in_trouble_is_named_and_not_quoted(rig: Rig, output: bytes, co
 
 def test_a_failed_helper_is_not_run_for_every_question(rig: Rig) -> None:
     """One that hangs would hold every pull for ten seconds."""
-    rig.helper.get("registry.example", again=False).addErrback(lambda _: None)
-    rig.clock.advance(PATIENCE)
-    assert type(failure_of(rig.helper.get("registry.example", again=False))) is errors.UpstreamTimeout
+    rig.get().addErrback(lambda _: None)
+    rig.clock.advance(TIMEOUT)
+    assert type(failure_of(rig.get())) is errors.UpstreamTimeout
     assert len(rig.shop.programs) == 1
     rig.clock.advance(KEPT_FAULT)
-    assert pending(rig.helper.get("registry.example", again=False))
+    assert pending(rig.get())
 
 
 @pytest.mark.parametrize(
@@ -217,7 +229,7 @@ def test_a_failed_helper_is_not_run_for_every_question(rig: Rig) -> None:
 )
 def test_a_helper_may_have_nothing(rig: Rig, output: object, code: int) -> None:
     """That is no failure of the helper."""
-    asked = rig.helper.get("registry.example", again=False)
+    asked = rig.get()
     rig.shop.programs[0].says(output, code)
     assert now(asked) is None
 
@@ -225,7 +237,8 @@ def test_a_helper_may_have_nothing(rig: Rig, output: object, code: int) -> None:
 @pytest.mark.parametrize("name", ["", "../evil", "a/b", "a b", "a\nb", "-x;rm", "é", "a\0"])
 def test_a_name_is_no_path(rig: Rig, name: str) -> None:
     """Whoever writes the file may name a program of the PATH, nothing else."""
-    fault = failure_of(rig.auth_file({"credHelpers": {"registry.example": name}}).read(again=False))
+    config = rig.config({"credHelpers": {"registry.example": name}})
+    fault = failure_of(Deferred.fromCoroutine(config.read(again=False)))
     assert type(fault) is errors.UpstreamDenied
     assert rig.shop.programs == []
 
@@ -234,7 +247,7 @@ def test_a_name_is_no_path(rig: Rig, name: str) -> None:
 def test_a_program_that_is_not_there_is_named(rig: Rig, name: str) -> None:
     """With where it was looked for; a file that is no program is none."""
     rig.install("plain", 0o644)
-    fault = failure_of(CredentialHelper(name, rig.means, "auth_file /x").get("registry.example", again=False))
+    fault = failure_of(rig.get(name=name))
     assert f"docker-credential-{name} is not on the PATH" in str(fault)
     assert "auth_file /x" in str(fault)
 
@@ -245,7 +258,7 @@ def test_a_program_in_the_working_directory_is_not_run(rig: Rig, monkeypatch: py
     (rig.folder / "relative").mkdir()
     os.rename(rig.bin / "docker-credential-near", rig.folder / "relative" / "docker-credential-near")
     monkeypatch.chdir(rig.folder)
-    fault = failure_of(CredentialHelper("near", rig.means, "auth_file /x").get("registry.example", again=False))
+    fault = failure_of(rig.get(name="near"))
     assert "is not on the PATH" in str(fault)
 
 
@@ -266,29 +279,29 @@ def test_a_program_in_the_working_directory_is_not_run(rig: Rig, monkeypatch: py
 def test_the_file_says_which_helper_knows_a_registry(rig: Rig, config: object, url: str, server: str | None) -> None:
     """A helper of its own goes before the store of all, and both before what stands in the file."""
     entry = {"auths": {"registry.example": {"username": "file", "password": "x"}}}
-    asked = rig.auth_file({**entry, **config}, url).read(again=False)  # type: ignore[dict-item]
+    asked = Deferred.fromCoroutine(rig.config({**entry, **config}, url).read(again=False))  # type: ignore[dict-item]
     (program,) = rig.shop.programs
     assert program.args[0] == "docker-credential-test"
     assert server is None or program.heard == server.encode()
     program.says(ANSWER)
-    assert now(asked) == Found("user", "c4n4ry")
+    assert now(asked) == Secret("", "user", "c4n4ry")
 
 
 def test_what_the_store_of_all_does_not_have_may_stand_in_the_file(rig: Rig) -> None:
     """Written there before the store was configured."""
     entry = {"registry.example": {"username": "file", "password": "x"}}
-    asked = rig.auth_file({"auths": entry, "credsStore": "test"}).read(again=False)
+    asked = Deferred.fromCoroutine(rig.config({"auths": entry, "credsStore": "test"}).read(again=False))
     rig.shop.programs[0].says(b"credentials not found in native keychain", 1)
-    assert now(asked) == Found("file", "x")
+    assert now(asked) == Secret("", "file", "x")
 
 
 def test_a_refused_secret_of_a_helper_is_asked_for_again_at_once(rig: Rig) -> None:
     """Its five minutes are for secrets that are accepted."""
-    rotation = Rotation(rig.auth_file({"credsStore": "test"}), rig.clock)
-    asked = rotation.current()
+    credential = RenewingCredential(rig.config({"credsStore": "test"}), rig.clock)
+    asked = credential.current()
     rig.shop.programs[0].says(ANSWER)
     secret = now(asked)
-    refused = rotation.refused(secret)
+    refused = credential.refused(secret)
     rig.shop.programs[1].says({**ANSWER, "Secret": "other"})
     assert now(refused) is True
-    assert now(rotation.current()).danger_text == "other"
+    assert now(credential.current()).danger_text == "other"

@@ -6,19 +6,20 @@ import os
 from pathlib import Path
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from appliance import errors
+from appliance.flow.threads import InlineThreads
 from appliance.interfaces import ICredentials, Secret
 from appliance.settings import UpstreamSettings
-from appliance.upstream.credentials.acceptance import Acceptance
+from appliance.upstream.credentials.attempts import LoginAttempts
 from appliance.upstream.credentials.configured import credentials_for, token_credentials
 from appliance.upstream.credentials.file import MAX_SECRET_BYTES, PasswordFile, SecretFile, TokenFile
-from appliance.upstream.credentials.rotation import GRACE, PAUSES, Found, IFollowed, Rotation
+from appliance.upstream.credentials.renewing import GRACE, RETRY_DELAYS, IAcceptedCredentials, RenewingCredential
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import failure_of, means, now, pending
+from tests.rooms.upstream.net import arguments, failure_of, now, pending
 
 HOME = Url.parse("https://registry.example")
 
@@ -36,12 +37,13 @@ def wrote(path: Path, data: str) -> Path:
 
 def test_without_a_file_we_are_nobody() -> None:
     """Most upstreams are asked anonymously."""
-    assert credentials_for(settings(), HOME, means(Clock())) is None
+    assert credentials_for(settings(), HOME, arguments(Clock())) is None
 
 
 def test_a_user_name_goes_with_the_password_of_its_file(tmp_path: Path) -> None:
     """The usual way."""
-    given = credentials_for(settings(username="u", password_file=wrote(tmp_path / "p", "x\n")), HOME, means(Clock()))
+    named = settings(username="u", password_file=wrote(tmp_path / "p", "x\n"))
+    given = credentials_for(named, HOME, arguments(Clock()))
     assert given is not None
     secret = now(given.current())
     assert (secret.username, secret.danger_text, secret.use) == ("u", "x", Secret.Use.PASSWORD)
@@ -49,7 +51,7 @@ def test_a_user_name_goes_with_the_password_of_its_file(tmp_path: Path) -> None:
 
 def test_a_token_file_holds_a_token_for_the_registry(tmp_path: Path) -> None:
     """White space around it means nothing."""
-    given = credentials_for(settings(token_file=wrote(tmp_path / "t", " \n x.y \r\n")), HOME, means(Clock()))
+    given = credentials_for(settings(token_file=wrote(tmp_path / "t", " \n x.y \r\n")), HOME, arguments(Clock()))
     assert given is not None
     secret = now(given.current())
     assert (secret.username, secret.danger_text, secret.use) == ("", "x.y", Secret.Use.BEARER)
@@ -58,17 +60,17 @@ def test_a_token_file_holds_a_token_for_the_registry(tmp_path: Path) -> None:
 def test_an_adapter_may_know_a_token_as_a_password(tmp_path: Path) -> None:
     """Google takes an access token as the password of a user of that name."""
     file = wrote(tmp_path / "t", "ya29")
-    given = token_credentials(settings(token_file=file), means(Clock()), "oauth2accesstoken", Secret.Use.PASSWORD)
+    given = token_credentials(settings(token_file=file), arguments(Clock()), "oauth2accesstoken", Secret.Use.PASSWORD)
     assert given is not None
     secret = now(given.current())
     assert (secret.username, secret.danger_text, secret.use) == ("oauth2accesstoken", "ya29", Secret.Use.PASSWORD)
-    assert token_credentials(settings(), means(Clock())) is None
+    assert token_credentials(settings(), arguments(Clock())) is None
 
 
 def test_an_auth_file_is_docker_s(tmp_path: Path) -> None:
     """What docker login wrote is taken as it is."""
     file = wrote(tmp_path / "config.json", '{"auths": {"registry.example": {"auth": "dTpw"}}}')
-    given = credentials_for(settings(auth_file=file), HOME, means(Clock()))
+    given = credentials_for(settings(auth_file=file), HOME, arguments(Clock()))
     assert given is not None
     assert now(given.current()).username == "u"
 
@@ -77,13 +79,13 @@ def test_an_auth_file_is_docker_s(tmp_path: Path) -> None:
 
 
 def read(file: SecretFile, again: bool = False) -> bytes:
-    return now(file.read(again))
+    return now(Deferred.fromCoroutine(file.read(again)))
 
 
 def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     """By its time, its size or its inode: written to, or replaced by another one."""
     path = wrote(tmp_path / "f", "one")
-    file = SecretFile("token_file", path, means(Clock()))
+    file = SecretFile("token_file", path, "up.example", InlineThreads())
     assert read(file) == b"one"
     wrote(path, "three")
     os.utime(path, ns=(1, 1))
@@ -101,7 +103,7 @@ def test_a_file_that_looks_unchanged_is_read_again_after_a_refusal(tmp_path: Pat
     """Two writes in one tick of the file system's clock look like one."""
     path = wrote(tmp_path / "f", "one")
     os.utime(path, ns=(1, 1))
-    file = SecretFile("token_file", path, means(Clock()))
+    file = SecretFile("token_file", path, "up.example", InlineThreads())
     assert read(file) == b"one"
     wrote(path, "two")
     os.utime(path, ns=(1, 1))
@@ -130,7 +132,7 @@ def test_a_file_that_is_no_use_is_named_with_what_is_wrong(tmp_path: Path, make:
     """And a pipe that nobody writes to does not hang anything."""
     path = tmp_path / "f"
     make(path)  # type: ignore[operator]
-    fault = failure_of(PasswordFile("u", path, means(Clock())).read(again=False))
+    fault = failure_of(Deferred.fromCoroutine(PasswordFile("u", path, "up.example", InlineThreads()).read(again=False)))
     assert type(fault) is errors.UpstreamDenied
     assert f"password_file {path}" in str(fault)
     assert word in str(fault)
@@ -139,58 +141,59 @@ def test_a_file_that_is_no_use_is_named_with_what_is_wrong(tmp_path: Path, make:
 
 def test_an_empty_token_file_holds_no_token(tmp_path: Path) -> None:
     """Said before the registry is asked."""
-    file = TokenFile(wrote(tmp_path / "t", "\n"), means(Clock()), "", Secret.Use.BEARER)
-    assert "is empty" in str(failure_of(file.read(again=False)))
+    file = TokenFile(wrote(tmp_path / "t", "\n"), "up.example", InlineThreads(), "", Secret.Use.BEARER)
+    assert "is empty" in str(failure_of(Deferred.fromCoroutine(file.read(again=False))))
 
 
-# -- rotation -------------------------------------------------------------------------------------------------------
+# -- credential -------------------------------------------------------------------------------------------------------
 
 
 class Drawer:
-    """A L{appliance.upstream.credentials.rotation.Source} that a test changes."""
+    """A L{appliance.upstream.credentials.renewing.Source} that a test changes."""
 
     shown = "drawer 3"
+    edited = True
 
     def __init__(self) -> None:
         self.text = "old"
         self.fault: errors.UpstreamError | None = None
         self.readings = 0
         self.again = 0
-        self.held: list[tuple[Deferred[Found], Found]] | None = None
+        self.held: list[tuple[Deferred[Secret], Secret]] | None = None
 
-    def read(self, again: bool) -> Deferred[Found]:
+    async def read(self, again: bool) -> Secret:
         self.readings += 1
         self.again += again
         if self.fault is not None:
-            return fail(self.fault)
+            raise self.fault
         if self.held is not None:
-            waiting: Deferred[Found] = Deferred()
-            self.held.append((waiting, Found("u", self.text)))
-            return waiting
-        return succeed(Found("u", self.text))
+            waiting: Deferred[Secret] = Deferred()
+            self.held.append((waiting, Secret("", "u", self.text)))
+            return await waiting
+        return Secret("", "u", self.text)
 
 
 class Rig:
     def __init__(self) -> None:
         self.clock = Clock()
         self.drawer = Drawer()
-        self.rotation = Rotation(self.drawer, self.clock)
+        self.credential = RenewingCredential(self.drawer, self.clock)
 
     def current(self) -> Secret:
-        return now(self.rotation.current())
+        return now(self.credential.current())
 
     def accepted(self) -> Secret:
         secret = self.current()
-        self.rotation.accepted(secret)
+        self.credential.accepted(secret)
         return secret
 
 
 def test_it_provides_what_it_promises() -> None:
     """L{ICredentials}, and the power to be told what was accepted."""
-    rotation = Rig().rotation
-    assert verifyObject(ICredentials, rotation)
-    assert verifyObject(IFollowed, rotation)
-    assert rotation.source == "drawer 3"
+    credential = Rig().credential
+    assert verifyObject(ICredentials, credential)
+    assert verifyObject(IAcceptedCredentials, credential)
+    assert credential.source == "drawer 3"
 
 
 def test_the_same_secret_keeps_its_identity_and_another_gets_another() -> None:
@@ -208,17 +211,17 @@ def test_a_secret_that_was_never_accepted_is_looked_at_once_more_and_not_waited_
     """It is wrong: nobody is about to change it."""
     rig = Rig()
     secret = rig.current()
-    assert now(rig.rotation.refused(secret)) is False
+    assert now(rig.credential.refused(secret)) is False
     assert rig.drawer.again == 1
     rig.drawer.text = "new"
-    assert now(rig.rotation.refused(secret)) is True
+    assert now(rig.credential.refused(secret)) is True
 
 
 def test_a_secret_that_is_accepted_no_more_is_waited_for_three_seconds() -> None:
     """Whoever replaces it may have changed the registry first."""
     rig = Rig()
     secret = rig.accepted()
-    refused = rig.rotation.refused(secret)
+    refused = rig.credential.refused(secret)
     rig.clock.pump([0.25, 0.25, 0.5])
     assert pending(refused)
     rig.drawer.text = "new"
@@ -230,13 +233,13 @@ def test_a_secret_that_is_accepted_no_more_is_waited_for_three_seconds() -> None
 def test_the_wait_ends() -> None:
     """After three seconds the answer is no, with a few looks at the source and no call left behind."""
     rig = Rig()
-    refused = rig.rotation.refused(rig.accepted())
-    for pause in PAUSES:
+    refused = rig.credential.refused(rig.accepted())
+    for pause in RETRY_DELAYS:
         assert pending(refused)
         rig.clock.advance(pause)
     assert now(refused) is False
-    assert rig.clock.seconds() == sum(PAUSES) == 3
-    assert rig.drawer.again == len(PAUSES) + 1
+    assert rig.clock.seconds() == sum(RETRY_DELAYS) == 3
+    assert rig.drawer.again == len(RETRY_DELAYS) + 1
     assert rig.clock.getDelayedCalls() == []
 
 
@@ -244,11 +247,11 @@ def test_everybody_shares_one_wait() -> None:
     """Twenty refusals make one look; who leaves takes nothing from the others."""
     rig = Rig()
     secret = rig.accepted()
-    refusals = [rig.rotation.refused(secret) for _ in range(20)]
+    refusals = [rig.credential.refused(secret) for _ in range(20)]
     refusals[0].addErrback(lambda _: None)
     refusals[0].cancel()
     rig.drawer.text = "new"
-    rig.clock.advance(PAUSES[0])
+    rig.clock.advance(RETRY_DELAYS[0])
     assert [now(each) for each in refusals[1:]] == [True] * 19
     assert rig.drawer.again == 2
 
@@ -258,9 +261,9 @@ def test_the_wait_outlives_a_source_that_cannot_be_read_for_a_moment() -> None:
     rig = Rig()
     secret = rig.accepted()
     rig.drawer.fault = errors.UpstreamDenied("u", "gone")
-    refused = rig.rotation.refused(secret)
+    refused = rig.credential.refused(secret)
     rig.drawer.fault, rig.drawer.text = None, "new"
-    rig.clock.advance(PAUSES[0])
+    rig.clock.advance(RETRY_DELAYS[0])
     assert now(refused) is True
 
 
@@ -270,7 +273,7 @@ def test_a_late_refusal_of_an_earlier_secret_says_that_there_is_another() -> Non
     old = rig.accepted()
     rig.drawer.text = "new"
     new = rig.accepted()
-    assert now(rig.rotation.refused(old)) is True
+    assert now(rig.credential.refused(old)) is True
     assert rig.current() == new
 
 
@@ -280,16 +283,16 @@ def test_the_secret_before_is_presented_when_the_registry_does_not_know_the_new_
     old = rig.accepted()
     rig.drawer.text = "new"
     new = rig.current()
-    assert now(rig.rotation.refused(new)) is True
+    assert now(rig.credential.refused(new)) is True
     back = rig.current()
     assert back.danger_text == "old"
     assert back.identity not in (old.identity, new.identity)
-    rig.rotation.accepted(back)
-    assert now(rig.rotation.refused(back)) is True
+    rig.credential.accepted(back)
+    assert now(rig.credential.refused(back)) is True
     last = rig.current()
     assert last.danger_text == "new"
     assert last.identity not in (old.identity, new.identity, back.identity)
-    assert now(rig.rotation.refused(new)) is True, "a refusal from before the registry's change, come late"
+    assert now(rig.credential.refused(new)) is True, "a refusal from before the registry's change, come late"
     assert rig.current() == last
 
 
@@ -298,13 +301,13 @@ def test_the_secret_before_is_not_presented_for_ever() -> None:
     rig = Rig()
     rig.accepted()
     rig.drawer.text = "new"
-    assert now(rig.rotation.refused(rig.current())) is True
+    assert now(rig.credential.refused(rig.current())) is True
     rig.clock.advance(GRACE - 1)
     assert rig.current().danger_text == "old"
     rig.clock.advance(1)
     new = rig.current()
     assert new.danger_text == "new"
-    assert now(rig.rotation.refused(new)) is False
+    assert now(rig.credential.refused(new)) is False
 
 
 def test_the_secret_before_is_forgotten_when_the_new_one_was_accepted() -> None:
@@ -313,9 +316,9 @@ def test_the_secret_before_is_forgotten_when_the_new_one_was_accepted() -> None:
     rig.accepted()
     rig.drawer.text = "new"
     new = rig.accepted()
-    refused = rig.rotation.refused(new)
+    refused = rig.credential.refused(new)
     assert pending(refused)
-    rig.clock.pump(PAUSES)
+    rig.clock.pump(RETRY_DELAYS)
     assert now(refused) is False
 
 
@@ -323,11 +326,11 @@ def test_a_refused_secret_is_not_come_back_to() -> None:
     """The registry changed first: what was there before is known to be wrong."""
     rig = Rig()
     old = rig.accepted()
-    refused = rig.rotation.refused(old)
+    refused = rig.credential.refused(old)
     rig.drawer.text = "new"
-    rig.clock.advance(PAUSES[0])
+    rig.clock.advance(RETRY_DELAYS[0])
     assert now(refused) is True
-    assert now(rig.rotation.refused(rig.current())) is False
+    assert now(rig.credential.refused(rig.current())) is False
 
 
 @pytest.mark.parametrize("how", ["empty", "gone"])
@@ -346,7 +349,7 @@ def test_a_file_that_is_being_written_does_not_take_the_secret_away(how: str) ->
     if how == "empty":
         assert rig.current().danger_text == ""
     else:
-        assert type(failure_of(rig.rotation.current())) is errors.UpstreamDenied
+        assert type(failure_of(rig.credential.current())) is errors.UpstreamDenied
 
 
 def test_a_reading_that_took_longer_than_a_later_one_brings_no_old_secret_back() -> None:
@@ -354,9 +357,9 @@ def test_a_reading_that_took_longer_than_a_later_one_brings_no_old_secret_back()
     rig = Rig()
     secret = rig.accepted()
     rig.drawer.held = []
-    slow = rig.rotation.current()
+    slow = rig.credential.current()
     rig.drawer.text = "new"
-    refused = rig.rotation.refused(secret)
+    refused = rig.credential.refused(secret)
     (first, old), (second, new) = rig.drawer.held
     second.callback(new)
     assert now(refused) is True
@@ -368,7 +371,7 @@ def test_many_questions_at_once_make_one_reading() -> None:
     """A pull of forty layers is one look at the file."""
     rig = Rig()
     rig.drawer.held = []
-    asked = [rig.rotation.current() for _ in range(40)]
+    asked = [rig.credential.current() for _ in range(40)]
     ((waiting, found),) = rig.drawer.held
     waiting.callback(found)
     assert {now(each).identity for each in asked} == {"u#1"}
@@ -379,7 +382,7 @@ def test_nothing_shows_the_secret() -> None:
     rig = Rig()
     rig.drawer.text = "c4n4ry"
     secret = rig.current()
-    shown = repr(rig.rotation) + repr(vars(rig.rotation)) + repr(secret) + secret.identity
+    shown = repr(rig.credential) + repr(vars(rig.credential)) + repr(secret) + secret.identity
     assert "c4n4ry" not in shown
 
 
@@ -401,16 +404,16 @@ class Plain:
         return self.verdicts[-1]
 
 
-def acceptance() -> tuple[Acceptance, Plain, Clock]:
+def attempts() -> tuple[LoginAttempts, Plain, Clock]:
     plain, clock = Plain(), Clock()
-    return Acceptance("up.example", "https://registry.example/", plain, clock), plain, clock  # type: ignore[arg-type]
+    return LoginAttempts("up.example", "https://registry.example/", plain, clock), plain, clock  # type: ignore[arg-type]
 
 
 def test_who_comes_while_another_secret_is_looked_for_waits_for_it() -> None:
     """Instead of showing what was refused a moment ago."""
-    accept, plain, _ = acceptance()
-    refused = Deferred.fromCoroutine(accept.refused(plain.secret))
-    coming = Deferred.fromCoroutine(accept.presentable())
+    attempted, plain, _ = attempts()
+    refused = Deferred.fromCoroutine(attempted.refused(plain.secret))
+    coming = Deferred.fromCoroutine(attempted.presentable())
     assert pending(refused) and pending(coming)
     plain.secret = Secret("b", "u", "y")
     (verdict,) = plain.verdicts
@@ -421,34 +424,34 @@ def test_who_comes_while_another_secret_is_looked_for_waits_for_it() -> None:
 
 def test_refusals_that_come_after_the_verdict_make_no_new_look() -> None:
     """Nineteen others were under way; an AWS or a helper is not asked nineteen times."""
-    accept, plain, _ = acceptance()
-    first = Deferred.fromCoroutine(accept.refused(plain.secret))
+    attempted, plain, _ = attempts()
+    first = Deferred.fromCoroutine(attempted.refused(plain.secret))
     plain.verdicts[0].callback(False)
     assert now(first) is False
-    assert now(Deferred.fromCoroutine(accept.refused(plain.secret))) is False
+    assert now(Deferred.fromCoroutine(attempted.refused(plain.secret))) is False
     assert len(plain.verdicts) == 1
-    fault = failure_of(Deferred.fromCoroutine(accept.presentable()))
+    fault = failure_of(Deferred.fromCoroutine(attempted.presentable()))
     assert type(fault) is errors.UpstreamDenied
     assert "https://registry.example/" in str(fault)
 
 
 def test_a_source_that_cannot_be_asked_is_the_error() -> None:
     """It is down, and the secret is not judged finally: the next question asks it again."""
-    accept, plain, _ = acceptance()
-    first = Deferred.fromCoroutine(accept.refused(plain.secret))
+    attempted, plain, _ = attempts()
+    first = Deferred.fromCoroutine(attempted.refused(plain.secret))
     plain.verdicts[0].errback(errors.UpstreamTimeout("up.example", "slow"))
     assert type(failure_of(first)) is errors.UpstreamTimeout
-    coming = Deferred.fromCoroutine(accept.presentable())
+    coming = Deferred.fromCoroutine(attempted.presentable())
     plain.verdicts[1].callback(False)
     assert type(failure_of(coming)) is errors.UpstreamDenied
 
 
 def test_many_refused_secrets_are_not_remembered_for_ever() -> None:
     """A source that changes every second does not fill the memory."""
-    accept, plain, _ = acceptance()
+    attempted, plain, _ = attempts()
     for number in range(1000):
         plain.secret = Secret(str(number), "u", "x")
-        judged = Deferred.fromCoroutine(accept.refused(plain.secret))
+        judged = Deferred.fromCoroutine(attempted.refused(plain.secret))
         plain.verdicts[-1].callback(False)
         now(judged)
-    assert len(accept._bars) < 100
+    assert len(attempted._refusals) < 100

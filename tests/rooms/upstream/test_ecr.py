@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -37,10 +37,12 @@ from appliance.flow.threads import InlineThreads
 from appliance.interfaces import ICredentials, IThreads, Secret
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials import aws
-from appliance.upstream.credentials.aws import Api, Authorization, Botocore, credentials_from, fault_of
-from appliance.upstream.credentials.leases import FAILURE_SHARED, PATIENCE, PAUSE, LeasedCredentials
+from appliance.upstream.credentials.aws import EcrApi, ask_botocore, aws_credentials, danger_proxies, fault_of, lease_of
+from appliance.upstream.credentials.configured import CredentialArguments
+from appliance.upstream.credentials.lease import FAILURE_SHARED, MIN_INTERVAL, TIMEOUT
+from appliance.upstream.credentials.renewing import RenewingCredential
+from appliance.upstream.http.proxy import proxies_for
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic, api_of
-from appliance.upstream.means import Means
 from tests.rooms.upstream.net import failure_of, now, pending
 
 T = TypeVar("T")
@@ -55,12 +57,23 @@ def settings(**more: Any) -> UpstreamSettings:
     return UpstreamSettings(**{"name": "ours", "urls": (f"https://{HOST}",), "kind": "ecr", **more})
 
 
-def means(clock: Clock, threads: IThreads | None = None, host: str = HOST) -> Means:
+def arguments(clock: Clock, host: str = HOST) -> CredentialArguments:
     def post(path: str, fields: object) -> Deferred[bytes]:
         raise AssertionError("AWS is not asked with a form")
 
     processes: Any = None
-    return Means("ours", host, clock, threads or InlineThreads(), processes, post)
+    return CredentialArguments("ours", host, clock, InlineThreads(), processes, post)
+
+
+def credentials_from(
+    clock: Clock, ask: Callable[[EcrApi], Mapping[str, Any]], threads: IThreads | None = None
+) -> RenewingCredential:
+    api = EcrApi("ecr", "eu-west-1")
+    return aws_credentials(api, settings(), clock, threads or InlineThreads(), lambda: None, ask)
+
+
+def answer(text: str) -> Mapping[str, Any]:
+    return {"authorizationData": [{"authorizationToken": text}]}
 
 
 def token(password: str) -> str:
@@ -71,14 +84,14 @@ class Aws:
     """AWS as a function: gives a new password each time, or raises what it is told to."""
 
     def __init__(self) -> None:
-        self.asked: list[Api] = []
+        self.asked: list[EcrApi] = []
         self.fault: UpstreamError | None = None
 
-    def __call__(self, api: Api) -> Authorization:
+    def __call__(self, api: EcrApi) -> Mapping[str, Any]:
         self.asked.append(api)
         if self.fault is not None:
             raise self.fault
-        return Authorization(token(f"password-{len(self.asked)}"), 12 * HOUR)
+        return answer(token(f"password-{len(self.asked)}"))
 
 
 @implementer(IThreads)
@@ -109,14 +122,14 @@ def amazon() -> Aws:
 
 
 @pytest.fixture
-def credentials(clock: Clock, amazon: Aws) -> LeasedCredentials:
-    return credentials_from(Api("ecr", "eu-west-1"), settings(), means(clock), amazon)
+def credentials(clock: Clock, amazon: Aws) -> RenewingCredential:
+    return credentials_from(clock, amazon)
 
 
 # -- renewal --------------------------------------------------------------------------------------------------------
 
 
-def test_a_secret_is_a_password_for_the_user_aws(credentials: LeasedCredentials) -> None:
+def test_a_secret_is_a_password_for_the_user_aws(credentials: RenewingCredential) -> None:
     """What GetAuthorizationToken gives in base64 is shown with Basic."""
     verifyObject(ICredentials, credentials)
     secret = now(credentials.current())
@@ -124,14 +137,14 @@ def test_a_secret_is_a_password_for_the_user_aws(credentials: LeasedCredentials)
     assert "password-1" not in repr(secret) + secret.identity
 
 
-def test_nobody_is_asked_before_a_secret_is_needed(credentials: LeasedCredentials, amazon: Aws) -> None:
+def test_nobody_is_asked_before_a_secret_is_needed(credentials: RenewingCredential, amazon: Aws) -> None:
     """A start without a network is not held up, and a secret in its first hours is used again."""
     assert amazon.asked == []
     assert now(credentials.current()) == now(credentials.current())
     assert len(amazon.asked) == 1
 
 
-def test_it_is_renewed_well_before_it_ends(clock: Clock, credentials: LeasedCredentials, amazon: Aws) -> None:
+def test_it_is_renewed_well_before_it_ends(clock: Clock, credentials: RenewingCredential, amazon: Aws) -> None:
     """In its last fifth the next use asks for another; nobody ever shows one that is over."""
     first = now(credentials.current())
     clock.advance(9.5 * HOUR)
@@ -146,7 +159,7 @@ def test_it_is_renewed_well_before_it_ends(clock: Clock, credentials: LeasedCred
 def test_a_renewal_holds_up_nobody(clock: Clock, amazon: Aws) -> None:
     """While AWS takes its time, pulls go on with the secret that is still alive."""
     threads = SlowThreads()
-    credentials = credentials_from(Api("ecr", "eu-west-1"), settings(), means(clock, threads), amazon)
+    credentials = credentials_from(clock, amazon, threads)
     waiting = credentials.current()
     threads.finish()
     first = now(waiting)
@@ -160,7 +173,7 @@ def test_a_renewal_holds_up_nobody(clock: Clock, amazon: Aws) -> None:
 def test_everybody_who_waits_shares_one_request(clock: Clock, amazon: Aws) -> None:
     """Twenty pulls at a start ask AWS once; one that leaves takes nothing from the others."""
     threads = SlowThreads()
-    credentials = credentials_from(Api("ecr", "eu-west-1"), settings(), means(clock, threads), amazon)
+    credentials = credentials_from(clock, amazon, threads)
     waiting = [credentials.current() for _ in range(20)]
     left = waiting.pop()
     left.addErrback(lambda _: None)
@@ -172,7 +185,7 @@ def test_everybody_who_waits_shares_one_request(clock: Clock, amazon: Aws) -> No
 
 
 def test_a_renewal_that_fails_is_tried_again_while_the_secret_lives(
-    clock: Clock, credentials: LeasedCredentials, amazon: Aws
+    clock: Clock, credentials: RenewingCredential, amazon: Aws
 ) -> None:
     """An outage of AWS in the hours before the end fails no pull, and is not hammered."""
     first = now(credentials.current())
@@ -181,14 +194,14 @@ def test_a_renewal_that_fails_is_tried_again_while_the_secret_lives(
     for _ in range(10):
         assert now(credentials.current()) == first
     assert len(amazon.asked) == 2
-    clock.advance(PAUSE)
+    clock.advance(MIN_INTERVAL)
     assert now(credentials.current()) == first
     assert len(amazon.asked) == 3
     clock.advance(2 * HOUR)
     assert isinstance(failure_of(credentials.current()), UpstreamUnavailable)
 
 
-def test_a_failure_is_shared_for_a_moment(clock: Clock, credentials: LeasedCredentials, amazon: Aws) -> None:
+def test_a_failure_is_shared_for_a_moment(clock: Clock, credentials: RenewingCredential, amazon: Aws) -> None:
     """A hundred pulls without AWS credentials are a hundred answers and one question; a new pull soon asks again."""
     amazon.fault = UpstreamDenied("ours", "no AWS credentials")
     for _ in range(100):
@@ -199,25 +212,25 @@ def test_a_failure_is_shared_for_a_moment(clock: Clock, credentials: LeasedCrede
     assert now(credentials.current()).username == "AWS"
 
 
-def test_a_refused_secret_is_replaced_at_once(clock: Clock, credentials: LeasedCredentials, amazon: Aws) -> None:
+def test_a_refused_secret_is_replaced_at_once(clock: Clock, credentials: RenewingCredential, amazon: Aws) -> None:
     """After a 401 or a 403 that says it is too old, hours before its end."""
     first = now(credentials.current())
-    clock.advance(PAUSE)
+    clock.advance(MIN_INTERVAL)
     assert now(credentials.refused(first)) is True
     assert now(credentials.current()).danger_text == "password-2"
 
 
 def test_a_secret_that_was_replaced_meanwhile_is_not_replaced_again(
-    clock: Clock, credentials: LeasedCredentials, amazon: Aws
+    clock: Clock, credentials: RenewingCredential, amazon: Aws
 ) -> None:
     """Twenty pulls that were refused with the same secret cost one new one."""
     first = now(credentials.current())
-    clock.advance(PAUSE)
+    clock.advance(MIN_INTERVAL)
     assert [now(credentials.refused(first)) for _ in range(20)] == [True] * 20
     assert len(amazon.asked) == 2
 
 
-def test_a_new_secret_that_is_refused_is_not_replaced(credentials: LeasedCredentials, amazon: Aws) -> None:
+def test_a_new_secret_that_is_refused_is_not_replaced(credentials: RenewingCredential, amazon: Aws) -> None:
     """A registry that refuses whatever AWS gives is not asked for ever."""
     assert now(credentials.refused(now(credentials.current()))) is False
     assert len(amazon.asked) == 1
@@ -226,9 +239,9 @@ def test_a_new_secret_that_is_refused_is_not_replaced(credentials: LeasedCredent
 def test_nobody_waits_for_ever(clock: Clock, amazon: Aws) -> None:
     """A credential process that hangs costs one thread and a time limit, however many pulls come."""
     threads = SlowThreads()
-    credentials = credentials_from(Api("ecr", "eu-west-1"), settings(), means(clock, threads), amazon)
+    credentials = credentials_from(clock, amazon, threads)
     waiting = [credentials.current() for _ in range(5)]
-    clock.advance(PATIENCE)
+    clock.advance(TIMEOUT)
     assert all(isinstance(failure_of(each), UpstreamTimeout) for each in waiting)
     late = credentials.current()
     assert pending(late)
@@ -240,7 +253,7 @@ def test_nobody_waits_for_ever(clock: Clock, amazon: Aws) -> None:
 @pytest.mark.parametrize("text", ["", "%%%", base64.b64encode(b"no colon").decode(), "gIA="])
 def test_an_answer_that_is_no_login_is_denied(clock: Clock, text: str) -> None:
     """And is not repeated in the message."""
-    credentials = credentials_from(Api("ecr", "eu-west-1"), settings(), means(clock), lambda api: Authorization(text))
+    credentials = credentials_from(clock, lambda api: answer(text))
     fault = failure_of(credentials.current())
     assert isinstance(fault, UpstreamDenied)
     assert not text or text not in str(fault)
@@ -252,39 +265,41 @@ def test_an_answer_that_is_no_login_is_denied(clock: Clock, text: str) -> None:
 @pytest.mark.parametrize(
     ("host", "api"),
     [
-        (HOST, Api("ecr", "eu-west-1")),
-        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", Api("ecr", "us-gov-west-1", fips=True)),
-        ("123456789012.dkr-ecr.us-east-1.on.aws", Api("ecr", "us-east-1", dual_stack=True)),
-        ("123456789012.dkr-ecr-fips.us-east-1.on.aws", Api("ecr", "us-east-1", fips=True, dual_stack=True)),
-        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", Api("ecr", "cn-north-1")),
-        ("123456789012.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn", Api("ecr", "cn-north-1", dual_stack=True)),
-        ("123456789012.dkr.ecr.us-iso-east-1.c2s.ic.gov", Api("ecr", "us-iso-east-1")),
-        ("123456789012.dkr.ecr.eusc-de-east-1.amazonaws.eu", Api("ecr", "eusc-de-east-1")),
+        (HOST, EcrApi("ecr", "eu-west-1")),
+        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", EcrApi("ecr", "us-gov-west-1", fips=True)),
+        ("123456789012.dkr-ecr.us-east-1.on.aws", EcrApi("ecr", "us-east-1", dual_stack=True)),
+        ("123456789012.dkr-ecr-fips.us-east-1.on.aws", EcrApi("ecr", "us-east-1", fips=True, dual_stack=True)),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", EcrApi("ecr", "cn-north-1")),
+        ("123456789012.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn", EcrApi("ecr", "cn-north-1", dual_stack=True)),
+        ("123456789012.dkr.ecr.us-iso-east-1.c2s.ic.gov", EcrApi("ecr", "us-iso-east-1")),
+        ("123456789012.dkr.ecr.eusc-de-east-1.amazonaws.eu", EcrApi("ecr", "eusc-de-east-1")),
         ("public.ecr.aws", None),
         ("registry.example", None),
         ("12345678901.dkr.ecr.eu-west-1.amazonaws.com", None),
         (f"{HOST}.attacker.example", None),
     ],
 )
-def test_the_region_stands_in_the_hosts_name(host: str, api: Api | None) -> None:
+def test_the_region_stands_in_the_hosts_name(host: str, api: EcrApi | None) -> None:
     """Of every partition, with FIPS and dual-stack endpoints."""
     assert api_of(host) == api
 
 
 def test_ecr_takes_its_secret_from_aws(clock: Clock) -> None:
     """Without a word about credentials in the configuration."""
-    assert isinstance(Ecr().credentials(settings(), means(clock)), LeasedCredentials)
+    given: Any = Ecr().credentials(settings(), arguments(clock))
+    assert given.source == "AWS ecr in eu-west-1"
 
 
 @pytest.mark.parametrize(
-    "own", [{"username": "AWS", "password_file": Path("/p")}, {"token_file": Path("/t")}, {"auth_file": Path("/a")}]
+    "files", [{"username": "AWS", "password_file": Path("/p")}, {"token_file": Path("/t")}, {"auth_file": Path("/a")}]
 )
-def test_the_settings_files_come_first(clock: Clock, monkeypatch: pytest.MonkeyPatch, own: dict[str, Any]) -> None:
+def test_the_settings_files_come_first(clock: Clock, monkeypatch: pytest.MonkeyPatch, files: dict[str, Any]) -> None:
     """With them botocore is not needed, and the host may be any."""
     monkeypatch.setattr(aws, "find_spec", lambda name: None)
-    named = settings(urls=("https://registry.example",), **own)
+    named = settings(urls=("https://registry.example",), **files)
     Ecr().check(named)
-    assert not isinstance(Ecr().credentials(named, means(clock)), LeasedCredentials)
+    own: Any = Ecr().credentials(named, arguments(clock))
+    assert own is None or own.source == "token_file /t"
 
 
 @pytest.mark.parametrize(
@@ -317,9 +332,10 @@ def test_without_botocore_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch
 def test_ecr_public_asks_aws_only_when_told(clock: Clock) -> None:
     """Anybody may pull from it; who logs in may do so more often."""
     public = settings(kind="ecr-public", urls=("https://public.ecr.aws",))
-    assert EcrPublic().credentials(public, means(clock, host="public.ecr.aws")) is None
+    assert EcrPublic().credentials(public, arguments(clock, host="public.ecr.aws")) is None
     named = settings(kind="ecr-public", urls=("https://public.ecr.aws",), credentials="aws")
-    assert isinstance(EcrPublic().credentials(named, means(clock, host="public.ecr.aws")), LeasedCredentials)
+    given: Any = EcrPublic().credentials(named, arguments(clock, host="public.ecr.aws"))
+    assert given.source == "AWS ecr-public in us-east-1"
 
 
 # -- botocore -------------------------------------------------------------------------------------------------------
@@ -358,7 +374,7 @@ def test_a_life_is_counted_from_the_answers_date() -> None:
         "authorizationData": [{"authorizationToken": token("p"), "expiresAt": MOMENT + timedelta(hours=11)}],
         "ResponseMetadata": {"HTTPHeaders": {"date": DATE}},
     }
-    assert aws._authorization(answer).life == 11 * HOUR
+    assert lease_of("ours", answer).life == 11 * HOUR
 
 
 @pytest.mark.parametrize("ends", [None, MOMENT - timedelta(days=1), MOMENT + timedelta(days=999)])
@@ -368,7 +384,12 @@ def test_a_life_is_believed_within_bounds(ends: datetime | None) -> None:
         "authorizationData": {"authorizationToken": token("p"), "expiresAt": ends},
         "ResponseMetadata": {"HTTPHeaders": {"date": DATE}},
     }
-    assert 60 <= aws._authorization(answer).life <= 12 * HOUR
+    assert 60 <= lease_of("ours", answer).life <= 12 * HOUR
+
+
+def proxies_of(named: UpstreamSettings, environ: Mapping[str, str]) -> dict[str, str] | None:
+    proxy = proxies_for(named, environ).https
+    return danger_proxies(named, lambda: None if proxy is None else proxy.danger_url())
 
 
 PROXY = {"http": "http://proxy:3128", "https": "http://proxy:3128"}
@@ -387,7 +408,7 @@ def test_aws_is_asked_through_the_upstreams_proxy(
     more: dict[str, Any], environ: dict[str, str], proxies: dict[str, str] | None
 ) -> None:
     """Without one botocore goes by the environment, as we do."""
-    assert Botocore(settings(**more), environ).danger_proxies() == proxies
+    assert proxies_of(settings(**more), environ) == proxies
 
 
 def test_a_proxy_that_wants_a_login_gets_it(tmp_path: Path) -> None:
@@ -395,7 +416,7 @@ def test_a_proxy_that_wants_a_login_gets_it(tmp_path: Path) -> None:
     (tmp_path / "p").write_text("p@ss/w\n")
     named = settings(proxy="http://proxy:3128", proxy_username="u", proxy_password_file=tmp_path / "p")
     expected = dict.fromkeys(("http", "https"), "http://u:p%40ss%2Fw@proxy:3128")
-    assert Botocore(named, {}).danger_proxies() == expected
+    assert proxies_of(named, {}) == expected
 
 
 class Amazon(BaseHTTPRequestHandler):
@@ -448,16 +469,16 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[A
 @pytest.mark.parametrize(
     ("api", "target"),
     [
-        (Api("ecr", "eu-west-1"), "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"),
-        (Api("ecr-public", "us-east-1"), "SpencerFrontendService.GetAuthorizationToken"),
+        (EcrApi("ecr", "eu-west-1"), "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"),
+        (EcrApi("ecr-public", "us-east-1"), "SpencerFrontendService.GetAuthorizationToken"),
     ],
 )
-def test_botocore_asks_and_understands(endpoint: type[Amazon], api: Api, target: str) -> None:
+def test_botocore_asks_and_understands(endpoint: type[Amazon], api: EcrApi, target: str) -> None:
     """The private API gives a list of authorizations and the public one a single one; both live for their time."""
     data = {"authorizationToken": token("p"), "expiresAt": MOMENT.timestamp() + 2 * HOUR}
     endpoint.answer = {"authorizationData": [data] if api.service == "ecr" else data}
-    given = Botocore(settings(), {})(api)
-    assert given.danger_token == token("p")
+    given = lease_of("ours", ask_botocore(settings(), lambda: None, api))
+    assert (given.secret.username, given.secret.danger_text) == ("AWS", "p")
     assert given.life == 2 * HOUR
     assert endpoint.targets == [target]
 
@@ -468,7 +489,7 @@ def test_botocore_is_refused(endpoint: type[Amazon]) -> None:
     endpoint.status = 400
     endpoint.answer = {"__type": "AccessDeniedException", "message": "User: arn:aws:iam::1:user/x is not authorized"}
     with pytest.raises(UpstreamDenied, match=r"^ours: AWS answered 400 AccessDeniedException: User: arn:aws:iam::1"):
-        Botocore(settings(), {})(Api("ecr", "eu-west-1"))
+        ask_botocore(settings(), lambda: None, EcrApi("ecr", "eu-west-1"))
 
 
 @pytest.mark.process
@@ -478,4 +499,4 @@ def test_an_environment_that_botocore_cannot_use_is_a_denial(
     """Whatever it raises, a pull is answered in our words."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", "no url")
     with pytest.raises(UpstreamDenied, match=r"AWS gave no authorization token \(ValueError\)"):
-        Botocore(settings(), {})(Api("ecr", "eu-west-1"))
+        ask_botocore(settings(), lambda: None, EcrApi("ecr", "eu-west-1"))

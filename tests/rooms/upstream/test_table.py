@@ -207,30 +207,30 @@ from appliance.upstream.kinds.standard import Standard
 
 class Asking(Standard):
     kind = "asking"
-    means = None
+    given = None
 
-    def credentials(self, settings, means):
-        self.means = means
+    def credentials(self, settings, given):
+        self.given = given
 
 asking = Asking()
 """
 
 
-def test_an_adapter_is_asked_for_credentials_with_the_means_to_get_them(site: Path) -> None:
+def test_an_adapter_is_asked_for_credentials_with_what_it_may_use(site: Path) -> None:
     """The host it is about, and the environment of the process."""
     (site / "site_asking.py").write_text(ASKED)
     made(settings(kind="asking", urls=("https://Registry.example:5000/path",)), {"HOME": "/home/me"})
-    means: Any = adapter_of(settings(kind="asking"))
-    assert (means.means.upstream, means.means.host) == ("docker.io", "registry.example")
-    assert means.means.environ["HOME"] == "/home/me"
-    assert "/home/me" not in repr(means.means)
+    asking: Any = adapter_of(settings(kind="asking"))
+    assert (asking.given.upstream, asking.given.host) == ("docker.io", "registry.example")
+    assert asking.given.environ["HOME"] == "/home/me"
+    assert "/home/me" not in repr(asking.given)
 
 
 def test_an_adapter_gives_the_credentials_of_each_host_on_its_own(site: Path) -> None:
     """An exchange at one registry brings what is shown to that registry; two paths of a host are one."""
-    (site / "site_asking_each.py").write_text(ASKED.replace('"asking"', '"each"').replace("means = None", "hosts = []"))
+    (site / "site_asking_each.py").write_text(ASKED.replace('"asking"', '"each"').replace("given = None", "hosts = []"))
     file = site / "site_asking_each.py"
-    file.write_text(file.read_text().replace("self.means = means", "self.hosts.append(means.host)"))
+    file.write_text(file.read_text().replace("self.given = given", "self.hosts.append(given.host)"))
     made(settings(kind="each", urls=("https://a.example/x", "https://b.example", "https://a.example/y")))
     asking: Any = adapter_of(settings(kind="each"))
     assert sorted(asking.hosts) == ["a.example", "b.example"]
