@@ -163,7 +163,7 @@ class Services:
         )
         self.exports = Exports(Ordering(exporter, Completion(cache, flights), names), store, clock)
         self.holdings = Holdings(
-            store, repositories, usage, names, cache.known_referrers, cache.is_fetching, cache.asks
+            store, threads, repositories, usage, names, cache.known_referrers, cache.is_fetching, cache.asks
         )
         self.return_path = ReturnPath(store, repositories, wants, threads, site, clock)
         self.status = StatusPage(

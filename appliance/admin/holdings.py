@@ -11,17 +11,17 @@ from twisted.web.server import Request
 from appliance.admin.failures import Refused
 from appliance.admin.referrers import Known, Referrer, ReferrersShown
 from appliance.admin.route import Parameter, Reply, Route, json, value
-from appliance.bundle.closure import AT_HAND, Closure, Parsed, Read, SizeOf, closure, is_image
+from appliance.bundle.closure import Closure, closure, is_image
 from appliance.bundle.imageconfig import named
 from appliance.bundle.names import Names
-from appliance.bundle.reading import AT_ONCE, Reading
-from appliance.bundle.referrers import Kinship, kinship
 from appliance.bundle.selection import Candidate, Pattern, parse_pattern
 from appliance.cache.usage import Usage
 from appliance.errors import NotHeld
+from appliance.index.graph import Relations, relations_of
+from appliance.index.manifests import AT_ONCE, HeldManifests, Read, SizeOf
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
-from appliance.interfaces import IBlobStore
+from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.timestamps import timestamp
 from appliance.settings import matches
@@ -117,6 +117,7 @@ class Holdings:
     def __init__(
         self,
         store: IBlobStore,
+        threads: IThreads,
         repositories: Repositories,
         usage: Usage,
         names: Names,
@@ -135,8 +136,7 @@ class Holdings:
         self._usage = usage
         self._names = names
         self._is_fetching = is_fetching
-        self._reading = Reading(store)
-        self._parsed = Parsed(AT_HAND)
+        self._manifests = HeldManifests(store, threads)
         self._known = known
 
     def routes(self) -> list[Route]:
@@ -168,10 +168,10 @@ class Holdings:
         found: list[Image] = []
         async for repository in self._meant(pattern, last or ""):
             # Each blob is looked for once, and each manifest read once as a rule.
-            kin = await kinship(repository, self._reading, frozenset(), self._parsed)
-            size_of = self._size_of(repository, kin)
+            relations = await relations_of(repository, self._manifests)
+            size_of = self._size_of(repository, relations)
             chosen = sorted(
-                (each for each in _candidates(repository, kin) if pattern.pick(each) is not None),
+                (each for each in _candidates(repository, relations) if pattern.pick(each) is not None),
                 key=lambda candidate: candidate.name,
             )
             if last is not None:
@@ -181,11 +181,11 @@ class Holdings:
                 chosen = chosen[: limit - len(found) + 1]
             for first in range(0, len(chosen), AT_ONCE):
                 batch = chosen[first : first + AT_ONCE]
-                read = await self._read_ahead(repository, batch)
+                config = await self._read_ahead(repository, batch)
                 for candidate in batch:
                     if len(found) == limit:
                         return json(ImageList(found, found[-1].name))
-                    whole = await self._closure(repository, candidate.digest, size_of, read)
+                    whole = await self._closure(repository, candidate.digest, size_of, config)
                     found.append(self._image(repository, candidate, whole))
         return json(ImageList(found))
 
@@ -201,7 +201,7 @@ class Holdings:
         raise NotHeld(f"{reference[:160]} is not held")
 
     async def _detail(self, repository: Repository, candidate: Candidate) -> ImageDetail:
-        size_of = self._size_of(repository, await kinship(repository, self._reading, frozenset(), self._parsed))
+        size_of = self._size_of(repository, await relations_of(repository, self._manifests))
         found = await self._closure(repository, candidate.digest, size_of)
         referrers = ReferrersShown(self._known, lambda place, digest: self._closure(place, digest, size_of))
         about = await referrers.of(repository, found)
@@ -255,35 +255,38 @@ class Holdings:
             if matches(pattern.place, "/".join(place)) and f"{'/'.join(place)}@~" > last:
                 yield await self._repositories.read(*place)
 
-    def _size_of(self, repository: Repository, kin: Kinship) -> SizeOf:
+    def _size_of(self, repository: Repository, relations: Relations) -> SizeOf:
         """The size of a blob that is held and may be served there."""
         size_of: SizeOf = cache(self._store.size)
-        return kin.size_of(repository, size_of) if self._asks(repository.upstream) else size_of
+        return relations.sizes_in(repository, size_of) if self._asks(repository.upstream) else size_of
 
     async def _read_ahead(self, repository: Repository, candidates: Sequence[Candidate]) -> Read:
-        """Read what the lines of several images need, all at once: one by one each takes a thread's turn."""
+        """
+        Read what the lines of several images need, all at once: one by one each takes a thread's turn.
+
+        @return: reads their configurations.
+        """
         roots = {each.digest: repository.manifests[each.digest].media_type for each in candidates}
         # A full batch may mean one image by many tags: nothing to read, and work enough for one turn.
         full = len(candidates) >= AT_ONCE
-        manifests = list((await self._reading.parse(roots, self._parsed, others_first=full)).values())
+        manifests = list((await self._manifests.manifests(roots, others_first=full)).values())
         children = {child.parsed(): child.media_type for manifest in manifests for child in manifest.manifests}
         if children:
-            await self._reading.parse(children, self._parsed)
+            await self._manifests.manifests(children)
         # The platform of an image without an index stands in its configuration.
         configs = [manifest.blobs[0].parsed() for manifest in manifests if is_image(manifest)]
-        at_hand = await self._reading.documents(configs) if configs else {}
+        at_hand = await self._manifests.documents(configs) if configs else {}
 
         async def read(digest: Digest) -> bytes | None:
-            return at_hand.get(digest) or await self._reading.document(digest)
+            return at_hand.get(digest) or await self._manifests.document(digest)
 
         return read
 
     async def _closure(
-        self, repository: Repository, digest: Digest, size_of: SizeOf, read: Read | None = None
+        self, repository: Repository, digest: Digest, size_of: SizeOf, config: Read | None = None
     ) -> Closure:
         held = repository.manifests[digest]
-        read = self._reading.document if read is None else read
-        return await closure(read, size_of, digest, held.size, held.media_type, parsed=self._parsed)
+        return await closure(self._manifests, size_of, digest, held.size, held.media_type, config=config)
 
 
 def _number(request: Request) -> int | None:
@@ -322,14 +325,14 @@ def _state(
     return PlatformState(platform, str(digest), "held" if digest in found.manifests else "absent")
 
 
-def _candidates(repository: Repository, kin: Kinship) -> Iterator[Candidate]:
+def _candidates(repository: Repository, relations: Relations) -> Iterator[Candidate]:
     """Tags, and manifests that nothing else brings along."""
     place = (repository.upstream, repository.name)
     tagged = {record.digest for record in repository.tags.values()}
     for tag, record in repository.tags.items():
-        yield Candidate(*place, tag, record.digest, None, kin.is_implied(repository, record.digest, tag))
+        yield Candidate(*place, tag, record.digest, None, relations.is_implied(repository, record.digest, tag))
     for digest in repository.manifests:
-        yield Candidate(*place, None, digest, None, digest in tagged or kin.is_implied(repository, digest, None))
+        yield Candidate(*place, None, digest, None, digest in tagged or relations.is_implied(repository, digest, None))
 
 
 def _exact(repository: Repository, pattern: Pattern) -> Candidate | None:

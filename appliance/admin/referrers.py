@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 from appliance.bundle.closure import Closure
-from appliance.bundle.referrers import tagged_about
 from appliance.cache.referrers import ReferrersAnswer
+from appliance.index.graph import tagged_about
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.referrer import fallback_tag

@@ -11,10 +11,9 @@ from twisted.web.server import Request
 from appliance.admin.documents import HeldBlob, Inventory, WantEntry, WantList
 from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, value
-from appliance.bundle.closure import Parsed
-from appliance.bundle.reading import Reading
 from appliance.cache.wants import Want, Wants
 from appliance.flow.clock import wall
+from appliance.index.manifests import HeldManifests
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
@@ -41,7 +40,7 @@ class ReturnPath:
         self._wants = wants
         self._site = site
         self._clock = clock
-        self._reading = Reading(store)
+        self._manifests = HeldManifests(store, threads, room=0)
 
     def routes(self) -> list[Route]:
         """What is offered."""
@@ -59,7 +58,7 @@ class ReturnPath:
             repository = await self._repositories.read(*place)
             manifests.update(repository.manifests)
             named.update(repository.blobs)
-            async for _, manifest in self._reading.manifests(repository, Parsed(0)):
+            async for _, manifest in self._manifests.held(repository):
                 named.update(blob.parsed() for blob in manifest.blobs)
         # Every blob is looked for once more, and all of it is written at once: that may take seconds.
         taken = timestamp(wall(self._clock))

@@ -9,22 +9,15 @@ layer that may not be distributed: clients get that from whom its descriptor's C
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from appliance.bundle import imageconfig
-from appliance.errors import ManifestInvalid
-from appliance.flow.lru import LeastRecentlyUsed
+from appliance.index.manifests import ManifestReader, Read, SizeOf
 from appliance.oci import mediatypes
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import Manifest, parse_manifest
-
-Read = Callable[[Digest], Awaitable[bytes | None]]
-"""The bytes of a small blob, C{None} when it is not held or not what it should be."""
-
-SizeOf = Callable[[Digest], int | None]
-"""The size of a blob in bytes, C{None} when it is not held."""
+from appliance.oci.manifest import Manifest
 
 INDEX, MANIFEST, CONFIG, ARTIFACT, LAYER = KINDS = ("index", "manifest", "config", "artifact", "layer")
 """What a blob is to an image, in the order in which a bundle carries them."""
@@ -87,42 +80,16 @@ class Closure:
     nothing: bool = False
 
 
-AT_HAND = 20_000
-"""Room in L{Parsed} for who walks over everything: what the manifests of most repositories name."""
-
-
-class Parsed:
-    """Manifests that were parsed a moment ago, for those who walk through many closures that share some."""
-
-    def __init__(self, room: int = 100_000) -> None:
-        """
-        @param room: how many descriptors there may be in all of them: each takes some 500 bytes.
-        """
-        self._manifests: LeastRecentlyUsed[tuple[Digest, str], Manifest] = LeastRecentlyUsed(room)
-
-    def get(self, digest: Digest, media_type: str) -> Manifest | None:
-        """The manifest that was named as C{media_type}, if it is still known."""
-        return self._manifests.get((digest, media_type))
-
-    def add(self, digest: Digest, media_type: str, manifest: Manifest) -> None:
-        """Remember it, and forget what was not asked for longest."""
-        self._manifests.put((digest, media_type), manifest, _weight(manifest))
-
-
-def _weight(manifest: Manifest) -> int:
-    return 1 + len(manifest.manifests) + len(manifest.blobs)
-
-
 async def closure(
-    read: Read,
+    manifests: ManifestReader,
     size_of: SizeOf,
     root: Digest,
     size: int,
     media_type: str,
     platforms: frozenset[str] = frozenset(),
-    parsed: Parsed | None = None,
     counted: Callable[[int], None] = lambda _: None,
     also: frozenset[str] = frozenset(),
+    config: Read | None = None,
 ) -> Closure:
     """
     Follow everything beneath C{root}.
@@ -131,12 +98,12 @@ async def closure(
     @param media_type: what the root is served as; counts when the document does not say.
     @param platforms: the platforms of an index to take (C{linux/amd64}); none: whatever was pulled. An image without
         an index is taken whatever its platform, there is nothing to choose from.
-    @param parsed: what other walks have parsed; of blobs whose bytes C{read} gives under their right digest only.
     @param counted: told how many blobs and manifests are named by each manifest that was visited; what it raises ends
         the walk.
     @param also: platforms to take although nobody pulled them, where C{platforms} names none.
+    @param config: reads the configuration of an image without an index; C{None}: as C{manifests} reads documents.
     """
-    walk = _Walk(read, size_of, platforms, parsed, counted, also)
+    walk = _Walk(manifests, size_of, platforms, counted, also, config or manifests.document)
     return await walk.run(ImageBlob(root, size, _kind_of_manifest(media_type), media_type))
 
 
@@ -145,18 +112,18 @@ class _Walk:
 
     def __init__(
         self,
-        read: Read,
+        manifests: ManifestReader,
         size_of: SizeOf,
         platforms: frozenset[str],
-        parsed: Parsed | None,
         counted: Callable[[int], None],
         also: frozenset[str],
+        config: Read,
     ) -> None:
-        self._parsed = parsed
+        self._manifests = manifests
+        self._size_of = size_of
         self._counted = counted
         self._also = also
-        self._read = read
-        self._size_of = size_of
+        self._config = config
         self._wanted = platforms
         self._documents: dict[Digest, Manifest | None] = {}
         self._queue: list[ImageBlob] = []
@@ -187,7 +154,7 @@ class _Walk:
         if manifest is None or self._size_of(piece.digest) != piece.size:
             self._missing[piece.digest] = piece
             return
-        self._counted(_weight(manifest))
+        self._counted(1 + len(manifest.descriptors))
         kind = INDEX if manifest.is_index else MANIFEST
         self._held[piece.digest] = ImageBlob(piece.digest, piece.size, kind, manifest.media_type, piece.needed_by)
         await self._descend(piece.digest, manifest)
@@ -248,21 +215,8 @@ class _Walk:
         if digest not in self._documents:
             if self._size_of(digest) is None:
                 return None
-            manifest = None if self._parsed is None else self._parsed.get(digest, media_type)
-            if manifest is None:
-                manifest = await self._parse(digest, media_type)
-            self._documents[digest] = manifest
+            self._documents[digest] = await self._manifests.manifest(digest, media_type)
         return self._documents[digest]
-
-    async def _parse(self, digest: Digest, media_type: str) -> Manifest | None:
-        data = await self._read(digest)
-        try:
-            manifest = None if data is None else parse_manifest(data, None, media_type)
-        except ManifestInvalid:
-            return None
-        if manifest is not None and self._parsed is not None:
-            self._parsed.add(digest, media_type, manifest)
-        return manifest
 
     async def _present(self, root: Digest, manifests: dict[Digest, Manifest]) -> list[str]:
         """Platforms as the indexes name them; that of a plain image stands in its configuration."""
@@ -270,7 +224,7 @@ class _Walk:
         plain = manifests.get(root)
         if plain is None or plain.is_index or not is_image(plain):
             return named
-        data = await self._read(plain.blobs[0].parsed())
+        data = await self._config(plain.blobs[0].parsed())
         config = None if data is None else imageconfig.parse_config(data)
         return [] if config is None or config.platform is None else [config.platform]
 

@@ -15,14 +15,14 @@ import msgspec
 
 from appliance.bundle import imagelayout
 from appliance.bundle.builder import BundleBuilder
-from appliance.bundle.closure import AT_HAND, Closure, Parsed, SizeOf, closure
+from appliance.bundle.closure import Closure, closure
 from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile, encode, plain_file, sealed
 from appliance.bundle.export import Export, Layout, Omitted
-from appliance.bundle.reading import Reading
-from appliance.bundle.referrers import Kinship, kinship, tagged_about
 from appliance.bundle.selection import Candidate, Selection, Selector, UpstreamFor
 from appliance.bundle.volumes import BlobSlice, pack
 from appliance.errors import BundleError
+from appliance.index.graph import Relations, relations_of
+from appliance.index.manifests import HeldManifests, SizeOf
 from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
@@ -82,7 +82,9 @@ class Exporter:
         @raise BundleError: the selection makes no sense, or so small a volume does not.
         """
         selector = Selector(selection, self._upstream_for)
-        gathering = _ExportPlan(self._store, selector, selection, self._last_pulled, self._lists, self._asks)
+        gathering = _ExportPlan(
+            self._store, self._threads, selector, selection, self._last_pulled, self._lists, self._asks
+        )
         for upstream, name in await self._repositories.names():
             if selector.concerns(upstream, name):
                 await gathering.visit(await self._repositories.read(upstream, name))
@@ -136,6 +138,7 @@ class _ExportPlan:
     def __init__(
         self,
         store: IBlobStore,
+        threads: IThreads,
         selector: Selector,
         selection: Selection,
         last_pulled: LastPulled,
@@ -146,9 +149,7 @@ class _ExportPlan:
         self._asks = asks
         self._size_of: SizeOf = store.size
         self._lists = lists
-        self._reading = Reading(store)
-        self._read = self._reading.document
-        self._parsed = Parsed(AT_HAND)
+        self._manifests = HeldManifests(store, threads)
         self._selector = selector
         self._selection = selection
         self._last_pulled = last_pulled
@@ -158,32 +159,32 @@ class _ExportPlan:
 
     async def visit(self, repository: Repository) -> None:
         looked_for = self._selector.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
-        kin = await kinship(repository, self._reading, looked_for, self._parsed)
+        relations = await relations_of(repository, self._manifests)
         self._size_of = self._store.size
         if self._asks(repository.upstream):
-            self._size_of = kin.size_of(repository, self._store.size)
-        chosen = self._selector.choose(self._candidates(repository, kin), kin.naming)
+            self._size_of = relations.sizes_in(repository, self._store.size)
+        chosen = self._selector.choose(self._candidates(repository, relations), relations.naming(looked_for))
         for candidate in sorted(chosen, key=lambda candidate: candidate.name):
-            await self._take(repository, kin, candidate)
+            await self._take(repository, relations, candidate)
 
-    def _candidates(self, repository: Repository, kin: Kinship) -> Iterator[Candidate]:
+    def _candidates(self, repository: Repository, relations: Relations) -> Iterator[Candidate]:
         tagged = {record.digest for record in repository.tags.values()}
         for tag, record in sorted(repository.tags.items()):
-            yield self._candidate(repository, kin, tag, record.digest, False)
+            yield self._candidate(repository, relations, tag, record.digest, False)
         for digest in sorted(repository.manifests):
-            yield self._candidate(repository, kin, None, digest, digest in tagged)
+            yield self._candidate(repository, relations, None, digest, digest in tagged)
 
     def _candidate(
-        self, repository: Repository, kin: Kinship, tag: str | None, digest: Digest, tagged: bool
+        self, repository: Repository, relations: Relations, tag: str | None, digest: Digest, tagged: bool
     ) -> Candidate:
         # Runtimes ask for a tag with HEAD and pull what it means by digest: both are pulls of the tag.
         references = [str(digest)] if tag is None else [tag, str(digest)]
         place = (repository.upstream, repository.name)
         pulls = [when for reference in references if (when := self._last_pulled(*place, reference)) is not None]
-        implied = tagged or kin.is_implied(repository, digest, tag)
+        implied = tagged or relations.is_implied(repository, digest, tag)
         return Candidate(*place, tag, digest, max(pulls, default=None), implied)
 
-    async def _take(self, repository: Repository, kin: Kinship, candidate: Candidate) -> None:
+    async def _take(self, repository: Repository, relations: Relations, candidate: Candidate) -> None:
         if self.draft.holds(candidate.name):
             return
         found = await self._wanted(repository, candidate)
@@ -196,7 +197,7 @@ class _ExportPlan:
         if (subject := subject_of(candidate.tag)) is not None:
             self.draft.add_referrer(repository, candidate.digest, subject, found, candidate.tag)
         if self._selection.referrers:
-            await self._take_referrers(repository, kin, found)
+            await self._take_referrers(repository, relations, found)
 
     async def _wanted(self, repository: Repository, candidate: Candidate) -> Closure | None:
         """
@@ -217,13 +218,11 @@ class _ExportPlan:
         self._note(self.left_out, Omitted(candidate.name, why, lacking))
         return None
 
-    async def _take_referrers(self, repository: Repository, kin: Kinship, found: Closure) -> None:
+    async def _take_referrers(self, repository: Repository, relations: Relations, found: Closure) -> None:
         """What refers to anything in the closure, what refers to that, and so on; by subject and by tag."""
         queue = list(found.manifests)
         for subject in queue:
-            for digest in kin.referrers.get(subject, ()):
-                queue += await self._take_referrer(repository, digest, subject, None, queue)
-            for tag, digest in tagged_about(repository, subject):
+            for digest, tag in relations.about(repository, subject):
                 queue += await self._take_referrer(repository, digest, subject, tag, queue)
         taken = set(queue)
         for subject in queue:
@@ -268,7 +267,7 @@ class _ExportPlan:
             where.append(lack)
 
     async def _note_image(self, candidate: Candidate, found: Closure) -> None:
-        image = await imagelayout.docker_image(self._read, found, self._selection.platforms)
+        image = await imagelayout.docker_image(self._manifests.document, found, self._selection.platforms)
         if image is not None and subject_of(candidate.tag) is None:
             self.draft.add_image(image, None if candidate.tag is None else candidate.name)
 
@@ -276,9 +275,7 @@ class _ExportPlan:
         self, repository: Repository, digest: Digest, platforms: frozenset[str], also: frozenset[str] = frozenset()
     ) -> Closure:
         held = repository.manifests[digest]
-        return await closure(
-            self._read, self._size_of, digest, held.size, held.media_type, platforms, self._parsed, also=also
-        )
+        return await closure(self._manifests, self._size_of, digest, held.size, held.media_type, platforms, also=also)
 
 
 def _unanswered(selector: Selector, selection: Selection, draft: BundleBuilder) -> Iterator[Omitted]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.bundle import imageconfig
-from appliance.bundle.closure import Closure, Read, is_image
+from appliance.bundle.closure import Closure, is_image
 from appliance.bundle.contents import blob_name
+from appliance.index.manifests import Read
 from appliance.index.repository import REF_NAME
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import Manifest

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from appliance.bundle.archive import Archive, whole
 from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedManifest, in_words
 from appliance.bundle.bundlearchive import missing_volumes, volumes_of
-from appliance.bundle.closure import Closure, ImageBlob, Parsed, closure
+from appliance.bundle.closure import Closure, ImageBlob, closure
 from appliance.bundle.contents import MAX_MANIFEST_VALUES, MAX_REFS, Bundle, check_values
 from appliance.bundle.journal import HeldManifest, Published
 from appliance.errors import (
@@ -24,6 +24,7 @@ from appliance.errors import (
     ManifestInvalid,
     NotHeld,
 )
+from appliance.index.manifests import ManifestReader
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, claimed_type, parse_manifest
@@ -34,6 +35,8 @@ MAX_BENEATH = 250_000
 MAX_PIECES = 100 * MAX_REFS
 #: The most bytes of manifests of one image that are in memory at the same time.
 MAX_DOCUMENTS = 32 * 1024 * 1024
+#: Descriptors in the manifests that are remembered, for images that share some: each takes some 500 bytes.
+MAX_REMEMBERED = 100_000
 _SHOWN = 5
 
 
@@ -101,7 +104,7 @@ class _Planner:
         self._store = store
         self._threads = threads
         self._assumed = assumed
-        self._parsed = Parsed()
+        self._manifests = ManifestReader(self._read, threads, MAX_REMEMBERED)
         # How many blobs and manifests were named so far, by all roots and by the one that is looked at.
         self._pieces = 0
         self._beneath = 0
@@ -142,12 +145,11 @@ class _Planner:
         """Look at everything beneath one root, and note it; only what is published of it stays in memory."""
         self._beneath = self._document_bytes = 0
         whole = await closure(
-            self._read,
+            self._manifests,
             self._size,
             root.digest,
             root.size,
             root.media_type,
-            parsed=self._parsed,
             counted=lambda pieces: self._count(root, pieces),
         )
         lacking = await self._lacking(root.digest, whole)

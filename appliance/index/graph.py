@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from appliance.errors import ManifestInvalid, PullcacheError
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.singleflight import SingleFlight
-from appliance.index.manifests import HeldManifests
+from appliance.index.manifests import HeldManifests, SizeOf
 from appliance.index.repository import ManifestRecord, Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
@@ -136,6 +136,14 @@ class Relations:
             for named in wanted.intersection(self.names[manifest]):
                 found.setdefault(named, []).append(manifest)
         return found
+
+    def sizes_in(self, repository: Repository, size_of: SizeOf) -> SizeOf:
+        """
+        C{size_of} for what is the repository's. What it merely names, and other repositories are known to have, counts
+        as not held: an export of it would let its readers read theirs.
+        """
+        own = (repository.manifests, repository.blobs, self.linked)
+        return lambda digest: size_of(digest) if any(digest in each for each in own) else None
 
     def about(self, repository: Repository, subject: Digest) -> Iterator[tuple[Digest, str | None]]:
         """

@@ -28,6 +28,9 @@ ROOM = 20_000
 Read = Callable[[Digest], Awaitable[bytes | None]]
 """The bytes of a small blob, C{None} when it is not held or not what it should be."""
 
+SizeOf = Callable[[Digest], int | None]
+"""The size of a blob in bytes, C{None} when it is not held."""
+
 
 class ManifestReader:
     """

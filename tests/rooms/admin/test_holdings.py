@@ -10,9 +10,10 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.defer import execute
 
-from appliance.bundle.closure import Parsed
 from appliance.cache.prefetch import GRACE
 from appliance.errors import Offline
+from appliance.flow.threads import InlineThreads
+from appliance.index.manifests import HeldManifests
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from tests.doubles.appliance import HUB, NGINX, Appliance
@@ -128,7 +129,7 @@ def test_manifests_are_read_many_at_once(site: Appliance, monkeypatch: pytest.Mo
     whole = site.get(path)
     assert sum(seen) >= 400 and len(seen) <= 40 and max(seen) <= 100
     repository = result(site.repositories.get(HUB, NGINX))
-    monkeypatch.setattr("appliance.bundle.reading.AT_ONCE", 1)
+    monkeypatch.setattr("appliance.index.manifests.AT_ONCE", 1)
     monkeypatch.setattr("appliance.admin.holdings.AT_ONCE", 1)
     assert site.get(path) == whole and len(repository.manifests) == 400
 
@@ -157,7 +158,7 @@ def test_an_image_that_is_damaged_takes_no_other_from_the_list(site: Appliance) 
     site.store._blobs[Digest.parse(contents[3].digest)] = contents[3].manifest.data + b" " * MAX_MANIFEST_BYTES
     del site.store._blobs[Digest.parse(contents[4].digest)]
     # Nothing is remembered of them.
-    site.services.holdings._parsed = Parsed(0)
+    site.services.holdings._manifests = HeldManifests(site.store, InlineThreads())
     found = site.get("images")["images"]
     assert [line["offline"] for line in found] == [True, False, True, False, False]
     assert [found[0], found[2]] == [whole[0], whole[2]]

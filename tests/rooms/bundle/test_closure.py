@@ -11,6 +11,8 @@ from twisted.internet.defer import Deferred
 
 from appliance.bundle.closure import Closure, closure
 from appliance.bundle.imageconfig import covers, named
+from appliance.flow.threads import InlineThreads
+from appliance.index.manifests import ManifestReader
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import NONDISTRIBUTABLE
 from tests.doubles import images
@@ -38,7 +40,7 @@ def follow(
 
     manifest = root.manifest
     walk = closure(
-        read,
+        ManifestReader(read, InlineThreads()),
         size_of,
         Digest.parse(root.digest),
         len(manifest.data),

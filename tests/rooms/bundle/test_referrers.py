@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from appliance.bundle import contents
-from appliance.bundle.referrers import tagged_about
 from appliance.cache.referrers import ReferrersAnswer
 from appliance.errors import ReferrersUnknown
+from appliance.index.graph import tagged_about
 from appliance.index.referrers import ReferrerLists
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
