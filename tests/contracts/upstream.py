@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
-from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -20,6 +19,7 @@ from appliance import errors
 from appliance.interfaces import IBlobResponse, IUpstream, Referrers
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
+from tests.doubles.deferreds import failing, result
 
 T = TypeVar("T")
 
@@ -96,21 +96,12 @@ class UpstreamContract:
     def result(self, deferred: Deferred[T]) -> T:
         """What it fires with; raises what it fails with."""
         self.settle()
-        results: list[Any] = []
-        deferred.addBoth(results.append)
-        assert results, "it has not fired"
-        if isinstance(results[0], Failure):
-            results[0].raiseException()
-        found: T = results[0]
-        return found
+        return result(deferred)
 
     def fault(self, deferred: Deferred[Any]) -> BaseException:
         """What it fails with."""
-        try:
-            result = self.result(deferred)
-        except Exception as reason:
-            return reason
-        raise AssertionError(f"no failure but {result!r}")
+        self.settle()
+        return failing(deferred)
 
     def test_it_provides_the_interface(self) -> None:
         """Every method is there, with its parameters."""

@@ -15,8 +15,9 @@ from appliance.oci.digest import Digest
 from appliance.settings import AdminSettings, BundleSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.wiring import Services
+from tests.doubles.deferreds import result
 from tests.doubles.images import Blob, Content
-from tests.doubles.pullthrough import clock_at, result
+from tests.doubles.pullthrough import clock_at
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

@@ -8,8 +8,6 @@ import tarfile
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
 from appliance.bundle.export import BlobPart, Export
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.selection import Selection
@@ -18,21 +16,12 @@ from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
+from tests.doubles.deferreds import result
 from tests.doubles.images import Blob, Content
 
 NGINX = ("docker.io", "library/nginx")
 TAGGED = 1_700_000_000.0
 """When the first tag of each image was seen, seconds since the epoch."""
-
-
-def result_of(coroutine: Any) -> Any:
-    """What the coroutine returns, without any waiting."""
-    results: list[Any] = []
-    Deferred.fromCoroutine(coroutine).addBoth(results.append)
-    [result] = results
-    if hasattr(result, "raiseException"):
-        result.raiseException()
-    return result
 
 
 class Site:
@@ -47,7 +36,7 @@ class Site:
     def hold(self, content: Content, place: tuple[str, str] = NGINX, *tags: str, without: Iterable[Blob] = ()) -> Site:
         """Hold everything beneath C{content}, save for some blobs, with its manifests in one repository."""
         gone = {blob.digest for blob in without}
-        repository = result_of(self._repository(*place))
+        repository = result(self._repository(*place))
         for part in content.walk():
             for blob in (blob for blob in (part.manifest, *part.blobs) if blob.digest not in gone):
                 self.store.put(Digest.parse(blob.digest), blob.data)
@@ -72,7 +61,7 @@ class Site:
             lambda name: name if name in upstreams else None,
             lambda *reference: self.pulled.get(reference),
         )
-        found: Export = result_of(exporter.plan(Selection(refs=refs, **more)))
+        found: Export = result(exporter.plan(Selection(refs=refs, **more)))
         return found
 
     def file(self, export: Export, n: int = 1) -> bytes:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 
 from appliance.admin.metrics import Metrics
 from appliance.flow.threads import InlineThreads
@@ -19,6 +17,7 @@ from appliance.oci.mediatypes import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_
 from appliance.settings import IMAGE_NONE, PrefetchSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.wiring import Services
+from tests.doubles.deferreds import result
 
 T = TypeVar("T")
 
@@ -110,37 +109,3 @@ class Cache:
         )
         self.repositories, self.flights, self.through = services.repositories, services.flights, services.cache
         self.remotes = self.through.remotes
-
-
-def begin(work: Coroutine[Any, Any, T]) -> Deferred[T]:
-    """Run it up to its first wait."""
-    return Deferred.fromCoroutine(work)
-
-
-def result(work: Coroutine[Any, Any, T] | Deferred[T]) -> T:
-    """What it gives, now; raises what it fails with."""
-    deferred = work if isinstance(work, Deferred) else begin(work)
-    outcome: list[Any] = []
-    deferred.addBoth(outcome.append)
-    assert outcome, "it has not fired"
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    given: T = outcome[0]
-    return given
-
-
-def failing(work: Coroutine[Any, Any, Any] | Deferred[Any], *kinds: type[Exception]) -> Exception:
-    """What it fails with, now."""
-    try:
-        given = result(work)
-    except Exception as error:
-        assert isinstance(error, kinds or Exception), repr(error)
-        return error
-    raise AssertionError(f"no failure but {given!r}")
-
-
-def step(clock: Clock, seconds: float, piece: float = 0.5) -> None:
-    """Let time pass in pieces, so that what is called may call again."""
-    while seconds > 0:
-        clock.advance(min(piece, seconds))
-        seconds -= piece

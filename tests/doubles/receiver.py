@@ -21,7 +21,7 @@ from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IDocuments, IIngest, IOpenFile, Origin, Unfinished
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
-from tests.doubles.exports import result_of
+from tests.doubles.deferreds import result
 from tests.doubles.images import Content
 
 NOW = 1_800_000_000.0
@@ -205,12 +205,12 @@ class Receiver:
 
     def recover(self) -> int:
         """What happens before anybody is served."""
-        count: int = result_of(self.publication.recover())
+        count: int = result(self.publication.recover())
         return count
 
     def run(self, *files: Path, **options: Any) -> Receipt:
         """Import."""
-        receipt: Receipt = result_of(self.begin(files, **options))
+        receipt: Receipt = result(self.begin(files, **options))
         return receipt
 
     def begin(self, files: Sequence[Path], **options: Any) -> Any:
@@ -220,15 +220,15 @@ class Receiver:
     def names(self) -> dict[str, str]:
         """Every tag that is published, and every manifest that is held by digest because somebody asked for it."""
         found: dict[str, str] = {}
-        for upstream, name in result_of(self.repositories.names()):
-            repository = result_of(self._repository(upstream, name))
+        for upstream, name in result(self.repositories.names()):
+            repository = result(self._repository(upstream, name))
             found |= {f"{upstream}/{name}:{tag}": str(record.digest) for tag, record in repository.tags.items()}
             found |= {f"{upstream}/{name}@{digest}": str(digest) for digest in repository.pinned}
         return found
 
     def serves(self, content: Content, place: tuple[str, str]) -> bool:
         """Whether all of C{content} is in the store, its manifests in that repository, as they were."""
-        repository = result_of(self._repository(*place))
+        repository = result(self._repository(*place))
         for part in content.walk():
             manifest = repository.manifests.get(Digest.parse(part.digest))
             if manifest is None or (manifest.media_type, manifest.size) != (

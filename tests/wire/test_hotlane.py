@@ -15,7 +15,8 @@ from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry import hotlane
 from appliance.settings import ListenSettings
 from appliance.store.memory import MemoryBlobStore
-from tests.doubles.pullthrough import CONFIG, image, result
+from tests.doubles.deferreds import result
+from tests.doubles.pullthrough import CONFIG, image
 from tests.wire.line import IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, parse, request
 
 HOT = [

@@ -14,7 +14,8 @@ from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
 from appliance.tap import PullcacheService
-from tests.doubles.pullthrough import NOW, Cache, begin
+from tests.doubles.deferreds import begin
+from tests.doubles.pullthrough import NOW, Cache
 from tests.doubles.upstream import ScriptedUpstream
 from tests.wire.line import HUB, IMAGE, LARGE, LAYER, Accounts, Line, blob, manifest, request, stock
 

@@ -20,8 +20,9 @@ from appliance.bundle.minisign import SecretKey, verify
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Answer, Appliance
+from tests.doubles.deferreds import failing, result
 from tests.doubles.images import Content, image, multi_arch
-from tests.doubles.pullthrough import NOW, failing, result
+from tests.doubles.pullthrough import NOW
 
 
 @pytest.fixture

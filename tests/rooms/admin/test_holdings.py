@@ -17,8 +17,8 @@ from appliance.index.manifests import HeldManifests
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.deferreds import failing, result
 from tests.doubles.images import EMPTY_TYPE, OCI, Blob, Content, artifact, encode, image, index, multi_arch
-from tests.doubles.pullthrough import failing, result
 
 LATER = "2027-01-15T08:00:00Z"
 

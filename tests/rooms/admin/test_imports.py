@@ -23,8 +23,8 @@ from appliance.oci.digest import Digest
 from appliance.settings import ListenSettings, UpstreamSettings
 from tests.doubles import archives
 from tests.doubles.appliance import HUB, NGINX, Answer, Appliance
+from tests.doubles.deferreds import failing, result
 from tests.doubles.images import image, multi_arch
-from tests.doubles.pullthrough import failing, result
 
 
 def bundle(folder: Path, *contents: Any, key: SecretKey | None = None, name: str = "b.tar") -> str:

@@ -14,8 +14,8 @@ from appliance.interfaces import Condition, Health, RateLimit, UrlCondition
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.deferreds import begin, failing, result
 from tests.doubles.images import image, multi_arch
-from tests.doubles.pullthrough import begin, failing, result
 
 
 def test_status_tells_what_there_is() -> None:

@@ -33,9 +33,9 @@ from appliance.errors import (
 )
 from appliance.oci.digest import Digest
 from tests.doubles import archives, images
-from tests.doubles.exports import NGINX, Site, entries, result_of
+from tests.doubles.deferreds import result
+from tests.doubles.exports import NGINX, Site, entries
 from tests.doubles.images import Content
-from tests.doubles.pullthrough import result
 from tests.doubles.receiver import Receiver, upstream_for
 
 MULTI = images.multi_arch("multi", (50_000, 30_000))
@@ -110,8 +110,8 @@ def test_a_receipt_is_kept_over_a_restart(bundle: Path) -> None:
     receiver.start()
     second = receiver.run(bundle)
     receiver.start()
-    assert result_of(receiver.receipts.all()) == [first, second]
-    assert result_of(receiver.receipts.get(first.id)) == first
+    assert result(receiver.receipts.all()) == [first, second]
+    assert result(receiver.receipts.get(first.id)) == first
     assert {change.outcome for change in second.refs} == {"unchanged"}
 
 
@@ -337,7 +337,7 @@ def test_what_is_removed_during_an_import_is_not_published_without(tmp_path: Pat
             receiver.store._blobs.pop(gone, None)
 
     with pytest.raises(BundleIncomplete, match="removed from the store meanwhile.*import it again"):
-        result_of(receiver.importer.run([second], ImportOptions(), remove))
+        result(receiver.importer.run([second], ImportOptions(), remove))
     assert receiver.names() == before
 
 
@@ -735,7 +735,7 @@ def result_size(receiver: Receiver, digest: Digest) -> int:
         ingest.close()
         return int(ingest.size)
 
-    found: int = result_of(size())
+    found: int = result(size())
     return found
 
 
@@ -749,7 +749,7 @@ def test_wrong_bytes_left_by_a_power_cut_are_read_again(bundle: Path) -> None:
         await ingest.write([bytes(1000)])
         ingest.close()
 
-    result_of(stage())
+    result(stage())
     receiver.run(bundle)
     assert receiver.serves(OTHER, GHCR)
 

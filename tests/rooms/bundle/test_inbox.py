@@ -27,7 +27,8 @@ from appliance.errors import (
 )
 from appliance.flow.threads import InlineThreads
 from appliance.index.memory import MemoryDocuments
-from tests.doubles.pullthrough import clock_at, result
+from tests.doubles.deferreds import result
+from tests.doubles.pullthrough import clock_at
 
 RECEIPT = Receipt(
     bundle="sha256:b", format="pullcache bundle", files=[], finished="2027-01-15T08:00:00Z", dry_run=False

@@ -17,7 +17,7 @@ from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.oci.timestamps import timestamp
-from tests.doubles.exports import result_of
+from tests.doubles.deferreds import result
 
 BUNDLE = "sha256:" + "ab" * 32
 OLD, NEW, CHILD, SBOM = (Digest.of(name) for name in (b"old", b"new", b"child", b"sbom"))
@@ -80,7 +80,7 @@ class Appliance:
     def tags(self) -> dict[str, Digest]:
         found: dict[str, Digest] = {}
         for upstream, name in (("docker.io", "library/nginx"), ("ghcr.io", "a/b")):
-            repository = result_of(self._repository(upstream, name))
+            repository = result(self._repository(upstream, name))
             found |= {f"{name}:{tag}": record.digest for tag, record in repository.tags.items()}
         return found
 
@@ -88,7 +88,7 @@ class Appliance:
         return await self.repositories.get(upstream, name)
 
     def hold(self, tag: str, digest: Digest) -> Any:
-        repository = result_of(self._repository("docker.io", "library/nginx"))
+        repository = result(self._repository("docker.io", "library/nginx"))
         repository.hold(digest, OCI_INDEX, 10)
         repository.tag(tag, digest, NOW - 1000)
         self.repositories.save(repository)
@@ -101,7 +101,7 @@ ALL = {"library/nginx:1": NEW, "library/nginx:2": NEW, "a/b:1": NEW}
 def test_references_are_published_with_everything_beneath_them() -> None:
     """Manifests by digest too, pinned, and whoever watches is told."""
     appliance = Appliance()
-    receipt = result_of(appliance.publish())
+    receipt = result(appliance.publish())
     assert appliance.tags() == ALL
     repository = appliance.hold("other", OLD)
     assert set(repository.manifests) == {NEW, CHILD, SBOM, OLD}
@@ -137,10 +137,10 @@ def test_what_was_decided_is_finished_after_a_restart(steps: int) -> None:
         if appliance.index.held or appliance.state.held:
             (appliance.index if appliance.index.held else appliance.state).let()
     after = appliance.restarted()
-    result_of(after.publication.recover())
+    result(after.publication.recover())
     assert after.tags() == ({} if steps == 0 else ALL)
-    assert len(result_of(after.receipts.all())) == (0 if steps == 0 else 1)
-    assert result_of(after.restarted().publication.recover()) == 0
+    assert len(result(after.receipts.all())) == (0 if steps == 0 else 1)
+    assert result(after.restarted().publication.recover()) == 0
 
 
 def test_a_disk_that_is_full_before_it_is_decided_publishes_nothing(logged_errors: list[dict[str, Any]]) -> None:
@@ -148,12 +148,12 @@ def test_a_disk_that_is_full_before_it_is_decided_publishes_nothing(logged_error
     appliance = Appliance()
     appliance.state.broken = {"journal.json"}
     with pytest.raises(OSError):
-        result_of(appliance.publish())
+        result(appliance.publish())
     assert appliance.tags() == {}
     after = appliance.restarted()
-    assert result_of(after.publication.recover()) == 0
+    assert result(after.publication.recover()) == 0
     assert after.tags() == {}
-    result_of(after.publish())
+    result(after.publish())
     assert after.tags() == ALL
     logged_errors.clear()
 
@@ -162,11 +162,11 @@ def test_a_disk_that_is_full_after_it_was_decided_is_noted_and_made_up_for(logge
     """It is served, the receipt says that it is not saved, and the next import or start saves it."""
     appliance = Appliance()
     appliance.index.broken = {"index.json"}
-    receipt = result_of(appliance.publish())
+    receipt = result(appliance.publish())
     assert "saving it is not complete" in receipt.notes[-1]
     assert appliance.tags() == ALL
     appliance.index.broken = set()
-    result_of(appliance.publish([root(OLD, "3")]))
+    result(appliance.publish([root(OLD, "3")]))
     assert appliance.restarted().tags() == ALL | {"library/nginx:3": OLD}
     logged_errors.clear()
 
@@ -181,7 +181,7 @@ def test_what_changed_after_the_decision_is_not_taken_back() -> None:
     after = appliance.restarted()
     moved = Digest.of(b"moved meanwhile")
     repository = after.hold("1", moved)
-    result_of(after.publication.recover())
+    result(after.publication.recover())
     assert after.tags() == ALL | {"library/nginx:1": moved}
     assert repository.pinned[NEW] == BUNDLE
 
@@ -193,19 +193,19 @@ def test_conflicts_are_named_and_refuse_everything() -> None:
     with pytest.raises(
         BundleConflict, match=f"1 tags mean something else here: docker.io/library/nginx:1 is {OLD}, not"
     ):
-        result_of(appliance.publish(on_existing_tag="refuse"))
+        result(appliance.publish(on_existing_tag="refuse"))
     assert appliance.tags() == {"library/nginx:1": OLD}
-    assert result_of(appliance.receipts.all()) == []
+    assert result(appliance.receipts.all()) == []
 
 
 def test_a_conflict_that_arose_since_the_preview_is_found() -> None:
     """Hours may lie between the two."""
     appliance = Appliance()
     roots = [published.root for published in CONTENT]
-    assert {change.outcome for change in result_of(appliance.publication.preview(roots, "refuse"))} == {"new"}
+    assert {change.outcome for change in result(appliance.publication.preview(roots, "refuse"))} == {"new"}
     appliance.hold("2", OLD)
     with pytest.raises(BundleConflict):
-        result_of(appliance.publish(on_existing_tag="refuse"))
+        result(appliance.publish(on_existing_tag="refuse"))
     assert appliance.tags() == {"library/nginx:2": OLD}
 
 
@@ -223,7 +223,7 @@ def test_cancelling_a_publication_that_is_decided_does_not_undo_half_of_it() -> 
     while appliance.index.held or appliance.state.held:
         (appliance.index if appliance.index.held else appliance.state).let()
     assert appliance.restarted().tags() == ALL
-    assert len(result_of(appliance.receipts.all())) == 1
+    assert len(result(appliance.receipts.all())) == 1
 
 
 def test_two_imports_publish_one_after_the_other() -> None:
@@ -257,8 +257,8 @@ def test_a_journal_that_cannot_be_read_is_set_aside(data: bytes, logged_errors: 
     """The appliance starts, and the log says to import again."""
     appliance = Appliance()
     appliance.state.write(("publication", "journal.json"), data, 0)
-    assert result_of(appliance.publication.recover()) == 0
-    result_of(appliance.publish())
+    assert result(appliance.publication.recover()) == 0
+    result(appliance.publish())
     assert appliance.tags() == ALL
     assert "import the bundle again" in str(logged_errors[0]["log_format"])
     assert [document for document, _ in appliance.state.damaged] == ["publication/journal.json"]

@@ -11,7 +11,7 @@ from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.errors import NotHeld
 from appliance.index.memory import MemoryDocuments
 from appliance.oci.timestamps import timestamp
-from tests.doubles.exports import result_of
+from tests.doubles.deferreds import result
 
 BUNDLE = "sha256:" + "ab" * 32
 
@@ -21,8 +21,8 @@ def receipt(finished: float = 1_800_000_000.0, **more: Any) -> Receipt:
 
 
 def kept(receipts: Receipts, made: Receipt) -> Receipt:
-    named: Receipt = result_of(receipts.named(made))
-    result_of(receipts.keep(named))
+    named: Receipt = result(receipts.named(made))
+    result(receipts.keep(named))
     return named
 
 
@@ -39,14 +39,14 @@ def test_a_receipt_is_found_under_its_id() -> None:
     )
     made = kept(receipts, receipt(refs=[change], notes=["a note"]))
     assert made.id == "20270115T080000Z-abababababab"
-    assert result_of(receipts.get(made.id)) == made
+    assert result(receipts.get(made.id)) == made
 
 
 def test_receipts_are_listed_from_the_oldest() -> None:
     """Two of one bundle in one second are two."""
     receipts = Receipts(MemoryDocuments())
     made = [kept(receipts, receipt(1_800_000_000.0 + second)) for second in (0, 0, 0, 5, 100_000)]
-    assert result_of(receipts.all()) == made
+    assert result(receipts.all()) == made
     assert len({each.id for each in made}) == 5
 
 
@@ -54,15 +54,15 @@ def test_keeping_a_receipt_again_changes_nothing() -> None:
     """As happens when a publication is finished after a restart."""
     receipts = Receipts(MemoryDocuments())
     made = kept(receipts, receipt())
-    result_of(receipts.keep(made))
-    assert result_of(receipts.all()) == [made]
+    result(receipts.keep(made))
+    assert result(receipts.all()) == [made]
 
 
 @pytest.mark.parametrize("receipt_id", ["", "..", "no-such", "a/b"])
 def test_an_unknown_receipt_is_not_there(receipt_id: str) -> None:
     """Whatever was asked for."""
     with pytest.raises(NotHeld, match="there is no receipt"):
-        result_of(Receipts(MemoryDocuments()).get(receipt_id))
+        result(Receipts(MemoryDocuments()).get(receipt_id))
 
 
 def test_a_damaged_receipt_does_not_hide_the_others(logged_errors: list[dict[str, Any]]) -> None:
@@ -72,7 +72,7 @@ def test_a_damaged_receipt_does_not_hide_the_others(logged_errors: list[dict[str
     made = kept(receipts, receipt())
     for number, data in enumerate((b"{", b'{"id": "\xff"}', b"[" * 100_000)):
         documents.write(("receipts", f"{number}-damaged", "receipt.json"), data, 0)
-    assert result_of(receipts.all()) == [made]
+    assert result(receipts.all()) == [made]
     assert [document for document, _ in documents.damaged] == [f"receipts/{n}-damaged/receipt.json" for n in range(3)]
     logged_errors.clear()
 

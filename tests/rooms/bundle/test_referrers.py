@@ -20,9 +20,9 @@ from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.referrer import cosign_tags, fallback_tag
 from tests.doubles import archives
 from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.deferreds import failing, result
 from tests.doubles.exports import entries
 from tests.doubles.images import OCI, Blob, Content, artifact, encode, image, index, multi_arch
-from tests.doubles.pullthrough import failing, result
 
 MULTI = multi_arch("multi")
 AMD64, ARM64 = MULTI.children

@@ -11,7 +11,8 @@ from appliance.cache import imageprefetch, prefetch, referrerprefetch
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.settings import PrefetchSettings
-from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, result
+from tests.doubles.deferreds import result
+from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

@@ -12,7 +12,8 @@ from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.settings import StaleSettings
-from tests.doubles.pullthrough import Cache, begin, failing, image, result
+from tests.doubles.deferreds import begin, failing, result
+from tests.doubles.pullthrough import Cache, image
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

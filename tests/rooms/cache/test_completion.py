@@ -11,8 +11,8 @@ from appliance.cache.completion import AT_ONCE, Completion
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.deferreds import begin, result
 from tests.doubles.images import image
-from tests.doubles.pullthrough import begin, result
 
 
 def test_what_was_fetched_is_held() -> None:

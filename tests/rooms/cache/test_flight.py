@@ -15,7 +15,8 @@ from appliance.cache.flight import PAUSES, TRANSITIONS, Flight, State
 from appliance.interfaces import Origin
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
-from tests.doubles.pullthrough import begin, clock_at, failing, result, step
+from tests.doubles.deferreds import begin, failing, result, step
+from tests.doubles.pullthrough import clock_at
 from tests.doubles.upstream import ScriptedBody, ScriptedUpstream
 
 BLOB = bytes(range(256)) * 40

@@ -18,7 +18,8 @@ from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
-from tests.doubles.pullthrough import Cache, begin, clock_at, failing, result
+from tests.doubles.deferreds import begin, failing, result
+from tests.doubles.pullthrough import Cache, clock_at
 from tests.doubles.upstream import ScriptedUpstream
 
 NAME = "library/app"

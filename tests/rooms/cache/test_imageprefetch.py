@@ -18,7 +18,8 @@ from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import NONDISTRIBUTABLE, OCI_INDEX
 from appliance.settings import PrefetchSettings
-from tests.doubles.pullthrough import CONFIG, Cache, begin, descriptor, image, index, result
+from tests.doubles.deferreds import begin, result
+from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, index
 from tests.rooms.cache.desk import APP, HUB, Desk, digests, lines
 
 LAYERS = [b"layer %d" % number for number in range(5)]

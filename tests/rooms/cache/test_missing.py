@@ -13,7 +13,8 @@ from appliance import errors
 from appliance.cache.missing import LIMIT, Missing
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
-from tests.doubles.pullthrough import Cache, clock_at, failing, image, result
+from tests.doubles.deferreds import failing, result
+from tests.doubles.pullthrough import Cache, clock_at, image
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

@@ -19,7 +19,8 @@ from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.settings import PrefetchSettings
-from tests.doubles.pullthrough import CONFIG, Cache, begin, descriptor, image, index, result
+from tests.doubles.deferreds import begin, result
+from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, index
 from tests.rooms.cache.desk import APP, HUB, IMAGE, SUBJECT, Desk, about, digests, lines
 
 FRESH_FOR = 600.0

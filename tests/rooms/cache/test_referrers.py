@@ -19,7 +19,8 @@ from appliance.oci import referrer as rules
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.settings import StaleSettings
-from tests.doubles.pullthrough import Cache, begin, descriptor, failing, image, result
+from tests.doubles.deferreds import begin, failing, result
+from tests.doubles.pullthrough import Cache, descriptor, image
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

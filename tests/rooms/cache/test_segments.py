@@ -18,7 +18,8 @@ from appliance.cache.segments import first_stop
 from appliance.interfaces import IIngest
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
-from tests.doubles.pullthrough import begin, clock_at, failing, result, step
+from tests.doubles.deferreds import begin, failing, result, step
+from tests.doubles.pullthrough import clock_at
 from tests.doubles.upstream import ScriptedBody, ScriptedUpstream
 
 PIECE = 100

@@ -15,8 +15,9 @@ from appliance.index.memory import MemoryDocuments
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.clocks import TwoClocks
+from tests.doubles.deferreds import failing, result
 from tests.doubles.images import image
-from tests.doubles.pullthrough import NOW, clock_at, failing, result
+from tests.doubles.pullthrough import NOW, clock_at
 
 
 def kept(documents: MemoryDocuments, clock: Clock) -> Usage:

@@ -27,8 +27,9 @@ from appliance.errors import (
 from appliance.index.memory import MemoryDocuments
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.deferreds import failing, result
 from tests.doubles.images import image
-from tests.doubles.pullthrough import NOW, clock_at, failing, result
+from tests.doubles.pullthrough import NOW, clock_at
 
 DIGEST = Digest.of(b"layer")
 

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from appliance.errors import UpstreamUnavailable
 from appliance.flow.singleflight import SingleFlight, Waiters, ended, shielded
-from tests.doubles.pullthrough import failing, result
+from tests.doubles.deferreds import failing, result
 
 
 class Work:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from appliance.errors import DocumentDamaged, VersionConflict
 from appliance.flow.durable import make_folder, write_file
@@ -22,6 +20,7 @@ from appliance.index.documents import FilesystemDocuments, previous
 from appliance.index.memory import MemoryDocuments
 from appliance.interfaces import IDocuments
 from tests.contracts.documents import KEY, DocumentsContract
+from tests.doubles.deferreds import result
 
 
 class TestDocumentsInMemory(DocumentsContract):
@@ -44,14 +43,6 @@ class TestDocumentsOnDisk(DocumentsContract):
 
 class Crash(BaseException):
     """The process is gone."""
-
-
-def result(deferred: Deferred[Any]) -> Any:
-    outcome: list[Any] = []
-    deferred.addBoth(outcome.append)
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    return outcome[0]
 
 
 def opened(root: Path) -> FilesystemDocuments:

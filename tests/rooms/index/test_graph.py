@@ -18,7 +18,8 @@ from appliance.oci.manifest import parse_manifest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.oci.referrer import parse_descriptor
 from appliance.store.memory import MemoryBlobStore
-from tests.doubles.pullthrough import begin, descriptor, image, result
+from tests.doubles.deferreds import begin, result
+from tests.doubles.pullthrough import descriptor, image
 
 SUBJECT = Digest.of(b"subject")
 REFERS = {"mediaType": OCI_MANIFEST, "digest": str(SUBJECT), "size": 7}

@@ -16,7 +16,7 @@ from appliance.index.listings import Listing, Listings
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
-from tests.doubles.pullthrough import begin, result
+from tests.doubles.deferreds import begin, result
 from tests.rooms.index.slow import hold
 
 UP = "up.test"

@@ -20,7 +20,7 @@ from appliance.index.memory import MemoryDocuments
 from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.oci.digest import Digest
 from appliance.oci.referrer import Referrer, parse_descriptor, parse_referrers
-from tests.doubles.pullthrough import begin, failing, result
+from tests.doubles.deferreds import begin, failing, result
 
 WHERE = ("docker.io", "library/nginx")
 SUBJECT = Digest.of(b"subject")

@@ -15,8 +15,8 @@ from appliance.registry.listener import Listener
 from appliance.registry.useragent import platform_of
 from appliance.settings import ListenSettings
 from tests.doubles.appliance import HUB, NGINX, Appliance
+from tests.doubles.deferreds import result
 from tests.doubles.images import image
-from tests.doubles.pullthrough import result
 
 
 class Front:

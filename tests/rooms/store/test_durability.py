@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from appliance.errors import NotHeld
 from appliance.flow.threads import InlineThreads
@@ -17,6 +16,7 @@ from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
+from tests.doubles.deferreds import result
 
 DATA = b"bytes that are worth keeping" * 99
 DIGEST = Digest.of(DATA)
@@ -53,14 +53,6 @@ class Disk:
 
 def _short(path: object) -> str:
     return Path(str(path)).name.replace(DIGEST.encoded, "HEX")
-
-
-def result(deferred: Deferred[Any]) -> Any:
-    outcome: list[Any] = []
-    deferred.addBoth(outcome.append)
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    return outcome[0]
 
 
 def opened(root: Path) -> FilesystemBlobStore:

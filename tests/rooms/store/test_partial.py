@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, execute
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, NotHeld
@@ -18,6 +17,7 @@ from appliance.interfaces import IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
+from tests.doubles.deferreds import result
 
 DATA = b"0123456789" * 1000
 DIGEST = Digest.of(DATA)
@@ -41,14 +41,6 @@ class SlowThreads:
         waiting, self.waiting = self.waiting, []
         for deferred, function in waiting:
             execute(function).addBoth(deferred.callback)
-
-
-def result(deferred: Deferred[Any]) -> Any:
-    outcome: list[Any] = []
-    deferred.addBoth(outcome.append)
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    return outcome[0]
 
 
 def opened(root: Path, threads: Any = None) -> FilesystemBlobStore:

@@ -21,7 +21,7 @@ from appliance.upstream.limits import Limits
 from appliance.upstream.pace import BURST, TICK, Pace
 from appliance.upstream.permits import Permits, Rank
 from tests.contracts.upstream import Taker
-from tests.doubles.pullthrough import result
+from tests.doubles.deferreds import result
 
 RATE = 1_000_000
 STEP = 0.01
