@@ -13,6 +13,7 @@ from typing import get_args
 
 from appliance.bundle.archive import Archive, whole
 from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest, check_names
+from appliance.bundle.bundlejson import decode, decode_mark, plain_file
 from appliance.bundle.contents import (
     BUNDLE,
     INDEX,
@@ -27,11 +28,8 @@ from appliance.bundle.contents import (
     Ref,
     ReferrerEntry,
     blob_name,
-    decode,
-    decode_mark,
     parse_name,
     part_name,
-    plain_file,
 )
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
 from appliance.bundle.policy import TrustPolicy

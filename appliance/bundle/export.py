@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from appliance.bundle import contents, tar
+from appliance.bundle import bundlejson, contents, tar
 from appliance.bundle.closure import ImageBlob
 from appliance.bundle.contents import Bundle, PlainName, VolumeMark
 from appliance.bundle.volumes import BlobSlice
@@ -109,7 +109,7 @@ class Export:
 
     def file_name(self, n: int) -> str:
         """What file C{n} is called: fit for FAT, and for a shell."""
-        return contents.file_name(self.bundle, n)
+        return bundlejson.file_name(self.bundle, n)
 
     def sign(self, signature: str) -> None:
         """
@@ -161,7 +161,7 @@ class Export:
             yield contents.SIGNATURE, self._signature
         if self.volumes > 1:
             mark = VolumeMark(bundle=self.bundle.id, n=n, of=self.volumes)
-            yield contents.VOLUME, contents.encode_mark(mark)
+            yield contents.VOLUME, bundlejson.encode_mark(mark)
         if n == 1:
             yield contents.INDEX, files["index.json"]
         if "manifest.json" in files:

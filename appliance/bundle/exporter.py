@@ -15,8 +15,9 @@ import msgspec
 
 from appliance.bundle import imagelayout
 from appliance.bundle.builder import BundleBuilder
+from appliance.bundle.bundlejson import encode, plain_file, sealed
 from appliance.bundle.closure import Closure, closure
-from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile, encode, plain_file, sealed
+from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile
 from appliance.bundle.export import Export, Layout, Omitted
 from appliance.bundle.selection import Candidate, Selection, Selector, UpstreamFor
 from appliance.bundle.volumes import BlobSlice, pack

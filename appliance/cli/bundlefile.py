@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from appliance.bundle import contents
+from appliance.bundle import bundlejson, contents
 from appliance.bundle.archive import Archive, open_archive, whole
 from appliance.bundle.compression import Stop
 from appliance.bundle.contents import Bundle
@@ -52,7 +52,7 @@ class BundleFile:
                 "but carry nothing that could be verified or built on"
             )
         document = whole(archive, item, contents.MAX_BUNDLE_BYTES)
-        return cls(archive, document, contents.decode(document, archive.source), _signature(archive))
+        return cls(archive, document, bundlejson.decode(document, archive.source), _signature(archive))
 
     def __enter__(self) -> BundleFile:
         return self

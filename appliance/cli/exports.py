@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from appliance.bundle import contents
+from appliance.bundle import bundlejson
 from appliance.bundle.minisign import SecretKey
 from appliance.bundle.selection import parse_list
 from appliance.cli.api import message_of
@@ -195,7 +195,7 @@ async def _signed(session: Session, offer: Offer, key: SecretKey) -> Offer:
     """
     path = _path(offer)
     document = await session.api.fetch_bytes(f"{path}/document")
-    bundle = contents.decode(document, "the list of contents to be signed")
+    bundle = bundlejson.decode(document, "the list of contents to be signed")
     signature = key.sign(document, f"pullcache bundle {bundle.id}")
     await session.api.put(f"{path}/signature", signature.encode(), SIGNATURE_TYPE)
     return session.api.as_kind(await session.api.fetch(path), Offer)

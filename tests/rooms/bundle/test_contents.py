@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.bundle import contents
+from appliance.bundle import bundlejson, contents
+from appliance.bundle.bundlejson import content_root, decode, encode, sealed
 from appliance.bundle.contents import (
     MEDIA_TYPE,
     AbsentPlatform,
@@ -27,10 +28,6 @@ from appliance.bundle.contents import (
     Required,
     Volume,
     VolumeMark,
-    content_root,
-    decode,
-    encode,
-    sealed,
 )
 from appliance.errors import BundleDamaged, BundleError, BundleTooNew
 from appliance.oci.digest import Digest
@@ -270,7 +267,7 @@ def test_a_document_is_not_endless(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read into memory has a limit."""
     assert contents.MAX_BUNDLE_BYTES == 64 * 2**20
     data = encode(FULL)
-    monkeypatch.setattr(contents, "MAX_BUNDLE_BYTES", 100)
+    monkeypatch.setattr(bundlejson, "MAX_BUNDLE_BYTES", 100)
     assert "are too many: 100 are allowed" in complaint(data)
 
 
@@ -288,7 +285,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(BundleDamaged):
         decode(data, "a.tar")
     with pytest.raises(BundleDamaged):
-        contents.decode_mark(data, "a.tar")
+        bundlejson.decode_mark(data, "a.tar")
 
 
 JSON = st.recursive(
@@ -357,16 +354,16 @@ def test_every_other_name_is_no_blob(name: str) -> None:
 def test_a_file_is_named_for_its_title_and_id(title: str, start: str) -> None:
     """The name says what it is, and can be written to a FAT stick and used in a shell."""
     one = sealed(msgspec.structs.replace(FULL, title=title))
-    assert contents.file_name(one, 1) == f"{start}-{one.id[7:19]}.tar"
+    assert bundlejson.file_name(one, 1) == f"{start}-{one.id[7:19]}.tar"
     three = sealed(msgspec.structs.replace(INCREMENT, title=title))
-    assert contents.file_name(three, 2) == f"{start}-{three.id[7:19]}.v02of03.tar"
+    assert bundlejson.file_name(three, 2) == f"{start}-{three.id[7:19]}.v02of03.tar"
 
 
 def test_a_volume_says_which_it_is() -> None:
     """Any volume can come first: it names its bundle and its place."""
     mark = VolumeMark(bundle=HELD, n=2, of=3)
-    data = contents.encode_mark(mark)
+    data = bundlejson.encode_mark(mark)
     assert json.loads(data) == {"bundle": HELD, "n": 2, "of": 3}
-    assert contents.decode_mark(data, "a.tar") == mark
+    assert bundlejson.decode_mark(data, "a.tar") == mark
     with pytest.raises(BundleDamaged, match=r"a.tar, pullcache/volume.json: it is volume 4 of 3"):
-        contents.decode_mark(data.replace(b'"n":2', b'"n":4'), "a.tar")
+        bundlejson.decode_mark(data.replace(b'"n":2', b'"n":4'), "a.tar")

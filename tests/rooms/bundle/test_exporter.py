@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.bundle import contents
+from appliance.bundle import bundlejson, contents
 from appliance.bundle.contents import Base, Bundle
 from appliance.bundle.export import BlobPart
 from appliance.bundle.selection import WantedReference
@@ -24,7 +24,7 @@ from tests.doubles.images import Blob, Content
 
 
 def document(data: bytes) -> Bundle:
-    return contents.decode(entries(data)[contents.BUNDLE], "test")
+    return bundlejson.decode(entries(data)[contents.BUNDLE], "test")
 
 
 def digests(*parts: Content) -> set[str]:
@@ -471,7 +471,7 @@ def test_volumes_keep_to_their_size_and_make_a_plain_layout_together() -> None:
     export = site.export("nginx", volume_size=110_000, title="weekly")
     files = site.files(export)
     assert export.volumes == len(files) > 1 and all(len(data) <= 110_000 for data in files)
-    assert len({contents.decode(entries(data)["pullcache/bundle.json"], "").id for data in files}) == 1
+    assert len({bundlejson.decode(entries(data)["pullcache/bundle.json"], "").id for data in files}) == 1
     marks = [json.loads(entries(data)["pullcache/volume.json"]) for data in files]
     assert [mark["n"] for mark in marks] == list(range(1, len(files) + 1))
     assert {(mark["of"], mark["bundle"]) for mark in marks} == {(len(files), export.bundle.id)}

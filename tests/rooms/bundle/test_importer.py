@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
-from appliance.bundle import blobingest, contents, tar
+from appliance.bundle import blobingest, bundlejson, contents, tar
 from appliance.bundle.importer import ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey, SecretKey
 from appliance.bundle.names import Names
@@ -315,7 +315,7 @@ def test_an_increment_without_what_it_builds_on_names_the_gap_before_bulk_data(t
     receiver = Receiver()
     with pytest.raises(BundleIncomplete, match="second.tar: it builds on .* not held.*--have") as caught:
         receiver.run(second)
-    required = {blob.digest for blob in contents.decode(entries(second.read_bytes())[contents.BUNDLE], "").requires}
+    required = {blob.digest for blob in bundlejson.decode(entries(second.read_bytes())[contents.BUNDLE], "").requires}
     assert set(caught.value.missing) == required
     assert (receiver.names(), receiver.held()) == ({}, 0)
     assert set(receiver.run(second, dry_run=True).missing) == required

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.bundle import contents, tar
+from appliance.bundle import bundlejson, contents, tar
 from appliance.bundle.bundlearchive import FORMAT
 from appliance.bundle.contents import BUNDLE, SIGNATURE
 from appliance.bundle.minisign import SecretKey
@@ -323,9 +324,9 @@ def test_a_listed_blob_that_no_image_needs_has_to_be_right_all_the_same(tmp_path
     """The list promises its digest; a medium that lost it is a bad one."""
     spare = b"nobody names me"
     found = entries(WHOLE[False])
-    listed = contents.decode(found[BUNDLE], "made")
+    listed = bundlejson.decode(found[BUNDLE], "made")
     entry = contents.BlobEntry(digest=str(Digest.of(spare)), size=len(spare), kind="artifact")
-    found[BUNDLE] = contents.encode(contents.msgspec.structs.replace(listed, blobs=(*listed.blobs, entry)))
+    found[BUNDLE] = bundlejson.encode(msgspec.structs.replace(listed, blobs=(*listed.blobs, entry)))
     name = contents.blob_name(Digest.of(spare))
     assert agree(written(tmp_path, [packed([*found.items(), (name, spare)])]), False)
     assert not agree(written(tmp_path, [packed([*found.items(), (name, spare[::-1])])]), False)
@@ -335,17 +336,17 @@ def test_where_the_list_is_wrong_about_a_part_the_digest_of_the_blob_decides(tmp
     """An import takes the blob, since its digest is right, and so does verify; of a wrong one both name the part."""
     made = Site().hold(images.image("large", (230_000,)), GHCR, "v1")
     files = made.files(made.export(all=True, volume_size=100_000))
-    listed = contents.decode(unpacked(files[0])[0][1], "made")
+    listed = bundlejson.decode(unpacked(files[0])[0][1], "made")
     [split] = [blob for blob in listed.blobs if blob.parts]
-    part = contents.msgspec.structs.replace(split.parts[1], sha256="0" * 64)
-    blobs = [contents.msgspec.structs.replace(split, parts=(split.parts[0], part, *split.parts[2:]))]
+    part = msgspec.structs.replace(split.parts[1], sha256="0" * 64)
+    blobs = [msgspec.structs.replace(split, parts=(split.parts[0], part, *split.parts[2:]))]
     blobs = [blob for blob in listed.blobs if blob is not split] + blobs
-    told = contents.encode(contents.msgspec.structs.replace(listed, blobs=tuple(blobs)))
+    told = bundlejson.encode(msgspec.structs.replace(listed, blobs=tuple(blobs)))
     wrong: list[bytes] = []
     for file in files:
         found = dict(unpacked(file))
         found[BUNDLE] = told
-        mark = json.loads(found[contents.VOLUME]) | {"bundle": contents.decode(told, "made").id}
+        mark = json.loads(found[contents.VOLUME]) | {"bundle": bundlejson.decode(told, "made").id}
         found[contents.VOLUME] = json.dumps(mark, sort_keys=True, separators=(",", ":")).encode()
         wrong.append(packed(list(found.items())))
     assert agree(written(tmp_path, wrong), False)
@@ -373,7 +374,7 @@ def test_an_increment_whose_list_forgets_what_it_builds_on_is_refused(tmp_path: 
     """Such a list could never be imported: what its images need is nowhere."""
     have = frozenset(Digest.parse(blob.digest) for blob in OTHER.blobs)
     found = entries(files_of(False, have=have)[0])
-    listed = contents.decode(found[BUNDLE], "made")
-    found[BUNDLE] = contents.encode(contents.msgspec.structs.replace(listed, requires=listed.requires[1:]))
+    listed = bundlejson.decode(found[BUNDLE], "made")
+    found[BUNDLE] = bundlejson.encode(msgspec.structs.replace(listed, requires=listed.requires[1:]))
     ended = verified(written(tmp_path, [packed(list(found.items()))]), False)
     assert ended.code == 1 and "neither in it nor held" in ended.err

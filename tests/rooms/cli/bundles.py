@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from appliance.bundle import contents, tar
+from appliance.bundle import bundlejson, contents, tar
 from appliance.bundle.contents import BlobEntry, Bundle, Part, Platforms, Producer, Provenance, Ref
 from appliance.bundle.minisign import SecretKey
 from appliance.oci.digest import Digest
@@ -43,7 +43,7 @@ def bundle(*blobs: BlobEntry, title: str = "weekly", image: bytes = MANIFEST) ->
     platforms = Platforms(present=("linux/amd64",), absent=("linux/arm64",))
     size = len(image)
     ref = Ref(name=NAME, digest=digest, media_type=INDEX_TYPE, size=size, upstream=upstream, platforms=platforms)
-    return contents.sealed(
+    return bundlejson.sealed(
         Bundle(
             created="2026-11-21T08:00:00Z",
             producer=Producer(name="pullcache", version="0"),
@@ -67,7 +67,7 @@ def entry(data: bytes, volume: int = 1) -> BlobEntry:
 
 def head(listed: Bundle, key: SecretKey | None = None) -> Entries:
     """The entries every file begins with."""
-    document = contents.encode(listed)
+    document = bundlejson.encode(listed)
     signature = [] if key is None else [(contents.SIGNATURE, key.sign(document, "from site-a").encode())]
     return [(contents.BUNDLE, document), *signature]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle import contents
+from appliance.bundle import bundlejson
 from appliance.bundle.minisign import SecretKey, verify
 from tests.rooms.cli import bundles
 from tests.rooms.cli.runs import Answer, Appliance, Asked, Ended, ask, run
@@ -206,7 +206,7 @@ class Signing(Appliance):
     """An appliance whose volume is the signature it was given."""
 
     def __init__(self) -> None:
-        self.document = contents.encode(bundles.bundle())
+        self.document = bundlejson.encode(bundles.bundle())
         super().__init__({"GET exports/7/document": Answer(self.document), "PUT exports/7/signature": Answer(b"", 204)})
         self._offer(b"")
 
