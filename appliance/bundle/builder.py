@@ -20,8 +20,8 @@ from appliance.bundle.contents import (
     ReferrerEntry,
     Required,
 )
-from appliance.bundle.imagelayout import DockerImage, IndexEntry
 from appliance.bundle.selection import Candidate, Selection
+from appliance.bundle.toolfiles import DockerImage, IndexEntry
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import is_media_type
@@ -121,7 +121,7 @@ class BundleBuilder:
         return sorted(self._blobs.values(), key=lambda piece: KINDS.index(piece.kind))
 
     @property
-    def roots(self) -> list[IndexEntry]:
+    def entries(self) -> list[IndexEntry]:
         """The entries of C{index.json}: names first, then referrers that have none."""
         named = {root.digest for root in self._roots.values() if root.name is not None}
         roots = [root for root in self._roots.values() if root.name is not None or root.digest not in named]

@@ -33,7 +33,7 @@ from appliance.bundle.contents import (
 )
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
 from appliance.bundle.policy import TrustPolicy
-from appliance.bundle.toolfiles import ToolFiles
+from appliance.bundle.toolfiles import UnlistedFiles
 from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
 from appliance.index import layout
 from appliance.oci.digest import Digest
@@ -159,7 +159,7 @@ def _check_unlisted(archives: Sequence[Archive], source: str, bundle: Bundle, na
         archive = next(found, None)
         return None if archive is None else whole(archive, archive.items[blob_name(digest)], MAX_MANIFEST_BYTES)
 
-    files = ToolFiles(bundle, source, document)
+    files = UnlistedFiles(bundle, source, document)
     files.check_index(data) if name == INDEX else files.check_docker(data)
 
 

@@ -1,28 +1,34 @@
 """
-A bundle that was planned: its files, each known to the byte before the first one is sent.
+A planned bundle: its files, each known to the byte before the first one is sent.
 
-Nothing is spooled: blobs are named by digest and range, and whoever sends the file takes them from the store. Order of
-entries: section 8.1 of the format; a full bundle in one file begins with C{oci-layout}, of several files the last does,
-so that no runtime can load one of them alone, and an increment has none.
+No copy of it is made: blobs are named by digest and range, and the code that sends the file takes them from the store.
+Order of entries: section 8.1 of the format; a full bundle in one file begins with C{oci-layout}, of several files the
+last does, so that no runtime can load one of them alone, and an increment has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 from appliance.bundle import bundlejson, contents, tar
+from appliance.bundle.bundlejson import encode, encode_mark, plain_file, sealed
 from appliance.bundle.closure import ImageBlob
-from appliance.bundle.contents import Bundle, PlainName, VolumeMark
-from appliance.bundle.volumes import BlobSlice
+from appliance.bundle.contents import BlobEntry, Bundle, Part, VolumeMark
+from appliance.bundle.toolfiles import ToolFiles
+from appliance.bundle.volumes import BlobSlice, pack
 from appliance.errors import BundleError
-from appliance.index.layout import OCI_LAYOUT
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
 
 SIGNATURE_ROOM = 4096
 """Bytes that a signature may have, reserved where volumes have a size; minisign's has about 300."""
+
+# So often at most are the blobs packed again because the list of contents became longer with the volumes.
+_ATTEMPTS = 10
 
 
 class BlobPart(NamedTuple):
@@ -47,65 +53,51 @@ class Omitted:
     missing: tuple[ImageBlob, ...] = ()
 
 
-@dataclass(frozen=True)
-class Layout:
-    """
-    What other tools read.
-
-    @ivar index: C{index.json}.
-    @ivar docker: C{manifest.json}, C{None} when there is none.
-    """
-
-    index: bytes
-    docker: bytes | None
-
-    def files(self, full: bool, volumes: int) -> dict[PlainName, bytes]:
-        """
-        The plain files that go into a bundle of so many files.
-
-        An increment has no C{oci-layout} and no C{manifest.json}, and no single volume of several may be taken for the
-        whole: runtimes refuse what they could only half load.
-        """
-        files: dict[PlainName, bytes] = {"index.json": self.index}
-        if full:
-            files["oci-layout"] = OCI_LAYOUT
-        if full and volumes == 1 and self.docker is not None:
-            files["manifest.json"] = self.docker
-        return files
-
-
 class Export:
     """
     One bundle, ready to be sent, in one or several files numbered from 1.
 
     @ivar bundle: what it holds.
     @ivar document: C{pullcache/bundle.json}: what a signature signs.
-    @ivar pieces: what each file holds of which blob, in order.
+    @ivar slices: what each file holds of which blob, in order.
     @ivar left_out: what was asked for and is not in it.
     @ivar partial: what is in it as far as it goes.
-    @ivar notes: what else whoever asked should know.
+    @ivar notes: what else the user should know.
     """
 
     def __init__(
-        self, bundle: Bundle, document: bytes, layout: Layout, pieces: tuple[tuple[BlobSlice, ...], ...]
+        self,
+        bundle: Bundle,
+        tool_files: ToolFiles,
+        slices: tuple[tuple[BlobSlice, ...], ...],
+        hashes: Mapping[BlobSlice, str] | None = None,
     ) -> None:
         """
-        @param bundle: sealed.
-        @param pieces: those of each file.
+        @param bundle: its blobs may be without volumes and parts, and it need not be sealed.
+        @param hashes: the SHA-256 of each part of a blob; those that are not known yet are written as zeros, which
+            take as many bytes.
         """
-        self.bundle = bundle
-        self.document = document
-        self.pieces = pieces
+        plain = tool_files.files(bundle.kind == "full", len(slices))
+        files = tuple(plain_file(name, data) for name, data in plain.items())
+        blobs = _with_places(bundle.blobs, slices, hashes or {})
+        self.bundle = sealed(msgspec.structs.replace(bundle, blobs=blobs, files=files))
+        self.document = encode(self.bundle)
+        self.slices = slices
         self.left_out: tuple[Omitted, ...] = ()
         self.partial: tuple[Omitted, ...] = ()
-        self.notes: tuple[str, ...] = ()
-        self._layout = layout
+        self.notes = tool_files.notes if bundle.kind == "full" and len(slices) == 1 else ()
+        self._tool_files = tool_files
+        self._plain = plain
         self._signature: bytes | None = None
 
     @property
     def volumes(self) -> int:
         """How many files there are."""
-        return len(self.pieces)
+        return len(self.slices)
+
+    def with_hashes(self, hashes: Mapping[BlobSlice, str]) -> Export:
+        """The same with the SHA-256 of each part of a blob."""
+        return Export(self.bundle, self._tool_files, self.slices, hashes)
 
     def file_name(self, n: int) -> str:
         """What file C{n} is called: fit for FAT, and for a shell."""
@@ -126,19 +118,19 @@ class Export:
     def size(self, n: int) -> int:
         """Bytes of file C{n}, exactly."""
         small = sum(tar.extent(len(data), name) for name, data in self._head(n))
-        return small + sum(piece.extent for piece in self.pieces[n - 1]) + len(tar.END)
+        return small + sum(blob.extent for blob in self.slices[n - 1]) + len(tar.END)
 
     def parts(self, n: int) -> Iterator[bytes | BlobPart]:
         """The bytes of file C{n} in order: as they are, or where in the store they lie. Together C{size(n)}."""
         waiting = bytearray()
         for name, data in self._head(n):
             waiting += tar.header(name, len(data)) + data + tar.padding(len(data))
-        for piece in self.pieces[n - 1]:
-            waiting += tar.header(piece.name, piece.size)
+        for blob in self.slices[n - 1]:
+            waiting += tar.header(blob.name, blob.size)
             yield bytes(waiting)
-            if piece.size:
-                yield BlobPart(piece.digest, Span(piece.start, piece.start + piece.size))
-            waiting = bytearray(tar.padding(piece.size))
+            if blob.size:
+                yield BlobPart(blob.digest, Span(blob.start, blob.start + blob.size))
+            waiting = bytearray(tar.padding(blob.size))
         yield bytes(waiting) + tar.END
 
     def overhead(self) -> int:
@@ -153,16 +145,57 @@ class Export:
 
     def _head(self, n: int) -> Iterator[tuple[str, bytes]]:
         """The entries of file C{n} before its blobs."""
-        files = self._layout.files(self.bundle.kind == "full", self.volumes)
-        if n == self.volumes and "oci-layout" in files:
-            yield contents.OCI_LAYOUT, files["oci-layout"]
+        if n == self.volumes and "oci-layout" in self._plain:
+            yield contents.OCI_LAYOUT, self._plain["oci-layout"]
         yield contents.BUNDLE, self.document
         if self._signature is not None:
             yield contents.SIGNATURE, self._signature
         if self.volumes > 1:
             mark = VolumeMark(bundle=self.bundle.id, n=n, of=self.volumes)
-            yield contents.VOLUME, bundlejson.encode_mark(mark)
+            yield contents.VOLUME, encode_mark(mark)
         if n == 1:
-            yield contents.INDEX, files["index.json"]
-        if "manifest.json" in files:
-            yield contents.MANIFEST, files["manifest.json"]
+            yield contents.INDEX, self._plain["index.json"]
+        if "manifest.json" in self._plain:
+            yield contents.MANIFEST, self._plain["manifest.json"]
+
+
+def packed(bundle: Bundle, tool_files: ToolFiles, volume_size: int | None) -> Export:
+    """
+    Distribute the blobs of C{bundle} over files. The hashes of parts are not known yet: see L{Export.with_hashes}.
+
+    @param volume_size: the most bytes of a file; C{None}: one file of any size.
+    @raise BundleError: files of that size are too small.
+    """
+    blobs = [(Digest.parse(blob.digest), blob.size) for blob in bundle.blobs]
+    export = Export(bundle, tool_files, pack(blobs, None, 0))
+    if volume_size is None or export.size(1) + export.signature_room <= volume_size:
+        return export
+    # The list of contents says where each blob is, so more volumes make it longer, and it stands in each of them.
+    for _ in range(_ATTEMPTS):
+        reserved = export.overhead()
+        export = Export(bundle, tool_files, pack(blobs, volume_size, reserved))
+        if export.overhead() <= reserved:
+            return export
+    raise BundleError(f"volumes of {volume_size} bytes are too small for so many blobs; take larger ones")
+
+
+def _with_places(
+    blobs: Iterable[BlobEntry], slices: tuple[tuple[BlobSlice, ...], ...], hashes: Mapping[BlobSlice, str]
+) -> tuple[BlobEntry, ...]:
+    """C{blobs} with the volume of each, and the parts of those that are larger than one."""
+    placed: dict[str, list[tuple[int, BlobSlice]]] = {}
+    for number, volume in enumerate(slices, 1):
+        for blob_slice in volume:
+            placed.setdefault(str(blob_slice.digest), []).append((number, blob_slice))
+
+    def part(number: int, blob_slice: BlobSlice, n: int) -> Part:
+        return Part(n=n, size=blob_slice.size, sha256=hashes.get(blob_slice, "0" * 64), volume=number)
+
+    return tuple(
+        msgspec.structs.replace(
+            blob,
+            volume=placed[blob.digest][0][0],
+            parts=tuple(part(number, each, each.part) for number, each in placed[blob.digest] if each.part is not None),
+        )
+        for blob in blobs
+    )

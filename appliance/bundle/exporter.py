@@ -11,16 +11,12 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 
-import msgspec
-
-from appliance.bundle import imagelayout
 from appliance.bundle.builder import BundleBuilder
-from appliance.bundle.bundlejson import encode, plain_file, sealed
 from appliance.bundle.closure import Closure, closure
-from appliance.bundle.contents import BlobEntry, Bundle, Part, PlainFile
-from appliance.bundle.export import Export, Layout, Omitted
+from appliance.bundle.export import Export, Omitted, packed
 from appliance.bundle.selection import Candidate, Selection, Selector, UpstreamFor
-from appliance.bundle.volumes import BlobSlice, pack
+from appliance.bundle.toolfiles import ToolFiles, docker_image
+from appliance.bundle.volumes import BlobSlice
 from appliance.errors import BundleError
 from appliance.index.graph import Relations, relations_of
 from appliance.index.manifests import HeldManifests, SizeOf
@@ -34,12 +30,7 @@ from appliance.oci.referrer import subject_of
 LastPulled = Callable[[str, str, str], float | None]
 """When a tag or digest of (upstream, repository) was last pulled, seconds since the epoch; C{None} when not known."""
 
-Volumes = tuple[tuple[BlobSlice, ...], ...]
-"""The pieces of blobs in each volume."""
-
 _PIECE = 1024 * 1024
-#: So often at most is the packing done again because the list of contents grew with it.
-_ATTEMPTS = 10
 
 
 def never(upstream: str, repository: str, reference: str) -> float | None:
@@ -83,52 +74,30 @@ class Exporter:
         @raise BundleError: the selection makes no sense, or so small a volume does not.
         """
         selector = Selector(selection, self._upstream_for)
-        gathering = _ExportPlan(
-            self._store, self._threads, selector, selection, self._last_pulled, self._lists, self._asks
-        )
+        plan = _ExportPlan(self._store, self._threads, selector, selection, self._last_pulled, self._lists, self._asks)
         for upstream, name in await self._repositories.names():
             if selector.concerns(upstream, name):
-                await gathering.visit(await self._repositories.read(upstream, name))
-        draft = gathering.draft
-        bundle = draft.bundle(selection, self._site)
-        layout, notes = self._layout(draft)
-        export = await self._packed(bundle, layout, selection.volume_size)
-        export.left_out = (*gathering.left_out, *_unanswered(selector, selection, draft))
-        export.partial = tuple(gathering.partial)
-        export.notes = notes if export.volumes == 1 and bundle.kind == "full" else ()
+                await plan.visit(await self._repositories.read(upstream, name))
+        builder = plan.builder
+        tool_files = ToolFiles.of(builder.entries, builder.images)
+        export = packed(builder.bundle(selection, self._site), tool_files, selection.volume_size)
+        parts = [each for volume in export.slices for each in volume if each.part is not None]
+        if parts:
+            export = export.with_hashes({part: await self._hash(part) for part in parts})
+        # What was asked for and means nothing held; a wanted digest as well that is not in what it belongs to.
+        unanswered = dict.fromkeys(selector.unanswered())
+        for want in selection.want:
+            if (digest := want.digest) is not None and not builder.covers(digest):
+                unanswered[want.name] = None
+        nothing = [Omitted(text, "nothing that is held is meant by it") for text in unanswered]
+        export.left_out = (*plan.left_out, *nothing)
+        export.partial = tuple(plan.partial)
         return export
 
-    def _layout(self, draft: BundleBuilder) -> tuple[Layout, tuple[str, ...]]:
-        images, index = draft.images, imagelayout.index(draft.roots)
-        docker = imagelayout.docker_manifest(images)
-        if len(docker) > imagelayout.MAX_DOCKER_MANIFEST:
-            note = f"{len(images)} images are too many for manifest.json: docker and podman cannot load this bundle"
-            return Layout(index, None), (note,)
-        # An empty one would make docker load nothing and call it a success.
-        return Layout(index, docker if images else None), ()
-
-    async def _packed(self, bundle: Bundle, layout: Layout, limit: int | None) -> Export:
-        blobs = [(Digest.parse(blob.digest), blob.size) for blob in bundle.blobs]
-        export = _export(bundle, layout, pack(blobs, None, 0))
-        if limit is None or export.size(1) + export.signature_room <= limit:
-            return export
-        for _ in range(_ATTEMPTS):
-            reserved = export.overhead()
-            export = _export(bundle, layout, pack(blobs, limit, reserved))
-            if export.overhead() <= reserved:
-                return await self._hashed(export, layout)
-        raise BundleError(f"volumes of {limit} bytes are too small for so many blobs; take larger ones")
-
-    async def _hashed(self, export: Export, layout: Layout) -> Export:
-        """The same with the hashes of parts in it, which are as long as what stood in their place."""
-        pieces = (piece for volume in export.pieces for piece in volume if piece.part is not None)
-        hashes = {piece: await self._hash(piece) for piece in pieces}
-        return _export(export.bundle, layout, export.pieces, hashes) if hashes else export
-
-    async def _hash(self, piece: BlobSlice) -> str:
-        file = self._store.open(piece.digest)
+    async def _hash(self, part: BlobSlice) -> str:
+        file = self._store.open(part.digest)
         try:
-            return await self._threads.call(_sha256, file.fd, piece.start, piece.size)
+            return await self._threads.call(_sha256, file.fd, part.start, part.size)
         finally:
             file.release()
 
@@ -154,7 +123,7 @@ class _ExportPlan:
         self._selector = selector
         self._selection = selection
         self._last_pulled = last_pulled
-        self.draft = BundleBuilder(selection.have)
+        self.builder = BundleBuilder(selection.have)
         self.left_out: list[Omitted] = []
         self.partial: list[Omitted] = []
 
@@ -186,17 +155,17 @@ class _ExportPlan:
         return Candidate(*place, tag, digest, max(pulls, default=None), implied)
 
     async def _take(self, repository: Repository, relations: Relations, candidate: Candidate) -> None:
-        if self.draft.holds(candidate.name):
+        if self.builder.holds(candidate.name):
             return
         found = await self._wanted(repository, candidate)
         if found is None:
             found = await self._closure(repository, candidate.digest, self._selection.platforms)
         if not self._is_fit(candidate.name, found):
             return
-        self.draft.add_reference(repository, candidate, found)
+        self.builder.add_reference(repository, candidate, found)
         await self._note_image(candidate, found)
         if (subject := subject_of(candidate.tag)) is not None:
-            self.draft.add_referrer(repository, candidate.digest, subject, found, candidate.tag)
+            self.builder.add_referrer(repository, candidate.digest, subject, found, candidate.tag)
         if self._selection.referrers:
             await self._take_referrers(repository, relations, found)
 
@@ -235,7 +204,7 @@ class _ExportPlan:
             return
         heard = await self._lists.get(repository.upstream, repository.name, subject)
         if heard is not None and not heard.cut and taken.issuperset(each.digest for each in heard.referrers):
-            self.draft.add_heard(repository, subject)
+            self.builder.add_heard(repository, subject)
 
     async def _take_referrer(
         self, repository: Repository, digest: Digest, subject: Digest, tag: str | None, seen: list[Digest]
@@ -245,9 +214,9 @@ class _ExportPlan:
         found = await self._closure(repository, digest, frozenset())
         if not self._is_fit(candidate.name, found, f"refers to {subject}; "):
             return []
-        if tag is not None and not self.draft.holds(candidate.name):
-            self.draft.add_reference(repository, candidate, found)
-        self.draft.add_referrer(repository, digest, subject, found, tag)
+        if tag is not None and not self.builder.holds(candidate.name):
+            self.builder.add_reference(repository, candidate, found)
+        self.builder.add_referrer(repository, digest, subject, found, tag)
         return [manifest for manifest in found.manifests if manifest not in seen]
 
     def _is_fit(self, name: str, found: Closure, what: str = "") -> bool:
@@ -268,55 +237,15 @@ class _ExportPlan:
             where.append(lack)
 
     async def _note_image(self, candidate: Candidate, found: Closure) -> None:
-        image = await imagelayout.docker_image(self._manifests.document, found, self._selection.platforms)
+        image = await docker_image(self._manifests.document, found, self._selection.platforms)
         if image is not None and subject_of(candidate.tag) is None:
-            self.draft.add_image(image, None if candidate.tag is None else candidate.name)
+            self.builder.add_image(image, None if candidate.tag is None else candidate.name)
 
     async def _closure(
         self, repository: Repository, digest: Digest, platforms: frozenset[str], also: frozenset[str] = frozenset()
     ) -> Closure:
         held = repository.manifests[digest]
         return await closure(self._manifests, self._size_of, digest, held.size, held.media_type, platforms, also=also)
-
-
-def _unanswered(selector: Selector, selection: Selection, draft: BundleBuilder) -> Iterator[Omitted]:
-    """What was asked for and means nothing held; a wanted digest as well that is not in what it belongs to."""
-    unanswered = dict.fromkeys(selector.unanswered())
-    for want in selection.want:
-        if (digest := want.digest) is not None and not draft.covers(digest):
-            unanswered[want.name] = None
-    for text in unanswered:
-        yield Omitted(text, "nothing that is held is meant by it")
-
-
-def _export(bundle: Bundle, layout: Layout, volumes: Volumes, hashes: dict[BlobSlice, str] | None = None) -> Export:
-    plain = _plain_files(bundle, layout, len(volumes))
-    placed = sealed(msgspec.structs.replace(_placed(bundle, volumes, hashes or {}), files=plain))
-    return Export(placed, encode(placed), layout, volumes)
-
-
-def _plain_files(bundle: Bundle, layout: Layout, volumes: int) -> tuple[PlainFile, ...]:
-    files = layout.files(bundle.kind == "full", volumes)
-    return tuple(plain_file(name, data) for name, data in files.items())
-
-
-def _placed(bundle: Bundle, volumes: Volumes, hashes: dict[BlobSlice, str]) -> Bundle:
-    """C{bundle} with the volume of each blob, and the parts of those that are larger than one."""
-    places: dict[str, list[tuple[int, BlobSlice]]] = {}
-    for number, pieces in enumerate(volumes, 1):
-        for piece in pieces:
-            places.setdefault(str(piece.digest), []).append((number, piece))
-    blobs = tuple(_located(blob, places[blob.digest], hashes) for blob in bundle.blobs)
-    return msgspec.structs.replace(bundle, blobs=blobs)
-
-
-def _located(blob: BlobEntry, places: list[tuple[int, BlobSlice]], hashes: dict[BlobSlice, str]) -> BlobEntry:
-    parts = tuple(
-        Part(n=piece.part, size=piece.size, sha256=hashes.get(piece, "0" * 64), volume=number)
-        for number, piece in places
-        if piece.part is not None
-    )
-    return msgspec.structs.replace(blob, volume=places[0][0], parts=parts)
 
 
 def _sha256(fd: int, start: int, size: int) -> str:

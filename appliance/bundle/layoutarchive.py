@@ -17,7 +17,7 @@ import msgspec
 from appliance.bundle.archive import Archive, whole
 from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest, check_names
 from appliance.bundle.contents import INDEX, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values, parse_name
-from appliance.bundle.imagelayout import IMAGE_NAME, SUBJECT
+from appliance.bundle.toolfiles import IMAGE_NAME, SUBJECT
 from appliance.errors import BundleDamaged, BundleError, ManifestInvalid, PullcacheError
 from appliance.index.repository import REF_NAME
 from appliance.oci.descriptor import Descriptor

@@ -64,7 +64,7 @@ def pack(
 
     @param volume_size: the most bytes of one volume; C{None}: everything goes into one.
     @param reserved: the most bytes that a volume's other entries take, and the end of the archive (L{tar.END}).
-    @return: the pieces of each volume; at least one volume.
+    @return: what each volume holds; at least one volume.
     @raise BundleError: so small a volume is of no use, or there would be too many.
     """
     if volume_size is None:
@@ -75,55 +75,48 @@ def pack(
             f"volumes of {volume_size} bytes are too small: the list of contents takes {reserved} in each; "
             f"take at least {2 * reserved + _LEAST}"
         )
-    shelf = _Shelf(room)
+    volumes = _Volumes(room)
     for digest, size in blobs:
-        shelf.add(digest, size)
-    return tuple(tuple(volume) for volume in shelf.volumes)
+        volumes.add(digest, size)
+    return tuple(map(tuple, volumes.filled))
 
 
-class _Shelf:
+class _Volumes:
     """The volumes filled so far; only the last one is open."""
 
     def __init__(self, room: int) -> None:
-        self.volumes: list[list[BlobSlice]] = [[]]
+        self.filled: list[list[BlobSlice]] = [[]]
         self._room = room
         self._left = room
 
     def add(self, digest: Digest, size: int) -> None:
         """Place one blob, in the open volume, in a new one, or in parts."""
         whole = BlobSlice(digest, 0, size)
-        if whole.extent > self._room:
-            self._add_parts(digest, size)
+        if whole.extent <= self._room:
+            if whole.extent > self._left:
+                self._next()
+            self._put(whole)
             return
-        if whole.extent > self._left:
-            self._next()
-        self._put(whole)
-
-    def _add_parts(self, digest: Digest, size: int) -> None:
-        start, n = 0, 0
         if self._left < self._room // _SCRAP:
             self._next()
+        start, n = 0, 0
         while start < size:
             if start:
                 self._next()
             n += 1
-            piece = BlobSlice(digest, start, min(size - start, _payload(self._left, digest, n)), n)
-            self._put(piece)
-            start += piece.size
+            # A part takes whole blocks, and the header of the largest part is the longest one.
+            header = len(tar.header(part_name(digest, n), self._left))
+            payload = (self._left - header) // tar.BLOCK * tar.BLOCK
+            part = BlobSlice(digest, start, min(size - start, payload), n)
+            self._put(part)
+            start += part.size
 
-    def _put(self, piece: BlobSlice) -> None:
-        self.volumes[-1].append(piece)
-        self._left -= piece.extent
+    def _put(self, blob_slice: BlobSlice) -> None:
+        self.filled[-1].append(blob_slice)
+        self._left -= blob_slice.extent
 
     def _next(self) -> None:
-        if len(self.volumes) == MAX_VOLUMES:
+        if len(self.filled) == MAX_VOLUMES:
             raise BundleError(f"there would be more than {MAX_VOLUMES} volumes; take larger ones")
-        self.volumes.append([])
+        self.filled.append([])
         self._left = self._room
-
-
-def _payload(room: int, digest: Digest, n: int) -> int:
-    """The most bytes of a part whose entry fits into C{room}, in whole blocks."""
-    # The header of the largest part is the longest one.
-    headers = len(tar.header(part_name(digest, n), room))
-    return (room - headers) // tar.BLOCK * tar.BLOCK
