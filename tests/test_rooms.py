@@ -26,9 +26,9 @@ FRONTS = DECISIONS | {"cache", "bundle"}
 #: An archive knows what is held, and no upstream.
 ARCHIVED = GROUND | {"store", "index"}
 #: The command talks to a running appliance and reads archives; it opens nothing of the store.
-COMMAND = VALUES | {"bundle", "units"}
+COMMAND = VALUES | {"api", "bundle", "units"}
 WRITTEN = frozenset({"units", "yamltree", "scalars", "config", "description"})
-EVERYTHING = FRONTS | WRITTEN | {"registry", "admin", "cli", "wiring", "tap"}
+EVERYTHING = FRONTS | WRITTEN | {"api", "registry", "admin", "cli", "wiring", "tap"}
 
 #: What each room may import beside itself; rooms side by side do not know each other.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "cache": DECISIONS,
     "bundle": ARCHIVED,
     "registry": FRONTS,
-    "admin": FRONTS | {"units"},
+    "api": VALUES | {"bundle"},
+    "admin": FRONTS | {"api", "units"},
     "cli": COMMAND,
     "wiring": FRONTS | {"registry", "admin"},
     "tap": EVERYTHING - {"tap"},
@@ -264,6 +265,8 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/cli/status.py", "from appliance.tap import makeService"),
         ("appliance/registry/routes.py", "from appliance import tap"),
         ("appliance/tap.py", "import appliance.plugins"),
+        ("appliance/api.py", "from appliance.admin.route import Route"),
+        ("appliance/api.py", "from appliance.cache.wants import Wants"),
         ("appliance/wiring.py", "from appliance import tap"),
         ("appliance/wiring.py", "from appliance.config import load"),
         ("appliance/admin/health.py", "from appliance.wiring import Services"),
@@ -309,6 +312,8 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
             "from appliance.bundle import tar\nfrom ..oci import digest\nimport appliance.units",
         ),
         ("appliance/admin/exports.py", "from appliance.bundle import exporter\nfrom appliance.cache import flights"),
+        ("appliance/admin/exports.py", "from appliance.api import PlannedExport"),
+        ("appliance/cli/exports.py", "from appliance.api import PlannedExport"),
         ("appliance/tap.py", "from appliance import registry, admin, cli, cache, store, oci, config, description"),
         ("appliance/wiring.py", "from appliance import registry, admin, cache, bundle, store, index, flow, settings"),
         ("plugins/pullcache_plugin.py", "import appliance.tap"),

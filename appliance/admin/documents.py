@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from appliance.api import ExportOrder, WantEntry, WantList
 from appliance.bundle.contents import Base
 from appliance.bundle.selection import Selection, WantedReference
 from appliance.errors import BundleError, DigestInvalid, PullcacheError
@@ -17,96 +18,6 @@ from appliance.oci.reference import parse_identifier, parse_repository
 
 MAX_WANTS = 10_000
 """The most wants of one export: as many as an appliance writes down."""
-
-
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Names in the documents are in camel case."""
-
-
-class HeldBlob(_Struct, frozen=True, kw_only=True):
-    """A blob that is held; manifests are blobs too. C{size}: bytes."""
-
-    digest: str
-    size: int = 0
-
-
-class Inventory(_Struct, frozen=True, kw_only=True):
-    """
-    What one appliance holds.
-
-    @ivar taken: when, RFC 3339.
-    @ivar generation: the same as long as the same blobs are held.
-    @ivar manifests: digests.
-    """
-
-    site: str = ""
-    taken: str = ""
-    generation: str = ""
-    manifests: list[str] = []
-    blobs: list[HeldBlob] = []
-
-
-class WantEntry(_Struct, frozen=True, kw_only=True):
-    """
-    Something that was asked for and lacking.
-
-    @ivar name: in full.
-    @ivar reference: a tag, or a digest.
-    @ivar reason: in one word.
-    @ivar first: when it was asked for first, RFC 3339; C{last}: and last.
-    """
-
-    upstream: str
-    repository: str
-    reference: str
-    name: str = ""
-    platform: str | None = None
-    reason: str = ""
-    first: str = ""
-    last: str = ""
-    count: int = 1
-
-
-class WantList(_Struct, frozen=True, kw_only=True):
-    """What one appliance was asked for and lacks. C{taken}: when that was written down, RFC 3339."""
-
-    site: str = ""
-    taken: str = ""
-    wants: list[WantEntry] = []
-
-
-class EarlierBundle(_Struct, frozen=True, kw_only=True):
-    """A bundle that the other side has: its id, and the digests of its blobs."""
-
-    id: str
-    blobs: list[str] = []
-
-
-class ExportOrder(_Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """
-    What is to be exported; L{appliance.bundle.selection.Selection} explains it.
-
-    @ivar since: only what was pulled in so many seconds before now.
-    @ivar complete: whether what an image lacks is fetched first.
-    @ivar have: the other side's inventory.
-    @ivar base: bundles it has, when its inventory is not known.
-    @ivar want: the other side's wants; of these, what is not held is fetched first.
-    @ivar volume_size: the most bytes of one file.
-    """
-
-    refs: list[str] = []
-    all: bool = False
-    since: float | None = None
-    platforms: list[str] = []
-    partial: bool = False
-    complete: bool = False
-    referrers: bool = True
-    have: Inventory | None = None
-    base: list[EarlierBundle] = []
-    want: WantList | None = None
-    title: str = ""
-    labels: dict[str, str] = {}
-    volume_size: int | None = None
 
 
 def selection(order: ExportOrder, now: float) -> Selection:

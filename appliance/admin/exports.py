@@ -14,12 +14,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.server import Request
 
-from appliance.admin.documents import ExportOrder, selection
+from appliance.admin.documents import selection
 from appliance.admin.failures import Refused, internal, told
 from appliance.admin.ordering import Ordering
-from appliance.admin.planned import PlannedExport, planned
+from appliance.admin.planned import planned
 from appliance.admin.route import JSON, Parameter, Reply, Route, body, flag, json, media_type, raw, value, values
 from appliance.admin.streaming import NDJSON, Lines, Pacing, send_parts
+from appliance.api import ExportOrder, PlannedExport
 from appliance.bundle.export import SIGNATURE_ROOM, Export, Omitted
 from appliance.errors import BundleIncomplete, ConfigError, NotHeld
 from appliance.flow.clock import wall

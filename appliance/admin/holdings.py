@@ -9,8 +9,9 @@ import msgspec
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
-from appliance.admin.referrers import Known, Referrer, ReferrersShown
+from appliance.admin.referrers import Known, ReferrersShown
 from appliance.admin.route import Parameter, Reply, Route, json, value
+from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState
 from appliance.bundle.closure import Closure, closure, is_image
 from appliance.bundle.imageconfig import named
 from appliance.bundle.names import Names
@@ -29,86 +30,6 @@ from appliance.settings import matches
 LATEST = "latest"
 _EVERYTHING = Pattern("**", "**", None, None)
 _WILD = frozenset("*?[")
-
-
-class PlatformState(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    One platform of an image.
-
-    @ivar state: C{"held"}: it can be served offline; C{"incomplete"}: C{missing} of its blobs are not here;
-        C{"absent"}: nobody pulled it.
-    @ivar fetching: whether what is not here is on its way, or will be when its upstream may be asked.
-    """
-
-    platform: str
-    digest: str
-    state: str
-    missing: int = 0
-    fetching: bool = False
-
-
-class Image(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    One reference that is held.
-
-    @ivar size: bytes of all that is held of it, manifests included.
-    @ivar last_pulled: RFC 3339, C{None} when no pull is known; C{pulls} is how often.
-    @ivar pinned: id of the bundle that brought it, which keeps it.
-    @ivar offline: whether all that was pulled of it can be served without an upstream.
-    @ivar fetching: whether some of what is not here is on its way.
-    """
-
-    name: str
-    upstream: str
-    repository: str
-    tag: str | None
-    digest: str
-    media_type: str
-    size: int
-    platforms: list[PlatformState]
-    offline: bool
-    pulls: int = 0
-    last_pulled: str | None = None
-    pinned: str | None = None
-    fetching: bool = False
-
-
-class MissingBlob(msgspec.Struct, frozen=True, rename="camel"):
-    """What an image lacks. C{kind}: index, manifest, config, layer or artifact."""
-
-    digest: str
-    size: int
-    kind: str
-
-
-class ImageDetail(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    One image, looked at closely.
-
-    @ivar verifiable: whether what refers to it can be verified without an upstream: C{"yes"}, C{"incomplete"} when some
-        of that is not held, C{"nothing"} when its upstream said that nothing does, C{"unknown"} when nobody said.
-    @ivar warning: why there may be more that refers to it.
-    @ivar tagged: when the tag was first seen to mean this, RFC 3339; C{checked}: when its upstream last said so.
-    """
-
-    image: Image
-    missing: list[MissingBlob]
-    referrers: list[Referrer]
-    verifiable: str = "unknown"
-    warning: str | None = None
-    tagged: str | None = None
-    checked: str | None = None
-
-
-class ImageList(msgspec.Struct, frozen=True, omit_defaults=True):
-    """
-    Images by name.
-
-    @ivar next: the C{last} of the page after this one; not there when this one ends the list.
-    """
-
-    images: list[Image]
-    next: str | None = None
 
 
 class Holdings:

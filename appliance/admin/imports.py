@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
 
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -16,6 +14,7 @@ from twisted.web.server import Request
 from appliance.admin.failures import Refused, document, internal, told
 from appliance.admin.route import Reply, Route, body, json
 from appliance.admin.streaming import NDJSON, Lines, Pacing
+from appliance.api import ImportOrder, ReceiptList
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Renames
@@ -29,30 +28,6 @@ ORDER_LIMIT = 4 * 1024 * 1024
 """Bytes of an order: ten thousand paths of four hundred bytes."""
 
 _WHY_NOT = "it is missing on the appliance, not for its user to read, or no file: the appliance's log says which"
-
-
-class ImportOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """
-    What is to be imported; L{appliance.bundle.importer.ImportOptions} explains it.
-
-    @ivar files: absolute paths on the appliance: one archive, or all volumes of a bundle.
-    @ivar as_name: C{as} in the document.
-    @ivar trust: public keys, as their one line of base64.
-    @ivar rename: what beginnings of names are to be, C{{"registry.corp:5000": "docker.io"}}.
-    """
-
-    files: Annotated[list[str], msgspec.Meta(min_length=1, max_length=10_000)]
-    as_name: str | None = msgspec.field(name="as", default=None)
-    dry_run: bool = False
-    on_existing_tag: Literal["move", "keep", "refuse"] = "move"
-    trust: list[str] = []
-    rename: Annotated[dict[str, str], msgspec.Meta(max_length=1000)] = {}
-
-
-class ReceiptList(msgspec.Struct, frozen=True):
-    """The receipts that are kept, oldest first."""
-
-    receipts: list[Receipt]
 
 
 class Imports:

@@ -10,23 +10,10 @@ import msgspec
 
 from appliance import __version__
 from appliance.admin.route import JSON, Parameter, Route
+from appliance.api import Error
 
 _PARAMETER = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
 _SCHEMAS = "#/components/schemas/{name}"
-
-
-class ErrorDetail(msgspec.Struct, frozen=True):
-    """What is wrong: a word for programs, and a sentence that says what to do."""
-
-    code: str
-    message: str
-    missing: list[str] = []
-
-
-class Error(msgspec.Struct, frozen=True):
-    """Every answer that is none."""
-
-    error: ErrorDetail
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-import msgspec
-
+from appliance.api import ExportProgress
 from appliance.bundle.closure import INDEX, MANIFEST
 from appliance.bundle.export import Export, Omitted
 from appliance.bundle.exporter import Exporter
@@ -22,20 +21,6 @@ ROUNDS = 6
 """An index leads to manifests and these to blobs; each round goes one step down. Nested indexes are rare."""
 
 LATEST = "latest"
-
-
-class ExportProgress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """
-    How far the fetching for an export is.
-
-    @ivar done: bytes held by now, of C{total} that are known to be lacking; a tag's are known once it is held.
-    @ivar entry: the reference of which something is being fetched.
-    """
-
-    stage: str = "fetching"
-    done: int = 0
-    total: int = 0
-    entry: str = ""
 
 
 class _Fetched:

@@ -4,62 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
+from appliance.api import Lack, LackingBlob, PlannedExport, VolumeFile
 from appliance.bundle.closure import ImageBlob
-from appliance.bundle.contents import Totals
 from appliance.bundle.export import Export, Omitted
-
-
-class VolumeFile(msgspec.Struct, frozen=True, rename="camel"):
-    """One file of an export. C{size}: bytes of it; C{url}: its path on this endpoint."""
-
-    n: int
-    file: str
-    size: int
-    url: str
-
-
-class LackingBlob(msgspec.Struct, frozen=True, rename="camel"):
-    """A blob that an image lacks; C{size} in bytes, as promised by what names it."""
-
-    digest: str
-    size: int
-    kind: str
-
-
-class Lack(msgspec.Struct, frozen=True, rename="camel"):
-    """An image that is not whole. C{why}: in words."""
-
-    ref: str
-    why: str
-    missing: list[LackingBlob]
-
-
-class PlannedExport(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    What C{POST /api/v1/exports} came to.
-
-    @ivar id: the bundle's.
-    @ivar expires: until when it is kept if nobody asks for it, RFC 3339.
-    @ivar left_out: what was asked for and is not in it, for blobs it lacks.
-    @ivar partial: what is in it as far as it goes.
-    @ivar unanswered: names and patterns that mean nothing that could be in it.
-    @ivar notes: what else there is to know, in words.
-    """
-
-    id: str
-    kind: str
-    title: str
-    expires: str
-    content_root: str
-    totals: Totals
-    signed: bool
-    volumes: list[VolumeFile]
-    left_out: list[Lack]
-    partial: list[Lack]
-    unanswered: list[str]
-    notes: list[str]
 
 
 def planned(export: Export, signed: bool, expires: str, notes: Sequence[str]) -> PlannedExport:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
+from appliance.api import Referrer, Verifiable
 from appliance.bundle.closure import Closure
 from appliance.cache.referrers import ReferrersAnswer
 from appliance.index.graph import tagged_about
@@ -29,26 +29,6 @@ asked. C{None} when its upstream was never heard and nothing is held.
 
 ClosureOf = Callable[[Repository, Digest], Awaitable[Closure]]
 """Everything beneath a manifest that the repository holds."""
-
-Verifiable = Literal["yes", "incomplete", "nothing", "unknown"]
-
-
-class Referrer(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    What refers to an image, by its own C{subject} or by a tag such as C{sha256-<hex>.sig}.
-
-    @ivar size: bytes of its manifest and, as far as it is held, of what that names.
-    @ivar state: C{"held"}; C{"incomplete"}: C{missing} of its blobs are not here; C{"absent"}: it is merely known.
-    """
-
-    digest: str
-    media_type: str
-    artifact_type: str
-    subject: str
-    tag: str | None = None
-    size: int = 0
-    state: str = "absent"
-    missing: int = 0
 
 
 @dataclass(frozen=True)

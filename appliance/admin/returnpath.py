@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
-from appliance.admin.documents import HeldBlob, Inventory, WantEntry, WantList
 from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, value
+from appliance.api import HeldBlob, Inventory, WantEntry, WantList
 from appliance.cache.wants import Want, Wants
 from appliance.flow.clock import wall
 from appliance.index.manifests import HeldManifests

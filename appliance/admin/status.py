@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from appliance import __version__
 from appliance.admin.route import Reply, Route, json
+from appliance.api import Counts, Damaged, RateLimitStatus, Status, Unreadable, UpstreamStatus, UrlStatus
 from appliance.bundle.inbox import Waiting
 from appliance.cache.wants import Wants
 from appliance.flow.clock import wall, wall_at
@@ -17,100 +17,6 @@ from appliance.index.repositories import Repositories
 from appliance.interfaces import Condition, IBlobStore, IDocuments, RateLimit, UrlCondition
 from appliance.oci.timestamps import timestamp
 from appliance.settings import Settings, UpstreamSettings
-
-
-class UrlStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    One URL of an upstream.
-
-    @ivar health: C{up}, C{doubtful}, C{down} or C{resting}; C{None} while it is never contacted.
-    @ivar since: when it became that, RFC 3339.
-    @ivar fault: what went wrong, empty when nothing did since it was up.
-    @ivar next: when it is looked at again, RFC 3339; C{None} while that is not needed, or is under way.
-    """
-
-    url: str
-    health: str | None = None
-    since: str | None = None
-    fault: str = ""
-    next: str | None = None
-
-
-class RateLimitStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    What the upstream last said of its limit on pulls.
-
-    @ivar limit: pulls in a window, and C{window}: its seconds; C{None} when not told. C{remaining}: those left.
-    """
-
-    limit: int | None
-    remaining: int
-    window: float | None
-
-
-class UpstreamStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    One upstream.
-
-    @ivar urls: in the order they are tried.
-    @ivar offline: whether it is never contacted.
-    @ivar resting: repositories that are not asked about for now, since it wanted fewer requests.
-    """
-
-    name: str
-    aliases: list[str]
-    urls: list[UrlStatus]
-    kind: str
-    offline: bool
-    rate_limit: RateLimitStatus | None
-    resting: list[str]
-
-
-class Damaged(msgspec.Struct, frozen=True, rename="camel"):
-    """A document that could not be understood, and where it was put."""
-
-    document: str
-    kept_as: str
-
-
-class Unreadable(msgspec.Struct, frozen=True):
-    """A document that the disk does not give; it is left as it is. C{reason}: the disk's words."""
-
-    document: str
-    reason: str
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """How many there are. C{manifests}: indexes too."""
-
-    repositories: int
-    tags: int
-    manifests: int
-    wants: int
-
-
-class Status(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    @ivar started: RFC 3339; C{uptime}: seconds since then.
-    @ivar flights: blobs being fetched from upstreams.
-    @ivar store_bytes: of all blobs held.
-    @ivar damaged: documents that were set aside since the start.
-    @ivar unreadable: documents whose last read failed; what they say is not counted.
-    @ivar inbox: what lies in the inbox and cannot be imported now.
-    """
-
-    version: str
-    site: str
-    started: str
-    uptime: float
-    offline: bool
-    upstreams: list[UpstreamStatus]
-    flights: int
-    store_bytes: int
-    counts: Counts
-    damaged: list[Damaged]
-    unreadable: list[Unreadable]
-    inbox: list[Waiting]
 
 
 class StatusPage:

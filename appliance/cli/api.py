@@ -13,6 +13,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.web.client import ResponseFailed
 from twisted.web.iweb import IResponse
 
+from appliance.api import read
 from appliance.cli.arrival import Arrival
 from appliance.cli.failures import CommandFailed, Refused, Unreachable, WrongUsage
 
@@ -130,7 +131,7 @@ class Api:
     def as_kind(self, document: Any, kind: type[T]) -> T:
         """C{document} as what it is to be. Raises L{CommandFailed}."""
         try:
-            return msgspec.convert(document, kind)
+            return read(document, kind)
         except msgspec.ValidationError as error:
             raise CommandFailed(f"{self.url}: the answer is not understood ({error}); another version?") from error
 

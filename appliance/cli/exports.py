@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from appliance.api import Lack, PlannedExport, VolumeFile
 from appliance.bundle import bundlejson
 from appliance.bundle.minisign import SecretKey
 from appliance.bundle.selection import parse_list
@@ -53,61 +54,23 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(ask=export)
 
 
-class Offered(msgspec.Struct, rename="camel"):
-    """A volume as the appliance offers it; C{size} in bytes of the whole file."""
-
-    n: int
-    file: str
-    size: int
-
-
-class Missing(msgspec.Struct, rename="camel"):
-    """A blob that an image lacks."""
-
-    digest: str
-    size: int = 0
-
-
-class LeftOut(msgspec.Struct, rename="camel"):
-    """What was asked for and is not in the bundle, or not all of it; C{why}: in a few words, for people."""
-
-    ref: str
-    why: str = ""
-    missing: list[Missing] = []
-
-
-class Offer(msgspec.Struct, rename="camel"):
-    """
-    What C{POST /api/v1/exports} answers.
-
-    @ivar partial: what is in the bundle as far as it goes.
-    @ivar unanswered: names and patterns that mean nothing that could be in it.
-    """
-
-    id: str
-    volumes: list[Offered]
-    left_out: list[LeftOut] = []
-    partial: list[LeftOut] = []
-    unanswered: list[str] = []
-    notes: list[str] = []
-
-
 async def export(session: Session, options: Namespace) -> int:
     """Write the bundle; status 1 when an image that was asked for is not in it."""
     wanted = selection(options)
     key = None if options.sign is None else secret_key(options.sign)
-    offer = await _planned(session, wanted)
+    planned = await _planned(session, wanted)
     if key is not None:
-        offer = await _signed(session, offer, key)
-    files = targets(Path(options.output), options.output.endswith("/"), options.volume_size is not None, offer.volumes)
+        planned = await _signed(session, planned, key)
+    is_folder = options.output.endswith("/")
+    files = targets(Path(options.output), is_folder, options.volume_size is not None, planned.volumes)
     _check_room(files)
-    await _fetch(session, offer, files)
-    _report(session.screen, offer, files)
-    return FAILED if offer.left_out or offer.unanswered else DONE
+    await _fetch(session, planned, files)
+    _report(session.screen, planned, files)
+    return FAILED if planned.left_out or planned.unanswered else DONE
 
 
-async def _planned(session: Session, wanted: dict[str, Any]) -> Offer:
-    """The offer; what is fetched for it first is shown as it comes."""
+async def _planned(session: Session, wanted: dict[str, Any]) -> PlannedExport:
+    """The export as it is planned; what is fetched for it first is shown as it comes."""
     response = await session.api.open("POST", "exports", msgspec.json.encode(wanted), accept=LINES)
     meter = session.meter()
     total = 0
@@ -116,7 +79,7 @@ async def _planned(session: Session, wanted: dict[str, Any]) -> Offer:
             if "error" in line:
                 raise Refused(message_of(line) or "the appliance does not say why; see its log")
             if "export" in line or "id" in line:
-                return session.api.as_kind(line.get("export", line), Offer)
+                return session.api.as_kind(line.get("export", line), PlannedExport)
             if line.get("total", 0) > total:
                 total = line["total"]
                 meter.begin("fetching", total)
@@ -154,13 +117,17 @@ def selection(options: Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in (None, False, [], "")}
 
 
-def targets(path: Path, is_folder: bool, may_be_several: bool, volumes: list[Offered]) -> dict[int, tuple[Path, int]]:
+def targets(
+    path: Path, is_folder: bool, may_be_several: bool, volumes: list[VolumeFile]
+) -> dict[int, tuple[Path, int]]:
     """
     Where each volume goes, and its bytes, by number. A folder that is missing is made.
 
     @param is_folder: whether C{path} was written as a folder's.
-    @raise CommandFailed: there are several volumes and C{path} is one file.
+    @raise CommandFailed: there are several volumes and C{path} is one file, or there are none.
     """
+    if not volumes:
+        raise CommandFailed("the appliance planned an export without a file; is it another version?")
     if not (is_folder or path.is_dir() or (may_be_several and path.suffix != ".tar")):
         if len(volumes) > 1:
             raise CommandFailed(f"there are {len(volumes)} volumes, which one file cannot hold: -o FOLDER/")
@@ -187,31 +154,31 @@ def _check_room(files: dict[int, tuple[Path, int]]) -> None:
         raise CommandFailed(f"{folder} has {size(free)} free, and {size(needed)} are needed; try --volume-size")
 
 
-async def _signed(session: Session, offer: Offer, key: SecretKey) -> Offer:
+async def _signed(session: Session, planned: PlannedExport, key: SecretKey) -> PlannedExport:
     """
     Sign the list of contents here, so that the key never leaves this machine.
 
-    @return: the offer with the signature in its volumes, which are larger by it.
+    @return: the export with the signature in its volumes, which are larger by it.
     """
-    path = _path(offer)
+    path = _path(planned)
     document = await session.api.fetch_bytes(f"{path}/document")
     bundle = bundlejson.decode(document, "the list of contents to be signed")
     signature = key.sign(document, f"pullcache bundle {bundle.id}")
     await session.api.put(f"{path}/signature", signature.encode(), SIGNATURE_TYPE)
-    return session.api.as_kind(await session.api.fetch(path), Offer)
+    return session.api.as_kind(await session.api.fetch(path), PlannedExport)
 
 
-def _path(offer: Offer) -> str:
-    return f"exports/{quote(offer.id, safe='')}"
+def _path(planned: PlannedExport) -> str:
+    return f"exports/{quote(planned.id, safe='')}"
 
 
-async def _fetch(session: Session, offer: Offer, files: dict[int, tuple[Path, int]]) -> None:
+async def _fetch(session: Session, planned: PlannedExport, files: dict[int, tuple[Path, int]]) -> None:
     """All volumes, one after the other; each is there whole or not at all."""
     meter = session.meter()
     try:
         for n, (path, octets) in files.items():
             meter.begin(path.name, octets)
-            await _download(session, f"{_path(offer)}/volumes/{n}", path, octets, meter)
+            await _download(session, f"{_path(planned)}/volumes/{n}", path, octets, meter)
     finally:
         meter.close()
 
@@ -227,27 +194,37 @@ async def _download(session: Session, source: str, path: Path, octets: int, mete
         part.finish()
 
 
-def _report(screen: Screen, offer: Offer, files: dict[int, tuple[Path, int]]) -> None:
+def _report(screen: Screen, planned: PlannedExport, files: dict[int, tuple[Path, int]]) -> None:
     if screen.as_json:
-        written = [Offered(n, str(path), octets) for n, (path, octets) in files.items()]
-        screen.document(msgspec.structs.replace(offer, volumes=written))
+        screen.document(
+            {
+                "id": planned.id,
+                "volumes": [{"n": n, "file": str(path), "size": octets} for n, (path, octets) in files.items()],
+                "leftOut": [_document(each) for each in planned.left_out],
+                "partial": [_document(each) for each in planned.partial],
+                "unanswered": planned.unanswered,
+                "notes": planned.notes,
+            }
+        )
     for path, octets in files.values():
         screen.say(f"{path}  {size(octets)}")
-    for verdict, refs in (("left out", offer.left_out), ("not whole", offer.partial)):
-        for each in refs:
-            screen.note(f"{verdict}: {each.ref}{_lacking(each)}")
-    for ref in offer.unanswered:
+    for verdict, lacks in (("left out", planned.left_out), ("not whole", planned.partial)):
+        for each in lacks:
+            why = f": {each.why}" if each.why else ""
+            octets = sum(blob.size for blob in each.missing)
+            what = f" ({count(len(each.missing), 'blob')}, {size(octets)})" if each.missing else ""
+            screen.note(f"{verdict}: {each.ref}{why}{what}")
+    for ref in planned.unanswered:
         screen.note(f"nothing of that is held: {ref}")
-    for note in offer.notes:
+    for note in planned.notes:
         screen.note(note)
-    if any(each.missing for each in offer.left_out):
+    if any(each.missing for each in planned.left_out):
         screen.note("fetch what is lacking first with --complete, or take what there is with --partial")
 
 
-def _lacking(left_out: LeftOut) -> str:
-    why = f": {left_out.why}" if left_out.why else ""
-    octets = sum(blob.size for blob in left_out.missing)
-    return f"{why} ({count(len(left_out.missing), 'blob')}, {size(octets)})" if left_out.missing else why
+def _document(lack: Lack) -> dict[str, Any]:
+    missing = [{"digest": blob.digest, "size": blob.size} for blob in lack.missing]
+    return {"ref": lack.ref, "why": lack.why, "missing": missing}
 
 
 def _base(path: Path) -> dict[str, Any]:

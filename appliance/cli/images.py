@@ -6,8 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
+from appliance.api import Image, ImageDetail, ImageList, PlatformState, Referrer
 from appliance.cli.api import quoted
 from appliance.cli.arguments import Commands, new_command
 from appliance.cli.screen import Screen
@@ -29,75 +28,6 @@ def add_to(commands: Commands) -> None:
     parser = new_command(commands, "show", "show one image: platforms held and absent, referrers, what it lacks")
     parser.add_argument("reference", metavar="REF", help="docker.io/library/nginx:1.27, nginx:1.27, ...@sha256:...")
     parser.set_defaults(ask=shown)
-
-
-class Platform(msgspec.Struct):
-    """
-    One platform of an image; C{state} is held, incomplete or absent, C{missing} counts blobs, C{fetching}: whether what
-    is not held is on its way.
-    """
-
-    platform: str
-    digest: str = ""
-    state: str = ""
-    missing: int = 0
-    fetching: bool = False
-
-
-class Image(msgspec.Struct, rename="camel"):
-    """What is shown of one image; C{size} in bytes."""
-
-    name: str
-    digest: str
-    media_type: str = ""
-    size: int = 0
-    platforms: list[Platform] = []
-    offline: bool = False
-    pulls: int = 0
-    last_pulled: str | None = None
-    pinned: str | None = None
-    fetching: bool = False
-
-
-class ImageList(msgspec.Struct):
-    """A page of what C{GET /api/v1/images} answers; C{next}: what the page after it begins behind."""
-
-    images: list[Image]
-    next: str | None = None
-
-
-class Missing(msgspec.Struct):
-    """A blob that an image lacks."""
-
-    digest: str
-    size: int = 0
-    kind: str = "blob"
-
-
-class Referrer(msgspec.Struct, rename="camel"):
-    """
-    A signature, an SBOM or the like of an image; C{size} in bytes, C{state} and C{missing} as those of a platform.
-    """
-
-    digest: str
-    artifact_type: str = ""
-    media_type: str = ""
-    tag: str | None = None
-    size: int = 0
-    state: str = ""
-    missing: int = 0
-
-
-class Detail(msgspec.Struct):
-    """What is shown of C{GET /api/v1/images/REF}."""
-
-    image: Image
-    missing: list[Missing] = []
-    referrers: list[Referrer] = []
-    verifiable: str = ""
-    warning: str | None = None
-    tagged: str | None = None
-    checked: str | None = None
 
 
 async def listed(session: Session, options: Namespace) -> int:
@@ -145,11 +75,11 @@ async def shown(session: Session, options: Namespace) -> int:
     if session.screen.as_json:
         session.screen.document(document)
         return DONE
-    _show(session.screen, session.api.as_kind(document, Detail))
+    _show(session.screen, session.api.as_kind(document, ImageDetail))
     return DONE
 
 
-def _show(screen: Screen, detail: Detail) -> None:
+def _show(screen: Screen, detail: ImageDetail) -> None:
     screen.table(list(_summary(detail)))
     tables = (
         [("PLATFORM", "STATE", "DIGEST"), *map(_platform, detail.image.platforms)],
@@ -162,7 +92,7 @@ def _show(screen: Screen, detail: Detail) -> None:
             screen.table(table)
 
 
-def _summary(detail: Detail) -> Iterator[tuple[str, str]]:
+def _summary(detail: ImageDetail) -> Iterator[tuple[str, str]]:
     image = detail.image
     yield "reference", image.name
     yield "digest", image.digest
@@ -178,7 +108,7 @@ def _summary(detail: Detail) -> Iterator[tuple[str, str]]:
         yield "pinned", f"by bundle {image.pinned}"
 
 
-def _verifiable(detail: Detail) -> str:
+def _verifiable(detail: ImageDetail) -> str:
     """Whether signatures and the like can be looked at without an upstream."""
     lacking = sum(each.state != "held" for each in detail.referrers)
     told = {
@@ -190,7 +120,7 @@ def _verifiable(detail: Detail) -> str:
     return told if detail.warning is None else f"{told} ({detail.warning})"
 
 
-def _platform(platform: Platform) -> tuple[str, str, str]:
+def _platform(platform: PlatformState) -> tuple[str, str, str]:
     state = _state(platform.state, platform.missing)
     return platform.platform, f"{state}{_ON_ITS_WAY}" if platform.fetching else state, platform.digest
 

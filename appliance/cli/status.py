@@ -6,8 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-import msgspec
-
+from appliance.api import Status, UpstreamStatus
 from appliance.cli.arguments import Commands, new_command
 from appliance.cli.session import DONE, Session
 from appliance.cli.words import count, moment, size, span
@@ -17,82 +16,6 @@ def add_to(commands: Commands) -> None:
     """Add C{status}."""
     parser = new_command(commands, "status", "tell how the appliance is: upstreams, transfers, what is held")
     parser.set_defaults(ask=status)
-
-
-class Url(msgspec.Struct, rename="camel"):
-    """One URL of an upstream; C{since} and C{next} are RFC 3339."""
-
-    url: str
-    health: str | None = None
-    since: str | None = None
-    fault: str = ""
-    next: str | None = None
-
-
-class RateLimit(msgspec.Struct, rename="camel"):
-    """What an upstream last said of its limit on pulls; C{window} in seconds."""
-
-    remaining: int
-    limit: int | None = None
-    window: float | None = None
-
-
-class Upstream(msgspec.Struct, rename="camel"):
-    """One upstream of the appliance."""
-
-    name: str
-    urls: list[Url] = []
-    offline: bool = False
-    rate_limit: RateLimit | None = None
-    resting: list[str] = []
-
-
-class Damaged(msgspec.Struct, rename="camel"):
-    """A document that was set aside."""
-
-    document: str
-    kept_as: str = ""
-
-
-class Unreadable(msgspec.Struct):
-    """A document that the appliance's disk does not give."""
-
-    document: str
-    reason: str = ""
-
-
-class Waiting(msgspec.Struct):
-    """What lies in the inbox and cannot be imported now; C{next} is RFC 3339."""
-
-    files: list[str] = []
-    reason: str = ""
-    next: str | None = None
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """How many there are."""
-
-    repositories: int = 0
-    tags: int = 0
-    manifests: int = 0
-    wants: int = 0
-
-
-class Status(msgspec.Struct, rename="camel"):
-    """What is shown of C{GET /api/v1/status}; times in seconds, sizes in bytes."""
-
-    version: str
-    site: str = ""
-    started: str = ""
-    uptime: float = 0.0
-    offline: bool = False
-    upstreams: list[Upstream] = []
-    flights: int = 0
-    store_bytes: int = 0
-    counts: Counts = Counts()
-    damaged: list[Damaged] = []
-    unreadable: list[Unreadable] = []
-    inbox: list[Waiting] = []
 
 
 async def status(session: Session, options: Namespace) -> int:
@@ -130,7 +53,7 @@ def _rows(url: str, found: Status) -> Iterator[tuple[str, str]]:
     yield "wanted", f"{count(counts.wants, 'reference')} asked for and not served"
 
 
-def _upstream(upstream: Upstream, found: Status) -> Iterator[tuple[str, str, str, str, str]]:
+def _upstream(upstream: UpstreamStatus, found: Status) -> Iterator[tuple[str, str, str, str, str]]:
     for url in upstream.urls:
         state = "offline" if upstream.offline else url.health or "-"
         yield upstream.name, state, moment(url.since), _wait(url.next, found), url.url
@@ -145,7 +68,7 @@ def _wait(until: str | None, found: Status) -> str:
         return until or "-"
 
 
-def _weather(upstream: Upstream) -> Iterator[str]:
+def _weather(upstream: UpstreamStatus) -> Iterator[str]:
     """What there is to say of an upstream beyond the table."""
     for url in upstream.urls:
         if url.fault:

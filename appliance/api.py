@@ -1,0 +1,472 @@
+"""
+The schema of the admin API: what C{/api/v1/} is sent and what it answers, in JSON.
+
+The appliance encodes these, the command decodes them, and the OpenAPI document describes them: class names, fields and
+docstrings are part of that document. What is on a disk as well is defined where it is written (L{Receipt}, L{Totals}).
+
+A new answer is a struct here and a L{Route} of the part that gives it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from appliance.bundle.contents import Totals
+from appliance.bundle.inbox import Waiting
+from appliance.bundle.receipt import Receipt
+
+T = TypeVar("T")
+
+
+# -- status -----------------------------------------------------------------------------------------------------------
+
+
+class UrlStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One URL of an upstream.
+
+    @ivar health: C{up}, C{doubtful}, C{down} or C{resting}; C{None} while it is never contacted.
+    @ivar since: when it became that, RFC 3339.
+    @ivar fault: what went wrong, empty when nothing did since it was up.
+    @ivar next: when it is looked at again, RFC 3339; C{None} while that is not needed, or is under way.
+    """
+
+    url: str
+    health: str | None = None
+    since: str | None = None
+    fault: str = ""
+    next: str | None = None
+
+
+class RateLimitStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    What the upstream last said of its limit on pulls.
+
+    @ivar limit: pulls in a window, and C{window}: its seconds; C{None} when not told. C{remaining}: those left.
+    """
+
+    limit: int | None
+    remaining: int
+    window: float | None
+
+
+class UpstreamStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One upstream.
+
+    @ivar urls: in the order they are tried.
+    @ivar offline: whether it is never contacted.
+    @ivar resting: repositories that are not asked about for now, since it wanted fewer requests.
+    """
+
+    name: str
+    aliases: list[str]
+    urls: list[UrlStatus]
+    kind: str
+    offline: bool
+    rate_limit: RateLimitStatus | None
+    resting: list[str]
+
+
+class Damaged(msgspec.Struct, frozen=True, rename="camel"):
+    """A document that could not be understood, and where it was put."""
+
+    document: str
+    kept_as: str
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A document that the disk does not give; it is left as it is. C{reason}: the disk's words."""
+
+    document: str
+    reason: str
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many there are. C{manifests}: indexes too."""
+
+    repositories: int
+    tags: int
+    manifests: int
+    wants: int
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    @ivar started: RFC 3339; C{uptime}: seconds since then.
+    @ivar flights: blobs being fetched from upstreams.
+    @ivar store_bytes: of all blobs held.
+    @ivar damaged: documents that were set aside since the start.
+    @ivar unreadable: documents whose last read failed; what they say is not counted.
+    @ivar inbox: what lies in the inbox and cannot be imported now.
+    """
+
+    version: str
+    site: str
+    started: str
+    uptime: float
+    offline: bool
+    upstreams: list[UpstreamStatus]
+    flights: int
+    store_bytes: int
+    counts: Counts
+    damaged: list[Damaged]
+    unreadable: list[Unreadable]
+    inbox: list[Waiting]
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+Verifiable = Literal["yes", "incomplete", "nothing", "unknown"]
+
+
+class PlatformState(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One platform of an image.
+
+    @ivar state: C{"held"}: it can be served offline; C{"incomplete"}: C{missing} of its blobs are not here;
+        C{"absent"}: nobody pulled it.
+    @ivar fetching: whether what is not here is on its way, or will be when its upstream may be asked.
+    """
+
+    platform: str
+    digest: str
+    state: str
+    missing: int = 0
+    fetching: bool = False
+
+
+class Image(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One reference that is held.
+
+    @ivar size: bytes of all that is held of it, manifests included.
+    @ivar last_pulled: RFC 3339, C{None} when no pull is known; C{pulls} is how often.
+    @ivar pinned: id of the bundle that brought it, which keeps it.
+    @ivar offline: whether all that was pulled of it can be served without an upstream.
+    @ivar fetching: whether some of what is not here is on its way.
+    """
+
+    name: str
+    upstream: str
+    repository: str
+    tag: str | None
+    digest: str
+    media_type: str
+    size: int
+    platforms: list[PlatformState]
+    offline: bool
+    pulls: int = 0
+    last_pulled: str | None = None
+    pinned: str | None = None
+    fetching: bool = False
+
+
+class MissingBlob(msgspec.Struct, frozen=True, rename="camel"):
+    """What an image lacks. C{kind}: index, manifest, config, layer or artifact."""
+
+    digest: str
+    size: int
+    kind: str
+
+
+class Referrer(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    What refers to an image, by its own C{subject} or by a tag such as C{sha256-<hex>.sig}.
+
+    @ivar size: bytes of its manifest and, as far as it is held, of what that names.
+    @ivar state: C{"held"}; C{"incomplete"}: C{missing} of its blobs are not here; C{"absent"}: it is merely known.
+    """
+
+    digest: str
+    media_type: str
+    artifact_type: str
+    subject: str
+    tag: str | None = None
+    size: int = 0
+    state: str = "absent"
+    missing: int = 0
+
+
+class ImageDetail(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    One image, looked at closely.
+
+    @ivar verifiable: whether what refers to it can be verified without an upstream: C{"yes"}, C{"incomplete"} when some
+        of that is not held, C{"nothing"} when its upstream said that nothing does, C{"unknown"} when nobody said.
+    @ivar warning: why there may be more that refers to it.
+    @ivar tagged: when the tag was first seen to mean this, RFC 3339; C{checked}: when its upstream last said so.
+    """
+
+    image: Image
+    missing: list[MissingBlob]
+    referrers: list[Referrer]
+    verifiable: str = "unknown"
+    warning: str | None = None
+    tagged: str | None = None
+    checked: str | None = None
+
+
+class ImageList(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    Images by name.
+
+    @ivar next: the C{last} of the page after this one; not there when this one ends the list.
+    """
+
+    images: list[Image]
+    next: str | None = None
+
+
+# -- inventory and wants ----------------------------------------------------------------------------------------------
+
+
+class HeldBlob(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A blob that is held; manifests are blobs too. C{size}: bytes."""
+
+    digest: str
+    size: int = 0
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """
+    What one appliance holds.
+
+    @ivar taken: when, RFC 3339.
+    @ivar generation: the same as long as the same blobs are held.
+    @ivar manifests: digests.
+    """
+
+    site: str = ""
+    taken: str = ""
+    generation: str = ""
+    manifests: list[str] = []
+    blobs: list[HeldBlob] = []
+
+
+class WantEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """
+    Something that was asked for and lacking.
+
+    @ivar name: in full.
+    @ivar reference: a tag, or a digest.
+    @ivar reason: in one word.
+    @ivar first: when it was asked for first, RFC 3339; C{last}: and last.
+    """
+
+    upstream: str
+    repository: str
+    reference: str
+    name: str = ""
+    platform: str | None = None
+    reason: str = ""
+    first: str = ""
+    last: str = ""
+    count: int = 1
+
+
+class WantList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What one appliance was asked for and lacks. C{taken}: when that was written down, RFC 3339."""
+
+    site: str = ""
+    taken: str = ""
+    wants: list[WantEntry] = []
+
+
+# -- exports ----------------------------------------------------------------------------------------------------------
+
+
+class EarlierBundle(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A bundle that the other side has: its id, and the digests of its blobs."""
+
+    id: str
+    blobs: list[str] = []
+
+
+class ExportOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """
+    What is to be exported; L{appliance.bundle.selection.Selection} explains it.
+
+    @ivar since: only what was pulled in so many seconds before now.
+    @ivar complete: whether what an image lacks is fetched first.
+    @ivar have: the other side's inventory.
+    @ivar base: bundles it has, when its inventory is not known.
+    @ivar want: the other side's wants; of these, what is not held is fetched first.
+    @ivar volume_size: the most bytes of one file.
+    """
+
+    refs: list[str] = []
+    all: bool = False
+    since: float | None = None
+    platforms: list[str] = []
+    partial: bool = False
+    complete: bool = False
+    referrers: bool = True
+    have: Inventory | None = None
+    base: list[EarlierBundle] = []
+    want: WantList | None = None
+    title: str = ""
+    labels: dict[str, str] = {}
+    volume_size: int | None = None
+
+
+class ExportProgress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """
+    How far the fetching for an export is.
+
+    @ivar done: bytes held by now, of C{total} that are known to be lacking; a tag's are known once it is held.
+    @ivar entry: the reference of which something is being fetched.
+    """
+
+    stage: str = "fetching"
+    done: int = 0
+    total: int = 0
+    entry: str = ""
+
+
+class VolumeFile(msgspec.Struct, frozen=True, rename="camel"):
+    """One file of an export. C{size}: bytes of it; C{url}: its path on this endpoint."""
+
+    n: int
+    file: str
+    size: int
+    url: str
+
+
+class LackingBlob(msgspec.Struct, frozen=True, rename="camel"):
+    """A blob that an image lacks; C{size} in bytes, as promised by what names it."""
+
+    digest: str
+    size: int
+    kind: str
+
+
+class Lack(msgspec.Struct, frozen=True, rename="camel"):
+    """An image that is not whole. C{why}: in words."""
+
+    ref: str
+    why: str
+    missing: list[LackingBlob]
+
+
+class PlannedExport(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    What C{POST /api/v1/exports} came to.
+
+    @ivar id: the bundle's.
+    @ivar expires: until when it is kept if nobody asks for it, RFC 3339.
+    @ivar left_out: what was asked for and is not in it, for blobs it lacks.
+    @ivar partial: what is in it as far as it goes.
+    @ivar unanswered: names and patterns that mean nothing that could be in it.
+    @ivar notes: what else there is to know, in words.
+    """
+
+    id: str
+    kind: str
+    title: str
+    expires: str
+    content_root: str
+    totals: Totals
+    signed: bool
+    volumes: list[VolumeFile]
+    left_out: list[Lack]
+    partial: list[Lack]
+    unanswered: list[str]
+    notes: list[str]
+
+
+# -- imports ----------------------------------------------------------------------------------------------------------
+
+
+class ImportOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """
+    What is to be imported; L{appliance.bundle.importer.ImportOptions} explains it.
+
+    @ivar files: absolute paths on the appliance: one archive, or all volumes of a bundle.
+    @ivar as_name: C{as} in the document.
+    @ivar trust: public keys, as their one line of base64.
+    @ivar rename: what beginnings of names are to be, C{{"registry.corp:5000": "docker.io"}}.
+    """
+
+    files: Annotated[list[str], msgspec.Meta(min_length=1, max_length=10_000)]
+    as_name: str | None = msgspec.field(name="as", default=None)
+    dry_run: bool = False
+    on_existing_tag: Literal["move", "keep", "refuse"] = "move"
+    trust: list[str] = []
+    rename: Annotated[dict[str, str], msgspec.Meta(max_length=1000)] = {}
+
+
+class ReceiptList(msgspec.Struct, frozen=True):
+    """The receipts that are kept, oldest first."""
+
+    receipts: list[Receipt]
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """What is wrong: a word for programs, and a sentence that says what to do."""
+
+    code: str
+    message: str
+    missing: list[str] = []
+
+
+class Error(msgspec.Struct, frozen=True):
+    """Every answer that is none."""
+
+    error: ErrorDetail
+
+
+# -- reading what another version wrote -------------------------------------------------------------------------------
+
+
+def read(document: Any, kind: type[T]) -> T:
+    """
+    A decoded answer of an appliance of any version, as C{kind}.
+
+    Members that are not known are ignored. Those that an older appliance did not send yet are empty: C{""}, 0, no
+    items, C{None}; only the first of each struct, which says what it is about, must be there.
+
+    @raise msgspec.ValidationError: it is something else.
+    """
+    return msgspec.convert(_completed(document, inspect.type_info(kind)), kind)
+
+
+def _completed(document: Any, kind: inspect.Type) -> Any:
+    match kind, document:
+        case inspect.ListType(item_type=item), list():
+            return [_completed(each, item) for each in document]
+        case inspect.StructType(fields=fields), dict():
+            whole = dict(document)
+            for number, field in enumerate(fields):
+                name = field.encode_name
+                if name in document:
+                    whole[name] = _completed(document[name], field.type)
+                elif field.required and number:
+                    whole[name] = _empty(field.type)
+            return whole
+        case inspect.UnionType(types=types), dict():
+            structs = [each for each in types if isinstance(each, inspect.StructType)]
+            return _completed(document, structs[0]) if len(structs) == 1 else document
+    return document
+
+
+def _empty(kind: inspect.Type) -> Any:
+    match kind:
+        case inspect.StrType():
+            return ""
+        case inspect.IntType() | inspect.FloatType():
+            return 0
+        case inspect.BoolType():
+            return False
+        case inspect.ListType():
+            return []
+        case inspect.StructType(fields=fields):
+            return {field.encode_name: _empty(field.type) for field in fields}
+    return None
