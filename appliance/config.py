@@ -1,38 +1,29 @@
 """
-The configuration file: its sections, the rules between their keys, and the settings that come of it.
+Reading the configuration: a file by the table in C{appliance.settings}, the rules between its keys, and the options of
+the command line.
 
-The file is read strictly: what is not understood is refused with file, key path, the value at fault and what would be
-right, in one line. Passwords stand in files of their own: nothing in this module holds one.
+The file is read strictly: what is not understood is refused with file, line, key path, the value at fault and what
+would be right, in one line. (C{msgspec.convert} would name neither the line nor the upstream, and would not let numbers
+stay as they are written: so the types of the table are followed here.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from math import isinf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from appliance import scalars
 from appliance.errors import ConfigError
-from appliance.settings import (
-    AWS,
-    DOCKER_HUB,
-    IMAGE_INDEX,
-    IMAGE_NONE,
-    IMAGE_PULLED,
-    NO_PROXY,
-    AdminSettings,
-    BundleSettings,
-    ConnectionSettings,
-    ListenSettings,
-    PrefetchSettings,
-    Settings,
-    StaleSettings,
-    UpstreamSettings,
-)
-from appliance.yamltree import LIMIT, At, tree
+from appliance.fields import Endpoint, Listed, PossibleSecret, Written
+from appliance.settings import AWS, DOCKER_HUB, NO_PROXY, AdminSettings, ListenSettings, Settings, UpstreamSettings
+from appliance.yamltree import LIMIT, Node, tree
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 def load(path: str | Path) -> Settings:
@@ -61,214 +52,8 @@ def parse(text: str, source: str) -> Settings:
     @param source: the file's path, for messages; relative paths in the text are relative to its folder.
     @raise ConfigError: what the text says cannot be used.
     """
-    return _settings(tree(text, source))
-
-
-# -- readers of sections --------------------------------------------------------------------------------------------
-
-
-def _settings(at: At) -> Settings:
-    found = at.read(
-        {
-            "store": scalars.path,
-            "listen": _listen,
-            "admin": scalars.optional(
-                lambda at: AdminSettings(**at.read({"endpoint": scalars.endpoint, "hosts": _host_list}))
-            ),
-            "offline": At.flag,
-            "access_log": scalars.access_log,
-            "shutdown_grace": scalars.duration,
-            "connections": _connections,
-            "bundles": _bundles,
-            "upstreams": _upstreams,
-        }
-    )
-    settings = Settings(**found)
-    for number, alias in enumerate(settings.bundles.aliases):
-        if (owner := settings.upstream_for(alias)) is not None:
-            where = at.mapping()["bundles"].mapping()["aliases"].items()[number]
-            raise where.fault(f"already means the upstream {owner}; give it to one of them")
-    if "listen" not in found:
-        return settings
-    listen = at.mapping()["listen"].items()
-    return msgspec.structs.replace(
-        settings, listen=tuple(_resolved(settings, *pair) for pair in zip(settings.listen, listen, strict=True))
-    )
-
-
-def _listen(at: At) -> tuple[ListenSettings, ...]:
-    """The listeners, each C{default_upstream} still as it is written."""
-    readers: dict[str, Callable[[At], Any]] = {
-        "endpoint": scalars.endpoint,
-        "default_upstream": scalars.optional(At.text),
-        "hosts": _host_list,
-    }
-    seen: set[str] = set()
-    listeners = []
-    for item in at.items():
-        listener = ListenSettings(**_with("endpoint", item, readers))
-        if listener.endpoint in seen:
-            raise item.below("endpoint", listener.endpoint).fault("is listened on twice; keep one of them")
-        seen.add(listener.endpoint)
-        listeners.append(listener)
-    if not listeners:
-        raise at.fault("is empty; write at least one endpoint, or leave the key out for its default")
-    return tuple(listeners)
-
-
-def _resolved(settings: Settings, listener: ListenSettings, at: At) -> ListenSettings:
-    if listener.default_upstream is None:
-        return listener
-    name = settings.upstream_for(listener.default_upstream)
-    if name is None:
-        known = ", ".join(settings.upstreams) or "none yet"
-        raise at.below("default_upstream", listener.default_upstream).fault(f"is no upstream; configured are: {known}")
-    return msgspec.structs.replace(listener, default_upstream=name)
-
-
-def _upstreams(at: At) -> dict[str, UpstreamSettings]:
-    upstreams = {name: _upstream(below, scalars.upstream_name(below, name)) for name, below in at.mapping().items()}
-    owners: dict[str, str] = {}
-    for upstream in upstreams.values():
-        for name in upstream.names():
-            owner = owners.setdefault(name, upstream.name)
-            if owner != upstream.name:
-                raise at.below(upstream.name, name).fault(f"already means the upstream {owner}; give it to one of them")
-    return upstreams
-
-
-def _upstream(at: At, name: str) -> UpstreamSettings:
-    found = _with("url", at, _UPSTREAM_KEYS)
-    _check_credentials(at, found)
-    _check_certificates(at, found)
-    _check_proxy(at, found)
-    revalidate = found.pop("revalidate", None)
-    if revalidate is not None:
-        if "fresh_for" in found:
-            raise at.fault("fresh_for and revalidate say the same in two ways; keep one of them", quoted=False)
-        found["fresh_for"] = None if isinf(revalidate) else revalidate
-    return UpstreamSettings(
-        name=name,
-        urls=found.pop("url"),
-        delete_missing=found.pop("missing", False),
-        **found,
-    )
-
-
-def _check_credentials(at: At, found: dict[str, Any]) -> None:
-    """At most one source of credentials, and a whole one."""
-    _both_or_neither(at, found, "username", "password_file")
-    ways = {
-        "username with password_file": found.get("username"),
-        "token_file": found.get("token_file"),
-        "auth_file": found.get("auth_file"),
-        f"credentials: {AWS}": found.get("credentials"),
-    }
-    given = [way for way, value in ways.items() if value is not None]
-    if len(given) > 1:
-        raise at.fault(f"{' and '.join(given)} are both credentials; keep one of them", quoted=False)
-
-
-def _check_certificates(at: At, found: dict[str, Any]) -> None:
-    if found.get("client_key") and not found.get("client_cert"):
-        raise at.fault("client_key is of no use without client_cert; give the certificate, too", quoted=False)
-    if found.get("insecure") and found.get("ca_file"):
-        raise at.fault("insecure takes any certificate, and ca_file does not; keep one of them", quoted=False)
-
-
-def _check_proxy(at: At, found: dict[str, Any]) -> None:
-    _both_or_neither(at, found, "proxy_username", "proxy_password_file")
-    if found.get("proxy_username") and found.get("proxy") in (None, NO_PROXY):
-        raise at.fault("proxy_username is of no use without the URL of a proxy; give it with proxy", quoted=False)
-
-
-def _both_or_neither(at: At, found: dict[str, Any], one: str, other: str) -> None:
-    if (found.get(one) is None) != (found.get(other) is None):
-        raise at.fault(f"{one} and {other} go together; give both or neither", quoted=False)
-
-
-def _with(needed: str, at: At, readers: Mapping[str, Callable[[At], Any]]) -> dict[str, Any]:
-    found = at.read(readers)
-    if needed not in found:
-        raise at.below(needed, None).fault("is missing; it has no default", quoted=False)
-    return found
-
-
-def _connections(at: At) -> ConnectionSettings:
-    return ConnectionSettings(
-        **at.read(
-            {
-                "max": scalars.whole(1, 1_000_000),
-                "max_per_address": scalars.whole(1, 1_000_000),
-                "head_timeout": scalars.timeout,
-                "stall_timeout": scalars.timeout,
-            }
-        )
-    )
-
-
-def _bundles(at: At) -> BundleSettings:
-    return BundleSettings(
-        **at.read(
-            {
-                "trust": scalars.list_of(scalars.public_key),
-                "require_signature": At.flag,
-                "accept_callers_keys": At.flag,
-                "inbox": scalars.optional(scalars.inbox),
-                "site": scalars.optional(scalars.site),
-                "aliases": scalars.list_of(scalars.address),
-            }
-        )
-    )
-
-
-def _stale(at: At) -> StaleSettings:
-    return StaleSettings(**at.read(dict.fromkeys(StaleSettings.__struct_fields__, At.flag)))
-
-
-_host_list = scalars.list_of(scalars.host)
-_file = scalars.optional(scalars.readable)
-_name = scalars.optional(scalars.username)
-_image = scalars.one_of({what: what for what in (IMAGE_PULLED, IMAGE_INDEX, IMAGE_NONE)})
-
-_UPSTREAM_KEYS: dict[str, Callable[[At], Any]] = {
-    "url": scalars.urls,
-    "aliases": scalars.list_of(scalars.alias),
-    "kind": scalars.kind,
-    "offline": At.flag,
-    "fresh_for": scalars.duration,
-    "revalidate": scalars.optional(scalars.revalidate),
-    "revalidate_within": scalars.duration,
-    "serve_stale": _stale,
-    "max_stale": scalars.max_stale,
-    "missing_for": scalars.duration,
-    "missing": scalars.one_of({"keep": False, "delete": True}),
-    "username": _name,
-    "password_file": _file,
-    "token_file": _file,
-    "auth_file": _file,
-    "credentials": scalars.optional(scalars.one_of({AWS: AWS})),
-    "ca_file": _file,
-    "client_cert": _file,
-    "client_key": _file,
-    "insecure": At.flag,
-    "proxy": scalars.optional(scalars.proxy),
-    "proxy_username": _name,
-    "proxy_password_file": _file,
-    "auth_hosts": _host_list,
-    "redirect_hosts": _host_list,
-    "keep_pulls": scalars.whole(0, 1_000_000),
-    "max_connections": scalars.optional(scalars.whole(1, 1000)),
-    "max_rate": scalars.optional(scalars.rate),
-    "segments": scalars.whole(1, 16),
-    "referrers_fresh_for": scalars.duration,
-    "prefetch": lambda at: PrefetchSettings(**at.read({"image": _image, "referrers": At.flag})),
-    "allow": scalars.list_of(scalars.pattern),
-    "deny": scalars.list_of(scalars.pattern),
-}
-
-
-# -- options of the command line ------------------------------------------------------------------------------------
+    root = tree(text, source)
+    return _consistent(section(root, Settings), root.mapping())
 
 
 def overridden(
@@ -291,21 +76,164 @@ def overridden(
     changes: dict[str, Any] = {}
     if store is not None:
         changes["store"] = Path(store).absolute()
-    endpoints = [scalars.endpoint(At(endpoint, "--listen", "")) for endpoint in listen]
+    endpoints = [_value(Node(endpoint, "--listen"), Endpoint) for endpoint in listen]
     if endpoints:
-        default = _default_upstream(settings)
-        hosts = settings.listen[0].hosts
-        changes["listen"] = tuple(ListenSettings(endpoint=e, default_upstream=default, hosts=hosts) for e in endpoints)
+        first = settings.listen[0]
+        if settings.listen == Settings().listen:
+            # The file configures no listener; --listen alone shall be enough for Docker's registry-mirrors.
+            first = msgspec.structs.replace(first, default_upstream=settings.upstream_for(DOCKER_HUB))
+        changes["listen"] = tuple(msgspec.structs.replace(first, endpoint=endpoint) for endpoint in endpoints)
     if admin is not None:
         hosts = () if settings.admin is None else settings.admin.hosts
-        changes["admin"] = AdminSettings(endpoint=scalars.endpoint(At(admin, "--admin", "")), hosts=hosts)
+        changes["admin"] = AdminSettings(endpoint=_value(Node(admin, "--admin"), Endpoint), hosts=hosts)
     if offline:
         changes["offline"] = True
     return msgspec.structs.replace(settings, **changes)
 
 
-def _default_upstream(settings: Settings) -> str | None:
-    """Of the first configured listener; Docker Hub, if it is there, when the file configures no listener."""
-    if settings.listen == Settings().listen:
-        return settings.upstream_for(DOCKER_HUB)
-    return settings.listen[0].default_upstream
+# -- by the table ---------------------------------------------------------------------------------------------------
+
+
+def section(node: Node, table: type[S], **given: Any) -> S:
+    """
+    A mapping of the file as the section that C{table} describes.
+
+    @param given: fields that are no keys.
+    @raise ConfigError: a key is unknown or missing, or its value cannot be used.
+    """
+    keys = {field.encode_name: field for field in msgspec.structs.fields(table) if field.name not in given}
+    found = node.mapping()
+    for key, value in found.items():
+        if key not in keys:
+            raise value.fault(_unknown(key, keys), quoted=False)
+    for key, field in keys.items():
+        if field.required and key not in found:
+            raise _missing(node, key)
+    return table(**given, **{keys[key].name: _value(value, keys[key].type) for key, value in found.items()})
+
+
+def _missing(node: Node, key: str) -> ConfigError:
+    return node.absent(key).fault("is missing; it has no default", quoted=False)
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    if key in ("password", "token", "proxy_password"):
+        return f"a secret is never written here; put it into a file and name that with {key}_file"
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; the keys here are {', '.join(known)}"
+
+
+def _value(node: Node, wanted: Any) -> Any:
+    """What a node says, for a field of the type C{wanted}."""
+    origin, inner = get_origin(wanted), get_args(wanted)
+    if origin is Annotated:
+        return _listed(node, *inner) if isinstance(inner[1], Listed) else _written(node, inner[1])
+    if type(None) in inner:
+        return None if node.value is None else _value(node, inner[0])
+    if origin is tuple:
+        return tuple(_value(item, inner[0]) for item in node.items())
+    if origin is dict:
+        names = {_value(replace(below, value=name), inner[0]): below for name, below in node.mapping().items()}
+        return {name: section(below, inner[1], name=name) for name, below in names.items()}
+    if wanted is bool:
+        return node.flag()
+    if wanted in (str, Path):
+        return _written(node, Written(wanted))
+    return section(node, wanted)
+
+
+def _listed(node: Node, wanted: Any, how: Listed) -> tuple[Any, ...]:
+    if how.alone and not isinstance(node.value, list):
+        node = replace(node, value=[node])
+    found: tuple[Any, ...] = _value(node, wanted)
+    if how.filled and not found:
+        raise node.fault("is empty; write at least one")
+    return found
+
+
+def _written(node: Node, how: Written) -> Any:
+    if isinstance(node.value, str | bool) and node.value in how.words:
+        return how.words[node.value]
+    words = [word for word in how.words if isinstance(word, str)]
+    if how.read is None:
+        raise node.fault(f"is not one of {', '.join(words)}")
+    if isinstance(node.value, bool) and words:
+        raise node.fault(f"is a truth value to YAML; write {' or '.join(words)}, or put other text in quotes")
+    text = node.text()
+    try:
+        value = how.read(text)
+        if isinstance(value, Path):
+            value = Path(node.source).absolute().parent / value
+            if how.file is not None:
+                how.file(value)
+    except PossibleSecret as error:
+        raise node.fault(str(error), quoted=False) from None
+    except ConfigError as error:
+        raise node.fault(f"{error}; or write {' or '.join(words)}" if words else str(error)) from None
+    return value
+
+
+# -- the rules between keys -----------------------------------------------------------------------------------------
+
+
+def _consistent(settings: Settings, file: dict[str, Node]) -> Settings:
+    """The settings with names resolved, when what the keys of C{file} say fits together."""
+    upstreams: dict[str, UpstreamSettings] = {}
+    owners: dict[str, str] = {}
+    for upstream in settings.upstreams.values():
+        node = file["upstreams"].mapping()[upstream.name]
+        for why in _contradictions(upstream, "fresh_for" in node.mapping()):
+            raise node.fault(why, quoted=False)
+        for name in upstream.names():
+            owner = owners.setdefault(name, upstream.name)
+            if owner != upstream.name:
+                raise replace(node, value=name).fault(f"already means the upstream {owner}; give it to one of them")
+        if (fresh_for := upstream.revalidate) is not None:
+            fresh_for = None if isinf(fresh_for) else fresh_for
+            upstream = msgspec.structs.replace(upstream, fresh_for=fresh_for, revalidate=None)
+        upstreams[upstream.name] = upstream
+    settings = msgspec.structs.replace(settings, upstreams=upstreams)
+
+    for number, alias in enumerate(settings.bundles.aliases):
+        if (meant := settings.upstream_for(alias)) is not None:
+            node = file["bundles"].mapping()["aliases"].items()[number]
+            raise node.fault(f"already means the upstream {meant}; give it to one of them")
+
+    listeners: dict[str, ListenSettings] = {}
+    for node, listener in zip(file["listen"].items() if "listen" in file else [], settings.listen, strict=False):
+        if "endpoint" not in node.mapping():
+            raise _missing(node, "endpoint")
+        if listener.endpoint in listeners:
+            raise node.mapping()["endpoint"].fault("is listened on twice; keep one of them")
+        if listener.default_upstream is not None:
+            canonical = settings.upstream_for(listener.default_upstream)
+            if canonical is None:
+                known = ", ".join(upstreams) or "none yet"
+                raise node.mapping()["default_upstream"].fault(f"is no upstream; configured are: {known}")
+            listener = msgspec.structs.replace(listener, default_upstream=canonical)
+        listeners[listener.endpoint] = listener
+    return msgspec.structs.replace(settings, listen=tuple(listeners.values()) or settings.listen)
+
+
+def _contradictions(upstream: UpstreamSettings, fresh_for_given: bool) -> Iterator[str]:
+    """Why the keys of one upstream do not fit together."""
+    for one, other in (("username", "password_file"), ("proxy_username", "proxy_password_file")):
+        if (getattr(upstream, one) is None) != (getattr(upstream, other) is None):
+            yield f"{one} and {other} go together; give both or neither"
+    ways = {
+        "username with password_file": upstream.username,
+        "token_file": upstream.token_file,
+        "auth_file": upstream.auth_file,
+        f"credentials: {AWS}": upstream.credentials,
+    }
+    given = [way for way, value in ways.items() if value is not None]
+    if len(given) > 1:
+        yield f"{' and '.join(given)} are both credentials; keep one of them"
+    if upstream.client_key and not upstream.client_cert:
+        yield "client_key is of no use without client_cert; give the certificate, too"
+    if upstream.insecure and upstream.ca_file:
+        yield "insecure takes any certificate, and ca_file does not; keep one of them"
+    if upstream.proxy_username and upstream.proxy in (None, NO_PROXY):
+        yield "proxy_username is of no use without the URL of a proxy; give it with proxy"
+    if upstream.revalidate is not None and fresh_for_given:
+        yield "fresh_for and revalidate say the same in two ways; keep one of them"

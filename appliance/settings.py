@@ -1,8 +1,10 @@
 """
-The configuration as values: typed, frozen, and checked by whoever made them.
+The configuration: one table of sections and keys.
 
-Every room may know these; how they are written in a file is C{appliance.config}'s business. Passwords stand in files of
-their own: nothing in this module holds one.
+A field is a key of C{etc/pullcache.yaml}. Its type says what may be written there (C{appliance.fields} has the types),
+its default holds where nothing is. C{appliance.config} reads a file by this table and keeps the rules between keys. A
+new key is a field here and a line, with its comment, there. Durations are in seconds. Passwords stand in files of their
+own: nothing in this module holds one.
 """
 
 from __future__ import annotations
@@ -10,11 +12,16 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import inf
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
+from appliance import fields
+from appliance.fields import Written
 from appliance.oci.reference import DOCKER_HUB as DOCKER_HUB
+from appliance.units import duration
 
 NO_PROXY = "none"
 """What C{proxy} says when an upstream is reached without a proxy, whatever the environment names."""
@@ -34,62 +41,50 @@ _IMPLIED_ALIASES = {DOCKER_HUB: ("index.docker.io", "registry-1.docker.io")}
 
 
 class ListenSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    One address that clients connect to.
+    """One address that clients connect to."""
 
-    @ivar endpoint: a Twisted server endpoint string.
-    @ivar default_upstream: canonical name of the upstream meant by a request that names none, or C{None}.
-    @ivar hosts: C{host}, C{host:port} or C{*.domain}: the only names that clients may call it by; none for any.
-    """
-
-    endpoint: str = "tcp:port=5000"
+    endpoint: fields.Endpoint = "tcp:port=5000"
     default_upstream: str | None = None
-    hosts: tuple[str, ...] = ()
+    """The upstream meant by a request that names none, by its canonical name once the file is read."""
+    hosts: tuple[fields.Host, ...] = ()
+    """The only names that clients may call it by; none for any."""
 
     @property
     def port(self) -> int | None:
         """The TCP port, C{None} where the endpoint does not say."""
-        _, *arguments = _arguments(self.endpoint)
+        _, *arguments = fields.endpoint_parts(self.endpoint)
         said = next((each[5:] for each in arguments if each.startswith("port=")), arguments[0] if arguments else "")
         return int(said) if said.isdecimal() else None
 
     @property
     def interface(self) -> str | None:
         """The address that it is bound to, C{None} where the endpoint does not say."""
-        said = (each[10:] for each in _arguments(self.endpoint) if each.startswith("interface="))
+        said = (each[10:] for each in fields.endpoint_parts(self.endpoint) if each.startswith("interface="))
         return next((each.replace("\\:", ":") for each in said), None)
 
 
-def _arguments(endpoint: str) -> list[str]:
-    """The parts of a Twisted endpoint string, its type first."""
-    return re.split(r"(?<!\\):", endpoint)
-
-
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    The address operators connect to, as a Twisted server endpoint string.
+    """The address that operators connect to."""
 
-    @ivar hosts: names that are answered to beside loopback names and the address that was connected to.
-    """
-
-    endpoint: str = "tcp:port=5001:interface=127.0.0.1"
-    hosts: tuple[str, ...] = ()
+    endpoint: fields.Endpoint = "tcp:port=5001:interface=127.0.0.1"
+    hosts: tuple[fields.Host, ...] = ()
+    """Names that are answered to beside loopback names and the address that was connected to."""
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What those who connect may take of this machine, on all listeners and the admin endpoint together.
+    """What clients may take of this machine, on all listeners and the admin endpoint together."""
 
-    @ivar max: connections open at once; C{max_per_address}: those of one IPv4 address, or one /64 of IPv6.
-    @ivar head_timeout: seconds for the head of a request to arrive whole.
-    @ivar stall_timeout: seconds for which a client may take nothing of what there is for it. Longer than a runtime
-        needs to unpack a large layer while its download waits.
+    max: Annotated[int, fields.whole(1, 1_000_000)] = 4096
+    """Connections open at once."""
+    max_per_address: Annotated[int, fields.whole(1, 1_000_000)] = 1024
+    """Those of one IPv4 address, or one /64 of IPv6."""
+    head_timeout: fields.Timeout = 30.0
+    """For the head of a request to arrive whole."""
+    stall_timeout: fields.Timeout = 900.0
     """
-
-    max: int = 4096
-    max_per_address: int = 1024
-    head_timeout: float = 30.0
-    stall_timeout: float = 900.0
+    For which a client may take nothing of what there is for it. Longer than a runtime needs to unpack a large layer
+    while its download waits.
+    """
 
 
 class StaleSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,81 +97,89 @@ class StaleSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrefetchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What is fetched along with an image that is pulled, in the background.
+    """What is fetched along with an image that is pulled, in the background."""
 
-    @ivar image: what is made whole of it: C{IMAGE_PULLED}, C{IMAGE_INDEX} or C{IMAGE_NONE}.
-    @ivar referrers: whether what refers to it is fetched, too.
-    """
-
-    image: str = IMAGE_PULLED
+    image: Annotated[str, fields.one_of(IMAGE_PULLED, IMAGE_INDEX, IMAGE_NONE)] = IMAGE_PULLED
+    """What of the image itself."""
     referrers: bool = False
+    """Whether what refers to it is fetched, too."""
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    One registry to pull from; durations in seconds.
-
-    @ivar urls: without a trailing slash, tried in order; C{/v2/} follows each.
-    @ivar kind: the adapter, one of C{IAdapter.kind}.
-    @ivar offline: whether this upstream is never contacted.
-    @ivar fresh_for: a tag checked this recently is served without asking; C{None}: one that is held is never asked for.
-    @ivar max_stale: how long past freshness a cached tag may be served, C{None} for ever.
-    @ivar missing_for: how long a genuine 404 is believed.
-    @ivar delete_missing: whether a tag that the upstream has no more is forgotten here, too.
-    @ivar password_file: holds the password of C{username}; both are given or neither is.
-    @ivar token_file: holds a token instead of them; what it is presented as is the adapter's to say.
-    @ivar auth_file: credentials in the form of docker's C{config.json}.
-    @ivar credentials: C{AWS}, or C{None} for the adapter's own way.
-    @ivar ca_file: PEM certificates that are trusted for this upstream.
-    @ivar client_cert: PEM, this appliance's certificate and its chain; C{client_key}: its key, C{None} when it stands
-        in the same file.
-    @ivar insecure: whether any certificate will do.
-    @ivar proxy: URL of a proxy without userinfo, C{NO_PROXY}, or C{None} for what the environment says.
-    @ivar auth_hosts: host, host:port or C{*.domain} that a token realm may name, beside the upstream itself; private
-        ones too, and a link-local address when it is named itself.
-    @ivar redirect_hosts: the same for what may be led to although its address is private.
-    @ivar keep_pulls: pulls of the upstream's rate limit that are left to others.
-    @ivar max_connections: requests under way at once, C{None} for any number.
-    @ivar max_rate: bytes of blobs per second, C{None} for any number.
-    @ivar segments: ranges of one large blob that are fetched at once.
-    @ivar referrers_fresh_for: a list of referrers that was heard this recently is served without asking.
-    @ivar allow: patterns of repositories that may be pulled through, without the upstream's name.
-    """
+    """One registry to pull from."""
 
     name: str
-    urls: tuple[str, ...]
-    aliases: tuple[str, ...] = ()
-    kind: str = "distribution"
+    """The key that the section stands under."""
+    urls: Annotated[tuple[fields.BaseUrl, ...], fields.Listed(filled=True, alone=True)] = msgspec.field(name="url")
+    """Tried in order; C{/v2/} follows each."""
+    aliases: tuple[fields.UpstreamName, ...] = ()
+    kind: fields.Kind = "distribution"
+    """The adapter, one of C{IAdapter.kind}."""
     offline: bool = False
-    fresh_for: float | None = 60.0
-    revalidate_within: float = 2.0
+    """Whether this upstream is never contacted."""
+
+    fresh_for: Annotated[float | None, Written(duration)] = 60.0
+    """A tag checked this recently is served without asking; C{None}: one that is held is never asked for."""
+    revalidate: Annotated[float, Written(duration, words={"never": inf, "always": 0.0})] | None = None
+    """The same in words; C{None} as soon as the file is read, C{fresh_for} then says it."""
+    revalidate_within: fields.Duration = 2.0
+    """The longest wait for the upstream when there is a cached answer."""
     serve_stale: StaleSettings = StaleSettings()
-    max_stale: float | None = None
-    missing_for: float = 30.0
-    delete_missing: bool = False
-    username: str | None = None
-    password_file: Path | None = None
-    token_file: Path | None = None
-    auth_file: Path | None = None
-    credentials: str | None = None
-    ca_file: Path | None = None
-    client_cert: Path | None = None
-    client_key: Path | None = None
+    max_stale: Annotated[float | None, Written(duration, words={"unlimited": None})] = None
+    """How long past freshness a cached tag may be served, C{None} for ever."""
+    missing_for: fields.Duration = 30.0
+    """How long a genuine 404 is believed."""
+    delete_missing: Annotated[bool, Written(words={"keep": False, "delete": True})] = msgspec.field(
+        name="missing", default=False
+    )
+    """Whether a tag that the upstream has no more is deleted here, too."""
+
+    username: fields.Username | None = None
+    password_file: fields.ReadableFile | None = None
+    """Holds the password of C{username}; both are given or neither is."""
+    token_file: fields.ReadableFile | None = None
+    """Holds a token instead of them; the adapter knows how it is presented."""
+    auth_file: fields.ReadableFile | None = None
+    """Credentials in the form of docker's C{config.json}."""
+    credentials: Annotated[str, fields.one_of(AWS)] | None = None
+    """C{AWS}, or C{None} for the adapter's own way."""
+
+    ca_file: fields.ReadableFile | None = None
+    """PEM certificates that are trusted for this upstream."""
+    client_cert: fields.ReadableFile | None = None
+    """PEM, this appliance's certificate and its chain."""
+    client_key: fields.ReadableFile | None = None
+    """Its key, C{None} when it stands in the same file."""
     insecure: bool = False
-    proxy: str | None = None
-    proxy_username: str | None = None
-    proxy_password_file: Path | None = None
-    auth_hosts: tuple[str, ...] = ()
-    redirect_hosts: tuple[str, ...] = ()
-    keep_pulls: int = 0
-    max_connections: int | None = None
-    max_rate: int | None = None
-    segments: int = 1
-    referrers_fresh_for: float = 600.0
+    """Whether any certificate will do."""
+    proxy: Annotated[str, Written(fields.proxy_url, words={NO_PROXY: NO_PROXY})] | None = None
+    """A URL without userinfo, C{NO_PROXY}, or C{None} for what the environment says."""
+    proxy_username: fields.Username | None = None
+    proxy_password_file: fields.ReadableFile | None = None
+    auth_hosts: tuple[fields.Host, ...] = ()
+    """
+    What a token realm may name, beside the upstream itself; private addresses too, and a link-local address when it is
+    named itself.
+    """
+    redirect_hosts: tuple[fields.Host, ...] = ()
+    """The same for redirects to private addresses."""
+
+    keep_pulls: Annotated[int, fields.whole(0, 1_000_000)] = 0
+    """Pulls of the upstream's rate limit that are left to others."""
+    max_connections: Annotated[int, fields.whole(1, 1000)] | None = None
+    """Requests under way at once, C{None} for any number."""
+    max_rate: fields.Rate | None = None
+    """Bytes of blobs per second, C{None} for any number."""
+    segments: Annotated[int, fields.whole(1, 16)] = 1
+    """Ranges of one large blob that are fetched at once."""
+    referrers_fresh_for: fields.Duration = 600.0
+    """A list of referrers that was received this recently is served without asking."""
     prefetch: PrefetchSettings = PrefetchSettings()
-    allow: tuple[str, ...] = ("**",)
-    deny: tuple[str, ...] = ()
+
+    allow: tuple[fields.Pattern, ...] = ("**",)
+    """Repositories that may be pulled through, without the upstream's name."""
+    deny: tuple[fields.Pattern, ...] = ()
+    """Those of them that may not."""
 
     def permits(self, repository: str) -> bool:
         """Whether the repository (its full name there, as in C{library/nginx}) may be pulled through."""
@@ -188,46 +191,43 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BundleSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What crosses the gap.
+    """What crosses the gap."""
 
-    @ivar trust: public keys in minisign's form, one line of base64 each: whose bundles are taken. One is enough to have
-        every bundle that none of them signed refused.
-    @ivar require_signature: whether an unsigned bundle is refused even while no key is trusted.
-    @ivar accept_callers_keys: whether who orders an import may name a key that is not in C{trust}.
-    @ivar inbox: a folder that is watched for bundles to import, C{None} when none is.
-    @ivar site: what this appliance is called in what it exports; C{None} for the name of the machine.
-    @ivar aliases: addresses under which clients know this appliance, C{host} or C{host:port}, beside those of its own.
-    """
-
-    trust: tuple[str, ...] = ()
+    trust: tuple[fields.PublicKey, ...] = ()
+    """Whose bundles are taken. With one key or more, a bundle that none of them signed is refused."""
     require_signature: bool = False
+    """Whether an unsigned bundle is refused even while no key is trusted."""
     accept_callers_keys: bool = False
-    inbox: Path | None = None
-    site: str | None = None
-    aliases: tuple[str, ...] = ()
+    """Whether the caller of an import may name a key that is not in C{trust}."""
+    inbox: fields.Folder | None = None
+    """Watched for bundles to import, C{None} when none is."""
+    site: fields.SiteName | None = None
+    """What this appliance is called in what it exports; C{None} for the name of the machine."""
+    aliases: tuple[fields.Address, ...] = ()
+    """Addresses under which clients know this appliance, beside those of its own."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """
-    A whole configuration.
-
-    @ivar admin: C{None} when there is no admin endpoint.
-    @ivar offline: whether no upstream is ever contacted.
-    @ivar access_log: a file that lines are appended to, or C{STANDARD_OUTPUT}, or C{NO_LOG}.
-    @ivar shutdown_grace: seconds that transfers under way get to end at a stop.
-    @ivar upstreams: by canonical name, in the order of the file.
-    """
+    """A whole configuration."""
 
     store: Path = Path("/var/lib/pullcache")
-    listen: tuple[ListenSettings, ...] = (ListenSettings(),)
+    listen: Annotated[tuple[ListenSettings, ...], fields.Listed(filled=True)] = (ListenSettings(),)
     admin: AdminSettings | None = AdminSettings()
+    """C{None} when there is no admin endpoint."""
     offline: bool = False
-    access_log: str | Path = STANDARD_OUTPUT
-    shutdown_grace: float = 10.0
+    """Whether no upstream is ever contacted."""
+    access_log: Annotated[
+        str | Path,
+        # YAML makes a truth value of off.
+        Written(Path, words={"-": STANDARD_OUTPUT, "off": NO_LOG, False: NO_LOG}, file=fields.check_log_file),
+    ] = STANDARD_OUTPUT
+    """A file that lines are appended to, or C{STANDARD_OUTPUT}, or C{NO_LOG}."""
+    shutdown_grace: fields.Duration = 10.0
+    """What transfers under way get to end at a stop."""
     connections: ConnectionSettings = ConnectionSettings()
     bundles: BundleSettings = BundleSettings()
-    upstreams: dict[str, UpstreamSettings] = {}
+    upstreams: dict[fields.UpstreamName, UpstreamSettings] = {}
+    """By canonical name, in the order of the file."""
 
     def upstream_for(self, name: str) -> str | None:
         """The canonical name of the upstream that C{name} means, in any case and with or without a default port."""

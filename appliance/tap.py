@@ -22,8 +22,8 @@ from twisted.python.threadpool import ThreadPool
 from appliance.admin.accesslog import AccessLog, writer_to
 from appliance.admin.metrics import Metrics
 from appliance.config import load, overridden
-from appliance.description import describe, warnings
 from appliance.errors import ConfigError, PullcacheError
+from appliance.explain import describe, warnings
 from appliance.flow.clock import keep_time, wall
 from appliance.flow.connections import make_room
 from appliance.flow.ports import Ports, check_endpoints

@@ -27,7 +27,7 @@ FRONTS = DECISIONS | {"cache", "bundle"}
 ARCHIVED = GROUND | {"store", "index"}
 #: The command talks to a running appliance and reads archives; it opens nothing of the store.
 COMMAND = VALUES | {"api", "bundle", "units"}
-WRITTEN = frozenset({"units", "yamltree", "scalars", "config", "description"})
+WRITTEN = frozenset({"units", "fields", "yamltree", "config", "explain"})
 EVERYTHING = FRONTS | WRITTEN | {"api", "registry", "admin", "cli", "wiring", "tap"}
 
 #: What each room may import beside itself; rooms side by side do not know each other.
@@ -35,12 +35,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "oci": frozenset({"errors"}),
     "errors": frozenset({"oci"}),
     "interfaces": VALUES | {"settings"},
-    "settings": VALUES,
     "units": VALUES,
+    "fields": VALUES | {"units"},
+    "settings": VALUES | {"fields", "units"},
     "yamltree": VALUES,
-    "scalars": VALUES | {"settings", "units", "yamltree"},
-    "config": VALUES | {"settings", "scalars", "yamltree"},
-    "description": VALUES | {"settings", "units"},
+    "config": VALUES | {"fields", "settings", "yamltree"},
+    "explain": VALUES | {"fields", "settings", "units"},
     "flow": SEAMS,
     **dict.fromkeys(PROVIDERS, GROUND),
     "cache": DECISIONS,
@@ -234,15 +234,16 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/settings.py", "from appliance.config import load"),
         ("appliance/settings.py", "from . import yamltree"),
         ("appliance/yamltree.py", "from appliance.settings import Settings"),
-        ("appliance/scalars.py", "from appliance.config import load"),
-        ("appliance/scalars.py", "from appliance.upstream import hosts"),
-        ("appliance/settings.py", "from appliance import scalars"),
-        ("appliance/description.py", "from appliance.config import parse"),
+        ("appliance/fields.py", "from appliance.config import load"),
+        ("appliance/fields.py", "from appliance.upstream import hosts"),
+        ("appliance/fields.py", "from appliance import settings"),
+        ("appliance/fields.py", "from appliance import yamltree"),
+        ("appliance/explain.py", "from appliance.config import parse"),
         ("appliance/config.py", "from appliance.interfaces import IUpstream"),
         ("appliance/config.py", "from .store import blobs"),
         ("appliance/flow/pump.py", "from appliance.settings import Settings"),
         ("appliance/store/blobs.py", "from appliance.config import load"),
-        ("appliance/registry/routes.py", "from appliance.description import describe"),
+        ("appliance/registry/routes.py", "from appliance.explain import describe"),
         ("appliance/flow/pump.py", "from appliance.store.blobs import Blobs"),
         ("appliance/store/blobs.py", "from appliance.index import documents"),
         ("appliance/store/blobs.py", "from ..upstream.agent import Agent"),
@@ -294,10 +295,11 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
         ("appliance/interfaces.py", "from appliance.settings import UpstreamSettings"),
         (
             "appliance/config.py",
-            "from appliance.errors import ConfigError\nfrom appliance import settings, scalars, yamltree",
+            "from appliance.errors import ConfigError\nfrom appliance import settings, fields, yamltree",
         ),
-        ("appliance/scalars.py", "from appliance import settings, units, yamltree"),
-        ("appliance/description.py", "from appliance.settings import Settings\nfrom .units import words"),
+        ("appliance/fields.py", "from appliance import errors, units"),
+        ("appliance/settings.py", "from appliance import fields\nfrom appliance.units import duration"),
+        ("appliance/explain.py", "from appliance.settings import Settings\nfrom .units import words"),
         ("appliance/flow/pump.py", "from appliance import errors, interfaces\nfrom appliance.oci import ranges"),
         ("appliance/store/blobs.py", "from ..flow.threads import Threads\nfrom ..settings import Settings"),
         ("appliance/upstream/kinds/hub.py", "from ..agent import Agent\nfrom ...oci import digest"),
@@ -314,7 +316,7 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
         ("appliance/admin/exports.py", "from appliance.bundle import exporter\nfrom appliance.cache import flights"),
         ("appliance/admin/exports.py", "from appliance.api import PlannedExport"),
         ("appliance/cli/exports.py", "from appliance.api import PlannedExport"),
-        ("appliance/tap.py", "from appliance import registry, admin, cli, cache, store, oci, config, description"),
+        ("appliance/tap.py", "from appliance import registry, admin, cli, cache, store, oci, config, explain"),
         ("appliance/wiring.py", "from appliance import registry, admin, cache, bundle, store, index, flow, settings"),
         ("plugins/pullcache_plugin.py", "import appliance.tap"),
         ("appliance/store/blobs.py", "import applianceindex\nfrom other.appliance import index"),
@@ -366,7 +368,7 @@ def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
         ("appliance/admin/exports.py", "import rich"),
         ("appliance/upstream/access/credentials.py", "import botocore.session"),
         ("appliance/upstream/kinds/ecr.py", "def late():\n    from botocore import session"),
-        ("appliance/scalars.py", "import yaml"),
+        ("appliance/fields.py", "import yaml"),
     ],
 )
 def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source: str) -> None:

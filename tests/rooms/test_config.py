@@ -8,13 +8,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import config
-from appliance.description import describe
 from appliance.errors import ConfigError
+from appliance.explain import describe
 from appliance.settings import (
     AdminSettings,
     BundleSettings,
@@ -27,7 +26,6 @@ from appliance.settings import (
 )
 from appliance.yamltree import LIMIT
 
-SHIPPED = Path(__file__).parents[2] / "etc" / "pullcache.yaml"
 PUBLIC_KEY = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
 ONE = "upstreams: {ghcr.io: {url: https://ghcr.io, %s}}"
 
@@ -361,61 +359,6 @@ def test_a_secret_key_among_the_trusted_ones_is_not_repeated() -> None:
     assert "RWRTY0IyHUNJ" not in fault("bundles: {trust: [RWRTY0IyHUNJ]}")
 
 
-# -- the shipped file -----------------------------------------------------------------------------------------------
-
-
-def test_the_shipped_file_is_in_force_as_its_comments_say() -> None:
-    """It loads, holds the public registries, and sends names without a prefix to Docker Hub."""
-    settings = config.load(SHIPPED)
-    assert list(settings.upstreams) == [
-        "docker.io",
-        "ghcr.io",
-        "quay.io",
-        "gcr.io",
-        "registry.k8s.io",
-        "mcr.microsoft.com",
-        "public.ecr.aws",
-    ]
-    assert settings.listen[0].default_upstream == "docker.io"
-    kinds = ["dockerhub", "ghcr", "quay", "gcr", "k8s", "mcr", "ecr-public"]
-    assert [upstream.kind for upstream in settings.upstreams.values()] == kinds
-    assert settings.upstream_for("dockerhub") == "docker.io"
-    assert "warning" not in describe(settings)
-
-
-def test_the_shipped_file_shows_every_key() -> None:
-    """No key has to be looked up elsewhere."""
-
-    def fields(struct: type[msgspec.Struct], *without: str) -> set[str]:
-        return set(struct.__struct_fields__) - set(without)
-
-    document = yaml.safe_load(SHIPPED.read_text())
-    hub = document["upstreams"]["docker.io"]
-    assert set(document) == fields(Settings)
-    assert set(document["listen"][0]) == fields(ListenSettings)
-    assert set(document["admin"]) == fields(AdminSettings)
-    assert set(document["bundles"]) == fields(BundleSettings)
-    without = ("name", "urls", "delete_missing")
-    assert set(hub) == fields(UpstreamSettings, *without) | {
-        "url",
-        "revalidate",
-        "missing",
-    }
-    assert set(hub["serve_stale"]) == fields(StaleSettings)
-    assert set(hub["prefetch"]) == fields(PrefetchSettings)
-
-
-def test_the_shipped_defaults_are_the_defaults() -> None:
-    """Leaving out what the file shows changes nothing, but for Docker Hub's own needs."""
-    shipped = config.load(SHIPPED)
-    bare = config.parse("upstreams: {docker.io: {url: 'https://registry-1.docker.io'}}", str(SHIPPED))
-    assert (
-        msgspec.structs.replace(shipped.upstreams["docker.io"], kind="distribution", aliases=())
-        == bare.upstreams["docker.io"]
-    )
-    assert msgspec.structs.replace(shipped, listen=bare.listen, upstreams=bare.upstreams) == bare
-
-
 # -- what is wrong --------------------------------------------------------------------------------------------------
 
 
@@ -428,7 +371,7 @@ WRONG_KEYS = [
     ('store: "a\\nb"', "store", "not printable"),
     ("offline: maybe", "offline", "'maybe' is neither true nor false"),
     ("offline: 1", "offline", "'1' is neither"),
-    ("access_log: on", "access_log", 'true is no access log; write "-"'),
+    ("access_log: on", "access_log", "true is a truth value to YAML; write - or off"),
     ("access_log: ~", "access_log", "nothing stands where text"),
     ("access_log: /", "access_log", "'/' is no file"),
     ("access_log: gone/p.log", "access_log", "no file at /etc/gone/p.log"),
@@ -457,7 +400,7 @@ WRONG_KEYS = [
     ("admin: {port: 1}", "admin.port", "the keys here are endpoint"),
     ("admin: {endpoint: 5001}", "admin.endpoint", "tcp:port="),
     ("listen: tcp:port=5000", "listen", "stands where a list"),
-    ("listen: []", "listen", "at least one endpoint"),
+    ("listen: []", "listen", "at least one"),
     ("listen: [{}]", "listen[0].endpoint", "missing"),
     ("listen: [{endpoint: 5000}]", "listen[0].endpoint", "'5000' is no endpoint"),
     ("listen: [{endpoint: 'localhost:5000'}]", "listen[0].endpoint", "'localhost:5000' is no endpoint"),
@@ -502,7 +445,11 @@ WRONG_KEYS = [
     (ONE % "fresh_for: 1:30", "upstreams.ghcr.io.fresh_for", "'1:30' is no duration"),
     (ONE % "fresh_for: 1 m", "upstreams.ghcr.io.fresh_for", "'1 m' is no duration"),
     (ONE % "fresh_for: unlimited", "upstreams.ghcr.io.fresh_for", "'unlimited' is no duration"),
-    (ONE % "max_stale: forever", "upstreams.ghcr.io.max_stale", "'forever' is no duration"),
+    (
+        ONE % "max_stale: forever",
+        "upstreams.ghcr.io.max_stale",
+        "'forever' is no duration; write a whole number with a unit: 500ms, 90s, 5m, 12h, 7d; or write unlimited",
+    ),
     (ONE % "revalidate_within: off", "upstreams.ghcr.io.revalidate_within", "false is a truth value"),
     (ONE % "serve_stale: true", "upstreams.ghcr.io.serve_stale", "true stands where keys"),
     (ONE % "serve_stale: {denid: true}", "upstreams.ghcr.io.serve_stale.denid", "did you mean denied"),
@@ -529,9 +476,14 @@ WRONG_KEYS = [
     ),
     (ONE % "credentials: aws, auth_file: /dev/null", "upstreams.ghcr.io", "auth_file and credentials: aws are both"),
     (ONE % "credentials: AWS", "upstreams.ghcr.io.credentials", "'AWS' is not one of aws"),
-    (ONE % "revalidate: sometimes", "upstreams.ghcr.io.revalidate", "'sometimes' says not when; write never, always"),
-    (ONE % "revalidate: 60", "upstreams.ghcr.io.revalidate", "'60' says not when"),
-    (ONE % "revalidate: off", "upstreams.ghcr.io.revalidate", "false says not when"),
+    (
+        ONE % "revalidate: sometimes",
+        "upstreams.ghcr.io.revalidate",
+        "'sometimes' is no duration; write a whole number with a unit: 500ms, 90s, 5m, 12h, 7d; or write never or"
+        " always",
+    ),
+    (ONE % "revalidate: 60", "upstreams.ghcr.io.revalidate", "'60' is no duration"),
+    (ONE % "revalidate: off", "upstreams.ghcr.io.revalidate", "false is a truth value to YAML; write never or always"),
     (ONE % "revalidate: never, fresh_for: 1m", "upstreams.ghcr.io", "keep one of them"),
     (ONE % "missing_for: 30", "upstreams.ghcr.io.missing_for", "'30' is no duration"),
     (ONE % "missing: drop", "upstreams.ghcr.io.missing", "'drop' is not one of keep, delete"),
@@ -612,10 +564,28 @@ WRONG_KEYS = [
 def test_a_wrong_value_is_named_with_its_key_and_its_cure(text: str, path: str, why: str) -> None:
     """One line: file, key path, what is wrong, what would be right; and never what may be a password."""
     message = fault(text)
-    assert message.startswith(f"/etc/p.yaml: {path}: ")
+    assert message.startswith(f"/etc/p.yaml: line 1: {path}: ")
     assert why in message
     assert "\n" not in message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("# words\n\nstroe: x", "line 3: stroe"),
+        ("listen:\n  - endpoint: tcp:1\n  - endpoint:\n      5000", "line 3: listen[1].endpoint"),
+        ("upstreams:\n  a:\n    offline: true", "line 2: upstreams.a.url"),
+        ("upstreams:\n  a:\n    url: http://h\n    aliases:\n      - b\n      - /", "line 6: upstreams.a.aliases[1]"),
+        ("upstreams:\n  a:\n    url: http://h\n    username: me", "line 2: upstreams.a"),
+        ("upstreams:\n  a: {url: http://h}\nbundles:\n  aliases: [b,\n    a]", "line 5: bundles.aliases[1]"),
+        ("upstreams: {}\nlisten:\n- endpoint: tcp:1\n  default_upstream: a", "line 4: listen[0].default_upstream"),
+        ("- a", ""),
+    ],
+)
+def test_what_is_wrong_is_found_by_its_line(text: str, place: str) -> None:
+    """Of a key the line where it stands, of a member of a list its own, of what is missing that of the section."""
+    assert fault(text).startswith(f"/etc/p.yaml: {place}: " if place else "/etc/p.yaml: a list stands")
 
 
 @given(st.text() | st.text(alphabet="{}[]:,-?!&*#%|>'\"\\ \n\tax0~<="))

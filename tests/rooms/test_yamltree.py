@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import ConfigError
-from appliance.yamltree import LIMIT, At, tree
+from appliance.yamltree import LIMIT, Node, tree
+
+
+def plain(node: Node) -> object:
+    """The value of a node without its places."""
+    if isinstance(node.value, dict):
+        return {key: plain(value) for key, value in node.value.items()}
+    return [plain(item) for item in node.value] if isinstance(node.value, list) else node.value
 
 
 def fault(text: str) -> str:
@@ -30,27 +39,36 @@ def fault(text: str) -> str:
 )
 def test_values_stay_as_they_are_written(text: str, value: object) -> None:
     """Only nothing and truth values are more than text: no octal, no sexagesimal, no date is made of it."""
-    assert tree(text, "p").value == value
+    assert plain(tree(text, "p")) == value
 
 
 def test_a_value_knows_where_it_stands() -> None:
-    """Whatever is wrong with it is said with file, key path and value."""
-    (item,) = tree("a: {b: [c]}", "/etc/p.yaml").mapping()["a"].mapping()["b"].items()
-    assert str(item.fault("is wrong")) == "/etc/p.yaml: a.b[0]: 'c' is wrong"
-    assert str(item.fault("is wrong", quoted=False)) == "/etc/p.yaml: a.b[0]: is wrong"
+    """Whatever is wrong with it is said with file, line, key path and value."""
+    (item,) = tree("a:\n  b: [c]", "/etc/p.yaml").mapping()["a"].mapping()["b"].items()
+    assert str(item.fault("is wrong")) == "/etc/p.yaml: line 2: a.b[0]: 'c' is wrong"
+    assert str(item.fault("is wrong", quoted=False)) == "/etc/p.yaml: line 2: a.b[0]: is wrong"
 
 
 def test_a_long_value_is_cut_in_a_message() -> None:
     """The message stays one line that can be read."""
     message = str(tree("a: " + "x" * 10_000, "p").mapping()["a"].fault("is wrong"))
-    assert message == f"p: a: '{'x' * 80}...' is wrong"
+    assert message == f"p: line 1: a: '{'x' * 80}...' is wrong"
 
 
-def test_only_keys_with_a_reader_are_read() -> None:
-    """A key that is mistyped is not passed over in silence."""
-    assert tree("{store: x}", "p").read({"store": At.text, "offline": At.flag}) == {"store": "x"}
-    with pytest.raises(ConfigError, match="^p: stroe: unknown key; did you mean store[?]$"):
-        tree("{stroe: x}", "p").read({"store": At.text})
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (Node.text, "[true, '', ~, [a], {a: b}, \"a\\nb\"]"),
+        (Node.flag, "['true', 1, ~, [true]]"),
+        (Node.items, "[a, {a: b}, ~, true]"),
+        (Node.mapping, "[a, [a], ~, true]"),
+    ],
+)
+def test_a_value_is_not_read_as_something_else(read: Callable[[Node], object], text: str) -> None:
+    """Nothing is made to fit."""
+    for node in tree(text, "p").items():
+        with pytest.raises(ConfigError, match=r"^p: line 1: \[\d\]: "):
+            read(node)
 
 
 def test_text_beyond_the_limit_is_not_looked_at() -> None:

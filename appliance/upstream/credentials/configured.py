@@ -49,7 +49,7 @@ def credentials_for(settings: UpstreamSettings, url: Url, given: CredentialArgum
 
     In C{auth_file} secrets stand by host, and C{url} is shown the one of its own. An upstream with URLs of several
     hosts may have some that want none: those that the file does not name are asked anonymously. The other files hold
-    one secret, which every host of the upstream is shown (see L{appliance.description.warnings}).
+    one secret, which every host of the upstream is shown (see L{appliance.explain.warnings}).
 
     An adapter with a way of its own is asked first, by L{appliance.interfaces.IAdapter.credentials}.
     """

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from appliance.config import parse
-from appliance.description import describe, is_open, warnings
+from appliance.explain import describe, is_open, warnings
 from appliance.settings import AdminSettings, BundleSettings, ListenSettings, Settings, UpstreamSettings
 
 LOOPBACK = "tcp:port=5000:interface=127.0.0.1"

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+
+from appliance.fields import endpoint_parts
 from appliance.settings import (
     AWS,
     DOCKER_HUB,
@@ -14,7 +17,6 @@ from appliance.settings import (
     IMAGE_NONE,
     IMAGE_PULLED,
     NO_LOG,
-    NO_PROXY,
     STANDARD_OUTPUT,
     BundleSettings,
     Settings,
@@ -40,18 +42,21 @@ def describe(settings: Settings) -> str:
         meaning = listener.default_upstream or "nothing"
         called = f"; answers only to {', '.join(listener.hosts)}" if listener.hosts else ""
         lines.append(f"listens on {listener.endpoint}; a name without an upstream means {meaning}{called}")
-    lines.append(f"admin endpoint: {_admin(settings)}")
-    lines.append(f"access log: {_LOG_WORDS.get(str(settings.access_log), settings.access_log)}")
-    lines.append("offline: no upstream is ever contacted" if settings.offline else "online")
+    admin = settings.admin
+    called = f"; answers to {', '.join(admin.hosts)} as well" if admin and admin.hosts else ""
     limits = settings.connections
-    lines.append(
+    lines += [
+        f"admin endpoint: {admin.endpoint if admin else 'none'}{called}",
+        f"access log: {_LOG_WORDS.get(str(settings.access_log), settings.access_log)}",
+        "offline: no upstream is ever contacted" if settings.offline else "online",
         f"connections: at most {limits.max}, {limits.max_per_address} from one address; a request has"
-        f" {words(limits.head_timeout)} to arrive, a client that takes nothing {words(limits.stall_timeout)}"
-    )
-    lines.append(f"at a stop, transfers under way get {words(settings.shutdown_grace)}")
-    lines.append(_bundles(settings.bundles))
+        f" {words(limits.head_timeout)} to arrive, a client that takes nothing {words(limits.stall_timeout)}",
+        f"at a stop, transfers under way get {words(settings.shutdown_grace)}",
+        f"bundles: {_bundles(settings.bundles)}",
+    ]
     for upstream in settings.upstreams.values():
-        lines += ["", *_described(upstream)]
+        aliases = f" (also {', '.join(upstream.names()[1:])})" if upstream.names()[1:] else ""
+        lines += ["", f"upstream {upstream.name}{aliases}", *(f"  {what}: {fact}" for what, fact in _facts(upstream))]
     found = warnings(settings)
     lines += ["", *(f"warning: {warning}" for warning in found)] if found else []
     return "\n".join(lines) + "\n"
@@ -75,19 +80,12 @@ def warnings(settings: Settings) -> list[str]:
 
 def is_open(endpoint: str) -> bool:
     """Whether a Twisted server endpoint may be reached from other machines: all but loopback and unix sockets."""
-    parts = re.split(r"(?<!\\):", endpoint)
+    parts = endpoint_parts(endpoint)
     is_local = "unix" in parts[:2] or "domain=UNIX" in parts or any(map(_LOOPBACK.fullmatch, parts))
     return not is_local
 
 
-# -- what an upstream's keys mean -----------------------------------------------------------------------------------
-
-
-def _admin(settings: Settings) -> str:
-    if settings.admin is None:
-        return "none"
-    called = f"; answers to {', '.join(settings.admin.hosts)} as well" if settings.admin.hosts else ""
-    return f"{settings.admin.endpoint}{called}"
+# -- what the keys mean ---------------------------------------------------------------------------------------------
 
 
 def _bundles(bundles: BundleSettings) -> str:
@@ -98,58 +96,77 @@ def _bundles(bundles: BundleSettings) -> str:
         taken += ", or by a key that whoever orders the import names"
     aliases = f"; also known as {', '.join(bundles.aliases)}" if bundles.aliases else ""
     watched = f", also from {bundles.inbox}" if bundles.inbox else ""
-    return f"bundles: exported as {bundles.site or 'the name of this machine'}; imported {taken}{watched}{aliases}"
+    return f"exported as {bundles.site or 'the name of this machine'}; imported {taken}{watched}{aliases}"
 
 
-def _described(upstream: UpstreamSettings) -> list[str]:
-    aliases = f" (also {', '.join(upstream.names()[1:])})" if upstream.names()[1:] else ""
-    patterns = " ".join(upstream.allow) + (f", but not {' '.join(upstream.deny)}" if upstream.deny else "")
-    facts = [
-        ("from", ", then ".join(upstream.urls)),
-        ("offline", "never contacted, only what is held is served" if upstream.offline else ""),
-        ("kind", upstream.kind),
-        ("tags", _tags(upstream)),
-        ("stale", _stale_words(upstream)),
-        ("missing", _missing(upstream)),
-        ("credentials", _credentials(upstream)),
-        ("certificates", _certificates(upstream)),
-        ("shows", _client_certificate(upstream)),
-        ("proxy", _proxy(upstream)),
-        ("tokens", f"may also come from {', '.join(upstream.auth_hosts)}" if upstream.auth_hosts else ""),
-        ("redirects", _redirects(upstream)),
-        ("limits", _limits(upstream)),
-        ("large blobs", f"in {upstream.segments} ranges at once" if upstream.segments > 1 else ""),
-        ("images", _IMAGE_WORDS[upstream.prefetch.image]),
-        ("referrers", _referrers(upstream)),
-        ("repositories", patterns or "none"),
-    ]
-    return [f"upstream {upstream.name}{aliases}", *(f"  {what}: {fact}" for what, fact in facts if fact)]
-
-
-def _referrers(upstream: UpstreamSettings) -> str:
-    fresh = f"fresh for {words(upstream.referrers_fresh_for)}" if upstream.referrers_fresh_for else "always asked for"
-    return fresh + (", fetched along with an image" if upstream.prefetch.referrers else "")
-
-
-def _tags(upstream: UpstreamSettings) -> str:
+def _facts(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
+    """What is said of an upstream: about what, and the fact."""
+    yield "from", ", then ".join(upstream.urls)
+    if upstream.offline:
+        yield "offline", "never contacted, only what is held is served"
+    yield "kind", upstream.kind
     if upstream.fresh_for is None:
-        return "not asked for again once held"
-    fresh = f"fresh for {words(upstream.fresh_for)}, then" if upstream.fresh_for else "always"
-    return f"{fresh} revalidated within {words(upstream.revalidate_within)}"
+        yield "tags", "not asked for again once held"
+    else:
+        fresh = f"fresh for {words(upstream.fresh_for)}, then" if upstream.fresh_for else "always"
+        yield "tags", f"{fresh} revalidated within {words(upstream.revalidate_within)}"
+    yield "stale", _stale(upstream)
+    believed = f"believed for {words(upstream.missing_for)}" if upstream.missing_for else "asked for again each time"
+    gone = "deleted" if upstream.delete_missing else "kept"
+    yield "missing", f"{believed}; a held tag that the upstream has no more is {gone}"
+    yield "credentials", _credentials(upstream)
+    if upstream.insecure:
+        yield "certificates", "any is believed"
+    elif upstream.ca_file:
+        yield "certificates", f"only from the authorities in {upstream.ca_file}"
+    if upstream.client_cert:
+        yield (
+            "shows",
+            f"the certificate from {upstream.client_cert}, with the key from {upstream.client_key or 'there'}",
+        )
+    yield "proxy", _proxy(upstream)
+    if upstream.auth_hosts:
+        yield "tokens", f"may also come from {', '.join(upstream.auth_hosts)}"
+    if upstream.redirect_hosts:
+        yield "redirects", f"may lead to private addresses of {', '.join(upstream.redirect_hosts)}"
+    limits = [
+        f"at most {upstream.max_connections} requests at once" if upstream.max_connections is not None else "",
+        f"at most {size_words(upstream.max_rate)} of blobs a second" if upstream.max_rate is not None else "",
+        f"{upstream.keep_pulls} pulls of its rate limit are left to others" if upstream.keep_pulls else "",
+    ]
+    if any(limits):
+        yield "limits", ", ".join(filter(None, limits))
+    if upstream.segments > 1:
+        yield "large blobs", f"in {upstream.segments} ranges at once"
+    yield "images", _IMAGE_WORDS[upstream.prefetch.image]
+    fresh = f"fresh for {words(upstream.referrers_fresh_for)}" if upstream.referrers_fresh_for else "always asked for"
+    yield "referrers", fresh + (", fetched along with an image" if upstream.prefetch.referrers else "")
+    denied = f", but not {' '.join(upstream.deny)}" if upstream.deny else ""
+    yield "repositories", f"{' '.join(upstream.allow)}{denied}" or "none"
+    for field in msgspec.structs.fields(upstream):
+        value = getattr(upstream, field.name)
+        if field.name not in _IN_WORDS and value != field.default:
+            yield field.encode_name.replace("_", " "), str(value)
 
 
-def _stale_words(upstream: UpstreamSettings) -> str:
+_IN_WORDS = frozenset(
+    """
+    name urls aliases kind offline fresh_for revalidate revalidate_within serve_stale max_stale missing_for
+    delete_missing username password_file token_file auth_file credentials ca_file client_cert client_key insecure proxy
+    proxy_username proxy_password_file auth_hosts redirect_hosts keep_pulls max_connections max_rate segments
+    referrers_fresh_for prefetch allow deny
+    """.split()
+)
+"""The keys that L{_facts} puts into sentences; a newer one is shown with its value when it is not the default."""
+
+
+def _stale(upstream: UpstreamSettings) -> str:
     stale = upstream.serve_stale
     cases = [name.replace("_", " ") for name in stale.__struct_fields__ if getattr(stale, name)]
     if not cases:
         return "never served"
     limit = "at any age" if upstream.max_stale is None else f"up to {words(upstream.max_stale)} past freshness"
     return f"served {limit} when the upstream answers: {', '.join(cases)}"
-
-
-def _missing(upstream: UpstreamSettings) -> str:
-    believed = f"believed for {words(upstream.missing_for)}" if upstream.missing_for else "asked for again each time"
-    return f"{believed}; a held tag that the upstream has no more is {'deleted' if upstream.delete_missing else 'kept'}"
 
 
 def _credentials(upstream: UpstreamSettings) -> str:
@@ -164,41 +181,12 @@ def _credentials(upstream: UpstreamSettings) -> str:
     return "none, asks anonymously"
 
 
-def _certificates(upstream: UpstreamSettings) -> str:
-    if upstream.insecure:
-        return "any is believed"
-    return f"only from the authorities in {upstream.ca_file}" if upstream.ca_file else ""
-
-
-def _client_certificate(upstream: UpstreamSettings) -> str:
-    if upstream.client_cert is None:
-        return ""
-    key = f"with the key from {upstream.client_key}" if upstream.client_key else "with the key from there"
-    return f"the certificate from {upstream.client_cert}, {key}"
-
-
 def _proxy(upstream: UpstreamSettings) -> str:
     if upstream.proxy is None:
         return "as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say"
-    if upstream.proxy == NO_PROXY:
-        return "none"
-    name = f", username {upstream.proxy_username}, password from {upstream.proxy_password_file}"
-    return upstream.proxy + (name if upstream.proxy_username is not None else "")
-
-
-def _redirects(upstream: UpstreamSettings) -> str:
-    if not upstream.redirect_hosts:
-        return ""
-    return f"may lead to private addresses of {', '.join(upstream.redirect_hosts)}"
-
-
-def _limits(upstream: UpstreamSettings) -> str:
-    limits = [
-        f"at most {upstream.max_connections} requests at once" if upstream.max_connections is not None else "",
-        f"at most {size_words(upstream.max_rate)} of blobs a second" if upstream.max_rate is not None else "",
-        f"{upstream.keep_pulls} pulls of its rate limit are left to others" if upstream.keep_pulls else "",
-    ]
-    return ", ".join(filter(None, limits))
+    if upstream.proxy_username is None:
+        return upstream.proxy
+    return f"{upstream.proxy}, username {upstream.proxy_username}, password from {upstream.proxy_password_file}"
 
 
 # -- what deserves a second look ------------------------------------------------------------------------------------

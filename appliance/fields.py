@@ -1,0 +1,308 @@
+"""
+The types of the configuration's keys: what the value of each may say, and what is made of it.
+
+A type is the Python type with a L{Written} beside it, as in C{Duration}. The functions named there take the text of one
+value and raise L{ConfigError} with what is wrong and what would be right; the place and the value are put before that
+by C{appliance.config}. How durations and sizes are written is in C{appliance.units}.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from appliance import units
+from appliance.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """
+    How a value is written in the file.
+
+    @ivar read: makes the value of its text; C{None} when only C{words} may be written.
+    @ivar words: what some words mean instead.
+    @ivar file: for a path: refuses one that cannot be used, given absolute.
+    """
+
+    read: Callable[[str], Any] | None = None
+    words: Mapping[Any, Any] = field(default_factory=dict)
+    file: Callable[[Path], None] | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """
+    How a list is written in the file.
+
+    @ivar filled: whether it must have a member.
+    @ivar alone: whether one member may be written without being a list.
+    """
+
+    filled: bool = False
+    alone: bool = False
+
+
+class PossibleSecret(ConfigError):
+    """The value may hold a password or a key: no message may repeat it."""
+
+
+def one_of(*words: str) -> Written:
+    """One of a few words, which are the value."""
+    return Written(words={word: word for word in words})
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+
+def whole(least: int, most: int) -> Written:
+    """A whole number from C{least} to C{most}, in decimal digits."""
+
+    def read(text: str) -> int:
+        # Ten digits are more than any number here may have.
+        if not re.fullmatch(r"0|[1-9][0-9]{0,9}", text) or not least <= int(text) <= most:
+            raise ConfigError(f"is no whole number from {least} to {most}")
+        return int(text)
+
+    return Written(read)
+
+
+def _timeout(text: str) -> float:
+    seconds = units.duration(text)
+    if seconds < 1:
+        raise ConfigError("is too short; give at least 1s")
+    return seconds
+
+
+def _rate(text: str) -> int:
+    try:
+        count = units.size(text)
+    except ConfigError:
+        raise ConfigError("is no rate; write a size per second: 500KB, 40MB, 1GiB, or ~ for any") from None
+    if count < 1000:
+        # A unit was mistaken.
+        raise ConfigError("is less than 1KB per second; write a larger size, or ~ for any")
+    return count
+
+
+Duration = Annotated[float, Written(units.duration)]
+"""Seconds."""
+
+Timeout = Annotated[float, Written(_timeout)]
+"""Seconds, at least one."""
+
+Rate = Annotated[int, Written(_rate)]
+"""Bytes per second."""
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def check_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"cannot be read at {path}: {error.strerror}") from None
+
+
+def check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise ConfigError(f"is no folder at {path}; make it, for the user that pullcache runs as")
+
+
+def check_log_file(path: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"is no file at {path}, or one in a folder that is not there")
+
+
+ReadableFile = Annotated[Path, Written(Path, file=check_readable)]
+Folder = Annotated[Path, Written(Path, file=check_folder)]
+
+
+# -- hosts and addresses --------------------------------------------------------------------------------------------
+
+# One component of a repository name (OCI distribution spec, "Pulling manifests"), with a port if it is a host.
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?::([0-9]{1,5}))?")
+_IPV6 = re.compile(r"\[([0-9a-f:.]+)\](?::([0-9]{1,5}))?")
+
+
+def endpoint(text: str) -> str:
+    """A Twisted server endpoint string whose port is a number."""
+    advice = "is no endpoint; write one such as tcp:port=5000 or tcp:port=5000:interface=127.0.0.1"
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[ -~]+", text):
+        raise ConfigError(advice)
+    kind, *arguments = endpoint_parts(text)
+    if kind in ("tcp", "tcp6", "ssl"):
+        ports = [each.removeprefix("port=") for each in arguments if each.startswith("port=")] or arguments[:1]
+        if not _is_port(ports[0]):
+            raise ConfigError(f"{advice}; a port is a number up to 65535")
+    elif len(arguments) == 1 and arguments[0].isdigit():
+        # localhost:5000 and the like
+        raise ConfigError(advice)
+    return text
+
+
+def endpoint_parts(endpoint: str) -> list[str]:
+    """The parts of a Twisted endpoint string as they are written, its type first."""
+    return re.split(r"(?<!\\):", endpoint)
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65535
+
+
+def _is_name(text: str) -> bool:
+    match = _NAME.fullmatch(text)
+    return match is not None and _is_port(match[1] or "0")
+
+
+def _host(text: str) -> str:
+    text = text.lower()
+    if _is_name(text.removeprefix("*.")):
+        return text
+    match = _IPV6.fullmatch(text)
+    if match is not None and _is_port(match[2] or "0"):
+        try:
+            return f"[{IPv6Address(match[1])}]" + (f":{match[2]}" if match[2] else "")
+        except ValueError:
+            pass
+    raise ConfigError("is no host; write HOST, HOST:PORT, [IPv6]:PORT or *.DOMAIN, without https:// and without a path")
+
+
+def _address(text: str) -> str:
+    found = _host(text)
+    if found.startswith("*."):
+        raise ConfigError("is a pattern; write each HOST or HOST:PORT by itself")
+    return found
+
+
+def _upstream_name(text: str) -> str:
+    if not _is_name(text) or len(text) > 200:
+        raise ConfigError(
+            "is no name for an upstream; write a host name such as ghcr.io or registry.example:5000, or one word,"
+            " in lower case and without /"
+        )
+    if text.endswith((":443", ":80")):
+        raise ConfigError("ends in a default port; leave the port out")
+    return text
+
+
+def _base_url(text: str) -> str:
+    if "@" in text:
+        raise PossibleSecret("carries a name or password; use username and password_file instead")
+    if "?" in text or "#" in text:
+        raise PossibleSecret("has a query or a fragment; write scheme, host and path only")
+    if not _is_base_url(text):
+        raise ConfigError(
+            "is no URL of a registry; write http:// or https://, a host, and a path prefix if there is one"
+        )
+    if re.search(r"/v2/?$", text):
+        raise ConfigError("ends in /v2, which is added to every URL; leave it out")
+    return text.rstrip("/")
+
+
+def _is_base_url(text: str) -> bool:
+    if not re.fullmatch(r"https?://[!-~]+", text):
+        return False
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    name = parts.hostname or ""
+    # A literal IPv6 address has been checked by urlsplit; any other host follows the grammar of names.
+    host_right = ":" in name or _NAME.fullmatch(name) is not None
+    port_right = port != 0 and not parts.netloc.endswith(":")
+    path_right = re.fullmatch(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", parts.path.rstrip("/"))
+    return host_right and port_right and path_right is not None
+
+
+def proxy_url(text: str) -> str:
+    if "@" in text:
+        raise PossibleSecret("carries a name or password; use proxy_username and proxy_password_file instead")
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme not in ("http", "https"):
+        raise ConfigError(
+            "is of no use here: only HTTP proxies are spoken to; write http://HOST:PORT or https://HOST:PORT"
+        )
+    if not separator or not _is_base_url(text) or not re.fullmatch(r"[^/?#]+:[0-9]+/?", rest):
+        raise ConfigError("is no URL of a proxy; write http://HOST:PORT or https://HOST:PORT, or ~")
+    return text.rstrip("/")
+
+
+Endpoint = Annotated[str, Written(endpoint)]
+"""A Twisted server endpoint string."""
+
+Host = Annotated[str, Written(_host)]
+"""A host or C{*.domain}, with a port or without, in lower case; IPv6 in brackets and its shortest form."""
+
+Address = Annotated[str, Written(_address)]
+"""One host, as L{Host}."""
+
+UpstreamName = Annotated[str, Written(_upstream_name)]
+"""The name of an upstream, which may stand at the head of a reference."""
+
+BaseUrl = Annotated[str, Written(_base_url)]
+"""The URL of a registry, without C{/v2} and without a trailing slash."""
+
+
+# -- words ----------------------------------------------------------------------------------------------------------
+
+
+def _kind(text: str) -> str:
+    # Which kinds there are is known to the plugins.
+    if not re.fullmatch(r"[a-z0-9-]{1,64}", text):
+        raise ConfigError("is no kind; write one word in lower case, such as distribution or dockerhub")
+    return text
+
+
+def _username(text: str) -> str:
+    # RFC 7617 section 2: a user-id has no colon. What follows it may be the password.
+    if ":" in text:
+        raise PossibleSecret("may hold no colon; the password goes into a file of its own")
+    return text
+
+
+def _pattern(text: str) -> str:
+    pieces = text.split("/")
+    if not re.fullmatch(r"[a-z0-9._*?/-]+", text) or any(
+        not piece or ("**" in piece and piece != "**") for piece in pieces
+    ):
+        raise ConfigError("is no pattern of repositories; write such as library/*, team/** or **, in lower case")
+    return text
+
+
+def _public_key(text: str) -> str:
+    try:
+        key = binascii.a2b_base64(text.strip(), strict_mode=True)
+    except ValueError:
+        key = b""
+    # The algorithm's two letters, eight bytes of key id, 32 of Ed25519.
+    if len(key) != 42 or not key.startswith(b"Ed"):
+        # A person who confuses the two files has written the secret key.
+        raise PossibleSecret("is no public key of minisign; write the second line of NAME.pub, which begins with RW")
+    return text.strip()
+
+
+def _site(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", text):
+        raise ConfigError("is no name for a site; write letters, digits, dots, dashes and underscores")
+    return text
+
+
+Kind = Annotated[str, Written(_kind)]
+Username = Annotated[str, Written(_username)]
+
+Pattern = Annotated[str, Written(_pattern)]
+"""A pattern of repositories, as L{appliance.settings.matches} understands it."""
+
+PublicKey = Annotated[str, Written(_public_key)]
+"""A public key in minisign's form, one line of base64."""
+
+SiteName = Annotated[str, Written(_site)]
