@@ -45,8 +45,7 @@ from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
 from appliance.flow.connections import Connections
 from appliance.index.graph import ManifestGraph
-from appliance.index.listings import Listings
-from appliance.index.referrers import ReferrerLists
+from appliance.index.lists import ReferrerLists, TagLists
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IDocuments, IThreads, IUpstream
 from appliance.registry.listener import Listener
@@ -128,7 +127,7 @@ class Services:
             {each.name: self._remote(settings, each) for each in settings.upstreams.values()},
             manifests,
             blobs,
-            Tags(repositories, Listings(documents), clock),
+            Tags(repositories, TagLists(documents), clock),
             referrers,
             wants,
             usage,

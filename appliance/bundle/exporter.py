@@ -19,8 +19,8 @@ from appliance.bundle.toolfiles import ToolFiles, docker_image
 from appliance.bundle.volumes import BlobSlice
 from appliance.errors import BundleError
 from appliance.index.graph import Relations, relations_of
+from appliance.index.lists import ReferrerLists
 from appliance.index.manifests import HeldManifests, SizeOf
-from appliance.index.referrers import ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads

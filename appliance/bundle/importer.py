@@ -39,7 +39,7 @@ from appliance.errors import (
     PullcacheError,
 )
 from appliance.flow.clock import wall
-from appliance.index.referrers import ReferrerList, ReferrerLists
+from appliance.index.lists import ReferrerList, ReferrerLists
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.reference import Reference
@@ -226,7 +226,7 @@ class Importer:
                 continue
             try:
                 known = await self._lists.get(upstream, repository, subject)
-                if known is None or known.heard_at < heard.heard_at:
+                if known is None or known.received_at < heard.received_at:
                     await self._lists.save(upstream, repository, subject, heard)
             except (PullcacheError, OSError) as error:
                 problems.append(f"that nothing else refers to {subject} could not be noted: {error}")

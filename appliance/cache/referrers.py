@@ -52,7 +52,7 @@ from appliance.errors import (
 )
 from appliance.flow.clock import wall
 from appliance.index.graph import ManifestGraph
-from appliance.index.referrers import ReferrerList, ReferrerLists
+from appliance.index.lists import ReferrerList, ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
 from appliance.oci.referrer import Referrer, distinct, parse_descriptor, within_limits
@@ -167,7 +167,7 @@ class ReferrerCache:
 
     def _heard_at(self, remote: Remote, name: str, subject: Digest, known: ReferrerList) -> float:
         """When the upstream said so, seconds of the clock; 0 when that is not known."""
-        return self._heard.seconds((remote.name, name, subject), known.heard_at)
+        return self._heard.seconds((remote.name, name, subject), known.received_at)
 
 
 def _timed(remote: Remote) -> Remote:

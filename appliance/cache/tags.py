@@ -14,7 +14,7 @@ from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline
 from appliance.flow.clock import wall
 from appliance.flow.lru import LeastRecentlyUsed
-from appliance.index.listings import Listing, Listings
+from appliance.index.lists import TagList, TagLists
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 
@@ -43,11 +43,11 @@ class TagsAnswer:
 class Tags:
     """Lists tags of every upstream's repositories."""
 
-    def __init__(self, repositories: Repositories, listings: Listings, clock: IReactorTime) -> None:
+    def __init__(self, repositories: Repositories, lists: TagLists, clock: IReactorTime) -> None:
         self._repositories = repositories
-        self._listings = listings
+        self._lists = lists
         self._clock = clock
-        self._checks: Checks[Listing] = Checks(clock)
+        self._checks: Checks[TagList] = Checks(clock)
         self._merged: LeastRecentlyUsed[tuple[str, str], _Merged] = LeastRecentlyUsed(MERGED)
         self._checked: Moments[tuple[str, str]] = Moments(clock)
 
@@ -60,7 +60,7 @@ class Tags:
         """
         repository = await self._repositories.get(remote.name, name)
         held = repository.tag_names
-        known = await self._listings.get(remote.name, name)
+        known = await self._lists.get(remote.name, name)
         nothing = known is None and not held
         if nothing and remote.offline:
             raise Offline(f"nothing of {remote.name}/{name} is held, and this appliance is offline")
@@ -76,21 +76,21 @@ class Tags:
         status = CacheStatus(fwd=reason, stored=not news.joined, collapsed=news.joined)
         return TagsAnswer(self._together(repository, news.news), status)
 
-    async def _check(self, remote: Remote, name: str) -> Listing:
+    async def _check(self, remote: Remote, name: str) -> TagList:
         tags = await remote.registry.tags(name)
-        listing = Listing(sorted(set(tags)), wall(self._clock))
-        self._checked.seconds((remote.name, name), listing.checked_at)
+        listed = TagList(sorted(set(tags)), wall(self._clock))
+        self._checked.seconds((remote.name, name), listed.checked_at)
         repository = await self._repositories.get(remote.name, name)
         # Some upstreams have an empty list for every name that somebody makes up: that must not fill the disk.
-        await self._listings.save(remote.name, name, listing, bool(tags or repository.manifests))
-        return listing
+        await self._lists.save(remote.name, name, listed, bool(tags or repository.manifests))
+        return listed
 
-    def _together(self, repository: Repository, listing: Listing | None) -> Names:
+    def _together(self, repository: Repository, upstreams: TagList | None) -> Names:
         """
         The tags listed and those held, sorted, each once: the same list until one of the two changes, so that a page
         of it costs what the page holds.
         """
-        held, listed = repository.tag_names, [] if listing is None else listing.tags
+        held, listed = repository.tag_names, [] if upstreams is None else upstreams.tags
         if not held or not listed:
             return held or listed
         place = (repository.upstream, repository.name)

@@ -13,7 +13,7 @@ from appliance.bundle import contents
 from appliance.cache.referrers import ReferrersAnswer
 from appliance.errors import ReferrersUnknown
 from appliance.index.graph import tagged_about
-from appliance.index.referrers import ReferrerLists
+from appliance.index.lists import ReferrerLists
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX

@@ -13,7 +13,7 @@ from appliance.cache import referrers as module
 from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
 from appliance.flow.threads import InlineThreads
 from appliance.index.graph import ManifestGraph
-from appliance.index.referrers import ReferrerLists
+from appliance.index.lists import ReferrerLists
 from appliance.interfaces import Availability
 from appliance.oci import referrer as rules
 from appliance.oci.digest import Digest

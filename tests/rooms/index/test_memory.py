@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from appliance.index.listings import Listing, Listings
+from appliance.index.lists import TagList, TagLists
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
@@ -78,12 +78,12 @@ def growth(work: Callable[[], Any]) -> int:
 
 def test_names_that_are_nowhere_are_not_kept() -> None:
     """Whoever asks for a thousand repositories that do not exist has not made the process larger."""
-    repositories, listings = Repositories(MemoryDocuments()), Listings(MemoryDocuments())
+    repositories, lists = Repositories(MemoryDocuments()), TagLists(MemoryDocuments())
 
     def ask() -> None:
         for number in range(1000):
             assert not result(repositories.get(UP, f"made/up-{number}")).tags
-            assert result(listings.get(UP, f"made/up-{number}")) is None
+            assert result(lists.get(UP, f"made/up-{number}")) is None
 
     assert growth(ask) < 20_000
 
@@ -258,45 +258,45 @@ def _quietly(repositories: Repositories) -> None:
 def test_lists_of_tags_in_memory_are_bounded_in_bytes() -> None:
     """What has no room is read again, and can be replaced."""
     documents = CountedDocuments()
-    listings = Listings(documents, 3000)
+    lists = TagLists(documents, 3000)
     for name in ("a", "b", "c"):
-        result(listings.save(UP, name, Listing([f"{number:04}" for number in range(15)], 1.0)))
+        result(lists.save(UP, name, TagList([f"{number:04}" for number in range(15)], 1.0)))
     documents.reads.clear()
     for name in ("c", "b"):
-        result(listings.get(UP, name))
+        result(lists.get(UP, name))
     assert not documents.reads
-    result(listings.get(UP, "a"))
+    result(lists.get(UP, "a"))
     assert len(documents.reads) == 1
-    result(listings.save(UP, "c", Listing(["new"], 2.0)))
-    assert result(Listings(documents).get(UP, "c")) == Listing(["new"], 2.0)
+    result(lists.save(UP, "c", TagList(["new"], 2.0)))
+    assert result(TagLists(documents).get(UP, "c")) == TagList(["new"], 2.0)
 
 
 def test_an_empty_list_of_what_is_not_held_takes_no_file() -> None:
     """Some upstreams have one for every name; it is known until the restart, and replaced when there is more."""
     documents = CountedDocuments()
-    listings = Listings(documents)
-    result(listings.save(UP, "made/up", Listing([], 1.0), keep=False))
-    assert result(listings.get(UP, "made/up")) == Listing([], 1.0)
+    lists = TagLists(documents)
+    result(lists.save(UP, "made/up", TagList([], 1.0), keep=False))
+    assert result(lists.get(UP, "made/up")) == TagList([], 1.0)
     assert result(documents.list((), "_tags.json")) == []
-    result(listings.save(UP, "made/up", Listing(["1"], 2.0)))
-    result(listings.save(UP, "made/up", Listing([], 3.0), keep=False))
-    assert result(Listings(documents).get(UP, "made/up")) == Listing([], 3.0)
+    result(lists.save(UP, "made/up", TagList(["1"], 2.0)))
+    result(lists.save(UP, "made/up", TagList([], 3.0), keep=False))
+    assert result(TagLists(documents).get(UP, "made/up")) == TagList([], 3.0)
 
 
 def test_a_list_read_while_it_is_replaced_is_not_in_the_way_of_the_next() -> None:
     """The one that was too late says so, and what is on disk counts from then on."""
     documents = CountedDocuments()
-    result(Listings(documents).save(UP, "a", Listing(["1"], 1.0)))
-    listings = Listings(documents)
-    result(listings.get(UP, "a"))
-    result(Listings(documents).save(UP, "a", Listing(["2"], 2.0)))
-    assert begin(listings.save(UP, "a", Listing(["3"], 3.0))).addErrback(lambda _: None).called
-    result(listings.save(UP, "a", Listing(["4"], 4.0)))
-    assert result(Listings(documents).get(UP, "a")) == Listing(["4"], 4.0)
+    result(TagLists(documents).save(UP, "a", TagList(["1"], 1.0)))
+    lists = TagLists(documents)
+    result(lists.get(UP, "a"))
+    result(TagLists(documents).save(UP, "a", TagList(["2"], 2.0)))
+    assert begin(lists.save(UP, "a", TagList(["3"], 3.0))).addErrback(lambda _: None).called
+    result(lists.save(UP, "a", TagList(["4"], 4.0)))
+    assert result(TagLists(documents).get(UP, "a")) == TagList(["4"], 4.0)
 
 
 def test_a_document_that_is_not_sorted_is_listed_in_order() -> None:
     """Whoever wrote it: pages are cut from a sorted list."""
     documents = MemoryDocuments()
     result(documents.write((UP, "a", "_tags.json"), b'{"tags":["b","a","b"],"checked_at":1.0}', 0))
-    assert result(Listings(documents).get(UP, "a")) == Listing(["a", "b"], 1.0)
+    assert result(TagLists(documents).get(UP, "a")) == TagList(["a", "b"], 1.0)

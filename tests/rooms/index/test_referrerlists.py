@@ -15,9 +15,9 @@ from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase
 
 from appliance.errors import StoreError, VersionConflict
-from appliance.index import referrers as module
+from appliance.index import lists as module
+from appliance.index.lists import ReferrerList, ReferrerLists
 from appliance.index.memory import MemoryDocuments
-from appliance.index.referrers import ReferrerList, ReferrerLists
 from appliance.oci.digest import Digest
 from appliance.oci.referrer import Referrer, parse_descriptor, parse_referrers
 from tests.doubles.deferreds import begin, failing, result
@@ -58,8 +58,8 @@ def get(lists: ReferrerLists, subject: Digest = SUBJECT) -> ReferrerList | None:
     return result(lists.get(*WHERE, subject))
 
 
-def save(lists: ReferrerLists, heard: ReferrerList, subject: Digest = SUBJECT, keep: bool = True) -> None:
-    result(lists.save(*WHERE, subject, heard, keep))
+def save(lists: ReferrerLists, listed: ReferrerList, subject: Digest = SUBJECT, keep: bool = True) -> None:
+    result(lists.save(*WHERE, subject, listed, keep))
 
 
 def document(documents: MemoryDocuments) -> bytes:
@@ -75,7 +75,7 @@ def test_a_list_survives_a_restart() -> None:
     assert get(lists) is None
     for heard in (LIST, ReferrerList((TWO,), NOW + 60, cut=True), ReferrerList((), NOW + 90)):
         save(lists, heard)
-        assert get(lists) == get(ReferrerLists(documents)) == heard
+        assert get(lists) == get(ReferrerLists(documents)) == listed
 
 
 def test_the_document_is_an_image_index_with_when_it_was_heard() -> None:
