@@ -69,16 +69,16 @@ def document(documents: MemoryDocuments) -> bytes:
 
 
 def test_a_list_survives_a_restart() -> None:
-    """With when it was heard, and whether it is all; what nobody said is not known, which is no empty list."""
+    """With when it was received, and whether it is all; what no upstream said is not known, which is no empty list."""
     documents = MemoryDocuments()
     lists = ReferrerLists(documents)
     assert get(lists) is None
-    for heard in (LIST, ReferrerList((TWO,), NOW + 60, cut=True), ReferrerList((), NOW + 90)):
-        save(lists, heard)
+    for listed in (LIST, ReferrerList((TWO,), NOW + 60, cut=True), ReferrerList((), NOW + 90)):
+        save(lists, listed)
         assert get(lists) == get(ReferrerLists(documents)) == listed
 
 
-def test_the_document_is_an_image_index_with_when_it_was_heard() -> None:
+def test_the_document_is_an_image_index_with_when_it_was_received() -> None:
     """Any tool can read it; descriptors stand in it as the upstream wrote them."""
     documents = MemoryDocuments()
     strange = parse_descriptor(
@@ -95,12 +95,12 @@ def test_the_document_is_an_image_index_with_when_it_was_heard() -> None:
 
 
 @given(st.floats(0, 2**33), st.booleans(), st.sets(st.text(min_size=1, max_size=9)))
-def test_whatever_is_written_can_be_read(heard_at: float, cut: bool, names: set[str]) -> None:
+def test_whatever_is_written_can_be_read(received_at: float, cut: bool, names: set[str]) -> None:
     """To the second."""
     documents = MemoryDocuments()
-    heard = ReferrerList(tuple(referrer(each, artifactType=each) for each in sorted(names)), heard_at, cut)
-    save(ReferrerLists(documents), heard)
-    assert get(ReferrerLists(documents)) == ReferrerList(heard.referrers, float(int(heard_at)), cut)
+    listed = ReferrerList(tuple(referrer(each, artifactType=each) for each in sorted(names)), received_at, cut)
+    save(ReferrerLists(documents), listed)
+    assert get(ReferrerLists(documents)) == ReferrerList(listed.referrers, float(int(received_at)), cut)
 
 
 class TestDamaged(SynchronousTestCase):
