@@ -168,7 +168,7 @@ class PullcacheService(Service):
         # No client is let in before an import that was cut half way through its publication is finished.
         recovering.addBoth(lambda _: self._ports.accept())
         self._store.measure().addErrback(self._failed, "measuring the store")
-        Deferred.fromCoroutine(services.flights.resume(services.cache.remotes)).addErrback(self._failed, "resuming")
+        Deferred.fromCoroutine(services.flights.resume(services.access.remotes)).addErrback(self._failed, "resuming")
         self._sweeping.start(SWEEP_INTERVAL)
         self._flushing.start(FLUSH_INTERVAL, now=False)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
@@ -192,7 +192,7 @@ class PullcacheService(Service):
             listener.close_idle()
         while services.busy and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.05)
-        for remote in services.cache.remotes.values():
+        for remote in services.access.remotes.values():
             remote.registry.stop()
         await services.flights.stop()
         await self._flush()
@@ -235,8 +235,8 @@ class PullcacheService(Service):
         """Write what is cheap to lose; fires when it is written, or not, which is logged."""
         services = self._services
         for listener in services.listeners:
-            for pull, times in listener.take_pulls().items():
-                services.cache.note_pulls(*pull, times)
+            for pull in listener.take_pulls():
+                services.cache.note_pulls(*pull)
         writes = [
             services.repositories.flush().addErrback(self._failed, "saving repositories"),
             Deferred.fromCoroutine(services.wants.flush()).addErrback(self._failed, "saving the wants"),
@@ -248,7 +248,7 @@ class PullcacheService(Service):
     def _sweep(self) -> Deferred[None]:
         """Remove beginnings of blobs that are not gone on with; fires when it is done, or not, which is logged."""
         services = self._services
-        sweeping = Deferred.fromCoroutine(services.flights.sweep(services.cache.remotes, wall(self._reactor)))
+        sweeping = Deferred.fromCoroutine(services.flights.sweep(services.access.remotes, wall(self._reactor)))
         return sweeping.addErrback(self._failed, "sweeping what is unfinished")
 
     def _failed(self, failure: Failure, what: str) -> None:

@@ -29,6 +29,7 @@ from appliance.bundle.names import Names, is_own_host, listener_at
 from appliance.bundle.policy import TrustPolicy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Receipt, Receipts
+from appliance.cache.access import Access, Remote
 from appliance.cache.blobs import Blobs
 from appliance.cache.completion import Completion
 from appliance.cache.flights import Flights
@@ -38,7 +39,6 @@ from appliance.cache.prefetch import Prefetch
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
 from appliance.cache.referrers import ReferrerCache
-from appliance.cache.remote import Remote
 from appliance.cache.sources import Sources
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
@@ -65,6 +65,7 @@ class Services:
     Nothing is read, written or contacted before it is started or asked.
 
     @ivar settings: those in force; L{configure} replaces them.
+    @ivar access: the configured upstreams, and what may be read of them.
     @ivar cache: what clients are served from.
     @ivar listeners: one for each address of C{settings.listen}, in that order.
     @ivar admin: the admin endpoint, C{None} when the configuration has none.
@@ -98,6 +99,8 @@ class Services:
         self.metrics = metrics
         self._make_upstream = make_upstream
 
+        self.access = access = Access({each.name: self._remote(settings, each) for each in settings.upstreams.values()})
+
         # What is held, and what is fetched of the rest.
         self.repositories = repositories = Repositories(documents, clock=clock)
         self.flights = flights = Flights(store, clock, repositories)
@@ -109,7 +112,7 @@ class Services:
         referrers = ReferrerCache(repositories, lists, graph, clock)
         self.prefetch = Prefetch(
             Sources(
-                lambda: self.cache.remotes,
+                access,
                 repositories,
                 store,
                 flights,
@@ -124,7 +127,7 @@ class Services:
             state,
         )
         self.cache = cache = PullThrough(
-            {each.name: self._remote(settings, each) for each in settings.upstreams.values()},
+            access,
             manifests,
             blobs,
             Tags(repositories, TagLists(documents), clock),
@@ -154,20 +157,20 @@ class Services:
         policy = TrustPolicy(trusted, bundles.require_signature, bundles.accept_callers_keys)
         importer = Importer(store, self._publication, threads, policy, names, clock, site, lists)
         exporter = Exporter(
-            store, repositories, threads, site, self._upstream_named, usage.last_pulled, lists, cache.asks
+            store, repositories, threads, site, self._upstream_named, usage.last_pulled, lists, access.asks
         )
         self.inbox = None if bundles.inbox is None else Inbox(bundles.inbox, self._receive, threads, clock, state)
         self.imports = Imports(
-            importer, receipts, wants, Held(store, repositories, graph, cache.asks), clock, self._imported
+            importer, receipts, wants, Held(store, repositories, graph, access.asks), clock, self._imported
         )
         self.exports = Exports(Ordering(exporter, Completion(cache, flights), names), store, clock)
         self.holdings = Holdings(
-            store, threads, repositories, usage, names, cache.known_referrers, cache.is_fetching, cache.asks
+            store, threads, repositories, usage, names, cache.known_referrers, cache.is_fetching, access.asks
         )
         self.return_path = ReturnPath(store, repositories, wants, threads, site, clock)
         self.status = StatusPage(
             lambda: self.settings,
-            lambda: {name: remote.registry.condition() for name, remote in cache.remotes.items()},
+            lambda: {name: remote.registry.condition() for name, remote in access.remotes.items()},
             store,
             repositories,
             (documents, state),
@@ -224,13 +227,13 @@ class Services:
             C{bundles} says stay as they are.
         @raise ConfigError: an upstream cannot be made; then nothing has changed.
         """
-        before = self.cache.remotes
+        before = self.access.remotes
         remotes = {}
         for each in settings.upstreams.values():
             is_same = self.settings.upstreams.get(each.name) == each and self.settings.offline == settings.offline
             remotes[each.name] = before[each.name] if is_same else self._remote(settings, each)
         self.settings = settings
-        self.cache.remotes = remotes
+        self.access.remotes = remotes
         self.flights.configure(remotes)
         for name, remote in before.items():
             now = remotes.get(name)

@@ -19,11 +19,11 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from appliance.cache.access import RemoteRepository
 from appliance.cache.distance import NEAR, ROUND_TRIP, is_far, patience
 from appliance.cache.flight import Flight
 from appliance.cache.flights import Flights, link
 from appliance.cache.missing import Missing, Subject
-from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
 from appliance.flow.singleflight import SingleFlight
@@ -116,7 +116,7 @@ class Blobs:
         self._asking: SingleFlight[Subject, int] = SingleFlight()
         self._sides: dict[Digest, DeferredSemaphore] = {}
 
-    async def head(self, remote: Remote, name: str, digest: Digest) -> BlobSize:
+    async def head(self, remote: RemoteRepository, digest: Digest) -> BlobSize:
         """
         The blob's size. A cold blob's is taken from the manifests that name it, and no upstream is asked unless they
         contradict each other.
@@ -124,7 +124,7 @@ class Blobs:
         @raise UpstreamError: nothing here knows it and asking failed.
         @raise Offline: it is not held and no upstream may be asked.
         """
-        repository = await self._repositories.get(remote.name, name)
+        repository = await self._repositories.get(remote.upstream, remote.name)
         await self._settled(digest)
         held = self._store.size(digest)
         named = await self._graph.named(repository, digest, thorough=held is None)
@@ -135,13 +135,13 @@ class Blobs:
         if held is not None and named is not None and (named.linked or remote.offline):
             return BlobSize(held, HIT)
         if remote.offline:
-            raise _offline(remote, name, digest)
+            raise _offline(remote, digest)
         self._missing.refuse(_subject(remote, repository, digest))
         if held is None and named is not None and named.size is not None:
             return BlobSize(named.size, replace(HIT, detail="descriptor"))
         return BlobSize(await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss"))
 
-    async def open(self, remote: Remote, name: str, digest: Digest, span_of: SpanOf = whole) -> BlobAnswer | SideRange:
+    async def open(self, remote: RemoteRepository, digest: Digest, span_of: SpanOf = whole) -> BlobAnswer | SideRange:
         """
         The blob, or a flight that brings it; where the flight is far from what is wanted, just that beside it.
 
@@ -149,14 +149,14 @@ class Blobs:
         @raise UpstreamError: it is not held and the upstream did not begin to send it.
         @raise Offline: it is not held and no upstream may be asked.
         """
-        repository = await self._repositories.get(remote.name, name)
+        repository = await self._repositories.get(remote.upstream, remote.name)
         named, status = await self._named(remote, repository, digest)
         held = await self._held(remote, digest, named)
         if held is not None:
             return BlobAnswer(held, status, Source(self._store.open(digest), held))
         return await self._board(remote, repository, digest, named, span_of)
 
-    async def fetch(self, remote: Remote, name: str, digest: Digest, background: bool = False) -> None:
+    async def fetch(self, remote: RemoteRepository, digest: Digest, background: bool = False) -> None:
         """
         Have the blob in the store.
 
@@ -166,7 +166,7 @@ class Blobs:
         @raise UpstreamError: it is not held, and the upstream did not send it whole.
         @raise Offline: it is not held and no upstream may be asked.
         """
-        repository = await self._repositories.get(remote.name, name)
+        repository = await self._repositories.get(remote.upstream, remote.name)
         named, _ = await self._named(remote, repository, digest)
         if await self._held(remote, digest, named) is not None:
             return
@@ -177,11 +177,13 @@ class Blobs:
             await flight.landed()
         except UpstreamError as error:
             await self._fault(remote, repository, flight, error)
-            return await self.fetch(remote, repository.name, digest, background)
+            return await self.fetch(remote, digest, background)
         # Landed is not stored: the bytes are still being made a blob.
         await self._flights.ended(digest)
 
-    async def _aside(self, remote: Remote, repository: Repository, flight: Flight, span_of: SpanOf) -> SideRange | None:
+    async def _aside(
+        self, remote: RemoteRepository, repository: Repository, flight: Flight, span_of: SpanOf
+    ) -> SideRange | None:
         """
         For a range far ahead of what has come: the upstream's answer to just that range, not cached, since a part
         cannot be verified. C{None} when it is near enough, or not granted: then it comes with the flight.
@@ -239,7 +241,7 @@ class Blobs:
                 source.forget(notice)
 
     async def _board(
-        self, remote: Remote, repository: Repository, digest: Digest, size: int | None, span_of: SpanOf
+        self, remote: RemoteRepository, repository: Repository, digest: Digest, size: int | None, span_of: SpanOf
     ) -> BlobAnswer | SideRange:
         flight, joined = self._flight(remote, repository, digest, size)
         if span_of is not whole:
@@ -252,7 +254,7 @@ class Blobs:
             await flight.opened()
         except UpstreamError as error:
             await self._fault(remote, repository, flight, error)
-            return await self.open(remote, repository.name, digest, span_of)
+            return await self.open(remote, digest, span_of)
         if _flies_for(flight, remote, repository):
             self._note(repository, digest, flight)
         assert flight.size is not None
@@ -264,11 +266,16 @@ class Blobs:
         return BlobAnswer(flight.size, status, flight.source, flight)
 
     def _flight(
-        self, remote: Remote, repository: Repository, digest: Digest, size: int | None, background: bool = False
+        self,
+        remote: RemoteRepository,
+        repository: Repository,
+        digest: Digest,
+        size: int | None,
+        background: bool = False,
     ) -> tuple[Flight, bool]:
         """The flight of that digest, begun if there is none, and whether there was one."""
         if remote.offline:
-            raise _offline(remote, repository.name, digest)
+            raise _offline(remote, digest)
         flight = self._flights.get(digest)
         if flight is not None:
             return flight, True
@@ -276,7 +283,7 @@ class Blobs:
         segments = remote.settings.segments
         return self._flights.start(remote.registry, repository.name, digest, size, segments, background), False
 
-    async def _held(self, remote: Remote, digest: Digest, named: int | None) -> int | None:
+    async def _held(self, remote: RemoteRepository, digest: Digest, named: int | None) -> int | None:
         """The size of the blob when it is held; what an earlier process left whole becomes one first."""
         held = self._store.size(digest)
         # While the upstream may be asked, a flight finds out as well.
@@ -290,14 +297,18 @@ class Blobs:
         if self._flights.is_completing(digest):
             await self._flights.complete(digest)
 
-    async def _fault(self, remote: Remote, repository: Repository, flight: Flight, error: UpstreamError) -> None:
+    async def _fault(
+        self, remote: RemoteRepository, repository: Repository, flight: Flight, error: UpstreamError
+    ) -> None:
         """Raises what the flight failed with; returns, when it is over, if our own upstream may do better."""
         if _flies_for(flight, remote, repository):
             self._learn(remote, repository, flight.digest, error)
             raise error
         await self._flights.ended(flight.digest)
 
-    async def _named(self, remote: Remote, repository: Repository, digest: Digest) -> tuple[int | None, CacheStatus]:
+    async def _named(
+        self, remote: RemoteRepository, repository: Repository, digest: Digest
+    ) -> tuple[int | None, CacheStatus]:
         """The size that the repository is known to have the blob with, C{None} where it is not known, and who said."""
         await self._settled(digest)
         named = await self._graph.named(repository, digest)
@@ -316,22 +327,22 @@ class Blobs:
             return None, HIT
         # Another repository has it; whether this one does is its upstream's to say.
         if remote.offline:
-            raise _offline(remote, repository.name, digest)
+            raise _offline(remote, digest)
         return await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss")
 
-    def _is_elsewhere(self, remote: Remote, repository: Repository, digest: Digest) -> bool:
+    def _is_elsewhere(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> bool:
         """Whether the blob is here, or on its way, without this repository's upstream having been asked for it now."""
         flight = self._flights.get(digest)
         if flight is None:
             return self._store.size(digest) is not None
         return not _flies_for(flight, remote, repository)
 
-    def _confirm(self, remote: Remote, repository: Repository, digest: Digest) -> Deferred[int]:
+    def _confirm(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> Deferred[int]:
         """As L{_ask}, once for all who want to know meanwhile."""
         asking = partial(self._ask, remote, repository, digest)
         return self._asking.run(_subject(remote, repository, digest), asking)
 
-    async def _ask(self, remote: Remote, repository: Repository, digest: Digest) -> int:
+    async def _ask(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> int:
         """
         Ask the upstream whether the repository has the blob; its size, and a note that it does, durable on return.
 
@@ -347,11 +358,11 @@ class Blobs:
         if held is None and said is None and flight is not None:
             said = flight.size
         if held is None and said is None:
-            raise UpstreamTimeout(remote.name, f"{digest}: its size is not told")
+            raise UpstreamTimeout(remote.upstream, f"{digest}: its size is not told")
         size = held if held is not None else said
         assert size is not None
         if said is not None and said != size:
-            raise UpstreamMissing(remote.name, f"{digest}: {said} bytes there, {size} here")
+            raise UpstreamMissing(remote.upstream, f"{digest}: {said} bytes there, {size} here")
         try:
             if repository.blobs.get(digest) != size:
                 repository.blobs[digest] = size
@@ -361,7 +372,7 @@ class Blobs:
             self._log.warn("{digest} was not noted: {error}", digest=digest, error=error)
         return size
 
-    def _learn(self, remote: Remote, repository: Repository, digest: Digest, error: UpstreamError) -> None:
+    def _learn(self, remote: RemoteRepository, repository: Repository, digest: Digest, error: UpstreamError) -> None:
         """Remember a 404 for a while; other failures say nothing of what is there."""
         if isinstance(error, UpstreamMissing):
             self._missing.note(_subject(remote, repository, digest), error, remote.settings.missing_for)
@@ -387,14 +398,14 @@ def _available(flight: Flight) -> int:
     return flight.source.available if hasattr(flight, "source") else 0
 
 
-def _flies_for(flight: Flight, remote: Remote, repository: Repository) -> bool:
+def _flies_for(flight: Flight, remote: RemoteRepository, repository: Repository) -> bool:
     """Whether the flight asks what this repository's upstream would be asked."""
-    return (flight.registry.name, flight.repository) == (remote.name, repository.name)
+    return (flight.registry.name, flight.repository) == (remote.upstream, repository.name)
 
 
-def _subject(remote: Remote, repository: Repository, digest: Digest) -> Subject:
-    return remote.name, repository.name, str(digest)
+def _subject(remote: RemoteRepository, repository: Repository, digest: Digest) -> Subject:
+    return remote.upstream, repository.name, str(digest)
 
 
-def _offline(remote: Remote, name: str, digest: Digest) -> Offline:
-    return Offline(f"{digest} is not held for {remote.name}/{name}, and this appliance is offline")
+def _offline(remote: RemoteRepository, digest: Digest) -> Offline:
+    return Offline(f"{digest} is not held for {remote}, and this appliance is offline")

@@ -25,8 +25,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from appliance.cache import freshness
+from appliance.cache.access import RemoteRepository
 from appliance.cache.missing import Missing, Subject
-from appliance.cache.remote import Remote
 from appliance.cache.status import CacheStatus
 from appliance.cache.waiting import within
 from appliance.errors import PullcacheError, UpstreamError, UpstreamMissing, UpstreamTimeout, UpstreamUnavailable
@@ -79,15 +79,14 @@ class Question(Generic[T]):
     @ivar ask: asks, and keeps what comes; run once for all who ask meanwhile.
     """
 
-    remote: Remote
-    repository: str
+    remote: RemoteRepository
     reference: str
     ask: Callable[[], Coroutine[Any, Any, T]]
 
     @property
     def subject(self) -> Subject:
         """What tells questions apart."""
-        return self.remote.name, self.repository, self.reference
+        return self.remote.upstream, self.remote.name, self.reference
 
 
 class Checks(Generic[T]):
@@ -124,7 +123,7 @@ class Checks(Generic[T]):
         absence = self._missing.recall(question.subject)
         if absence is not None:
             return self._stale(question, checked_at, absence.fault, absence.until)
-        availability = question.remote.registry.availability(question.repository)
+        availability = question.remote.registry.availability(question.remote.name)
         doubt = _doubt(question, availability)
         if not self._may_serve(question, checked_at, doubt):
             return await self._unbounded(question, checked_at)
@@ -144,7 +143,7 @@ class Checks(Generic[T]):
             return Heard(await within(news, limit, self._clock), joined)
         except DeferredTimeout:
             if wait:
-                question.remote.registry.overdue(question.repository)
+                question.remote.registry.overdue(question.remote.name)
             return self._stale(question, checked_at, doubt)
         except (PullcacheError, OSError) as error:
             return self._stale(question, checked_at, _fault(question, error))
@@ -187,15 +186,15 @@ class Checks(Generic[T]):
 
 def _doubt(question: Question[Any], availability: Availability) -> UpstreamError:
     """Why what is cached would be served without the upstream's word."""
-    name = question.remote.name
+    upstream = question.remote.upstream
     if availability.wait:
-        return UpstreamTimeout(name, f"no answer within {question.remote.settings.revalidate_within:g} s")
-    return availability.fault or UpstreamUnavailable(name, "it is not asked now")
+        return UpstreamTimeout(upstream, f"no answer within {question.remote.settings.revalidate_within:g} s")
+    return availability.fault or UpstreamUnavailable(upstream, "it is not asked now")
 
 
 def _fault(question: Question[Any], error: PullcacheError | OSError) -> PullcacheError:
     if isinstance(error, PullcacheError):
         return error
     # Our own disk could not take the news; what it has is still good.
-    what = f"{question.repository} {question.reference}".strip()
-    return UpstreamUnavailable(question.remote.name, f"what it says of {what} cannot be stored: {error.strerror}")
+    what = f"{question.remote.name} {question.reference}".strip()
+    return UpstreamUnavailable(question.remote.upstream, f"what it says of {what} cannot be stored: {error.strerror}")

@@ -77,11 +77,12 @@ class Completion:
         return self._places.run(begin)
 
     async def _manifest(self, upstream: str, repository: str, reference: str | Digest) -> str:
-        await self._cache.manifest(upstream, repository, reference, wanted=False)
+        await self._cache.manifest(self._cache.access.open(upstream, repository), reference, wanted=False)
         return ""
 
     async def _blob(self, upstream: str, repository: str, digest: Digest) -> str:
-        await self._cache.fetch_blob(upstream, repository, digest, self._background, wanted=False)
+        remote = self._cache.access.open(upstream, repository)
+        await self._cache.fetch_blob(remote, digest, self._background, wanted=False)
         return ""
 
     def settled(self) -> Deferred[None]:

@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.cache.access import Remote
 from appliance.cache.flight import Flight, State
-from appliance.cache.remote import Remote
 from appliance.errors import Offline, PullcacheError
 from appliance.flow.singleflight import ended
 from appliance.index.repositories import Repositories

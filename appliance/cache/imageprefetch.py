@@ -16,7 +16,7 @@ from collections import deque
 
 from twisted.logger import Logger
 
-from appliance.cache.remote import Remote
+from appliance.cache.access import RemoteRepository
 from appliance.cache.sources import RetryLater, Sources
 from appliance.errors import PullcacheError, UpstreamDenied, UpstreamError, UpstreamMissing, UpstreamRateLimited
 from appliance.index.repository import Repository
@@ -134,7 +134,7 @@ class ImagePrefetch:
             self._stand_back()
         remote = self._remote()
         try:
-            return (await self._sources.manifest(remote, self._name, digest))[1]
+            return (await self._sources.manifest(remote, digest))[1]
         except (PullcacheError, OSError) as error:
             self._note(remote, digest, error)
             return None
@@ -156,7 +156,7 @@ class ImagePrefetch:
             self._stand_back()
         remote = self._remote()
         try:
-            await self._sources.fetch_blob(remote, self._name, digest)
+            await self._sources.fetch_blob(remote, digest)
         except (PullcacheError, OSError) as error:
             self._note(remote, digest, error)
             return
@@ -204,14 +204,14 @@ class ImagePrefetch:
         if not self._is_held(digest):
             return None
         try:
-            return (await self._sources.manifest(self._remote(), self._name, digest))[1]
+            return (await self._sources.manifest(self._remote(), digest))[1]
         except (PullcacheError, OSError):
             return None
 
     def _is_held(self, digest: Digest) -> bool:
         return self._sources.store.size(digest) is not None
 
-    def _note(self, remote: Remote, digest: Digest, error: PullcacheError | OSError) -> None:
+    def _note(self, remote: RemoteRepository, digest: Digest, error: PullcacheError | OSError) -> None:
         """Something was not fetched. Raises C{error}, or L{RetryLater}, when nothing more is to be asked for now."""
         if isinstance(error, UpstreamRateLimited):
             raise RetryLater(max(error.retry_after or 0.0, AGAIN)) from error
@@ -233,7 +233,7 @@ class ImagePrefetch:
         if not self._remote().registry.availability(self._name).ask:
             raise RetryLater(OUTAGE_POLL)
 
-    def _remote(self) -> Remote:
+    def _remote(self) -> RemoteRepository:
         """Whom to ask now. Raises L{RetryLater} when that is nobody any more."""
         remote = self._sources.remote(self._upstream, self._name)
         if remote is None or remote.settings.prefetch.image == IMAGE_NONE:

@@ -13,11 +13,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from appliance.cache import freshness
+from appliance.cache.access import RemoteRepository
 from appliance.cache.checks import Checks, Heard, Question, Stale
 from appliance.cache.missing import Subject
 from appliance.cache.moments import Moments
 from appliance.cache.recent import Recent
-from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, ManifestInvalid, Offline, PullcacheError, UpstreamInvalid, UpstreamMissing
 from appliance.flow.clock import wall
@@ -79,20 +79,20 @@ class Manifests:
 
     # -- by tag -----------------------------------------------------------------------------------------------------
 
-    async def by_tag(self, remote: Remote, name: str, tag: str) -> ManifestAnswer:
+    async def by_tag(self, remote: RemoteRepository, tag: str) -> ManifestAnswer:
         """
         The manifest the tag means.
 
         @raise UpstreamError: nothing is held, or it may not be served stale, and asking failed.
         @raise Offline: nothing is held and no upstream may be asked.
         """
-        repository = await self._repositories.get(remote.name, name)
+        repository = await self._repositories.get(remote.upstream, remote.name)
         record = self._held_tag(repository, tag)
         if record is not None and self._is_good(remote, repository, tag):
             return await self._fresh(remote, repository, tag, HIT)
         if remote.offline:
-            raise Offline(f"{remote.name}/{name}:{tag} is not held, and this appliance is offline")
-        question = Question(remote, name, tag, lambda: self._check(remote, repository, tag))
+            raise Offline(f"{remote}:{tag} is not held, and this appliance is offline")
+        question = Question(remote, tag, lambda: self._check(remote, repository, tag))
         if record is None:
             return await self._fresh(remote, repository, tag, _fetched(await self._tags.cold(question)))
         news = await self._tags.warm(question, self._checked_at(repository, tag, record))
@@ -100,7 +100,7 @@ class Manifests:
             return await self._stale(repository, tag, record, news)
         return await self._fresh(remote, repository, tag, _revalidated(news))
 
-    def _is_good(self, remote: Remote, repository: Repository, tag: str) -> bool:
+    def _is_good(self, remote: RemoteRepository, repository: Repository, tag: str) -> bool:
         """Whether a tag held needs no question."""
         if remote.offline:
             return True
@@ -111,7 +111,9 @@ class Manifests:
         """When the upstream last said so, seconds of the clock; 0 when that is not known."""
         return self._checked.seconds((repository.upstream, repository.name, tag), record.checked_at)
 
-    async def _fresh(self, remote: Remote, repository: Repository, tag: str, status: CacheStatus) -> ManifestAnswer:
+    async def _fresh(
+        self, remote: RemoteRepository, repository: Repository, tag: str, status: CacheStatus
+    ) -> ManifestAnswer:
         record = repository.tags[tag]
         answer = await self._answer(repository, record.digest, status)
         if remote.offline:
@@ -126,7 +128,7 @@ class Manifests:
         answer = await self._answer(repository, record.digest, stale.status)
         return replace(answer, warning=stale.warning, fresh_until=stale.until)
 
-    async def _check(self, remote: Remote, repository: Repository, tag: str) -> _Checked:
+    async def _check(self, remote: RemoteRepository, repository: Repository, tag: str) -> _Checked:
         """Ask what the tag means; afterwards it is recorded, and its manifest held."""
         try:
             digest, fetched = await self._resolve(remote, repository, tag)
@@ -142,7 +144,7 @@ class Manifests:
             self._repositories.touch(repository)
         return _Checked(moved, fetched)
 
-    async def _resolve(self, remote: Remote, repository: Repository, tag: str) -> tuple[Digest, bool]:
+    async def _resolve(self, remote: RemoteRepository, repository: Repository, tag: str) -> tuple[Digest, bool]:
         """What the tag means, its manifest held now, and whether that had to be fetched."""
         head = await remote.registry.head(repository.name, tag)
         if head.digest is None:
@@ -164,7 +166,7 @@ class Manifests:
             lambda failure: self._log.failure("a tag that is gone was not removed on disk", failure)
         )
 
-    async def _fetch_told(self, remote: Remote, repository: Repository, tag: str, digest: Digest) -> None:
+    async def _fetch_told(self, remote: RemoteRepository, repository: Repository, tag: str, digest: Digest) -> None:
         """Fetch the manifest that the upstream says the tag means."""
         try:
             # Whatever it said earlier: it has just named this digest.
@@ -172,9 +174,9 @@ class Manifests:
         except UpstreamMissing as error:
             # Not "no such tag".
             told = f"{repository.name}:{tag} is said to be {digest}, which is not there: {error.detail}"
-            raise UpstreamInvalid(remote.name, told) from error
+            raise UpstreamInvalid(remote.upstream, told) from error
 
-    async def _fetch_tag(self, remote: Remote, repository: Repository, tag: str) -> tuple[Digest, bool]:
+    async def _fetch_tag(self, remote: RemoteRepository, repository: Repository, tag: str) -> tuple[Digest, bool]:
         """For upstreams that do not tell a digest: fetch by tag and hash; whether that manifest was new."""
         fetched = await remote.registry.manifest(repository.name, tag)
         digest = Digest.of(fetched.data)
@@ -185,14 +187,14 @@ class Manifests:
 
     # -- by digest --------------------------------------------------------------------------------------------------
 
-    async def by_digest(self, remote: Remote, name: str, digest: Digest) -> ManifestAnswer:
+    async def by_digest(self, remote: RemoteRepository, digest: Digest) -> ManifestAnswer:
         """
         The manifest of that digest, as the repository has it. Once held, no upstream is asked.
 
         @raise UpstreamError: it is not held and asking failed.
         @raise Offline: it is not held and no upstream may be asked.
         """
-        repository = await self._repositories.get(remote.name, name)
+        repository = await self._repositories.get(remote.upstream, remote.name)
         if self._holds(repository, digest) or await self._adopt(repository, digest):
             return replace(await self._answer(repository, digest, HIT), fresh_until=None)
         if remote.offline:
@@ -200,8 +202,8 @@ class Manifests:
         status = _fetched(await self._digests.cold(self._by_digest(remote, repository, digest)))
         return replace(await self._answer(repository, digest, status), fresh_until=None)
 
-    def _by_digest(self, remote: Remote, repository: Repository, digest: Digest) -> Question[None]:
-        return Question(remote, repository.name, str(digest), lambda: self._fetch(remote, repository, digest))
+    def _by_digest(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> Question[None]:
+        return Question(remote, str(digest), lambda: self._fetch(remote, repository, digest))
 
     async def _adopt(self, repository: Repository, digest: Digest) -> bool:
         """Hold here what the store has for another repository, if an index held here names it whose word is enough."""
@@ -211,14 +213,14 @@ class Manifests:
         relations = await self._graph.relations(repository)
         return await self._hold(repository, digest, confirm=digest not in relations.linked)
 
-    async def _borrowed(self, remote: Remote, repository: Repository, digest: Digest) -> ManifestAnswer:
+    async def _borrowed(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> ManifestAnswer:
         """
         What the store has for another repository, if an index held here names it: nobody can be asked. It is not held
         here for that: once there is somebody to ask, it is asked for.
 
         @raise Offline: there is none.
         """
-        absent = Offline(f"{remote.name}/{repository.name}@{digest} is not held, and this appliance is offline")
+        absent = Offline(f"{remote}@{digest} is not held, and this appliance is offline")
         if self._store.size(digest) is None or await self._graph.named(repository, digest) is None:
             raise absent
         try:
@@ -243,7 +245,7 @@ class Manifests:
         await self._note(repository, digest, manifest, len(data), confirm)
         return True
 
-    async def _fetch(self, remote: Remote, repository: Repository, digest: Digest) -> None:
+    async def _fetch(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> None:
         if self._store.size(digest) is not None and await self._graph.named(repository, digest) is not None:
             # It came through another repository: whether this one has it, a HEAD says as well as a GET.
             head = await remote.registry.head(repository.name, digest)
@@ -253,15 +255,16 @@ class Manifests:
         await self._keep(remote, repository, digest, fetched.data, fetched.content_type)
 
     async def _keep(
-        self, remote: Remote, repository: Repository, digest: Digest, data: bytes, content_type: str | None
+        self, remote: RemoteRepository, repository: Repository, digest: Digest, data: bytes, content_type: str | None
     ) -> None:
         """Verify and store a manifest, and note it in the repository: durable on return."""
         if not digest.matches(data):
-            raise UpstreamInvalid(remote.name, f"{repository.name}@{digest}: {len(data)} bytes of another digest came")
+            why = f"{repository.name}@{digest}: {len(data)} bytes of another digest came"
+            raise UpstreamInvalid(remote.upstream, why)
         try:
             manifest = parse_manifest(data, content_type)
         except ManifestInvalid as error:
-            raise UpstreamInvalid(remote.name, f"{repository.name}@{digest}: {error}") from error
+            raise UpstreamInvalid(remote.upstream, f"{repository.name}@{digest}: {error}") from error
         await self._store.put(digest, data)
         self._recent.put(digest, data)
         await self._note(repository, digest, manifest, len(data), confirm=True)

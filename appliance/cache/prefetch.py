@@ -40,10 +40,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.cache.access import Remote
 from appliance.cache.imageprefetch import OUTAGE_POLL, ImagePrefetch
 from appliance.cache.keepsake import Keepsake
 from appliance.cache.referrerprefetch import AGAIN, ReferrerPrefetch
-from appliance.cache.remote import Remote
 from appliance.cache.sources import RetryLater, Sources
 from appliance.errors import DigestInvalid, PullcacheError
 from appliance.flow.singleflight import ended
@@ -166,7 +166,7 @@ class Prefetch:
         @param name: the repository's full name at the upstream.
         @param digest: of the manifest, C{None} where only a listener's prepared answer knows it.
         """
-        remote = self._sources.remotes().get(upstream)
+        remote = self._sources.access.remotes.get(upstream)
         if self._stopped or remote is None:
             return
         meant = reference if digest is None else str(digest)
@@ -304,8 +304,8 @@ class Prefetch:
         image = self._images.get(subject)
         if image is None:
             return 0.0
-        remote = self._sources.remotes().get(subject.upstream)
-        if remote is None or remote.settings.prefetch.image == IMAGE_NONE or not remote.settings.permits(subject.name):
+        remote = self._sources.permitted(subject.upstream, subject.name)
+        if remote is None or remote.settings.prefetch.image == IMAGE_NONE:
             return None
         # Of an image that may be whole nobody is asked, most likely.
         if remote.offline or (image.is_incomplete and not remote.registry.availability(subject.name).ask):

@@ -1,19 +1,19 @@
-"""The cache as the registry room sees it."""
+"""The cache as clients, exports and the admin API see it."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from appliance.cache.access import Access, RemoteRepository
 from appliance.cache.blobs import BlobAnswer, Blobs, BlobSize, SideRange, SpanOf, whole
 from appliance.cache.manifests import ManifestAnswer, Manifests
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
-from appliance.cache.remote import Remote
 from appliance.cache.tags import Tags, TagsAnswer
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants, reason_for
-from appliance.errors import NotPermitted, PullcacheError, UpstreamUnknown
+from appliance.errors import PullcacheError
 from appliance.oci.digest import Digest
 
 T = TypeVar("T")
@@ -23,15 +23,14 @@ class PullThrough:
     """
     Serves what is held, and pulls the rest through.
 
-    Every method takes an upstream's configured name and a repository's name as a client wrote it, and fails with
-    L{UpstreamUnknown} or L{NotPermitted} before anything else is looked at.
+    What is asked for is asked of a repository that L{Access.open} gave, and so may be read.
 
-    @ivar remotes: by configured name; replaced whole when the configuration is read again.
+    @ivar access: gives the repositories.
     """
 
     def __init__(
         self,
-        remotes: Mapping[str, Remote],
+        access: Access,
         manifests: Manifests,
         blobs: Blobs,
         tags: Tags,
@@ -41,11 +40,11 @@ class PullThrough:
         prefetch: Prefetch | None = None,
     ) -> None:
         """
-        @param wants: is told what could not be served; C{None}: nobody is.
-        @param usage: is told what was pulled; C{None}: nobody is.
-        @param prefetch: is told the same, and fetches what goes with it; C{None}: nobody does.
+        @param wants: is given what could not be served; C{None}: that is not kept.
+        @param usage: is given what was pulled; C{None}: that is not counted.
+        @param prefetch: is given the same, and fetches what goes with it; C{None}: nothing is fetched ahead.
         """
-        self.remotes = remotes
+        self.access = access
         self._manifests = manifests
         self._blobs = blobs
         self._tags = tags
@@ -54,15 +53,9 @@ class PullThrough:
         self._usage = usage
         self._prefetch = prefetch
 
-    def asks(self, upstream: str) -> bool:
-        """Whether that upstream, by its configured name, may be asked for anything."""
-        remote = self.remotes.get(upstream)
-        return remote is not None and not remote.offline
-
     async def manifest(
         self,
-        upstream: str,
-        name: str,
+        remote: RemoteRepository,
         reference: str | Digest,
         platform: str | None = None,
         pulled: bool = False,
@@ -75,82 +68,74 @@ class PullThrough:
         @param pulled: whether this is a client's pull, and no look at the manifest's headers.
         @param wanted: whether it is noted as wanted when it cannot be served.
         """
-        remote, repository = self._admit(upstream, name)
         if isinstance(reference, Digest):
-            asking = self._manifests.by_digest(remote, repository, reference)
+            asking = self._manifests.by_digest(remote, reference)
         else:
-            asking = self._manifests.by_tag(remote, repository, reference)
-        answer = await self._wanted(remote, repository, str(reference), platform, asking, wanted)
+            asking = self._manifests.by_tag(remote, reference)
+        answer = await self._wanted(remote, str(reference), platform, asking, wanted)
         if pulled:
-            self.note_pulls(upstream, repository, str(reference), digest=answer.digest)
+            self.note_pulls(remote, str(reference), digest=answer.digest)
         return answer
 
     def note_pulls(
-        self, upstream: str, name: str, reference: str, times: int = 1, digest: Digest | None = None
+        self, remote: RemoteRepository, reference: str, times: int = 1, digest: Digest | None = None
     ) -> None:
         """
-        A manifest was pulled by tag or digest, maybe without this cache being asked; unknown ones are no error.
+        A manifest was pulled by tag or digest, maybe by the hot lane, which did not ask this cache for it. Nothing is
+        noted of an upstream that is not configured any more.
 
         @param digest: what C{reference} meant, C{None} where that is not known.
         """
-        remote = self.remotes.get(upstream)
-        if remote is None:
+        if remote.upstream not in self.access.remotes:
             return
-        repository = remote.registry.repository(name)
         if self._usage is not None:
-            self._usage.note(upstream, repository, reference, times)
+            self._usage.note(remote.upstream, remote.name, reference, times)
         if self._prefetch is not None:
-            self._prefetch.pulled(upstream, repository, reference, digest)
+            self._prefetch.pulled(remote.upstream, remote.name, reference, digest)
 
-    async def blob_size(self, upstream: str, name: str, digest: Digest) -> BlobSize:
+    async def blob_size(self, remote: RemoteRepository, digest: Digest) -> BlobSize:
         """See L{Blobs.head}."""
-        remote, repository = self._admit(upstream, name)
-        self._note_request(remote, repository)
-        return await self._blobs.head(remote, repository, digest)
+        self._note_request(remote)
+        return await self._blobs.head(remote, digest)
 
     async def blob(
-        self, upstream: str, name: str, digest: Digest, platform: str | None = None, span_of: SpanOf = whole
+        self, remote: RemoteRepository, digest: Digest, platform: str | None = None, span_of: SpanOf = whole
     ) -> BlobAnswer | SideRange:
         """See L{Blobs.open}; C{platform} as with L{manifest}."""
-        remote, repository = self._admit(upstream, name)
-        self._note_request(remote, repository)
-        asking = self._blobs.open(remote, repository, digest, span_of)
-        return await self._wanted(remote, repository, str(digest), platform, asking)
+        self._note_request(remote)
+        asking = self._blobs.open(remote, digest, span_of)
+        return await self._wanted(remote, str(digest), platform, asking)
 
     async def fetch_blob(
-        self, upstream: str, name: str, digest: Digest, background: bool = False, wanted: bool = True
+        self, remote: RemoteRepository, digest: Digest, background: bool = False, wanted: bool = True
     ) -> None:
         """See L{Blobs.fetch}; C{wanted} as with L{manifest}."""
-        remote, repository = self._admit(upstream, name)
-        asking = self._blobs.fetch(remote, repository, digest, background)
-        await self._wanted(remote, repository, str(digest), None, asking, wanted)
+        asking = self._blobs.fetch(remote, digest, background)
+        await self._wanted(remote, str(digest), None, asking, wanted)
 
-    async def tags(self, upstream: str, name: str) -> TagsAnswer:
+    async def tags(self, remote: RemoteRepository) -> TagsAnswer:
         """See L{Tags.list}."""
-        remote, repository = self._admit(upstream, name)
-        return await self._tags.list(remote, repository)
+        return await self._tags.list(remote)
 
-    async def referrers(self, upstream: str, name: str, subject: Digest) -> ReferrersAnswer:
+    async def referrers(self, remote: RemoteRepository, subject: Digest) -> ReferrersAnswer:
         """See L{ReferrerCache.list}."""
-        remote, repository = self._admit(upstream, name)
-        return await self._referrers.list(remote, repository, subject)
+        return await self._referrers.list(remote, subject)
 
     async def known_referrers(self, upstream: str, name: str, subject: Digest) -> ReferrersAnswer | None:
-        """See L{ReferrerCache.known}; of any upstream and by the repository's full name, since nobody is asked."""
+        """See L{ReferrerCache.known}; for the operator, also of what no client may read."""
         return await self._referrers.known(upstream, name, subject)
 
     def is_fetching(self, upstream: str, name: str, digest: Digest) -> bool:
-        """See L{Prefetch.is_fetching}; by the repository's full name, since nobody is asked."""
+        """See L{Prefetch.is_fetching}; for the operator, by the repository's full name."""
         return self._prefetch is not None and self._prefetch.is_fetching(upstream, name, digest)
 
-    def _note_request(self, remote: Remote, repository: str) -> None:
+    def _note_request(self, remote: RemoteRepository) -> None:
         if self._prefetch is not None:
-            self._prefetch.requested(remote.name, repository)
+            self._prefetch.requested(remote.upstream, remote.name)
 
     async def _wanted(
         self,
-        remote: Remote,
-        repository: str,
+        remote: RemoteRepository,
         reference: str,
         platform: str | None,
         asking: Coroutine[Any, Any, T],
@@ -162,17 +147,8 @@ class PullThrough:
         except PullcacheError as error:
             reason = reason_for(error)
             if noted and self._wants is not None and reason is not None:
-                self._wants.note(remote.name, repository, reference, platform, reason)
+                self._wants.note(remote.upstream, remote.name, reference, platform, reason)
             raise
         if self._wants:
-            self._wants.forget([(remote.name, repository, reference)])
+            self._wants.forget([(remote.upstream, remote.name, reference)])
         return answer
-
-    def _admit(self, upstream: str, name: str) -> tuple[Remote, str]:
-        remote = self.remotes.get(upstream)
-        if remote is None:
-            raise UpstreamUnknown(f"no upstream {upstream} is configured")
-        repository = remote.registry.repository(name)
-        if not remote.settings.permits(repository):
-            raise NotPermitted(f"{upstream}/{repository} may not be pulled through here (allow, deny)")
-        return remote, repository

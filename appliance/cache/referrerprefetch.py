@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from twisted.logger import Logger
 
-from appliance.cache.remote import Remote
+from appliance.cache.access import RemoteRepository
 from appliance.cache.sources import RetryLater, Sources
 from appliance.errors import PullcacheError, UpstreamMissing, UpstreamRateLimited, UpstreamUnavailable
 from appliance.oci.digest import Digest
@@ -108,7 +108,7 @@ class ReferrerPrefetch:
         """
         Have the list of what refers to C{subject} held, and note that to be fetched: up to C{depth} steps away from it.
         """
-        asking = self._sources.referrers.list(self._remote(), self._name, subject)
+        asking = self._sources.referrers.list(self._remote(), subject)
         answer = await self._tried(f"the list of what refers to {subject}", asking)
         if answer is not None:
             self._unheard = self._unheard or answer.status.label == "stale"
@@ -135,10 +135,10 @@ class ReferrerPrefetch:
             await self._list(digest, depth)
 
     async def _fetch_blob(self, digest: Digest) -> None:
-        await self._tried(str(digest), self._sources.fetch_blob(self._remote(), self._name, digest))
+        await self._tried(str(digest), self._sources.fetch_blob(self._remote(), digest))
 
-    async def _read(self, remote: Remote, reference: str | Digest) -> tuple[Digest, Manifest]:
-        return await self._sources.manifest(remote, self._name, reference)
+    async def _read(self, remote: RemoteRepository, reference: str | Digest) -> tuple[Digest, Manifest]:
+        return await self._sources.manifest(remote, reference)
 
     async def _tried(self, what: str, asking: Coroutine[Any, Any, T], may_miss: bool = False) -> T | None:
         """What C{asking} gives, C{None} when that is a failure. Raises L{RetryLater} when all further ones would be."""
@@ -162,7 +162,7 @@ class ReferrerPrefetch:
         self._seen.update(new[:room])
         self._todo.extend((digest, depth) for digest in new[:room])
 
-    def _remote(self) -> Remote:
+    def _remote(self) -> RemoteRepository:
         """Whom to ask now. Raises L{RetryLater} when that is nobody any more."""
         remote = self._sources.remote(self._upstream, self._name)
         if remote is None or not (self._is_small or remote.settings.prefetch.referrers):

@@ -38,9 +38,9 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache import freshness
+from appliance.cache.access import RemoteRepository
 from appliance.cache.checks import Checks, Heard, Question, Stale
 from appliance.cache.moments import Moments
-from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import (
     ManifestInvalid,
@@ -92,23 +92,23 @@ class ReferrerCache:
         self._heard: Moments[tuple[str, str, Digest]] = Moments(clock)
         self._listed: OrderedDict[tuple[str, str, Digest], None] = OrderedDict()
 
-    async def list(self, remote: Remote, name: str, subject: Digest) -> ReferrersAnswer:
+    async def list(self, remote: RemoteRepository, subject: Digest) -> ReferrersAnswer:
         """
         All referrers known, by the table above.
 
         @raise UpstreamError: nothing is known and asking failed.
         @raise ReferrersUnknown: nothing is known, and the upstream may not be asked or does not answer us.
         """
-        held, known = await self._at_hand(remote.name, name, subject)
+        held, known = await self._at_hand(remote.upstream, remote.name, subject)
         if remote.offline:
             answer = _unasked(known, held)
             if answer is None:
-                message = f"what refers to {remote.name}/{name}@{subject} was not heard while this appliance was online"
+                message = f"what refers to {remote}@{subject} was not heard while this appliance was online"
                 raise ReferrersUnknown(message)
             return answer
-        if known is not None and self._is_fresh(remote, name, subject, known):
+        if known is not None and self._is_fresh(remote, subject, known):
             return _answer(known, held, HIT)
-        news = await self._ask(remote, name, subject, known, bool(held))
+        news = await self._ask(remote, subject, known, bool(held))
         if not isinstance(news, Stale):
             return _answer(news.news, held, _asked(news, known))
         warning = news.warning if known is not None else f"{ONLY_HELD}: {news.fault}"
@@ -125,53 +125,53 @@ class ReferrerCache:
         return held, await self._lists.get(upstream, name, subject)
 
     async def _ask(
-        self, remote: Remote, name: str, subject: Digest, known: ReferrerList | None, held: bool
+        self, remote: RemoteRepository, subject: Digest, known: ReferrerList | None, held: bool
     ) -> Heard[ReferrerList] | Stale:
-        question = Question(_timed(remote), name, str(subject), lambda: self._check(remote, name, subject))
+        question = Question(_timed(remote), str(subject), lambda: self._check(remote, subject))
         try:
             if known is None and not held:
                 return await self._checks.cold(question)
-            heard_at = self._clock.seconds() if known is None else self._heard_at(remote, name, subject, known)
+            heard_at = self._clock.seconds() if known is None else self._heard_at(remote, subject, known)
             return await self._checks.warm(question, heard_at)
         except (Offline, UpstreamDenied) as error:
             # Both are 404s where what is there is asked for; here that would mean "nothing".
-            raise ReferrersUnknown(f"what refers to {remote.name}/{name}@{subject} is not known: {error}") from error
+            raise ReferrersUnknown(f"what refers to {remote}@{subject} is not known: {error}") from error
 
-    async def _check(self, remote: Remote, name: str, subject: Digest) -> ReferrerList:
+    async def _check(self, remote: RemoteRepository, subject: Digest) -> ReferrerList:
         """Ask, and keep what is said: durable on return when there is something, or the subject is held."""
         try:
-            said = await remote.registry.referrers(name, subject)
+            said = await remote.registry.referrers(remote.name, subject)
         except UpstreamMissing as error:
             # No word on the referrers: one that has none says so with an empty list.
-            raise UpstreamInvalid(remote.name, f"no list of what refers to {subject}: {error.detail}") from error
+            raise UpstreamInvalid(remote.upstream, f"no list of what refers to {subject}: {error.detail}") from error
         referrers, cut = within_limits(distinct(_descriptors(said.descriptors)))
         heard = ReferrerList(tuple(referrers), wall(self._clock), said.cut or cut)
-        self._heard_at(remote, name, subject, heard)
-        repository = await self._repositories.get(remote.name, name)
+        self._heard_at(remote, subject, heard)
+        repository = await self._repositories.get(remote.upstream, remote.name)
         # Who makes digests up is told "none" for each, and must not fill the disk with that.
-        known = subject in repository.manifests or (remote.name, name, subject) in self._listed
-        await self._lists.save(remote.name, name, subject, heard, bool(referrers) or known)
-        self._note_listed(remote, name, referrers)
+        known = subject in repository.manifests or (remote.upstream, remote.name, subject) in self._listed
+        await self._lists.save(remote.upstream, remote.name, subject, heard, bool(referrers) or known)
+        self._note_listed(remote, referrers)
         return heard
 
-    def _note_listed(self, remote: Remote, name: str, referrers: Iterable[Referrer]) -> None:
+    def _note_listed(self, remote: RemoteRepository, referrers: Iterable[Referrer]) -> None:
         """Clients that show a tree ask next what refers to these, held or not."""
         for each in referrers:
-            self._listed[remote.name, name, each.digest] = None
+            self._listed[remote.upstream, remote.name, each.digest] = None
         while len(self._listed) > _LISTED:
             self._listed.popitem(last=False)
 
-    def _is_fresh(self, remote: Remote, name: str, subject: Digest, known: ReferrerList) -> bool:
-        heard_at = self._heard_at(remote, name, subject, known)
+    def _is_fresh(self, remote: RemoteRepository, subject: Digest, known: ReferrerList) -> bool:
+        heard_at = self._heard_at(remote, subject, known)
         return freshness.is_fresh(heard_at, self._clock.seconds(), _timed(remote).settings)
 
-    def _heard_at(self, remote: Remote, name: str, subject: Digest, known: ReferrerList) -> float:
+    def _heard_at(self, remote: RemoteRepository, subject: Digest, known: ReferrerList) -> float:
         """When the upstream said so, seconds of the clock; 0 when that is not known."""
-        return self._heard.seconds((remote.name, name, subject), known.received_at)
+        return self._heard.seconds((remote.upstream, remote.name, subject), known.received_at)
 
 
-def _timed(remote: Remote) -> Remote:
-    """The upstream with what C{fresh_for} is for lists of referrers."""
+def _timed(remote: RemoteRepository) -> RemoteRepository:
+    """The repository with what C{fresh_for} is for lists of referrers."""
     settings = msgspec.structs.replace(remote.settings, fresh_for=remote.settings.referrers_fresh_for)
     return replace(remote, settings=settings)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from appliance.cache.access import Access, RemoteRepository
 from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
 from appliance.cache.manifests import Manifests
 from appliance.cache.referrers import ReferrerCache
-from appliance.cache.remote import Remote
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
+from appliance.errors import PullcacheError
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
@@ -35,13 +36,12 @@ class Sources:
     """
     Who is asked for what is prefetched.
 
-    @ivar remotes: gives those of the moment, by configured name.
     @ivar usage: says what clients pulled, and when.
     @ivar wants: is told what came; C{None}: nobody is.
     @ivar fetched: is told of each blob that was fetched: the upstream's name, and bytes.
     """
 
-    remotes: Callable[[], Mapping[str, Remote]]
+    access: Access
     repositories: Repositories
     store: IBlobStore
     flights: Flights
@@ -52,28 +52,33 @@ class Sources:
     wants: Wants | None = None
     fetched: Callable[[str, int], None] = lambda upstream, octets: None
 
-    def remote(self, upstream: str, name: str) -> Remote | None:
-        """Whom to ask; C{None} where nobody may be asked, by the configuration as it is now."""
-        remote = self.remotes().get(upstream)
-        if remote is None or remote.offline:
+    def permitted(self, upstream: str, name: str) -> RemoteRepository | None:
+        """The repository at its upstream; C{None} where it may not be read, by the configuration as it is now."""
+        try:
+            return self.access.open(upstream, name)
+        except PullcacheError:
             return None
-        return remote if remote.settings.permits(name) else None
 
-    async def manifest(self, remote: Remote, name: str, reference: str | Digest) -> tuple[Digest, Manifest]:
+    def remote(self, upstream: str, name: str) -> RemoteRepository | None:
+        """As L{permitted}; C{None} also where the upstream is never contacted."""
+        remote = self.permitted(upstream, name)
+        return None if remote is None or remote.offline else remote
+
+    async def manifest(self, remote: RemoteRepository, reference: str | Digest) -> tuple[Digest, Manifest]:
         """A manifest by tag or digest, held now; fails as L{Manifests.by_tag} and L{Manifests.by_digest} do."""
         if isinstance(reference, Digest):
-            answer = await self.manifests.by_digest(remote, name, reference)
+            answer = await self.manifests.by_digest(remote, reference)
         else:
-            answer = await self.manifests.by_tag(remote, name, reference)
+            answer = await self.manifests.by_tag(remote, reference)
         return answer.digest, parse_manifest(answer.data, answer.media_type)
 
-    async def fetch_blob(self, remote: Remote, name: str, digest: Digest) -> None:
+    async def fetch_blob(self, remote: RemoteRepository, digest: Digest) -> None:
         """Have a blob held, behind whatever somebody waits for; fails as L{Blobs.fetch} does."""
         is_coming = self.store.size(digest) is not None or self.flights.get(digest) is not None
-        await self.blobs.fetch(remote, name, digest, background=True)
+        await self.blobs.fetch(remote, digest, background=True)
         if not is_coming:
-            self.fetched(remote.name, self.store.size(digest) or 0)
-        self.forget_want(remote.name, name, digest)
+            self.fetched(remote.upstream, self.store.size(digest) or 0)
+        self.forget_want(remote.upstream, remote.name, digest)
 
     def forget_want(self, upstream: str, name: str, reference: str | Digest) -> None:
         """It is here now."""

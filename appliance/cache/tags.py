@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache import freshness
+from appliance.cache.access import RemoteRepository
 from appliance.cache.checks import Checks, Question, Stale
 from appliance.cache.moments import Moments
-from appliance.cache.remote import Remote
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline
 from appliance.flow.clock import wall
@@ -51,24 +51,24 @@ class Tags:
         self._merged: LeastRecentlyUsed[tuple[str, str], _Merged] = LeastRecentlyUsed(MERGED)
         self._checked: Moments[tuple[str, str]] = Moments(clock)
 
-    async def list(self, remote: Remote, name: str) -> TagsAnswer:
+    async def list(self, remote: RemoteRepository) -> TagsAnswer:
         """
         All tags known.
 
         @raise UpstreamError: nothing is known and asking failed.
         @raise Offline: nothing is known and no upstream may be asked.
         """
-        repository = await self._repositories.get(remote.name, name)
+        repository = await self._repositories.get(remote.upstream, remote.name)
         held = repository.tag_names
-        known = await self._lists.get(remote.name, name)
+        known = await self._lists.get(remote.upstream, remote.name)
         nothing = known is None and not held
         if nothing and remote.offline:
-            raise Offline(f"nothing of {remote.name}/{name} is held, and this appliance is offline")
+            raise Offline(f"nothing of {remote} is held, and this appliance is offline")
         now = self._clock.seconds()
-        checked_at = now if known is None else self._checked.seconds((remote.name, name), known.checked_at)
+        checked_at = now if known is None else self._checked.seconds((remote.upstream, remote.name), known.checked_at)
         if remote.offline or (known is not None and freshness.is_fresh(checked_at, now, remote.settings)):
             return TagsAnswer(self._together(repository, known), HIT)
-        question = Question(remote, name, "", lambda: self._check(remote, name))
+        question = Question(remote, "", lambda: self._check(remote))
         news = await (self._checks.cold(question) if nothing else self._checks.warm(question, checked_at))
         if isinstance(news, Stale):
             return TagsAnswer(self._together(repository, known), news.status, news.warning)
@@ -76,13 +76,13 @@ class Tags:
         status = CacheStatus(fwd=reason, stored=not news.joined, collapsed=news.joined)
         return TagsAnswer(self._together(repository, news.news), status)
 
-    async def _check(self, remote: Remote, name: str) -> TagList:
-        tags = await remote.registry.tags(name)
+    async def _check(self, remote: RemoteRepository) -> TagList:
+        tags = await remote.registry.tags(remote.name)
         listed = TagList(sorted(set(tags)), wall(self._clock))
-        self._checked.seconds((remote.name, name), listed.checked_at)
-        repository = await self._repositories.get(remote.name, name)
+        self._checked.seconds((remote.upstream, remote.name), listed.checked_at)
+        repository = await self._repositories.get(remote.upstream, remote.name)
         # Some upstreams have an empty list for every name that somebody makes up: that must not fill the disk.
-        await self._lists.save(remote.name, name, listed, bool(tags or repository.manifests))
+        await self._lists.save(remote.upstream, remote.name, listed, bool(tags or repository.manifests))
         return listed
 
     def _together(self, repository: Repository, upstreams: TagList | None) -> Names:

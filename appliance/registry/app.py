@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from werkzeug.exceptions import HTTPException
 
+from appliance.cache.access import RemoteRepository
 from appliance.cache.pullthrough import PullThrough
 from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
 from appliance.flow.http import ATTACHMENT, values_of
@@ -34,7 +35,7 @@ from appliance.registry.hotlane import HotLane
 from appliance.registry.pages import page
 from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import abort, begin, etag_matches, quotable, say_where_from
-from appliance.registry.routing import Target, is_plain, target
+from appliance.registry.routing import RequestedName, is_plain, requested_name
 from appliance.registry.useragent import platform_of
 from appliance.settings import ListenSettings, Settings
 
@@ -109,10 +110,10 @@ class RegistryApp:
         """distribution-spec end-3."""
         request.kind = "manifest"
         parsed = parse_identifier(reference)
-        wanted = self._target(request, name)
+        remote, wanted = self._open(request, name)
         pulled = request.method == b"GET"
         platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))
-        answer = await self._cache.manifest(wanted.upstream, wanted.repository, parsed, platform, pulled)
+        answer = await self._cache.manifest(remote, parsed, platform, pulled)
         say_where_from(request, answer.status, answer.warning, wanted.namespace)
         etag = str(answer.digest)
         headers = {"Docker-Content-Digest": etag, "ETag": f'"{etag}"', **ATTACHMENT}
@@ -121,8 +122,7 @@ class RegistryApp:
             return b""
         body = _send(request, 200, answer.data, answer.media_type, headers)
         if answer.status.hit and answer.fresh_until != 0.0:
-            pull = (wanted.upstream, wanted.repository, reference) if pulled else None
-            self._lane.remember(request, body, answer.fresh_until, pull)
+            self._lane.remember(request, body, answer.fresh_until, remote, reference if pulled else None)
         return body
 
     @_app.route("/v2/<path:name>/blobs/<digest>")
@@ -130,14 +130,15 @@ class RegistryApp:
         """distribution-spec end-2."""
         request.kind = "blob"
         parsed = Digest.parse(digest)
-        return await self._blobs.answer(request, self._target(request, name), parsed)
+        remote, wanted = self._open(request, name)
+        return await self._blobs.answer(request, remote, parsed, wanted.namespace)
 
     @_app.route("/v2/<path:name>/tags/list")
     async def tags(self, request: RegistryRequest, name: str) -> bytes:
         """distribution-spec end-8a, end-8b."""
         request.kind = "tags"
-        wanted = self._target(request, name)
-        answer = await self._cache.tags(wanted.upstream, wanted.repository)
+        remote, wanted = self._open(request, name)
+        answer = await self._cache.tags(remote)
         shown = page(answer.tags, request.args)
         say_where_from(request, answer.status, answer.warning, wanted.namespace)
         link = shown.link(wanted.namespace)
@@ -149,8 +150,8 @@ class RegistryApp:
         """distribution-spec end-12a, end-12b."""
         request.kind = "referrers"
         subject, asked = Digest.parse(digest), referrers.parse(request.args)
-        wanted = self._target(request, name)
-        answer = await self._cache.referrers(wanted.upstream, wanted.repository, subject)
+        remote, wanted = self._open(request, name)
+        answer = await self._cache.referrers(remote, subject)
         shown = referrers.page(answer.referrers, asked)
         say_where_from(request, answer.status, answer.warning, wanted.namespace)
         headers = ATTACHMENT | shown.headers(subject, wanted.namespace)
@@ -186,13 +187,18 @@ class RegistryApp:
         headers = {name: quotable(value) for name, value in told.headers.items()}
         return _send(request, told.status, told.body, JSON, headers)
 
-    def _target(self, request: RegistryRequest, name: str) -> Target:
+    def _open(self, request: RegistryRequest, name: str) -> tuple[RemoteRepository, RequestedName]:
+        """
+        The repository that a request is about, which its client may read, and how it was named.
+
+        @raise PullcacheError: see L{requested_name} and L{Access.open}.
+        """
         namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
-        wanted = target(name, namespaces, self.default_upstream, self.settings.upstream_for)
+        wanted = requested_name(name, namespaces, self.default_upstream, self.settings.upstream_for)
         # From here on the answer is made of what is in force now; one that comes after a change is not repeated.
         if is_plain(request.uri, name, wanted, self.settings.upstreams[wanted.upstream].names()):
             request.generation = self._lane.generation
-        return wanted
+        return self._cache.access.open(wanted.upstream, wanted.repository, request.sender), wanted
 
 
 class RegistryResource(Resource):

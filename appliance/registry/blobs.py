@@ -10,6 +10,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from appliance.cache.access import RemoteRepository
 from appliance.cache.blobs import BlobAnswer, SideRange, whole
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import HIT, CacheStatus
@@ -26,7 +27,6 @@ from appliance.registry.hotlane import BODY_LIMIT, HotLane
 from appliance.registry.multipart import content_range, multipart
 from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import abort, begin, etag_matches, say_where_from
-from appliance.registry.routing import Target
 from appliance.registry.useragent import platform_of
 
 # A range fetched past a flight, and not kept.
@@ -43,41 +43,53 @@ class BlobResponses:
         self._lane = lane
         self._clock = clock
 
-    async def answer(self, request: RegistryRequest, wanted: Target, digest: Digest) -> bytes | None:
+    async def answer(
+        self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, namespace: str | None
+    ) -> bytes | None:
         """
         Answer GET or HEAD for a blob; fires when the body was handed over, or its connection was aborted.
 
+        @param namespace: see L{RequestedName}.
         @raise PullcacheError: nothing was sent yet; the caller tells the client.
         """
         if request.method == b"HEAD":
-            return await self._head(request, wanted, digest)
+            return await self._head(request, remote, digest, namespace)
         platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))
         span_of = partial(self._span, request, digest) if request.requestHeaders.hasHeader("Range") else whole
-        answer = await self._cache.blob(wanted.upstream, wanted.repository, digest, platform, span_of)
+        answer = await self._cache.blob(remote, digest, platform, span_of)
         try:
             if isinstance(answer, SideRange):
-                await self._side(request, wanted, digest, answer)
+                await self._side(request, digest, answer, namespace)
                 return None
-            return await self._get(request, wanted, digest, answer)
+            return await self._get(request, remote, digest, answer, namespace)
         finally:
             answer.close()
 
-    async def _head(self, request: RegistryRequest, wanted: Target, digest: Digest) -> bytes:
-        answer = await self._cache.blob_size(wanted.upstream, wanted.repository, digest)
-        say_where_from(request, answer.status, None, wanted.namespace)
+    async def _head(
+        self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, namespace: str | None
+    ) -> bytes:
+        answer = await self._cache.blob_size(remote, digest)
+        say_where_from(request, answer.status, None, namespace)
         if not self._unmodified(request, digest):
             begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
             if answer.status == HIT:
-                self._lane.remember(request, b"", None)
+                self._lane.remember(request, b"", None, remote)
         return b""
 
-    async def _get(self, request: RegistryRequest, wanted: Target, digest: Digest, answer: BlobAnswer) -> bytes | None:
-        say_where_from(request, answer.status, None, wanted.namespace)
+    async def _get(
+        self,
+        request: RegistryRequest,
+        remote: RemoteRepository,
+        digest: Digest,
+        answer: BlobAnswer,
+        namespace: str | None,
+    ) -> bytes | None:
+        say_where_from(request, answer.status, None, namespace)
         if self._unmodified(request, digest):
             return b""
         spans = self._spans(request, digest, answer.size)
         if spans is None:
-            return await self._whole(request, digest, answer)
+            return await self._whole(request, remote, digest, answer)
         if len(spans) > 1:
             parts = multipart(spans, answer.size, digest, OCTET_STREAM)
             begin(request, 206, parts.length, parts.content_type, _headers(digest))
@@ -87,20 +99,22 @@ class BlobResponses:
         await self._send(request, answer, [spans[0]])
         return None
 
-    async def _whole(self, request: RegistryRequest, digest: Digest, answer: BlobAnswer) -> bytes | None:
+    async def _whole(
+        self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, answer: BlobAnswer
+    ) -> bytes | None:
         begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
         if answer.flight is None and answer.size <= BODY_LIMIT:
             body = os.pread(answer.source.file.fd, answer.size, 0)
             if len(body) != answer.size:
                 raise BlobDamaged(f"{digest} has lost its end on disk: {len(body)} of {answer.size} bytes")
             if answer.status == HIT:
-                self._lane.remember(request, body, None)
+                self._lane.remember(request, body, None, remote)
             return body
         await self._send(request, answer, [Span(0, answer.size)])
         return None
 
-    async def _side(self, request: RegistryRequest, wanted: Target, digest: Digest, side: SideRange) -> None:
-        say_where_from(request, ASIDE, None, wanted.namespace)
+    async def _side(self, request: RegistryRequest, digest: Digest, side: SideRange, namespace: str | None) -> None:
+        say_where_from(request, ASIDE, None, namespace)
         _begin_part(request, digest, side.span, side.size)
         await self._relay(request, side.response, side.span)
 

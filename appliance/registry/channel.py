@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from appliance.cache.access import Client
 from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel
 from appliance.registry.failures import document
@@ -16,7 +17,13 @@ BODY_LIMIT = 64 * 1024
 
 
 class RegistryChannel(ServerChannel):
-    """One client connection."""
+    """
+    One client connection.
+
+    @ivar client: who is at the other end, from C{connectionMade} on.
+    """
+
+    client: Client
 
     allow = b"GET, HEAD"
 
@@ -40,6 +47,7 @@ class RegistryChannel(ServerChannel):
     def connectionMade(self) -> None:
         """A client connected."""
         self._open.add(self)
+        self.client = Client(getattr(self.transport.getPeer(), "host", "-"))
         super().connectionMade()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -49,7 +57,7 @@ class RegistryChannel(ServerChannel):
 
     def serve_prepared(self, data: bytes) -> bool:
         """See L{ServerChannel.serve_prepared}."""
-        return self._lane.serve(self.transport, data)
+        return self._lane.serve(self.transport, data, self.client)
 
     def body_limit(self, method: bytes, uri: bytes) -> int:
         """See L{ServerChannel.body_limit}; one in pieces of unknown number is refused whatever it is."""

@@ -16,7 +16,8 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import datetimeToString
 
-from appliance.errors import RequestInvalid
+from appliance.cache.access import Access, Client, RemoteRepository
+from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.clock import wall_of
 from appliance.flow.origins import parse_host
 from appliance.interfaces import IAccounts
@@ -39,34 +40,36 @@ _HEADERS = re.compile(rb"%b(?:host:[ \t]*([!-~]*)[ \t]*\r\n%b)?\r\n" % (_LINES, 
 # Values of Host that are remembered as right ones.
 _HOSTS_KNOWN = 64
 
-Pull = tuple[str, str, str]
-"""Upstream, repository and reference of a manifest, as a client wrote the latter two."""
-
 _REQUEST_LINE = re.compile(rb"((?:GET|HEAD) /v2/[!-~]{1,2048}) HTTP/1\.1\r\n")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class _Prepared:
     """
     An answer: what stands before the date, what after it, and what to note of it.
 
+    @ivar repository: what it was read from; asked for each time it is given whether that may be read.
     @ivar cache: see L{IAccounts.answered}.
-    @ivar pull: what is pulled with it, C{None} for nothing that is counted.
+    @ivar pulled: the tag or digest that is pulled with it, C{None} for nothing that is counted.
+    @ivar pulls: how often that was, and was not taken yet.
     """
 
     before: bytes
     after: bytes
     body_length: int
     expires: float | None
+    repository: RemoteRepository
     kind: str
     code: int
     cache: str
-    pull: Pull | None
+    pulled: str | None
+    pulls: int = 0
 
     @property
     def cost(self) -> int:
         """Bytes of memory, roughly; those of its key left out."""
-        return len(self.before) + len(self.after) + sum(map(len, self.pull or ())) + _OVERHEAD
+        names = len(self.repository.name) + len(self.pulled or "")
+        return len(self.before) + len(self.after) + names + _OVERHEAD
 
 
 class HotLane:
@@ -80,7 +83,8 @@ class HotLane:
 
     hosts: tuple[str, ...] = ()
 
-    def __init__(self, clock: IReactorTime, accounts: IAccounts) -> None:
+    def __init__(self, access: Access, clock: IReactorTime, accounts: IAccounts) -> None:
+        self._access = access
         self._clock = clock
         self._wall = wall_of(clock)
         self._accounts = accounts
@@ -89,17 +93,25 @@ class HotLane:
         self._used = 0
         self._date = b""
         self._dated = 0
-        self._pulls: dict[Pull, int] = {}
+        self._pulled: list[_Prepared] = []
         self._hosts_known: set[bytes] = set()
 
-    def remember(self, request: RegistryRequest, body: bytes, expires: float | None, pull: Pull | None = None) -> None:
+    def remember(
+        self,
+        request: RegistryRequest,
+        body: bytes,
+        expires: float | None,
+        repository: RemoteRepository,
+        pulled: str | None = None,
+    ) -> None:
         """
         The response that C{request} has got, with its headers set, may be given again; it is not kept when the request
         is written in a way of its own, or is of an earlier generation.
 
         @param body: what follows the headers; empty for HEAD.
         @param expires: seconds of the clock, C{None} for ever.
-        @param pull: what to count whenever it is given; C{None}: nothing.
+        @param repository: what it was read from.
+        @param pulled: the tag or digest to count whenever it is given; C{None}: nothing.
         """
         key = request.method + b" " + request.uri
         if request.generation != self.generation or len(body) > BODY_LIMIT or not _is_simple(request):
@@ -115,11 +127,19 @@ class HotLane:
                 head.extend(b"%b: %b\r\n" % (name, value) for value in values)
         if before:
             after = b"".join(head) + b"\r\n" + body
-            prepared = _Prepared(before, after, len(body), expires, request.kind, request.code, request.cache, pull)
-            self._keep(key, prepared)
+            self._keep(
+                key,
+                _Prepared(
+                    before, after, len(body), expires, repository, request.kind, request.code, request.cache, pulled
+                ),
+            )
 
-    def serve(self, transport: Any, data: bytes) -> bool:
-        """Answer the request that C{data} is, if it is a simple one with an answer here; whether it was."""
+    def serve(self, transport: Any, data: bytes, client: Client) -> bool:
+        """
+        Answer the request that C{data} is, if it is a simple one with an answer here; whether it was.
+
+        One that this client may not read is left to the route, which says why.
+        """
         line = _REQUEST_LINE.match(data)
         if line is None:
             return False
@@ -132,17 +152,31 @@ class HotLane:
         if prepared.expires is not None and self._clock.seconds() >= prepared.expires:
             self._drop(line[1])
             return False
+        try:
+            self._access.check(prepared.repository, client)
+        except PullcacheError:
+            return False
         self._answers.move_to_end(line[1])
         transport.write(b"".join((prepared.before, self._today(), prepared.after)))
-        self._note(transport, line[1], prepared)
-        if prepared.pull is not None:
-            self._pulls[prepared.pull] = self._pulls.get(prepared.pull, 0) + 1
+        method, _, path = line[1].decode("ascii").partition(" ")
+        self._accounts.answered(
+            client.address, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, prepared.cache
+        )
+        if prepared.pulled is not None:
+            if not prepared.pulls:
+                self._pulled.append(prepared)
+            prepared.pulls += 1
         return True
 
-    def take_pulls(self) -> dict[Pull, int]:
-        """What was pulled by this lane since the last call, and how often."""
-        pulls, self._pulls = self._pulls, {}
-        return pulls
+    def take_pulls(self) -> list[tuple[RemoteRepository, str, int]]:
+        """What was pulled by this lane since the last call: a tag or digest of which repository, and how often."""
+        taken = []
+        for prepared in self._pulled:
+            assert prepared.pulled is not None
+            taken.append((prepared.repository, prepared.pulled, prepared.pulls))
+            prepared.pulls = 0
+        self._pulled.clear()
+        return taken
 
     def clear(self) -> None:
         """Forget every answer, those under way included: something that decides about them has changed."""
@@ -165,13 +199,6 @@ class HotLane:
             self._hosts_known.clear()
         self._hosts_known.add(named)
         return True
-
-    def _note(self, transport: Any, request: bytes, prepared: _Prepared) -> None:
-        method, _, path = request.decode("ascii").partition(" ")
-        client = getattr(transport.getPeer(), "host", "-")
-        self._accounts.answered(
-            client, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, prepared.cache
-        )
 
     def _today(self) -> bytes:
         # One second has one date.

@@ -7,12 +7,13 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Site
 
+from appliance.cache.access import RemoteRepository
 from appliance.cache.pullthrough import PullThrough
 from appliance.flow.connections import Connections
 from appliance.interfaces import IAccounts
 from appliance.registry.app import RegistryApp
 from appliance.registry.channel import RegistryChannel
-from appliance.registry.hotlane import HotLane, Pull
+from appliance.registry.hotlane import HotLane
 from appliance.registry.request import RegistryRequest
 from appliance.settings import ListenSettings, Settings
 
@@ -40,7 +41,7 @@ class Listener:
         @param connections: the table of them, C{None} for one of its own.
         """
         clock: IReactorTime = reactor
-        self._lane = HotLane(clock, accounts)
+        self._lane = HotLane(cache.access, clock, accounts)
         self._lane.hosts = listen.hosts
         self._app = RegistryApp(cache, settings, listen, self._lane, clock)
         table = Connections(clock, settings.connections) if connections is None else connections
@@ -58,7 +59,7 @@ class Listener:
         """Whether a client is being answered."""
         return any(channel.busy for channel in self.site.open)
 
-    def take_pulls(self) -> dict[Pull, int]:
+    def take_pulls(self) -> list[tuple[RemoteRepository, str, int]]:
         """See L{HotLane.take_pulls}."""
         return self._lane.take_pulls()
 

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from appliance.cache.access import Client
 from appliance.flow.http import ServerRequest
 
 
@@ -15,6 +16,7 @@ class RegistryRequest(ServerRequest):
     @ivar accounts: is told how this request ended; set on the class by the listener.
     @ivar kind: see L{IAccounts.answered}.
     @ivar cache: see L{IAccounts.answered}.
+    @ivar sender: who asks.
     @ivar generation: L{HotLane.generation} when the request was routed; C{None}: its answer is for nobody else.
     """
 
@@ -27,6 +29,7 @@ class RegistryRequest(ServerRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.began = self._clock.seconds()
+        self.sender: Client = self.channel.client
 
     @property
     def _clock(self) -> IReactorTime:
@@ -51,9 +54,8 @@ class RegistryRequest(ServerRequest):
         if self._accounted:
             return
         self._accounted = True
-        client = getattr(self.client, "host", "-")
         self.accounts.answered(
-            client,
+            self.sender.address,
             self.method.decode("ascii", "replace"),
             self.uri.decode("ascii", "backslashreplace"),
             self.kind,

@@ -15,10 +15,12 @@ from appliance.oci.reference import parse_repository
 
 
 @dataclass(frozen=True)
-class Target:
+class RequestedName:
     """
+    What the path and C{ns} of a request name.
+
     @ivar upstream: configured name.
-    @ivar repository: the repository's name, checked against the grammar.
+    @ivar repository: the repository's name as the client wrote it, checked against the grammar.
     @ivar namespace: the C{ns} that chose the upstream, to be echoed in C{OCI-Namespace}; C{None} when something else
         did.
     """
@@ -28,9 +30,9 @@ class Target:
     namespace: str | None = None
 
 
-def target(
+def requested_name(
     name: str, namespaces: Sequence[str], default: str | None, upstream_for: Callable[[str], str | None]
-) -> Target:
+) -> RequestedName:
     """
     @param name: the path between C{/v2/} and C{/manifests/}, C{/blobs/}...
     @param namespaces: the values of C{ns}.
@@ -49,26 +51,26 @@ def target(
     if prefixed is not None:
         if named is not None and named != prefixed:
             raise NamespaceConflict(f"the path means upstream {prefixed}, ns={namespace} means {named}")
-        return Target(prefixed, parse_repository(rest))
+        return RequestedName(prefixed, parse_repository(rest))
     if namespace is not None:
         if named is None:
             raise UpstreamUnknown(f"ns={namespace[:255]}: no such upstream is configured")
-        return Target(named, parse_repository(name), namespace)
+        return RequestedName(named, parse_repository(name), namespace)
     if slash and (":" in first or "." in first) and not _is_bad(rest):
         raise UpstreamUnknown(f"{first[:255]}: no such upstream is configured")
     repository = parse_repository(name)
     if default is None:
         raise UpstreamUnknown(f"{repository} names no upstream, and this listener has no default_upstream")
-    return Target(default, repository)
+    return RequestedName(default, repository)
 
 
-def is_plain(uri: bytes, name: str, wanted: Target, names: Collection[str]) -> bool:
+def is_plain(uri: bytes, name: str, wanted: RequestedName, names: Collection[str]) -> bool:
     """
     Whether a request is written in one of the few ways in which one thing can be asked for: no other case of an
     upstream's name, no percent-encoding, no slash at the end, no query beside an C{ns} of that upstream.
 
     @param uri: path and query as received.
-    @param name: as with L{target}, which gave C{wanted}.
+    @param name: as with L{requested_name}, which gave C{wanted}.
     @param names: the upstream's name and aliases.
     """
     path, question, query = uri.partition(b"?")

@@ -9,6 +9,7 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred, succeed
 
 from appliance.admin.metrics import Metrics
+from appliance.cache.access import RemoteRepository
 from appliance.flow.threads import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.oci.digest import Digest
@@ -102,6 +103,10 @@ class Appliance:
     @settings.setter
     def settings(self, settings: Settings) -> None:
         self.services.settings = settings
+
+    def at(self, upstream: str, name: str) -> RemoteRepository:
+        """A repository, when it may be read."""
+        return self.services.access.open(upstream, name)
 
     def _note_published(self) -> None:
         self.published += 1

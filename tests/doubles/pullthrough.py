@@ -9,6 +9,7 @@ from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 
 from appliance.admin.metrics import Metrics
+from appliance.cache.access import RemoteRepository
 from appliance.flow.threads import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.interfaces import IUpstream
@@ -108,4 +109,8 @@ class Cache:
             metrics=self.metrics,
         )
         self.repositories, self.flights, self.through = services.repositories, services.flights, services.cache
-        self.remotes = self.through.remotes
+        self.remotes = services.access.remotes
+
+    def at(self, upstream: str, name: str) -> RemoteRepository:
+        """A repository, when it may be read."""
+        return self.through.access.open(upstream, name)

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from appliance.cache.access import Client
 from appliance.config import parse
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
 from appliance.settings import ListenSettings
 from tests.wire.line import IMAGE, LARGE, LAYER, Answer, Fields, Line, Shop, blob, manifest, request
 
+HERE = Client("192.0.2.7")
 POLICY = "default-src 'none'; sandbox"
 SUBJECT = f"/v2/app/referrers/{Digest.of(IMAGE)}"
 
@@ -149,7 +151,7 @@ def test_prepared_answers_are_given_by_whatever_name_is_used(host: str) -> None:
     shop = Shop()
     first = [status(shop, raw(manifest(), host)) for _ in range(2)]
     assert first == [200, 200]
-    assert shop.listener._lane.serve(Line(shop.listener).transport, raw(manifest(), host)) is bool(host)
+    assert shop.listener._lane.serve(Line(shop.listener).transport, raw(manifest(), host), HERE) is bool(host)
 
 
 def test_made_up_names_do_not_cool_it() -> None:
@@ -158,7 +160,7 @@ def test_made_up_names_do_not_cool_it() -> None:
     shop.get(manifest()), shop.get(manifest())
     lane = shop.listener._lane
     for number in range(300):
-        assert lane.serve(Line(shop.listener).transport, raw(manifest(), f"n{number}.example"))
+        assert lane.serve(Line(shop.listener).transport, raw(manifest(), f"n{number}.example"), HERE)
     assert len(lane._hosts_known) <= 64
 
 
@@ -211,10 +213,10 @@ def test_prepared_answers_are_given_to_its_names() -> None:
     status(shop, raw(manifest(), "cache.example")), status(shop, raw(manifest(), "cache.example"))
     lane = shop.listener._lane
     transport = Line(shop.listener).transport
-    assert lane.serve(transport, raw(manifest(), "cache.example:5000"))
-    assert not lane.serve(transport, raw(manifest(), "evil.example"))
-    assert not lane.serve(transport, raw(manifest(), "cache.example", "evil.example"))
-    assert not lane.serve(transport, raw(manifest(), "a..b"))
+    assert lane.serve(transport, raw(manifest(), "cache.example:5000"), HERE)
+    assert not lane.serve(transport, raw(manifest(), "evil.example"), HERE)
+    assert not lane.serve(transport, raw(manifest(), "cache.example", "evil.example"), HERE)
+    assert not lane.serve(transport, raw(manifest(), "a..b"), HERE)
 
 
 def test_other_names_are_configured_while_it_runs() -> None:

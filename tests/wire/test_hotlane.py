@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from appliance.cache.access import Client
 from appliance.errors import UpstreamUnavailable
 from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
@@ -42,8 +43,8 @@ class Counter:
         self._serve = self._lane.serve
         self._lane.serve = self._counted  # type: ignore[method-assign]
 
-    def _counted(self, transport: object, data: bytes) -> bool:
-        served = self._serve(transport, data)
+    def _counted(self, transport: object, data: bytes, client: Client) -> bool:
+        served = self._serve(transport, data, client)
         self.served += served
         return served
 
@@ -376,7 +377,8 @@ def test_what_is_kept_is_bounded_in_bytes_names_included(monkeypatch: pytest.Mon
         shop.get(manifest(tag, name)), shop.get(manifest(tag, name))
     answers: Any = shop.listener._lane._answers
     octets = [
-        len(key) + len(kept.before) + len(kept.after) + sum(map(len, kept.pull or ())) for key, kept in answers.items()
+        len(key) + len(kept.before) + len(kept.after) + len(kept.repository.name) + len(kept.pulled or "")
+        for key, kept in answers.items()
     ]
     assert 0 < sum(octets) + 1024 * len(octets) <= 40_000
     counter = Counter(shop)

@@ -51,7 +51,7 @@ def remote(reactor: Unplugged, tmp_path: Path, everything: bool, one: bool) -> t
     settings = Settings(store=tmp_path, access_log="off", offline=everything, upstreams={HUB: upstream})
     service = PullcacheService({"settings": settings, "config": ""}, reactor)  # type: ignore[arg-type]
     service._threads = InlineThreads()  # type: ignore[assignment]
-    made = service.wire().cache.remotes[HUB]
+    made = service.wire().access.remotes[HUB]
     return made.registry, made.offline
 
 
@@ -62,10 +62,10 @@ def listening(reactor: Unplugged, registry: IUpstream, offline: bool) -> Listene
     before = Cache(hub, clock=reactor)
     reactor.advance(NOW)
     for reference in ("latest", "multi"):
-        begin(before.through.manifest(HUB, "app", reference))
-    begin(before.through.tags(HUB, "app"))
+        begin(before.through.manifest(before.at(HUB, "app"), reference))
+    begin(before.through.tags(before.at(HUB, "app")))
     for data in (LAYER, LARGE):
-        begin(before.through.blob(HUB, "app", Digest.of(data))).addCallback(lambda answer: answer.close())
+        begin(before.through.blob(before.at(HUB, "app"), Digest.of(data))).addCallback(lambda answer: answer.close())
     reactor.advance(365 * 86400.0)
     cache = Cache(registry, offline=offline, before=before)
     listen = ListenSettings(default_upstream=HUB)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from appliance.cache.access import Client
 from appliance.oci.digest import Digest
 from appliance.settings import StaleSettings
 from tests.wire.conftest import Row
@@ -338,9 +339,9 @@ def test_the_thousand_are_written_by_the_hot_lane() -> None:
     routed = 0
     serve = appliance.listener._lane.serve
 
-    def counted(transport: object, data: bytes) -> bool:
+    def counted(transport: object, data: bytes, client: Client) -> bool:
         nonlocal routed
-        served = serve(transport, data)
+        served = serve(transport, data, client)
         routed += not served
         return served
 

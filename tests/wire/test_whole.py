@@ -66,7 +66,7 @@ def test_a_client_that_was_answered_from_memory_has_pulled_it() -> None:
     counter.get(manifest("five"))
     counter.get(manifest("five"))
     asked = len(counter.desk.upstream.calls)
-    for pull, times in counter.listener.take_pulls().items():
-        counter.desk.through.note_pulls(*pull, times)
+    for pull in counter.listener.take_pulls():
+        counter.desk.through.note_pulls(*pull)
     counter.desk.turn(GRACE)
     assert len(counter.desk.upstream.calls) == asked and counter.desk.holds(*LAYERS) == [True] * 5

@@ -147,8 +147,8 @@ def test_the_other_side_s_wants_are_answered(site: Appliance) -> None:
     """A wants document is taken as it came, and the image somebody asked for there is in the bundle."""
     wanted, unwanted = image("wanted"), image("unwanted")
     there = Appliance(offline=True)
-    failing(there.through.manifest(HUB, NGINX, "1"))
-    failing(there.through.manifest(HUB, NGINX, "lost"))
+    failing(there.through.manifest(there.at(HUB, NGINX), "1"))
+    failing(there.through.manifest(there.at(HUB, NGINX), "lost"))
     site.hold(wanted, "1")
     site.hold(unwanted, "2")
     plan = planned(site, want=there.get("wants"))
@@ -581,7 +581,7 @@ def stolen(site: Appliance) -> Content:
     content = image("secret")
     site.hold(content, "latest", name="team/secret")
     site.hub.add_manifest("mine/app", naming(content), content.manifest.media_type, "latest")
-    result(site.through.manifest(HUB, "mine/app", "latest"))
+    result(site.through.manifest(site.at(HUB, "mine/app"), "latest"))
     return content
 
 
@@ -617,7 +617,7 @@ def test_offline_what_a_manifest_names_and_the_store_has_is_exported() -> None:
     """There is nobody to ask."""
     site = Appliance()
     stolen(site)
-    site.through.remotes = {HUB: replace(site.through.remotes[HUB], offline=True)}
+    site.through.access.remotes = {HUB: replace(site.through.access.remotes[HUB], offline=True)}
     assert planned(site, refs=["mine/app:latest"])["leftOut"] == []
     assert site.get("images/mine/app:latest")["image"]["offline"]
 
@@ -627,5 +627,5 @@ def test_layers_shared_with_an_image_of_before_are_exported_with_the_new_one(sit
     content = image("shared")
     site.hold(content, "1", name="mine/app")
     site.hub.add_manifest("mine/app", naming(content), content.manifest.media_type, "2")
-    result(site.through.manifest(HUB, "mine/app", "2"))
+    result(site.through.manifest(site.at(HUB, "mine/app"), "2"))
     assert planned(site, refs=["mine/app"])["leftOut"] == []

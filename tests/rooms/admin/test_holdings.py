@@ -217,7 +217,7 @@ def test_a_line_tells_what_is_on_its_way(site: Appliance) -> None:
     site.hold(content, "1", without=(arm64.layers[0],))
     site.offer(content)
     assert [each["fetching"] for each in site.get("images")["images"][0]["platforms"]] == [False, False]
-    site.through.note_pulls(HUB, NGINX, arm64.digest)
+    site.through.note_pulls(site.at(HUB, NGINX), arm64.digest)
     [line] = site.get("images")["images"]
     assert (line["fetching"], [each["fetching"] for each in line["platforms"]]) == (True, [False, True])
     assert site.get("images/nginx:1")["image"] == line
@@ -321,7 +321,7 @@ class Cabin(Appliance):
         """The upstream is asked, and lists these."""
         described = (json.dumps(each.manifest.descriptor(artifactType="text/heard")).encode() for each in referrers)
         self.hub.add_referrers(NGINX, Digest.parse(subject.digest), *described)
-        result(self.through.referrers(HUB, NGINX, Digest.parse(subject.digest)))
+        result(self.through.referrers(self.at(HUB, NGINX), Digest.parse(subject.digest)))
 
     def shown(self, reference: str = "nginx:1") -> tuple[str, list[tuple[str, str]]]:
         """Whether it can be verified, and each referrer with its state; nobody is asked."""
@@ -460,10 +460,10 @@ def test_an_index_alone_is_in_the_inventory(site: Appliance) -> None:
 def test_wants_are_listed_longest_unasked_first() -> None:
     """With how often, since when, for which platform and why."""
     site = Appliance(offline=True)
-    failing(site.through.manifest(HUB, "nginx", "1", "linux/arm64"), Offline)
+    failing(site.through.manifest(site.at(HUB, "nginx"), "1", "linux/arm64"), Offline)
     site.clock.advance(60)
-    failing(site.through.blob(HUB, "nginx", Digest.of(b"x")), Offline)
-    failing(site.through.manifest(HUB, "nginx", "1"), Offline)
+    failing(site.through.blob(site.at(HUB, "nginx"), Digest.of(b"x")), Offline)
+    failing(site.through.manifest(site.at(HUB, "nginx"), "1"), Offline)
     found = site.get("wants")
     assert (found["site"], found["taken"]) == ("berth-3", "2027-01-15T08:01:00Z")
     assert [each["name"] for each in found["wants"]] == [
@@ -487,7 +487,7 @@ def test_wants_come_as_a_list_of_names_too() -> None:
     """For export --list, or for people."""
     site = Appliance(offline=True)
     for tag in ("1", "2"):
-        failing(site.through.manifest(HUB, NGINX, tag), Offline)
+        failing(site.through.manifest(site.at(HUB, NGINX), tag), Offline)
     answer = site.ask("GET", "wants?format=text")
     assert answer.header("Content-Type") == "text/plain"
     assert answer.body == b"docker.io/library/nginx:1\ndocker.io/library/nginx:2\n"

@@ -58,8 +58,8 @@ def test_a_bundle_is_imported_and_served(tmp_path: Path) -> None:
     site = Appliance(offline=True)
     answer = site.ask("POST", "imports", {"files": [bundle(tmp_path, content)]})
     assert [each["outcome"] for each in receipt(answer)["refs"]] == ["new"]
-    assert result(site.through.manifest(HUB, "nginx", "1")).data == content.manifest.data
-    blob = result(site.through.blob(HUB, "nginx", Digest.parse(content.layers[0].digest)))
+    assert result(site.through.manifest(site.at(HUB, "nginx"), "1")).data == content.manifest.data
+    blob = result(site.through.blob(site.at(HUB, "nginx"), Digest.parse(content.layers[0].digest)))
     assert blob.size == len(content.layers[0].data)
     blob.close()
 
@@ -75,15 +75,17 @@ def test_what_a_bundle_brought_is_its_repositorys_while_online_too(tmp_path: Pat
     if held == "pulled before":
         site.hold(content, "1", name="team/other")
         site.offer(content, "1")
-        result(site.through.manifest(HUB, NGINX, "1"))
+        result(site.through.manifest(site.at(HUB, NGINX), "1"))
     site.hub.fail(UpstreamUnavailable(HUB, "gone"))
     receipt(site.ask("POST", "imports", {"files": [path]}))
     site.hub.calls.clear()
     for blob in content.blobs:
-        answer = result(site.through.blob(HUB, NGINX, Digest.parse(blob.digest)))
+        answer = result(site.through.blob(site.at(HUB, NGINX), Digest.parse(blob.digest)))
         assert answer.size == len(blob.data)
         answer.close()
-    assert result(site.through.manifest(HUB, NGINX, Digest.parse(content.digest))).data == content.manifest.data
+    assert (
+        result(site.through.manifest(site.at(HUB, NGINX), Digest.parse(content.digest))).data == content.manifest.data
+    )
     assert site.hub.calls == []
 
 
@@ -116,7 +118,7 @@ def test_the_receipt_is_kept(tmp_path: Path) -> None:
 def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
     """It tells what would come of it; nothing is stored, kept or forgotten."""
     site = Appliance(offline=True)
-    failing(site.through.manifest(HUB, NGINX, "1"), Offline)
+    failing(site.through.manifest(site.at(HUB, NGINX), "1"), Offline)
     told = receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image())], "dryRun": True}))
     assert told["dryRun"] and told["refs"][0]["outcome"] == "new"
     assert (site.store.total(), site.published, len(site.wants)) == (0, 0, 1)
@@ -128,8 +130,8 @@ def test_the_wants_it_met_are_forgotten(tmp_path: Path) -> None:
     content = multi_arch()
     site = Appliance(offline=True)
     for reference in ("1", "lost", Digest.parse(content.children[1].digest)):
-        failing(site.through.manifest(HUB, NGINX, reference), Offline)
-    failing(site.through.blob(HUB, NGINX, Digest.parse(content.children[0].layers[0].digest)), Offline)
+        failing(site.through.manifest(site.at(HUB, NGINX), reference), Offline)
+    failing(site.through.blob(site.at(HUB, NGINX), Digest.parse(content.children[0].layers[0].digest)), Offline)
     receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, content)]}))
     assert [each["name"] for each in site.get("wants")["wants"]] == ["docker.io/library/nginx:lost"]
 
@@ -140,7 +142,7 @@ def test_answers_prepared_before_are_forgotten_when_tags_move(tmp_path: Path) ->
     receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image("old"), name="1")]}))
     receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image("new"), name="2")]}))
     assert site.published == 2
-    assert result(site.through.manifest(HUB, NGINX, "1")).data == image("new").manifest.data
+    assert result(site.through.manifest(site.at(HUB, NGINX), "1")).data == image("new").manifest.data
 
 
 @pytest.mark.parametrize(("choice", "outcome"), [("move", "moved"), ("keep", "kept")])
@@ -195,7 +197,7 @@ def test_an_image_that_was_pulled_through_this_appliance_is_imported_as_what_it_
         "docker.io/library/nginx:1",
         "localhost:5000/docker.io/library/nginx:1",
     )
-    assert result(site.through.manifest(HUB, NGINX, "1")).digest
+    assert result(site.through.manifest(site.at(HUB, NGINX), "1")).digest
     order = {"files": [saved(tmp_path, "cache.site/docker.io/nginx:2", image("b"))]}
     assert [each["name"] for each in receipt(site.ask("POST", "imports", order))["refs"]] == [
         "docker.io/library/nginx:2"

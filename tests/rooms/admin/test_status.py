@@ -58,16 +58,16 @@ def test_status_counts_what_is_under_way_and_wanted() -> None:
     site = Appliance()
     content = image()
     site.offer(content, "1")
-    result(site.through.manifest(HUB, NGINX, "1"))
+    result(site.through.manifest(site.at(HUB, NGINX), "1"))
     site.hub.by_hand = True
-    answer = begin(site.through.blob(HUB, NGINX, Digest.parse(content.layers[0].digest)))
+    answer = begin(site.through.blob(site.at(HUB, NGINX), Digest.parse(content.layers[0].digest)))
     assert site.get("status")["flights"] == 1
     site.hub.bodies[0].feed(10**6)
     site.hub.bodies[0].end()
     result(answer).close()
     assert site.get("status")["flights"] == 0
     closed = Appliance(offline=True)
-    failing(closed.through.manifest(HUB, NGINX, "1"), Offline)
+    failing(closed.through.manifest(closed.at(HUB, NGINX), "1"), Offline)
     found = closed.get("status")
     assert (found["counts"]["wants"], found["offline"], found["upstreams"][0]["offline"]) == (1, True, True)
 

@@ -48,7 +48,7 @@ def carry(site: Appliance, closed: Appliance, folder: Path, *refs: str, **more: 
 
 
 def listed(site: Appliance, subject: Content) -> ReferrersAnswer:
-    return result(site.through.referrers(HUB, NGINX, digest(subject)))
+    return result(site.through.referrers(site.at(HUB, NGINX), digest(subject)))
 
 
 def found(site: Appliance, subject: Content) -> list[str]:
@@ -61,9 +61,9 @@ def found(site: Appliance, subject: Content) -> list[str]:
 
 def served(site: Appliance, reference: Digest | str) -> None:
     """Assert that a manifest and everything that it names comes."""
-    document = json.loads(result(site.through.manifest(HUB, NGINX, reference)).data)
+    document = json.loads(result(site.through.manifest(site.at(HUB, NGINX), reference)).data)
     for blob in (document["config"], *document["layers"]):
-        answer = result(site.through.blob(HUB, NGINX, Digest.parse(blob["digest"])))
+        answer = result(site.through.blob(site.at(HUB, NGINX), Digest.parse(blob["digest"])))
         assert answer.size == blob["size"]
         answer.close()
 
@@ -155,7 +155,7 @@ def test_an_increment_brings_the_signature_that_was_made_later(tmp_path: Path) -
     site, closed = Appliance(), Appliance(offline=True)
     site.hold(MULTI, "1")
     carry(site, closed, tmp_path)
-    failing(closed.through.referrers(HUB, NGINX, digest(MULTI)), ReferrersUnknown)
+    failing(closed.through.referrers(closed.at(HUB, NGINX), digest(MULTI)), ReferrersUnknown)
     signature = by_subject(site, MULTI, "signature")
     receipt = carry(site, closed, tmp_path, have=closed.get("inventory"))
     assert receipt["newBlobs"] == 1 + len(signature.blobs)
@@ -173,7 +173,7 @@ def test_that_nothing_refers_to_an_image_crosses_the_gap_when_the_upstream_said_
         if said:
             assert (listed(closed, MULTI).referrers, listed(closed, MULTI).warning) == ([], None)
         else:
-            failing(closed.through.referrers(HUB, NGINX, digest(MULTI)), ReferrersUnknown)
+            failing(closed.through.referrers(closed.at(HUB, NGINX), digest(MULTI)), ReferrersUnknown)
         assert closed.get("images/nginx:1")["verifiable"] == ("nothing" if said else "unknown")
 
 
@@ -238,7 +238,7 @@ def test_a_bundle_speaks_for_no_image_that_it_does_not_bring(tmp_path: Path) -> 
     site, closed, sender = Appliance(), Appliance(offline=True), Appliance()
     site.hold(MULTI, "1")
     carry(site, closed, tmp_path)
-    failing(closed.through.referrers(HUB, NGINX, digest(MULTI)), ReferrersUnknown)
+    failing(closed.through.referrers(closed.at(HUB, NGINX), digest(MULTI)), ReferrersUnknown)
     other = image("other")
     sender.hold(other, "2")
     place = {"repository": f"{HUB}/{NGINX}"}
@@ -246,7 +246,7 @@ def test_a_bundle_speaks_for_no_image_that_it_does_not_bring(tmp_path: Path) -> 
     receipt = imported(closed, forged(sender, tmp_path, referrersHeard=heard))["receipt"]
     assert any("1 manifests that are not in it" in note for note in receipt["notes"])
     assert closed.get(f"imports/{receipt['id']}") == receipt
-    failing(closed.through.referrers(HUB, NGINX, digest(MULTI)), ReferrersUnknown)
+    failing(closed.through.referrers(closed.at(HUB, NGINX), digest(MULTI)), ReferrersUnknown)
     assert listed(closed, other).warning is None
 
 
@@ -258,7 +258,7 @@ def test_a_bundle_speaks_for_an_image_in_the_repository_that_it_brings_it_to(tmp
     sender.hold(MULTI, "1")
     heard = [{"repository": f"{HUB}/library/other", "subject": MULTI.digest}]
     imported(closed, forged(sender, tmp_path, referrersHeard=heard))
-    failing(closed.through.referrers(HUB, "library/other", digest(MULTI)), ReferrersUnknown)
+    failing(closed.through.referrers(closed.at(HUB, "library/other"), digest(MULTI)), ReferrersUnknown)
 
 
 def test_a_bundle_speaks_of_no_time_to_come(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_bundle_speaks_of_no_time_to_come(tmp_path: Path) -> None:
     file = forged(sender, tmp_path, referrersHeard=heard, created="2999-01-01T00:00:00Z")
     receipt = imported(closed, file)["receipt"]
     assert any("a time to come" in note for note in receipt["notes"])
-    failing(closed.through.referrers(HUB, NGINX, digest(MULTI)), ReferrersUnknown)
+    failing(closed.through.referrers(closed.at(HUB, NGINX), digest(MULTI)), ReferrersUnknown)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.logger import LogEvent
 
 from appliance.cache import imageprefetch, prefetch, referrerprefetch
+from appliance.cache.access import RemoteRepository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.settings import PrefetchSettings
@@ -43,6 +44,10 @@ class Desk:
         if before is None:
             self.offer(IMAGE, b"app", "latest")
 
+    def at(self, upstream: str, name: str) -> RemoteRepository:
+        """A repository, when it may be read."""
+        return self.through.access.open(upstream, name)
+
     def offer(self, manifest: bytes, text: bytes, *tags: str, media_type: str = OCI_MANIFEST) -> None:
         """The upstream has this, and its layer C{text}."""
         self.upstream.add_manifest(APP, manifest, media_type, *tags)
@@ -61,7 +66,7 @@ class Desk:
     def pull(self, reference: str | Digest = "latest", after: float = 0.0) -> None:
         """As a client, so many seconds from now, and what happens at once then."""
         self.clock.advance(after)
-        result(self.through.manifest(HUB, APP, reference, pulled=True))
+        result(self.through.manifest(self.at(HUB, APP), reference, pulled=True))
         self.turn()
 
     def turn(self, seconds: float = 0.0, turns: int = 3) -> None:

@@ -45,7 +45,7 @@ def pulled(upstream: ScriptedUpstream, **more: Any) -> Cache:
     """A cache that knows the image's manifest, and has been asked nothing since."""
     cache = Cache(upstream, **more)
     for repository in upstream.shelves:
-        result(cache.through.manifest(upstream.name, repository, "latest"))
+        result(cache.through.manifest(cache.at(upstream.name, repository), "latest"))
     upstream.calls.clear()
     return cache
 
@@ -57,7 +57,7 @@ def test_the_size_of_a_cold_blob_is_known_from_its_manifest() -> None:
     """HEAD before GET: no upstream is asked."""
     upstream = stocked()
     cache = pulled(upstream)
-    said = result(cache.through.blob_size(HUB, "app", LAYER_DIGEST))
+    said = result(cache.through.blob_size(cache.at(HUB, "app"), LAYER_DIGEST))
     assert (said.size, str(said.status)) == (len(LAYER), "pullcache; hit; detail=descriptor")
     assert upstream.calls == []
 
@@ -66,7 +66,7 @@ def test_the_size_is_known_after_a_restart_too() -> None:
     """The manifests are read again when first needed."""
     upstream = stocked()
     cache = Cache(upstream, before=pulled(upstream))
-    assert result(cache.through.blob_size(HUB, "app", LAYER_DIGEST)).size == len(LAYER)
+    assert result(cache.through.blob_size(cache.at(HUB, "app"), LAYER_DIGEST)).size == len(LAYER)
     assert upstream.calls == []
 
 
@@ -74,9 +74,9 @@ def test_a_blob_that_no_manifest_names_is_asked_for() -> None:
     """Once; then the repository is known to have it."""
     upstream = stocked()
     cache = Cache(upstream)
-    assert result(cache.through.blob_size(HUB, "app", LAYER_DIGEST)).size == len(LAYER)
+    assert result(cache.through.blob_size(cache.at(HUB, "app"), LAYER_DIGEST)).size == len(LAYER)
     assert [call.verb for call in upstream.calls] == ["blob_size"]
-    assert str(result(cache.through.blob_size(HUB, "app", LAYER_DIGEST)).status).startswith("pullcache; hit")
+    assert str(result(cache.through.blob_size(cache.at(HUB, "app"), LAYER_DIGEST)).status).startswith("pullcache; hit")
     assert len(upstream.calls) == 1
 
 
@@ -84,7 +84,8 @@ def test_an_upstream_that_tells_no_size_gives_an_error_and_no_guess() -> None:
     """HEAD needs a length."""
     upstream = stocked()
     upstream.tells_size = False
-    assert isinstance(failing(Cache(upstream).through.blob_size(HUB, "app", LAYER_DIGEST)), errors.UpstreamError)
+    again = Cache(upstream)
+    assert isinstance(failing(again.through.blob_size(again.at(HUB, "app"), LAYER_DIGEST)), errors.UpstreamError)
 
 
 # -- GET ------------------------------------------------------------------------------------------------------------
@@ -94,11 +95,11 @@ def test_a_cold_blob_comes_as_it_is_stored_and_then_from_the_store() -> None:
     """One GET upstream, ever; none after a restart."""
     upstream = stocked()
     cache = pulled(upstream)
-    first = result(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    first = result(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
     assert str(first.status) == "pullcache; fwd=uri-miss; stored"
     first.close()
     for later in (cache, Cache(upstream, before=cache)):
-        second = result(later.through.blob(HUB, "app", LAYER_DIGEST))
+        second = result(later.through.blob(later.at(HUB, "app"), LAYER_DIGEST))
         assert str(second.status) == "pullcache; hit"
         assert content(second) == LAYER
     assert [call.verb for call in upstream.calls] == ["blob"]
@@ -109,9 +110,9 @@ def test_clients_of_one_cold_blob_share_its_flight() -> None:
     upstream = stocked()
     upstream.by_hand = True
     cache = pulled(upstream)
-    answers = [result(cache.through.blob(HUB, "app", LAYER_DIGEST)) for _ in range(10)]
+    answers = [result(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST)) for _ in range(10)]
     upstream.bodies[0].feed(1000)
-    answers += [result(cache.through.blob(HUB, "app", LAYER_DIGEST)) for _ in range(10)]
+    answers += [result(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST)) for _ in range(10)]
     assert {str(answer.status) for answer in answers[1:]} == {"pullcache; fwd=uri-miss; collapsed"}
     upstream.bodies[0].complete()
     assert [content(answer) for answer in answers] == [LAYER] * 20
@@ -124,8 +125,8 @@ def test_clients_of_a_cold_blob_that_no_manifest_names_share_its_flight() -> Non
     upstream.by_hand = True
     upstream.hang("blob")
     cache = Cache(upstream)
-    first = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
-    second = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    first = begin(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
+    second = begin(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
     upstream.hanging[0].answer()
     for each in (first, second):
         result(each).close()
@@ -138,8 +139,8 @@ def test_the_first_client_leaves_before_the_upstream_answers() -> None:
     upstream = stocked()
     upstream.hang("blob")
     cache = pulled(upstream)
-    first = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
-    second = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    first = begin(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
+    second = begin(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
     first.cancel()
     failing(first, CancelledError)
     upstream.hanging[0].answer()
@@ -154,7 +155,7 @@ def test_nothing_is_stored_under_a_digest_that_the_bytes_do_not_have() -> None:
     upstream.shelves["app"].blobs[LAYER_DIGEST] = b"x" * len(LAYER)
     cache = pulled(upstream)
     upstream.by_hand = True
-    answer = result(cache.through.blob(HUB, "app", LAYER_DIGEST))
+    answer = result(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
     upstream.bodies[-1].complete()
     assert answer.source.failure is not None and answer.source.available < len(LAYER)
     answer.close()
@@ -168,10 +169,10 @@ def test_a_blob_held_for_one_repository_is_not_served_under_another() -> None:
     """Knowing a digest is no permission: the other repository's upstream is asked, and says no."""
     upstream = stocked()
     cache = pulled(upstream)
-    result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
+    result(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST)).close()
     upstream.shelves["private"]
     for question in (cache.through.blob, cache.through.blob_size):
-        assert isinstance(failing(question(HUB, "private", LAYER_DIGEST)), errors.UpstreamMissing)
+        assert isinstance(failing(question(cache.at(HUB, "private"), LAYER_DIGEST)), errors.UpstreamMissing)
     assert len(upstream.asked("blob")) == 1
 
 
@@ -180,7 +181,7 @@ def test_a_blob_that_two_repositories_have_is_fetched_once() -> None:
     upstream = stocked(HUB, "one", "two")
     cache = pulled(upstream)
     for name in ("one", "two", "two"):
-        assert content(result(cache.through.blob(HUB, name, LAYER_DIGEST))) == LAYER
+        assert content(result(cache.through.blob(cache.at(HUB, name), LAYER_DIGEST))) == LAYER
     assert [call.verb for call in upstream.calls] == ["blob", "blob_size"]
 
 
@@ -189,11 +190,11 @@ def test_a_second_repository_without_a_manifest_is_asked_for_and_not_fetched_aga
     upstream = stocked()
     cache = pulled(upstream)
     upstream.add_blob("other", LAYER)
-    result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
-    answer = result(cache.through.blob(HUB, "other", LAYER_DIGEST))
+    result(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST)).close()
+    answer = result(cache.through.blob(cache.at(HUB, "other"), LAYER_DIGEST))
     assert content(answer) == LAYER
     assert str(answer.status) == "pullcache; fwd=uri-miss"
-    again = result(cache.through.blob(HUB, "other", LAYER_DIGEST))
+    again = result(cache.through.blob(cache.at(HUB, "other"), LAYER_DIGEST))
     assert content(again) == LAYER and str(again.status) == "pullcache; hit"
     assert [call.verb for call in upstream.calls] == ["blob", "blob_size"]
 
@@ -203,12 +204,12 @@ def test_a_flight_for_another_repository_is_joined_only_when_this_one_has_the_bl
     hub, other = stocked(HUB), ScriptedUpstream(OTHER)
     hub.by_hand = True
     cache = Cache(hub, other)
-    result(cache.through.manifest(HUB, "app", "latest"))
-    result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
-    failing(cache.through.blob(OTHER, "thing", LAYER_DIGEST), errors.UpstreamMissing)
+    result(cache.through.manifest(cache.at(HUB, "app"), "latest"))
+    result(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST)).close()
+    failing(cache.through.blob(cache.at(OTHER, "thing"), LAYER_DIGEST), errors.UpstreamMissing)
     other.add_blob("thing", LAYER)
     cache.clock.advance(30.0)
-    joined = result(cache.through.blob(OTHER, "thing", LAYER_DIGEST))
+    joined = result(cache.through.blob(cache.at(OTHER, "thing"), LAYER_DIGEST))
     assert joined.status.collapsed
     joined.close()
     assert [call.verb for call in other.calls] == ["blob_size", "blob_size"]
@@ -220,11 +221,11 @@ def test_when_the_other_upstream_fails_ours_is_asked() -> None:
     hub, other = stocked(HUB), stocked(OTHER)
     cache = Cache(hub, other)
     for name in (HUB, OTHER):
-        result(cache.through.manifest(name, "app", "latest"))
+        result(cache.through.manifest(cache.at(name, "app"), "latest"))
     hub.hang("blob")
-    first = begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
-    second = begin(cache.through.blob(OTHER, "app", LAYER_DIGEST))
-    third = begin(cache.through.blob(OTHER, "app", LAYER_DIGEST))
+    first = begin(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
+    second = begin(cache.through.blob(cache.at(OTHER, "app"), LAYER_DIGEST))
+    third = begin(cache.through.blob(cache.at(OTHER, "app"), LAYER_DIGEST))
     hub.hanging[0].refuse(errors.UpstreamDenied(HUB, "no"))
     failing(first, errors.UpstreamDenied)
     for joined in (second, third):
@@ -240,16 +241,16 @@ def test_an_offline_appliance_serves_what_it_has_and_asks_nobody(question: str) 
     """Held for this repository: served. Not held, or held for another one: not."""
     upstream = stocked()
     online = pulled(upstream)
-    result(online.through.blob(HUB, "app", LAYER_DIGEST)).close()
+    result(online.through.blob(online.at(HUB, "app"), LAYER_DIGEST)).close()
     upstream.calls.clear()
     offline = Cache(upstream, offline=True, before=online)
     ask = getattr(offline.through, question)
-    answer = result(ask(HUB, "app", LAYER_DIGEST))
+    answer = result(ask(offline.at(HUB, "app"), LAYER_DIGEST))
     assert answer.size == len(LAYER)
     if question == "blob":
         answer.close()
     for name, digest in (("other", LAYER_DIGEST), ("app", Digest.of(CONFIG)), ("app", Digest.of(b"unknown"))):
-        assert isinstance(failing(ask(HUB, name, digest)), errors.Offline)
+        assert isinstance(failing(ask(offline.at(HUB, name), digest)), errors.Offline)
     assert upstream.calls == []
 
 
@@ -274,8 +275,8 @@ class Large:
         self.upstream.add_manifest("app", image(LARGE), OCI_MANIFEST, "latest")
         self.upstream.add_blob("app", LARGE)
         self.cache = Cache(self.upstream)
-        result(self.cache.through.manifest(HUB, "app", "latest"))
-        self.answer = None if cold else result(self.cache.through.blob(HUB, "app", LARGE_DIGEST))
+        result(self.cache.through.manifest(self.cache.at(HUB, "app"), "latest"))
+        self.answer = None if cold else result(self.cache.through.blob(self.cache.at(HUB, "app"), LARGE_DIGEST))
 
     @property
     def flight(self) -> Any:
@@ -286,7 +287,7 @@ class Large:
         return begin(self._aside(span))
 
     async def _aside(self, span: Span) -> SideRange | None:
-        answer = await self.cache.through.blob(HUB, "app", LARGE_DIGEST, span_of=lambda _: span)
+        answer = await self.cache.through.blob(self.cache.at(HUB, "app"), LARGE_DIGEST, span_of=lambda _: span)
         if isinstance(answer, SideRange):
             return answer
         answer.close()
@@ -471,7 +472,7 @@ def test_a_held_blob_has_nothing_on_the_side() -> None:
     """All of it is here."""
     large = Large()
     large.done()
-    held = result(large.cache.through.blob(HUB, "app", LARGE_DIGEST))
+    held = result(large.cache.through.blob(large.cache.at(HUB, "app"), LARGE_DIGEST))
     assert result(large.aside(FAR)) is None
     held.close()
 
@@ -481,8 +482,8 @@ def test_a_cold_blob_comes_over_as_many_lines_as_its_upstream_is_configured_for(
     upstream = stocked(HUB)
     cache = Cache(upstream, segments=3)
     upstream.by_hand = True
-    result(cache.through.manifest(HUB, "app", "latest"))
-    result(cache.through.blob(HUB, "app", LAYER_DIGEST)).close()
+    result(cache.through.manifest(cache.at(HUB, "app"), "latest"))
+    result(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST)).close()
     flight = cache.flights.get(LAYER_DIGEST)
     assert flight is not None and (flight.segments, flight.background) == (3, False)
     upstream.bodies[0].complete()
@@ -497,7 +498,7 @@ def test_what_was_fetched_is_held(background: bool) -> None:
     upstream = stocked()
     cache = pulled(upstream)
     for _ in range(2):
-        result(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background))
+        result(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background))
     assert cache.store.size(LAYER_DIGEST) == len(LAYER)
     assert [call.background for call in upstream.calls] == [background]
 
@@ -512,8 +513,8 @@ def test_a_flight_is_background_work_only_while_nobody_waits_for_it(first: str, 
 
     def ask(how: str) -> Deferred[Any]:
         if how == "pulled":
-            return begin(cache.through.blob(HUB, "app", LAYER_DIGEST))
-        return begin(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, how == "background"))
+            return begin(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
+        return begin(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, how == "background"))
 
     asking = [ask(how) for how in (first, second)]
     upstream.bodies[0].feed(1000)
@@ -532,14 +533,14 @@ def test_what_cannot_be_fetched_says_why(background: bool) -> None:
     upstream = stocked()
     cache = pulled(upstream)
     upstream.fail(errors.UpstreamUnavailable(HUB, "x"))
-    failing(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background), errors.UpstreamUnavailable)
+    failing(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background), errors.UpstreamUnavailable)
     upstream.fail(errors.UpstreamMissing(HUB, "x"))
     upstream.calls.clear()
     for _ in range(2):
-        failing(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background), errors.UpstreamMissing)
+        failing(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background), errors.UpstreamMissing)
     assert len(upstream.calls) == 1
     offline = Cache(upstream, before=cache, offline=True)
-    failing(offline.through.fetch_blob(HUB, "app", LAYER_DIGEST, background), errors.Offline)
+    failing(offline.through.fetch_blob(offline.at(HUB, "app"), LAYER_DIGEST, background), errors.Offline)
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -548,10 +549,10 @@ def test_who_fetches_is_not_failed_by_anothers_upstream(background: bool) -> Non
     upstream, other = stocked(), stocked(OTHER)
     cache = Cache(upstream, other)
     for name in (HUB, OTHER):
-        result(cache.through.manifest(name, "app", "latest"))
+        result(cache.through.manifest(cache.at(name, "app"), "latest"))
     other.hang("blob")
-    begin(cache.through.blob(OTHER, "app", LAYER_DIGEST)).addErrback(lambda _: None)
-    fetching = begin(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background))
+    begin(cache.through.blob(cache.at(OTHER, "app"), LAYER_DIGEST)).addErrback(lambda _: None)
+    fetching = begin(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background))
     other.hanging[0].refuse(errors.UpstreamUnavailable(OTHER, "x"))
     result(fetching)
     assert [call.background for call in upstream.asked("blob")] == [background]
@@ -561,7 +562,8 @@ def test_a_blob_that_no_manifest_names_is_noted_when_it_was_fetched() -> None:
     """It is served afterwards without asking, after a restart too."""
     upstream = stocked()
     cache = Cache(upstream)
-    result(cache.through.fetch_blob(HUB, "app", LAYER_DIGEST, background=True))
+    result(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background=True))
     upstream.calls.clear()
-    assert content(result(Cache(upstream, before=cache).through.blob(HUB, "app", LAYER_DIGEST))) == LAYER
+    later = Cache(upstream, before=cache)
+    assert content(result(later.through.blob(later.at(HUB, "app"), LAYER_DIGEST))) == LAYER
     assert upstream.calls == []

@@ -28,8 +28,8 @@ def warm(**more: Any) -> tuple[ScriptedUpstream, Cache]:
     upstream = ScriptedUpstream(HUB)
     upstream.add_manifest("app", ONE, OCI_MANIFEST, "latest")
     cache = Cache(upstream, **more)
-    result(cache.through.manifest(HUB, "app", "latest"))
-    result(cache.through.tags(HUB, "app"))
+    result(cache.through.manifest(cache.at(HUB, "app"), "latest"))
+    result(cache.through.tags(cache.at(HUB, "app")))
     upstream.calls.clear()
     cache.clock.advance(100.0)
     return upstream, cache
@@ -37,8 +37,8 @@ def warm(**more: Any) -> tuple[ScriptedUpstream, Cache]:
 
 def ask(cache: Cache, kind: str) -> Deferred[Any]:
     if kind == "tag":
-        return begin(cache.through.manifest(HUB, "app", "latest"))
-    return begin(cache.through.tags(HUB, "app"))
+        return begin(cache.through.manifest(cache.at(HUB, "app"), "latest"))
+    return begin(cache.through.tags(cache.at(HUB, "app")))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,9 +112,9 @@ def test_what_is_not_cached_is_asked_for_whatever_is_expected(availability: Avai
     upstream, cache = warm()
     upstream.availabilities["*"] = availability
     upstream.add_manifest("app", TWO, OCI_MANIFEST, "new")
-    assert result(cache.through.manifest(HUB, "app", "new")).data == TWO
+    assert result(cache.through.manifest(cache.at(HUB, "app"), "new")).data == TWO
     upstream.fail(DOWN)
-    assert failing(cache.through.manifest(HUB, "other", "new")) is DOWN
+    assert failing(cache.through.manifest(cache.at(HUB, "other"), "new")) is DOWN
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,7 +204,7 @@ def test_missing_delete_forgets_a_tag_that_is_gone_for_everybody_who_asks() -> N
     assert failing(ask(cache, "tag"), errors.UpstreamMissing).remembered
     for later in (cache, Cache(upstream, before=cache)):
         assert "latest" not in result(later.repositories.get(HUB, "app")).tags
-        assert result(later.through.manifest(HUB, "app", Digest.of(ONE))).data == ONE
+        assert result(later.through.manifest(later.at(HUB, "app"), Digest.of(ONE))).data == ONE
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_without_fresh_for_what_is_held_is_never_asked_for() -> None:
         assert str(result(ask(cache, kind)).status) == "pullcache; hit"
     assert result(ask(cache, "tag")).fresh_until is None and upstream.calls == []
     upstream.add_manifest("app", TWO, OCI_MANIFEST, "new")
-    assert result(cache.through.manifest(HUB, "app", "new")).data == TWO
+    assert result(cache.through.manifest(cache.at(HUB, "app"), "new")).data == TWO
 
 
 def test_an_offline_answer_may_be_repeated_for_a_minute() -> None:

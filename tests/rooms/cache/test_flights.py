@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
 from appliance.cache import segments
+from appliance.cache.access import Remote
 from appliance.cache.flight import State
 from appliance.cache.flights import RESUMED_AT_ONCE, Flights
-from appliance.cache.remote import Remote
 from appliance.errors import Offline, UpstreamUnavailable
 from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
@@ -277,8 +277,8 @@ def test_what_is_being_completed_is_waited_for(offline: bool) -> None:
     known(cache, digest)
     store.held_up = Deferred()
     done = begin(cache.flights.resume(cache.remotes))
-    opening = begin(cache.through.blob("docker.io", NAME, digest))
-    looking = begin(cache.through.blob_size("docker.io", NAME, digest))
+    opening = begin(cache.through.blob(cache.at("docker.io", NAME), digest))
+    looking = begin(cache.through.blob_size(cache.at("docker.io", NAME), digest))
     committed = cache.flights.committed()
     assert cache.flights.is_completing(digest)
     assert not (opening.called or looking.called or committed.called)
@@ -301,9 +301,9 @@ def test_offline_a_blob_that_lies_whole_without_a_note_is_found_when_it_is_asked
     assert store.read_again == []
     for digest in (found, wrong, Digest.of(BLOBS[2])):
         known(cache, digest)
-    result(cache.through.blob("docker.io", NAME, found)).close()
+    result(cache.through.blob(cache.at("docker.io", NAME), found)).close()
     for digest in (wrong, Digest.of(BLOBS[2])) * 2:
-        failing(cache.through.blob("docker.io", NAME, digest), Offline)
+        failing(cache.through.blob(cache.at("docker.io", NAME), digest), Offline)
     assert store.read_again == [found, wrong]
     assert store.unfinished() == sorted([wrong, Digest.of(BLOBS[2])])
 

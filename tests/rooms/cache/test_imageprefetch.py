@@ -46,7 +46,7 @@ def stock(desk: Desk, manifest: bytes, *tags: str) -> None:
 def take(desk: Desk, *blobs: bytes) -> None:
     """As a client, to the end."""
     for blob in blobs:
-        result(desk.through.blob(HUB, APP, Digest.of(blob))).close()
+        result(desk.through.blob(desk.at(HUB, APP), Digest.of(blob))).close()
 
 
 def blobs_asked(desk: Desk) -> list[str]:
@@ -85,7 +85,7 @@ def test_only_a_pull_counts() -> None:
     """A look at the headers, as a kubelet takes with every start of a pod, fetches nothing; nor does C{none}."""
     for settings, pulled in (({}, False), ({"prefetch": PrefetchSettings(image="none")}, True)):
         desk = stocked(**settings)
-        result(desk.through.manifest(HUB, APP, "five", pulled=pulled))
+        result(desk.through.manifest(desk.at(HUB, APP), "five", pulled=pulled))
         desk.turn(GRACE)
         assert blobs_asked(desk) == [] and desk.prefetch.images == 0
 
@@ -93,8 +93,8 @@ def test_only_a_pull_counts() -> None:
 def test_a_pull_by_the_hot_lane_counts() -> None:
     """A prepared answer knows the tag only."""
     desk = stocked()
-    result(desk.through.manifest(HUB, APP, "five"))
-    desk.through.note_pulls(HUB, APP, "five", 33)
+    result(desk.through.manifest(desk.at(HUB, APP), "five"))
+    desk.through.note_pulls(desk.at(HUB, APP), "five", 33)
     desk.turn(GRACE)
     assert desk.holds(*LAYERS) == [True] * 5
 
@@ -149,7 +149,7 @@ def test_a_layer_that_another_repository_brought_is_there_as_well() -> None:
     desk = stocked()
     for blob in LAYERS:
         desk.upstream.add_blob("other", blob)
-        result(desk.through.blob(HUB, "other", Digest.of(blob))).close()
+        result(desk.through.blob(desk.at(HUB, "other"), Digest.of(blob))).close()
     desk.pull("five")
     take(desk, LAYERS[2])
     desk.turn(GRACE)
@@ -161,14 +161,14 @@ def test_a_layer_that_another_repository_brought_is_there_as_well() -> None:
 def test_a_platform_that_a_client_had_through_another_repository_is_there_as_well(whole: bool) -> None:
     """containerd has its manifest, too, and asks for the index alone: its upstream is asked, and sends no blob."""
     desk = stocked()
-    result(desk.through.manifest(HUB, APP, "five"))
+    result(desk.through.manifest(desk.at(HUB, APP), "five"))
     take(desk, CONFIG, *LAYERS[0 if whole else 1 :])
     listed = index(image(LAYERS[3]), FIVE)
     desk.upstream.add_manifest("mirror", listed, OCI_INDEX, "latest")
     desk.upstream.add_manifest("mirror", FIVE, json.loads(FIVE)["mediaType"])
     for each in (CONFIG, *LAYERS):
         desk.upstream.add_blob("mirror", each)
-    result(desk.through.manifest(HUB, "mirror", "latest", pulled=True))
+    result(desk.through.manifest(desk.at(HUB, "mirror"), "latest", pulled=True))
     desk.asked()
     desk.turn(GRACE)
     assert desk.prefetch.images == 0
@@ -178,9 +178,9 @@ def test_a_platform_that_a_client_had_through_another_repository_is_there_as_wel
         return
     assert [call.verb for call in desk.upstream.calls] == ["head", *["blob_size"] * 6]
     desk.upstream.fail(DOWN)
-    assert result(desk.through.manifest(HUB, "mirror", WHOLE)).data == FIVE
+    assert result(desk.through.manifest(desk.at(HUB, "mirror"), WHOLE)).data == FIVE
     for each in (CONFIG, *LAYERS):
-        result(desk.through.blob(HUB, "mirror", Digest.of(each))).close()
+        result(desk.through.blob(desk.at(HUB, "mirror"), Digest.of(each))).close()
 
 
 @pytest.mark.parametrize("media_type", sorted(NONDISTRIBUTABLE))
@@ -230,7 +230,7 @@ def test_it_goes_behind_what_clients_wait_for() -> None:
     desk = stocked()
     desk.pull("five")
     desk.upstream.by_hand = True
-    waiting = begin(desk.through.blob(HUB, APP, Digest.of(b"app")))
+    waiting = begin(desk.through.blob(desk.at(HUB, APP), Digest.of(b"app")))
     for _ in range(10):
         desk.turn(GRACE)
     assert blobs_asked(desk) == digests(b"app")
@@ -257,7 +257,7 @@ def test_it_does_not_give_way_for_ever() -> None:
     desk = stocked()
     desk.pull("five")
     desk.upstream.by_hand = True
-    begin(desk.through.blob(HUB, APP, Digest.of(b"app")))
+    begin(desk.through.blob(desk.at(HUB, APP), Digest.of(b"app")))
     desk.upstream.by_hand = False
     for _ in range(int(GIVES_WAY / GRACE) + 1):
         desk.turn(GRACE)
@@ -273,7 +273,7 @@ def test_a_client_that_comes_for_it_after_all_joins_and_waits_for_nobody() -> No
     [call] = desk.upstream.asked("blob")
     assert (call.subject, call.background) == (digests(CONFIG)[0], True)
     desk.upstream.heal()
-    joined = begin(desk.through.blob(HUB, APP, Digest.of(CONFIG)))
+    joined = begin(desk.through.blob(desk.at(HUB, APP), Digest.of(CONFIG)))
     assert [each.background for each in desk.upstream.asked("blob")][:2] == [True, False]
     assert desk.upstream.hanging[0].cancelled
     result(joined).close()
@@ -286,10 +286,10 @@ def test_an_image_that_is_known_to_be_whole_is_not_looked_at_again() -> None:
     desk.pull("five")
     desk.turn(GRACE)
     for reference in ("five", str(WHOLE)):
-        desk.through.note_pulls(HUB, APP, reference)
+        desk.through.note_pulls(desk.at(HUB, APP), reference)
     desk.turn(SOON)
     for reference in ("five", str(WHOLE)):
-        desk.through.note_pulls(HUB, APP, reference, digest=WHOLE if reference == "five" else None)
+        desk.through.note_pulls(desk.at(HUB, APP), reference, digest=WHOLE if reference == "five" else None)
         assert desk.prefetch.images == 0 and desk.clock.getDelayedCalls() == []
 
 
@@ -300,7 +300,7 @@ def test_no_more_than_so_many_are_remembered_to_be_fetched(monkeypatch: pytest.M
     desk = stocked(*made)
     with capturedLogs() as logged:
         for manifest in made:
-            result(desk.through.manifest(HUB, APP, Digest.of(manifest), pulled=True))
+            result(desk.through.manifest(desk.at(HUB, APP), Digest.of(manifest), pulled=True))
     assert (desk.prefetch.images, [event["limit"] for event in lines(logged)]) == (2, [2])
     desk.turn(GRACE)
     assert desk.holds(*LAYERS) == [True, True, False, False, False]
@@ -395,11 +395,11 @@ def test_an_outage_is_waited_for_however_long() -> None:
 def test_an_image_that_is_whole_is_known_to_be_in_an_outage_as_well() -> None:
     """It is not counted among those that are on their way until its upstream is back."""
     desk = stocked()
-    result(desk.through.manifest(HUB, APP, "five"))
+    result(desk.through.manifest(desk.at(HUB, APP), "five"))
     take(desk, CONFIG, *LAYERS)
     desk.upstream.fail(DOWN)
     desk.upstream.availabilities["*"] = Availability(ask=False, wait=False, fault=DOWN)
-    desk.through.note_pulls(HUB, APP, "five")
+    desk.through.note_pulls(desk.at(HUB, APP), "five")
     desk.turn(GRACE)
     assert desk.prefetch.images == 0
 
@@ -504,7 +504,7 @@ def test_a_configuration_that_does_not_want_it_is_heeded_at_once(change: str) ->
     desk.upstream.hang("blob")
     desk.turn(GRACE)
     other = {"none": {"prefetch": PrefetchSettings(image="none")}, "allow": {"allow": ()}, "gone": {}}
-    desk.through.remotes = Cache(*([] if change == "gone" else [desk.upstream]), **other[change]).remotes
+    desk.through.access.remotes = Cache(*([] if change == "gone" else [desk.upstream]), **other[change]).remotes
     desk.prefetch.reconsider()
     desk.upstream.heal()
     desk.upstream.hanging[0].answer()
@@ -516,13 +516,13 @@ def test_while_the_appliance_is_offline_it_waits() -> None:
     """A ship at sea: the image is made whole in the next port, and is not said to be on its way before."""
     desk = stocked()
     desk.pull("five")
-    online = desk.through.remotes
+    online = desk.through.access.remotes
     assert desk.prefetch.is_fetching(HUB, APP, WHOLE)
-    desk.through.remotes = Cache(desk.upstream, offline=True, prefetch=PrefetchSettings()).remotes
+    desk.through.access.remotes = Cache(desk.upstream, offline=True, prefetch=PrefetchSettings()).remotes
     desk.prefetch.reconsider()
     desk.turn(86400.0)
     assert blobs_asked(desk) == [] and not desk.prefetch.is_fetching(HUB, APP, WHOLE)
-    desk.through.remotes = online
+    desk.through.access.remotes = online
     desk.prefetch.reconsider()
     desk.turn()
     assert desk.holds(*LAYERS) == [True] * 5 and not desk.prefetch.is_fetching(HUB, APP, WHOLE)
@@ -536,7 +536,7 @@ def test_a_stop_drops_what_is_under_way_and_forgets_nothing() -> None:
     desk.turn(GRACE)
     stopping: Deferred[None] = desk.prefetch.stop()
     result(stopping)
-    desk.through.note_pulls(HUB, APP, "latest")
+    desk.through.note_pulls(desk.at(HUB, APP), "latest")
     desk.turn(GRACE)
     assert len(desk.asked("blob")) == 1 and desk.clock.getDelayedCalls() == []
     result(begin(desk.prefetch.flush()))

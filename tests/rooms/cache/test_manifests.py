@@ -32,7 +32,7 @@ def verbs(upstream: ScriptedUpstream) -> list[str]:
 
 
 def ask(cache: Cache, reference: str | Digest = "latest", name: str = "app") -> Any:
-    return result(cache.through.manifest(HUB, name, reference))
+    return result(cache.through.manifest(cache.at(HUB, name), reference))
 
 
 def warm(upstream: ScriptedUpstream, **more: Any) -> Cache:
@@ -124,7 +124,7 @@ def test_concurrent_checks_are_one() -> None:
     upstream = stocked()
     upstream.hang("head")
     cache = Cache(upstream)
-    asked = [begin(cache.through.manifest(HUB, "app", "latest")) for _ in range(10)]
+    asked = [begin(cache.through.manifest(cache.at(HUB, "app"), "latest")) for _ in range(10)]
     asked[0].cancel()
     failing(asked[0], CancelledError)
     upstream.hanging[0].answer()
@@ -138,7 +138,7 @@ def test_a_hanging_upstream_holds_up_nobody_who_can_be_served() -> None:
     upstream = stocked()
     cache = warm(upstream)
     upstream.hang("head")
-    waiting = begin(cache.through.manifest(HUB, "app", "latest"))
+    waiting = begin(cache.through.manifest(cache.at(HUB, "app"), "latest"))
     cache.clock.advance(1.9)
     assert not waiting.called
     cache.clock.advance(0.2)
@@ -154,7 +154,7 @@ def test_the_check_goes_on_and_its_word_is_used_later() -> None:
     upstream = stocked()
     cache = warm(upstream)
     upstream.hang("head")
-    waiting = begin(cache.through.manifest(HUB, "app", "latest"))
+    waiting = begin(cache.through.manifest(cache.at(HUB, "app"), "latest"))
     cache.clock.advance(10.0)
     assert result(waiting).data == ONE
     upstream.add_manifest("app", TWO, OCI_MANIFEST, "latest")
@@ -196,7 +196,7 @@ def test_with_its_switch_off_a_failure_is_told(error: errors.UpstreamError, kind
     upstream = stocked()
     cache = warm(upstream, serve_stale=StaleSettings(**{kind: False}))
     upstream.fail(error)
-    assert failing(cache.through.manifest(HUB, "app", "latest")) is error
+    assert failing(cache.through.manifest(cache.at(HUB, "app"), "latest")) is error
 
 
 @pytest.mark.parametrize(("error", "kind"), TROUBLE, ids=lambda each: type(each).__name__)
@@ -205,7 +205,8 @@ def test_with_nothing_cached_the_failure_is_told(error: errors.UpstreamError, ki
     upstream = stocked()
     upstream.fail(error)
     for reference in ("latest", Digest.of(ONE)):
-        assert failing(Cache(upstream).through.manifest(HUB, "app", reference)) is error
+        cache = Cache(upstream)
+        assert failing(cache.through.manifest(cache.at(HUB, "app"), reference)) is error
 
 
 def test_max_stale_bounds_how_old_an_answer_may_be() -> None:
@@ -215,7 +216,7 @@ def test_max_stale_bounds_how_old_an_answer_may_be() -> None:
     upstream.fail(errors.UpstreamUnavailable(HUB, "down"))
     assert ask(cache).data == ONE
     cache.clock.advance(3700.0)
-    failing(cache.through.manifest(HUB, "app", "latest"), errors.UpstreamUnavailable)
+    failing(cache.through.manifest(cache.at(HUB, "app"), "latest"), errors.UpstreamUnavailable)
 
 
 def test_a_digest_once_held_is_never_asked_for() -> None:
@@ -234,7 +235,7 @@ def test_a_digest_is_asked_for_in_each_repository() -> None:
     upstream = stocked()
     cache = Cache(upstream)
     ask(cache, Digest.of(ONE)), verbs(upstream)
-    failing(cache.through.manifest(HUB, "other", Digest.of(ONE)), errors.UpstreamMissing)
+    failing(cache.through.manifest(cache.at(HUB, "other"), Digest.of(ONE)), errors.UpstreamMissing)
     assert verbs(upstream) == ["manifest"]
     upstream.add_manifest("other", ONE, OCI_MANIFEST)
     cache.clock.advance(30.0)
@@ -249,7 +250,7 @@ def test_a_child_that_is_held_elsewhere_is_served_when_its_upstream_has_it() -> 
     upstream.add_manifest("multi", whole, OCI_INDEX, "latest")
     cache = Cache(upstream)
     ask(cache), ask(cache, name="multi"), verbs(upstream)
-    failing(cache.through.manifest(HUB, "multi", Digest.of(ONE)), errors.UpstreamMissing)
+    failing(cache.through.manifest(cache.at(HUB, "multi"), Digest.of(ONE)), errors.UpstreamMissing)
     assert verbs(upstream) == ["head"]
     cache.clock.advance(30.0)
     upstream.add_manifest("multi", ONE, OCI_MANIFEST)
@@ -319,8 +320,8 @@ def test_what_is_no_manifest_is_neither_stored_nor_served(
     upstream.tells_digest = tells_digest
     upstream.add_manifest("app", data, content_type, "latest")
     cache = Cache(upstream)
-    failing(cache.through.manifest(HUB, "app", "latest"), errors.UpstreamInvalid)
-    failing(cache.through.manifest(HUB, "app", Digest.of(data)), errors.UpstreamInvalid)
+    failing(cache.through.manifest(cache.at(HUB, "app"), "latest"), errors.UpstreamInvalid)
+    failing(cache.through.manifest(cache.at(HUB, "app"), Digest.of(data)), errors.UpstreamInvalid)
     repository = result(cache.repositories.get(HUB, "app"))
     assert (repository.tags, repository.manifests, cache.store.total()) == ({}, {}, 0)
 
@@ -331,7 +332,7 @@ def test_a_manifest_of_another_digest_is_refused(reference: str | Digest) -> Non
     upstream = stocked()
     upstream.shelves["app"].manifests[Digest.of(ONE)] = (TWO, OCI_MANIFEST)
     cache = Cache(upstream)
-    failing(cache.through.manifest(HUB, "app", reference), errors.UpstreamInvalid)
+    failing(cache.through.manifest(cache.at(HUB, "app"), reference), errors.UpstreamInvalid)
     assert cache.store.total() == 0
 
 
@@ -342,7 +343,7 @@ def test_an_offline_appliance_never_asks() -> None:
     offline.clock.advance(1e8)
     assert ask(offline).data == ONE and ask(offline, Digest.of(ONE)).data == ONE
     for reference in ("other", Digest.of(TWO)):
-        failing(offline.through.manifest(HUB, "app", reference), errors.Offline)
+        failing(offline.through.manifest(offline.at(HUB, "app"), reference), errors.Offline)
     assert verbs(upstream) == []
 
 
@@ -351,6 +352,8 @@ def test_only_what_is_allowed_and_configured_is_looked_at() -> None:
     upstream = stocked()
     cache = warm(upstream)
     closed = Cache(upstream, before=cache, deny=("app",))
-    failing(closed.through.manifest(HUB, "app", "latest"), errors.NotPermitted)
-    failing(cache.through.manifest("evil.example", "app", "latest"), errors.UpstreamUnknown)
+    with pytest.raises(errors.NotPermitted):
+        closed.at(HUB, "app")
+    with pytest.raises(errors.UpstreamUnknown):
+        cache.at("evil.example", "app")
     assert verbs(upstream) == []

@@ -111,11 +111,11 @@ def empty() -> ScriptedUpstream:
 def questions(cache: Cache) -> list[tuple[str, Any]]:
     digest = Digest.of(ONE)
     return [
-        ("manifest", lambda: cache.through.manifest(HUB, "app", "latest")),
-        ("manifest", lambda: cache.through.manifest(HUB, "app", digest)),
-        ("blob", lambda: cache.through.blob(HUB, "app", Digest.of(LAYER))),
-        ("blob_size", lambda: cache.through.blob_size(HUB, "app", Digest.of(LAYER))),
-        ("tags", lambda: cache.through.tags(HUB, "absent")),
+        ("manifest", lambda: cache.through.manifest(cache.at(HUB, "app"), "latest")),
+        ("manifest", lambda: cache.through.manifest(cache.at(HUB, "app"), digest)),
+        ("blob", lambda: cache.through.blob(cache.at(HUB, "app"), Digest.of(LAYER))),
+        ("blob_size", lambda: cache.through.blob_size(cache.at(HUB, "app"), Digest.of(LAYER))),
+        ("tags", lambda: cache.through.tags(cache.at(HUB, "absent"))),
     ]
 
 
@@ -141,25 +141,25 @@ def test_asking_for_a_manifest_does_not_hide_the_blob_of_the_same_digest() -> No
     digest = upstream.add_blob("app", LAYER)
     upstream.add_manifest("app", ONE, OCI_MANIFEST, "latest")
     cache = Cache(upstream)
-    failing(cache.through.manifest(HUB, "app", digest), errors.UpstreamMissing)
-    failing(cache.through.manifest(HUB, "other", "latest"), errors.UpstreamMissing)
-    result(cache.through.blob(HUB, "app", digest)).close()
-    assert result(cache.through.manifest(HUB, "app", "latest")).data == ONE
+    failing(cache.through.manifest(cache.at(HUB, "app"), digest), errors.UpstreamMissing)
+    failing(cache.through.manifest(cache.at(HUB, "other"), "latest"), errors.UpstreamMissing)
+    result(cache.through.blob(cache.at(HUB, "app"), digest)).close()
+    assert result(cache.through.manifest(cache.at(HUB, "app"), "latest")).data == ONE
 
 
 def test_what_is_held_is_served_whatever_was_said_of_it_before() -> None:
     """A digest that was missing, and then came with its tag."""
     upstream = empty()
     cache = Cache(upstream)
-    failing(cache.through.manifest(HUB, "app", Digest.of(ONE)), errors.UpstreamMissing)
+    failing(cache.through.manifest(cache.at(HUB, "app"), Digest.of(ONE)), errors.UpstreamMissing)
     upstream.add_manifest("app", ONE, OCI_MANIFEST, "latest")
-    assert result(cache.through.manifest(HUB, "app", "latest")).data == ONE
-    assert result(cache.through.manifest(HUB, "app", Digest.of(ONE))).data == ONE
+    assert result(cache.through.manifest(cache.at(HUB, "app"), "latest")).data == ONE
+    assert result(cache.through.manifest(cache.at(HUB, "app"), Digest.of(ONE))).data == ONE
     upstream.calls.clear()
     upstream.add_blob("app", LAYER)
-    result(cache.through.blob(HUB, "app", Digest.of(LAYER))).close()
+    result(cache.through.blob(cache.at(HUB, "app"), Digest.of(LAYER))).close()
     del upstream.shelves["app"].blobs[Digest.of(LAYER)]
-    result(cache.through.blob(HUB, "app", Digest.of(LAYER))).close()
+    result(cache.through.blob(cache.at(HUB, "app"), Digest.of(LAYER))).close()
     assert len(upstream.asked("blob")) == 1
 
 
@@ -169,7 +169,7 @@ def test_a_blob_of_another_size_is_not_remembered_as_missing() -> None:
     hub.add_blob("app", LAYER)
     other.shelves["app"].blobs[Digest.of(LAYER)] = b"something longer"
     cache = Cache(hub, other)
-    result(cache.through.blob(HUB, "app", Digest.of(LAYER))).close()
+    result(cache.through.blob(cache.at(HUB, "app"), Digest.of(LAYER))).close()
     for _ in range(2):
-        failing(cache.through.blob_size("ghcr.io", "app", Digest.of(LAYER)), errors.UpstreamMissing)
+        failing(cache.through.blob_size(cache.at("ghcr.io", "app"), Digest.of(LAYER)), errors.UpstreamMissing)
     assert len(other.asked("blob_size")) == 2

@@ -43,11 +43,11 @@ def test_an_image_can_be_verified_when_its_upstream_is_gone() -> None:
     [signature] = desk.refer(IMAGE, b"signature")
     desk.pull()
     desk.upstream.fail(UpstreamUnavailable(HUB, "gone"))
-    listed = result(desk.through.referrers(HUB, APP, SUBJECT))
+    listed = result(desk.through.referrers(desk.at(HUB, APP), SUBJECT))
     assert [str(each.digest) for each in listed.referrers] == digests(signature)
-    assert result(desk.through.manifest(HUB, APP, listed.referrers[0].digest)).data == signature
+    assert result(desk.through.manifest(desk.at(HUB, APP), listed.referrers[0].digest)).data == signature
     for blob in (CONFIG, b"signature"):
-        result(desk.through.blob(HUB, APP, Digest.of(blob))).close()
+        result(desk.through.blob(desk.at(HUB, APP), Digest.of(blob))).close()
     assert desk.prefetch.referrers == 0
 
 
@@ -61,7 +61,7 @@ def test_what_cosign_left_under_tags_comes_too() -> None:
     assert all(desk.holds(b".sig", b".att", b".sbom"))
     desk.upstream.fail(UpstreamUnavailable(HUB, "gone"))
     for suffix, manifest in left.items():
-        assert result(desk.through.manifest(HUB, APP, SUBJECT.file_name + suffix)).data == manifest
+        assert result(desk.through.manifest(desk.at(HUB, APP), SUBJECT.file_name + suffix)).data == manifest
 
 
 def test_a_signature_that_was_pulled_is_whole_whatever_is_prefetched() -> None:
@@ -143,7 +143,7 @@ def test_only_a_clients_pull_of_an_upstream_that_is_to_be_prefetched_from_counts
     for settings, pulled in (({}, False), ({"prefetch": NOTHING}, True)):
         desk = desk_of(**settings)
         desk.refer(IMAGE, b"signature")
-        result(desk.through.manifest(HUB, APP, "latest", pulled=pulled))
+        result(desk.through.manifest(desk.at(HUB, APP), "latest", pulled=pulled))
         desk.turn()
         assert desk.asked("referrers") == []
 
@@ -156,7 +156,7 @@ def test_runtimes_that_pull_by_digest_get_it_too() -> None:
     desk.offer(other, b"for another platform")
     desk.refer(whole, b"signature of the index")
     desk.refer(IMAGE, b"signature of the child")
-    result(desk.through.manifest(HUB, APP, "multi"))
+    result(desk.through.manifest(desk.at(HUB, APP), "multi"))
     desk.pull(Digest.of(whole))
     assert desk.holds(b"signature of the index", b"signature of the child") == [True, False]
     desk.pull(SUBJECT)
@@ -185,13 +185,13 @@ def test_a_hundred_pulls_are_one_search() -> None:
     desk.refer(IMAGE, b"signature")
     desk.upstream.hang("head")
     for number, tag in enumerate(("latest", "1", "1.2")):
-        pulling = begin(desk.through.manifest(HUB, APP, tag, pulled=True))
+        pulling = begin(desk.through.manifest(desk.at(HUB, APP), tag, pulled=True))
         desk.upstream.hanging[number].answer()
         result(pulling)
-        desk.through.note_pulls(HUB, APP, tag, 33)
+        desk.through.note_pulls(desk.at(HUB, APP), tag, 33)
     for _ in range(2):
         desk.turn()
-        desk.through.note_pulls(HUB, APP, "1", 33)
+        desk.through.note_pulls(desk.at(HUB, APP), "1", 33)
     assert desk.prefetch.referrers == 1
     desk.upstream.heal()
     desk.upstream.hanging[-1].answer()
@@ -210,7 +210,7 @@ def test_a_signature_that_was_added_later_comes_with_a_later_pull() -> None:
     desk.pull(after=FRESH_FOR - 1)
     assert desk.asked() == []
     desk.clock.advance(1)
-    desk.through.note_pulls(HUB, APP, "latest")
+    desk.through.note_pulls(desk.at(HUB, APP), "latest")
     desk.turn()
     assert desk.holds(b"late") == [True]
 
@@ -259,7 +259,7 @@ def test_no_pull_waits_for_it() -> None:
     """The client has its answer before anything else is asked."""
     desk = desk_of()
     desk.upstream.hang("referrers")
-    assert result(desk.through.manifest(HUB, APP, "latest", pulled=True)).data == IMAGE
+    assert result(desk.through.manifest(desk.at(HUB, APP), "latest", pulled=True)).data == IMAGE
     assert desk.asked() == ["latest", str(SUBJECT)]
     desk.turn()
     assert desk.asked() == [str(SUBJECT)]
@@ -309,10 +309,10 @@ def test_what_is_too_much_is_left_out_and_said_once(monkeypatch: pytest.MonkeyPa
     desk = desk_of()
     for number in range(5):
         desk.offer(image(b"%d" % number), b"%d" % number, f"{number}")
-        result(desk.through.manifest(HUB, APP, f"{number}"))
+        result(desk.through.manifest(desk.at(HUB, APP), f"{number}"))
     with capturedLogs() as logged:
         for number in range(5):
-            desk.through.note_pulls(HUB, APP, f"{number}")
+            desk.through.note_pulls(desk.at(HUB, APP), f"{number}")
     assert [event["limit"] for event in lines(logged)] == [2]
     desk.turn()
     assert desk.asked("referrers") == digests(image(b"0"), image(b"1"))
@@ -368,7 +368,7 @@ def test_an_upstream_that_is_down_is_not_asked_on() -> None:
     """A failure, and an availability that says that the next question will fare no better; later it is asked again."""
     desk = desk_of(fresh_for=None)
     desk.refer(IMAGE, b"signature")
-    result(desk.through.manifest(HUB, APP, "latest"))
+    result(desk.through.manifest(desk.at(HUB, APP), "latest"))
     down = UpstreamUnavailable(HUB, "down")
     desk.upstream.fail(down)
     desk.upstream.availabilities["*"] = Availability(ask=False, wait=False, fault=down)
@@ -443,7 +443,7 @@ def test_a_configuration_that_says_no_is_heeded_at_once(change: str) -> None:
     }
     settings = {"prefetch": REFERRERS_ALONE, **other[change]}
     after = Cache(*([] if change == "gone" else [desk.upstream]), **settings)
-    desk.through.remotes = after.remotes
+    desk.through.access.remotes = after.remotes
     desk.upstream.heal()
     desk.asked()
     with capturedLogs() as logged:
@@ -460,8 +460,8 @@ def test_a_stop_drops_what_is_under_way_and_begins_nothing(verb: str) -> None:
     desk.refer(IMAGE, b"signature")
     for number in range(AT_ONCE + 2):
         desk.offer(image(b"%d" % number), b"%d" % number, f"{number}")
-        result(desk.through.manifest(HUB, APP, f"{number}"))
-    result(desk.through.manifest(HUB, APP, "latest"))
+        result(desk.through.manifest(desk.at(HUB, APP), f"{number}"))
+    result(desk.through.manifest(desk.at(HUB, APP), "latest"))
     desk.upstream.hang(verb)
     desk.asked()
     for tag in ("latest", *map(str, range(AT_ONCE + 2))):
@@ -471,7 +471,7 @@ def test_a_stop_drops_what_is_under_way_and_begins_nothing(verb: str) -> None:
     stopping: Deferred[None] = desk.prefetch.stop()
     result(stopping)
     assert begun and desk.prefetch.referrers == 0
-    desk.through.note_pulls(HUB, APP, "3")
+    desk.through.note_pulls(desk.at(HUB, APP), "3")
     for each in desk.upstream.hanging:
         each.refuse(UpstreamMissing(HUB, "no"))
     desk.turn()
@@ -481,7 +481,7 @@ def test_a_stop_drops_what_is_under_way_and_begins_nothing(verb: str) -> None:
 def test_a_stop_before_anything_began_is_over_at_once() -> None:
     """Nothing is asked afterwards."""
     desk = desk_of()
-    result(begin(desk.through.manifest(HUB, APP, "latest", pulled=True)))
+    result(begin(desk.through.manifest(desk.at(HUB, APP), "latest", pulled=True)))
     desk.asked()
     result(desk.prefetch.stop())
     assert desk.clock.getDelayedCalls() == []

@@ -48,7 +48,6 @@ class Desk:
     def __init__(self, upstream: ScriptedUpstream, before: Desk | None = None, **more: Any) -> None:
         self.cache: Cache = Cache(upstream, before=None if before is None else before.cache, **more)
         self.clock = self.cache.clock
-        self.remote = self.cache.remotes[HUB]
         self.referrers = ReferrerCache(
             self.cache.repositories,
             ReferrerLists(self.cache.documents),
@@ -57,7 +56,7 @@ class Desk:
         )
 
     def ask(self, subject: Digest = SUBJECT, name: str = "app") -> Deferred[ReferrersAnswer]:
-        return begin(self.referrers.list(self.remote, name, subject))
+        return begin(self.referrers.list(self.cache.at(HUB, name), subject))
 
     def hold(self, data: bytes, *tags: str, media_type: str = OCI_MANIFEST) -> None:
         """As an import does it."""
@@ -140,7 +139,7 @@ def test_unknown_is_never_empty(
         before.clock.advance(1.0 if known == "lately" else 601.0)
     behave(upstream, how)
     # The same memory: what was heard of a subject that is not held does not outlast it.
-    before.remote = Desk(upstream, before=before, offline=how == "is never asked").remote
+    before.cache.through.access.remotes = Cache(upstream, offline=how == "is never asked").remotes
     expected = TABLE[how][column]
     waiting = before.ask()
     if how == "is silent" and known != "lately":

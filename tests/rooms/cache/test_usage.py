@@ -31,11 +31,11 @@ def test_a_pull_counts_and_a_look_does_not() -> None:
     """Monitoring that asks for headers keeps nothing alive; names count in full."""
     site = Appliance(offline=True)
     digest = site.hold(image(), "1")
-    result(site.through.manifest(HUB, "nginx", "1"))
+    result(site.through.manifest(site.at(HUB, "nginx"), "1"))
     assert site.usage.of(HUB, NGINX, "1") is None
-    result(site.through.manifest(HUB, "nginx", "1", pulled=True))
+    result(site.through.manifest(site.at(HUB, "nginx"), "1", pulled=True))
     site.clock.advance(10)
-    result(site.through.manifest(HUB, NGINX, digest, pulled=True))
+    result(site.through.manifest(site.at(HUB, NGINX), digest, pulled=True))
     assert site.usage.of(HUB, NGINX, "1") == Use(1, NOW)
     assert site.usage.last_pulled(HUB, NGINX, str(digest)) == NOW + 10
 
@@ -43,7 +43,7 @@ def test_a_pull_counts_and_a_look_does_not() -> None:
 def test_what_was_refused_was_not_pulled() -> None:
     """A want is no use."""
     site = Appliance(offline=True)
-    failing(site.through.manifest(HUB, NGINX, "1", pulled=True), Offline)
+    failing(site.through.manifest(site.at(HUB, NGINX), "1", pulled=True), Offline)
     assert len(site.usage) == 0
 
 
@@ -60,8 +60,10 @@ def test_a_tag_is_used_when_its_digest_is() -> None:
 def test_pulls_noted_for_others_count() -> None:
     """The hot lane tells of its hits a few seconds later; an upstream that was unconfigured meanwhile is no error."""
     site = Appliance()
-    site.through.note_pulls(HUB, "nginx", "1", 7)
-    site.through.note_pulls("gone.example", "nginx", "1", 7)
+    site.through.note_pulls(site.at(HUB, "nginx"), "1", 7)
+    pulled = site.at(HUB, "nginx")
+    site.through.access.remotes = {}
+    site.through.note_pulls(pulled, "1", 7)
     assert site.usage.of(HUB, NGINX, "1") == Use(7, NOW) and len(site.usage) == 1
 
 

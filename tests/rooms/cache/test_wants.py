@@ -63,10 +63,10 @@ def test_what_an_offline_appliance_lacks_is_noted_once() -> None:
     """Ten clients that ask for one tag are one want, with how often and when."""
     site = Appliance(offline=True)
     for _ in range(3):
-        failing(site.through.manifest(HUB, "nginx", "1.27"), Offline)
+        failing(site.through.manifest(site.at(HUB, "nginx"), "1.27"), Offline)
         site.clock.advance(10)
-    failing(site.through.manifest(HUB, "nginx", DIGEST), Offline)
-    failing(site.through.blob(HUB, "nginx", DIGEST), Offline)
+    failing(site.through.manifest(site.at(HUB, "nginx"), DIGEST), Offline)
+    failing(site.through.blob(site.at(HUB, "nginx"), DIGEST), Offline)
     assert noted(site.wants) == [("1.27", 3, 0, 20), (str(DIGEST), 2, 30, 30)]
     assert site.wants.snapshot()[0].key == (HUB, NGINX, "1.27")
 
@@ -75,8 +75,8 @@ def test_the_client_s_platform_is_kept_where_it_is_known() -> None:
     """A later client that does not say leaves it as it was."""
     site = Appliance(offline=True)
     for platform in ("linux/arm64", None):
-        failing(site.through.manifest(HUB, NGINX, "1", platform), Offline)
-    failing(site.through.blob(HUB, NGINX, DIGEST), Offline)
+        failing(site.through.manifest(site.at(HUB, NGINX), "1", platform), Offline)
+    failing(site.through.blob(site.at(HUB, NGINX), DIGEST), Offline)
     assert [each.platform for each in site.wants.snapshot()] == ["linux/arm64", None]
 
 
@@ -105,7 +105,7 @@ def test_an_upstream_that_fails_with_nothing_cached_is_a_want() -> None:
     """An appliance with a bad line asks for a bundle too."""
     site = Appliance()
     site.hub.fail(UpstreamUnavailable(HUB, "gone"))
-    failing(site.through.manifest(HUB, NGINX, "1"), UpstreamUnavailable)
+    failing(site.through.manifest(site.at(HUB, NGINX), "1"), UpstreamUnavailable)
     assert [each.reason for each in site.wants.snapshot()] == ["unavailable"]
 
 
@@ -115,21 +115,22 @@ def test_what_is_served_stale_is_no_want() -> None:
     site.hold(image(), "1")
     site.clock.advance(10**9)
     site.hub.fail(UpstreamUnavailable(HUB, "gone"))
-    result(site.through.manifest(HUB, NGINX, "1"))
+    result(site.through.manifest(site.at(HUB, NGINX), "1"))
     assert not site.wants.snapshot()
 
 
 def test_what_may_not_be_pulled_is_no_want() -> None:
     """A bundle would not change it."""
     site = Appliance()
-    failing(site.through.manifest("nowhere.example", "a", "1"), UpstreamUnknown)
+    with pytest.raises(UpstreamUnknown):
+        site.at("nowhere.example", "a")
     assert not site.wants.snapshot()
 
 
 def test_asking_for_a_size_is_no_want() -> None:
     """Builders look whether a layer is there before they bring their own."""
     site = Appliance(offline=True)
-    failing(site.through.blob_size(HUB, NGINX, DIGEST), Offline)
+    failing(site.through.blob_size(site.at(HUB, NGINX), DIGEST), Offline)
     assert not site.wants.snapshot()
 
 
@@ -137,10 +138,10 @@ def test_what_could_be_served_later_is_wanted_no_more() -> None:
     """The upstream came back."""
     site = Appliance()
     site.hub.fail(UpstreamUnavailable(HUB, "gone"))
-    failing(site.through.manifest(HUB, NGINX, "1"), UpstreamUnavailable)
+    failing(site.through.manifest(site.at(HUB, NGINX), "1"), UpstreamUnavailable)
     site.hub.heal()
     site.offer(image(), "1")
-    result(site.through.manifest(HUB, NGINX, "1"))
+    result(site.through.manifest(site.at(HUB, NGINX), "1"))
     assert not site.wants.snapshot()
 
 
@@ -230,8 +231,8 @@ def test_the_service_knows_which_repositories_are_held() -> None:
     """As it looks for what was asked for."""
     site = Appliance(offline=True)
     site.hold(image(), "1")
-    failing(site.through.manifest(HUB, NGINX, "2"), Offline)
-    failing(site.through.manifest(HUB, "made/up", "2"), Offline)
+    failing(site.through.manifest(site.at(HUB, NGINX), "2"), Offline)
+    failing(site.through.manifest(site.at(HUB, "made/up"), "2"), Offline)
     assert [(each.repository, each.held) for each in site.wants.snapshot()] == [(NGINX, True), ("made/up", False)]
 
 
@@ -320,10 +321,10 @@ def test_what_is_held_by_now_is_forgotten() -> None:
     content = image()
     layer = Digest.parse(content.layers[0].digest)
     for name in (NGINX, "library/other"):
-        failing(site.through.manifest(HUB, name, "1"), Offline)
-        failing(site.through.manifest(HUB, name, Digest.parse(content.digest)), Offline)
-        failing(site.through.blob(HUB, name, layer), Offline)
-    failing(site.through.manifest(HUB, NGINX, "2"), Offline)
+        failing(site.through.manifest(site.at(HUB, name), "1"), Offline)
+        failing(site.through.manifest(site.at(HUB, name), Digest.parse(content.digest)), Offline)
+        failing(site.through.blob(site.at(HUB, name), layer), Offline)
+    failing(site.through.manifest(site.at(HUB, NGINX), "2"), Offline)
     site.hold(content, "1")
     holds = site.services.imports._held.holds
     assert result(site.wants.review(holds)) == 3

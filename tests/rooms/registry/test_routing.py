@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import NameInvalid, NamespaceConflict, UpstreamUnknown
-from appliance.registry.routing import Target, is_plain, target
+from appliance.registry.routing import RequestedName, is_plain, requested_name
 from appliance.settings import Settings, UpstreamSettings
 
 SETTINGS = Settings(
@@ -21,32 +21,32 @@ SETTINGS = Settings(
 )
 
 
-def route(name: str, *namespaces: str, default: str | None = "docker.io") -> Target:
-    return target(name, namespaces, default, SETTINGS.upstream_for)
+def route(name: str, *namespaces: str, default: str | None = "docker.io") -> RequestedName:
+    return requested_name(name, namespaces, default, SETTINGS.upstream_for)
 
 
 @pytest.mark.parametrize(
     ("name", "namespaces", "expected"),
     [
-        ("nginx", [], Target("docker.io", "nginx")),
-        ("library/nginx", [], Target("docker.io", "library/nginx")),
-        ("docker.io/library/nginx", [], Target("docker.io", "library/nginx")),
-        ("Docker.IO/nginx", [], Target("docker.io", "nginx")),
-        ("hub/nginx", [], Target("docker.io", "nginx")),
-        ("index.docker.io/nginx", [], Target("docker.io", "nginx")),
-        ("registry-1.docker.io/nginx", [], Target("docker.io", "nginx")),
-        ("ghcr.io:443/a/b", [], Target("ghcr.io", "a/b")),
-        ("reg.lan:5000/a/b", [], Target("reg.lan:5000", "a/b")),
-        ("a/b", ["ghcr.io"], Target("ghcr.io", "a/b", "ghcr.io")),
-        ("a/b", ["reg.lan:5000"], Target("reg.lan:5000", "a/b", "reg.lan:5000")),
-        ("a/b", ["Hub"], Target("docker.io", "a/b", "Hub")),
-        ("ghcr.io/a", ["ghcr.io"], Target("ghcr.io", "a")),
-        ("ghcr.io/a", ["unknown.example"], Target("ghcr.io", "a")),
-        ("hub/a", ["docker.io"], Target("docker.io", "a")),
-        ("ghcr.io", [], Target("docker.io", "ghcr.io")),
+        ("nginx", [], RequestedName("docker.io", "nginx")),
+        ("library/nginx", [], RequestedName("docker.io", "library/nginx")),
+        ("docker.io/library/nginx", [], RequestedName("docker.io", "library/nginx")),
+        ("Docker.IO/nginx", [], RequestedName("docker.io", "nginx")),
+        ("hub/nginx", [], RequestedName("docker.io", "nginx")),
+        ("index.docker.io/nginx", [], RequestedName("docker.io", "nginx")),
+        ("registry-1.docker.io/nginx", [], RequestedName("docker.io", "nginx")),
+        ("ghcr.io:443/a/b", [], RequestedName("ghcr.io", "a/b")),
+        ("reg.lan:5000/a/b", [], RequestedName("reg.lan:5000", "a/b")),
+        ("a/b", ["ghcr.io"], RequestedName("ghcr.io", "a/b", "ghcr.io")),
+        ("a/b", ["reg.lan:5000"], RequestedName("reg.lan:5000", "a/b", "reg.lan:5000")),
+        ("a/b", ["Hub"], RequestedName("docker.io", "a/b", "Hub")),
+        ("ghcr.io/a", ["ghcr.io"], RequestedName("ghcr.io", "a")),
+        ("ghcr.io/a", ["unknown.example"], RequestedName("ghcr.io", "a")),
+        ("hub/a", ["docker.io"], RequestedName("docker.io", "a")),
+        ("ghcr.io", [], RequestedName("docker.io", "ghcr.io")),
     ],
 )
-def test_the_path_then_ns_then_the_default(name: str, namespaces: list[str], expected: Target) -> None:
+def test_the_path_then_ns_then_the_default(name: str, namespaces: list[str], expected: RequestedName) -> None:
     """In this order; what chose the upstream is not part of the repository's name."""
     assert route(name, *namespaces) == expected
 

@@ -96,9 +96,7 @@ class Rig:
         self.helper = self.named("test", "auth_file /x")
 
     def named(self, name: str, source: str) -> CredentialHelper:
-        return CredentialHelper(
-            name, source, "up.example", self.clock, InlineThreads(), self.shop, self.environ
-        )
+        return CredentialHelper(name, source, "up.example", self.clock, InlineThreads(), self.shop, self.environ)
 
     def get(self, again: bool = False, name: str = "test") -> Deferred[Secret | None]:
         """Ask the helper of that name for C{registry.example}; C{test} keeps its answers."""

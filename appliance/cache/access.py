@@ -1,0 +1,131 @@
+"""
+The door of the cache: which repository a request is about, and whether it may be read.
+
+L{Access.open} answers both once a request, and what it gives is handed down to all that serves it. L{Access.check} is
+the one decision that every answer comes after: those of the routes, the prepared ones of the hot lane, and what the
+appliance fetches by itself or for an export. Who else than C{allow} and C{deny} has a say in that, says it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from appliance.errors import NotPermitted, UpstreamUnknown
+from appliance.interfaces import IUpstream
+from appliance.settings import UpstreamSettings
+
+
+@dataclass(frozen=True)
+class Remote:
+    """
+    A configured upstream.
+
+    @ivar settings: its part of the configuration.
+    @ivar registry: asks it.
+    @ivar offline: whether it is never contacted.
+    """
+
+    settings: UpstreamSettings
+    registry: IUpstream
+    offline: bool
+
+    @property
+    def name(self) -> str:
+        """The configured name."""
+        return self.settings.name
+
+    def repository(self, name: str) -> RemoteRepository:
+        """
+        @param name: as people write it (Docker Hub: C{nginx} is C{library/nginx}); a full name means itself.
+        """
+        return RemoteRepository(self.name, self.registry.repository(name), self.settings, self.registry, self.offline)
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteRepository:
+    """
+    One repository of a configured upstream: what a request is about, resolved once.
+
+    @ivar upstream: the upstream's configured name.
+    @ivar name: the repository's full name there.
+    @ivar settings: what is configured for it.
+    @ivar registry: asks the upstream.
+    @ivar offline: whether the upstream is never contacted.
+    """
+
+    upstream: str
+    name: str
+    settings: UpstreamSettings
+    registry: IUpstream
+    offline: bool
+
+    @cached_property
+    def is_permitted(self) -> bool:
+        """Whether C{allow} and C{deny} let it be pulled through."""
+        return self.settings.permits(self.name)
+
+    def __str__(self) -> str:
+        return f"{self.upstream}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """
+    Who asks.
+
+    @ivar address: the IP address it connects from, C{"-"} when it is not connected over IP.
+    """
+
+    address: str
+
+
+ReadRule = Callable[[RemoteRepository, Client | None], None]
+"""
+Decides whether a client may read a repository, and raises L{NotPermitted} or another L{PullcacheError} when it may not.
+
+Called for each answer, also by the hot lane: it must be quick, and needs no disk and no network. The client is C{None}
+for the appliance itself, which fetches ahead of clients, and for its operator, who exports.
+"""
+
+
+def permitted(repository: RemoteRepository, client: Client | None) -> None:
+    """The rule of C{allow} and C{deny}, the same for all clients."""
+    if not repository.is_permitted:
+        raise NotPermitted(f"{repository} may not be pulled through here (allow, deny)")
+
+
+class Access:
+    """
+    What may be read here.
+
+    @ivar remotes: the configured upstreams by name; replaced whole when the configuration is read again.
+    @ivar check: the rule in force.
+    """
+
+    def __init__(self, remotes: Mapping[str, Remote], rule: ReadRule = permitted) -> None:
+        self.remotes = remotes
+        self.check = rule
+
+    def open(self, upstream: str, name: str, client: Client | None = None) -> RemoteRepository:
+        """
+        The repository that is meant, when it may be read.
+
+        @param upstream: a configured name.
+        @param name: the repository's name, as people write it.
+        @param client: who asks, C{None} for the appliance itself and its operator.
+        @raise UpstreamUnknown: no such upstream is configured.
+        @raise NotPermitted: it may not be read.
+        """
+        remote = self.remotes.get(upstream)
+        if remote is None:
+            raise UpstreamUnknown(f"no upstream {upstream} is configured")
+        repository = remote.repository(name)
+        self.check(repository, client)
+        return repository
+
+    def asks(self, upstream: str) -> bool:
+        """Whether that upstream, by its configured name, may be asked for anything."""
+        remote = self.remotes.get(upstream)
+        return remote is not None and not remote.offline
