@@ -73,11 +73,19 @@ def whole(least: int, most: int) -> Written:
     return Written(read)
 
 
+Duration = Annotated[float, Written(units.duration)]
+"""Seconds."""
+
+
 def _timeout(text: str) -> float:
     seconds = units.duration(text)
     if seconds < 1:
         raise ConfigError("is too short; give at least 1s")
     return seconds
+
+
+Timeout = Annotated[float, Written(_timeout)]
+"""Seconds, at least one."""
 
 
 def _rate(text: str) -> int:
@@ -91,12 +99,6 @@ def _rate(text: str) -> int:
     return count
 
 
-Duration = Annotated[float, Written(units.duration)]
-"""Seconds."""
-
-Timeout = Annotated[float, Written(_timeout)]
-"""Seconds, at least one."""
-
 Rate = Annotated[int, Written(_rate)]
 """Bytes per second."""
 
@@ -104,25 +106,28 @@ Rate = Annotated[int, Written(_rate)]
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
-def check_readable(path: Path) -> None:
+def _check_readable(path: Path) -> None:
     try:
         path.open("rb").close()
     except OSError as error:
         raise ConfigError(f"cannot be read at {path}: {error.strerror}") from None
 
 
-def check_folder(path: Path) -> None:
+ReadableFile = Annotated[Path, Written(Path, file=_check_readable)]
+
+
+def _check_folder(path: Path) -> None:
     if not path.is_dir():
         raise ConfigError(f"is no folder at {path}; make it, for the user that pullcache runs as")
 
 
+Folder = Annotated[Path, Written(Path, file=_check_folder)]
+
+
 def check_log_file(path: Path) -> None:
+    """Raises L{ConfigError} unless it is a file, or may become one."""
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"is no file at {path}, or one in a folder that is not there")
-
-
-ReadableFile = Annotated[Path, Written(Path, file=check_readable)]
-Folder = Annotated[Path, Written(Path, file=check_folder)]
 
 
 # -- hosts and addresses --------------------------------------------------------------------------------------------
@@ -132,8 +137,21 @@ _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?::([0-9]{1,5}))?")
 _IPV6 = re.compile(r"\[([0-9a-f:.]+)\](?::([0-9]{1,5}))?")
 
 
-def endpoint(text: str) -> str:
-    """A Twisted server endpoint string whose port is a number."""
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65535
+
+
+def _is_name(text: str) -> bool:
+    match = _NAME.fullmatch(text)
+    return match is not None and _is_port(match[1] or "0")
+
+
+def endpoint_parts(endpoint: str) -> list[str]:
+    """The parts of a Twisted endpoint string as they are written, its type first."""
+    return re.split(r"(?<!\\):", endpoint)
+
+
+def _endpoint(text: str) -> str:
     advice = "is no endpoint; write one such as tcp:port=5000 or tcp:port=5000:interface=127.0.0.1"
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[ -~]+", text):
         raise ConfigError(advice)
@@ -148,18 +166,8 @@ def endpoint(text: str) -> str:
     return text
 
 
-def endpoint_parts(endpoint: str) -> list[str]:
-    """The parts of a Twisted endpoint string as they are written, its type first."""
-    return re.split(r"(?<!\\):", endpoint)
-
-
-def _is_port(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65535
-
-
-def _is_name(text: str) -> bool:
-    match = _NAME.fullmatch(text)
-    return match is not None and _is_port(match[1] or "0")
+Endpoint = Annotated[str, Written(_endpoint)]
+"""A Twisted server endpoint string."""
 
 
 def _host(text: str) -> str:
@@ -175,11 +183,19 @@ def _host(text: str) -> str:
     raise ConfigError("is no host; write HOST, HOST:PORT, [IPv6]:PORT or *.DOMAIN, without https:// and without a path")
 
 
+Host = Annotated[str, Written(_host)]
+"""A host or C{*.domain}, with a port or without, in lower case; IPv6 in brackets and its shortest form."""
+
+
 def _address(text: str) -> str:
     found = _host(text)
     if found.startswith("*."):
         raise ConfigError("is a pattern; write each HOST or HOST:PORT by itself")
     return found
+
+
+Address = Annotated[str, Written(_address)]
+"""One host, as L{Host}."""
 
 
 def _upstream_name(text: str) -> str:
@@ -191,6 +207,10 @@ def _upstream_name(text: str) -> str:
     if text.endswith((":443", ":80")):
         raise ConfigError("ends in a default port; leave the port out")
     return text
+
+
+UpstreamName = Annotated[str, Written(_upstream_name)]
+"""The name of an upstream, which may stand at the head of a reference."""
 
 
 def _base_url(text: str) -> str:
@@ -223,7 +243,12 @@ def _is_base_url(text: str) -> bool:
     return host_right and port_right and path_right is not None
 
 
+BaseUrl = Annotated[str, Written(_base_url)]
+"""The URL of a registry, without C{/v2} and without a trailing slash."""
+
+
 def proxy_url(text: str) -> str:
+    """The URL of an HTTP proxy, without a path. Raises L{ConfigError}."""
     if "@" in text:
         raise PossibleSecret("carries a name or password; use proxy_username and proxy_password_file instead")
     scheme, separator, rest = text.partition("://")
@@ -236,30 +261,7 @@ def proxy_url(text: str) -> str:
     return text.rstrip("/")
 
 
-Endpoint = Annotated[str, Written(endpoint)]
-"""A Twisted server endpoint string."""
-
-Host = Annotated[str, Written(_host)]
-"""A host or C{*.domain}, with a port or without, in lower case; IPv6 in brackets and its shortest form."""
-
-Address = Annotated[str, Written(_address)]
-"""One host, as L{Host}."""
-
-UpstreamName = Annotated[str, Written(_upstream_name)]
-"""The name of an upstream, which may stand at the head of a reference."""
-
-BaseUrl = Annotated[str, Written(_base_url)]
-"""The URL of a registry, without C{/v2} and without a trailing slash."""
-
-
 # -- words ----------------------------------------------------------------------------------------------------------
-
-
-def _kind(text: str) -> str:
-    # Which kinds there are is known to the plugins.
-    if not re.fullmatch(r"[a-z0-9-]{1,64}", text):
-        raise ConfigError("is no kind; write one word in lower case, such as distribution or dockerhub")
-    return text
 
 
 def _username(text: str) -> str:
@@ -269,6 +271,9 @@ def _username(text: str) -> str:
     return text
 
 
+Username = Annotated[str, Written(_username)]
+
+
 def _pattern(text: str) -> str:
     pieces = text.split("/")
     if not re.fullmatch(r"[a-z0-9._*?/-]+", text) or any(
@@ -276,6 +281,10 @@ def _pattern(text: str) -> str:
     ):
         raise ConfigError("is no pattern of repositories; write such as library/*, team/** or **, in lower case")
     return text
+
+
+Pattern = Annotated[str, Written(_pattern)]
+"""A pattern of repositories, as L{appliance.settings.matches} understands it."""
 
 
 def _public_key(text: str) -> str:
@@ -290,19 +299,24 @@ def _public_key(text: str) -> str:
     return text.strip()
 
 
+PublicKey = Annotated[str, Written(_public_key)]
+"""A public key in minisign's form, one line of base64."""
+
+
+def _kind(text: str) -> str:
+    # Which kinds there are is known to the plugins.
+    if not re.fullmatch(r"[a-z0-9-]{1,64}", text):
+        raise ConfigError("is no kind; write one word in lower case, such as distribution or dockerhub")
+    return text
+
+
+Kind = Annotated[str, Written(_kind)]
+
+
 def _site(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", text):
         raise ConfigError("is no name for a site; write letters, digits, dots, dashes and underscores")
     return text
 
-
-Kind = Annotated[str, Written(_kind)]
-Username = Annotated[str, Written(_username)]
-
-Pattern = Annotated[str, Written(_pattern)]
-"""A pattern of repositories, as L{appliance.settings.matches} understands it."""
-
-PublicKey = Annotated[str, Written(_public_key)]
-"""A public key in minisign's form, one line of base64."""
 
 SiteName = Annotated[str, Written(_site)]
