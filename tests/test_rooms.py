@@ -9,7 +9,9 @@ a small tree.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,8 @@ COMMAND = VALUES | {"api", "bundle", "units"}
 WRITTEN = frozenset({"units", "fields", "yamltree", "config", "explain"})
 EVERYTHING = FRONTS | WRITTEN | {"api", "registry", "admin", "cli", "wiring", "tap"}
 
-#: What each room may import beside itself; rooms side by side do not know each other.
+#: What each room may import beside itself; rooms side by side do not know each other. An inner room, as
+#: C{upstream/kinds}, does not know the room around it but for what is named here.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "oci": frozenset({"errors"}),
     "errors": frozenset({"oci"}),
@@ -43,6 +46,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "explain": VALUES | {"fields", "settings", "units"},
     "flow": SEAMS,
     **dict.fromkeys(PROVIDERS, GROUND),
+    "upstream/url": VALUES,
+    "upstream/faults": VALUES | {"upstream/url"},
+    "upstream/credentials": GROUND | {"upstream/url", "upstream/faults"},
+    "upstream/kinds": GROUND | {"upstream/url", "upstream/credentials"},
     "cache": DECISIONS,
     "bundle": ARCHIVED,
     "registry": FRONTS,
@@ -55,7 +62,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 
 WEB = frozenset({"registry", "admin"})
-ASKING = frozenset({"upstream", "cli"})
+#: C{upstream/faults} knows how a request can fail.
+ASKING = frozenset({"upstream", "upstream/http", "upstream/faults", "cli"})
 
 #: The only rooms in which a module, or anything below it, may be imported.
 ONLY_IN: dict[str, frozenset[str]] = {
@@ -78,6 +86,9 @@ ONLY_AT: dict[str, frozenset[str]] = {
     "botocore": frozenset({"appliance/upstream/credentials/aws.py"}),
 }
 
+#: Names of public classes that still mean more than one thing. None is added here.
+STILL_AMBIGUOUS = frozenset({"Access", "IndexEntry", "Limits", "Lines", "Page", "Question", "Referrer", "Refused", "Shown"})
+
 Import = tuple[Path, int, str]
 
 
@@ -87,10 +98,20 @@ def sources(root: Path) -> list[Path]:
 
 
 def room_of(path: Path) -> str:
-    """The room a file belongs to, by its path below the checkout; C{""} for the package's own C{__init__}."""
+    """
+    The room a file belongs to, by its path below the checkout; C{""} for the package's own C{__init__}.
+
+    That is the innermost one that L{MAY_IMPORT} names, else the first folder or file below C{appliance}.
+    """
     if path.parts[0] == "plugins":
         return "plugins"
-    return "" if path.parts[1] == "__init__.py" else path.parts[1].removesuffix(".py")
+    return "" if path.parts[1] == "__init__.py" else innermost(path.with_suffix("").parts[1:])
+
+
+def innermost(parts: tuple[str, ...]) -> str:
+    """The innermost room on the way C{parts}, from C{appliance} down."""
+    ways = ("/".join(parts[:length]) for length in range(len(parts), 1, -1))
+    return next((way for way in ways if way in MAY_IMPORT), parts[0])
 
 
 def imported(root: Path) -> Iterator[Import]:
@@ -116,6 +137,9 @@ def names_in(node: ast.AST, package: tuple[str, ...]) -> list[str]:
             args=[ast.Constant(value=str(name)), *_],
         ):
             return [name]
+        # The command of twistd imports its module when it is run.
+        case ast.Call(func=ast.Name(id="ServiceMaker"), args=[_, ast.Constant(value=str(name)), *_]):
+            return [name]
     return []
 
 
@@ -127,10 +151,15 @@ def wrong_arrows(root: Path) -> list[str]:
     """Imports of a room by one that may not know it, and rooms that nobody has placed yet."""
     wrong = []
     for path, line, name in imported(root):
-        room, target = room_of(path), (*name.split("."), "")[1]
-        if not is_below(name, "appliance") or target in ("", "__version__", room):
+        room, parts = room_of(path), tuple(name.split("."))
+        if not is_below(name, "appliance") or parts[1:] in ((), ("__version__",)):
             continue
-        if target not in MAY_IMPORT.get(room, frozenset()):
+        target = innermost(parts[1:])
+        if target == room or target.startswith(f"{room}/"):
+            continue
+        outer = target.partition("/")[0]
+        around = {outer} if room.partition("/")[0] != outer else set()
+        if MAY_IMPORT.get(room, frozenset()).isdisjoint({target} | around):
             wrong.append(f"{path}:{line}: {room or 'appliance'} imports {name}")
     return wrong
 
@@ -139,6 +168,99 @@ def unplaced_rooms(root: Path) -> list[str]:
     """Rooms that the table of arrows does not name."""
     rooms = {room_of(path.relative_to(root)) for path in sources(root)} - {""}
     return sorted(rooms - set(MAY_IMPORT))
+
+
+def modules_imported(root: Path) -> dict[str, set[str]]:
+    """By file of the program, which of its files it imports; paths below C{root}. The packages' own are left out."""
+    files = {".".join(path.relative_to(root).with_suffix("").parts): path.relative_to(root) for path in sources(root)}
+    found: dict[str, set[str]] = {str(path): set() for path in files.values() if path.name != "__init__.py"}
+    for path, _, name in imported(root):
+        target = files.get(name) or files.get(name.rpartition(".")[0])
+        if str(path) in found and target is not None and str(target) in found and target != path:
+            found[str(path)].add(str(target))
+    return found
+
+
+def cycle(arrows: Mapping[str, Iterable[str]]) -> list[str]:
+    """One way round, from a name to itself again; empty when there is none."""
+    try:
+        TopologicalSorter({name: sorted(targets) for name, targets in arrows.items()}).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+def public_classes(root: Path) -> dict[str, set[str]]:
+    """By name of a public class, the files that define one; paths below C{root}."""
+    found = defaultdict(set)
+    for path in sources(root):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].add(str(path.relative_to(root)))
+    return found
+
+
+def ambiguous_classes(root: Path) -> set[str]:
+    """Names of public classes that mean more than one thing."""
+    return {name for name, files in public_classes(root).items() if len(files) > 1}
+
+
+def drawn(arrows: Mapping[str, Iterable[str]]) -> str:
+    """
+    Arrows as text, a line for each name that has any, each above all that it imports.
+
+    What follows from other arrows is left out: C{a -> b} and C{b -> c} say that C{a} may know C{c}.
+    """
+    below: dict[str, set[str]] = {}
+    for name in TopologicalSorter({name: sorted(targets) for name, targets in arrows.items()}).static_order():
+        below[name] = set(arrows.get(name, ())).union(*(below[target] for target in arrows.get(name, ())))
+    lines = []
+    for name in sorted(below, key=lambda name: (-height(name, arrows), name)):
+        targets = set(arrows.get(name, ()))
+        direct = targets - set().union(*(below[target] for target in targets))
+        if direct:
+            lines.append((name, " | ".join(sorted(direct, key=lambda each: (-height(each, arrows), each)))))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}} -> {targets}" for name, targets in lines)
+
+
+def height(name: str, arrows: Mapping[str, Iterable[str]]) -> int:
+    """How many arrows lie below C{name}, one after the other."""
+    return 1 + max((height(target, arrows) for target in arrows.get(name, ())), default=0)
+
+
+def rooms_imported(root: Path) -> dict[str, set[str]]:
+    """By outer room, which others it imports; C{oci} and C{errors} are one here, since they are made of each other."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path, targets in modules_imported(root).items():
+        for target in targets:
+            one, other = (outer_room(each) for each in (path, target))
+            if one != other:
+                found[one].add(other)
+    return found
+
+
+def outer_room(path: str) -> str:
+    """The room, inner ones not told apart."""
+    room = room_of(Path(path)).partition("/")[0]
+    return "oci" if room == "errors" else room
+
+
+def parts_imported(root: Path, room: str) -> dict[str, set[str]]:
+    """By file or folder directly below a room, which others of it are imported."""
+    found: dict[str, set[str]] = defaultdict(set)
+    folder = Path("appliance", room)
+    for path, targets in modules_imported(root).items():
+        if Path(path).is_relative_to(folder):
+            inside = {part_of(target, folder) for target in targets if Path(target).is_relative_to(folder)}
+            found[part_of(path, folder)] |= inside - {part_of(path, folder)}
+    return found
+
+
+def part_of(path: str, folder: Path) -> str:
+    part = Path(path).relative_to(folder).parts[0]
+    return part.removesuffix(".py") if part.endswith(".py") else f"{part}/"
 
 
 def stray_libraries(root: Path) -> list[str]:
@@ -191,6 +313,22 @@ def test_the_house_is_looked_at() -> None:
 def test_imports_go_one_way() -> None:
     """I can read a room knowing only the rooms below it."""
     assert wrong_arrows(CHECKOUT) == []
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    """I can read any file knowing only the files below it, and so can Python."""
+    assert cycle(modules_imported(CHECKOUT)) == []
+
+
+def test_the_parts_of_a_room_import_one_way() -> None:
+    """Its files and inner rooms stand one above the other, too."""
+    for room in ("upstream",):
+        assert cycle(parts_imported(CHECKOUT, room)) == []
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """Who searches for a class finds the one that is meant."""
+    assert ambiguous_classes(CHECKOUT) <= STILL_AMBIGUOUS
 
 
 def test_every_room_has_its_place() -> None:
@@ -251,6 +389,12 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/index/documents.py", "import json, appliance.upstream"),
         ("appliance/upstream/agent.py", "from .. import store"),
         ("appliance/upstream/kinds/hub.py", "from ...index import documents"),
+        ("appliance/upstream/kinds/hub.py", "from ..client import Client"),
+        ("appliance/upstream/kinds/hub.py", "from appliance.upstream.http import auth"),
+        ("appliance/upstream/credentials/file.py", "from ..http import auth"),
+        ("appliance/upstream/credentials/file.py", "from appliance.upstream import table"),
+        ("appliance/upstream/credentials/file.py", "from appliance.upstream.kinds import ecr"),
+        ("appliance/upstream/url.py", "from .faults import cleaned"),
         ("appliance/upstream/agent.py", "from appliance.cache.flights import Flight"),
         ("appliance/cache/flights.py", "from appliance.registry import routes"),
         ("appliance/cache/flights.py", "from appliance.bundle import volume"),
@@ -302,7 +446,8 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
         ("appliance/explain.py", "from appliance.settings import Settings\nfrom .units import words"),
         ("appliance/flow/pump.py", "from appliance import errors, interfaces\nfrom appliance.oci import ranges"),
         ("appliance/store/blobs.py", "from ..flow.threads import Threads\nfrom ..settings import Settings"),
-        ("appliance/upstream/kinds/hub.py", "from ..agent import Agent\nfrom ...oci import digest"),
+        ("appliance/upstream/client.py", "from .http import auth\nfrom ..oci import digest"),
+        ("appliance/upstream/kinds/hub.py", "from ..credentials import file\nfrom ...oci import digest"),
         ("appliance/cache/flights.py", "from appliance import settings, store, index, upstream, flow"),
         ("appliance/registry/routes.py", "from appliance.cache import flights\nfrom appliance import __version__"),
         (
@@ -325,6 +470,38 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
 def test_an_import_along_the_arrows_is_left_alone(tmp_path: Path, path: str, source: str) -> None:
     """The rules forbid nothing that the design allows."""
     assert wrong_arrows(house(tmp_path, path, source)) == []
+
+
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    """Of files, also over three rooms and inside of functions; and of a room's parts, where no file is in one."""
+    house(tmp_path, "appliance/a.py", "from appliance.b import one")
+    house(tmp_path, "appliance/b.py", "def late():\n    from . import c")
+    assert cycle(modules_imported(tmp_path)) == []
+    house(tmp_path, "appliance/c.py", "import appliance.a")
+    assert set(cycle(modules_imported(tmp_path))) == {f"appliance/{name}.py" for name in "abc"}
+    house(tmp_path, "appliance/c.py", "")
+    house(tmp_path, "appliance/r/inner/x.py", "from appliance.r import y")
+    house(tmp_path, "appliance/r/y.py", "from appliance.r.other import z")
+    house(tmp_path, "appliance/r/other/z.py", "")
+    assert cycle(parts_imported(tmp_path, "r")) == []
+    house(tmp_path, "appliance/r/other/w.py", "from appliance.r.inner.x import one")
+    assert cycle(modules_imported(tmp_path)) == []
+    assert set(cycle(parts_imported(tmp_path, "r"))) == {"inner/", "other/", "y"}
+
+
+def test_a_class_name_that_means_two_things_is_found(tmp_path: Path) -> None:
+    """A private one is its module's own affair."""
+    house(tmp_path, "appliance/a.py", "class One: pass\nclass _Two: pass")
+    house(tmp_path, "appliance/r/b.py", "class Two: pass\nclass _One: pass")
+    assert ambiguous_classes(tmp_path) == set()
+    house(tmp_path, "appliance/r/c.py", "class One: pass")
+    assert ambiguous_classes(tmp_path) == {"One"}
+
+
+def test_the_arrows_are_drawn_from_top_to_bottom(tmp_path: Path) -> None:
+    """Each stands above all that it may know; what follows from other arrows is not drawn."""
+    arrows = {"tap": {"cache", "store", "oci"}, "cache": {"store"}, "registry": {"store", "oci"}, "store": {"oci"}}
+    assert drawn(arrows) == "tap      -> cache\ncache    -> store\nregistry -> store\nstore    -> oci"
 
 
 def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
@@ -369,6 +546,8 @@ def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
         ("appliance/upstream/access/credentials.py", "import botocore.session"),
         ("appliance/upstream/kinds/ecr.py", "def late():\n    from botocore import session"),
         ("appliance/fields.py", "import yaml"),
+        ("appliance/upstream/credentials/acr.py", "import treq"),
+        ("appliance/upstream/kinds/ecr.py", "from twisted.web.client import Agent"),
     ],
 )
 def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source: str) -> None:
@@ -382,7 +561,7 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/registry/routes.py", "import klein\nfrom werkzeug.exceptions import NotFound"),
         ("appliance/admin/health.py", "from klein import Klein"),
         ("appliance/upstream/agent.py", "import treq\nfrom twisted.web.client import Agent"),
-        ("appliance/upstream/kinds/hub.py", "from twisted.web._newclient import ResponseFailed"),
+        ("appliance/upstream/http/hub.py", "from twisted.web._newclient import ResponseFailed"),
         ("appliance/cli/status.py", "import treq\nfrom twisted.web import client"),
         ("appliance/yamltree.py", "import yaml"),
         ("appliance/bundle/minisign.py", "from cryptography.exceptions import InvalidSignature"),

@@ -97,7 +97,7 @@ def host_of(key: str) -> str:
 class DockerConfig:
     """
     One registry's secret out of such a file, or from the program it names: a
-    L{appliance.upstream.credentials.renewing.Source}.
+    L{appliance.upstream.credentials.renewing.SecretSource}.
     """
 
     edited = True
@@ -125,7 +125,7 @@ class DockerConfig:
         self.shown = self._file.shown
 
     async def read(self, again: bool) -> Secret:
-        """See L{Source.read}: the registry's own helper goes before the helper of all, and that before the file."""
+        """See L{SecretSource.read}. The registry's own helper is asked first, then that of all, then the file."""
         try:
             config = msgspec.json.decode(await self._file.read(again), type=_Config)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

@@ -71,7 +71,7 @@ class SecretFile:
 
 
 class PasswordFile:
-    """A L{appliance.upstream.credentials.renewing.Source}: the password of a user whose name is known."""
+    """A L{appliance.upstream.credentials.renewing.SecretSource}: the password of a user whose name is known."""
 
     edited = True
 
@@ -81,12 +81,12 @@ class PasswordFile:
         self.shown = self._file.shown
 
     async def read(self, again: bool) -> Secret:
-        """See L{Source.read}. The password may be empty."""
+        """See L{SecretSource.read}. The password may be empty."""
         return Secret("", self._username, await self._file.text(again))
 
 
 class TokenFile:
-    """A L{appliance.upstream.credentials.renewing.Source}: a token, white space around it left out."""
+    """A L{appliance.upstream.credentials.renewing.SecretSource}: a token, white space around it left out."""
 
     edited = True
 
@@ -100,7 +100,7 @@ class TokenFile:
         self.shown = self._file.shown
 
     async def read(self, again: bool) -> Secret:
-        """See L{Source.read}."""
+        """See L{SecretSource.read}."""
         text = (await self._file.text(again)).strip()
         if not text:
             raise self._file.fault("is empty; write the token into it")

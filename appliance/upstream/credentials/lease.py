@@ -49,8 +49,8 @@ Obtain = Callable[[], Coroutine[Deferred[Any], Any, Lease]]
 
 class LeasedSecret:
     """
-    A L{appliance.upstream.credentials.renewing.Source}: one secret at a time, from C{obtain}. That is never under way
-    twice: an issuer that hangs costs one thread, however many requests come.
+    A L{appliance.upstream.credentials.renewing.SecretSource}: one secret at a time, from C{obtain}. That is never under
+    way twice: an issuer that hangs costs one thread, however many requests come.
 
     @ivar shown: who is asked.
     """
@@ -71,7 +71,7 @@ class LeasedSecret:
 
     async def read(self, again: bool) -> Secret:
         """
-        See L{Source.read}. Raises L{UpstreamTimeout} after L{TIMEOUT}.
+        See L{SecretSource.read}. Raises L{UpstreamTimeout} after L{TIMEOUT}.
 
         A secret that was received less than a minute ago and is refused will not get better by asking again.
         """

@@ -35,7 +35,7 @@ RETRY_DELAYS = (0.25, 0.25, 0.5, 1.0, 1.0)
 GRACE = 60.0
 
 
-class Source(Protocol):
+class SecretSource(Protocol):
     """
     Where a secret comes from.
 
@@ -74,7 +74,7 @@ class RenewingCredential:
     @ivar source: the source's name.
     """
 
-    def __init__(self, source: Source, clock: IReactorTime) -> None:
+    def __init__(self, source: SecretSource, clock: IReactorTime) -> None:
         self.source = source.shown
         self._source = source
         self._clock = clock

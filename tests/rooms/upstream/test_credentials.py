@@ -149,7 +149,7 @@ def test_an_empty_token_file_holds_no_token(tmp_path: Path) -> None:
 
 
 class Drawer:
-    """A L{appliance.upstream.credentials.renewing.Source} that a test changes."""
+    """A L{appliance.upstream.credentials.renewing.SecretSource} that a test changes."""
 
     shown = "drawer 3"
     edited = True
