@@ -1,197 +1,242 @@
-"""A registry of the OCI distribution specification, asked over HTTP."""
+"""
+The requests that pull from a registry (distribution spec, "Pull" and "Listing Tags"), and what their answers become.
+
+Lists are followed page by page, by their C{Link} only, since some registries page by opaque tokens, and never to
+another origin. A list that cannot be had whole is an error: part of it would pass for all of it.
+"""
 
 from __future__ import annotations
 
-import random as chance
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+import re
+from collections.abc import Mapping
+from typing import Protocol
+from urllib.parse import quote
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
-from zope.interface import implementer
+import msgspec
 
-from appliance.errors import UpstreamError
-from appliance.interfaces import (
-    Availability,
-    Condition,
-    FetchedManifest,
-    IAdapter,
-    IBlobResponse,
-    ICredentials,
-    IUpstream,
-    ManifestHead,
-    Referrers,
-)
+from appliance.errors import DigestInvalid, RangeIgnored, UpstreamInvalid, UpstreamRefused
+from appliance.interfaces import FetchedManifest, IBlobResponse, ManifestHead
+from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
-from appliance.settings import UpstreamSettings
-from appliance.upstream.exchange import Exchange
-from appliance.upstream.gate import Gate
-from appliance.upstream.health import UrlHealth
-from appliance.upstream.http.connect import Agents
-from appliance.upstream.http.tokens import Tokens
-from appliance.upstream.kinds.standard import STANDARD
-from appliance.upstream.limits import Limits
-from appliance.upstream.observer import IUpstreamObserver, SilentObserver
-from appliance.upstream.pace import Pace
-from appliance.upstream.questions import Questions, range_fields
-from appliance.upstream.referrers import ReferrerQuestions
-from appliance.upstream.resting import Allowance, RepositoryRests
-from appliance.upstream.site import Site
-from appliance.upstream.sites import HeardAgent, Place, Sites
+from appliance.oci.manifest import MAX_MANIFEST_BYTES
+from appliance.oci.ranges import parse_content_range
+from appliance.oci.reference import is_tag
+from appliance.upstream.answer import Answer, Request
 from appliance.upstream.url import Url
 
-T = TypeVar("T")
+#: Bytes of one page of a tag list, pages of one list, and tags of one repository.
+MAX_TAGS_PAGE_BYTES = 4 * 1024 * 1024
+MAX_TAGS_PAGES = 1000
+MAX_TAGS = 500_000
+
+_NOTHING_KNOWN = ManifestHead(None, None, None)
+#: Answers to HEAD that are about the manifest and not about the method.
+_MEANT = frozenset({401, 403, 404, 410, 429})
+#: RFC 8288 section 3: the target, and its parameters up to the comma before the next.
+_LINK = re.compile(r'<([^<>]*)>((?:"(?:[^"\\]|\\.)*"|[^",])*)')
+_PARAMETER = re.compile(r';[ \t]*([\w!#$&+.^`|~*-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^",; \t]*))')
 
 
-@implementer(IUpstream)
-class DistributionUpstream:
+class Registry(Protocol):
     """
-    Asks the configured URLs in order, the next one when one is unavailable.
+    A registry at one URL.
 
-    @ivar name: the configured name.
+    @ivar url: that URL, whose path comes before C{/v2/}.
     """
 
-    def __init__(
-        self,
-        settings: UpstreamSettings,
-        agents: Callable[[Url], Agents],
-        clock: IReactorTime,
-        adapter: IAdapter = STANDARD,
-        credentials: Callable[[Url], ICredentials | None] = lambda url: None,
-        observer: IUpstreamObserver | None = None,
-        limits: Limits | None = None,
-        random: Callable[[], float] = chance.random,
-        gate: Gate | None = None,
-    ) -> None:
-        """
-        @param agents: makes the agents for one configured URL.
-        @param credentials: gives those of the origin of one configured URL; called once for each origin.
-        @param random: gives numbers from 0 to 1.
-        @param gate: which L{disconnect} closes; given where others ask on this upstream's behalf, too.
-        @raise ValueError: one of C{settings.urls} is none.
-        """
-        self.name = settings.name
-        self._adapter = adapter
-        self._clock = clock
-        self._random = random
-        self._observer: IUpstreamObserver = SilentObserver() if observer is None else observer
-        pace = None if settings.max_rate is None else Pace(clock, settings.max_rate)
-        self._gate = gate or Gate(self.name)
-        self._exchange = Exchange(self.name, clock, limits or Limits(), self._observer, pace, self._gate)
-        self._questions = Questions(self._exchange)
-        self._allowance = Allowance(self.name, settings.keep_pulls, clock, self._observer)
-        self._auth_hosts = settings.auth_hosts + adapter.auth_hosts
-        self._tokens = Tokens(clock)
-        urls = [Url.parse(url) for url in settings.urls]
-        # The first URL of an origin speaks for all of them.
-        self._credentials = {root: credentials(url) for root, url in {url.root: url for url in reversed(urls)}.items()}
-        self._sites = Sites(self.name, [self._place(url, agents(url)) for url in urls], clock)
-        self._referrers = ReferrerQuestions(
-            self._questions, self._exchange, self._allowance, self._sites, clock, adapter.has_referrers
-        )
+    url: Url
 
-    def _place(self, url: Url, agents: Agents) -> Place:
-        own = HeardAgent(agents.own)
-        site = Site(
-            url,
-            Agents(own, agents.led),
-            self._exchange,
-            self._adapter,
-            self._auth_hosts,
-            self._credentials[url.root],
-            self._tokens,
-        )
-        shown = url.shown.removesuffix("/")
-        health = UrlHealth(self.name, shown, site.ping, self._clock, self._random, self._observer)
-        rests = RepositoryRests(self.name, self._clock)
-        return Place(self.name, site, own, health, rests, self._adapter.rate_limit, self._allowance.hear)
+    async def request(self, request: Request) -> Answer:
+        """See L{appliance.upstream.answer.Http}."""
 
-    def repository(self, name: str) -> str:
-        """See L{IUpstream.repository}."""
-        return self._adapter.repository(name)
 
-    def availability(self, repository: str) -> Availability:
-        """See L{IUpstream.availability}."""
-        return self._sites.availability(repository)
+# -- manifests --------------------------------------------------------------------------------------------------------
 
-    def overdue(self, repository: str) -> None:
-        """See L{IUpstream.overdue}."""
-        self._sites.overdue(repository)
 
-    def condition(self) -> Condition:
-        """See L{IUpstream.condition}."""
-        places = self._sites.places
-        resting = sorted({name for place in places for name in place.rests.names()})
-        return Condition(tuple(place.health.condition() for place in places), self._allowance.limit, tuple(resting))
+async def head(registry: Registry, repository: str, reference: str | Digest) -> ManifestHead:
+    """What HEAD says; nothing where HEAD itself is refused, or answered by a login page."""
+    answer = await registry.request(_manifest_request("HEAD", registry, repository, reference))
+    if answer.status == 501 or (400 <= answer.status < 500 and answer.status not in _MEANT):
+        answer.body.discard()
+        return _NOTHING_KNOWN
+    await _require_200(answer)
+    media_type = mediatypes.without_parameters(answer.field(b"Content-Type") or "")
+    if media_type == "text/html":
+        return _NOTHING_KNOWN
+    try:
+        digest: Digest | None = Digest.parse(answer.field(b"Docker-Content-Digest") or "")
+    except DigestInvalid:
+        digest = None
+    return ManifestHead(digest, _content_length(answer), media_type or None)
 
-    def stop(self) -> None:
-        """See L{IUpstream.stop}."""
-        self._sites.stop()
 
-    def disconnect(self) -> None:
-        """See L{IUpstream.disconnect}."""
-        self.stop()
-        self._gate.close()
+async def manifest(registry: Registry, repository: str, reference: str | Digest) -> FetchedManifest:
+    """The manifest, of at most C{MAX_MANIFEST_BYTES}. HTML is none: L{UpstreamInvalid}."""
+    answer = await registry.request(_manifest_request("GET", registry, repository, reference))
+    await _require_200(answer)
+    content_type = answer.field(b"Content-Type")
+    if mediatypes.without_parameters(content_type or "") == "text/html":
+        answer.body.discard()
+        raise UpstreamInvalid(answer.upstream, f"{answer.what} answered HTML instead of a manifest")
+    return FetchedManifest(await answer.body.read(MAX_MANIFEST_BYTES), content_type)
 
-    def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
-        """See L{IUpstream.head}."""
-        return self._told(self._asked_head(repository, reference))
 
-    def manifest(self, repository: str, reference: str | Digest) -> Deferred[FetchedManifest]:
-        """See L{IUpstream.manifest}. Fails with L{UpstreamRateLimited} when C{keep_pulls} leaves none."""
-        return self._told(self._pulled(repository, reference))
+def _manifest_request(method: str, registry: Registry, repository: str, reference: str | Digest) -> Request:
+    url = registry.url.below(f"/v2/{quoted(repository)}/manifests/{quoted(str(reference))}")
+    return Request(method, url, repository, {"Accept": mediatypes.ACCEPT})
 
-    def blob(
-        self,
-        repository: str,
-        digest: Digest,
-        start: int = 0,
-        stop: int | None = None,
-        validator: str | None = None,
-        background: bool = False,
-    ) -> Deferred[IBlobResponse]:
-        """See L{IUpstream.blob}. Fails with L{RangeIgnored} when what comes is neither that range nor the whole."""
-        fields, watch = range_fields(start, stop, validator), self._exchange.watch_for(background)
-        return self._told(
-            self._sites.ask(
-                repository, lambda place: self._questions.blob(place, repository, digest, start, fields, watch)
-            )
-        )
 
-    def blob_size(self, repository: str, digest: Digest) -> Deferred[int | None]:
-        """See L{IUpstream.blob_size}."""
-        return self._told(
-            self._sites.ask(repository, lambda place: self._questions.blob_size(place, repository, digest))
-        )
+# -- blobs ------------------------------------------------------------------------------------------------------------
 
-    def tags(self, repository: str) -> Deferred[list[str]]:
-        """See L{IUpstream.tags}."""
-        return self._told(self._sites.ask(repository, lambda place: self._questions.tags(place, repository)))
 
-    def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
-        """See L{IUpstream.referrers}. Fails with L{UpstreamRateLimited} as L{manifest} does, where a tag lists them."""
-        return self._told(self._referrers.ask(repository, subject))
+async def blob(
+    registry: Registry,
+    repository: str,
+    digest: Digest,
+    start: int = 0,
+    stop: int | None = None,
+    validator: str | None = None,
+    background: bool = False,
+) -> IBlobResponse:
+    """
+    See L{IUpstream.blob}.
 
-    def _told(self, asking: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
-        """What the question comes to; a failure is counted once."""
+    @raise RangeIgnored: a part was requested, and what comes is neither that part nor the whole.
+    """
+    fields = _range_fields(start, stop, validator)
+    answer = await registry.request(Request("GET", _blob_url(registry, repository, digest), repository, fields))
+    first, size = 0, answer.body.length
+    if fields and answer.status in (206, 416):
+        try:
+            if answer.status == 416:
+                raise ValueError("it has no such range")
+            first, _, size = parse_content_range(answer.field(b"Content-Range") or "")
+            if first != start:
+                raise ValueError(f"its part begins at {first}")
+        except ValueError as reason:
+            answer.body.abandon()
+            message = f"{answer.what} was asked for bytes from {start} on and answered {answer.status}: {reason}"
+            raise RangeIgnored(answer.upstream, message) from None
+    else:
+        await _require_200(answer)
+    # Fit to be sent back is a strong entity tag only (RFC 9110 section 8.8.3).
+    tag = answer.field(b"ETag") or ""
+    strong = len(tag) > 2 and tag[0] == tag[-1] == '"' and tag.isascii() and tag.isprintable()
+    return answer.body.blob(first, size, tag if strong else None, background)
 
-        async def told() -> T:
-            try:
-                return await asking
-            except UpstreamError as fault:
-                self._observer.failed(self.name, fault.kind)
-                raise
 
-        return Deferred.fromCoroutine(told())
+async def blob_size(registry: Registry, repository: str, digest: Digest) -> int | None:
+    """
+    A blob's size by HEAD, or from the answer to a range of one byte where it is HEAD that is refused: signed URLs are
+    made for GET only, and some servers do not know it. C{None}: the registry has the blob and does not say.
+    """
+    answer = await registry.request(Request("HEAD", _blob_url(registry, repository, digest), repository))
+    if answer.status not in (400, 405, 501) and not (answer.redirected and answer.status in (401, 403)):
+        await _require_200(answer)
+        return _content_length(answer)
+    answer.body.discard()
+    response = await blob(registry, repository, digest, 0, 1)
+    response.abandon()
+    size: int | None = response.size
+    return size
 
-    async def _asked_head(self, repository: str, reference: str | Digest) -> ManifestHead:
-        return await self._sites.ask(repository, lambda place: self._questions.head(place, repository, reference))
 
-    async def _pulled(self, repository: str, reference: str | Digest) -> FetchedManifest:
-        if self._allowance.doubtful:
-            # A HEAD is no pull, and its answer tells how many are left by now.
-            await self._asked_head(repository, reference)
-        with self._allowance.pull():
-            return await self._sites.ask(
-                repository, lambda place: self._questions.manifest(place, repository, reference)
-            )
+def _blob_url(registry: Registry, repository: str, digest: Digest) -> Url:
+    return registry.url.below(f"/v2/{quoted(repository)}/blobs/{digest}")
+
+
+def _range_fields(start: int, stop: int | None, validator: str | None) -> Mapping[str, str]:
+    """Range and If-Range (RFC 9110 sections 14.2 and 13.1.5), nothing for the whole."""
+    if start == 0 and stop is None:
+        return {}
+    last = "" if stop is None else str(stop - 1)
+    fields = {"Range": f"bytes={start}-{last}"}
+    return fields if validator is None else {**fields, "If-Range": validator}
+
+
+# -- tags -------------------------------------------------------------------------------------------------------------
+
+
+class _TagsPage(msgspec.Struct):
+    """C{null} is what Go servers write for no tags; a body without the key is no tag list."""
+
+    tags: list[str] | None
+
+
+async def tags(registry: Registry, repository: str) -> list[str]:
+    """
+    The tags of all pages, in the order received; what is no tag is left out.
+
+    @raise UpstreamInvalid: no JSON of a tag list; more pages, bytes or tags than are taken.
+    @raise UpstreamRefused: a page at another origin.
+    """
+    found: list[str] = []
+    first = url = registry.url.below(f"/v2/{quoted(repository)}/tags/list")
+    for _ in range(MAX_TAGS_PAGES):
+        answer = await registry.request(Request("GET", url, repository, {"Accept": "application/json"}))
+        await _require_200(answer)
+        body = await answer.body.read(MAX_TAGS_PAGE_BYTES)
+        try:
+            listed = msgspec.json.decode(body, type=_TagsPage).tags or []
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise UpstreamInvalid(answer.upstream, f"{answer.what} answered no JSON of a tag list") from None
+        found += filter(is_tag, listed)
+        if len(found) > MAX_TAGS:
+            raise UpstreamInvalid(answer.upstream, f"{answer.what}: more than {MAX_TAGS} tags")
+        following = next_page(answer)
+        if following is None:
+            return found
+        url = following
+    raise UpstreamInvalid(answer.upstream, f"{first.shown}: more than {MAX_TAGS_PAGES} pages of tags")
+
+
+def next_page(answer: Answer) -> Url | None:
+    """
+    The page after one of a list (RFC 8288), C{None} after the last.
+
+    @raise UpstreamInvalid: a link that is no URL.
+    @raise UpstreamRefused: one to another origin.
+    """
+    reference = _next_reference(answer)
+    if reference is None:
+        return None
+    page = answer.url
+    try:
+        url = page.join(reference)
+    except ValueError as reason:
+        raise UpstreamInvalid(answer.upstream, f"{page.shown} links to no usable URL: {reason}") from None
+    if url.origin != page.origin:
+        message = f"{page.shown} links to {url.shown} as its next page, which is not its own"
+        raise UpstreamRefused(answer.upstream, message)
+    return url
+
+
+def _next_reference(answer: Answer) -> str | None:
+    for field in answer.headers.getRawHeaders(b"Link") or []:
+        for target, parameters in _LINK.findall(field.decode("latin-1")):
+            named = ((name.lower(), quoted or bare) for name, quoted, bare in _PARAMETER.findall(parameters))
+            # Of a C{rel} given twice, the first counts.
+            relations: str = next((value for name, value in named if name == "rel"), "")
+            if "next" in relations.lower().split():
+                return str(target)
+    return None
+
+
+# -- what they have in common -----------------------------------------------------------------------------------------
+
+
+def quoted(text: str) -> str:
+    """Names, tags and digests need no quoting; whatever else comes must not become another path."""
+    return quote(text, safe="/:")
+
+
+async def _require_200(answer: Answer) -> None:
+    """Raises for every other status; the body is read then."""
+    if answer.status != 200:
+        raise await answer.fault()
+
+
+def _content_length(answer: Answer) -> int | None:
+    """Of an answer to HEAD, whose body has no length while the field is left in its place."""
+    text = answer.field(b"Content-Length") or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import random as chance
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import twisted.plugins
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.plugin import getCache, getPlugins
+from twisted.web.iweb import IAgent
 from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError
 from appliance.interfaces import IAdapter, ICredentials, IThreads, IUpstream
 from appliance.settings import Settings, UpstreamSettings
-from appliance.upstream.access.forms import Forms
+from appliance.upstream.client import RegistryClient
+from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream
+from appliance.upstream.credentials.attempts import LoginAttempts
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
-from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.exchange import Exchange
-from appliance.upstream.fair import FairUpstream
-from appliance.upstream.gate import Gate
-from appliance.upstream.http.connect import Agents, agents_for
+from appliance.upstream.failover import Endpoint
+from appliance.upstream.http.auth import AuthenticatingClient
+from appliance.upstream.http.bandwidth import BandwidthLimit
+from appliance.upstream.http.connect import agent_for
+from appliance.upstream.http.gate import Gate
+from appliance.upstream.http.identity import HttpClient
 from appliance.upstream.http.proxy import Proxies, proxies_for
+from appliance.upstream.http.redirect import RedirectingClient
+from appliance.upstream.http.tokens import Realms, Tokens, TokenServer, post_form
 from appliance.upstream.http.trust import Trust
-from appliance.upstream.limits import Limits
 from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.offline import OfflineUpstream
-from appliance.upstream.permits import Permits
+from appliance.upstream.ratelimit import RateLimitBudget
+from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 
 # -- kinds ----------------------------------------------------------------------------------------------------------
@@ -36,7 +45,7 @@ def adapter_of(settings: UpstreamSettings) -> IAdapter:
     """
     The adapter that the settings name.
 
-    A plugin that cannot be imported is in the log, and nobody's problem who does not use it.
+    A plugin that cannot be imported is in the log, and matters only where the settings name its kind.
 
     @raise ConfigError: no plugin is of that kind, or more than one, or the one that is lacks something.
     """
@@ -81,7 +90,7 @@ def upstream_for(
     reactor: Any,
     observer: IUpstreamObserver,
     threads: IThreads,
-    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> IUpstream:
     """
@@ -89,12 +98,83 @@ def upstream_for(
 
     @param reactor: IReactorTime, IReactorTCP, IReactorPluggableNameResolver and IReactorProcess.
     @param threads: for what blocks: reading files of credentials, asking AWS.
-    @param environ: for proxies and for where docker keeps its things.
+    @param environ: for proxies and for where docker keeps its files.
     @raise ConfigError: as for L{check_upstreams}.
     """
-    made = _Composition(settings, reactor, observer, threads, limits or Limits(), environ)
-    registry: IUpstream = made.upstream()
-    return registry if settings.max_connections is None else FairUpstream(registry, Permits(settings.max_connections))
+    timeouts = timeouts or Timeouts()
+    adapter, trust, proxies = _checked(settings, environ)
+    gate = Gate(settings.name)
+
+    def agent(url: Url) -> IAgent:
+        return agent_for(settings, url, reactor, trust, timeouts, proxies)
+
+    def credentials(url: Url) -> ICredentials | None:
+        """The adapter's own before those of the settings' files, which it takes into account."""
+        http = HttpClient(settings.name, url, agent(url), reactor, timeouts, observer, gate)
+
+        def post(path: str, fields: Mapping[str, str]) -> Deferred[bytes]:
+            return Deferred.fromCoroutine(post_form(http, url.at(path), fields))
+
+        proxy = proxies.https
+        given = CredentialArguments(
+            upstream=settings.name,
+            host=url.host,
+            clock=reactor,
+            threads=threads,
+            processes=reactor,
+            post=post,
+            environ=environ,
+            danger_proxy=lambda: None if proxy is None else proxy.danger_url(),
+        )
+        own: ICredentials | None = adapter.credentials(settings, given)
+        return own if own is not None else credentials_for(settings, url, given)
+
+    try:
+        registry: IUpstream = client_for(settings, agent, reactor, adapter, credentials, observer, timeouts, gate)
+    except ValueError as reason:
+        raise ConfigError(f"upstreams.{settings.name}: {reason}") from None
+    if settings.max_connections is None:
+        return registry
+    return LimitedUpstream(registry, ConcurrencyLimit(settings.max_connections))
+
+
+def client_for(
+    settings: UpstreamSettings,
+    agent: Callable[[Url], IAgent],
+    clock: IReactorTime,
+    adapter: IAdapter,
+    credentials: Callable[[Url], ICredentials | None],
+    observer: IUpstreamObserver,
+    timeouts: Timeouts,
+    gate: Gate,
+    random: Callable[[], float] = chance.random,
+) -> RegistryClient:
+    """
+    The client that asks the URLs of the settings: for each of them the layers of C{http/}, each over the next.
+
+    @param agent: makes the agent that reaches one configured URL and wherever that leads.
+    @param credentials: gives those of the origin of one configured URL; called once for each origin.
+    @param random: gives numbers from 0 to 1.
+    @raise ValueError: one of the URLs is none.
+    """
+    name = settings.name
+    bandwidth = None if settings.max_rate is None else BandwidthLimit(clock, settings.max_rate)
+    budget = RateLimitBudget(name, settings.keep_pulls, clock, observer)
+    tokens = Tokens(clock)
+    urls = [Url.parse(url) for url in settings.urls]
+    # The first URL of an origin stands for all of them.
+    secrets = {root: credentials(url) for root, url in {url.root: url for url in reversed(urls)}.items()}
+
+    def endpoint(url: Url) -> Endpoint:
+        plain = HttpClient(name, url, agent(url), clock, timeouts, observer, gate, bandwidth)
+        secret = secrets[url.root]
+        attempts = None if secret is None else LoginAttempts(name, url.shown, secret, clock)
+        realms = Realms(name, url, settings.auth_hosts + adapter.auth_hosts)
+        redirecting = RedirectingClient(plain, url)
+        http = AuthenticatingClient(name, redirecting, url, adapter, realms, attempts, tokens, TokenServer(plain))
+        return Endpoint(url, http, plain, adapter, budget, clock, random, observer)
+
+    return RegistryClient(name, adapter, [endpoint(url) for url in urls], budget, gate, clock, observer)
 
 
 def offline_upstream_for(settings: UpstreamSettings) -> IUpstream:
@@ -102,75 +182,12 @@ def offline_upstream_for(settings: UpstreamSettings) -> IUpstream:
     return OfflineUpstream(settings.name, adapter_of(settings))
 
 
-class _Composition:
-    """What an upstream is made of. Raises L{ConfigError}."""
-
-    def __init__(
-        self,
-        settings: UpstreamSettings,
-        reactor: Any,
-        observer: IUpstreamObserver,
-        threads: IThreads,
-        limits: Limits,
-        environ: Mapping[str, str],
-    ) -> None:
-        self._settings = settings
-        self._reactor = reactor
-        self._observer = observer
-        self._threads = threads
-        self._limits = limits
-        self._environ = environ
-        self._gate = Gate(settings.name)
-        self._adapter, self._trust, self._proxies = _checked(settings, environ)
-
-    def upstream(self) -> DistributionUpstream:
-        settings, observer, limits = self._settings, self._observer, self._limits
-        try:
-            return DistributionUpstream(
-                settings,
-                self._agents,
-                self._reactor,
-                self._adapter,
-                self._credentials,
-                observer,
-                limits,
-                gate=self._gate,
-            )
-        except ValueError as reason:
-            raise ConfigError(f"upstreams.{settings.name}: {reason}") from None
-
-    def _agents(self, url: Url) -> Agents:
-        return agents_for(self._settings, url, self._reactor, self._trust, self._limits, self._proxies)
-
-    def _credentials(self, url: Url) -> ICredentials | None:
-        """The adapter's own before those of the settings' files, which it takes into account."""
-        given = self._credential_arguments(url)
-        own: ICredentials | None = self._adapter.credentials(self._settings, given)
-        return own if own is not None else credentials_for(self._settings, url, given)
-
-    def _credential_arguments(self, url: Url) -> CredentialArguments:
-        name = self._settings.name
-        exchange = Exchange(name, self._reactor, self._limits, self._observer, gate=self._gate)
-        forms = Forms(exchange, self._agents(url).own, url)
-        proxy = self._proxies.https
-        return CredentialArguments(
-            upstream=name,
-            host=url.host,
-            clock=self._reactor,
-            threads=self._threads,
-            processes=self._reactor,
-            post=forms.post,
-            environ=self._environ,
-            danger_proxy=lambda: None if proxy is None else proxy.danger_url(),
-        )
-
-
 # -- at the start ---------------------------------------------------------------------------------------------------
 
 
 def check_upstreams(settings: Settings, source: str = "", environ: Mapping[str, str] = os.environ) -> None:
     """
-    Whether every upstream can be made; nothing is connected to and nobody is asked.
+    Whether every upstream can be made; nothing is connected to and no packet is sent.
 
     Of an upstream that is offline only the kind matters.
 

@@ -25,14 +25,13 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
-from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.http.addresses import AddressPolicy, literal_of
-from appliance.upstream.http.connect import Agents
+from appliance.upstream.http.connect import OriginAgent
 from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.url import Url
 from tests.doubles.pullthrough import CONFIG, NOW, Cache, image
-from tests.rooms.upstream.net import REGISTRY, Asked, Net, Reply, Wire
+from tests.rooms.upstream.net import REGISTRY, Asked, Net, Reply, Wire, client_over
 from tests.wire.line import Accounts, Answer, Line, parse, request
 
 UP = "up.example"
@@ -122,9 +121,9 @@ class Sky(Net):
         self.shelf = Shelf()
         self.clear()
 
-    def agents(self, url: object) -> Agents:
-        """See L{Net.agents}."""
-        return Agents(own=self.agent("own"), led=ScreenedAgent(self.agent("led"), AddressPolicy(UP)))
+    def origin_agent(self, url: Url) -> IAgent:
+        """See L{Net.origin_agent}."""
+        return OriginAgent(url, self.agent("own"), ScreenedAgent(self.agent("led"), AddressPolicy(UP)))
 
     def clear(self) -> None:
         """The registry is well."""
@@ -238,7 +237,7 @@ class Appliance:
         self.sky = Sky()
         self.clock = self.sky.clock
         self._upstream = UpstreamSettings(name=UP, urls=(REGISTRY,), **settings)
-        online = DistributionUpstream(self._upstream, self.sky.agents, self.clock)
+        online = client_over(self.sky, self._upstream)
         self._cache = Cache(online, clock=self.clock, **settings)
         self._listen(self._cache, False)
         for path in (manifest("latest"), blob(LAYER), tags()):

@@ -15,7 +15,6 @@ by themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet import error
@@ -51,7 +50,7 @@ from appliance.settings import UpstreamSettings
 from appliance.upstream.http.addresses import AddressPolicy, HostPatterns, literal_of
 from appliance.upstream.http.proxy import Proxies, Proxy
 from appliance.upstream.http.tunnel import ForwardAgent, ProxyEndpoint, TunnelEndpoint
-from appliance.upstream.limits import Limits
+from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 
 #: Idle connections kept to one host. Twisted keeps two, which a pull of many layers at once does not fit in.
@@ -76,41 +75,28 @@ class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 
-@dataclass(frozen=True)
-class Agents:
+def agent_for(
+    settings: UpstreamSettings, url: Url, reactor: Any, trust: IPolicyForHTTPS, timeouts: Timeouts, proxies: Proxies
+) -> OriginAgent:
     """
-    How to reach what.
-
-    @ivar own: for the origin of the configured URL.
-    @ivar led: for wherever a redirect, a realm or a link leads.
-    """
-
-    own: IAgent
-    led: IAgent
-
-
-def agents_for(
-    settings: UpstreamSettings, url: Url, reactor: Any, trust: IPolicyForHTTPS, limits: Limits, proxies: Proxies
-) -> Agents:
-    """
-    The agents of one configured URL.
+    The agent of one configured URL, for its origin and for wherever that leads.
 
     @param url: that URL; what its host says of an address without being resolved is known from the beginning.
     @param reactor: as for L{ScreenedEndpoints}.
     @raise ValueError: an entry of C{auth_hosts} or C{redirect_hosts} is none.
     """
-    standing = AddressPolicy(settings.name)
-    screen_literal(standing.own, url.host)
+    policy = AddressPolicy(settings.name)
+    screen_literal(policy.own, url.host)
 
     def agent(screen: Screen) -> IAgent:
-        return _agent(settings.name, reactor, trust, limits, proxies, screen)
+        return _agent(settings.name, reactor, trust, timeouts, proxies, screen)
 
     # An adapter's auth_hosts are not among them: what stands in a program gives nobody a way inside.
     named = HostPatterns(settings.redirect_hosts + settings.auth_hosts)
-    led = LedAgent(
-        standing, named, agent(standing.from_public), agent(standing.from_private), agent(standing.named)
+    foreign = ForeignAgent(
+        policy, named, agent(policy.from_public), agent(policy.from_private), agent(policy.named)
     )
-    return Agents(own=agent(standing.own), led=led)
+    return OriginAgent(url, agent(policy.own), foreign)
 
 
 def screen_literal(screen: Screen, host: str) -> None:
@@ -121,23 +107,23 @@ def screen_literal(screen: Screen, host: str) -> None:
 
 
 def _agent(
-    upstream: str, reactor: Any, trust: IPolicyForHTTPS, limits: Limits, proxies: Proxies, screen: Screen
+    upstream: str, reactor: Any, trust: IPolicyForHTTPS, timeouts: Timeouts, proxies: Proxies, screen: Screen
 ) -> IAgent:
-    pool = _pool(reactor, limits)
-    endpoints = ScreenedEndpoints(reactor, trust, limits, screen, proxies, upstream)
+    pool = _pool(reactor, timeouts)
+    endpoints = ScreenedEndpoints(reactor, trust, timeouts, screen, proxies, upstream)
     direct: IAgent = Agent.usingEndpointFactory(reactor, endpoints, pool)
     if proxies.http is None:
         return ProxiedAgent(direct, direct, proxies, screen)
-    way = way_to(proxies.http, reactor, limits, upstream)
+    way = way_to(proxies.http, reactor, timeouts, upstream)
     forward = ForwardAgent(ProxyAgent(way, reactor, pool), proxies.http, upstream)
     return ProxiedAgent(direct, forward, proxies, screen)
 
 
-def _pool(reactor: Any, limits: Limits) -> HTTPConnectionPool:
+def _pool(reactor: Any, timeouts: Timeouts) -> HTTPConnectionPool:
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool._factory = _QuietFactory
     pool.maxPersistentPerHost = KEPT_CONNECTIONS
-    pool.cachedConnectionTimeout = limits.idle
+    pool.cachedConnectionTimeout = timeouts.idle
     return pool
 
 
@@ -172,37 +158,65 @@ class ProxiedAgent:
 
 
 @implementer(IAgent)
-class LedAgent:
-    """Goes where an upstream leads, under the rule for that host and for what the upstream is at that moment."""
+class OriginAgent:
+    """
+    Reaches the origin of the configured URL by one agent and every other by another.
 
-    def __init__(
-        self, standing: AddressPolicy, names: HostPatterns, by_public: IAgent, by_private: IAgent, to_named: IAgent
-    ) -> None:
-        self._standing = standing
-        self._names = names
-        self._by_public = by_public
-        self._by_private = by_private
-        self._to_named = to_named
+    @ivar own: the agent for that origin.
+    @ivar foreign: the agent for all others.
+    """
+
+    def __init__(self, home: Url, own: IAgent, foreign: IAgent) -> None:
+        self.own = own
+        self.foreign = foreign
+        self._home = home.origin
 
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        """See L{IAgent}. Fails with L{UpstreamRefused} where the rule says no."""
-        return self._agent(Url.parse(uri.decode("ascii"))).request(method, uri, headers, bodyProducer)
+        """See L{IAgent}."""
+        agent = self.own if Url.parse(uri.decode("ascii")).origin == self._home else self.foreign
+        return agent.request(method, uri, headers, bodyProducer)
 
-    def _agent(self, url: Url) -> IAgent:
-        if self._names.covers(url):
-            return self._to_named
-        return self._by_private if self._standing.private else self._by_public
+
+@implementer(IAgent)
+class ForeignAgent:
+    """
+    Goes to other origins: wherever a redirect, a realm or a link leads, under the rule for that host and for what the
+    upstream is at that moment.
+    """
+
+    def __init__(
+        self, policy: AddressPolicy, names: HostPatterns, from_public: IAgent, from_private: IAgent, named: IAgent
+    ) -> None:
+        """
+        @param from_public: for a host that a public upstream leads to, C{from_private}: that a private one does.
+        @param named: for a host that the settings name.
+        """
+        self._policy = policy
+        self._names = names
+        self._from_public = from_public
+        self._from_private = from_private
+        self._named = named
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """See L{IAgent}. Fails with L{UpstreamRefused} where the rule forbids it."""
+        if self._names.covers(Url.parse(uri.decode("ascii"))):
+            agent = self._named
+        else:
+            agent = self._from_private if self._policy.private else self._from_public
+        return agent.request(method, uri, headers, bodyProducer)
 
 
 # -- endpoints --------------------------------------------------------------------------------------------------------
 
 
-def way_to(proxy: Proxy, reactor: Any, limits: Limits, upstream: str) -> ProxyEndpoint:
+def way_to(proxy: Proxy, reactor: Any, timeouts: Timeouts, upstream: str) -> ProxyEndpoint:
     """The way to a proxy; one that speaks TLS has to have a certificate that the platform's authorities vouch for."""
     url = proxy.url
-    endpoint: IStreamClientEndpoint = ScreenedEndpoint(reactor, url.host, url.port, limits.connect, _whatever)
+    endpoint: IStreamClientEndpoint = ScreenedEndpoint(reactor, url.host, url.port, timeouts.connect, _whatever)
     if url.scheme == "https":
         creator = BrowserLikePolicyForHTTPS().creatorForNetloc(url.host.encode("ascii"), url.port)
         endpoint = wrapClientTLS(creator, endpoint, clock=reactor)
@@ -223,11 +237,11 @@ class ScreenedEndpoints:
     """
 
     def __init__(
-        self, reactor: Any, trust: IPolicyForHTTPS, limits: Limits, screen: Screen, proxies: Proxies, upstream: str
+        self, reactor: Any, trust: IPolicyForHTTPS, timeouts: Timeouts, screen: Screen, proxies: Proxies, upstream: str
     ) -> None:
         self._reactor = reactor
         self._trust = trust
-        self._limits = limits
+        self._timeouts = timeouts
         self._screen = screen
         self._proxies = proxies
         self._upstream = upstream
@@ -243,11 +257,11 @@ class ScreenedEndpoints:
         return wrapClientTLS(creator, endpoint, clock=self._reactor)
 
     def _direct(self, url: Url) -> IStreamClientEndpoint:
-        return ScreenedEndpoint(self._reactor, url.host, url.port, self._limits.connect, self._screen)
+        return ScreenedEndpoint(self._reactor, url.host, url.port, self._timeouts.connect, self._screen)
 
     def _tunnel(self, proxy: Proxy, url: Url) -> IStreamClientEndpoint:
-        way = way_to(proxy, self._reactor, self._limits, self._upstream)
-        return TunnelEndpoint(way, proxy, url, self._reactor, self._limits.connect, self._upstream)
+        way = way_to(proxy, self._reactor, self._timeouts, self._upstream)
+        return TunnelEndpoint(way, proxy, url, self._reactor, self._timeouts.connect, self._upstream)
 
 
 @implementer(IStreamClientEndpoint)

@@ -21,8 +21,8 @@ from zope.interface import implementer
 
 from appliance import __version__
 from appliance.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
-from appliance.upstream.body import abandon
 from appliance.upstream.faults import cleaned, connection_fault, was_cancelled
+from appliance.upstream.http.body import abandon
 from appliance.upstream.http.challenge import parse_challenges
 from appliance.upstream.http.proxy import Proxy
 from appliance.upstream.url import Url

@@ -7,6 +7,7 @@ clock is advanced, or in L{Net.settle}.
 
 from __future__ import annotations
 
+import random as chance
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,12 +37,14 @@ from zope.interface import implementer
 from appliance.flow.threads import InlineThreads
 from appliance.interfaces import Health, IAdapter, ICredentials, RateLimit
 from appliance.settings import UpstreamSettings
+from appliance.upstream.client import RegistryClient
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
-from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.http.connect import Agents
+from appliance.upstream.http.connect import OriginAgent
+from appliance.upstream.http.gate import Gate
 from appliance.upstream.kinds.standard import STANDARD
-from appliance.upstream.limits import Limits
 from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.table import client_for
+from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 
 T = TypeVar("T")
@@ -283,9 +286,9 @@ class Net:
         self.asked: list[Asked] = []
         self.wires: list[Wire] = []
 
-    def agents(self, url: object) -> Agents:
-        """For L{DistributionUpstream}: which agent was used stands in L{Asked.agent}."""
-        return Agents(own=self.agent("own"), led=self.agent("led"))
+    def origin_agent(self, url: Url) -> IAgent:
+        """For L{client_for}: which of its agents was used stands in L{Asked.agent}."""
+        return OriginAgent(url, self.agent("own"), self.agent("led"))
 
     def agent(self, name: str) -> IAgent:
         pool = HTTPConnectionPool(self.clock)
@@ -399,6 +402,26 @@ class Counting:
         self.healths.append((url, health))
 
 
+@implementer(IUpstreamObserver)
+class SilentObserver:
+    """An L{IUpstreamObserver} that counts nothing."""
+
+    def received(self, upstream: str, octets: int) -> None:
+        pass
+
+    def failed(self, upstream: str, kind: str) -> None:
+        pass
+
+    def asked(self, upstream: str, method: str, status: int) -> None:
+        pass
+
+    def limited(self, upstream: str, limit: RateLimit) -> None:
+        pass
+
+    def became(self, upstream: str, url: str, health: Health) -> None:
+        pass
+
+
 @implementer(IReactorProcess)
 class NoProcesses:
     """Where nothing may be run."""
@@ -437,8 +460,8 @@ def upstream(
     credentials: ICredentials | None = None,
     adapter: IAdapter = STANDARD,
     observer: IUpstreamObserver | None = None,
-    limits: Limits | None = None,
-) -> DistributionUpstream:
+    timeouts: Timeouts | None = None,
+) -> RegistryClient:
     """
     An upstream named C{up.example} in this network.
 
@@ -458,4 +481,27 @@ def upstream(
     def shown(url: Url) -> ICredentials | None:
         return credentials or credentials_for(settings, url, arguments(clock))
 
-    return DistributionUpstream(settings, net.agents, clock, adapter, shown, observer, limits)
+    return client_over(net, settings, adapter, shown, observer, timeouts)
+
+
+def client_over(
+    net: Net,
+    settings: UpstreamSettings,
+    adapter: IAdapter = STANDARD,
+    credentials: Callable[[Url], ICredentials | None] = lambda url: None,
+    observer: IUpstreamObserver | None = None,
+    timeouts: Timeouts | None = None,
+    random: Callable[[], float] = chance.random,
+) -> RegistryClient:
+    """The client of these settings in this network."""
+    return client_for(
+        settings,
+        net.origin_agent,
+        net.clock,
+        adapter,
+        credentials,
+        observer or SilentObserver(),
+        timeouts or Timeouts(),
+        Gate(settings.name),
+        random,
+    )

@@ -17,22 +17,18 @@ from twisted.python.failure import Failure
 
 from appliance import errors
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import FetchedManifest, IAdapter, Secret
+from appliance.interfaces import FetchedManifest, Health, IAdapter, Secret
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.access.access import Shown
+from appliance.upstream.client import RegistryClient
 from appliance.upstream.credentials.configured import credentials_for
 from appliance.upstream.credentials.file import PasswordFile
 from appliance.upstream.credentials.renewing import RenewingCredential
-from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.exchange import Exchange
+from appliance.upstream.http.auth import Presented
 from appliance.upstream.http.tokens import MOST, Token, TokenKey, Tokens
 from appliance.upstream.kinds.dockerhub import DockerHub
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic
-from appliance.upstream.kinds.standard import STANDARD, Standard
-from appliance.upstream.limits import Limits
-from appliance.upstream.observer import SilentObserver
-from appliance.upstream.site import Site
+from appliance.upstream.kinds.standard import Standard
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import (
     AUTH,
@@ -296,12 +292,17 @@ def test_a_probe_shows_nothing_and_asks_once(tmp_path: Path, status: int) -> Non
         status, {"Location": "/x", "WWW-Authenticate": 'Basic realm="x"'}, b"no"
     )
     credentials = RenewingCredential(PasswordFile("user", password(tmp_path), "up.example", InlineThreads()), net.clock)
-    exchange = Exchange("up.example", net.clock, Limits(), SilentObserver())
-    url = Url.parse(REGISTRY + "/prefix")
-    site = Site(url, net.agents(url), exchange, STANDARD, (), credentials, Tokens(net.clock))
-    assert net.result(Deferred.fromCoroutine(site.ping())) == status
+    asking = upstream(net, [REGISTRY + "/prefix"], credentials=credentials)
+    net.holes.add(REGISTRY)
+    unanswered = asking.manifest("a", "t")
+    net.clock.advance(30)
+    assert type(net.fault(unanswered)) is errors.UpstreamTimeout
+    net.holes.clear()
+    net.clock.advance(2)
+    net.settle()
     assert net.urls() == [REGISTRY + "/prefix/v2/"]
     assert net.asked[0].one("authorization") is None
+    assert asking.condition().urls[0].health is (Health.SUSPECT if status == 503 else Health.UP)
 
 
 # -- one token for all who wait -------------------------------------------------------------------------------------
@@ -880,7 +881,7 @@ class Rotated:
         return OK if right else Reply(401, {"WWW-Authenticate": 'Basic realm="x"'})
 
 
-def pull_on(net: Net, asking: DistributionUpstream, clients: int, seconds: float) -> tuple[int, list[Failure]]:
+def pull_on(net: Net, asking: RegistryClient, clients: int, seconds: float) -> tuple[int, list[Failure]]:
     """So many clients ask one question after the other; how many were answered, and what failed."""
     answered: list[object] = []
     failed: list[Failure] = []
@@ -921,7 +922,7 @@ def test_a_password_replaced_under_load_fails_no_pull(tmp_path: Path, first: str
     assert basic_of("new") in {asked.one("authorization") for asked in net.asked}
 
 
-def changed_at_the_registry_first(net: Net, asking: DistributionUpstream, path: Path, rotated: Rotated) -> None:
+def changed_at_the_registry_first(net: Net, asking: RegistryClient, path: Path, rotated: Rotated) -> None:
     """The question that meets the change waits for the file's."""
     rotated.switch("new")
     question = asking.manifest("a", "t")
@@ -1065,7 +1066,7 @@ def test_secrets_are_not_shown(
         net.clock.advance(100)
         fault = failure_of(question)
         shown = [str(fault), repr(fault), Failure(fault).getTraceback(), repr(secret), repr(credentials), repr(asking)]
-        shown += [repr(vars(credentials)), repr(Shown(b"Basic " + CANARY.encode(), secret=secret)), secret.identity]
+        shown += [repr(vars(credentials)), repr(Presented(b"Basic " + CANARY.encode(), secret=secret)), secret.identity]
     finally:
         globalLogPublisher.removeObserver(observer)
     assert isinstance(fault, errors.UpstreamError)

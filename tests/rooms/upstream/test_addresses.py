@@ -10,20 +10,23 @@ from hypothesis import strategies as st
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
+from twisted.web.iweb import IAgent
 from zope.interface import alsoProvides
 
 from appliance.errors import UpstreamRefused, UpstreamUnavailable
 from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.http.addresses import AddressPolicy, Reach, literal_of, reach_of
-from appliance.upstream.http.connect import Agents, ScreenedEndpoint, agents_for
+from appliance.upstream.http.connect import ScreenedEndpoint, agent_for
+from appliance.upstream.http.gate import Gate
 from appliance.upstream.http.proxy import Proxies
 from appliance.upstream.http.trust import Trust
-from appliance.upstream.limits import Limits
+from appliance.upstream.kinds.standard import STANDARD
+from appliance.upstream.table import client_for
+from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import failure_of, now
+from tests.rooms.upstream.net import SilentObserver, failure_of, now
 from tests.rooms.upstream.wires import LINK, PRIVATE, PUBLIC, Line, Names, a_reactor, connected
 
 TABLE = [
@@ -183,10 +186,13 @@ def asking(table: dict[str, list[str]], url: str = REGISTRY, **settings: Any) ->
     reactor, names = a_reactor(table)
     chosen = UpstreamSettings(name="up.example", urls=(url,), **settings)
 
-    def agents(url: Url) -> Agents:
-        return agents_for(chosen, url, reactor, Trust(chosen), Limits(), Proxies())
+    def agent(url: Url) -> IAgent:
+        return agent_for(chosen, url, reactor, Trust(chosen), Timeouts(), Proxies())
 
-    return DistributionUpstream(chosen, agents, reactor), reactor, names
+    made = client_for(
+        chosen, agent, reactor, STANDARD, lambda url: None, SilentObserver(), Timeouts(), Gate(chosen.name)
+    )
+    return made, reactor, names
 
 
 def answer(reactor: Any, number: int, data: bytes) -> None:
@@ -282,15 +288,15 @@ def test_a_connection_is_not_used_under_a_stricter_rule_than_it_was_made_under()
     """An address the operator chose for the upstream itself is not within reach of what the upstream says."""
     reactor, names = a_reactor({"registry.example": [PRIVATE]})
     settings = UpstreamSettings(name="up.example", urls=(REGISTRY,))
-    agents = agents_for(settings, Url.parse(REGISTRY), reactor, Trust(settings), Limits(), Proxies())
-    own = agents.own.request(b"GET", b"http://registry.example/v2/")
+    agent = agent_for(settings, Url.parse(REGISTRY), reactor, Trust(settings), Timeouts(), Proxies())
+    own = agent.own.request(b"GET", b"http://registry.example/v2/")
     answer(reactor, 0, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     now(own).deliverBody(Protocol())
     names.table["registry.example"] = [LINK]
-    led = agents.led.request(b"GET", b"http://registry.example/v2/")
+    led = agent.foreign.request(b"GET", b"http://registry.example/v2/")
     reactor.advance(0)
     assert type(failure_of(led)) is UpstreamRefused
-    again = agents.own.request(b"GET", b"http://registry.example/v2/")
+    again = agent.own.request(b"GET", b"http://registry.example/v2/")
     assert len(connected(reactor)) == 1
     again.addErrback(lambda _: None).cancel()
 

@@ -1,4 +1,4 @@
-"""DistributionUpstream keeps the promises of IUpstream, over a small registry in memory."""
+"""RegistryClient keeps the promises of IUpstream, over a small registry in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import parse_ranges
 from appliance.oci.referrer import fallback_tag
-from appliance.upstream.distribution import DistributionUpstream
+from appliance.upstream.client import RegistryClient
 from appliance.upstream.kinds.dockerhub import DockerHub
 from tests.contracts.upstream import REPOSITORY, Held, UpstreamContract
 from tests.rooms.upstream.net import CDN, REGISTRY, Asked, Net, Reply, upstream
@@ -93,7 +93,7 @@ class OverHTTP(UpstreamContract):
         self.net.servers[REGISTRY] = serve
         return small
 
-    def upstream_holding(self, held: Held) -> DistributionUpstream:
+    def upstream_holding(self, held: Held) -> RegistryClient:
         self.server(held)
         return upstream(self.net, adapter=DockerHub())
 
@@ -120,7 +120,7 @@ class TestUntilTheEnd(OverHTTP):
 class TestBehindRedirects(OverHTTP):
     """Everything lives at a CDN; what refers to a manifest is not asked for elsewhere, so the tag has to tell."""
 
-    def upstream_holding(self, held: Held) -> DistributionUpstream:
+    def upstream_holding(self, held: Held) -> RegistryClient:
         self.server(held)
         self.net.servers[CDN] = self.net.servers[REGISTRY]
         self.net.servers[REGISTRY] = lambda asked: Reply(307, {"Location": CDN + asked.target}, b"moved")

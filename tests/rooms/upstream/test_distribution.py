@@ -15,7 +15,7 @@ from appliance.interfaces import FetchedManifest, IBlobResponse, IUpstream, Mani
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
-from appliance.upstream.exchange import USER_AGENT
+from appliance.upstream.http.identity import USER_AGENT
 from appliance.upstream.kinds.dockerhub import DockerHub
 from tests.rooms.upstream.net import REGISTRY, Asked, Counting, Net, Reply, Sink, pending, upstream
 

@@ -16,8 +16,7 @@ from twisted.python.failure import Failure
 from appliance.errors import UpstreamUnavailable
 from appliance.interfaces import Availability, Condition, Health, IBlobResponse, UrlCondition
 from appliance.oci.digest import Digest
-from appliance.upstream.fair import FairUpstream
-from appliance.upstream.permits import Permits, Rank
+from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream, Priority
 from tests.contracts.upstream import REPOSITORY, Held, Taker, UpstreamContract
 from tests.doubles.upstream import ScriptedBody, ScriptedUpstream
 
@@ -35,11 +34,11 @@ class TestOneAtATime(UpstreamContract):
 
     @pytest.fixture(autouse=True)
     def permits(self) -> Any:
-        self.one = Permits(1)
+        self.one = ConcurrencyLimit(1)
         yield
         assert (self.one.in_use, self.one.waiting) == (0, 0)
 
-    def upstream_holding(self, held: Held) -> FairUpstream:
+    def upstream_holding(self, held: Held) -> LimitedUpstream:
         scripted = ScriptedUpstream(library=True)
         for data, media_type in held.manifests.items():
             scripted.add_manifest(REPOSITORY, data, media_type, *(tag for tag, of in held.tags.items() if of == data))
@@ -47,7 +46,7 @@ class TestOneAtATime(UpstreamContract):
             scripted.add_blob(REPOSITORY, blob)
         for subject, listed in held.referrers.items():
             scripted.add_referrers(REPOSITORY, Digest.of(subject), *listed)
-        return FairUpstream(scripted, self.one)
+        return LimitedUpstream(scripted, self.one)
 
 
 class TestWithRoom(TestOneAtATime):
@@ -55,7 +54,7 @@ class TestWithRoom(TestOneAtATime):
 
     @pytest.fixture(autouse=True)
     def permits(self) -> Any:
-        self.one = Permits(8)
+        self.one = ConcurrencyLimit(8)
         yield
         assert (self.one.in_use, self.one.waiting) == (0, 0)
 
@@ -79,7 +78,7 @@ def fired(deferred: Deferred[Any]) -> Any:
 def test_a_manifest_passes_the_blobs_that_wait() -> None:
     """And one of the connections is kept for it: a pull begins although large blobs are under way."""
     inner = scripted()
-    fair = FairUpstream(inner, Permits(3))
+    fair = LimitedUpstream(inner, ConcurrencyLimit(3))
     blobs = [fair.blob(REPOSITORY, DIGEST) for _ in range(5)]
     assert [blob.called for blob in blobs] == [True, True, False, False, False]
     assert fired(fair.manifest(REPOSITORY, "latest")).data == MANIFEST
@@ -90,7 +89,7 @@ def test_a_manifest_passes_the_blobs_that_wait() -> None:
 def test_background_work_goes_last() -> None:
     """A blob that somebody wants now is asked for before one that was wanted earlier by nobody."""
     inner = scripted()
-    fair = FairUpstream(inner, Permits(1))
+    fair = LimitedUpstream(inner, ConcurrencyLimit(1))
     first = fair.blob(REPOSITORY, DIGEST, background=True)
     behind = fair.blob(REPOSITORY, DIGEST, 10, background=True)
     wanted = fair.blob(REPOSITORY, DIGEST, 20)
@@ -104,7 +103,7 @@ def test_background_work_goes_last() -> None:
 def test_a_blob_keeps_its_place_until_its_last_byte() -> None:
     """Not only until its answer begins."""
     inner = scripted()
-    fair = FairUpstream(inner, Permits(1))
+    fair = LimitedUpstream(inner, ConcurrencyLimit(1))
     response = fired(fair.blob(REPOSITORY, DIGEST))
     waiting = fair.manifest(REPOSITORY, "latest")
     delivered = response.deliver(Taker())
@@ -118,8 +117,8 @@ def test_a_blob_keeps_its_place_until_its_last_byte() -> None:
 def test_however_a_blob_ends_the_next_is_asked(ending: str) -> None:
     """Exactly one more, and with its own end the next."""
     inner = scripted()
-    permits = Permits(1)
-    fair = FairUpstream(inner, permits)
+    permits = ConcurrencyLimit(1)
+    fair = LimitedUpstream(inner, permits)
     response: IBlobResponse = fired(fair.blob(REPOSITORY, DIGEST))
     waiting = [fair.blob(REPOSITORY, DIGEST) for _ in range(2)]
     taker = Refusing() if ending == "raise" else Taker()
@@ -149,8 +148,8 @@ class Refusing(Taker):
 def test_an_abandoned_answer_that_is_being_delivered_keeps_its_place() -> None:
     """Its bytes still come: cancelling the delivery is what ends it."""
     inner = scripted()
-    permits = Permits(1)
-    response = fired(FairUpstream(inner, permits).blob(REPOSITORY, DIGEST))
+    permits = ConcurrencyLimit(1)
+    response = fired(LimitedUpstream(inner, permits).blob(REPOSITORY, DIGEST))
     delivered = response.deliver(Taker())
     response.abandon()
     assert permits.in_use == 1
@@ -161,8 +160,8 @@ def test_an_abandoned_answer_that_is_being_delivered_keeps_its_place() -> None:
 def test_a_question_given_up_makes_room() -> None:
     """Whether it was asked already or waits its turn; the other questions do not notice."""
     inner = scripted("*")
-    permits = Permits(1)
-    fair = FairUpstream(inner, permits)
+    permits = ConcurrencyLimit(1)
+    fair = LimitedUpstream(inner, permits)
     asked, waiting, patient = (fair.manifest(REPOSITORY, "latest") for _ in range(3))
     waiting.cancel()
     assert isinstance(fired(waiting), CancelledError)
@@ -181,7 +180,7 @@ def test_everything_else_is_the_other_upstreams() -> None:
     inner = scripted()
     inner.availabilities["*"] = Availability(ask=False)
     inner.conditions = Condition((UP,))
-    fair = FairUpstream(inner, Permits(1))
+    fair = LimitedUpstream(inner, ConcurrencyLimit(1))
     fair.overdue("a")
     fair.stop()
     assert (fair.name, fair.repository("x")) == (inner.name, "x")
@@ -193,7 +192,7 @@ def test_everything_else_is_the_other_upstreams() -> None:
 def test_a_registry_is_not_late_because_questions_wait_here() -> None:
     """Who has waited for a turn of ours in vain has learnt nothing of the registry."""
     inner = scripted("manifest")
-    fair = FairUpstream(inner, Permits(1))
+    fair = LimitedUpstream(inner, ConcurrencyLimit(1))
     first, second = fair.manifest(REPOSITORY, "latest"), fair.manifest(REPOSITORY, "latest")
     fair.overdue(REPOSITORY)
     assert inner.waited == []
@@ -208,7 +207,7 @@ def test_what_is_asked_for_is_passed_on() -> None:
     """Ranges and validators."""
     inner = scripted()
     inner.validator = '"v"'
-    fair = FairUpstream(inner, Permits(2))
+    fair = LimitedUpstream(inner, ConcurrencyLimit(2))
     response = fired(fair.blob(REPOSITORY, DIGEST, 5, 10, '"v"', background=True))
     call = inner.calls[0]
     assert (call.start, call.stop, call.validator, call.background) == (5, 10, '"v"', True)
@@ -220,8 +219,8 @@ def test_what_is_asked_for_is_passed_on() -> None:
 def test_nobody_queues_for_an_upstream_that_is_down(urls: tuple[UrlCondition, ...], waits: bool) -> None:
     """It fails at once, as promised, although a long download holds the only connection; also who waited before."""
     inner = scripted()
-    permits = Permits(1)
-    fair = FairUpstream(inner, permits)
+    permits = ConcurrencyLimit(1)
+    fair = LimitedUpstream(inner, permits)
     fired(fair.blob(REPOSITORY, DIGEST)).deliver(Taker())
     before = fair.blob(REPOSITORY, DIGEST)
     inner.conditions = Condition(urls)
@@ -243,15 +242,15 @@ class Accounts(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.limit = 3
-        self.permits = Permits(self.limit)
+        self.permits = ConcurrencyLimit(self.limit)
         self.inner = scripted("*")
-        self.fair = FairUpstream(self.inner, self.permits)
+        self.fair = LimitedUpstream(self.inner, self.permits)
         self.questions: list[Deferred[Any]] = []
         self.undelivered: list[IBlobResponse] = []
         self.over: list[IBlobResponse] = []
         self.delivering: list[tuple[Deferred[Any], ScriptedBody]] = []
-        self.waiting_as: dict[Deferred[Any], Rank] = {}
-        self.opened_as: dict[ScriptedBody, Rank] = {}
+        self.waiting_as: dict[Deferred[Any], Priority] = {}
+        self.opened_as: dict[ScriptedBody, Priority] = {}
 
     def open_questions(self) -> list[Any]:
         return [each for each in self.inner.hanging if not each.cancelled and not each.asked.called]
@@ -259,10 +258,9 @@ class Accounts(RuleBasedStateMachine):
     def open_bodies(self) -> list[ScriptedBody]:
         return [body for done, body in self.delivering if not done.called]
 
-    def ranks_in_use(self) -> list[Rank]:
+    def ranks_in_use(self) -> list[Priority]:
         asked = [
-            Rank.QUESTION if each.call.verb != "blob" else Rank.BACKGROUND if each.call.background else Rank.BLOB
-            for each in self.open_questions()
+            _priority(each.call) for each in self.open_questions()
         ]
         bodies = [_body(response) for response in self.undelivered] + self.open_bodies()
         return asked + [self.opened_as[body] for body in bodies]
@@ -270,13 +268,13 @@ class Accounts(RuleBasedStateMachine):
     @rule(verb=st.sampled_from(["head", "manifest", "blob_size", "tags", "blob", "background"]), here=st.booleans())
     def ask(self, verb: str, here: bool) -> None:
         repository, digest = (REPOSITORY, DIGEST) if here else ("absent", Digest.of(b"absent"))
-        ways: dict[str, tuple[Rank, Callable[[], Deferred[Any]]]] = {
-            "head": (Rank.QUESTION, lambda: self.fair.head(repository, "latest")),
-            "manifest": (Rank.QUESTION, lambda: self.fair.manifest(repository, "latest")),
-            "blob_size": (Rank.QUESTION, lambda: self.fair.blob_size(repository, digest)),
-            "tags": (Rank.QUESTION, lambda: self.fair.tags(repository)),
-            "blob": (Rank.BLOB, lambda: self.fair.blob(repository, digest)),
-            "background": (Rank.BACKGROUND, lambda: self.fair.blob(repository, digest, background=True)),
+        ways: dict[str, tuple[Priority, Callable[[], Deferred[Any]]]] = {
+            "head": (Priority.METADATA, lambda: self.fair.head(repository, "latest")),
+            "manifest": (Priority.METADATA, lambda: self.fair.manifest(repository, "latest")),
+            "blob_size": (Priority.METADATA, lambda: self.fair.blob_size(repository, digest)),
+            "tags": (Priority.METADATA, lambda: self.fair.tags(repository)),
+            "blob": (Priority.BLOB, lambda: self.fair.blob(repository, digest)),
+            "background": (Priority.BACKGROUND, lambda: self.fair.blob(repository, digest, background=True)),
         }
         rank, way = ways[verb]
         question = way()
@@ -284,7 +282,7 @@ class Accounts(RuleBasedStateMachine):
         self.questions.append(question)
         self.waiting_as[question] = rank
 
-    def answered(self, rank: Rank, answer: Any) -> None:
+    def answered(self, rank: Priority, answer: Any) -> None:
         if IBlobResponse.providedBy(answer):
             self.undelivered.append(answer)
             self.opened_as[_body(answer)] = rank
@@ -355,11 +353,11 @@ class Accounts(RuleBasedStateMachine):
         in_use, unanswered = self.ranks_in_use(), [each for each in self.questions if not each.called]
         assert self.permits.waiting == len(unanswered) - len(self.open_questions())
         asked = in_use[: len(self.open_questions())]
-        for rank in Rank:
+        for rank in Priority:
             waiting = sum(self.waiting_as[each] is rank for each in unanswered) - asked.count(rank)
             if waiting and len(in_use) < self.limit:
                 behind = sum(each >= rank for each in in_use)
-                assert behind >= {Rank.QUESTION: 3, Rank.BLOB: 2, Rank.BACKGROUND: 1}[rank]
+                assert behind >= {Priority.METADATA: 3, Priority.BLOB: 2, Priority.BACKGROUND: 1}[rank]
 
     def teardown(self) -> None:
         for _ in range(100_000):
@@ -373,6 +371,12 @@ class Accounts(RuleBasedStateMachine):
                 body.cut()
         assert (self.permits.in_use, self.permits.waiting) == (0, 0)
         assert all(question.called for question in self.questions)
+
+
+def _priority(call: Any) -> Priority:
+    if call.verb != "blob":
+        return Priority.METADATA
+    return Priority.BACKGROUND if call.background else Priority.BLOB
 
 
 def _body(response: IBlobResponse) -> ScriptedBody:

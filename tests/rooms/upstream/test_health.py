@@ -19,9 +19,17 @@ from appliance import errors
 from appliance.errors import UpstreamRateLimited, UpstreamTimeout, UpstreamUnavailable
 from appliance.interfaces import Availability, Health, UrlCondition
 from appliance.upstream import health as machine
-from appliance.upstream.health import TRANSITIONS, Event, IllegalTransition, UrlHealth
-from appliance.upstream.observer import SilentObserver
-from appliance.upstream.probes import FIRST_PAUSE, HASTE, JITTER, LONGEST_PAUSE
+from appliance.upstream.health import (
+    FIRST_PAUSE,
+    JITTER,
+    LONGEST_PAUSE,
+    SOON,
+    TRANSITIONS,
+    Event,
+    IllegalTransition,
+    UrlHealth,
+)
+from tests.rooms.upstream.net import SilentObserver
 
 UP, SUSPECT, DOWN, RATE_LIMITED = Health.UP, Health.SUSPECT, Health.DOWN, Health.RATE_LIMITED
 URL = "https://registry.example"
@@ -358,7 +366,7 @@ def test_who_needs_a_lost_registry_finds_its_return_soon() -> None:
     watched.clock.advance(1)
     for _ in range(1000):
         watched.refusal()
-    assert watched.wait() == HASTE - 1
+    assert watched.wait() == SOON - 1
     watched.answer(GONE)
     assert watched.wait() == LONGEST_PAUSE
     watched.answer(GONE)

@@ -34,21 +34,21 @@ from appliance.flow.threads import InlineThreads
 from appliance.interfaces import IAdapter, ICredentials, RateLimit
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.access.forms import Forms
+from appliance.upstream.client import RegistryClient
 from appliance.upstream.credentials.aws import EcrApi, aws_credentials
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
 from appliance.upstream.credentials.lease import MIN_INTERVAL
-from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.exchange import Exchange
+from appliance.upstream.http.gate import Gate
+from appliance.upstream.http.identity import HttpClient
+from appliance.upstream.http.tokens import post_form
 from appliance.upstream.kinds.acr import Acr
 from appliance.upstream.kinds.dockerhub import MAX_WINDOW, DockerHub
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic
 from appliance.upstream.kinds.standard import STANDARD, Standard
 from appliance.upstream.kinds.wellknown import Gcr, Ghcr, GitLab, Harbor, K8s, Mcr, Quay
-from appliance.upstream.limits import Limits
-from appliance.upstream.observer import SilentObserver
+from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import Asked, Net, Reply, Server, Sink
+from tests.rooms.upstream.net import Asked, Net, Reply, Server, SilentObserver, Sink, client_over
 
 MANIFEST = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -174,21 +174,21 @@ class Site:
         self._adapter = adapter
         self._credentials = credentials or self._own
 
-    def upstream(self) -> DistributionUpstream:
-        return DistributionUpstream(
-            self.settings,
-            self.net.agents,
-            self.net.clock,
-            self._adapter,
-            credentials=lambda url: self._credentials(self.settings, self.arguments()),
+    def upstream(self) -> RegistryClient:
+        return client_over(
+            self.net, self.settings, self._adapter, lambda url: self._credentials(self.settings, self.arguments())
         )
 
     def arguments(self) -> CredentialArguments:
         home = Url.parse(self.settings.urls[0])
-        exchange = Exchange("up.example", self.net.clock, Limits(), SilentObserver())
-        forms = Forms(exchange, self.net.agent("own"), home)
+        clock, gate = self.net.clock, Gate("up.example")
+        http = HttpClient("up.example", home, self.net.agent("own"), clock, Timeouts(), SilentObserver(), gate)
+
+        def post(path: str, fields: Mapping[str, str]) -> Deferred[bytes]:
+            return Deferred.fromCoroutine(post_form(http, home.at(path), fields))
+
         processes: Any = None
-        return CredentialArguments("up.example", home.host, self.net.clock, InlineThreads(), processes, forms.post)
+        return CredentialArguments("up.example", home.host, clock, InlineThreads(), processes, post)
 
     def _own(self, settings: UpstreamSettings, given: CredentialArguments) -> ICredentials | None:
         home = Url.parse(settings.urls[0])

@@ -15,11 +15,10 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from appliance.errors import UpstreamTimeout
-from appliance.upstream.body import BlobResponse, Watch, deliver
-from appliance.upstream.fair import FairResponse
-from appliance.upstream.limits import Limits
-from appliance.upstream.pace import BURST, TICK, Pace
-from appliance.upstream.permits import Permits, Rank
+from appliance.upstream.concurrency import ConcurrencyLimit, LimitedResponse, Priority
+from appliance.upstream.http.bandwidth import BURST, TICK, BandwidthLimit
+from appliance.upstream.http.body import BlobResponse, BodyLimits, begin
+from appliance.upstream.timeouts import Timeouts
 from tests.contracts.upstream import Taker
 from tests.doubles.deferreds import result
 
@@ -102,7 +101,7 @@ class Weather:
 
     def __init__(self, rate: float = RATE, silence: float = 30.0) -> None:
         self.clock = Clock()
-        self.pace = Pace(self.clock, rate)
+        self.limit = BandwidthLimit(self.clock, rate)
         self.lines: list[Line] = []
         self.takers: list[Taker] = []
         self.done: list[Deferred[None]] = []
@@ -110,8 +109,8 @@ class Weather:
 
     def begin(self, speed: float = 50 * RATE, piece: int = 4096, background: bool = False) -> Line:
         line, taker = Line(self.clock, speed, piece), Drain()
-        watch = Watch("up.example", self.clock, self._silence, pace=self.pace, background=background)
-        self.done.append(deliver(line, taker, watch))  # type: ignore[arg-type]
+        limits = BodyLimits("up.example", self.clock, self._silence, bandwidth=self.limit, background=background)
+        self.done.append(begin(line, taker, limits).finished)  # type: ignore[arg-type]
         self.lines.append(line)
         self.takers.append(taker)
         return line
@@ -227,12 +226,12 @@ def test_a_body_for_which_somebody_comes_is_no_background_work_any_more() -> Non
     weather = Weather()
     weather.begin()
     line = Line(weather.clock)
-    watch = Watch("up.example", weather.clock, 30.0, pace=weather.pace, background=True)
-    response = BlobResponse(line, watch, 0, None, None)  # type: ignore[arg-type]
+    limits = BodyLimits("up.example", weather.clock, 30.0, bandwidth=weather.limit, background=True)
+    response = BlobResponse(line, limits, 0, None, None)  # type: ignore[arg-type]
     response.deliver(Drain())
     weather.lines.append(line)
     assert weather.run(20) == [pytest.approx(18 * RATE, rel=0.05), pytest.approx(2 * RATE, rel=0.05)]
-    FairResponse(response, result(Permits(2).acquire(Rank.BACKGROUND))).awaited()
+    LimitedResponse(response, result(ConcurrencyLimit(2).acquire(Priority.BACKGROUND))).awaited()
     assert weather.run(20) == [pytest.approx(10 * RATE, rel=0.05)] * 2
 
 
@@ -285,7 +284,7 @@ def test_what_a_blob_did_not_need_is_there_for_the_next() -> None:
 def test_who_ends_while_others_go_on_is_left_alone() -> None:
     """A body that goes on may be the reason why another one is dropped in the same moment."""
     clock = Clock()
-    pace = Pace(clock, RATE)
+    pace = BandwidthLimit(clock, RATE)
     resumed: list[str] = []
 
     def release(name: str) -> None:
@@ -387,7 +386,7 @@ def test_what_came_with_the_header_counts() -> None:
     """twisted.web resumes the connection after it; the pause holds nevertheless."""
     weather = Weather()
     line = EarlyLine(weather.clock)
-    deliver(line, Drain(), Watch("up.example", weather.clock, 30.0, pace=weather.pace))  # type: ignore[arg-type]
+    begin(line, Drain(), BodyLimits("up.example", weather.clock, 30.0, bandwidth=weather.limit))  # type: ignore[arg-type]
     assert line.paused
     weather.clock.pump([TICK] * 40)
     assert not line.paused
@@ -399,7 +398,8 @@ def test_the_last_byte_pauses_no_connection() -> None:
     weather = Weather()
     line = Line(weather.clock)
     line.length = 3 * RATE
-    done = deliver(line, Drain(), Watch("up.example", weather.clock, 30.0, pace=weather.pace))  # type: ignore[arg-type]
+    limits = BodyLimits("up.example", weather.clock, 30.0, bandwidth=weather.limit)
+    done = begin(line, Drain(), limits).finished  # type: ignore[arg-type]
     line.send(2 * RATE)
     assert line.paused
     weather.run(2)
@@ -417,8 +417,8 @@ def test_a_last_byte_that_comes_during_a_pause_ends_the_pause(paced: bool) -> No
     weather = Weather()
     line, drain = Line(weather.clock), Drain()
     line.length = 2000
-    watch = Watch("up.example", weather.clock, 30.0, pace=weather.pace if paced else None)
-    deliver(line, drain, watch)  # type: ignore[arg-type]
+    limits = BodyLimits("up.example", weather.clock, 30.0, bandwidth=weather.limit if paced else None)
+    begin(line, drain, limits)  # type: ignore[arg-type]
     line.send(1000)
     assert drain.producer is not None
     drain.producer.pauseProducing()
@@ -486,7 +486,7 @@ def test_bodies_come_and_go_in_any_order(steps: list[tuple[int, int, str]]) -> N
 
 def test_the_defaults_leave_a_trickling_manifest_a_minute() -> None:
     """Longer than the silence that would end it earlier."""
-    assert Limits().silence < Limits().whole == 60.0
+    assert Timeouts().silence < Timeouts().whole == 60.0
 
 
 def _fault(deferred: Deferred[None]) -> BaseException:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from appliance.upstream.permits import Permit, Permits, Rank
+from appliance.upstream.concurrency import ConcurrencyLimit, Permit, Priority
 from tests.rooms.upstream.net import failure_of, now, pending
 
-QUESTION, BLOB, BACKGROUND = Rank.QUESTION, Rank.BLOB, Rank.BACKGROUND
+QUESTION, BLOB, BACKGROUND = Priority.METADATA, Priority.BLOB, Priority.BACKGROUND
 
 
-def taken(permits: Permits, *ranks: Rank) -> list[Permit]:
+def taken(permits: ConcurrencyLimit, *ranks: Priority) -> list[Permit]:
     return [now(permits.acquire(rank)) for rank in ranks]
 
 
@@ -24,7 +24,7 @@ def test_the_last_connections_are_kept_for_what_is_urgent(
 ) -> None:
     """All for manifests, all but one for blobs, all but two for work that nobody waits for; one at least for each."""
     for rank, most in ((QUESTION, questions), (BLOB, blobs), (BACKGROUND, background)):
-        permits = Permits(limit)
+        permits = ConcurrencyLimit(limit)
         asked = [permits.acquire(rank) for _ in range(limit + 3)]
         assert sum(not pending(each) for each in asked) == most
         assert (permits.in_use, permits.waiting) == (most, limit + 3 - most)
@@ -32,7 +32,7 @@ def test_the_last_connections_are_kept_for_what_is_urgent(
 
 def test_background_and_blobs_together_leave_one_to_manifests() -> None:
     """Whoever of the two came first."""
-    permits = Permits(3)
+    permits = ConcurrencyLimit(3)
     taken(permits, BACKGROUND, BLOB)
     waiting = permits.acquire(BLOB)
     assert pending(waiting)
@@ -42,18 +42,18 @@ def test_background_and_blobs_together_leave_one_to_manifests() -> None:
 
 def test_manifests_in_flight_do_not_count_against_a_blobs_part() -> None:
     """Its own part is what it may not exceed."""
-    permits = Permits(3)
+    permits = ConcurrencyLimit(3)
     taken(permits, QUESTION, BLOB, BLOB)
     assert permits.in_use == 3
 
 
 def test_the_urgent_goes_before_who_waits_longer() -> None:
     """And within a rank it is first come, first served."""
-    permits = Permits(1)
+    permits = ConcurrencyLimit(1)
     held = taken(permits, QUESTION)
     order: list[str] = []
 
-    def wait(rank: Rank, name: str) -> None:
+    def wait(rank: Priority, name: str) -> None:
         def served(permit: Permit) -> None:
             order.append(name)
             permit.release()
@@ -76,7 +76,7 @@ def test_the_urgent_goes_before_who_waits_longer() -> None:
 
 def test_a_permit_is_returned_once() -> None:
     """However often it is said: else one answer would make room for two."""
-    permits = Permits(2)
+    permits = ConcurrencyLimit(2)
     first, _ = taken(permits, QUESTION, QUESTION)
     first.release()
     first.release()
@@ -85,7 +85,7 @@ def test_a_permit_is_returned_once() -> None:
 
 def test_who_does_not_want_to_wait_any_more_leaves_the_queue() -> None:
     """And takes nothing with him."""
-    permits = Permits(1)
+    permits = ConcurrencyLimit(1)
     held = taken(permits, QUESTION)
     gone, stays = permits.acquire(QUESTION), permits.acquire(QUESTION)
     gone.cancel()
@@ -98,7 +98,7 @@ def test_who_does_not_want_to_wait_any_more_leaves_the_queue() -> None:
 
 def test_a_long_queue_of_quick_answers_is_no_depth() -> None:
     """Ten thousand questions that fail at once, one after the other, do not exhaust the stack."""
-    permits = Permits(1)
+    permits = ConcurrencyLimit(1)
     held = taken(permits, QUESTION)
     served: list[Deferred[None]] = [permits.acquire(QUESTION).addCallback(Permit.release) for _ in range(10_000)]
     held[0].release()
@@ -108,7 +108,7 @@ def test_a_long_queue_of_quick_answers_is_no_depth() -> None:
 
 def test_what_costs_nothing_needs_no_waiting() -> None:
     """Nobody queues for a failure that is certain, not even who came before that was known."""
-    permits = Permits(1)
+    permits = ConcurrencyLimit(1)
     taken(permits, BLOB)
     waiting = [permits.acquire(BLOB).addCallback(Permit.release) for _ in range(3)]
     permits.free = lambda: True
@@ -121,4 +121,4 @@ def test_what_costs_nothing_needs_no_waiting() -> None:
 def test_no_permits_at_all_is_a_mistake(limit: int) -> None:
     """It would wait for ever."""
     with pytest.raises(ValueError, match="at least 1"):
-        Permits(limit)
+        ConcurrencyLimit(limit)

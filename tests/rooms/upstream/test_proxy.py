@@ -19,11 +19,11 @@ from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from appliance.settings import NO_PROXY, UpstreamSettings
-from appliance.upstream.http.connect import Agents, agents_for, way_to
+from appliance.upstream.http.connect import agent_for, way_to
 from appliance.upstream.http.proxy import Proxies, proxies_for
 from appliance.upstream.http.trust import Trust
 from appliance.upstream.http.tunnel import MAX_HEAD, TunnelEndpoint
-from appliance.upstream.limits import Limits
+from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, now, pending
 from tests.rooms.upstream.wires import PRIVATE, PUBLIC, Line, a_reactor, connected
@@ -47,10 +47,10 @@ class Near:
         chosen = upstream(**settings)
         proxies = proxies_for(chosen, environ or {})
         home = Url.parse(chosen.urls[0])
-        self.agents: Agents = agents_for(chosen, home, self.reactor, Trust(chosen), Limits(), proxies)
+        self.agent = agent_for(chosen, home, self.reactor, Trust(chosen), Timeouts(), proxies)
 
     def ask(self, url: str, led: bool = False) -> Deferred[Any]:
-        agent = self.agents.led if led else self.agents.own
+        agent = self.agent.foreign if led else self.agent.own
         asking: Deferred[Any] = agent.request(b"GET", url.encode(), Headers({"X-Mine": ["1"]}))
         self.reactor.advance(0)
         return asking
@@ -139,7 +139,7 @@ class Collecting(Protocol):
 def tunnel(reactor: Any) -> Deferred[Any]:
     proxy = proxies_for(upstream(proxy=PROXY), {}).https
     assert proxy is not None
-    way = way_to(proxy, reactor, Limits(), "up.example")
+    way = way_to(proxy, reactor, Timeouts(), "up.example")
     endpoint = TunnelEndpoint(way, proxy, Url.parse("https://registry.example"), reactor, 10.0, "up.example")
     return endpoint.connect(Factory.forProtocol(Collecting))
 
@@ -533,9 +533,9 @@ def test_the_endpoints_keep_their_interface() -> None:
     reactor, _ = a_reactor({})
     proxy = proxies_for(upstream(proxy=PROXY), {}).https
     assert proxy is not None
-    through = way_to(proxy, reactor, Limits(), "u")
+    through = way_to(proxy, reactor, Timeouts(), "u")
     assert verifyObject(IStreamClientEndpoint, through)
     target = Url.parse("https://registry.example")
     assert verifyObject(IStreamClientEndpoint, TunnelEndpoint(through, proxy, target, reactor, 1.0, "u"))
-    agents = Near(proxy=PROXY).agents
-    assert verifyObject(IAgent, agents.own) and verifyObject(IAgent, agents.led)
+    agent = Near(proxy=PROXY).agent
+    assert verifyObject(IAgent, agent.own) and verifyObject(IAgent, agent.foreign) and verifyObject(IAgent, agent)

@@ -20,14 +20,12 @@ from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream import referrers
-from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.fair import FairUpstream
+from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream
 from appliance.upstream.kinds.standard import STANDARD, Standard
 from appliance.upstream.kinds.wellknown import Ghcr
 from appliance.upstream.offline import OfflineUpstream
-from appliance.upstream.permits import Permits
 from tests.doubles.upstream import ScriptedUpstream
-from tests.rooms.upstream.net import AUTH, REGISTRY, Asked, Net, Reply, failure_of, now, pending, upstream
+from tests.rooms.upstream.net import AUTH, REGISTRY, Asked, Net, Reply, client_over, failure_of, now, pending, upstream
 
 SUBJECT = Digest.of(b"image")
 TAG = SUBJECT.file_name
@@ -714,7 +712,7 @@ def test_pulls_that_are_kept_are_not_spent_on_lists() -> None:
     """C{keep_pulls}: a tag's list is a pull; that there is no tag costs none."""
     rig = Rig()
     settings = UpstreamSettings(name="up.example", urls=(REGISTRY,), keep_pulls=10)
-    rig.upstream = DistributionUpstream(settings, rig.net.agents, rig.net.clock, Counting())
+    rig.upstream = client_over(rig.net, settings, Counting())
     few = {"ratelimit-remaining": "10;w=21600".partition(";")[0]}
     rig.api["*"] = Reply(200, {**INDEX, **few}, listing(SIGNATURE))
     assert rig.ask() == Referrers((SIGNATURE,))
@@ -736,7 +734,7 @@ def test_it_passes_the_blobs_that_wait() -> None:
     blob = inner.add_blob("a", b"x" * 100)
     inner.add_referrers("a", SUBJECT, SIGNATURE)
     inner.by_hand = True
-    fair = FairUpstream(inner, Permits(2))
+    fair = LimitedUpstream(inner, ConcurrencyLimit(2))
     for _ in range(3):
         fair.blob("a", blob)
     assert now(fair.referrers("a", SUBJECT)) == Referrers((SIGNATURE,))

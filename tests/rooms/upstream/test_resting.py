@@ -7,8 +7,8 @@ from twisted.internet.task import Clock
 
 from appliance.errors import UpstreamRateLimited
 from appliance.interfaces import RateLimit
-from appliance.upstream.observer import SilentObserver
-from appliance.upstream.resting import Allowance, RepositoryRests, next_rest
+from appliance.upstream.ratelimit import RateLimitBudget, RepositoryLimits, next_wait
+from tests.rooms.upstream.net import SilentObserver
 
 
 class Hearing(SilentObserver):
@@ -22,14 +22,14 @@ class Hearing(SilentObserver):
         self.limits.append(limit)
 
 
-def rests() -> tuple[RepositoryRests, Clock]:
+def rests() -> tuple[RepositoryLimits, Clock]:
     clock = Clock()
-    return RepositoryRests("up.example", clock), clock
+    return RepositoryLimits("up.example", clock), clock
 
 
-def allowance(keep: int) -> tuple[Allowance, Clock, Hearing]:
+def allowance(keep: int) -> tuple[RateLimitBudget, Clock, Hearing]:
     clock, hearing = Clock(), Hearing()
-    return Allowance("up.example", keep, clock, hearing), clock, hearing
+    return RateLimitBudget("up.example", keep, clock, hearing), clock, hearing
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def allowance(keep: int) -> tuple[Allowance, Clock, Hearing]:
 )
 def test_a_rest_is_as_long_as_it_was_asked_for(told: float | None, before: int, seconds: float) -> None:
     """Never shorter than a second; of unknown length, a second doubling to five minutes."""
-    assert next_rest(told, before) == seconds
+    assert next_wait(told, before) == seconds
 
 
 def test_one_repository_rests_and_others_do_not() -> None:
@@ -104,7 +104,7 @@ def test_only_so_many_repositories_are_remembered() -> None:
     resting, _ = rests()
     for number in range(10_050):
         resting.limited(f"r{number}", 3600.0)
-    assert len(resting._rests) == 10_000
+    assert len(resting._waits) == 10_000
     assert resting.left("r10049") == 3600
 
 
@@ -113,7 +113,7 @@ def test_a_limit_is_known_until_its_window_is_over() -> None:
     for window, length in ((60.0, 60.0), (None, 21600.0)):
         known, clock, hearing = allowance(0)
         limit = RateLimit(100, 20, window)
-        known.hear(limit)
+        known.report(limit)
         assert hearing.limits == [limit] and known.limit == limit
         clock.advance(length - 0.5)
         assert known.limit == limit
@@ -126,10 +126,10 @@ def test_pulls_are_left_to_others() -> None:
     known, _, _ = allowance(10)
     with known.pull():
         pass
-    known.hear(RateLimit(100, 11, 21600.0))
+    known.report(RateLimit(100, 11, 21600.0))
     with known.pull():
         pass
-    known.hear(RateLimit(100, 10, 21600.0))
+    known.report(RateLimit(100, 10, 21600.0))
     with pytest.raises(UpstreamRateLimited, match="keep_pulls leaves 10") as refused, known.pull():
         raise AssertionError("it is not asked")
     assert refused.value.retry_after == 60
@@ -138,7 +138,7 @@ def test_pulls_are_left_to_others() -> None:
 def test_pulls_under_way_are_counted_as_made() -> None:
     """Twenty at once do not use up what is to be kept."""
     known, _, _ = allowance(10)
-    known.hear(RateLimit(100, 12, None))
+    known.report(RateLimit(100, 12, None))
     with known.pull(), known.pull():
         with pytest.raises(UpstreamRateLimited), known.pull():
             raise AssertionError("it is not asked")
@@ -149,18 +149,18 @@ def test_pulls_under_way_are_counted_as_made() -> None:
 def test_without_keep_pulls_the_upstream_decides() -> None:
     """A limit that is used up may not be ours any more: it is the upstream's to say so."""
     known, _, _ = allowance(0)
-    known.hear(RateLimit(100, 0, None))
+    known.report(RateLimit(100, 0, None))
     with known.pull():
-        assert not known.doubtful
+        assert not known.is_stale
 
 
 def test_what_was_heard_long_ago_is_asked_again_first() -> None:
     """A window slides: a minute later more may be left."""
     known, clock, _ = allowance(10)
-    known.hear(RateLimit(100, 5, 21600.0))
+    known.report(RateLimit(100, 5, 21600.0))
     clock.advance(59)
-    assert not known.doubtful
+    assert not known.is_stale
     clock.advance(1)
-    assert known.doubtful
-    known.hear(RateLimit(100, 50, 21600.0))
-    assert not known.doubtful
+    assert known.is_stale
+    known.report(RateLimit(100, 50, 21600.0))
+    assert not known.is_stale

@@ -19,12 +19,12 @@ from appliance.flow.threads import InlineThreads
 from appliance.interfaces import IAdapter, IUpstream
 from appliance.oci.digest import Digest
 from appliance.settings import Settings, UpstreamSettings
+from appliance.upstream.client import RegistryClient
+from appliance.upstream.concurrency import LimitedUpstream
 from appliance.upstream.credentials import aws
-from appliance.upstream.distribution import DistributionUpstream
-from appliance.upstream.fair import FairUpstream
-from appliance.upstream.observer import IUpstreamObserver, SilentObserver
+from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.table import adapter_of, check_upstreams, offline_upstream_for, upstream_for
-from tests.rooms.upstream.net import Counting, failure_of
+from tests.rooms.upstream.net import Counting, SilentObserver, failure_of
 
 KINDS = "acr distribution dockerhub ecr ecr-public gcr ghcr gitlab harbor k8s mcr quay".split()
 ECR = "https://123456789012.dkr.ecr.eu-west-1.amazonaws.com"
@@ -192,8 +192,8 @@ def test_an_upstream_that_is_offline_needs_no_more_than_its_kind(monkeypatch: py
 
 def test_a_limit_on_connections_wraps_the_upstream() -> None:
     """And nothing does without one."""
-    assert isinstance(made(settings()), DistributionUpstream)
-    assert isinstance(made(settings(max_connections=4)), FairUpstream)
+    assert isinstance(made(settings()), RegistryClient)
+    assert isinstance(made(settings(max_connections=4)), LimitedUpstream)
 
 
 def test_files_of_credentials_are_read_when_they_are_needed(tmp_path: Path) -> None:

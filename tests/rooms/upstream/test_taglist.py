@@ -7,7 +7,7 @@ import json
 import pytest
 
 from appliance import errors
-from appliance.upstream import taglist
+from appliance.upstream import distribution
 from tests.rooms.upstream.net import CDN, REGISTRY, Asked, Net, Reply, upstream
 
 
@@ -112,11 +112,11 @@ def test_a_page_is_bounded() -> None:
 
 def test_a_list_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that links to itself, and tags without number."""
-    monkeypatch.setattr(taglist, "MAX_TAGS_PAGES", 5)
+    monkeypatch.setattr(distribution, "MAX_TAGS_PAGES", 5)
     net = serving(page(["a"], '</v2/a/tags/list>; rel="next"'))
     assert "more than 5 pages" in str(net.fault(upstream(net).tags("a")))
     assert len(net.asked) == 5
-    monkeypatch.setattr(taglist, "MAX_TAGS", 3)
+    monkeypatch.setattr(distribution, "MAX_TAGS", 3)
     assert "more than 3 tags" in str(net.fault(upstream(net).tags("a")))
 
 

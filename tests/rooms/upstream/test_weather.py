@@ -17,10 +17,21 @@ from appliance import errors
 from appliance.interfaces import Availability, Health, ICredentials, RateLimit, Secret
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.distribution import DistributionUpstream
 from appliance.upstream.kinds.standard import Standard
-from appliance.upstream.observer import SilentObserver
-from tests.rooms.upstream.net import AUTH, CDN, REGISTRY, Asked, Net, Reply, Server, Sink, failure_of, pending
+from tests.rooms.upstream.net import (
+    AUTH,
+    CDN,
+    REGISTRY,
+    Asked,
+    Net,
+    Reply,
+    Server,
+    SilentObserver,
+    Sink,
+    client_over,
+    failure_of,
+    pending,
+)
 
 SECOND, THIRD = "https://second.example", "https://third.example"
 MANIFEST = b'{"schemaVersion": 2}\n'
@@ -68,14 +79,8 @@ class Weather:
         self.observer = Watching()
         credentials, adapter = more.pop("credentials", None), more.pop("adapter", Standard())
         settings = UpstreamSettings(name="up.example", urls=self.urls, **more)
-        self.upstream = DistributionUpstream(
-            settings,
-            self.net.agents,
-            self.net.clock,
-            adapter,
-            lambda url: credentials,
-            self.observer,
-            random=lambda: 0.5,
+        self.upstream = client_over(
+            self.net, settings, adapter, lambda url: credentials, self.observer, random=lambda: 0.5
         )
         for url in self.urls:
             self.serve(lambda asked: Reply(body=MANIFEST), url)

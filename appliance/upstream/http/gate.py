@@ -9,7 +9,8 @@ from appliance.errors import Offline
 
 class Gate:
     """
-    What every request to one upstream, and every body of its answers, passes; L{close} ends them and lets no other by.
+    What every request to one upstream, and every body of its answers, passes; L{close} ends them and stops all later
+    ones.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -18,19 +19,19 @@ class Gate:
         self._under_way: list[Callable[[], object]] = []
 
     def check(self) -> None:
-        """Raises L{Offline} from when it has been closed."""
+        """Raises L{Offline} once it has been closed."""
         if self._closed:
             raise Offline(f"{self._upstream} is not asked any more: the configuration was read again")
 
     def add(self, end: Callable[[], object]) -> None:
-        """Something is under way from now on up to L{remove}; C{end} ends it, at once when the gate is closed."""
+        """A transfer is under way until L{remove}; C{end} ends it, at once when the gate is closed already."""
         if self._closed:
             end()
         else:
             self._under_way.append(end)
 
     def remove(self, end: Callable[[], object]) -> None:
-        """That is over; it is no error when it was not under way."""
+        """The transfer is over; it is no error when it was not under way."""
         if end in self._under_way:
             self._under_way.remove(end)
 

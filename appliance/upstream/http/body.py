@@ -3,7 +3,7 @@ Bodies on their way: into a consumer that may pause them, or into memory up to a
 
 A blob passes through L{Delivery} at the speed of the wire, so nothing there is done twice per piece: progress is noted
 by adding to a number, which the silence timer and the observer look at once in a while. An upstream with a limit on its
-bytes per second has L{PacedDelivery} instead.
+bytes per second has L{LimitedDelivery} instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IProducer, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -23,24 +23,27 @@ from zope.interface import implementer
 
 from appliance.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
 from appliance.interfaces import IBlobResponse
-from appliance.upstream.gate import Gate
-from appliance.upstream.limits import MAX_PROBLEM_BYTES
-from appliance.upstream.pace import Pace
-from appliance.upstream.silence import Silence
+from appliance.upstream.http.bandwidth import BandwidthLimit
+from appliance.upstream.http.gate import Gate
+
+#: Bytes of an error's body that are read, for its message.
+MAX_PROBLEM_BYTES = 64 * 1024
+#: How often within its limit silence is looked for: it is noticed at most this fraction of the limit late.
+_TICKS = 30
 
 
 @dataclass(frozen=True)
-class Watch:
+class BodyLimits:
     """
-    Under which conditions a body is read.
+    How a body is read.
 
-    @ivar upstream: whose it is, for errors.
+    @ivar upstream: on whose behalf, for errors.
     @ivar silence: seconds without a byte, while not paused, after which it is given up.
-    @ivar received: told bytes as they come, in sums.
-    @ivar whole: seconds after which it is given up whatever came, C{None} for never.
-    @ivar pace: how fast it may come with all others, C{None} for any speed.
-    @ivar background: whether nobody waits for it.
-    @ivar gate: drops it when it is closed, C{None} where nobody closes any.
+    @ivar received: called with bytes received since the last call.
+    @ivar whole: seconds after which it is given up even while bytes still come, C{None} for never.
+    @ivar bandwidth: how fast it may come together with all others, C{None} for any speed.
+    @ivar background: whether no client waits for it.
+    @ivar gate: drops it when it is closed, C{None} for none.
     """
 
     upstream: str
@@ -48,9 +51,56 @@ class Watch:
     silence: float
     received: Callable[[int], None] = lambda octets: None
     whole: float | None = None
-    pace: Pace | None = None
+    bandwidth: BandwidthLimit | None = None
     background: bool = False
     gate: Gate | None = None
+
+
+class Silence:
+    """
+    Notices that nothing comes any more, without touching a timer for every piece that does.
+
+    A counter is compared with itself at steady intervals. Ticks are counted instead of reading the clock, which the
+    operator may set.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, limit: float, count: Callable[[], int], expired: Callable[[], None]
+    ) -> None:
+        """
+        @param limit: seconds in which C{count()} must change, while started.
+        @param count: any number that grows with progress; asked at every tick.
+        @param expired: called once, the timer stopped, when C{count()} has not changed for C{limit} seconds.
+        """
+        self._clock = clock
+        self._interval = limit / _TICKS
+        self._count = count
+        self._expired = expired
+        self._seen = 0
+        self._silent = 0
+        self._call: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Begin, or begin again, with the full limit."""
+        self.stop()
+        self._seen = self._count()
+        self._silent = 0
+        self._call = self._clock.callLater(self._interval, self._tick)
+
+    def stop(self) -> None:
+        """Expire no more until started again."""
+        call, self._call = self._call, None
+        if call is not None and call.active():
+            call.cancel()
+
+    def _tick(self) -> None:
+        self._call = None
+        seen, self._seen = self._seen, self._count()
+        self._silent = self._silent + 1 if seen == self._seen else 0
+        if self._silent >= _TICKS:
+            self._expired()
+        else:
+            self._call = self._clock.callLater(self._interval, self._tick)
 
 
 @implementer(IPushProducer)
@@ -61,23 +111,23 @@ class Delivery(Protocol):
     @ivar finished: as L{IBlobResponse.deliver} says. Cancelling it drops the connection.
     """
 
-    def __init__(self, consumer: IConsumer, watch: Watch, length: int | None) -> None:
+    def __init__(self, consumer: IConsumer, limits: BodyLimits, length: int | None) -> None:
         """
         @param length: bytes of the body, C{None} when that is not known.
         """
         self.finished: Deferred[None] = Deferred(self._cancelled)
         self._consumer = consumer
-        self._watch = watch
+        self._limits = limits
         self._length = length
         self._octets = 0
-        self._told = 0
+        self._reported = 0
         self._excused = 0
         self._paused = False
         self._held = False
         self._ended = False
-        self._silence = Silence(watch.clock, watch.silence, self._progress, self._silent)
+        self._silence = Silence(limits.clock, limits.silence, self._progress, self._silent)
         # What never grows is silent from the first second on: so the limit on the whole minds no set clock either.
-        self._whole = None if watch.whole is None else Silence(watch.clock, watch.whole, lambda: 0, self._endless)
+        self._whole = None if limits.whole is None else Silence(limits.clock, limits.whole, lambda: 0, self._endless)
 
     def connectionMade(self) -> None:
         """The body begins."""
@@ -88,8 +138,8 @@ class Delivery(Protocol):
             self._silence.start()
         if self._whole is not None:
             self._whole.start()
-        if self._watch.gate is not None:
-            self._watch.gate.add(self.stopProducing)
+        if self._limits.gate is not None:
+            self._limits.gate.add(self.stopProducing)
 
     def dataReceived(self, data: bytes) -> None:
         """Some of the body, also while paused: what had been read from the connection before."""
@@ -103,16 +153,16 @@ class Delivery(Protocol):
         """
         The body ended.
 
-        Without a length and without chunks the end of the connection is the end of the body; whether it is whole
-        nobody but the digest can tell.
+        Without a length and without chunks the end of the connection is the end of the body; whether it is whole only
+        the digest shows.
         """
         if reason.check(ResponseDone, PotentialDataLoss):
             self._end(None)
         else:
-            self._fail(UpstreamUnavailable(self._watch.upstream, f"the body was cut after {self._octets} bytes"))
+            self._fail(UpstreamUnavailable(self._limits.upstream, f"the body was cut after {self._octets} bytes"))
 
     def pauseProducing(self) -> None:
-        """Read no more from the connection; nobody is silent while we do not listen."""
+        """Read no more from the connection; while nothing is read there is no silence to notice."""
         self._paused = True
         self._silence.stop()
         self._pause_wire()
@@ -126,10 +176,10 @@ class Delivery(Protocol):
 
     def stopProducing(self) -> None:
         """The consumer wants no more: the connection is dropped, and L{finished} fails."""
-        self._drop(UpstreamUnavailable(self._watch.upstream, "the body was dropped"))
+        self._drop(UpstreamUnavailable(self._limits.upstream, "the body was dropped"))
 
     def awaited(self) -> None:
-        """Somebody waits for it from now on; all bodies are the same here."""
+        """A client waits for it from now on; all bodies are the same here."""
 
     def settle(self) -> None:
         """
@@ -140,12 +190,12 @@ class Delivery(Protocol):
             self._pause_wire()
 
     def _silent(self) -> None:
-        seconds = self._watch.silence
-        self._drop(UpstreamTimeout(self._watch.upstream, f"no byte of the body for {seconds:g} seconds"))
+        seconds = self._limits.silence
+        self._drop(UpstreamTimeout(self._limits.upstream, f"no byte of the body for {seconds:g} seconds"))
 
     def _endless(self) -> None:
-        seconds, octets = self._watch.whole, self._octets
-        self._drop(UpstreamTimeout(self._watch.upstream, f"only {octets} bytes of the body within {seconds:g} seconds"))
+        message = f"only {self._octets} bytes of the body within {self._limits.whole:g} seconds"
+        self._drop(UpstreamTimeout(self._limits.upstream, message))
 
     def _cancelled(self, finished: Deferred[None]) -> None:
         self._drop(CancelledError())
@@ -166,8 +216,8 @@ class Delivery(Protocol):
         self._silence.stop()
         if self._whole is not None:
             self._whole.stop()
-        if self._watch.gate is not None:
-            self._watch.gate.remove(self.stopProducing)
+        if self._limits.gate is not None:
+            self._limits.gate.remove(self.stopProducing)
         self._progress()
         self._consumer.unregisterProducer()
         if result is None:
@@ -176,10 +226,10 @@ class Delivery(Protocol):
             self.finished.errback(result)
 
     def _progress(self) -> int:
-        new = self._octets - self._told
+        new = self._octets - self._reported
         if new:
-            self._told = self._octets
-            self._watch.received(new)
+            self._reported = self._octets
+            self._limits.received(new)
         if self._held:
             self._excused += 1
         return self._octets + self._excused
@@ -210,17 +260,17 @@ class Delivery(Protocol):
         return self.transport  # type: ignore[return-value]
 
 
-class PacedDelivery(Delivery):
+class LimitedDelivery(Delivery):
     """
-    One body that is held back while the pace of its upstream wants so.
+    One body that is held back while the bandwidth of its upstream is used up.
 
     The pace and the consumer pause it independently of each other. It touches no timer for that: while it is held, each
     look of the silence timer finds it excused.
     """
 
-    def __init__(self, consumer: IConsumer, watch: Watch, length: int | None, pace: Pace) -> None:
-        super().__init__(consumer, watch, length)
-        self._share = pace.share(watch.background, self._hold, self._release)
+    def __init__(self, consumer: IConsumer, limits: BodyLimits, length: int | None, bandwidth: BandwidthLimit) -> None:
+        super().__init__(consumer, limits, length)
+        self._share = bandwidth.share(limits.background, self._hold, self._release)
 
     def connectionMade(self) -> None:
         """The body begins."""
@@ -237,7 +287,7 @@ class PacedDelivery(Delivery):
             self._consumer.write(data)
 
     def awaited(self) -> None:
-        """Somebody waits for it from now on: it comes as fast as what was asked for so."""
+        """A client waits for it from now on: it comes as fast as what was requested so."""
         self._share.background = False
 
     def _hold(self) -> None:
@@ -254,7 +304,7 @@ class PacedDelivery(Delivery):
 
 
 @implementer(IConsumer)
-class _Gathering:
+class _Buffer:
     """Keeps what is written, up to a limit."""
 
     def __init__(self, limit: int) -> None:
@@ -286,62 +336,85 @@ class _Nothing(Protocol):
         self.transport.stopProducing()  # type: ignore[union-attr]
 
 
-def deliver(response: IResponse, consumer: IConsumer, watch: Watch) -> Deferred[None]:
+def begin(response: IResponse, consumer: IConsumer, limits: BodyLimits) -> Delivery:
     """Send the body of C{response} into C{consumer}; see L{IBlobResponse.deliver}."""
-    return _begin(response, consumer, watch).finished
-
-
-def _begin(response: IResponse, consumer: IConsumer, watch: Watch) -> Delivery:
     length = None if response.length is UNKNOWN_LENGTH else response.length
-    if watch.pace is None:
-        delivery = Delivery(consumer, watch, length)
+    if limits.bandwidth is None:
+        delivery = Delivery(consumer, limits, length)
     else:
-        delivery = PacedDelivery(consumer, watch, length, watch.pace)
+        delivery = LimitedDelivery(consumer, limits, length, limits.bandwidth)
     response.deliverBody(delivery)
     delivery.settle()
     return delivery
 
 
-async def read_whole(response: IResponse, limit: int, watch: Watch, what: str) -> bytes:
-    """
-    The body, when it has at most C{limit} bytes.
-
-    @param what: the request, for messages.
-    @raise UpstreamInvalid: it has more.
-    @raise UpstreamUnavailable: it was cut; L{UpstreamTimeout}: it stopped coming, or came too slowly.
-    """
-    gathering = _Gathering(limit)
-    try:
-        await deliver(response, gathering, watch)
-    except UpstreamUnavailable:
-        if not gathering.overflowed:
-            raise
-        raise UpstreamInvalid(watch.upstream, f"{what} answered more than {limit} bytes") from None
-    return b"".join(gathering.pieces)
-
-
-async def read_beginning(response: IResponse, watch: Watch) -> bytes:
-    """
-    The first bytes of an error's body, as many as come in time; never fails but by cancellation, since it is the status
-    that tells what is wrong.
-    """
-    gathering = _Gathering(MAX_PROBLEM_BYTES)
-    with suppress(UpstreamUnavailable):
-        await deliver(response, gathering, watch)
-    return b"".join(gathering.pieces)
-
-
-def discard(response: IResponse, watch: Watch) -> None:
-    """Read a short body away so that its connection can serve again; drop the connection of any other."""
-    if response.length is UNKNOWN_LENGTH or response.length > MAX_PROBLEM_BYTES:
-        abandon(response)
-    else:
-        deliver(response, _Gathering(MAX_PROBLEM_BYTES), watch).addErrback(lambda _: None)
-
-
 def abandon(response: IResponse) -> None:
     """Drop the connection of a response whose body was not delivered."""
     response.deliverBody(_Nothing())
+
+
+class ResponseBody:
+    """See L{appliance.upstream.answer.Body}."""
+
+    def __init__(self, response: IResponse, what: str, small: BodyLimits, blob: BodyLimits) -> None:
+        """
+        @param what: the request, for messages.
+        @param small: for a body that is read into memory; C{blob}: for one that is not.
+        """
+        self.length: int | None = None if response.length is UNKNOWN_LENGTH else response.length
+        self._response = response
+        self._what = what
+        self._small = small
+        self._blob = blob
+        self._taken = False
+        self._beginning = b""
+
+    async def read(self, limit: int) -> bytes:
+        """See L{appliance.upstream.answer.Body.read}."""
+        self._taken = True
+        buffer = _Buffer(limit)
+        try:
+            await begin(self._response, buffer, self._small).finished
+        except UpstreamUnavailable:
+            if not buffer.overflowed:
+                raise
+            message = f"{self._what} answered more than {limit} bytes"
+            raise UpstreamInvalid(self._small.upstream, message) from None
+        return b"".join(buffer.pieces)
+
+    async def beginning(self) -> bytes:
+        """
+        See L{appliance.upstream.answer.Body.beginning}; never fails but by cancellation, since it is the status that
+        says what is wrong.
+        """
+        if not self._taken:
+            self._taken = True
+            buffer = _Buffer(MAX_PROBLEM_BYTES)
+            with suppress(UpstreamUnavailable):
+                await begin(self._response, buffer, self._small).finished
+            self._beginning = b"".join(buffer.pieces)
+        return self._beginning
+
+    def discard(self) -> None:
+        """See L{appliance.upstream.answer.Body.discard}; nothing happens when it was taken before."""
+        if self._taken:
+            return
+        if self.length is None or self.length > MAX_PROBLEM_BYTES:
+            self.abandon()
+        else:
+            self._taken = True
+            begin(self._response, _Buffer(MAX_PROBLEM_BYTES), self._small).finished.addErrback(lambda _: None)
+
+    def abandon(self) -> None:
+        """See L{appliance.upstream.answer.Body.abandon}."""
+        self._taken = True
+        abandon(self._response)
+
+    def blob(self, start: int, size: int | None, validator: str | None, background: bool) -> IBlobResponse:
+        """See L{appliance.upstream.answer.Body.blob}."""
+        self._taken = True
+        limits = replace(self._blob, background=True) if background else self._blob
+        return BlobResponse(self._response, limits, start, size, validator)
 
 
 @implementer(IBlobResponse)
@@ -355,25 +428,27 @@ class BlobResponse:
     @ivar validator: strong entity tag, or C{None}.
     """
 
-    def __init__(self, response: IResponse, watch: Watch, start: int, size: int | None, validator: str | None) -> None:
+    def __init__(
+        self, response: IResponse, limits: BodyLimits, start: int, size: int | None, validator: str | None
+    ) -> None:
         self.start = start
         self.stop: int | None = None if response.length is UNKNOWN_LENGTH else start + response.length
         self.size = size
         self.validator = validator
         self._response = response
-        self._watch = watch
+        self._limits = limits
         self._taken = False
         self._delivery: Delivery | None = None
 
     def deliver(self, consumer: IConsumer) -> Deferred[None]:
         """See L{IBlobResponse.deliver}."""
         self._taken = True
-        self._delivery = _begin(self._response, consumer, self._watch)
+        self._delivery = begin(self._response, consumer, self._limits)
         return self._delivery.finished
 
     def awaited(self) -> None:
         """See L{IBlobResponse.awaited}."""
-        self._watch = replace(self._watch, background=False)
+        self._limits = replace(self._limits, background=False)
         if self._delivery is not None:
             self._delivery.awaited()
 

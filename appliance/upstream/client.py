@@ -1,0 +1,155 @@
+"""One upstream over HTTP, asked as the distribution specification has it."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from appliance.errors import UpstreamError
+from appliance.interfaces import (
+    Availability,
+    Condition,
+    FetchedManifest,
+    IAdapter,
+    IBlobResponse,
+    IUpstream,
+    ManifestHead,
+    Referrers,
+)
+from appliance.oci.digest import Digest
+from appliance.upstream import distribution
+from appliance.upstream.failover import Endpoint, Failover
+from appliance.upstream.http.gate import Gate
+from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.ratelimit import RateLimitBudget
+from appliance.upstream.referrers import ReferrersClient
+
+T = TypeVar("T")
+
+
+@implementer(IUpstream)
+class RegistryClient:
+    """
+    Asks the configured URLs in order, the next one when one is unavailable.
+
+    @ivar name: the configured name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        adapter: IAdapter,
+        endpoints: Sequence[Endpoint],
+        budget: RateLimitBudget,
+        gate: Gate,
+        clock: IReactorTime,
+        observer: IUpstreamObserver,
+    ) -> None:
+        """
+        @param gate: through which all requests of the endpoints and of their credentials pass; L{disconnect} closes it.
+        """
+        self.name = name
+        self._adapter = adapter
+        self._budget = budget
+        self._gate = gate
+        self._observer = observer
+        self._failover = Failover(name, endpoints, clock)
+        self._referrers = ReferrersClient(name, self._failover, budget, clock, adapter.has_referrers)
+
+    def repository(self, name: str) -> str:
+        """See L{IUpstream.repository}."""
+        return self._adapter.repository(name)
+
+    def availability(self, repository: str) -> Availability:
+        """See L{IUpstream.availability}."""
+        return self._failover.availability(repository)
+
+    def overdue(self, repository: str) -> None:
+        """See L{IUpstream.overdue}."""
+        self._failover.overdue(repository)
+
+    def condition(self) -> Condition:
+        """See L{IUpstream.condition}."""
+        endpoints = self._failover.endpoints
+        limited = sorted({name for endpoint in endpoints for name in endpoint.limits.names()})
+        return Condition(
+            tuple(endpoint.health.condition() for endpoint in endpoints), self._budget.limit, tuple(limited)
+        )
+
+    def stop(self) -> None:
+        """See L{IUpstream.stop}."""
+        self._failover.stop()
+
+    def disconnect(self) -> None:
+        """See L{IUpstream.disconnect}."""
+        self.stop()
+        self._gate.close()
+
+    def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
+        """See L{IUpstream.head}."""
+        return self._counted(self._head(repository, reference))
+
+    def manifest(self, repository: str, reference: str | Digest) -> Deferred[FetchedManifest]:
+        """See L{IUpstream.manifest}. Fails with L{UpstreamRateLimited} when C{keep_pulls} leaves none."""
+        return self._counted(self._pull(repository, reference))
+
+    def blob(
+        self,
+        repository: str,
+        digest: Digest,
+        start: int = 0,
+        stop: int | None = None,
+        validator: str | None = None,
+        background: bool = False,
+    ) -> Deferred[IBlobResponse]:
+        """See L{IUpstream.blob}. Fails with L{RangeIgnored} when what comes is neither that range nor the whole."""
+        return self._counted(
+            self._failover.ask(
+                repository,
+                lambda registry: distribution.blob(registry, repository, digest, start, stop, validator, background),
+            )
+        )
+
+    def blob_size(self, repository: str, digest: Digest) -> Deferred[int | None]:
+        """See L{IUpstream.blob_size}."""
+        return self._counted(
+            self._failover.ask(repository, lambda registry: distribution.blob_size(registry, repository, digest))
+        )
+
+    def tags(self, repository: str) -> Deferred[list[str]]:
+        """See L{IUpstream.tags}."""
+        return self._counted(self._failover.ask(repository, lambda registry: distribution.tags(registry, repository)))
+
+    def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
+        """See L{IUpstream.referrers}. Fails with L{UpstreamRateLimited} as L{manifest} does, where a tag lists them."""
+        return self._counted(self._referrers.ask(repository, subject))
+
+    async def _head(self, repository: str, reference: str | Digest) -> ManifestHead:
+        return await self._failover.ask(
+            repository, lambda registry: distribution.head(registry, repository, reference)
+        )
+
+    async def _pull(self, repository: str, reference: str | Digest) -> FetchedManifest:
+        if self._budget.is_stale:
+            # A HEAD is no pull, and its answer reports how many are left by now.
+            await self._head(repository, reference)
+        with self._budget.pull():
+            return await self._failover.ask(
+                repository, lambda registry: distribution.manifest(registry, repository, reference)
+            )
+
+    def _counted(self, asking: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+        """What C{asking} comes to; a failure is counted once."""
+
+        async def counted() -> T:
+            try:
+                return await asking
+            except UpstreamError as fault:
+                self._observer.failed(self.name, fault.kind)
+                raise
+
+        return Deferred.fromCoroutine(counted())
