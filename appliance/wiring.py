@@ -14,12 +14,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from appliance.admin.app import AdminApp
+from appliance.admin.exportplanner import ExportPlanner
 from appliance.admin.exports import Exports
-from appliance.admin.holdings import Holdings
+from appliance.admin.images import Images
 from appliance.admin.imports import Imports
+from appliance.admin.inventory import InventoryPage
 from appliance.admin.metrics import Metrics
-from appliance.admin.ordering import Ordering
-from appliance.admin.returnpath import ReturnPath
 from appliance.admin.status import StatusPage
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
@@ -163,11 +163,11 @@ class Services:
         self.imports = Imports(
             importer, receipts, wants, Held(store, repositories, graph, access.asks), clock, self._imported
         )
-        self.exports = Exports(Ordering(exporter, Completion(cache, flights), names), store, clock)
-        self.holdings = Holdings(
+        self.exports = Exports(ExportPlanner(exporter, Completion(cache, flights), names), store, clock)
+        self.images = Images(
             store, threads, repositories, usage, names, cache.known_referrers, cache.is_fetching, access.asks
         )
-        self.return_path = ReturnPath(store, repositories, wants, threads, site, clock)
+        self.inventory = InventoryPage(store, repositories, wants, threads, site, clock)
         self.status = StatusPage(
             lambda: self.settings,
             lambda: {name: remote.registry.condition() for name, remote in access.remotes.items()},
@@ -182,7 +182,7 @@ class Services:
         )
         self.admin = None
         if settings.admin is not None:
-            parts = (self.status, self.holdings, self.return_path, self.exports, self.imports)
+            parts = (self.status, self.images, self.inventory, self.exports, self.imports)
             self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin.hosts)
 
         watch = metrics.watch

@@ -1,9 +1,13 @@
-"""The admin endpoint: is it alive, is it ready, what does it measure, and what can it be told to do."""
+"""
+The admin endpoint over HTTP: its routes, what must be right before a route is looked for, and its connections.
+
+It answers whether the process is alive and ready, and what it measures; the other parts bring routes of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -17,13 +21,13 @@ from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException
 
 from appliance.admin import openapi
-from appliance.admin.failures import document, internal, told
+from appliance.admin.failures import answer_for, document, internal
 from appliance.admin.metrics import CONTENT_TYPE, Metrics
 from appliance.admin.route import Reply, Route, check_query, json, send
-from appliance.admin.site import AdminSite
 from appliance.admin.streaming import abort
 from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.connections import Connections
+from appliance.flow.http import ServerChannel, ServerRequest
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.settings import ConnectionSettings
 
@@ -103,7 +107,7 @@ class AdminApp:
         """See L{Bodies}."""
         route = self._meant(method, uri)
         if isinstance(route, HTTPException):
-            status, found = told(route) or internal()
+            status, found = answer_for(route) or internal()
         elif route.body_limit:
             status, found = 413, document("too-large", f"the body may have {route.body_limit} bytes, not more")
         else:
@@ -137,7 +141,7 @@ class AdminApp:
         if failure.check(CancelledError):
             failure.raiseException()
         assert failure.value is not None
-        answer = told(failure.value)
+        answer = answer_for(failure.value)
         if answer is None or answer[0] == 500:
             self._log.failure("{uri}", failure, uri=request.uri)
         if request.startedWriting:
@@ -195,3 +199,59 @@ class AdminResource(Resource):
         except PullcacheError as error:
             return self._app.refuse(request, error)
         return self._klein.render(request)
+
+
+# -- connections ----------------------------------------------------------------------------------------------------
+
+
+class Bodies(Protocol):
+    """What the channel asks of the routes before it reads a body; C{uri} is the request's, as it came."""
+
+    def body_limit(self, method: bytes, uri: bytes) -> int:
+        """See L{ServerChannel.body_limit}."""
+
+    def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
+        """See L{ServerChannel.body_refusal}."""
+
+
+class AdminRequest(ServerRequest):
+    """A request of an operator."""
+
+    def unregisterProducer(self) -> None:
+        """As Twisted's; after the connection is lost there is nothing to take back."""
+        if self.channel is not None:
+            super().unregisterProducer()
+
+
+class AdminChannel(ServerChannel):
+    """One connection of an operator."""
+
+    # An inventory of half a million blobs may come over a thin line; silence ends it earlier.
+    body_timeout = 600.0
+
+    def __init__(self, connections: Connections, bodies: Bodies) -> None:
+        super().__init__(connections)
+        self.body_limit = bodies.body_limit  # type: ignore[method-assign]
+        self.body_refusal = bodies.body_refusal  # type: ignore[method-assign]
+
+    def overload(self) -> bytes:
+        """See L{ServerChannel.overload}."""
+        return msgspec.json.encode(document("too-many-connections", "too many connections are open; come again later"))
+
+    def bad_request(self) -> bytes:
+        """See L{ServerChannel.bad_request}."""
+        return msgspec.json.encode(document("bad-request", "the request is not HTTP as it should be"))
+
+
+class AdminSite(Site):
+    """A Site that neither logs requests nor shows tracebacks."""
+
+    displayTracebacks = False
+    noisy = False
+
+    def __init__(self, resource: Resource, bodies: Bodies, reactor: Any, connections: Connections) -> None:
+        super().__init__(resource, requestFactory=AdminRequest, reactor=reactor)
+        self.protocol = lambda: AdminChannel(connections, bodies)  # type: ignore[method-assign,assignment,return-value]
+
+    def log(self, request: object) -> None:
+        """Probes and scrapes would be most of the log."""

@@ -14,13 +14,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.server import Request
 
-from appliance.admin.documents import selection
-from appliance.admin.failures import Refused, internal, told
-from appliance.admin.ordering import Ordering
-from appliance.admin.planned import planned
+from appliance.admin.exportplanner import ExportPlanner, selection_of
+from appliance.admin.failures import Refused, answer_for, internal
 from appliance.admin.route import JSON, Parameter, Reply, Route, body, flag, json, media_type, raw, value, values
-from appliance.admin.streaming import NDJSON, Lines, Pacing, send_parts
-from appliance.api import ExportOrder, PlannedExport
+from appliance.admin.streaming import NDJSON, JsonLines, PacedProgress, send_parts
+from appliance.api import ExportOrder, Lack, LackingBlob, PlannedExport, VolumeFile
 from appliance.bundle.export import SIGNATURE_ROOM, Export, Omitted
 from appliance.errors import BundleIncomplete, ConfigError, NotHeld
 from appliance.flow.clock import wall
@@ -37,9 +35,11 @@ KEPT = 16
 ORDER_LIMIT = 64 * 1024 * 1024
 """Bytes of an order: an inventory of half a million blobs."""
 
-_SHOWN = 5
 TAR = "application/x-tar"
 _TEXT = "text/plain"
+
+# How many reasons an error names.
+_SHOWN = 5
 
 
 class _Kept:
@@ -52,8 +52,25 @@ class _Kept:
         self.signed = False
 
     def described(self) -> PlannedExport:
-        """What is told of it."""
-        return planned(self.export, self.signed, timestamp(self.until), self.notes)
+        """What is answered about it."""
+        export, bundle = self.export, self.export.bundle
+        path = f"/api/v1/exports/{bundle.id}/volumes"
+        return PlannedExport(
+            id=bundle.id,
+            kind=bundle.kind,
+            title=bundle.title,
+            expires=timestamp(self.until),
+            content_root=bundle.content_root,
+            totals=bundle.totals,
+            signed=self.signed,
+            volumes=[
+                VolumeFile(n, export.file_name(n), export.size(n), f"{path}/{n}") for n in range(1, export.volumes + 1)
+            ],
+            left_out=[_lack(each) for each in export.left_out if each.missing],
+            partial=[_lack(each) for each in export.partial],
+            unanswered=[each.ref for each in export.left_out if not each.missing],
+            notes=[*self.notes, *export.notes],
+        )
 
 
 class Exports:
@@ -65,8 +82,8 @@ class Exports:
 
     _log = Logger()
 
-    def __init__(self, ordering: Ordering, store: IBlobStore, clock: IReactorTime) -> None:
-        self._ordering = ordering
+    def __init__(self, planner: ExportPlanner, store: IBlobStore, clock: IReactorTime) -> None:
+        self._planner = planner
         self._store = store
         self._clock = clock
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -106,23 +123,23 @@ class Exports:
     async def plan(self, request: Request) -> Reply | None:
         """
         Plan what the body asks for; what is wanted, or what an image lacks, may be fetched first, which takes as long
-        as it takes. To a client that accepts lines (NDJSON) progress is told meanwhile, at last C{{"export": ...}} or
+        as it takes. A client that accepts lines (NDJSON) is sent progress meanwhile, at last C{{"export": ...}} or
         C{{"error": ...}}. A client that leaves ends it; what was fetched is kept.
         """
         order = body(request, ExportOrder)
-        wanted = selection(order, wall(self._clock))
+        wanted = selection_of(order, wall(self._clock))
         if NDJSON not in (request.getHeader("Accept") or ""):
-            export, notes = await self._ordering.plan(wanted, order.complete)
+            export, notes = await self._planner.plan(wanted, order.complete)
             return json(self._keep(export, notes).described(), 201)
-        lines = Lines(request)
+        lines = JsonLines(request)
         lines.begin()
         try:
-            export, notes = await self._ordering.plan(wanted, order.complete, Pacing(lines, self._clock))
+            export, notes = await self._planner.plan(wanted, order.complete, PacedProgress(lines, self._clock))
             lines.send({"export": self._keep(export, notes).described()})
         except CancelledError:
             raise
         except Exception as error:
-            answer = told(error)
+            answer = answer_for(error)
             if answer is None:
                 self._log.failure("planning an export")
             lines.send((answer or internal())[1])
@@ -162,7 +179,7 @@ class Exports:
 
     async def at_once(self, request: Request) -> None:
         """Refused when something asked for is not whole: a file that is sent cannot say what is not in it."""
-        order = self._asked(request)
+        order = _order_in(request)
         if order.complete:
             raise Refused(
                 400,
@@ -170,7 +187,7 @@ class Exports:
                 'complete=1 fetches what is lacking, which a GET does not: POST {"complete": true} and what to export'
                 " to /api/v1/exports, then GET its volumes",
             )
-        export, notes = await self._ordering.plan(selection(order, wall(self._clock)), False)
+        export, notes = await self._planner.plan(selection_of(order, wall(self._clock)), False)
         if export.left_out:
             raise _incomplete(export.left_out, notes)
         await self._send(request, export, 1)
@@ -187,24 +204,6 @@ class Exports:
             await send_parts(request, export.parts(n), self._store, self._clock)
         finally:
             self.sending -= 1
-
-    def _asked(self, request: Request) -> ExportOrder:
-        since = value(request, "since")
-        return ExportOrder(
-            refs=values(request, "ref"),
-            all=flag(request, "all"),
-            since=None if since is None else self._seconds(since),
-            platforms=values(request, "platform"),
-            partial=flag(request, "partial"),
-            complete=flag(request, "complete"),
-            title=value(request, "title") or "",
-        )
-
-    def _seconds(self, text: str) -> float:
-        try:
-            return duration(text)
-        except ConfigError as error:
-            raise Refused(400, "bad-request", f"since={text[:40]} {error}") from error
 
     # -- keeping ----------------------------------------------------------------------------------------------------
 
@@ -244,11 +243,34 @@ _ONE_SHOT = (
 )
 
 
+def _order_in(request: Request) -> ExportOrder:
+    """What the query asks for. Raises L{Refused}."""
+    since = value(request, "since")
+    try:
+        seconds = None if since is None else duration(since)
+    except ConfigError as error:
+        raise Refused(400, "bad-request", f"since={(since or '')[:40]} {error}") from error
+    return ExportOrder(
+        refs=values(request, "ref"),
+        all=flag(request, "all"),
+        since=seconds,
+        platforms=values(request, "platform"),
+        partial=flag(request, "partial"),
+        complete=flag(request, "complete"),
+        title=value(request, "title") or "",
+    )
+
+
+def _lack(omitted: Omitted) -> Lack:
+    missing = [LackingBlob(str(blob.digest), blob.size, blob.kind) for blob in omitted.missing]
+    return Lack(omitted.ref, omitted.why, missing)
+
+
 def _incomplete(left_out: Sequence[Omitted], notes: Sequence[str]) -> BundleIncomplete:
-    reasons = [*(f"{lack.ref}: {lack.why}" for lack in left_out), *notes]
+    reasons = [*(f"{each.ref}: {each.why}" for each in left_out), *notes]
     what = "; ".join(reasons[:_SHOWN])
     more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    missing = tuple(str(piece.digest) for lack in left_out for piece in lack.missing)
+    missing = tuple(str(blob.digest) for each in left_out for blob in each.missing)
     return BundleIncomplete(
         f"not everything can be exported: {what}{more}; POST the order to /api/v1/exports with complete to fetch what"
         " is lacking first, or add partial=1 to take images as far as they go",

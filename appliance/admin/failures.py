@@ -1,4 +1,4 @@
-"""The only table from what went wrong to what an operator is told: a status code, a word for programs, a sentence."""
+"""The only table from what went wrong to what an operator reads: a status code, a word for programs, a sentence."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ _NO_PAGE = "there is no such page here; /api/v1/openapi.json lists those there a
 _HTTP = {404: ("not-found", _NO_PAGE), 405: ("method-not-allowed", "that method is not offered here")}
 
 
-def told(error: BaseException) -> tuple[int, dict[str, Any]] | None:
-    """Status and document for an error, C{None} when it is none of ours: a mistake to be logged."""
+def answer_for(error: BaseException) -> tuple[int, dict[str, Any]] | None:
+    """Status and document for an error, C{None} when it is in no table: a mistake of ours, to be logged."""
     if isinstance(error, HTTPException):
         code, message = _HTTP.get(error.code or 404, ("bad-request", "the request cannot be answered"))
         return error.code or 404, document(code, message)
@@ -66,21 +66,16 @@ def told(error: BaseException) -> tuple[int, dict[str, Any]] | None:
         return 500, document("disk", f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     for exception, status, code in _TABLE:
         if isinstance(error, exception):
-            return status, document(code, str(error), **_detail(error))
+            missing = isinstance(error, errors.BundleIncomplete) and list(error.missing)
+            return status, document(code, str(error), **({"missing": missing} if missing else {}))
     return None
 
 
 def internal() -> tuple[int, dict[str, Any]]:
-    """What is told of a mistake of ours."""
+    """The answer for a mistake of ours; the log has it."""
     return 500, document("internal", "internal error; see the log of the appliance")
 
 
 def document(code: str, message: str, **more: Any) -> dict[str, Any]:
     """An error document."""
     return {"error": {"code": code, "message": message, **more}}
-
-
-def _detail(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, errors.BundleIncomplete) and error.missing:
-        return {"missing": list(error.missing)}
-    return {}

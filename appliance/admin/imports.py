@@ -11,9 +11,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 
-from appliance.admin.failures import Refused, document, internal, told
+from appliance.admin.failures import Refused, answer_for, document, internal
 from appliance.admin.route import Reply, Route, body, json
-from appliance.admin.streaming import NDJSON, Lines, Pacing
+from appliance.admin.streaming import NDJSON, JsonLines, PacedProgress
 from appliance.api import ImportOrder, ReceiptList
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey
@@ -80,9 +80,9 @@ class Imports:
         """
         order = body(request, ImportOrder)
         files, options = paths(order.files), _options(order)
-        lines = Lines(request)
+        lines = JsonLines(request)
         lines.begin()
-        lines.send(await self._outcome(files, options, Pacing(lines, self._clock)))
+        lines.send(await self._outcome(files, options, PacedProgress(lines, self._clock)))
 
     async def receipts(self, request: Request) -> Reply:
         """All of them."""
@@ -123,8 +123,8 @@ class Imports:
             # It is imported all the same; the next import looks again.
             self._log.failure("the wants were not looked through")
 
-    async def _outcome(self, files: list[Path], options: ImportOptions, telling: Pacing) -> dict[str, object]:
-        importing = Deferred.fromCoroutine(self.run(files, options, telling))
+    async def _outcome(self, files: list[Path], options: ImportOptions, progress: PacedProgress) -> dict[str, object]:
+        importing = Deferred.fromCoroutine(self.run(files, options, progress))
         self._under_way.add(importing)
         try:
             return {"receipt": await importing}
@@ -137,7 +137,7 @@ class Imports:
                 # Who may ask for imports may not look around on the disk by it: that is one answer whatever the reason.
                 self._log.warn("importing: {error}", error=error)
                 return document("bundle-unreadable", f"{_names(files)} cannot be opened as an archive; {_WHY_NOT}")
-            answer = told(error)
+            answer = answer_for(error)
             if answer is None:
                 self._log.failure("importing {files}", Failure(), files=[str(path) for path in files])
             return (answer or internal())[1]

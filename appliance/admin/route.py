@@ -117,6 +117,16 @@ def flag(request: Request, name: str) -> bool:
     return True
 
 
+def number(request: Request, name: str) -> int | None:
+    """The whole number from 1 on that a query parameter gives, C{None} when it is not given. Raises L{Refused}."""
+    given = value(request, name)
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and 0 < int(given[:9]) and len(given) < 10):
+        raise Refused(400, "bad-request", f"{name}={given[:40]}: write a whole number from 1 on")
+    return int(given)
+
+
 def body(request: Request, kind: type[S]) -> S:
     """
     The JSON body.

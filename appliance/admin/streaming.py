@@ -23,8 +23,8 @@ from appliance.oci.ranges import Span
 
 NDJSON = "application/x-ndjson"
 
-TELL_EVERY = 0.25
-"""Seconds between two lines about the same stage."""
+PROGRESS_INTERVAL = 0.25
+"""Seconds between two lines about the same stage, at least."""
 
 _log = Logger()
 
@@ -38,6 +38,7 @@ async def send_parts(
 
     A client that leaves is normal. When a blob cannot be read the connection is aborted: less was sent than promised.
     """
+    silence = request.stall_timeout if isinstance(request, ServerRequest) else CLIENT_SILENCE
     request.write(b"")
     try:
         before = b""
@@ -45,7 +46,13 @@ async def send_parts(
             if isinstance(part, bytes):
                 before += part
             else:
-                await _send_blob(request, before, part, store, clock)
+                file = store.open(part.digest)
+                try:
+                    pieces: list[bytes | Span] = [before, part.span] if before else [part.span]
+                    source = Source(file, part.span.stop)
+                    await FileBody(source, pieces, request, file_transport(request.transport), clock, silence).send()
+                finally:
+                    file.release()
                 before = b""
         request.write(before)
     except CancelledError:
@@ -57,18 +64,7 @@ async def send_parts(
         abort(request)
 
 
-async def _send_blob(request: Request, before: bytes, part: BlobPart, store: IBlobStore, clock: IReactorTime) -> None:
-    file = store.open(part.digest)
-    try:
-        pieces: list[bytes | Span] = [before, part.span] if before else [part.span]
-        files = file_transport(request.transport)
-        silence = request.stall_timeout if isinstance(request, ServerRequest) else CLIENT_SILENCE
-        await FileBody(Source(file, part.span.stop), pieces, request, files, clock, silence).send()
-    finally:
-        file.release()
-
-
-class Lines:
+class JsonLines:
     """An answer of JSON documents, one a line (NDJSON), each sent when it is known."""
 
     def __init__(self, request: Request) -> None:
@@ -93,19 +89,19 @@ class Staged(Protocol):
     def stage(self) -> str: ...
 
 
-class Pacing:
-    """Sends progress, not more often than anybody looks."""
+class PacedProgress:
+    """Sends progress: each new stage at once, and the same one again every L{PROGRESS_INTERVAL} seconds."""
 
-    def __init__(self, lines: Lines, clock: IReactorTime) -> None:
+    def __init__(self, lines: JsonLines, clock: IReactorTime) -> None:
         self._lines = lines
         self._clock = clock
         self._stage = ""
-        self._told_at = 0.0
+        self._sent_at = 0.0
 
     def __call__(self, progress: Staged) -> None:
         now = self._clock.seconds()
-        if progress.stage != self._stage or now - self._told_at >= TELL_EVERY:
-            self._stage, self._told_at = progress.stage, now
+        if progress.stage != self._stage or now - self._sent_at >= PROGRESS_INTERVAL:
+            self._stage, self._sent_at = progress.stage, now
             self._lines.send(progress)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance import errors
-from appliance.admin.failures import Refused, internal, told
+from appliance.admin.failures import Refused, answer_for, internal
 from tests.doubles.appliance import Appliance
 
 PLACES = {"reference": "a/b", "export": "x", "n": "1", "receipt": "x"}
@@ -130,7 +130,7 @@ def test_an_unknown_page_says_where_to_look(site: Appliance) -> None:
 )
 def test_each_error_has_a_status_and_a_word(error: Exception, status: int, code: str) -> None:
     """Programs decide by the word, people read the sentence."""
-    found = told(error)
+    found = answer_for(error)
     assert found is not None
     assert (found[0], found[1]["error"]["code"]) == (status, code)
 
@@ -138,11 +138,11 @@ def test_each_error_has_a_status_and_a_word(error: Exception, status: int, code:
 def test_every_error_of_bundles_has_its_own_word() -> None:
     """A new one cannot be forgotten."""
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.BundleError)]
-    words = [found[1]["error"]["code"] for kind in kinds if (found := told(kind("x"))) is not None]
+    words = [found[1]["error"]["code"] for kind in kinds if (found := answer_for(kind("x"))) is not None]
     assert len(set(words)) == len(kinds) > 5
 
 
 def test_what_is_none_of_ours_is_a_mistake() -> None:
     """Nothing of it is told."""
-    assert told(ValueError("secret")) is None
+    assert answer_for(ValueError("secret")) is None
     assert "secret" not in str(internal())

@@ -130,7 +130,7 @@ def test_manifests_are_read_many_at_once(site: Appliance, monkeypatch: pytest.Mo
     assert sum(seen) >= 400 and len(seen) <= 40 and max(seen) <= 100
     repository = result(site.repositories.get(HUB, NGINX))
     monkeypatch.setattr("appliance.index.manifests.AT_ONCE", 1)
-    monkeypatch.setattr("appliance.admin.holdings.AT_ONCE", 1)
+    monkeypatch.setattr("appliance.admin.images.AT_ONCE", 1)
     assert site.get(path) == whole and len(repository.manifests) == 400
 
 
@@ -158,7 +158,7 @@ def test_an_image_that_is_damaged_takes_no_other_from_the_list(site: Appliance) 
     site.store._blobs[Digest.parse(contents[3].digest)] = contents[3].manifest.data + b" " * MAX_MANIFEST_BYTES
     del site.store._blobs[Digest.parse(contents[4].digest)]
     # Nothing is remembered of them.
-    site.services.holdings._manifests = HeldManifests(site.store, InlineThreads())
+    site.services.images._manifests = HeldManifests(site.store, InlineThreads())
     found = site.get("images")["images"]
     assert [line["offline"] for line in found] == [True, False, True, False, False]
     assert [found[0], found[2]] == [whole[0], whole[2]]
@@ -169,7 +169,7 @@ def test_an_inventory_looks_for_every_blob_off_the_reactor(site: Appliance, monk
     content = image()
     site.hold(content, "1")
     whole = site.get("inventory")
-    path: Any = site.services.return_path
+    path: Any = site.services.inventory
     size, looked, off = site.store.size, list[Digest](), list[Digest]()
 
     class Threads:

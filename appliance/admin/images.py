@@ -1,38 +1,46 @@
-"""What is held, image by image: C{/api/v1/images}."""
+"""
+What is held, image by image, and what refers to an image: C{/api/v1/images}.
+
+What refers to an image is what the cache would list without asking an upstream: what the upstream said last, and what
+is held. What is known and not held can be verified as little as what is held in part only; it is shown all the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 
 import msgspec
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
-from appliance.admin.referrers import Known, ReferrersShown
-from appliance.admin.route import Parameter, Reply, Route, json, value
-from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState
+from appliance.admin.route import Parameter, Reply, Route, json, number, value
+from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState, Referrer
 from appliance.bundle.closure import Closure, closure, is_image
 from appliance.bundle.imageconfig import named
 from appliance.bundle.names import Names
 from appliance.bundle.selection import Candidate, Pattern, parse_pattern
+from appliance.cache.referrers import ReferrersAnswer
 from appliance.cache.usage import Usage
 from appliance.errors import NotHeld
-from appliance.index.graph import Relations, relations_of
+from appliance.index.graph import Relations, relations_of, tagged_about
 from appliance.index.manifests import AT_ONCE, HeldManifests, Read, SizeOf
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
+from appliance.oci.reference import DEFAULT_TAG
+from appliance.oci.referrer import fallback_tag
 from appliance.oci.timestamps import timestamp
 from appliance.settings import matches
 
-LATEST = "latest"
 _EVERYTHING = Pattern("**", "**", None, None)
 _WILD = frozenset("*?[")
 
 
-class Holdings:
+class Images:
     """Answers about what is held."""
 
     def __init__(
@@ -42,31 +50,32 @@ class Holdings:
         repositories: Repositories,
         usage: Usage,
         names: Names,
-        known: Known,
+        known_referrers: Callable[[str, str, Digest], Awaitable[ReferrersAnswer | None]],
         is_fetching: Callable[[str, str, Digest], bool],
         asks: Callable[[str], bool],
     ) -> None:
         """
-        @param known: what refers to a manifest.
+        @param known_referrers: what is known to refer to a manifest of (upstream, repository), whether the upstream is
+            configured or not, without asking it; C{None} when it never listed them and nothing is held.
         @param is_fetching: whether what a manifest of (upstream, repository) lacks is on its way.
         @param asks: whether that upstream is asked for what came through another repository.
         """
-        self._asks = asks
         self._store = store
         self._repositories = repositories
         self._usage = usage
         self._names = names
+        self._known_referrers = known_referrers
         self._is_fetching = is_fetching
+        self._asks = asks
         self._manifests = HeldManifests(store, threads)
-        self._known = known
 
     def routes(self) -> list[Route]:
         """What is offered."""
         pattern = Parameter("pattern", "A name or a pattern, as in ghcr.io/team/*:1.*; absent: everything.")
-        number = Parameter("n", "The most images of one page; absent: all of them.")
+        count = Parameter("n", "The most images of one page; absent: all of them.")
         last = Parameter("last", "A full name: the images after it, in the order of names. The field next of a page.")
         return [
-            Route("GET", "/api/v1/images", self.images, "The images held.", ImageList, (pattern, number, last)),
+            Route("GET", "/api/v1/images", self.images, "The images held.", ImageList, (pattern, count, last)),
             Route(
                 "GET",
                 "/api/v1/images/<path:reference>",
@@ -76,15 +85,13 @@ class Holdings:
             ),
         ]
 
-    # -- images -----------------------------------------------------------------------------------------------------
-
     async def images(self, request: Request) -> Reply:
         """
         Tags, and what is held by digest alone; children and referrers come with what they belong to.
 
         With C{n} no more than so many by name, and C{next} when there are more: the C{last} of the next page.
         """
-        text, last, limit = value(request, "pattern"), value(request, "last"), _number(request)
+        text, last, limit = value(request, "pattern"), value(request, "last"), number(request, "n")
         pattern = _EVERYTHING if text is None else parse_pattern(self._names.behind(text), self._names.upstream_for)
         found: list[Image] = []
         async for repository in self._meant(pattern, last or ""):
@@ -117,31 +124,36 @@ class Holdings:
             raise Refused(400, "bad-request", f"{reference[:160]} is a pattern; ask for images?pattern= with it")
         async for repository in self._meant(pattern):
             candidate = _exact(repository, pattern)
-            if candidate is not None:
-                return json(await self._detail(repository, candidate))
+            if candidate is None:
+                continue
+            size_of = self._size_of(repository, await relations_of(repository, self._manifests))
+            found = await self._closure(repository, candidate.digest, size_of)
+            known = await self._known_referrers(repository.upstream, repository.name, found.root)
+            referrers = [each async for each in self._referrers(repository, found, size_of)]
+            verifiable = "unknown" if known is None else "nothing"
+            if referrers:
+                verifiable = "yes" if all(each.state == "held" for each in referrers) else "incomplete"
+            record = repository.tags.get(candidate.tag or "")
+            return json(
+                ImageDetail(
+                    image=self._image(repository, candidate, found),
+                    missing=[MissingBlob(str(blob.digest), blob.size, blob.kind) for blob in found.missing],
+                    referrers=referrers,
+                    verifiable=verifiable,
+                    warning=None if known is None else known.warning,
+                    tagged=None if record is None else timestamp(record.tagged_at),
+                    checked=None if record is None or not record.checked_at else timestamp(record.checked_at),
+                )
+            )
         raise NotHeld(f"{reference[:160]} is not held")
 
-    async def _detail(self, repository: Repository, candidate: Candidate) -> ImageDetail:
-        size_of = self._size_of(repository, await relations_of(repository, self._manifests))
-        found = await self._closure(repository, candidate.digest, size_of)
-        referrers = ReferrersShown(self._known, lambda place, digest: self._closure(place, digest, size_of))
-        about = await referrers.of(repository, found)
-        record = repository.tags.get(candidate.tag or "")
-        return ImageDetail(
-            image=self._image(repository, candidate, found),
-            missing=[MissingBlob(str(piece.digest), piece.size, piece.kind) for piece in found.missing],
-            referrers=about.referrers,
-            verifiable=about.verifiable,
-            warning=about.warning,
-            tagged=None if record is None else timestamp(record.tagged_at),
-            checked=None if record is None or not record.checked_at else timestamp(record.checked_at),
-        )
+    # -- one image --------------------------------------------------------------------------------------------------
 
     def _image(self, repository: Repository, candidate: Candidate, found: Closure) -> Image:
         references = [candidate.tag] if candidate.tag is not None else []
         use = self._usage.of(repository.upstream, repository.name, *references, str(candidate.digest))
         record = repository.tags.get(candidate.tag or "")
-        shown = [self._with_fetching(repository, found.root, platform) for platform in platforms(found)]
+        platforms = self._platforms(repository, found)
         return Image(
             name=candidate.name,
             upstream=repository.upstream,
@@ -149,21 +161,74 @@ class Holdings:
             tag=candidate.tag,
             digest=str(candidate.digest),
             media_type=repository.manifests[candidate.digest].media_type,
-            size=sum(piece.size for piece in found.held),
-            platforms=shown,
+            size=sum(blob.size for blob in found.held),
+            platforms=platforms,
             offline=not found.missing and not found.nothing,
             pulls=0 if use is None else use.pulls,
             last_pulled=None if use is None else timestamp(use.last),
             pinned=repository.pinned.get(candidate.digest) if record is None else record.pinned,
-            fetching=any(platform.fetching for platform in shown)
+            fetching=any(platform.fetching for platform in platforms)
             or (bool(found.missing) and self._is_fetching(repository.upstream, repository.name, found.root)),
         )
 
-    def _with_fetching(self, repository: Repository, root: Digest, platform: PlatformState) -> PlatformState:
-        place = (repository.upstream, repository.name)
-        digests = {root, Digest.parse(platform.digest)}
-        fetching = platform.state != "held" and any(self._is_fetching(*place, digest) for digest in digests)
-        return msgspec.structs.replace(platform, fetching=fetching)
+    def _platforms(self, repository: Repository, found: Closure) -> list[PlatformState]:
+        """The platforms of an index in its order; of a plain image the one in its configuration."""
+        lacking = Counter(blob.needed_by for blob in found.missing)
+        gone = {blob.digest for blob in found.missing}
+        platforms = [
+            (platform, child.parsed())
+            for manifest in found.manifests.values()
+            for child in manifest.manifests
+            if (platform := named(child.platform)) is not None
+        ]
+        if not platforms and found.root in found.manifests:
+            platforms = [(platform, found.root) for platform in found.platforms]
+        states = []
+        for platform, digest in platforms:
+            missing = lacking[digest] + (digest in gone)
+            state = "incomplete" if missing else "held" if digest in found.manifests else "absent"
+            fetching = state != "held" and any(
+                self._is_fetching(repository.upstream, repository.name, each) for each in {found.root, digest}
+            )
+            states.append(PlatformState(platform, str(digest), state, missing, fetching))
+        return states
+
+    async def _referrers(self, repository: Repository, image: Closure, size_of: SizeOf) -> AsyncIterator[Referrer]:
+        """What refers to the image or to anything beneath it, what refers to that, and so on."""
+        subjects = dict.fromkeys(image.manifests)
+        queue = list(subjects)
+        for subject in queue:
+            async for digest, referrer in self._known_about(repository, subject):
+                found = None
+                if digest in repository.manifests:
+                    found = await self._closure(repository, digest, size_of)
+                if found is None or digest not in found.manifests:
+                    yield referrer
+                    continue
+                yield msgspec.structs.replace(
+                    referrer,
+                    artifact_type=referrer.artifact_type or found.manifests[digest].artifact_type or "",
+                    size=sum(blob.size for blob in found.held),
+                    state="incomplete" if found.missing else "held",
+                    missing=len(found.missing),
+                )
+                new = [each for each in found.manifests if each not in subjects]
+                subjects.update(dict.fromkeys(new))
+                queue += new
+
+    async def _known_about(self, repository: Repository, subject: Digest) -> AsyncIterator[tuple[Digest, Referrer]]:
+        """What is known to refer to C{subject} itself, as if none of it were held."""
+        answer = await self._known_referrers(repository.upstream, repository.name, subject)
+        for each in [] if answer is None else answer.referrers:
+            kind, size = each.artifact_type or "", _size(each.raw)
+            yield each.digest, Referrer(str(each.digest), each.media_type, kind, str(subject), size=size)
+        for tag, digest in tagged_about(repository, subject):
+            # What the fallback tag names is among them already.
+            if tag != fallback_tag(subject):
+                held = repository.manifests[digest]
+                yield digest, Referrer(str(digest), held.media_type, "", str(subject), tag, held.size)
+
+    # -- what is held -----------------------------------------------------------------------------------------------
 
     async def _meant(self, pattern: Pattern, last: str = "") -> AsyncIterator[Repository]:
         """
@@ -210,42 +275,6 @@ class Holdings:
         return await closure(self._manifests, size_of, digest, held.size, held.media_type, config=config)
 
 
-def _number(request: Request) -> int | None:
-    """How many images a page is to have, C{None} for all of them. Raises L{Refused}."""
-    given = value(request, "n")
-    if given is None:
-        return None
-    if not (given.isascii() and given.isdigit() and 0 < int(given[:9]) and len(given) < 10):
-        raise Refused(400, "bad-request", f"n={given[:40]}: write a whole number from 1 on")
-    return int(given)
-
-
-def platforms(found: Closure) -> list[PlatformState]:
-    """The platforms of an index in its order; of a plain image the one in its configuration."""
-    lacking: dict[Digest | None, int] = {}
-    for piece in found.missing:
-        lacking[piece.needed_by] = lacking.get(piece.needed_by, 0) + 1
-    gone = {piece.digest for piece in found.missing}
-    states = [
-        _state(platform, child.parsed(), found, lacking, gone)
-        for manifest in found.manifests.values()
-        for child in manifest.manifests
-        if (platform := named(child.platform)) is not None
-    ]
-    if states or found.root not in found.manifests:
-        return states
-    return [_state(platform, found.root, found, lacking, gone) for platform in found.platforms]
-
-
-def _state(
-    platform: str, digest: Digest, found: Closure, lacking: dict[Digest | None, int], gone: set[Digest]
-) -> PlatformState:
-    missing = lacking.get(digest, 0) + (digest in gone)
-    if missing:
-        return PlatformState(platform, str(digest), "incomplete", missing)
-    return PlatformState(platform, str(digest), "held" if digest in found.manifests else "absent")
-
-
 def _candidates(repository: Repository, relations: Relations) -> Iterator[Candidate]:
     """Tags, and manifests that nothing else brings along."""
     place = (repository.upstream, repository.name)
@@ -262,5 +291,16 @@ def _exact(repository: Repository, pattern: Pattern) -> Candidate | None:
     if pattern.digest is not None:
         digest = next((digest for digest in repository.manifests if str(digest) == pattern.digest), None)
         return None if digest is None else Candidate(*place, None, digest)
-    record = repository.tags.get(pattern.tag or LATEST)
-    return None if record is None else Candidate(*place, pattern.tag or LATEST, record.digest)
+    record = repository.tags.get(pattern.tag or DEFAULT_TAG)
+    return None if record is None else Candidate(*place, pattern.tag or DEFAULT_TAG, record.digest)
+
+
+class _Sized(msgspec.Struct):
+    size: int = 0
+
+
+def _size(descriptor: bytes) -> int:
+    """The size in bytes that a descriptor says, 0 when it says none."""
+    with suppress(msgspec.MsgspecError, ValueError):
+        return max(0, msgspec.json.decode(descriptor, type=_Sized).size)
+    return 0

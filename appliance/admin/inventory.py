@@ -1,4 +1,4 @@
-"""What travels back to where bundles are made: C{inventory} and C{wants} of C{/api/v1/}."""
+"""What one side tells the other of itself, for the next export: C{inventory} and C{wants} of C{/api/v1/}."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from twisted.web.server import Request
 from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, value
 from appliance.api import HeldBlob, Inventory, WantEntry, WantList
-from appliance.cache.wants import Want, Wants
+from appliance.cache.wants import Wants
 from appliance.flow.clock import wall
 from appliance.index.manifests import HeldManifests
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
+from appliance.oci.reference import full_name
 from appliance.oci.timestamps import timestamp
 
 _FORMATS = ("json", "text")
 
 
-class ReturnPath:
-    """Writes down what this side holds, and what it lacks."""
+class InventoryPage:
+    """Answers with what this side holds, and with what it was asked for and lacks."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class ReturnPath:
         ]
 
     async def inventory(self, request: Request) -> Reply:
-        """Everything that some repository can serve; what merely lies in the store is nobody's."""
+        """Everything that some repository can serve; what only lies in the store is left out."""
         manifests: set[Digest] = set()
         named: set[Digest] = set()
         for place in await self._repositories.names():
@@ -65,11 +66,24 @@ class ReturnPath:
         return await self._threads.call(lambda: json(self._inventory(manifests, named, taken)))
 
     def wants(self, request: Request) -> Reply:
-        """Longest unasked first."""
+        """In the order in which they were asked for last, the oldest first."""
         form = value(request, "format") or _FORMATS[0]
         if form not in _FORMATS:
             raise Refused(400, "bad-request", f"format={form[:40]}: the formats are {', '.join(_FORMATS)}")
-        entries = [_entry(want) for want in self._wants.snapshot()]
+        entries = [
+            WantEntry(
+                name=full_name(want.upstream, want.repository, want.reference),
+                upstream=want.upstream,
+                repository=want.repository,
+                reference=want.reference,
+                platform=want.platform,
+                reason=want.reason,
+                first=timestamp(want.first),
+                last=timestamp(want.last),
+                count=want.count,
+            )
+            for want in self._wants.snapshot()
+        ]
         if form == "text":
             return Reply("".join(f"{entry.name}\n" for entry in entries).encode(), content_type="text/plain")
         return json(WantList(site=self._site, taken=timestamp(wall(self._clock)), wants=entries))
@@ -77,32 +91,13 @@ class ReturnPath:
     def _inventory(self, manifests: Iterable[Digest], named: Iterable[Digest], taken: str) -> Inventory:
         sizes = {str(digest): self._store.size(digest) for digest in {*manifests, *named}}
         blobs = [HeldBlob(digest=digest, size=size) for digest, size in sorted(sizes.items()) if size is not None]
+        generation = hashlib.sha256()
+        for blob in blobs:
+            generation.update(f"{blob.digest} {blob.size}\n".encode("ascii"))
         return Inventory(
             site=self._site,
             taken=taken,
-            generation=_generation(blobs),
+            generation=f"sha256:{generation.hexdigest()}",
             manifests=sorted(digest for digest in map(str, manifests) if sizes[digest] is not None),
             blobs=blobs,
         )
-
-
-def _generation(blobs: Iterable[HeldBlob]) -> str:
-    hasher = hashlib.sha256()
-    for blob in blobs:
-        hasher.update(f"{blob.digest} {blob.size}\n".encode("ascii"))
-    return f"sha256:{hasher.hexdigest()}"
-
-
-def _entry(want: Want) -> WantEntry:
-    mark = "@" if ":" in want.reference else ":"
-    return WantEntry(
-        name=f"{want.upstream}/{want.repository}{mark}{want.reference}",
-        upstream=want.upstream,
-        repository=want.repository,
-        reference=want.reference,
-        platform=want.platform,
-        reason=want.reason,
-        first=timestamp(want.first),
-        last=timestamp(want.last),
-        count=want.count,
-    )
