@@ -1,8 +1,7 @@
-"""What a bundle will hold, gathered reference by reference: each blob once, and what is left to the other side."""
+"""What a bundle will hold, collected reference by reference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, cast
 
 import appliance
@@ -25,6 +24,7 @@ from appliance.bundle.toolfiles import DockerImage, IndexEntry
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import is_media_type
+from appliance.oci.reference import full_name
 from appliance.oci.referrer import subject_of
 from appliance.oci.timestamps import timestamp
 
@@ -36,20 +36,21 @@ Relation = tuple[str, str, str]
 
 class BundleBuilder:
     """
-    The contents of one bundle in the making.
+    The contents of one bundle in the making: each blob once, and what is left to the other side.
 
     @ivar created: seconds since the epoch: when the newest tag inside came to mean what it means.
     """
 
     def __init__(self, have: frozenset[Digest]) -> None:
+        """@param have: blobs that the other side holds: they are required instead of carried."""
         self._have = have
         self._refs: dict[str, Ref] = {}
         self._blobs: dict[Digest, ImageBlob] = {}
-        self._required: dict[Digest, tuple[ImageBlob, list[str]]] = {}
+        self._required: dict[Digest, tuple[ImageBlob, dict[str, None]]] = {}
         self._absent: dict[tuple[Digest, Digest], Absent] = {}
         self._referrers: dict[Relation, ReferrerEntry] = {}
-        self._heard: set[tuple[str, Digest]] = set()
-        self._roots: dict[str, IndexEntry] = {}
+        self._known_referrers: set[tuple[str, Digest]] = set()
+        self._entries: dict[str, IndexEntry] = {}
         self._images: dict[tuple[Digest, ...], DockerImage] = {}
         self.created = 0.0
 
@@ -66,6 +67,8 @@ class BundleBuilder:
         held = repository.manifests[candidate.digest]
         tag = repository.tags[candidate.tag] if candidate.tag is not None else None
         self.created = max(self.created, tag.tagged_at if tag is not None else 0.0)
+        present = dict.fromkeys(map(_line, closure.platforms))
+        absent = dict.fromkeys(_line(child.platform) for child in closure.absent)
         self._refs[candidate.name] = Ref(
             name=candidate.name,
             digest=str(candidate.digest),
@@ -77,18 +80,21 @@ class BundleBuilder:
                 tag=candidate.tag,
                 resolved_at=None if tag is None else timestamp(tag.tagged_at),
             ),
-            platforms=_platforms(closure),
+            platforms=Platforms(
+                present=tuple(name for name in present if name),
+                absent=tuple(name for name in absent if name and name not in present),
+            ),
         )
         # What a tag such as sha256-<hex>.sig means is a referrer: no tool may take it for an image.
         if subject_of(candidate.tag) is None:
-            self._add_root(IndexEntry(candidate.digest, held.size, held.media_type, candidate.name))
-        self._take(closure, candidate.name)
+            self._add_entry(IndexEntry(candidate.digest, held.size, held.media_type, candidate.name))
+        self._add_blobs(closure, candidate.name)
 
     def add_referrer(
         self, repository: Repository, digest: Digest, subject: Digest, closure: Closure, tag: str | None = None
     ) -> None:
         """A manifest that refers to another one, with everything beneath it."""
-        place = f"{repository.upstream}/{repository.name}"
+        place = full_name(repository.upstream, repository.name, "")
         held = repository.manifests[digest]
         manifest = closure.manifests.get(digest)
         artifact_type = manifest.artifact_type if manifest is not None else None
@@ -100,12 +106,12 @@ class BundleBuilder:
             repository=place,
             tag=tag,
         )
-        self._add_root(IndexEntry(digest, held.size, held.media_type, None, subject, artifact_type))
-        self._take(closure, f"{place}@{digest}" if tag is None else f"{place}:{tag}")
+        self._add_entry(IndexEntry(digest, held.size, held.media_type, None, subject, artifact_type))
+        self._add_blobs(closure, full_name(repository.upstream, repository.name, tag or digest))
 
-    def add_heard(self, repository: Repository, subject: Digest) -> None:
-        """Everything that its upstream says refers to C{subject} is in."""
-        self._heard.add((f"{repository.upstream}/{repository.name}", subject))
+    def add_known_referrers(self, repository: Repository, subject: Digest) -> None:
+        """Say that everything that refers to C{subject}, by its upstream's list, is in."""
+        self._known_referrers.add((full_name(repository.upstream, repository.name, ""), subject))
 
     def add_image(self, image: DockerImage, name: str | None) -> None:
         """Something that docker and podman can load, under a full reference with a tag or under none."""
@@ -113,19 +119,27 @@ class BundleBuilder:
         if name is not None:
             image.names.append(name)
 
-    # -- what came of it --------------------------------------------------------------------------------------------
+    def _add_entry(self, entry: IndexEntry) -> None:
+        self._entries.setdefault(entry.name or str(entry.digest), entry)
 
-    @property
-    def blobs(self) -> list[ImageBlob]:
-        """Everything inside, in file order: what says how things hang together before what is bulky."""
-        return sorted(self._blobs.values(), key=lambda piece: KINDS.index(piece.kind))
+    def _add_blobs(self, closure: Closure, name: str) -> None:
+        """Add what C{name} is made of: what the other side does not hold, and what it has to hold."""
+        for blob in closure.held:
+            if blob.digest not in self._have:
+                self._blobs.setdefault(blob.digest, blob)
+        for blob in (*(blob for blob in closure.held if blob.digest in self._have), *closure.missing):
+            self._required.setdefault(blob.digest, (blob, {}))[1][name] = None
+        for absent in closure.absent:
+            self._absent.setdefault((absent.index, absent.digest), absent)
+
+    # -- the result -------------------------------------------------------------------------------------------------
 
     @property
     def entries(self) -> list[IndexEntry]:
         """The entries of C{index.json}: names first, then referrers that have none."""
-        named = {root.digest for root in self._roots.values() if root.name is not None}
-        roots = [root for root in self._roots.values() if root.name is not None or root.digest not in named]
-        return sorted(roots, key=lambda root: (root.name is None, root.name or "", root.digest))
+        named = {entry.digest for entry in self._entries.values() if entry.name is not None}
+        entries = [entry for entry in self._entries.values() if entry.name is not None or entry.digest not in named]
+        return sorted(entries, key=lambda entry: (entry.name is None, entry.name or "", entry.digest))
 
     @property
     def images(self) -> list[DockerImage]:
@@ -135,6 +149,14 @@ class BundleBuilder:
     def bundle(self, selection: Selection, site: str) -> Bundle:
         """The document, with all blobs in the first volume; not sealed."""
         increment = selection.is_increment or bool(self._required)
+        # In file order: what says how things hang together before what is bulky.
+        blobs = sorted(self._blobs.values(), key=lambda blob: KINDS.index(blob.kind))
+        # A child left out of one image may be asked for by its own digest.
+        absent = [
+            self._absent[key]
+            for key in sorted(self._absent)
+            if key[1] not in self._blobs and key[1] not in self._required
+        ]
         return Bundle(
             created=timestamp(self.created),
             producer=Producer(name="pullcache", version=appliance.__version__),
@@ -144,66 +166,34 @@ class BundleBuilder:
             kind="increment" if increment else "full",
             base=selection.base,
             refs=tuple(self._refs[name] for name in sorted(self._refs)),
-            blobs=tuple(_entry(piece) for piece in self.blobs),
-            requires=tuple(_required(*self._required[digest]) for digest in sorted(self._required)),
-            absent_platforms=tuple(_absent(self._absent[key]) for key in sorted(self._absent) if self._is_absent(key)),
+            blobs=tuple(
+                BlobEntry(
+                    digest=str(blob.digest),
+                    size=blob.size,
+                    kind=_kind(blob),
+                    media_type=blob.media_type if is_media_type(blob.media_type) else "",
+                )
+                for blob in blobs
+            ),
+            requires=tuple(
+                Required(digest=str(digest), size=blob.size, kind=_kind(blob), needed_by=tuple(sorted(names)))
+                for digest, (blob, names) in sorted(self._required.items(), key=lambda each: each[0])
+            ),
+            absent_platforms=tuple(
+                AbsentPlatform(
+                    index=str(child.index), digest=str(child.digest), size=child.size, platform=_line(child.platform)
+                )
+                for child in absent
+            ),
             referrers=tuple(self._referrers[key] for key in sorted(self._referrers)),
             referrers_heard=tuple(
-                KnownReferrers(repository=place, subject=str(each)) for place, each in sorted(self._heard)
+                KnownReferrers(repository=place, subject=str(each)) for place, each in sorted(self._known_referrers)
             ),
         )
 
-    def _take(self, closure: Closure, name: str) -> None:
-        for piece in closure.held:
-            if piece.digest in self._have:
-                self._require(piece, name)
-            else:
-                self._blobs.setdefault(piece.digest, piece)
-        for piece in closure.missing:
-            self._require(piece, name)
-        for absent in closure.absent:
-            self._absent.setdefault((absent.index, absent.digest), absent)
 
-    def _require(self, piece: ImageBlob, name: str) -> None:
-        _, needed_by = self._required.setdefault(piece.digest, (piece, []))
-        if name not in needed_by:
-            needed_by.append(name)
-
-    def _add_root(self, root: IndexEntry) -> None:
-        self._roots.setdefault(root.name or str(root.digest), root)
-
-    def _is_absent(self, key: tuple[Digest, Digest]) -> bool:
-        """A child left out of one image may be asked for by its own digest."""
-        return key[1] not in self._blobs and key[1] not in self._required
-
-
-def _entry(piece: ImageBlob) -> BlobEntry:
-    media_type = piece.media_type if is_media_type(piece.media_type) else ""
-    return BlobEntry(digest=str(piece.digest), size=piece.size, kind=_kind(piece), media_type=media_type)
-
-
-def _required(piece: ImageBlob, needed_by: Iterable[str]) -> Required:
-    names = tuple(sorted(needed_by))
-    return Required(digest=str(piece.digest), size=piece.size, kind=_kind(piece), needed_by=names)
-
-
-def _absent(absent: Absent) -> AbsentPlatform:
-    return AbsentPlatform(
-        index=str(absent.index), digest=str(absent.digest), size=absent.size, platform=_line(absent.platform)
-    )
-
-
-def _platforms(closure: Closure) -> Platforms:
-    absent = dict.fromkeys(_line(child.platform) for child in closure.absent)
-    present = dict.fromkeys(map(_line, closure.platforms))
-    return Platforms(
-        present=tuple(name for name in present if name),
-        absent=tuple(name for name in absent if name and name not in present),
-    )
-
-
-def _kind(piece: ImageBlob) -> BlobKind:
-    return cast(Literal["index", "manifest", "config", "layer", "artifact"], piece.kind)
+def _kind(blob: ImageBlob) -> BlobKind:
+    return cast(Literal["index", "manifest", "config", "layer", "artifact"], blob.kind)
 
 
 def _line(text: str | None) -> str:

@@ -77,7 +77,7 @@ class Exporter:
         plan = _ExportPlan(self._store, self._threads, selector, selection, self._last_pulled, self._lists, self._asks)
         for upstream, name in await self._repositories.names():
             if selector.concerns(upstream, name):
-                await plan.visit(await self._repositories.read(upstream, name))
+                await plan.add(await self._repositories.read(upstream, name))
         builder = plan.builder
         tool_files = ToolFiles.of(builder.entries, builder.images)
         export = packed(builder.bundle(selection, self._site), tool_files, selection.volume_size)
@@ -103,7 +103,12 @@ class Exporter:
 
 
 class _ExportPlan:
-    """One walk over the repositories."""
+    """
+    What one export will hold, collected repository by repository.
+
+    @ivar left_out: references that were asked for and are not in it.
+    @ivar partial: those that are in it as far as they go.
+    """
 
     def __init__(
         self,
@@ -127,7 +132,8 @@ class _ExportPlan:
         self.left_out: list[Omitted] = []
         self.partial: list[Omitted] = []
 
-    async def visit(self, repository: Repository) -> None:
+    async def add(self, repository: Repository) -> None:
+        """Add what is meant of one repository."""
         looked_for = self._selector.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
         relations = await relations_of(repository, self._manifests)
         self._size_of = self._store.size
@@ -135,41 +141,37 @@ class _ExportPlan:
             self._size_of = relations.sizes_in(repository, self._store.size)
         chosen = self._selector.choose(self._candidates(repository, relations), relations.naming(looked_for))
         for candidate in sorted(chosen, key=lambda candidate: candidate.name):
-            await self._take(repository, relations, candidate)
+            if not self.builder.holds(candidate.name):
+                await self._add_candidate(repository, relations, candidate)
 
     def _candidates(self, repository: Repository, relations: Relations) -> Iterator[Candidate]:
-        tagged = {record.digest for record in repository.tags.values()}
-        for tag, record in sorted(repository.tags.items()):
-            yield self._candidate(repository, relations, tag, record.digest, False)
-        for digest in sorted(repository.manifests):
-            yield self._candidate(repository, relations, None, digest, digest in tagged)
-
-    def _candidate(
-        self, repository: Repository, relations: Relations, tag: str | None, digest: Digest, tagged: bool
-    ) -> Candidate:
-        # Runtimes ask for a tag with HEAD and pull what it means by digest: both are pulls of the tag.
-        references = [str(digest)] if tag is None else [tag, str(digest)]
+        """Every tag of the repository and every manifest by its digest."""
         place = (repository.upstream, repository.name)
-        pulls = [when for reference in references if (when := self._last_pulled(*place, reference)) is not None]
-        implied = tagged or relations.is_implied(repository, digest, tag)
-        return Candidate(*place, tag, digest, max(pulls, default=None), implied)
+        tags = {tag: record.digest for tag, record in sorted(repository.tags.items())}
+        tagged = set(tags.values())
+        for tag, digest in (*tags.items(), *((None, digest) for digest in sorted(repository.manifests))):
+            # Runtimes ask for a tag with HEAD and pull what it means by digest: both are pulls of the tag.
+            references = [str(digest)] if tag is None else [tag, str(digest)]
+            pulls = [when for reference in references if (when := self._last_pulled(*place, reference)) is not None]
+            implied = (tag is None and digest in tagged) or relations.is_implied(repository, digest, tag)
+            yield Candidate(*place, tag, digest, max(pulls, default=None), implied)
 
-    async def _take(self, repository: Repository, relations: Relations, candidate: Candidate) -> None:
-        if self.builder.holds(candidate.name):
-            return
-        found = await self._wanted(repository, candidate)
+    async def _add_candidate(self, repository: Repository, relations: Relations, candidate: Candidate) -> None:
+        """Add one reference, with what refers to it."""
+        found = await self._with_wanted_platforms(repository, candidate)
         if found is None:
             found = await self._closure(repository, candidate.digest, self._selection.platforms)
         if not self._is_fit(candidate.name, found):
             return
         self.builder.add_reference(repository, candidate, found)
-        await self._note_image(candidate, found)
         if (subject := subject_of(candidate.tag)) is not None:
             self.builder.add_referrer(repository, candidate.digest, subject, found, candidate.tag)
+        elif (image := await docker_image(self._manifests.document, found, self._selection.platforms)) is not None:
+            self.builder.add_image(image, None if candidate.tag is None else candidate.name)
         if self._selection.referrers:
-            await self._take_referrers(repository, relations, found)
+            await self._add_referrers(repository, relations, found)
 
-    async def _wanted(self, repository: Repository, candidate: Candidate) -> Closure | None:
+    async def _with_wanted_platforms(self, repository: Repository, candidate: Candidate) -> Closure | None:
         """
         The image with the platforms that the other side wants of it; C{None} when it wants none, or one of them is not
         held: that is noted, and the others are taken all the same.
@@ -179,37 +181,33 @@ class _ExportPlan:
             return None
         found = await self._closure(repository, candidate.digest, frozenset(), platforms)
         plain = await self._closure(repository, candidate.digest, frozenset())
-        lacking = tuple(
-            piece for piece in found.missing if piece not in plain.missing and piece.digest not in self._selection.have
+        missing = tuple(
+            blob for blob in found.missing if blob not in plain.missing and blob.digest not in self._selection.have
         )
-        if not lacking:
+        if not missing:
             return found
         why = f"{', '.join(sorted(platforms))}, which the other side wants, is not wholly held"
-        self._note(self.left_out, Omitted(candidate.name, why, lacking))
+        _note(self.left_out, Omitted(candidate.name, why, missing))
         return None
 
-    async def _take_referrers(self, repository: Repository, relations: Relations, found: Closure) -> None:
-        """What refers to anything in the closure, what refers to that, and so on; by subject and by tag."""
+    async def _add_referrers(self, repository: Repository, relations: Relations, found: Closure) -> None:
+        """Add what refers to anything in the closure, what refers to that, and so on; by subject and by tag."""
         queue = list(found.manifests)
         for subject in queue:
             for digest, tag in relations.about(repository, subject):
-                queue += await self._take_referrer(repository, digest, subject, tag, queue)
-        taken = set(queue)
-        for subject in queue:
-            await self._note_heard(repository, subject, taken)
-
-    async def _note_heard(self, repository: Repository, subject: Digest, taken: set[Digest]) -> None:
-        """Say that the upstream was heard on C{subject}, when nothing that it said is lacking."""
+                queue += await self._add_referrer(repository, digest, subject, tag, queue)
         if self._lists is None:
             return
-        heard = await self._lists.get(repository.upstream, repository.name, subject)
-        if heard is not None and not heard.cut and taken.issuperset(each.digest for each in heard.referrers):
-            self.builder.add_heard(repository, subject)
+        added = set(queue)
+        for subject in queue:
+            known = await self._lists.get(repository.upstream, repository.name, subject)
+            if known is not None and not known.cut and added.issuperset(each.digest for each in known.referrers):
+                self.builder.add_known_referrers(repository, subject)
 
-    async def _take_referrer(
+    async def _add_referrer(
         self, repository: Repository, digest: Digest, subject: Digest, tag: str | None, seen: list[Digest]
     ) -> list[Digest]:
-        """Take one referrer; the manifests beneath it that were not seen yet, for they may be referred to as well."""
+        """Add one referrer; the manifests beneath it that were not seen yet, for they may be referred to as well."""
         candidate = Candidate(repository.upstream, repository.name, tag, digest)
         found = await self._closure(repository, digest, frozenset())
         if not self._is_fit(candidate.name, found, f"refers to {subject}; "):
@@ -222,30 +220,26 @@ class _ExportPlan:
     def _is_fit(self, name: str, found: Closure, what: str = "") -> bool:
         """Whether it is to be in the bundle; what is not whole is noted, once."""
         if found.nothing:
-            self._note(self.left_out, Omitted(name, f"{what}none of the platforms asked for is in it"))
+            _note(self.left_out, Omitted(name, f"{what}none of the platforms asked for is in it"))
             return False
-        lacking = tuple(piece for piece in found.missing if piece.digest not in self._selection.have)
-        if not lacking:
+        missing = tuple(blob for blob in found.missing if blob.digest not in self._selection.have)
+        if not missing:
             return True
-        lack = Omitted(name, f"{what}{len(lacking)} of its blobs are not held, or damaged", lacking)
+        omitted = Omitted(name, f"{what}{len(missing)} of its blobs are not held, or damaged", missing)
         fit = self._selection.partial and found.root in found.manifests
-        self._note(self.partial if fit else self.left_out, lack)
+        _note(self.partial if fit else self.left_out, omitted)
         return fit
-
-    def _note(self, where: list[Omitted], lack: Omitted) -> None:
-        if all(noted.ref != lack.ref for noted in where):
-            where.append(lack)
-
-    async def _note_image(self, candidate: Candidate, found: Closure) -> None:
-        image = await docker_image(self._manifests.document, found, self._selection.platforms)
-        if image is not None and subject_of(candidate.tag) is None:
-            self.builder.add_image(image, None if candidate.tag is None else candidate.name)
 
     async def _closure(
         self, repository: Repository, digest: Digest, platforms: frozenset[str], also: frozenset[str] = frozenset()
     ) -> Closure:
         held = repository.manifests[digest]
         return await closure(self._manifests, self._size_of, digest, held.size, held.media_type, platforms, also=also)
+
+
+def _note(where: list[Omitted], omitted: Omitted) -> None:
+    if all(noted.ref != omitted.ref for noted in where):
+        where.append(omitted)
 
 
 def _sha256(fd: int, start: int, size: int) -> str:
