@@ -20,7 +20,7 @@ from appliance.bundle.contents import (
     Required,
 )
 from appliance.bundle.selection import Candidate, Selection
-from appliance.bundle.toolfiles import DockerImage, IndexEntry
+from appliance.bundle.toolfiles import DockerImage, LayoutEntry
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import is_media_type
@@ -50,7 +50,7 @@ class BundleBuilder:
         self._absent: dict[tuple[Digest, Digest], Absent] = {}
         self._referrers: dict[Relation, ReferrerEntry] = {}
         self._known_referrers: set[tuple[str, Digest]] = set()
-        self._entries: dict[str, IndexEntry] = {}
+        self._entries: dict[str, LayoutEntry] = {}
         self._images: dict[tuple[Digest, ...], DockerImage] = {}
         self.created = 0.0
 
@@ -87,7 +87,7 @@ class BundleBuilder:
         )
         # What a tag such as sha256-<hex>.sig means is a referrer: no tool may take it for an image.
         if subject_of(candidate.tag) is None:
-            self._add_entry(IndexEntry(candidate.digest, held.size, held.media_type, candidate.name))
+            self._add_entry(LayoutEntry(candidate.digest, held.size, held.media_type, candidate.name))
         self._add_blobs(closure, candidate.name)
 
     def add_referrer(
@@ -106,7 +106,7 @@ class BundleBuilder:
             repository=place,
             tag=tag,
         )
-        self._add_entry(IndexEntry(digest, held.size, held.media_type, None, subject, artifact_type))
+        self._add_entry(LayoutEntry(digest, held.size, held.media_type, None, subject, artifact_type))
         self._add_blobs(closure, full_name(repository.upstream, repository.name, tag or digest))
 
     def add_known_referrers(self, repository: Repository, subject: Digest) -> None:
@@ -119,7 +119,7 @@ class BundleBuilder:
         if name is not None:
             image.names.append(name)
 
-    def _add_entry(self, entry: IndexEntry) -> None:
+    def _add_entry(self, entry: LayoutEntry) -> None:
         self._entries.setdefault(entry.name or str(entry.digest), entry)
 
     def _add_blobs(self, closure: Closure, name: str) -> None:
@@ -135,7 +135,7 @@ class BundleBuilder:
     # -- the result -------------------------------------------------------------------------------------------------
 
     @property
-    def entries(self) -> list[IndexEntry]:
+    def entries(self) -> list[LayoutEntry]:
         """The entries of C{index.json}: names first, then referrers that have none."""
         named = {entry.digest for entry in self._entries.values() if entry.name is not None}
         entries = [entry for entry in self._entries.values() if entry.name is not None or entry.digest not in named]

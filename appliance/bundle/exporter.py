@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from appliance.bundle.builder import BundleBuilder
 from appliance.bundle.closure import Closure, closure
 from appliance.bundle.export import Export, Omitted, packed
-from appliance.bundle.selection import Candidate, Selection, Selector, UpstreamFor
+from appliance.bundle.names import UpstreamFor
+from appliance.bundle.selection import Candidate, Selection, Selector
 from appliance.bundle.toolfiles import ToolFiles, docker_image
 from appliance.bundle.volumes import BlobSlice
 from appliance.errors import BundleError

@@ -14,21 +14,18 @@ C{*} and C{?} stand for characters within one component, C{**} for any number of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from appliance.bundle.contents import Base
+from appliance.bundle.names import UpstreamFor
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
-from appliance.oci.reference import DOCKER_HUB
+from appliance.oci.reference import DOCKER_HUB, full_name, official
 from appliance.settings import matches
 
-UpstreamFor = Callable[[str], str | None]
-"""The canonical name of the upstream that a name or an alias means, C{None} for an unknown one."""
-
 _WILD = frozenset("*?[")
-_OFFICIAL = "library"
 
 
 @dataclass(frozen=True, order=True)
@@ -56,13 +53,13 @@ class Candidate:
     @property
     def name(self) -> str:
         """The full reference."""
-        return f"{self.place}@{self.digest}" if self.tag is None else f"{self.place}:{self.tag}"
+        return full_name(self.upstream, self.repository, self.tag or self.digest)
 
 
 @dataclass(frozen=True)
 class WantedReference:
     """
-    Something the other side was asked for and lacks.
+    Something that clients of the other side requested and it does not hold.
 
     @ivar reference: a tag, or a digest as text: of a manifest, or of a blob of one.
     @ivar platform: what the client there runs on, as in C{linux/arm64}; C{None} when it did not say.
@@ -76,7 +73,7 @@ class WantedReference:
     @property
     def name(self) -> str:
         """The full reference."""
-        return f"{self.upstream}/{self.repository}{'@' if ':' in self.reference else ':'}{self.reference}"
+        return full_name(self.upstream, self.repository, self.reference)
 
     @property
     def digest(self) -> Digest | None:
@@ -87,7 +84,7 @@ class WantedReference:
 @dataclass(frozen=True)
 class Pattern:
     """
-    One name or pattern as somebody wrote it.
+    One name or pattern as the user wrote it.
 
     @ivar place: of upstream and repository.
     @ivar tag: C{None} when any will do.
@@ -206,12 +203,16 @@ class Selector:
 
     def unanswered(self) -> list[str]:
         """What was asked for, as it was written, and has not been met by anything chosen so far."""
-        asked = [*(pattern.text for pattern in self._patterns), *self._want_names]
-        return [text for text in dict.fromkeys(asked) if text not in self._answered]
+        texts = [*(pattern.text for pattern in self._patterns), *self._want_names]
+        return [text for text in dict.fromkeys(texts) if text not in self._answered]
 
     def _picks(self, candidate: Candidate, named: list[Digest]) -> Iterator[tuple[str, Candidate | None]]:
-        """@param named: the wanted blobs that the candidate's manifest names."""
-        if self._is_recent(candidate):
+        """
+        Each name and pattern, and C{candidate} as it is meant by that; C{None} when it is not.
+
+        @param named: the wanted blobs that the candidate's manifest names.
+        """
+        if self._since is None or (candidate.last_pulled is not None and candidate.last_pulled >= self._since):
             yield from ((pattern.text, pattern.pick(candidate)) for pattern in self._patterns)
         wanted = self._want.get((candidate.upstream, candidate.repository), {})
         by_digest = replace(candidate, tag=None)
@@ -221,9 +222,6 @@ class Selector:
             *((str(blob), candidate) for blob in named),
         ):
             yield from ((want.name, pick) for want in wanted.get(reference, ()))
-
-    def _is_recent(self, candidate: Candidate) -> bool:
-        return self._since is None or (candidate.last_pulled is not None and candidate.last_pulled >= self._since)
 
 
 def parse_pattern(text: str, upstream_for: UpstreamFor) -> Pattern:
@@ -238,23 +236,19 @@ def parse_pattern(text: str, upstream_for: UpstreamFor) -> Pattern:
         head, tag = rest, ""
     if not head or not all(head.split("/")) or any(blank in head for blank in " \t") or (at and not digest):
         raise BundleError(f"{text[:160]!r} is no reference and no pattern: write it as in docker.io/library/nginx:1.27")
-    return Pattern(text.strip(), _place(head, upstream_for), tag or None, digest or None)
+    first, slash, repository = head.partition("/")
+    upstream = upstream_for(first) if slash else None
+    if upstream is None and slash and (first == "localhost" or {".", ":", *_WILD} & set(first)):
+        upstream = first
+    if head == "**":
+        place = head
+    else:
+        upstream, repository = (upstream, repository) if upstream is not None else (DOCKER_HUB, head)
+        place = f"{upstream}/{repository if repository == '**' else official(upstream, repository)}"
+    return Pattern(text.strip(), place, tag or None, digest or None)
 
 
 def parse_list(text: str) -> tuple[str, ...]:
     """The names and patterns of a list file: one a line, C{#} begins a comment."""
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return tuple(line for line in lines if line)
-
-
-def _place(name: str, upstream_for: UpstreamFor) -> str:
-    first, slash, repository = name.partition("/")
-    if name == "**":
-        return name
-    known = upstream_for(first) if slash else None
-    if known is None and slash and (any(mark in first for mark in ".:") or first == "localhost" or _WILD & set(first)):
-        known = first
-    upstream, repository = (known, repository) if known is not None else (DOCKER_HUB, name)
-    if upstream == DOCKER_HUB and "/" not in repository and repository != "**":
-        repository = f"{_OFFICIAL}/{repository}"
-    return f"{upstream}/{repository}"

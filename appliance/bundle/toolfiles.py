@@ -43,7 +43,7 @@ _MAX_DEPTH = 4
 
 
 @dataclass(frozen=True)
-class IndexEntry:
+class LayoutEntry:
     """
     One entry of C{index.json}.
 
@@ -132,7 +132,7 @@ class ToolFiles:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, entries: Iterable[IndexEntry], images: list[DockerImage]) -> ToolFiles:
+    def of(cls, entries: Iterable[LayoutEntry], images: list[DockerImage]) -> ToolFiles:
         """Write both. An image without a tag has no name in C{manifest.json}, as with docker."""
         descriptors = [entry.descriptor() for entry in entries]
         index = _encode({"manifests": descriptors, "mediaType": OCI_INDEX, "schemaVersion": 2})
