@@ -87,7 +87,7 @@ ONLY_AT: dict[str, frozenset[str]] = {
 }
 
 #: Names of public classes that still mean more than one thing. None is added here.
-STILL_AMBIGUOUS = frozenset({"Access", "IndexEntry", "Limits", "Lines", "Page", "Question", "Referrer", "Refused", "Shown"})
+STILL_AMBIGUOUS = frozenset({"Access", "Limits", "Lines", "Page", "Question", "Referrer", "Refused", "Shown"})
 
 Import = tuple[Path, int, str]
 

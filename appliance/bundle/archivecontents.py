@@ -57,7 +57,7 @@ class NamedManifest:
     @ivar digest: what the name means; C{size} bytes of C{media_type}.
     @ivar rebuilt: whether the manifest was made here, so that its digest is not the original one.
     @ivar refers: whether it is a signature or the like of another.
-    @ivar said: its full name in the archive, when that is another.
+    @ivar original_name: its full name in the archive, when that is another.
     """
 
     upstream: str
@@ -68,7 +68,7 @@ class NamedManifest:
     media_type: str
     rebuilt: bool = False
     refers: bool = False
-    said: str | None = None
+    original_name: str | None = None
 
     @property
     def name(self) -> str:

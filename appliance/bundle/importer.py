@@ -8,7 +8,7 @@ stored and not yet published when an import ends early stays staged; the next im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,23 +17,21 @@ from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from appliance.bundle import bundlearchive, reader
-from appliance.bundle.archive import Archive, open_archive
+from appliance.bundle.archive import Archive
 from appliance.bundle.archivecontents import ArchiveContents, NamedManifest, check_names
 from appliance.bundle.blobingest import BlobIngest, check_bytes, in_file_order
 from appliance.bundle.compression import Stop
-from appliance.bundle.contents import BUNDLE
 from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.journal import OnExistingTag
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Names, Renames
 from appliance.bundle.policy import TrustPolicy
 from appliance.bundle.publication import Publication
+from appliance.bundle.reader import open_into, read_contents
 from appliance.bundle.receipt import Change, Receipt
 from appliance.errors import (
     BundleError,
     BundleIncomplete,
-    BundleNotRead,
     BundleUpstreamUnknown,
     NameInvalid,
     PullcacheError,
@@ -101,7 +99,7 @@ class Importer:
     ) -> None:
         """
         @param site: the stable id of this appliance, for receipts.
-        @param lists: told of which manifests a bundle says that it has all that refers to them; C{None}: nobody is.
+        @param lists: where it is noted that a bundle has all referrers of a manifest; C{None}: it is not noted.
         """
         self._lists = lists
         self._store = store
@@ -127,144 +125,25 @@ class Importer:
         @raise OSError: the journal of what is to be published cannot be written; nothing was published.
         """
         await self._lock.acquire()
-        try:
-            return await self._opened(files, options, progress)
-        finally:
-            self._lock.release()
-
-    async def _opened(
-        self, files: Sequence[Path], options: ImportOptions, progress: Callable[[ImportProgress], None]
-    ) -> Receipt:
-        policy = self._policy.only(options.trust)
         stop = Stop()
         archives: list[Archive] = []
         try:
+            policy = self._policy.only(options.trust)
             for path in files:
                 progress(ImportProgress(stage="opening", entry=str(path)))
                 await self._threads.call(open_into, archives, path, stop, options.follow_links)
             progress(ImportProgress(stage="checking"))
             contents = await self._threads.call(read_contents, archives, options.as_name, policy)
-            contents = await self._threads.call(self._named, contents, options)
+            contents = await self._threads.call(self._named_as_here, contents, options)
             return await self._import(contents, archives, options, progress)
         finally:
             # Whatever a thread is still reading ends soon, and the files are closed after it.
             stop.request()
             for archive in archives:
                 self._threads.call(archive.close)
+            self._lock.release()
 
-    async def _import(
-        self,
-        contents: ArchiveContents,
-        archives: Sequence[Archive],
-        options: ImportOptions,
-        progress: Callable[[ImportProgress], None],
-    ) -> Receipt:
-        unknown = self._names.missing(root.upstream for root in contents.roots)
-        if unknown is not None and not options.dry_run:
-            raise BundleUpstreamUnknown(f"{contents.source}: {unknown}")
-        changes = await self._publication.preview(contents.roots, options.on_existing_tag)
-        plan = await plan_import(contents, archives, self._store, self._threads)
-        if options.dry_run:
-            return self._receipt(contents, plan, changes, 0, dry_run=True)
-        if plan.incomplete is not None:
-            raise plan.incomplete
-        read_bytes = await self._store_all(plan, progress)
-        await self._check_unneeded(contents, plan)
-        self._check_held(contents, plan)
-        progress(ImportProgress(stage="publishing", done=plan.new_bytes, total=plan.new_bytes))
-        receipt = await self._publication.publish(
-            contents.id,
-            plan.content,
-            options.on_existing_tag,
-            wall(self._clock),
-            self._receipt(contents, plan, [], read_bytes),
-        )
-        return await self._afterwards(receipt, contents, plan, options)
-
-    async def _afterwards(
-        self, receipt: Receipt, contents: ArchiveContents, plan: ImportPlan, options: ImportOptions
-    ) -> Receipt:
-        """What is done when everything is published: from then on nothing that fails makes a failure of the import."""
-        try:
-            notes = await self._note_heard(contents, plan, Renames(options.renames))
-            if notes:
-                receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes])
-                await self._publication.amend(receipt)
-        except CancelledError:
-            raise
-        except Exception as error:
-            self._log.failure("{source} is published; what came after that failed", source=contents.source)
-            receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, f"it is published; after that: {error}"])
-        return receipt
-
-    async def _note_heard(self, contents: ArchiveContents, plan: ImportPlan, renames: Renames) -> list[str]:
-        """
-        Keep what the sender heard of referrers. They are held by now, and say of themselves what they refer to; so what
-        is kept is only that there are no others, as of the time of the bundle.
-
-        A bundle speaks for the manifests that it brings, and only of the past: else it could say of any image that it
-        has no signatures, for ever.
-
-        @return: what the user should know.
-        """
-        if contents.bundle is None or self._lists is None or not contents.bundle.referrers_heard:
-            return []
-        created = contents.bundle.created
-        if seconds_of(created) > wall(self._clock):
-            return [f"it was made at {created}, a time to come: what it says of referrers is not relied on"]
-        heard = ReferrerList((), seconds_of(created))
-        inside: dict[tuple[str, str], set[str]] = {}
-        for published in plan.content:
-            place = inside.setdefault((published.root.upstream, published.root.repository), set())
-            place.update(manifest.digest for manifest in published.manifests)
-        strangers, problems = 0, []
-        for entry in contents.bundle.referrers_heard:
-            named, subject = Reference.parse(entry.repository), Digest.parse(entry.subject)
-            upstream, repository = self._names.meant(named.upstream, named.repository, renames)
-            if entry.subject not in inside.get((upstream, repository), ()):
-                strangers += 1
-                continue
-            try:
-                known = await self._lists.get(upstream, repository, subject)
-                if known is None or known.received_at < heard.received_at:
-                    await self._lists.save(upstream, repository, subject, heard)
-            except (PullcacheError, OSError) as error:
-                problems.append(f"that nothing else refers to {subject} could not be noted: {error}")
-        if strangers:
-            problems.append(f"what it says of referrers of {strangers} manifests that are not in it is left out")
-        return problems if len(problems) <= _SHOWN else [*problems[:_SHOWN], f"and {len(problems) - _SHOWN} such notes"]
-
-    async def _store_all(self, plan: ImportPlan, progress: Callable[[ImportProgress], None]) -> int:
-        done, total = 0, plan.new_bytes
-
-        def progressed(entry: str, octets: int) -> None:
-            nonlocal done
-            done += octets
-            progress(ImportProgress(stage="storing", done=done, total=total, entry=entry))
-
-        ingest = BlobIngest(self._store, self._threads, progressed)
-        await ingest.store_all(in_file_order(plan.new))
-        return ingest.read_bytes
-
-    async def _check_unneeded(self, contents: ArchiveContents, plan: ImportPlan) -> None:
-        """What a bundle lists and none of its names needs is not stored, and has to be right all the same."""
-        if contents.bundle is None:
-            return
-        for digest, blob in contents.blobs.items():
-            if digest not in plan.needed and self._store.size(digest) is None:
-                await self._threads.call(check_bytes, blob.files, digest)
-
-    def _check_held(self, contents: ArchiveContents, plan: ImportPlan) -> None:
-        """The store has it all at the moment of publication: what was held an hour ago may have been removed."""
-        gone = tuple(str(digest) for digest, size in plan.needed.items() if self._store.size(digest) != size)
-        if gone:
-            raise BundleIncomplete(
-                f"{contents.source}: {len(gone)} blobs were removed from the store meanwhile, {gone[0]} among them;"
-                " import it again",
-                gone,
-            )
-
-    def _named(self, contents: ArchiveContents, options: ImportOptions) -> ArchiveContents:
+    def _named_as_here(self, contents: ArchiveContents, options: ImportOptions) -> ArchiveContents:
         """
         The contents with the names that this appliance uses. Blocking: there may be a hundred thousand.
 
@@ -278,7 +157,7 @@ class Importer:
                 upstream, repository = self._names.meant(root.upstream, root.repository, renames)
                 named = replace(root, upstream=upstream, repository=repository)
                 if named.name != root.name:
-                    named = replace(named, said=root.name)
+                    named = replace(named, original_name=root.name)
                 roots.setdefault((named.name, named.digest), named)
         except NameInvalid as error:
             raise BundleError(f"{contents.source}: {error}") from None
@@ -287,16 +166,103 @@ class Importer:
         check_names(contents.source, contents.roots)
         return contents
 
-    def _cautions(self, contents: ArchiveContents) -> Iterator[str]:
-        """What of it nobody could pull."""
+    async def _import(
+        self,
+        contents: ArchiveContents,
+        archives: Sequence[Archive],
+        options: ImportOptions,
+        progress: Callable[[ImportProgress], None],
+    ) -> Receipt:
+        """Plan, store and publish."""
         unknown = self._names.missing(root.upstream for root in contents.roots)
-        if unknown is not None:
-            yield unknown
-        places = sorted({(root.upstream, root.repository) for root in contents.roots})
-        denied = [f"{upstream}/{name}" for upstream, name in places if not self._names.permits(upstream, name)]
-        if denied:
-            more = f" and {len(denied) - 1} more" if len(denied) > 1 else ""
-            yield f"{denied[0]}{more} may not be pulled here: allow and deny of the upstream do not let it through"
+        if unknown is not None and not options.dry_run:
+            raise BundleUpstreamUnknown(f"{contents.source}: {unknown}")
+        changes = await self._publication.preview(contents.roots, options.on_existing_tag)
+        plan = await plan_import(contents, archives, self._store, self._threads)
+        if options.dry_run:
+            return self._receipt(contents, plan, changes, 0, dry_run=True)
+        if plan.incomplete is not None:
+            raise plan.incomplete
+
+        done = 0
+
+        def progressed(entry: str, octets: int) -> None:
+            nonlocal done
+            done += octets
+            progress(ImportProgress(stage="storing", done=done, total=plan.new_bytes, entry=entry))
+
+        ingest = BlobIngest(self._store, self._threads, progressed)
+        await ingest.store_all(in_file_order(plan.new))
+        # What a bundle lists and none of its names needs is not stored, and has to be right all the same.
+        for digest, blob in contents.blobs.items() if contents.bundle is not None else ():
+            if digest not in plan.needed and self._store.size(digest) is None:
+                await self._threads.call(check_bytes, blob.files, digest)
+        # The store has it all at the moment of publication: what was held an hour ago may have been removed.
+        gone = tuple(str(digest) for digest, size in plan.needed.items() if self._store.size(digest) != size)
+        if gone:
+            raise BundleIncomplete(
+                f"{contents.source}: {len(gone)} blobs were removed from the store meanwhile, {gone[0]} among them;"
+                " import it again",
+                gone,
+            )
+
+        progress(ImportProgress(stage="publishing", done=plan.new_bytes, total=plan.new_bytes))
+        receipt = await self._publication.publish(
+            contents.id,
+            plan.content,
+            options.on_existing_tag,
+            wall(self._clock),
+            self._receipt(contents, plan, [], ingest.read_bytes),
+        )
+        # From here on the import has succeeded, whatever fails.
+        try:
+            notes = await self._note_known_referrers(contents, plan, Renames(options.renames))
+            if notes:
+                receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes])
+                await self._publication.amend(receipt)
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._log.failure("{source} is published; what came after that failed", source=contents.source)
+            receipt = msgspec.structs.replace(receipt, notes=[*receipt.notes, f"it is published; after that: {error}"])
+        return receipt
+
+    async def _note_known_referrers(self, contents: ArchiveContents, plan: ImportPlan, renames: Renames) -> list[str]:
+        """
+        Keep what the sender's upstream listed as referrers. They are held by now, and say of themselves what they refer
+        to; so what is kept is only that there are no others, as of the time of the bundle.
+
+        A bundle speaks for the manifests that it brings, and only of the past: else it could say of any image that it
+        has no signatures, for ever.
+
+        @return: what the user should know.
+        """
+        if contents.bundle is None or self._lists is None or not contents.bundle.referrers_heard:
+            return []
+        created = contents.bundle.created
+        if seconds_of(created) > wall(self._clock):
+            return [f"it was made at {created}, a time to come: what it says of referrers is not relied on"]
+        listed = ReferrerList((), seconds_of(created))
+        inside: dict[tuple[str, str], set[str]] = {}
+        for published in plan.content:
+            manifests = inside.setdefault((published.root.upstream, published.root.repository), set())
+            manifests.update(manifest.digest for manifest in published.manifests)
+        outside, problems = 0, []
+        for entry in contents.bundle.referrers_heard:
+            named, subject = Reference.parse(entry.repository), Digest.parse(entry.subject)
+            upstream, repository = self._names.meant(named.upstream, named.repository, renames)
+            if entry.subject not in inside.get((upstream, repository), ()):
+                outside += 1
+                continue
+            try:
+                known = await self._lists.get(upstream, repository, subject)
+                if known is None or known.received_at < listed.received_at:
+                    await self._lists.save(upstream, repository, subject, listed)
+            except (PullcacheError, OSError) as error:
+                problems.append(f"that nothing else refers to {subject} could not be noted: {error}")
+        if outside:
+            problems.append(f"what it says of referrers of {outside} manifests that are not in it is left out")
+        return problems if len(problems) <= _SHOWN else [*problems[:_SHOWN], f"and {len(problems) - _SHOWN} such notes"]
 
     def _receipt(
         self, contents: ArchiveContents, plan: ImportPlan, changes: list[Change], read_bytes: int, dry_run: bool = False
@@ -304,7 +270,17 @@ class Importer:
         bundle = contents.bundle
         missing = () if plan.incomplete is None else plan.incomplete.missing
         lacking = [size for digest, size in plan.needed.items() if str(digest) in missing]
-        notes = [*contents.notes, *self._cautions(contents)]
+        notes = list(contents.notes)
+        # What of it no client could pull.
+        if (unknown := self._names.missing(root.upstream for root in contents.roots)) is not None:
+            notes.append(unknown)
+        places = sorted({(root.upstream, root.repository) for root in contents.roots})
+        denied = [f"{upstream}/{name}" for upstream, name in places if not self._names.permits(upstream, name)]
+        if denied:
+            more = f" and {len(denied) - 1} more" if len(denied) > 1 else ""
+            notes.append(
+                f"{denied[0]}{more} may not be pulled here: allow and deny of the upstream do not let it through"
+            )
         if dry_run and plan.incomplete is not None:
             notes.append(str(plan.incomplete))
         # Both are RFC 3339 in UTC, to the second at least: they compare as text.
@@ -336,42 +312,3 @@ class Importer:
             ),
             notes=notes,
         )
-
-
-def open_into(archives: list[Archive], path: Path, stop: Stop, follow_links: bool = True) -> None:
-    """
-    Open one more archive. Blocking; raises L{BundleError}.
-
-    On a thread: should the import have ended meanwhile, nobody else would close it.
-    """
-    archive = open_archive(path, stop, follow_links, archives)
-    archives.append(archive)
-    try:
-        stop.check()
-    except BaseException:
-        archive.close()
-        raise
-
-
-def read_contents(archives: Sequence[Archive], as_name: str | None, policy: TrustPolicy) -> ArchiveContents:
-    """
-    What the files hold together, for an import and for C{verify}. Blocking; raises L{BundleError}.
-
-    @param as_name: the name of the one image in another tool's archive, C{None} for the archive's own names.
-    """
-    ours = [BUNDLE in archive.items for archive in archives]
-    if not archives:
-        raise BundleError("no file was named; name an archive, or all volumes of a bundle")
-    try:
-        if all(ours):
-            if as_name is not None:
-                raise BundleError(f"{archives[0].source}: a bundle has names of its own; leave --as away")
-            return bundlearchive.read_bundle(archives, policy)
-        if len(archives) > 1:
-            stranger = archives[ours.index(False)]
-            raise BundleError(f"{stranger.source}: is no volume of a bundle; import another tool's archives one by one")
-        return reader.read_foreign(archives[0], as_name, policy)
-    except OSError as error:
-        raise BundleNotRead(
-            f"{archives[0].source}: cannot be read: {error.strerror}; clean or copy the medium"
-        ) from None

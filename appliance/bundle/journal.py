@@ -110,7 +110,7 @@ def _change(root: NamedManifest, repository: Repository, on_existing_tag: OnExis
         outcome=outcome,
         rebuilt=root.rebuilt,
         refers=root.refers,
-        renamed_from=root.said,
+        renamed_from=root.original_name,
     )
 
 

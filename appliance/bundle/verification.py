@@ -20,10 +20,10 @@ from appliance.bundle.blobingest import check_bytes, in_file_order
 from appliance.bundle.bundlearchive import is_cut, missing_volumes
 from appliance.bundle.compression import Stop
 from appliance.bundle.contents import BUNDLE, MAX_BUNDLE_BYTES, Bundle
-from appliance.bundle.importer import open_into, read_contents
 from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.policy import TrustPolicy
+from appliance.bundle.reader import open_into, read_contents
 from appliance.errors import BundleUnreadable, NotOneBundle
 from appliance.flow.threads import InlineThreads
 from appliance.oci.digest import Digest
