@@ -10,14 +10,14 @@ from __future__ import annotations
 
 
 class PullcacheError(Exception):
-    """Anything this program says no to."""
+    """What every error that this program raises on purpose is; its text is one line that a person can act on."""
 
 
-# -- what somebody wrote --------------------------------------------------------------------------------------------
+# -- what was written or requested ----------------------------------------------------------------------------------
 
 
 class ConfigError(PullcacheError):
-    """The configuration cannot be used; the message names file, key path and what would be right."""
+    """The configuration cannot be used; the message names file, line, key path and what would be right."""
 
 
 class DigestInvalid(PullcacheError):
@@ -37,11 +37,11 @@ class QueryInvalid(PullcacheError):
 
 
 class PathInvalid(PullcacheError):
-    """The request's path holds what no registry path may hold."""
+    """The request's path has a character, or a part, that no path of a registry may have."""
 
 
 class RequestInvalid(PullcacheError):
-    """The request is addressed or written as no request may be."""
+    """The request has a method, a path or a Host that no request may have."""
 
 
 class HostUnknown(PullcacheError):
@@ -49,7 +49,7 @@ class HostUnknown(PullcacheError):
 
 
 class ForeignPage(PullcacheError):
-    """A web page of another origin made somebody's browser send the request."""
+    """A browser sent the request for a web page of another origin."""
 
 
 class RangeInvalid(PullcacheError):
@@ -76,7 +76,7 @@ class ManifestInvalid(PullcacheError):
 
 
 class UpstreamUnknown(PullcacheError):
-    """No configured upstream is meant by the request; it is never dialled."""
+    """The request means no upstream that is configured; no connection is made for it."""
 
 
 class NotPermitted(PullcacheError):
@@ -100,7 +100,7 @@ class Offline(PullcacheError):
 
 
 class ReferrersUnknown(PullcacheError):
-    """Nobody can say what refers to a manifest: to be told apart, whatever the reason, from "nothing does"."""
+    """It cannot be found out what refers to a manifest, for whatever reason. An empty list says that nothing does."""
 
 
 # -- what an upstream did -------------------------------------------------------------------------------------------
@@ -125,10 +125,10 @@ class UpstreamError(PullcacheError):
 
 class UpstreamMissing(UpstreamError):
     """
-    The upstream said, to a request it had accepted, that it has no such thing.
+    The upstream accepted the request and answered that it has no such manifest, blob or repository (404).
 
-    @ivar repository_unknown: whether it said so of the whole repository (C{NAME_UNKNOWN}).
-    @ivar remembered: whether it said so a little while ago, and was not asked again.
+    @ivar repository_unknown: whether the answer was about the whole repository (C{NAME_UNKNOWN}).
+    @ivar remembered: whether the answer was received a short time ago, and the upstream was not asked again.
     """
 
     kind = "missing"
@@ -164,7 +164,7 @@ class UpstreamUnavailable(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamUnavailable):
-    """The upstream was reached, or not even that, and stayed silent too long."""
+    """The upstream did not accept a connection, answer, or go on sending within the time limit."""
 
 
 class UpstreamInvalid(UpstreamError):
@@ -172,7 +172,7 @@ class UpstreamInvalid(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream led somewhere a request of ours must not go: realm, redirect or address outside the rules."""
+    """The upstream named a place that no request of ours may go to: a realm, redirect or address outside the rules."""
 
 
 class RangeIgnored(UpstreamError):
@@ -199,7 +199,7 @@ class DocumentDamaged(StoreError):
 
 
 class VersionConflict(StoreError):
-    """A document was replaced by somebody else since it was read."""
+    """Another writer replaced the document since it was read."""
 
 
 class BlobDamaged(StoreError):
@@ -215,8 +215,8 @@ class BundleError(PullcacheError):
 
     The message names the file, the entry and the next step.
 
-    @ivar unopened: whether it says of a path only that nothing could be opened there, and why: missing, forbidden, or
-        no file.
+    @ivar unopened: whether the message says only that nothing could be opened at a path, and why: there is nothing, it
+        is forbidden, or it is no file.
     """
 
     unopened = False
@@ -238,7 +238,7 @@ class BundleDamaged(BundleError):
     """
     The archive is not what it was when it was made: truncated, changed, or made to deceive.
 
-    @ivar truncated: whether it ends before its end: it was cut off, or is still being copied.
+    @ivar truncated: whether its end is missing: it was cut off, or is still being copied.
     """
 
     def __init__(self, message: str, truncated: bool = False) -> None:
@@ -255,7 +255,7 @@ class BundleUntrusted(BundleError):
 
 
 class BundleUpstreamUnknown(BundleError):
-    """What the archive brings belongs to an upstream that is not configured, so that nobody could pull it."""
+    """What the archive brings belongs to an upstream that is not configured, so that no client could pull it."""
 
 
 class BundleTooNew(BundleError):
@@ -275,4 +275,4 @@ class BundleIncomplete(BundleError):
 
 
 class BundleConflict(BundleError):
-    """A tag means something else here already, and the import was told to refuse that."""
+    """A tag means something else here already, and the import was ordered to refuse that."""

@@ -31,7 +31,7 @@ _IMAGE_WORDS = {
     IMAGE_NONE: "only what clients ask for is fetched",
 }
 _LOOPBACK = re.compile(r"(?:interface=)?(?:127(?:\.[0-9]+){3}|localhost|\\:\\:1)")
-# The permission bit of a file that anybody on the machine may read.
+# The permission bit of a file that every user of the machine may read.
 _READ_BY_OTHERS = 0o004
 
 
@@ -67,7 +67,7 @@ def warnings(settings: Settings) -> list[str]:
     found = [] if settings.upstreams else ["no upstream is configured: every name is unknown"]
     admin = settings.admin.endpoint if settings.admin else ""
     if admin and is_open(admin):
-        found.append(f"the admin endpoint {admin} can be reached from other machines, and asks nobody who they are")
+        found.append(f"the admin endpoint {admin} can be reached from other machines, and asks for no login")
     if settings.bundles.require_signature and not settings.bundles.trust:
         found.append(
             "bundles: a signature is required and no key is trusted: only an import that names a key takes a bundle"
@@ -93,14 +93,14 @@ def _bundles(bundles: BundleSettings) -> str:
     signed = f"signed by one of {keys} trusted keys" if keys > 1 else "signed by the trusted key" if keys else "signed"
     taken = f"only when {signed}" if keys or bundles.require_signature else "signed or not"
     if keys and bundles.accept_callers_keys:
-        taken += ", or by a key that whoever orders the import names"
+        taken += ", or by a key that the caller of the import names"
     aliases = f"; also known as {', '.join(bundles.aliases)}" if bundles.aliases else ""
     watched = f", also from {bundles.inbox}" if bundles.inbox else ""
     return f"exported as {bundles.site or 'the name of this machine'}; imported {taken}{watched}{aliases}"
 
 
 def _facts(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
-    """What is said of an upstream: about what, and the fact."""
+    """The lines about one upstream: the word before the colon, and the rest."""
     yield "from", ", then ".join(upstream.urls)
     if upstream.offline:
         yield "offline", "never contacted, only what is held is served"
@@ -116,7 +116,7 @@ def _facts(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "missing", f"{believed}; a held tag that the upstream has no more is {gone}"
     yield "credentials", _credentials(upstream)
     if upstream.insecure:
-        yield "certificates", "any is believed"
+        yield "certificates", "any is accepted"
     elif upstream.ca_file:
         yield "certificates", f"only from the authorities in {upstream.ca_file}"
     if upstream.client_cert:
@@ -193,7 +193,7 @@ def _proxy(upstream: UpstreamSettings) -> str:
 
 
 def _exposures(upstream: UpstreamSettings, reachable: list[str]) -> Iterator[str]:
-    """How its secrets, or what they give access to, may reach somebody they are not meant for."""
+    """How its secrets, or what they give access to, may be given away."""
     known = _has_credentials(upstream)
     if (known or upstream.client_cert) and reachable:
         yield f"what its credentials may pull is served to anyone who can reach {', '.join(reachable)}"
@@ -206,8 +206,8 @@ def _exposures(upstream: UpstreamSettings, reachable: list[str]) -> Iterator[str
             " give auth_file, where each host has its own, or make an upstream of each"
         )
     if upstream.insecure:
-        given = ", and whoever shows it is given the credentials" if known else ""
-        yield f"insecure: any certificate is believed{given}"
+        given = ", and the server that shows it is given the credentials" if known else ""
+        yield f"insecure: any certificate is accepted{given}"
     for path in filter(_is_read_by_others, _secret_files(upstream)):
         yield f"{path} holds a secret and can be read by everybody on this machine; chmod o-r it"
 
@@ -227,7 +227,7 @@ def _slips(upstream: UpstreamSettings) -> Iterator[str]:
 
 def _has_credentials(upstream: UpstreamSettings) -> bool:
     given = (upstream.username, upstream.token_file, upstream.auth_file, upstream.credentials)
-    # Nobody pulls from a private registry of AWS anonymously: what is not given is taken from AWS's own sources.
+    # A private registry of AWS is not pulled from anonymously: what is not given is taken from AWS's own sources.
     return any(given) or upstream.kind == "ecr"
 
 

@@ -53,14 +53,14 @@ class ListenSettings(msgspec.Struct, frozen=True, kw_only=True):
     def port(self) -> int | None:
         """The TCP port, C{None} where the endpoint does not say."""
         _, *arguments = fields.endpoint_parts(self.endpoint)
-        said = next((each[5:] for each in arguments if each.startswith("port=")), arguments[0] if arguments else "")
-        return int(said) if said.isdecimal() else None
+        port = next((each[5:] for each in arguments if each.startswith("port=")), arguments[0] if arguments else "")
+        return int(port) if port.isdecimal() else None
 
     @property
     def interface(self) -> str | None:
         """The address that it is bound to, C{None} where the endpoint does not say."""
-        said = (each[10:] for each in fields.endpoint_parts(self.endpoint) if each.startswith("interface="))
-        return next((each.replace("\\:", ":") for each in said), None)
+        found = (each[10:] for each in fields.endpoint_parts(self.endpoint) if each.startswith("interface="))
+        return next((each.replace("\\:", ":") for each in found), None)
 
 
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +119,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this upstream is never contacted."""
 
     fresh_for: Annotated[float | None, Written(duration)] = 60.0
-    """A tag checked this recently is served without asking; C{None}: one that is held is never asked for."""
+    """A tag checked this recently is served without asking; C{None}: a tag that is held is not checked again."""
     revalidate: Annotated[float, Written(duration, words={"never": inf, "always": 0.0})] | None = None
     """The same in words; C{None} as soon as the file is read, C{fresh_for} then says it."""
     revalidate_within: fields.Duration = 2.0

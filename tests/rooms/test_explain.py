@@ -81,7 +81,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "  stale: served at any age when the upstream answers: missing, denied, rate limited, unavailable\n"
         "  missing: asked for again each time; a held tag that the upstream has no more is deleted\n"
         f"  credentials: token from {secret}\n"
-        "  certificates: any is believed\n"
+        "  certificates: any is accepted\n"
         f"  shows: the certificate from {tmp_path / 'cert'}, with the key from {secret}\n"
         f"  proxy: http://proxy.example:1, username them, password from {secret}\n"
         "  redirects: may lead to private addresses of *.c.example\n"
@@ -92,14 +92,14 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "  referrers: always asked for, fetched along with an image\n"
         "  repositories: **\n"
         "\n"
-        "warning: the admin endpoint tcp:port=5001 can be reached from other machines, and asks nobody who they are\n"
+        "warning: the admin endpoint tcp:port=5001 can be reached from other machines, and asks for no login\n"
         "warning: docker.io: what its credentials may pull is served to anyone who can reach tcp:port=5000\n"
         "warning: docker.io: the password is sent over plain http\n"
         "warning: docker.io: the password is shown to every host of it: one.example, two.example; give auth_file, where"
         " each host has its own, or make an upstream of each\n"
         "warning: docker.io: without kind: dockerhub, nginx is not found as library/nginx\n"
         "warning: b: what its credentials may pull is served to anyone who can reach tcp:port=5000\n"
-        "warning: b: insecure: any certificate is believed, and whoever shows it is given the credentials\n"
+        "warning: b: insecure: any certificate is accepted, and the server that shows it is given the credentials\n"
         "warning: b: one large blob in 4 segments takes every connection; give max_connections at least 5\n"
     )
 
@@ -110,7 +110,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         (BundleSettings(site="b"), "exported as b; imported signed or not"),
         (BundleSettings(trust=("k",)), "imported only when signed by the trusted key"),
         (BundleSettings(aliases=("cache.site", "cache:5000")), "signed or not; also known as cache.site, cache:5000"),
-        (BundleSettings(trust=("k",), accept_callers_keys=True), "or by a key that whoever orders the import names"),
+        (BundleSettings(trust=("k",), accept_callers_keys=True), "or by a key that the caller of the import names"),
         (BundleSettings(trust=("k", "l"), inbox=Path("/in")), "when signed by one of 2 trusted keys, also from /in"),
         (BundleSettings(require_signature=True), "imported only when signed"),
     ],
@@ -151,7 +151,7 @@ def test_check_says_where_the_access_log_goes(access_log: str | Path, words: str
     ],
 )
 def test_check_warns_of_an_admin_endpoint_that_others_can_reach(admin: str, warned: bool) -> None:
-    """It asks nobody who they are."""
+    """It asks for no login."""
     assert ("reached from other machines" in describe(Settings(admin=AdminSettings(endpoint=admin)))) is warned
 
 
@@ -291,7 +291,7 @@ def test_a_secret_that_is_gone_is_somebody_elses_to_name(tmp_path: Path) -> None
 
 def test_an_upstream_that_anybody_can_play_is_named() -> None:
     """insecure has its uses, and is not forgotten."""
-    assert warned(changed(insecure=True)) == ["insecure: any certificate is believed"]
+    assert warned(changed(insecure=True)) == ["insecure: any certificate is accepted"]
 
 
 @pytest.mark.parametrize(
