@@ -35,7 +35,7 @@ from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
 from appliance.bundle.policy import TrustPolicy
 from appliance.bundle.toolfiles import UnlistedFiles
 from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
-from appliance.index import layout
+from appliance.index import documents
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from appliance.oci.reference import Reference, parse_tag
@@ -143,7 +143,7 @@ def _check_plain_files(archives: Sequence[Archive], bundle: Bundle) -> None:
                     )
             elif name == OCI_LAYOUT:
                 # Somebody may have put it back, so that other tools read an increment; it says one thing only.
-                if data != layout.OCI_LAYOUT:
+                if data != documents.OCI_LAYOUT:
                     raise BundleDamaged(f"{archive.source}, {name}: it is no OCI layout's; have it exported again")
             elif listed:
                 raise BundleDamaged(f"{archive.source}, {name}: it was added to the bundle later; do not trust it")

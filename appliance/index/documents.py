@@ -1,4 +1,14 @@
-"""JSON documents as files: C{repositories/<key, one folder a component>}."""
+"""
+JSON documents as files: C{repositories/<key, one folder a component>}.
+
+One folder of each repository is an OCI image layout (image-spec, C{image-layout.md}), so that other tools can read what
+is held::
+
+    repositories/<upstream>/<repository>/_layout/
+        oci-layout    {"imageLayoutVersion": "1.0.0"}
+        index.json    an OCI image index: the tags and manifests held (L{appliance.index.repository})
+        blobs      -> the store's blobs
+"""
 
 from __future__ import annotations
 
@@ -14,19 +24,22 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.errors import DocumentDamaged, PullcacheError, VersionConflict
-from appliance.flow.durable import make_folder, write_file
-from appliance.index.layout import LAYOUT, furnish
+from appliance.flow.durable import fsync_folder, make_folder, write_file
 from appliance.interfaces import IDocuments, IThreads
+
+LAYOUT = "_layout"
+INDEX = "index.json"
+OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 Key = tuple[str, ...]
 Keys = list[Key]
 T = TypeVar("T")
 
 MAX_DOCUMENT_BYTES = 1024 * 1024 * 1024
-"""What is larger is no document: reading it would take all memory there is."""
+"""The most bytes of a document: reading a larger one would take all memory there is."""
 
 MOST_UNREADABLE = 1000
-"""So many documents that cannot be read are told of; of a disk that gives nothing any more that is enough."""
+"""The most documents that are reported as unreadable: of a disk that gives nothing any more that is enough."""
 
 _log = Logger()
 
@@ -110,7 +123,7 @@ class FilesystemDocuments:
         return found
 
     def _not_read(self, failure: Failure, key: Key) -> Failure:
-        """Say it once, however often the document is asked for."""
+        """Report it once, however often the document is read."""
         name = "/".join(key)
         if isinstance(failure.value, OSError) and name not in self.unreadable:
             reason = failure.value.strerror or str(failure.value)
@@ -147,29 +160,25 @@ class FilesystemDocuments:
 
     def _write(self, key: Key, data: bytes, replaces: int) -> int:
         path = self._path(key)
-        held = self._claim(key, path, replaces)
+        with self._lock:
+            version = self._versions.setdefault(key, 1 if path.exists() else 0)
+            if version != replaces or key in self._writing:
+                raise VersionConflict(f"{'/'.join(key)} has version {version}, or the next one, not {replaces}")
+            self._writing.add(key)
         try:
-            self._replace(path, data, held)
-            self._versions[key] = held + 1
+            make_folder(path.parent)
+            if path.parent.name == LAYOUT:
+                create_layout(path.parent, self._blobs)
+            # A file that was removed by hand while it was in use is written anew; the one before it stays.
+            if version and path.is_file():
+                kept = path.with_name(f".{path.name}.previous")
+                kept.unlink(missing_ok=True)
+                os.link(path, kept)
+            write_file(path, data, path.with_name(f".{path.name}.tmp"))
+            self._versions[key] = version + 1
         finally:
             self._writing.discard(key)
-        return held + 1
-
-    def _claim(self, key: Key, path: Path, replaces: int) -> int:
-        with self._lock:
-            held = self._versions.setdefault(key, 1 if path.exists() else 0)
-            if held != replaces or key in self._writing:
-                raise VersionConflict(f"{'/'.join(key)} has version {held}, or the next one, not {replaces}")
-            self._writing.add(key)
-        return held
-
-    def _replace(self, path: Path, data: bytes, held: int) -> None:
-        make_folder(path.parent)
-        if path.parent.name == LAYOUT:
-            furnish(path.parent, self._blobs)
-        if held:
-            _keep_previous(path)
-        write_file(path, data, path.with_name(f".{path.name}.tmp"))
+        return version + 1
 
     def _set_aside(self, key: Key) -> str:
         path = self._path(key)
@@ -206,10 +215,14 @@ def previous(key: Key) -> Key:
     return (*key[:-1], f".{key[-1]}.previous")
 
 
-def _keep_previous(path: Path) -> None:
-    if not path.is_file():
-        # Somebody took it away while it was in use: it is written anew, and the one before it stays.
-        return
-    kept = path.with_name(f".{path.name}.previous")
-    kept.unlink(missing_ok=True)
-    os.link(path, kept)
+def create_layout(folder: Path, blobs: Path) -> None:
+    """Make C{folder} an image layout whose blobs are C{blobs}, durably; doing it again is no error."""
+    marker = folder / "oci-layout"
+    # A power cut may have left it empty.
+    if not marker.exists() or marker.stat().st_size != len(OCI_LAYOUT):
+        write_file(marker, OCI_LAYOUT, folder / ".oci-layout.tmp")
+    link = folder / "blobs"
+    if not link.is_symlink():
+        # Relative, so that a store can be moved or mounted elsewhere.
+        link.symlink_to(os.path.relpath(blobs, folder))
+        fsync_folder(folder)

@@ -55,8 +55,8 @@ class Named:
     What a repository's documents say of a digest.
 
     @ivar size: bytes, C{None} where its descriptors contradict each other: then the upstream or the digest decides.
-    @ivar linked: whether it is the repository's: its upstream gave it there or said that it has it there, or a manifest
-        names it whose word is enough (L{ManifestRecord}). What is merely named may be anybody's.
+    @ivar linked: whether it is the repository's: its upstream gave it there or said that it has it there, or a trusted
+        manifest names it (L{ManifestRecord}). What is merely named may be another repository's.
     """
 
     size: int | None
@@ -83,14 +83,14 @@ class Relations:
     How the manifests of one repository are related, as far as they were added. Pure. What has left the repository since
     is taken as not there.
 
-    @ivar seen: by manifest, whether its word was enough (L{ManifestRecord.confirm}) when it was added.
+    @ivar seen: by manifest, whether it was trusted (L{ManifestRecord}) when it was added.
     @ivar names: by manifest, the digests of its children and blobs.
     @ivar children: by index, the digests of its children; C{parents}: the other way round.
     @ivar subjects: by manifest, what it refers to; those without are not in it.
     @ivar referring: by subject the manifests that refer to it, with their descriptors; C{None} for one that is made
         when it is asked for.
     @ivar sizes: bytes of what is named; C{disputed}: digests that two descriptors give different sizes.
-    @ivar linked: digests named by a manifest whose word is enough.
+    @ivar linked: digests that a trusted manifest names.
     @ivar weight: what all that takes in memory in bytes, roughly.
     """
 
@@ -249,8 +249,8 @@ class ManifestGraph:
         """
         What is known of a blob or manifest that the repository has, C{None} when nothing says that it has it.
 
-        @param thorough: look into every manifest held, for descriptors that contradict each other and for one whose
-            word is enough; else the first manifest that names it has to do.
+        @param thorough: look into every manifest held, for descriptors that contradict each other and for a trusted
+            manifest; else the first manifest that names it has to do.
         """
         record = repository.manifests.get(digest)
         if record is not None:

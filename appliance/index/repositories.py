@@ -1,14 +1,15 @@
 """
 All repositories: read when they are asked for, saved with one write for all who wait at that moment.
 
-One repository is one object for as long as anybody has it: L{Repositories.get} gives the same one to all, so that two
-writers never work on two copies. It stays in memory while somebody uses it, while it has something to be written, and
-as long as it is among those used last; these are bounded in bytes. What no document is held of takes no memory once
-nobody uses it, so that made-up names cost nothing.
+One repository is one object for as long as a caller has it: L{Repositories.get} gives the same one to all, so that two
+writers never work on two copies. It stays in memory while a caller uses it, while it has something to be written, and
+as long as it is among those used last; these are bounded in bytes. A repository without a document takes no memory once
+it is not used any more, so that names that a client makes up cost nothing.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -20,15 +21,14 @@ from twisted.python.failure import Failure
 from appliance.errors import DocumentDamaged
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.singleflight import SingleFlight, Waiters
-from appliance.index.documents import previous
-from appliance.index.layout import INDEX, LAYOUT
+from appliance.index.documents import INDEX, LAYOUT, previous
 from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
 
 BUDGET = 64 * 1024 * 1024
-"""The most bytes of repositories that are kept in memory although nobody uses them at the moment."""
+"""The most bytes of repositories that are kept in memory although they are not used at the moment."""
 
-SOON = 0.25
+SAVE_DELAY = 0.25
 """Seconds that L{Repositories.save_soon} waits for more: the layers of an image come one after the other."""
 
 Place = tuple[str, str]
@@ -38,17 +38,19 @@ Place = tuple[str, str]
 @dataclass
 class _State:
     """
-    How a repository stands to its document.
+    What of a repository is written.
 
     @ivar version: of the document, 0 when there is none.
-    @ivar asked: whether it is to be written as it is now or later, and C{waiting}: those who wait for that.
+    @ivar writing: whether the document is being written.
+    @ivar touched: whether something has changed that is not written yet; C{soon}: whether a timer will write it.
+    @ivar requested: whether it is to be written as it is now or later, and C{waiting}: those who wait for that.
     """
 
     version: int
     writing: bool = False
     touched: bool = False
     soon: bool = False
-    asked: bool = False
+    requested: bool = False
     waiting: Waiters[None] = field(default_factory=Waiters)
 
 
@@ -84,8 +86,8 @@ class Repositories:
 
     def read(self, upstream: str, name: str) -> Deferred[Repository]:
         """
-        As L{get}, for those who look at one after the other: what they do not hold on to leaves the memory again, and
-        drives nothing out of it.
+        As L{get}, for callers that look at many: a repository to which they keep no reference leaves the memory again,
+        and drives no other out of it.
         """
         repository = self._used.get((upstream, name))
         if repository is not None:
@@ -93,7 +95,7 @@ class Repositories:
         return self._loading.run((upstream, name), lambda: self._load(upstream, name))
 
     def holds(self, upstream: str, name: str) -> bool:
-        """Whether anything of it is held, as far as it is in memory: somebody has just used it. Immediate."""
+        """Whether anything of it is held, as far as it is in memory, where it is after it was used. Immediate."""
         repository = self._used.get((upstream, name))
         return repository is not None and bool(repository.manifests or repository.blobs)
 
@@ -106,7 +108,7 @@ class Repositories:
     def save(self, repository: Repository) -> Deferred[None]:
         """Write the repository as it is now, or as it will be by then; fires when that is durable."""
         state = self._states[repository]
-        state.asked = True
+        state.requested = True
         waiter = state.waiting.wait()
         self._unsaved.add(repository)
         if not state.writing:
@@ -123,8 +125,8 @@ class Repositories:
 
     def save_soon(self, repository: Repository) -> None:
         """
-        Write the repository within L{SOON}, once for all that changes until then; a failure is logged, and tried again
-        with the next L{flush}.
+        Write the repository within L{SAVE_DELAY}, once for all that changes until then; a failure is logged, and tried
+        again with the next L{flush}.
         """
         state = self._states[repository]
         self.touch(repository)
@@ -134,7 +136,7 @@ class Repositories:
             self._save_touched(repository, state)
         else:
             state.soon = True
-            self._clock.callLater(SOON, self._save_touched, repository, state)
+            self._clock.callLater(SAVE_DELAY, self._save_touched, repository, state)
 
     def _save_touched(self, repository: Repository, state: _State) -> None:
         state.soon = False
@@ -153,7 +155,7 @@ class Repositories:
             self._walked = [
                 (key[0], "/".join(key[1:-2])) for key in keys if key[-2:] == (LAYOUT, INDEX) and len(key) > 3
             ]
-        # Nobody else writes here: what came since has been counted.
+        # Only this process writes here: what came since has been counted.
         return sorted({*self._walked, *self._counts})
 
     async def _load(self, upstream: str, name: str) -> Repository:
@@ -174,7 +176,7 @@ class Repositories:
         if version or rebuilt:
             self._count(repository)
         if rebuilt:
-            # What was rebuilt can be served, whatever the disk says to keeping it.
+            # What was rebuilt can be served, even when the disk does not take it.
             await self.save(repository).addErrback(self._not_saved, repository)
         return repository
 
@@ -190,8 +192,12 @@ class Repositories:
         self._counts[place] = (len(repository.tags), len(repository.manifests))
 
     async def _rebuild(self, upstream: str, name: str, data: bytes, error: DocumentDamaged) -> Repository:
-        # Read first: should the disk fail now, nothing was set aside, and the next to ask begins again.
-        repository = await self._before(upstream, name)
+        """From the document before the last write, and from the descriptors of the damaged one that are whole."""
+        # Read first: should the disk fail now, nothing was set aside, and the next caller begins again.
+        repository = Repository(upstream, name)
+        with suppress(DocumentDamaged):
+            if (found := await self._documents.read(previous(_key(upstream, name)))) is not None:
+                repository = Repository.decode(upstream, name, found[0])
         aside = await self._documents.set_aside(_key(upstream, name))
         salvaged = Repository.salvage(upstream, name, data)
         repository.manifests.update(salvaged.manifests)
@@ -205,20 +211,13 @@ class Repositories:
         )
         return repository
 
-    async def _before(self, upstream: str, name: str) -> Repository:
-        try:
-            found = await self._documents.read(previous(_key(upstream, name)))
-            return Repository(upstream, name) if found is None else Repository.decode(upstream, name, found[0])
-        except DocumentDamaged:
-            return Repository(upstream, name)
-
     async def _commit(self, repository: Repository, state: _State) -> None:
-        """Write until nobody waits: whoever comes during a write is served by the next one."""
+        """Write until no caller waits: one that comes during a write is served by the next write."""
         key = _key(repository.upstream, repository.name)
         try:
-            while state.asked:
+            while state.requested:
                 waiting, state.waiting = state.waiting, Waiters()
-                state.asked = state.touched = False
+                state.requested = state.touched = False
                 try:
                     state.version = await self._documents.write(key, repository.encode(), state.version)
                 except Exception:

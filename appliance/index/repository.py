@@ -41,7 +41,7 @@ PINNED = "io.pullcache.pinned"
 CONFIRM = "io.pullcache.confirm"
 BLOBS = "io.pullcache.blobs"
 
-# How a descriptor begins, whatever blanks somebody's editor put there.
+# How a descriptor begins, with any blanks that an editor put there.
 _DESCRIPTOR = re.compile(r'\{\s*"mediaType"')
 
 
@@ -70,7 +70,8 @@ class ManifestRecord:
 
     @ivar media_type: never changes.
     @ivar size: bytes.
-    @ivar confirm: whether what it names is the repository's only where the upstream has said so.
+    @ivar confirm: whether what it names is the repository's only where the upstream has said so. Without it the
+        manifest is I{trusted}: what it names is the repository's.
     """
 
     media_type: str
@@ -130,7 +131,7 @@ class Repository:
         """
         Note a manifest; the first media type a digest came with stays.
 
-        @param confirm: see L{ManifestRecord}; a manifest whose word was enough once needs no confirmation later.
+        @param confirm: see L{ManifestRecord}; a manifest that was trusted once stays so.
         """
         held = self.manifests.setdefault(digest, ManifestRecord(media_type, size, confirm))
         if held.confirm and not confirm:

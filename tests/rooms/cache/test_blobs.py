@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from appliance import errors
 from appliance.cache.blobs import SIDE_BY_SIDE, BlobAnswer, SideRange
 from appliance.cache.distance import NEAR, PATIENCE, ROUND_TRIP, SMALL
-from appliance.index.repositories import SOON
+from appliance.index.repositories import SAVE_DELAY
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.oci.ranges import Span
@@ -462,7 +462,7 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> None:
     waiting = large.aside(PULL)
     waiting.cancel()
     failing(waiting, CancelledError)
-    large.cache.clock.advance(SOON)
+    large.cache.clock.advance(SAVE_DELAY)
     assert large.cache.clock.getDelayedCalls() == []
     large.done()
     assert len(large.upstream.asked("blob")) == 1

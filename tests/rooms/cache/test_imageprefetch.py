@@ -13,7 +13,7 @@ from appliance.cache import prefetch as module
 from appliance.cache.imageprefetch import OUTAGE_POLL
 from appliance.cache.prefetch import BUSY, GIVES_WAY, GRACE, RETRY_DELAYS, WHOLE_FOR
 from appliance.errors import UpstreamDenied, UpstreamRateLimited, UpstreamUnavailable
-from appliance.index.repositories import SOON
+from appliance.index.repositories import SAVE_DELAY
 from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import NONDISTRIBUTABLE, OCI_INDEX
@@ -287,7 +287,7 @@ def test_an_image_that_is_known_to_be_whole_is_not_looked_at_again() -> None:
     desk.turn(GRACE)
     for reference in ("five", str(WHOLE)):
         desk.through.note_pulls(desk.at(HUB, APP), reference)
-    desk.turn(SOON)
+    desk.turn(SAVE_DELAY)
     for reference in ("five", str(WHOLE)):
         desk.through.note_pulls(desk.at(HUB, APP), reference, digest=WHOLE if reference == "five" else None)
         assert desk.prefetch.images == 0 and desk.clock.getDelayedCalls() == []

@@ -15,8 +15,6 @@ from appliance.errors import DocumentDamaged, VersionConflict
 from appliance.flow.durable import make_folder, write_file
 from appliance.flow.threads import InlineThreads
 from appliance.index import documents as documents_module
-from appliance.index import layout as layout_module
-from appliance.index.documents import FilesystemDocuments, previous
 from appliance.index.memory import MemoryDocuments
 from appliance.interfaces import IDocuments
 from tests.contracts.documents import KEY, DocumentsContract
@@ -83,9 +81,8 @@ def test_a_layouts_marker_is_whole_after_a_power_cut(tmp_path: Path, monkeypatch
         write_file(path, data, temporary)
 
     synced: list[Path] = []
-    for module in (documents_module, layout_module):
-        monkeypatch.setattr(module, "write_file", noting)
-    monkeypatch.setattr(layout_module, "fsync_folder", synced.append)
+    monkeypatch.setattr(documents_module, "write_file", noting)
+    monkeypatch.setattr(documents_module, "fsync_folder", synced.append)
     result(opened(tmp_path).write(KEY, b"{}", 0))
     folder = tmp_path / "repositories" / Path(*KEY[:-1])
     assert (written, synced) == (["oci-layout", "index.json"], [folder]), "the link to the blobs is durable too"

@@ -15,7 +15,7 @@ from appliance.flow.durable import make_folder
 from appliance.flow.threads import InlineThreads
 from appliance.index.documents import FilesystemDocuments, previous
 from appliance.index.memory import MemoryDocuments
-from appliance.index.repositories import SOON, Repositories
+from appliance.index.repositories import SAVE_DELAY, Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
@@ -111,9 +111,9 @@ class TestSaving(RepositoriesCase):
         for number in range(20):
             repository.blobs[Digest.of(b"%d" % number)] = 1
             repositories.save_soon(repository)
-            clock.advance(SOON / 40)
+            clock.advance(SAVE_DELAY / 40)
         self.assertEqual(documents.writes, [])
-        clock.advance(SOON)
+        clock.advance(SAVE_DELAY)
         self.assertEqual(len(documents.writes), 1)
         self.assertEqual(len(documents.writes[0][1].blobs), 20)
         self.assertEqual(clock.getDelayedCalls(), [])
@@ -128,7 +128,7 @@ class TestSaving(RepositoriesCase):
         repositories.save_soon(repository)
         self.successResultOf(repositories.flush())
         self.assertEqual(len(documents.writes), 1)
-        clock.advance(SOON)
+        clock.advance(SAVE_DELAY)
         self.assertEqual(len(documents.writes), 1)
 
     def test_a_change_made_during_a_write_is_not_taken_for_written(self) -> None:
