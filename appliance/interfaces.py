@@ -70,16 +70,40 @@ class IFileTransport(Interface):
 # -- store ----------------------------------------------------------------------------------------------------------
 
 
-class IOpenFile(Interface):
-    """A file that readers share: closed when the last one lets go of it."""
+class IBlobReader(Interface):
+    """
+    One reader of the bytes of a blob, or of what has been received of one; L{close} it.
 
-    fd = Attribute("the open file descriptor (int); use only with explicit offsets")
+    What is open stays readable, whatever becomes of the blob: it may be committed, discarded or deleted.
+    """
 
-    def acquire() -> None:
-        """Count one more reader."""
+    def read(start: int, stop: int) -> Deferred[bytes]:
+        """
+        The bytes from C{start} to before C{stop}; fewer, or none, where there are no more. Fails with L{OSError}.
 
-    def release() -> None:
-        """Count one reader less; the last one closes the file."""
+        A large range is read off the reactor; a small one may be read at once.
+        """
+
+    def send(
+        start: int,
+        stop: int,
+        transport: IFileTransport,
+        sent: Callable[[int], None],
+        failed: Callable[[OSError], None],
+    ) -> bool:
+        """
+        Send the bytes from C{start} to before C{stop} to C{transport} without their passing through this process.
+
+        See L{IFileTransport.send_file} for C{sent} and C{failed}, and for how long the reader is to be kept open.
+
+        @return: C{False}, and nothing was done, when they lie in no file of this machine now: then they can be L{read}.
+        """
+
+    def prefetch(start: int, stop: int) -> None:
+        """These bytes will be wanted soon: get them ready, if that takes time. Immediate; a failure shows later."""
+
+    def close() -> None:
+        """The reader is used no more; L{read} fails from now on. Twice is no error."""
 
 
 class IIngest(Interface):
@@ -94,9 +118,6 @@ class IIngest(Interface):
     digest = Attribute("the L{Digest} the whole must have")
     size = Attribute("bytes received so far (int)")
     origin = Attribute("the L{Origin} noted with the bytes, for a resumption after a restart")
-    file = Attribute(
-        "L{IOpenFile} on the bytes received so far, read-only; stays readable after C{commit} and C{discard}"
-    )
 
     def write(data: list[bytes]) -> Deferred[None]:
         """Append and hash C{data}. Fails with L{OSError} when the disk refuses."""
@@ -119,6 +140,9 @@ class IIngest(Interface):
 
     def note(origin: Origin) -> Deferred[None]:
         """Remember where the bytes come from, durably enough to resume."""
+
+    def reader() -> IBlobReader:
+        """A reader of the bytes received so far and of those still to come. Raises L{OSError} after the end."""
 
     def verify() -> bool:
         """Whether what was received has the digest."""
@@ -176,8 +200,8 @@ class IBlobStore(Interface):
     def size(digest: Digest) -> int | None:
         """The blob's size, C{None} when it is not held. Immediate."""
 
-    def open(digest: Digest) -> IOpenFile:
-        """Open a held blob, acquired once for the caller. Raises L{NotHeld}. Immediate."""
+    def open(digest: Digest) -> IBlobReader:
+        """Open a held blob. Raises L{NotHeld}. Immediate."""
 
     def read(digest: Digest, limit: int) -> Deferred[bytes]:
         """A small blob's bytes. Fails with L{NotHeld}, or L{BlobDamaged} when it is larger than C{limit} bytes."""
@@ -214,6 +238,13 @@ class IBlobStore(Interface):
 
     def forget(digest: Digest) -> Deferred[bool]:
         """Throw away what is left of such a blob; C{False}, and nothing is, when it is being received now."""
+
+    def delete(digest: Digest) -> Deferred[None]:
+        """
+        Hold a blob no more; durable when the Deferred fires. One that is not held is no error.
+
+        Who has it open goes on reading it, and one that is being received is not touched: it may become the blob again.
+        """
 
     def total() -> int:
         """Bytes of all blobs held."""

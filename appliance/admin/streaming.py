@@ -14,10 +14,8 @@ from twisted.web.server import Request
 
 from appliance.bundle.export import BlobPart
 from appliance.errors import PullcacheError
-from appliance.flow.body import CLIENT_SILENCE, ClientStalled, FileBody
+from appliance.flow.body import CLIENT_SILENCE, BlobBody, ClientStalled
 from appliance.flow.http import ServerRequest
-from appliance.flow.sendfile import file_transport
-from appliance.flow.source import Source
 from appliance.interfaces import IBlobStore
 from appliance.oci.ranges import Span
 
@@ -46,13 +44,12 @@ async def send_parts(
             if isinstance(part, bytes):
                 before += part
             else:
-                file = store.open(part.digest)
+                reader = store.open(part.digest)
                 try:
                     pieces: list[bytes | Span] = [before, part.span] if before else [part.span]
-                    source = Source(file, part.span.stop)
-                    await FileBody(source, pieces, request, file_transport(request.transport), clock, silence).send()
+                    await BlobBody(reader, pieces, request, request.transport, clock, silence).send()
                 finally:
-                    file.release()
+                    reader.close()
                 before = b""
         request.write(before)
     except CancelledError:

@@ -8,7 +8,6 @@ the newest tag inside came to mean what it means.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 
 from appliance.bundle.builder import BundleBuilder
@@ -31,7 +30,7 @@ from appliance.oci.referrer import subject_of
 LastPulled = Callable[[str, str, str], float | None]
 """When a tag or digest of (upstream, repository) was last pulled, seconds since the epoch; C{None} when not known."""
 
-_PIECE = 1024 * 1024
+_READ = 4 * 1024 * 1024
 
 
 def never(upstream: str, repository: str, reference: str) -> float | None:
@@ -96,11 +95,18 @@ class Exporter:
         return export
 
     async def _hash(self, part: BlobSlice) -> str:
-        file = self._store.open(part.digest)
+        hasher, start, stop = hashlib.sha256(), part.start, part.start + part.size
+        reader = self._store.open(part.digest)
         try:
-            return await self._threads.call(_sha256, file.fd, part.start, part.size)
+            while start < stop:
+                data = await reader.read(start, min(start + _READ, stop))
+                if not data:
+                    raise BundleError("a blob became shorter while it was exported; export again")
+                await self._threads.call(hasher.update, data)
+                start += len(data)
         finally:
-            file.release()
+            reader.close()
+        return hasher.hexdigest()
 
 
 class _ExportPlan:
@@ -241,15 +247,3 @@ class _ExportPlan:
 def _note(where: list[Omitted], omitted: Omitted) -> None:
     if all(noted.ref != omitted.ref for noted in where):
         where.append(omitted)
-
-
-def _sha256(fd: int, start: int, size: int) -> str:
-    hasher = hashlib.sha256()
-    end = start + size
-    while start < end:
-        data = os.pread(fd, min(_PIECE, end - start), start)
-        if not data:
-            raise BundleError("a blob became shorter while it was exported; export again")
-        hasher.update(data)
-        start += len(data)
-    return hasher.hexdigest()

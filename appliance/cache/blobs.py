@@ -26,12 +26,12 @@ from appliance.cache.flights import Flights, link
 from appliance.cache.missing import Missing, Subject
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
+from appliance.flow.body import Growth
 from appliance.flow.singleflight import SingleFlight
-from appliance.flow.source import Source
 from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
-from appliance.interfaces import IBlobResponse, IBlobStore
+from appliance.interfaces import IBlobReader, IBlobResponse, IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
 
@@ -59,18 +59,18 @@ class BlobAnswer:
     """
     A blob to serve; L{close} it.
 
-    @ivar source: its bytes, maybe still coming.
-    @ivar flight: the flight they come with, C{None} when all are held.
+    @ivar reader: its bytes.
+    @ivar growth: how many of them may be read while they come with a flight, C{None} when all are held.
     """
 
     size: int
     status: CacheStatus
-    source: Source
-    flight: Flight | None = None
+    reader: IBlobReader
+    growth: Growth | None = None
 
     def close(self) -> None:
-        """Let go of the file."""
-        self.source.file.release()
+        """The bytes are wanted no more."""
+        self.reader.close()
 
 
 class SideRange:
@@ -153,7 +153,7 @@ class Blobs:
         named, status = await self._named(remote, repository, digest)
         held = await self._held(remote, digest, named)
         if held is not None:
-            return BlobAnswer(held, status, Source(self._store.open(digest), held))
+            return BlobAnswer(held, status, self._store.open(digest))
         return await self._board(remote, repository, digest, named, span_of)
 
     async def fetch(self, remote: RemoteRepository, digest: Digest, background: bool = False) -> None:
@@ -193,18 +193,19 @@ class Blobs:
         if flight.size is None:
             await flight.opened()
         size, span = flight.size, None if flight.size is None else span_of(flight.size)
-        if size is None or span is None or flight.whole_only or span.start - _available(flight) <= NEAR:
+        if size is None or span is None or flight.whole_only or span.start - flight.growth.available <= NEAR:
             return None
         wait = patience(span.length)
         # What a small range may lose by waiting is more than it costs to ask.
-        if not is_far(span.start, _available(flight), flight.rate(), wait) or (not flight.rate() and wait > ROUND_TRIP):
+        growth = flight.growth
+        if not is_far(span.start, growth.available, flight.rate(), wait) or (not flight.rate() and wait > ROUND_TRIP):
             await flight.opened()
-            await self._reach(flight.source, span.start, wait)
+            await self._reach(flight.growth, span.start, wait)
         slots = self._sides.setdefault(flight.digest, DeferredSemaphore(SIDE_BY_SIDE))
         await slots.acquire()
         side = SideRange(size, span, partial(self._side_over, flight.digest, slots))
         try:
-            if is_far(span.start, _available(flight), flight.rate(), wait):
+            if is_far(span.start, flight.growth.available, flight.rate(), wait):
                 side.response = await remote.registry.blob(repository.name, flight.digest, span.start, span.stop)
                 flight.whole_only = not side.is_range()
                 if not flight.whole_only and side.response.size in (None, size):
@@ -226,19 +227,14 @@ class Blobs:
         if slots.tokens == SIDE_BY_SIDE:
             self._sides.pop(digest, None)
 
-    async def _reach(self, source: Source, position: int, seconds: float) -> None:
-        """Wait a little for the source to come near C{position}."""
+    async def _reach(self, growth: Growth, position: int, seconds: float) -> None:
+        """Wait a little for the flight to come near C{position}."""
         until = self._clock.seconds() + seconds
-        while source.failure is None and position - source.available > NEAR:
-            changed: Deferred[None] = Deferred()
-            notice = _Notice(changed)
-            source.wait(notice)
+        while growth.failure is None and position - growth.available > NEAR:
             try:
-                await changed.addTimeout(max(0.0, until - self._clock.seconds()), self._clock)
+                await growth.changed().addTimeout(max(0.0, until - self._clock.seconds()), self._clock)
             except DeferredTimeout:
                 return
-            finally:
-                source.forget(notice)
 
     async def _board(
         self, remote: RemoteRepository, repository: Repository, digest: Digest, size: int | None, span_of: SpanOf
@@ -261,9 +257,8 @@ class Blobs:
         status = CacheStatus(fwd="uri-miss", stored=not joined, collapsed=joined)
         if self._store.size(digest) is not None:
             # It has ended meanwhile, and closed its file.
-            return BlobAnswer(flight.size, status, Source(self._store.open(digest), flight.size))
-        flight.source.file.acquire()
-        return BlobAnswer(flight.size, status, flight.source, flight)
+            return BlobAnswer(flight.size, status, self._store.open(digest))
+        return BlobAnswer(flight.size, status, flight.reader(), flight.growth)
 
     def _flight(
         self,
@@ -380,22 +375,6 @@ class Blobs:
     def _note(self, repository: Repository, digest: Digest, flight: Flight) -> None:
         assert flight.size is not None
         link(self._repositories, repository, digest, flight.size)
-
-
-class _Notice:
-    """Fires a Deferred once, however often it is called."""
-
-    def __init__(self, changed: Deferred[None]) -> None:
-        self._changed = changed
-
-    def __call__(self) -> None:
-        if not self._changed.called:
-            self._changed.callback(None)
-
-
-def _available(flight: Flight) -> int:
-    """Bytes that may be read by now."""
-    return flight.source.available if hasattr(flight, "source") else 0
 
 
 def _flies_for(flight: Flight, remote: RemoteRepository, repository: Repository) -> bool:

@@ -11,7 +11,7 @@ LANDED     all bytes are here and have the digest                      -
 FAILED     no more bytes will come                                     -
 =========  ==========================================================  ==========================================
 
-Readers see C{source}: a growing file whose last byte is withheld until the digest is known to be right, so that no
+C{growth} says how much may be read: the last byte is withheld until the digest is known to be right, so that no
 response with wrong bytes is ever completed.
 
 A descriptor's size is a hint (L{appliance.cache.length}). Bytes are thrown away only where their digest is wrong.
@@ -43,10 +43,10 @@ from appliance.errors import (
     UpstreamRateLimited,
     UpstreamUnavailable,
 )
+from appliance.flow.body import Growth
 from appliance.flow.singleflight import Waiters
-from appliance.flow.source import Source
 from appliance.flow.writer import ThreadWriter
-from appliance.interfaces import IBlobResponse, IBlobStore, IIngest, IUpstream, Origin
+from appliance.interfaces import IBlobReader, IBlobResponse, IBlobStore, IIngest, IUpstream, Origin
 from appliance.oci.digest import Digest
 
 
@@ -74,7 +74,7 @@ class Flight:
     See the module.
 
     @ivar registry: who is asked, and C{repository} under which name there.
-    @ivar source: what readers read; set once the flight is open.
+    @ivar growth: how much of it may be read.
     @ivar segments: how many ranges are fetched at once; 1 from when an upstream did not grant them.
     @ivar background: whether nobody has waited for it so far.
     @ivar ending: what its readers are told when it is cancelled, C{None} for a stop of the appliance.
@@ -82,7 +82,6 @@ class Flight:
     """
 
     _log = Logger()
-    source: Source
 
     def __init__(
         self,
@@ -104,8 +103,10 @@ class Flight:
         self.whole_only = False
         self.state = State.OPENING
         self._length = Length(size, registry.name, digest)
+        self.growth = Growth()
         self._store = store
         self._clock = clock
+        self._ingest: IIngest | None = None
         self._opening: Waiters[None] = Waiters()
         self._landing: Waiters[None] = Waiters()
         self._failure: Failure | None = None
@@ -123,7 +124,7 @@ class Flight:
 
     def opened(self) -> Deferred[None]:
         """
-        Fires when C{size} and C{source} may be used: the upstream has granted the bytes that are missing.
+        Fires when C{size} and L{reader} may be used: the upstream has granted the bytes that are missing.
 
         Fails with what the flight failed with. One Deferred per call; cancelling it detaches its owner only. Who calls
         this waits for the blob: the flight is no background work any more, and asks again where it has got no further.
@@ -143,11 +144,16 @@ class Flight:
             return fail(self._failure)
         return succeed(None) if self.state is State.LANDED else self._landing.wait()
 
+    def reader(self) -> IBlobReader:
+        """A reader of the bytes up to C{growth}, and of those to come; once it is open, and before it has ended."""
+        assert self._ingest is not None
+        return self._ingest.reader()
+
     def rate(self) -> float:
         """Bytes a second since the line was opened; 0 while nothing can be said."""
         elapsed = self._clock.seconds() - self._opened_at
         is_known = self.state is State.FLYING and elapsed > 0
-        return (self.source.available - self._opened_with) / elapsed if is_known else 0.0
+        return (self.growth.available - self._opened_with) / elapsed if is_known else 0.0
 
     async def fly(self) -> None:
         """
@@ -165,10 +171,9 @@ class Flight:
             raise
 
     async def _fetch(self) -> None:
-        ingest = await self._store.ingest(self.digest)
+        ingest = self._ingest = await self._store.ingest(self.digest)
         left = ingest.size
         try:
-            self.source = Source(ingest.file, self._readable(ingest))
             await self._receive(ingest)
             await self._land(ingest)
         except (WrongBytes, OSError) as error:
@@ -267,7 +272,7 @@ class Flight:
             self.size,
             self.segments,
             self._clock,
-            lambda: self.source.advance(self._readable(ingest)),
+            lambda: self.growth.advance(self._readable(ingest)),
         )
         noting = self._note(ingest, granted)
         try:
@@ -337,7 +342,7 @@ class Flight:
 
     def _writer(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
         def store(pieces: list[bytes]) -> Deferred[None]:
-            return ingest.write(pieces).addCallback(lambda _: self.source.advance(self._readable(ingest)))
+            return ingest.write(pieces).addCallback(lambda _: self.growth.advance(self._readable(ingest)))
 
         return ThreadWriter(store, ingest.size - response.start, max(0, self._length.most - ingest.size))
 
@@ -351,10 +356,10 @@ class Flight:
         self._length.size = ingest.size
         self._enter(State.LANDED)
         # Readers may finish now; whether it survives a power cut is the next line's business, not theirs.
-        self.source.advance(ingest.size)
+        self.growth.advance(ingest.size)
         if promised != ingest.size:
             message = f"{self.digest} has {ingest.size} bytes, not the {promised} that its descriptor says"
-            self.source.fail(Failure(UpstreamInvalid(self.registry.name, message)))
+            self.growth.fail(Failure(UpstreamInvalid(self.registry.name, message)))
         self._opening.fire(None)
         self._landing.fire(None)
         await ingest.commit()
@@ -370,7 +375,7 @@ class Flight:
         self._opened_with = ingest.size
         self._was_open = True
         if self._length.promised:
-            self.source.advance(self._readable(ingest))
+            self.growth.advance(self._readable(ingest))
             self._opening.fire(None)
 
     def _fail(self, failure: Failure) -> None:
@@ -380,8 +385,7 @@ class Flight:
         self._enter(State.FAILED)
         self._opening.fire(failure)
         self._landing.fire(failure)
-        if hasattr(self, "source"):
-            self.source.fail(failure)
+        self.growth.fail(failure)
 
     def _enter(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 from twisted.internet.defer import CancelledError
@@ -15,10 +14,8 @@ from appliance.cache.blobs import BlobAnswer, SideRange, whole
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, PullcacheError, RangeInvalid, RangeUnsatisfiable
-from appliance.flow.body import ClientStalled, FileBody, Part
+from appliance.flow.body import BlobBody, ClientStalled, Part, Relay
 from appliance.flow.http import ATTACHMENT, values_of
-from appliance.flow.relay import Relay
-from appliance.flow.sendfile import file_transport
 from appliance.interfaces import IBlobResponse
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCTET_STREAM
@@ -103,8 +100,8 @@ class BlobResponses:
         self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, answer: BlobAnswer
     ) -> bytes | None:
         begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
-        if answer.flight is None and answer.size <= BODY_LIMIT:
-            body = os.pread(answer.source.file.fd, answer.size, 0)
+        if answer.growth is None and answer.size <= BODY_LIMIT:
+            body = await answer.reader.read(0, answer.size)
             if len(body) != answer.size:
                 raise BlobDamaged(f"{digest} has lost its end on disk: {len(body)} of {answer.size} bytes")
             if answer.status == HIT:
@@ -123,8 +120,8 @@ class BlobResponses:
         Send the body; whatever comes between, the connection is aborted: an error body would be taken for the blob's
         bytes, and finishing early would splice the next response into it.
         """
-        transport = file_transport(request.transport)
-        body = FileBody(answer.source, parts, request, transport, self._clock, request.stall_timeout)
+        silence = request.stall_timeout
+        body = BlobBody(answer.reader, parts, request, request.transport, self._clock, silence, answer.growth)
         request.write(b"")
         try:
             await body.send()

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance.flow.sharedfile import SharedFile
+from appliance.store.files import SharedFile
 
 
 class Stretch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -16,10 +17,10 @@ from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
 from appliance.flow.durable import fsync_folder, write_synced
-from appliance.flow.sharedfile import SharedFile
 from appliance.flow.singleflight import shielded
-from appliance.interfaces import IBlobStore, IIngest, IOpenFile, IThreads, Unfinished
+from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, Unfinished
 from appliance.oci.digest import Digest
+from appliance.store.files import FileReader, SharedFile
 from appliance.store.partial import PARTIAL, PartialBlob, read_note, unlink
 
 T = TypeVar("T")
@@ -35,8 +36,8 @@ class FilesystemBlobStore:
         self._partial = root / PARTIAL
         self._threads = threads
         self._total = 0
-        # What got its name while the others are being added up.
-        self._came: set[str] | None = set()
+        # What got its name or lost it while the others are being added up.
+        self._changed: set[str] | None = set()
         self._naming = Lock()
         self._temporaries = count(1)
         self._receiving: set[Digest] = set()
@@ -44,12 +45,12 @@ class FilesystemBlobStore:
     def measure(self) -> Deferred[None]:
         """Add up what the folder holds, once at start; until it fires L{total} counts only what came since."""
 
-        def measured(octets: int) -> None:
+        def measured(found: dict[str, int]) -> None:
             with self._naming:
-                self._total += octets
-                self._came = None
+                self._total += sum(size for name, size in found.items() if name not in (self._changed or ()))
+                self._changed = None
 
-        return self._threads.call(self._octets_before).addCallback(measured)
+        return self._threads.call(self._sizes).addCallback(measured)
 
     def probe(self) -> Deferred[None]:
         """Fires when the store can be read and written; fails with L{OSError} when it cannot."""
@@ -63,12 +64,13 @@ class FilesystemBlobStore:
         except FileNotFoundError:
             return None
 
-    def open(self, digest: Digest) -> IOpenFile:
+    def open(self, digest: Digest) -> IBlobReader:
         """See L{IBlobStore.open}."""
         try:
-            return SharedFile(os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC))
+            fd = os.open(f"{self._folder}/{digest.algorithm}/{digest.encoded}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotHeld(f"{digest} is not in the store") from None
+        return FileReader(SharedFile(fd), self._threads)
 
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
         """See L{IBlobStore.read}."""
@@ -114,6 +116,10 @@ class FilesystemBlobStore:
         self._receiving.add(digest)
         gone = self._threads.call(unlink, self._partial / digest.file_name)
         return shielded(gone.addBoth(self._forgotten, digest).addCallback(lambda _: True))
+
+    def delete(self, digest: Digest) -> Deferred[None]:
+        """See L{IBlobStore.delete}."""
+        return shielded(self._threads.call(self._delete, digest))
 
     def total(self) -> int:
         """See L{IBlobStore.total}."""
@@ -187,19 +193,32 @@ class FilesystemBlobStore:
             if final.exists():
                 path.unlink()
             else:
-                if self._came is not None:
-                    self._came.add(final.name)
+                if self._changed is not None:
+                    self._changed.add(final.name)
                 os.rename(path, final)
                 self._total += size
         fsync_folder(final.parent)
 
+    def _delete(self, digest: Digest) -> None:
+        path = self._path(digest)
+        with self._naming, suppress(FileNotFoundError):
+            size = path.stat().st_size
+            path.unlink()
+            if self._changed is None or path.name in self._changed:
+                self._total -= size
+            else:
+                self._changed.add(path.name)
+        # Also where another has just removed it: its removal may not be durable yet.
+        fsync_folder(path.parent)
+
     def _temporary(self, digest: Digest) -> Path:
         return self._partial / f"{digest.file_name}.{next(self._temporaries)}.tmp"
 
-    def _octets_before(self) -> int:
-        """Bytes of the blobs that were here before this process."""
-        came, total = self._came or set(), 0
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each blob that is found, by the name of its file."""
+        found = {}
         for algorithm in os.scandir(self._blobs):
-            if algorithm.is_dir():
-                total += sum(blob.stat().st_size for blob in os.scandir(algorithm.path) if blob.name not in came)
-        return total
+            for blob in os.scandir(algorithm.path) if algorithm.is_dir() else ():
+                with suppress(FileNotFoundError):
+                    found[blob.name] = blob.stat().st_size
+        return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,8 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, NotHeld
-from appliance.flow.sharedfile import SharedFile
-from appliance.interfaces import IBlobStore, IIngest, IOpenFile, Origin, Unfinished
+from appliance.interfaces import IBlobReader, IBlobStore, IFileTransport, IIngest, Origin, Unfinished
 from appliance.oci.digest import Digest
 
 
@@ -37,15 +35,11 @@ class MemoryBlobStore:
         data = self._blobs.get(digest)
         return None if data is None else len(data)
 
-    def open(self, digest: Digest) -> IOpenFile:
+    def open(self, digest: Digest) -> IBlobReader:
         """See L{IBlobStore.open}."""
         if digest not in self._blobs:
             raise NotHeld(f"{digest} is not in the store")
-        fd = _memory_file(self._blobs[digest])
-        try:
-            return SharedFile(_for_reading(fd))
-        finally:
-            os.close(fd)
+        return MemoryReader(self._blobs[digest])
 
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
         """See L{IBlobStore.read}."""
@@ -99,9 +93,46 @@ class MemoryBlobStore:
         self._partial.pop(digest, None)
         return succeed(True)
 
+    def delete(self, digest: Digest) -> Deferred[None]:
+        """See L{IBlobStore.delete}."""
+        self._blobs.pop(digest, None)
+        return succeed(None)
+
     def total(self) -> int:
         """See L{IBlobStore.total}."""
         return sum(map(len, self._blobs.values()))
+
+
+@implementer(IBlobReader)
+class MemoryReader:
+    """L{IBlobReader} on bytes, which may grow meanwhile."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data: bytes | bytearray | None = data
+
+    def read(self, start: int, stop: int) -> Deferred[bytes]:
+        """See L{IBlobReader.read}."""
+        if self._data is None:
+            return fail(OSError(errno.EBADF, "the reader is closed"))
+        return succeed(bytes(self._data[start:stop]))
+
+    def send(
+        self,
+        start: int,
+        stop: int,
+        transport: IFileTransport,
+        sent: Callable[[int], None],
+        failed: Callable[[OSError], None],
+    ) -> bool:
+        """See L{IBlobReader.send}: they lie in no file."""
+        return False
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """See L{IBlobReader.prefetch}: they are as near as can be."""
+
+    def close(self) -> None:
+        """See L{IBlobReader.close}."""
+        self._data = None
 
 
 @implementer(IIngest)
@@ -122,26 +153,30 @@ class _MemoryIngest:
         self._hasher: Any = digest.hasher()
         self._hasher.update(data)
         self._ahead: dict[int, bytes] = {}
-        self._fd = _memory_file(data)
-        self.file: IOpenFile = SharedFile(_for_reading(self._fd))
+        self._is_open = True
+        # Readers hold it as well, and see it grow.
+        self._data = bytearray(data)
         self.digest = digest
-        self.size = len(data)
+
+    @property
+    def size(self) -> int:
+        """See L{IIngest}."""
+        return len(self._data)
 
     def write(self, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write}."""
-        if self._fd < 0:
-            return fail(OSError(errno.EBADF, f"{self.digest}: the file is closed"))
+        if not self._is_open:
+            return fail(self._closed())
         joined = b"".join(data)
-        os.pwrite(self._fd, joined, self.size)
         self._hasher.update(joined)
-        self.size += len(joined)
+        self._data += joined
         self._keep()
         return succeed(None)
 
     def write_ahead(self, offset: int, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write_ahead}."""
-        if self._fd < 0:
-            return fail(OSError(errno.EBADF, f"{self.digest}: the file is closed"))
+        if not self._is_open:
+            return fail(self._closed())
         self._ahead[offset] = b"".join(data)
         return succeed(None)
 
@@ -162,14 +197,20 @@ class _MemoryIngest:
         self._keep()
         return succeed(None)
 
+    def reader(self) -> IBlobReader:
+        """See L{IIngest.reader}."""
+        if not self._is_open:
+            raise self._closed()
+        return MemoryReader(self._data)
+
     def verify(self) -> bool:
         """See L{IIngest.verify}."""
         return bool(self._hasher.hexdigest() == self.digest.encoded)
 
     def commit(self) -> Deferred[None]:
         """See L{IIngest.commit}."""
-        if self._fd < 0:
-            return fail(OSError(errno.EBADF, f"{self.digest}: the file is closed"))
+        if not self._is_open:
+            return fail(self._closed())
         data, _ = self._partial.pop(self.digest)
         self.close()
         if not self.digest.matches(data):
@@ -179,31 +220,22 @@ class _MemoryIngest:
 
     def discard(self) -> Deferred[None]:
         """See L{IIngest.discard}."""
-        if self._fd >= 0:
+        if self._is_open:
             self._partial.pop(self.digest, None)
         self.close()
         return succeed(None)
 
     def close(self) -> None:
         """See L{IIngest.close}."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            self.file.release()
+        if self._is_open:
+            self._is_open = False
             if self.digest in self._blobs:
                 self._partial.pop(self.digest, None)
             self._when_closed()
 
     def _keep(self) -> None:
         self._ahead = {at: data for at, data in self._ahead.items() if at + len(data) > self.size}
-        self._partial[self.digest] = (os.pread(self._fd, self.size, 0), self.origin)
+        self._partial[self.digest] = (bytes(self._data), self.origin)
 
-
-def _memory_file(data: bytes) -> int:
-    fd = os.memfd_create("blob")
-    os.pwrite(fd, data, 0)
-    return fd
-
-
-def _for_reading(fd: int) -> int:
-    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    def _closed(self) -> OSError:
+        return OSError(errno.EBADF, f"{self.digest}: the file is closed")

@@ -11,7 +11,7 @@ Each file has one writer. The bytes are not synced while they come: after a powe
 and the digest finds out. Those that are written ahead lie elsewhere until they are absorbed (L{appliance.store.ahead}),
 so that the file holds a beginning of the blob at every moment.
 
-Readers have a descriptor of their own that cannot write. The writer's is closed before the file gets the blob's name.
+Readers have another descriptor, which cannot write. The writer's is closed before the file gets the blob's name.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from twisted.internet.defer import Deferred, DeferredLock, execute, fail, succee
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged
-from appliance.flow.sharedfile import SharedFile
 from appliance.flow.singleflight import shielded
-from appliance.interfaces import IIngest, IOpenFile, IThreads, Origin
+from appliance.interfaces import IBlobReader, IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
 from appliance.store.ahead import Ahead, Stretch, gathered, write_pieces
+from appliance.store.files import FileReader, SharedFile
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ ABSORBED = 1024 * 1024
 class PartialBlob:
     """See L{IIngest}; L{load} first."""
 
-    file: IOpenFile
+    _file: SharedFile
 
     def __init__(
         self,
@@ -118,6 +118,13 @@ class PartialBlob:
         data = msgspec.json.encode(origin)
         return shielded(self._noting.run(self._threads.call, self._write_note, data))
 
+    def reader(self) -> IBlobReader:
+        """See L{IIngest.reader}."""
+        if not self._is_open:
+            raise self._no_file()
+        self._file.acquire()
+        return FileReader(self._file, self._threads)
+
     def verify(self) -> bool:
         """See L{IIngest.verify}."""
         return bool(self._hasher.hexdigest() == self.digest.encoded)
@@ -143,8 +150,8 @@ class PartialBlob:
     def _end(self) -> Deferred[None]:
         # On the reactor's thread: readers of the files are counted there.
         self._ahead.close()
-        if hasattr(self, "file"):
-            self.file.release()
+        if hasattr(self, "_file"):
+            self._file.release()
         over: Deferred[None] = succeed(None)
         if self._fd >= 0:
             self._close_for_writing()
@@ -159,9 +166,9 @@ class PartialBlob:
 
     def _load(self) -> IIngest:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self.file = SharedFile(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        self._file = SharedFile(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
         # A stop does not wait for the hash of a large file.
-        while self._is_open and (piece := os.pread(self.file.fd, READ, self.size)):
+        while self._is_open and (piece := os.pread(self._file.fd, READ, self.size)):
             self._hasher.update(piece)
             self.size += len(piece)
         self.origin = read_note(self._path)

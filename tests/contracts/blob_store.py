@@ -1,15 +1,17 @@
-"""What every L{IBlobStore} promises of whole blobs; for what is under way see L{tests.contracts.ingest}."""
+"""
+What every L{IBlobStore} promises of whole blobs; of what is under way see L{tests.contracts.ingest}, and of reading
+L{tests.contracts.blob_reader}.
+"""
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from appliance.errors import BlobDamaged, NotHeld
-from appliance.interfaces import IBlobStore, IOpenFile
+from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 
 DATA = b"a manifest, or a small blob\n"
@@ -41,10 +43,9 @@ class BlobStoreContract(SynchronousTestCase):
         self.put()
         self.assertEqual(self.store.size(DIGEST), len(DATA))
         self.assertEqual(self.successResultOf(self.store.read(DIGEST, 1000)), DATA)
-        file = self.store.open(DIGEST)
-        self.addCleanup(file.release)
-        verifyObject(IOpenFile, file)
-        self.assertEqual(os.pread(file.fd, 1000, 0), DATA)
+        reader = self.store.open(DIGEST)
+        self.addCleanup(reader.close)
+        self.assertEqual(self.successResultOf(reader.read(0, 1000)), DATA)
 
     def test_nothing_and_sha512_are_blobs_too(self) -> None:
         """The empty blob has a digest, and sha256 is not the only algorithm."""
@@ -99,3 +100,44 @@ class BlobStoreContract(SynchronousTestCase):
         """A restart has nothing to fetch when nothing was cut."""
         self.put()
         self.assertEqual(self.store.unfinished(), [])
+
+    # -- deleting ---------------------------------------------------------------------------------------------------
+
+    def delete(self, digest: Digest = DIGEST) -> None:
+        self.assertIsNone(self.successResultOf(self.store.delete(digest)))
+
+    def test_what_is_deleted_is_held_no_more(self) -> None:
+        """It is gone from every answer and from the sum; what is beside it stays."""
+        self.put()
+        self.put(OTHER, b"something else")
+        self.delete()
+        self.assertIsNone(self.store.size(DIGEST))
+        self.assertRaises(NotHeld, self.store.open, DIGEST)
+        self.failureResultOf(self.store.read(DIGEST, 1000), NotHeld)
+        self.assertEqual(self.successResultOf(self.store.read_all([DIGEST, OTHER], 1000)), {OTHER: b"something else"})
+        self.assertEqual(self.store.total(), len(b"something else"))
+
+    def test_deleting_what_is_not_held_is_no_error(self) -> None:
+        """Twice, or something that never was: the sum stays what it was."""
+        self.put(OTHER, b"something else")
+        self.put()
+        for _ in range(2):
+            self.delete()
+            self.delete(Digest.of(b"never here", "sha512"))
+            self.assertEqual(self.store.total(), len(b"something else"))
+
+    def test_who_has_it_open_goes_on_reading(self) -> None:
+        """A client in the middle of a layer gets the rest of it."""
+        self.put()
+        reader = self.store.open(DIGEST)
+        self.addCleanup(reader.close)
+        self.delete()
+        self.assertEqual(self.successResultOf(reader.read(5, 1000)), DATA[5:])
+
+    def test_what_was_deleted_may_come_again(self) -> None:
+        """It is fetched or imported anew, and is a blob as before."""
+        for _ in range(2):
+            self.put()
+            self.assertEqual(self.successResultOf(self.store.read(DIGEST, 1000)), DATA)
+            self.assertEqual(self.store.total(), len(DATA))
+            self.delete()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from appliance.errors import BlobDamaged, NotHeld
-from appliance.interfaces import IBlobStore, IIngest, IOpenFile, Origin
+from appliance.interfaces import IBlobReader, IBlobStore, IIngest, Origin
 from appliance.oci.digest import Digest
 
 DATA = bytes(range(256)) * 700
@@ -51,6 +50,12 @@ class IngestContract(SynchronousTestCase):
         self.successResultOf(ingest.write(list(pieces)))
         return ingest
 
+    def bytes_of(self, reader: IBlobReader) -> bytes:
+        """All that can be read; the reader is closed."""
+        data: bytes = self.successResultOf(reader.read(0, 2 * len(DATA)))
+        reader.close()
+        return data
+
     def cut(self) -> None:
         """Half of the blob came, and the line was cut."""
         ingest = self.ingest()
@@ -59,10 +64,9 @@ class IngestContract(SynchronousTestCase):
         ingest.close()
 
     def test_provides_the_interface(self) -> None:
-        """It is what it says, and its file too."""
+        """It is what it says."""
         ingest = self.ingest()
         verifyObject(IIngest, ingest)
-        verifyObject(IOpenFile, ingest.file)
         self.assertEqual((ingest.digest, ingest.size, ingest.origin), (DIGEST, 0, None))
 
     def test_right_bytes_become_a_blob(self) -> None:
@@ -124,25 +128,27 @@ class IngestContract(SynchronousTestCase):
         ingest = self.ingest()
         self.assertEqual((ingest.size, ingest.origin), (0, None))
 
-    def test_readers_keep_the_file_when_it_became_a_blob_or_nothing(self) -> None:
+    def test_readers_keep_the_bytes_when_they_became_a_blob_or_nothing(self) -> None:
         """A client that reads slowly gets the rest after the fetch has ended, however it ended."""
         for end in ("commit", "discard", "close"):
             ingest = self.written(DATA)
-            file = ingest.file
-            file.acquire()
+            reader = ingest.reader()
             outcome = getattr(ingest, end)()
             if outcome is not None:
                 self.successResultOf(outcome)
-            self.assertEqual(os.pread(file.fd, len(DATA), 0), DATA, end)
-            file.release()
+            self.assertRaises(OSError, ingest.reader)
+            self.assertEqual(self.bytes_of(reader), DATA, end)
             self.store = self.make()
 
     def test_readers_see_what_was_written_so_far(self) -> None:
-        """The growing file holds at each moment all that was received."""
+        """At each moment all that was received, whenever they began to read."""
         ingest = self.ingest()
+        early = ingest.reader()
         for end in (HALF, len(DATA)):
             self.successResultOf(ingest.write([DATA[ingest.size : end]]))
-            self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:end])
+            self.assertEqual(self.bytes_of(ingest.reader()), DATA[:end])
+            self.assertEqual(self.successResultOf(early.read(0, len(DATA))), DATA[:end])
+        early.close()
 
     def test_what_was_cut_is_known_without_being_read(self) -> None:
         """How much came, and from where; of what is not there nothing is."""
@@ -179,11 +185,11 @@ class IngestContract(SynchronousTestCase):
         ingest = self.written(DATA[:100])
         self.ahead(ingest, (200, 300), (HALF, len(DATA)))
         self.assertEqual(ingest.size, 100)
-        self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:100])
+        self.assertEqual(self.bytes_of(ingest.reader()), DATA[:100])
         self.ahead(ingest, (100, 200))
         self.successResultOf(ingest.absorb(250))
         self.assertEqual(ingest.size, 250)
-        self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:250])
+        self.assertEqual(self.bytes_of(ingest.reader()), DATA[:250])
 
     def test_bytes_ahead_come_in_any_order_and_the_blob_is_right(self) -> None:
         """Pieces from several connections, and some of it written as it comes."""
@@ -227,7 +233,7 @@ class IngestContract(SynchronousTestCase):
         self.failureResultOf(ingest.absorb(301), ValueError)
         self.assertEqual(ingest.size, 100)
         self.successResultOf(ingest.absorb(300))
-        self.assertEqual(os.pread(ingest.file.fd, len(DATA), 0), DATA[:300])
+        self.assertEqual(self.bytes_of(ingest.reader()), DATA[:300])
 
     def test_writing_may_overtake_what_is_ahead(self) -> None:
         """One stream goes on where several connections were given up, over bytes that had come with those."""
@@ -250,7 +256,7 @@ class IngestContract(SynchronousTestCase):
             self.assertEqual(self.store.unfinished(), [DIGEST])
             later = self.ingest()
             self.assertEqual((later.size, later.origin), (100, ORIGIN))
-            self.assertEqual(os.pread(later.file.fd, len(DATA), 0), DATA[:100])
+            self.assertEqual(self.bytes_of(later.reader()), DATA[:100])
             self.failureResultOf(later.absorb(150), ValueError)
             later.close()
             ingest.close()
@@ -288,17 +294,31 @@ class IngestContract(SynchronousTestCase):
 
     # -- several of one blob ----------------------------------------------------------------------------------------
 
-    def test_nobody_writes_through_a_reader_s_file(self) -> None:
-        """Neither while the blob comes nor when it is held: its bytes are what was hashed."""
-        ingest = self.written(DATA)
-        self.assertRaises(OSError, os.pwrite, ingest.file.fd, b"!", 0)
-        ingest.file.acquire()
-        self.addCleanup(ingest.file.release)
-        self.successResultOf(ingest.commit())
-        held = self.store.open(DIGEST)
-        self.addCleanup(held.release)
-        for file in (ingest.file, held):
-            self.assertRaises(OSError, os.pwrite, file.fd, b"!", 0)
+    def test_a_deleted_blob_does_not_take_what_is_under_way_with_it(self) -> None:
+        """The blob is evicted while somebody brings it again: nothing that came is lost, and it is held once more."""
+        self.cut()
+        first, second = self.ingest(), self.ingest()
+        self.successResultOf(second.write([DATA]))
+        self.successResultOf(second.commit())
+        reader = first.reader()
+        self.successResultOf(self.store.delete(DIGEST))
+        self.assertEqual((self.store.size(DIGEST), self.store.total()), (None, 0))
+        self.assertEqual(self.store.unfinished(), [DIGEST])
+        self.successResultOf(first.write([DATA[HALF:]]))
+        self.successResultOf(first.commit())
+        self.assertEqual(self.successResultOf(self.store.read(DIGEST, len(DATA))), DATA)
+        self.assertEqual(self.store.total(), len(DATA))
+        self.successResultOf(self.store.delete(DIGEST))
+        self.assertEqual(self.bytes_of(reader), DATA)
+        self.assertEqual(self.store.unfinished(), [])
+
+    def test_a_beginning_is_kept_when_the_blob_was_deleted(self) -> None:
+        """It was held when the second began, and is not when that is cut: what came goes on later."""
+        self.successResultOf(self.store.put(DIGEST, DATA))
+        ingest = self.written(DATA[:HALF])
+        self.successResultOf(self.store.delete(DIGEST))
+        ingest.close()
+        self.assertEqual(self.ingest().size, HALF)
 
     def test_nothing_is_written_after_the_end(self) -> None:
         """What comes late is refused, and is in no blob and no beginning."""
@@ -399,7 +419,7 @@ class IngestContract(SynchronousTestCase):
                 ingest.close()
         self.assert_right_or_absent()
         last = self.ingest()
-        if not DATA.startswith(os.pread(last.file.fd, 2 * len(DATA), 0)):
+        if not DATA.startswith(self.bytes_of(last.reader())):
             self.successResultOf(last.discard())
             last = self.ingest()
         self.successResultOf(last.write([DATA[last.size :]]))

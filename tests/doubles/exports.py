@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Iterable
 from typing import Any
@@ -74,11 +73,11 @@ class Site:
         return [self.file(export, n) for n in range(1, export.volumes + 1)]
 
     def _read(self, part: BlobPart) -> bytes:
-        file = self.store.open(part.digest)
+        reader = self.store.open(part.digest)
         try:
-            return os.pread(file.fd, part.span.length, part.span.start)
+            return result(reader.read(part.span.start, part.span.stop))
         finally:
-            file.release()
+            reader.close()
 
 
 def entries(data: bytes) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.flow.threads import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
-from appliance.interfaces import IBlobStore, IDocuments, IIngest, IOpenFile, Origin, Unfinished
+from appliance.interfaces import IBlobReader, IBlobStore, IDocuments, IIngest, Origin, Unfinished
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import result
@@ -80,7 +80,7 @@ class BrittleStore:
     def size(self, digest: Digest) -> int | None:
         return self._store.size(digest)
 
-    def open(self, digest: Digest) -> IOpenFile:
+    def open(self, digest: Digest) -> IBlobReader:
         return self._store.open(digest)
 
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
@@ -107,6 +107,9 @@ class BrittleStore:
     def forget(self, digest: Digest) -> Deferred[bool]:
         return self._store.forget(digest)
 
+    def delete(self, digest: Digest) -> Deferred[None]:
+        return self._disk.run(lambda: self._store.delete(digest))
+
     def total(self) -> int:
         return self._store.total()
 
@@ -117,7 +120,6 @@ class BrittleIngest:
         self._ingest = ingest
         self._disk = disk
         self.digest = ingest.digest
-        self.file = ingest.file
 
     @property
     def size(self) -> int:
@@ -134,6 +136,9 @@ class BrittleIngest:
 
     def note(self, origin: Origin) -> Deferred[None]:
         return self._disk.run(lambda: self._ingest.note(origin))
+
+    def reader(self) -> IBlobReader:
+        return self._ingest.reader()
 
     def verify(self) -> bool:
         return self._ingest.verify()

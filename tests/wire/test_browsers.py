@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import succeed
 
 from appliance.cache.access import Client
 from appliance.config import parse
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
 from appliance.settings import ListenSettings
+from appliance.store.memory import MemoryReader
 from tests.wire.line import IMAGE, LARGE, LAYER, Answer, Fields, Line, Shop, blob, manifest, request
 
 HERE = Client("192.0.2.7")
@@ -88,7 +90,7 @@ def test_an_error_is_no_attachment(monkeypatch: pytest.MonkeyPatch, logged_error
     """Whoever looks at an address with a browser reads why; also where a blob was promised a moment before."""
     shop = Shop()
     shop.get(blob(LAYER)), shop.listener.forget_answers()
-    monkeypatch.setattr("appliance.registry.blobs.os.pread", lambda *_: b"")
+    monkeypatch.setattr(MemoryReader, "read", lambda *_: succeed(b""))
     shop.ghcr.fail(UpstreamUnavailable("ghcr.io", "down"))
     for path in (blob(LAYER), blob(LAYER, "ghcr.io/team/app")):
         answer = shop.get(path)

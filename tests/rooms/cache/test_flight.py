@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import product
 from typing import Any
 
@@ -12,7 +11,7 @@ from twisted.python.failure import Failure
 
 from appliance import errors
 from appliance.cache.flight import PAUSES, TRANSITIONS, Flight, State
-from appliance.interfaces import Origin
+from appliance.interfaces import IBlobReader, Origin
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import begin, failing, result, step
@@ -37,6 +36,8 @@ class Trip:
         self.clock = clock_at()
         self.flight = Flight(self.upstream, NAME, DIGEST, size, self.store, self.clock)
         self.outcome: list[Any] = []
+        # Of somebody who reads on when the flight has ended; C{None}: nobody does.
+        self.reader: IBlobReader | None = None
 
     def depart(self) -> Trip:
         self.landing = begin(self.flight.fly())
@@ -55,7 +56,7 @@ class Trip:
 
     def readable(self) -> bytes:
         """What a reader can have by now."""
-        return os.pread(self.flight.source.file.fd, self.flight.source.available, 0)
+        return result((self.reader or self.flight.reader()).read(0, self.flight.growth.available))
 
     def asked(self) -> list[tuple[int, int | None, str | None]]:
         return [(call.start, call.stop, call.validator) for call in self.upstream.asked("blob")]
@@ -102,7 +103,7 @@ def test_bytes_can_be_read_as_they_come_but_for_the_last_one() -> None:
     trip.body.feed(SIZE - 1000)
     assert trip.readable() == BLOB[:-1]
     trip.body.end()
-    assert trip.flight.source.available == SIZE
+    assert trip.flight.growth.available == SIZE
     assert trip.flight.state is State.LANDED
     assert trip.store.size(DIGEST) == SIZE
     assert trip.asked() == [(0, None, None)]
@@ -294,7 +295,7 @@ def test_pauses_grow_while_no_byte_comes_and_then_it_is_given_up() -> None:
     waits = [later - earlier for earlier, later in zip(asked_at, asked_at[1:], strict=False)]
     assert waits == sorted(waits) and len(waits) == len(PAUSES) - 1
     assert isinstance(failing(landed), errors.UpstreamUnavailable)
-    assert trip.flight.source.failure is not None
+    assert trip.flight.growth.failure is not None
     assert trip.flight.state is State.FAILED
     assert trip.kept() == 1000
 
@@ -370,8 +371,8 @@ def test_a_blob_that_vanished_meanwhile_fails_the_flight() -> None:
 
 def discarded(trip: Trip) -> bool:
     """Nothing is kept, readers were told, and they never had the last byte."""
-    assert trip.flight.source.failure is not None
-    assert trip.flight.source.available < SIZE
+    assert trip.flight.growth.failure is not None
+    assert trip.flight.growth.available < SIZE
     return (
         trip.flight.state is State.FAILED and trip.store.size(DIGEST) is None and DIGEST not in trip.store.unfinished()
     )
@@ -392,10 +393,10 @@ def test_a_descriptors_size_that_the_upstream_contradicts_is_only_a_hint(size: i
     trip = Trip(size=size).depart()
     opened = trip.flight.opened()
     trip.body.feed(SIZE - 1)
-    assert not opened.called and trip.flight.source.available == 0
+    assert not opened.called and trip.flight.growth.available == 0
     trip.body.complete()
     assert result(opened) is None
-    assert (trip.flight.size, trip.flight.source.available) == (SIZE, SIZE)
+    assert (trip.flight.size, trip.flight.growth.available) == (SIZE, SIZE)
     assert trip.store.size(DIGEST) == SIZE and len(trip.asked()) == 1
 
 
@@ -405,7 +406,7 @@ def test_a_size_unlike_the_descriptors_with_other_bytes_is_told_before_anything_
     opened = trip.flight.opened()
     trip.body.complete()
     assert isinstance(failing(opened), errors.UpstreamInvalid)
-    assert discarded(trip) and trip.flight.source.available == 0
+    assert discarded(trip) and trip.flight.growth.available == 0
 
 
 def test_a_line_that_is_cut_while_the_size_is_disputed_is_resumed() -> None:
@@ -431,7 +432,7 @@ def test_bytes_are_kept_whatever_nonsense_a_resumption_gets(error: Exception | N
     else:
         trip.upstream.fail_once("blob", error)
     trip.clock.advance(PAUSES[0])
-    assert isinstance(trip.error, errors.UpstreamInvalid) and trip.flight.source.failure is not None
+    assert isinstance(trip.error, errors.UpstreamInvalid) and trip.flight.growth.failure is not None
     trip.upstream.shelves[NAME].blobs[DIGEST] = BLOB
     again = Trip(store=trip.store).depart()
     assert again.asked() == [(1000, None, None)]
@@ -462,7 +463,7 @@ def test_an_endless_body_is_cut_off() -> None:
     trip.body.feed(SIZE + 50)
     assert trip.body.dropped
     assert isinstance(trip.error, errors.UpstreamInvalid)
-    assert trip.flight.source.failure is not None and trip.flight.source.available < SIZE
+    assert trip.flight.growth.failure is not None and trip.flight.growth.available < SIZE
     assert trip.kept() == SIZE and trip.store.size(DIGEST) is None
 
 
@@ -474,7 +475,7 @@ def test_what_comes_after_the_right_bytes_is_left() -> None:
     opened = trip.flight.opened()
     trip.body.feed(SIZE + 50)
     assert trip.body.dropped
-    assert result(opened) is None and trip.flight.source.available == SIZE
+    assert result(opened) is None and trip.flight.growth.available == SIZE
     assert trip.store.size(DIGEST) == SIZE
 
 
@@ -489,7 +490,7 @@ def test_a_length_promised_by_too_small_a_descriptor_is_broken_off_and_the_next_
     trip.depart()
     assert result(trip.flight.opened()) is None
     trip.body.complete()
-    assert trip.flight.source.failure is not None and trip.flight.source.available < 4000
+    assert trip.flight.growth.failure is not None and trip.flight.growth.available < 4000
     again = Trip(size=4000, store=trip.store)
     again.upstream.tells_size, again.upstream.ranges = tells_size, ranges
     again.depart()
@@ -507,7 +508,7 @@ def test_a_length_promised_by_too_large_a_descriptor_is_broken_off_and_the_blob_
     trip.depart()
     assert result(trip.flight.opened()) is None
     trip.body.complete()
-    assert trip.flight.source.failure is not None and trip.flight.source.available == SIZE
+    assert trip.flight.growth.failure is not None and trip.flight.growth.available == SIZE
     assert (trip.flight.size, trip.store.size(DIGEST)) == (SIZE, SIZE)
 
 
@@ -544,7 +545,7 @@ def test_the_last_byte_waits_also_when_the_size_is_learnt_late() -> None:
     opened = trip.flight.opened()
     step(trip.clock, 1.0)
     assert isinstance(failing(opened), errors.UpstreamInvalid)
-    assert trip.flight.source.available == 0 and trip.body.dropped
+    assert trip.flight.growth.available == 0 and trip.body.dropped
     assert isinstance(trip.error, errors.UpstreamInvalid)
     assert discarded(trip)
 
@@ -616,7 +617,7 @@ def test_a_flight_ends_well_after_an_import_has_brought_its_blob() -> None:
         trip = Trip(blob=sent).depart()
         trip.body.feed(1000)
         brought_by_an_import(trip)
-        trip.flight.source.file.acquire()
+        trip.reader = trip.flight.reader()
         trip.body.complete()
         assert trip.readable() == (BLOB if sent == BLOB else BLOB[:-1])
         assert isinstance(trip.outcome[0], Failure) is (sent != BLOB)
@@ -631,7 +632,7 @@ def test_an_upstream_is_not_asked_again_for_what_an_import_has_brought() -> None
     brought_by_an_import(trip)
     trip.body.cut()
     assert isinstance(trip.error, errors.UpstreamUnavailable)
-    assert trip.flight.source.failure is not None
+    assert trip.flight.growth.failure is not None
     assert len(trip.asked()) == 1
     assert trip.store.unfinished() == []
 
@@ -721,7 +722,7 @@ def test_a_disk_that_fills_up_fails_the_flight_and_not_the_appliance() -> None:
     trip.body.feed(900)
     assert trip.body.dropped
     assert isinstance(trip.error, OSError)
-    assert trip.flight.source.failure is not None
+    assert trip.flight.growth.failure is not None
     assert trip.kept() == 900
 
 

@@ -284,7 +284,7 @@ def test_what_is_being_completed_is_waited_for(offline: bool) -> None:
     assert not (opening.called or looking.called or committed.called)
     store.held_up.callback(None)
     answer = result(opening)
-    assert (answer.size, answer.flight, result(looking).size) == (1000, None, 1000)
+    assert (answer.size, answer.growth, result(looking).size) == (1000, None, 1000)
     answer.close()
     assert result(done) is None and result(committed) is None
     assert asked.calls == []
@@ -380,9 +380,10 @@ def test_a_flight_ends_when_its_upstream_may_not_be_asked_any_more(change: str) 
     resuming = begin(cache.flights.resume(cache.remotes))
     flying, pausing, opening = (cache.flights.start(asked, NAME, Digest.of(blob), 1000) for blob in BLOBS[:3])
     asked.bodies[-1].feed(1)
+    readers = []
     for flight, body in zip((flying, pausing), asked.bodies[-3:-1], strict=True):
         body.feed(300)
-        flight.source.file.acquire()
+        readers.append(flight.reader())
     asked.bodies[-2].cut()
     asked.hang("blob")
     waiting = cache.flights.start(asked, "library/other", Digest.of(b"other"), 5).opened()
@@ -395,14 +396,15 @@ def test_a_flight_ends_when_its_upstream_may_not_be_asked_any_more(change: str) 
     cache.flights.configure(after)
     assert len(cache.flights) == 0 and result(resuming) is None
     for flight in (flying, pausing, opening):
-        assert flight.source.failure is not None and flight.source.failure.check(Offline)
+        assert flight.growth.failure is not None and flight.growth.failure.check(Offline)
     failing(waiting, Offline)
     cache.clock.advance(100)
     assert len(asked.calls) == number and asked.bodies[-3].dropped and asked.bodies[-1].dropped
     kept = {digest: result(cache.store.inspect(digest)) for digest in cache.store.unfinished()}
     assert kept[flying.digest].size == kept[pausing.digest].size == 300 and len(kept) >= len(BLOBS)
-    for flight in (flying, pausing):
-        flight.source.file.release()
+    for reader in readers:
+        assert len(result(reader.read(0, 1000))) == 300
+        reader.close()
 
 
 def test_a_flight_goes_on_with_what_its_upstream_is_now() -> None:
@@ -413,7 +415,7 @@ def test_a_flight_goes_on_with_what_its_upstream_is_now() -> None:
     asked.bodies[0].feed(300)
     cache.flights.configure(under(cache, now, max_connections=3))
     asked.bodies[0].feed(300)
-    assert flight.source.available == 600
+    assert flight.growth.available == 600
     asked.bodies[0].cut()
     cache.clock.advance(1.0)
     assert [call.start for call in now.asked("blob")] == [600] and len(asked.asked("blob")) == 1

@@ -17,10 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from appliance.errors import UpstreamUnavailable
 from appliance.flow import body as body_module
-from appliance.flow.body import CLIENT_SILENCE, ClientStalled, FileBody, Part
-from appliance.flow.source import Source
+from appliance.flow.body import CLIENT_SILENCE, BlobBody, ClientStalled, Part
 from appliance.oci.ranges import Span
-from tests.rooms.flow.wire import CountedFile, Wire, source_of
+from tests.rooms.flow.wire import Blob, Wire
 
 DATA = bytes(range(256)) * 4
 SIZE = len(DATA)
@@ -29,11 +28,13 @@ SIZE = len(DATA)
 class Sending:
     """One body on its way, and all that it holds."""
 
-    def __init__(self, source: Source, parts: Sequence[Part], files: bool = True, wire: Wire | None = None) -> None:
-        self.source = source
+    def __init__(self, blob: Blob, parts: Sequence[Part], files: bool = True, wire: Wire | None = None) -> None:
+        self.blob = blob
+        self.growth = blob.growth
         self.wire = wire or Wire()
         self.clock = Clock()
-        self.body = FileBody(source, parts, self.wire, self.wire if files else None, self.clock)
+        transport = self.wire if files else None
+        self.body = BlobBody(blob.reader, parts, self.wire, transport, self.clock, growth=blob.growth)
         self.outcome: list[Any] = []
         self.done: Deferred[int] = self.body.send()
         self.done.addBoth(self.outcome.append)
@@ -46,15 +47,13 @@ class Sending:
 
     def let_go(self) -> None:
         """Nothing is held any more."""
-        file = self.source.file
-        assert isinstance(file, CountedFile)
         assert len(self.outcome) == 1
-        assert file.readers == 1
+        assert self.blob.file.readers == 1
         assert self.clock.getDelayedCalls() == []
         assert self.wire.producer is None
-        assert self.source._waiting == []
-        self.source.advance(SIZE)
-        self.source.fail(Failure(UpstreamUnavailable("docker.io", "gone")))
+        assert len(self.growth._waiting) == 0
+        self.growth.advance(SIZE)
+        self.growth.fail(Failure(UpstreamUnavailable("docker.io", "gone")))
         assert len(self.outcome) == 1
 
 
@@ -65,7 +64,7 @@ def wanted(parts: Sequence[Part]) -> bytes:
 class BodyTests(SynchronousTestCase):
     def both_ways(self, parts: Sequence[Part], available: int | None = None) -> list[Sending]:
         """By file ranges, and by writes where bytes must pass through TLS."""
-        return [Sending(source_of(DATA, available), parts, files) for files in (True, False)]
+        return [Sending(Blob(DATA, available), parts, files) for files in (True, False)]
 
     def test_the_client_gets_what_was_promised(self) -> None:
         """A whole file, one range, several with text between them, none at all."""
@@ -95,7 +94,7 @@ class BodyTests(SynchronousTestCase):
             sending.wire.take_all()
             self.assertEqual(bytes(sending.wire.received), DATA[10:20])
             for available in (21, 300, 499, SIZE):
-                sending.source.advance(available)
+                sending.growth.advance(available)
                 sending.wire.take_all()
                 self.assertEqual(bytes(sending.wire.received), DATA[10 : min(available, 500)])
             self.assertEqual(sending.outcome, [490])
@@ -105,7 +104,7 @@ class BodyTests(SynchronousTestCase):
         """The client has every byte there is when its connection is cut."""
         for sending in self.both_ways([Span(0, SIZE), b"tail"], available=300):
             sending.wire.take(50)
-            sending.source.fail(Failure(UpstreamUnavailable("docker.io", "cut")))
+            sending.growth.fail(Failure(UpstreamUnavailable("docker.io", "cut")))
             self.assertEqual(sending.outcome, [])
             sending.wire.take_all()
             self.assertEqual(bytes(sending.wire.received), DATA[:300])
@@ -116,10 +115,10 @@ class BodyTests(SynchronousTestCase):
         """And a source that had failed before gives what it has."""
         for sending in self.both_ways([Span(0, SIZE)], available=10):
             sending.wire.take_all()
-            sending.source.fail(Failure(UpstreamUnavailable("docker.io", "cut")))
+            sending.growth.fail(Failure(UpstreamUnavailable("docker.io", "cut")))
             self.assertIs(sending.failed_with(), UpstreamUnavailable)
             sending.let_go()
-            late = Sending(sending.source, [Span(0, 5), Span(0, SIZE + 1)])
+            late = Sending(sending.blob, [Span(0, 5), Span(0, SIZE + 1)])
             late.wire.take_all()
             self.assertIs(late.failed_with(), UpstreamUnavailable)
 
@@ -155,16 +154,16 @@ class BodyTests(SynchronousTestCase):
 
     def test_a_client_that_left_before_the_body_costs_nothing(self) -> None:
         """The transport says so while it is given the producer."""
-        sending = Sending(source_of(DATA), [b"head", Span(0, SIZE)], wire=Wire(gone=True))
+        sending = Sending(Blob(DATA), [b"head", Span(0, SIZE)], wire=Wire(gone=True))
         self.assertIs(sending.failed_with(), ConnectionDone)
         sending.let_go()
 
     def test_range_bytes_reported_after_the_end_are_nothing(self) -> None:
         """A transport may report what left while the connection is cut; no closed file is touched."""
-        sending = Sending(source_of(DATA), [Span(0, SIZE)])
+        sending = Sending(Blob(DATA), [Span(0, SIZE)])
         sent = sending.wire._range[3]  # type: ignore[index]
         sending.done.cancel()
-        sending.source.file.release()
+        sending.blob.reader.close()
         sent(10)
         sent(SIZE - 10)
         self.assertEqual(len(sending.outcome), 1)
@@ -189,49 +188,47 @@ class BodyTests(SynchronousTestCase):
 
         parts = [b"head", Span(0, 400), b"between", Span(100, SIZE)]
         for files in (True, False):
-            sending = Sending(source_of(DATA), parts, files, Eager())
+            sending = Sending(Blob(DATA), parts, files, Eager())
             self.assertEqual(bytes(sending.wire.received), wanted(parts))
             self.assertEqual(sending.outcome, [len(wanted(parts))])
             sending.let_go()
-            sending = Sending(source_of(DATA), parts, files, Lost())
+            sending = Sending(Blob(DATA), parts, files, Lost())
             self.assertIs(sending.failed_with(), ConnectionDone)
             sending.let_go()
 
     def test_a_file_that_is_shorter_than_it_should_be_is_an_error(self) -> None:
         """Never an endless loop, never a shorter body that looks whole."""
-        source = source_of(DATA)
-        source.advance(SIZE + 5)
-        sending = Sending(source, [Span(0, SIZE + 5)], files=False)
+        blob = Blob(DATA)
+        blob.growth.advance(SIZE + 5)
+        sending = Sending(blob, [Span(0, SIZE + 5)], files=False)
         sending.wire.take_all()
         self.assertIs(sending.failed_with(), OSError)
         self.assertEqual(bytes(sending.wire.received), DATA)
 
     def test_a_disk_that_cannot_be_read_ends_this_body_alone(self) -> None:
         """Whoever waits for the same flight is told all the same, and nothing is held for ever."""
-        source = source_of(DATA, available=0)
-        broken, whole = Sending(source, [Span(0, SIZE)], files=False), Sending(source, [Span(0, SIZE)])
+        blob = Blob(DATA, available=0)
+        broken, whole = Sending(blob, [Span(0, SIZE)], files=False), Sending(blob, [Span(0, SIZE)])
         with mock.patch.object(os, "pread", side_effect=OSError(5, "Input/output error")):
-            source.advance(SIZE)
+            blob.growth.advance(SIZE)
         whole.wire.take_all()
         self.assertIs(broken.failed_with(), OSError)
         self.assertEqual(whole.outcome, [SIZE])
         whole.let_go()
         with mock.patch.object(os, "pread", side_effect=OSError(5, "Input/output error")):
-            at_once = Sending(source_of(DATA), [Span(0, SIZE)], files=False)
+            at_once = Sending(Blob(DATA), [Span(0, SIZE)], files=False)
         self.assertIs(at_once.failed_with(), OSError)
         at_once.let_go()
 
     def advice(self, size: int, files: bool, cold: bool) -> list[tuple[int, int]]:
         """What the kernel is asked to read ahead while a file of zeros is sent."""
         advised: list[tuple[int, int]] = []
-        file = CountedFile(b"")
-        os.ftruncate(file.fd, size)
         preadv = mock.Mock(side_effect=BlockingIOError if cold else lambda fd, buffers, at, flags: at < size)
         with (
             mock.patch.object(os, "posix_fadvise", lambda fd, at, length, advice: advised.append((at, length))),
             mock.patch.object(os, "preadv", preadv),
         ):
-            sending = Sending(Source(file, size), [Span(0, size)], files)
+            sending = Sending(Blob(b"", size, size), [Span(0, size)], files)
             while not sending.wire.idle:
                 sending.wire.take(1024 * 1024)
         self.assertTrue(all(call.args[2] < size for call in preadv.call_args_list), "asked about no byte of the file")
@@ -257,7 +254,7 @@ class SilenceTests(SynchronousTestCase):
     def test_a_client_that_takes_nothing_is_cut_off(self) -> None:
         """A connection held on purpose does not hold a file for ever."""
         for files in (True, False):
-            sending = Sending(source_of(DATA), [b"head", Span(0, SIZE)], files)
+            sending = Sending(Blob(DATA), [b"head", Span(0, SIZE)], files)
             sending.wire.take(5)
             sending.clock.advance(CLIENT_SILENCE)
             sending.clock.advance(CLIENT_SILENCE)
@@ -266,7 +263,7 @@ class SilenceTests(SynchronousTestCase):
 
     def test_a_client_that_takes_a_little_is_not(self) -> None:
         """There is no limit on how long a layer may take."""
-        sending = Sending(source_of(DATA), [Span(0, SIZE)])
+        sending = Sending(Blob(DATA), [Span(0, SIZE)])
         for _ in range(SIZE):
             sending.wire.take(1)
             sending.clock.advance(CLIENT_SILENCE)
@@ -274,11 +271,11 @@ class SilenceTests(SynchronousTestCase):
 
     def test_waiting_for_the_upstream_is_not_the_clients_silence(self) -> None:
         """Nor is the time counted to it that went by while there was nothing to take."""
-        sending = Sending(source_of(DATA, 0), [Span(0, SIZE)])
+        sending = Sending(Blob(DATA, 0), [Span(0, SIZE)])
         for _ in range(5):
             sending.clock.advance(CLIENT_SILENCE)
         sending.clock.advance(CLIENT_SILENCE - 1)
-        sending.source.advance(SIZE)
+        sending.growth.advance(SIZE)
         sending.clock.advance(CLIENT_SILENCE - 1)
         self.assertEqual(sending.outcome, [])
         sending.wire.take_all()
@@ -296,16 +293,16 @@ def test_however_it_comes_and_goes_the_bytes_are_the_wanted_ones(
 ) -> None:
     """Any interleaving of growth, partial sends, pauses and time: the client has a beginning, and in the end all."""
     with mock.patch.object(body_module, "CHUNK", 64):
-        sending = Sending(source_of(DATA, 0), parts, files)
+        sending = Sending(Blob(DATA, 0), parts, files)
         for move, amount in moves:
             if move == "grow":
-                sending.source.advance(min(SIZE, sending.source.available + amount))
+                sending.growth.advance(min(SIZE, sending.growth.available + amount))
             elif move == "take":
                 sending.wire.take(amount)
             else:
                 sending.clock.advance(1)
             assert wanted(parts).startswith(bytes(sending.wire.received))
-        sending.source.advance(SIZE)
+        sending.growth.advance(SIZE)
         sending.wire.take_all()
     assert bytes(sending.wire.received) == wanted(parts)
     assert sending.outcome == [len(wanted(parts))]

@@ -1,4 +1,4 @@
-"""The small parts: threads, shared files, sources, and files written so that they survive."""
+"""The small parts: threads, growth, and files written so that they survive."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from appliance.errors import UpstreamUnavailable
+from appliance.flow.body import Growth
 from appliance.flow.durable import make_folder, write_file
-from appliance.flow.sharedfile import SharedFile
 from appliance.flow.threads import DiskThreads, InlineThreads
 from appliance.interfaces import IThreads
 from tests.contracts.threads import ThreadsContract
-from tests.rooms.flow.wire import source_of
 
 
 class TestInlineThreads(ThreadsContract):
@@ -71,55 +71,38 @@ class TestDiskThreads(ThreadsContract):
         self.assertEqual(told[1], threading.get_ident())
 
 
-# -- shared files -----------------------------------------------------------------------------------------------------
-
-
-def test_the_last_reader_closes_the_file() -> None:
-    """And only the last; nobody gets hold of it afterwards, and nobody can let go of it twice."""
-    file = SharedFile(os.memfd_create("shared"))
-    file.acquire()
-    file.acquire()
-    for _ in range(2):
-        file.release()
-        os.fstat(file.fd)
-    file.release()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(file.fd)
-    for late in (file.release, file.acquire, file.release):
-        with pytest.raises(ValueError, match="closed already"):
-            late()
-
-
-# -- sources ----------------------------------------------------------------------------------------------------------
+# -- growth -----------------------------------------------------------------------------------------------------------
 
 
 def test_who_waits_is_told_once() -> None:
-    """Of more, or of the end; one who forgot about it, or never waited, is not."""
-    source = source_of(b"0123456789", 2)
+    """Of more, or of the end; one who gave up, or never waited, is not."""
+    growth = Growth(2)
     told: list[str] = []
 
-    def one() -> None:
-        told.append("one")
+    def wait(name: str, again: bool = False) -> Deferred[None]:
+        def grown(_: None) -> None:
+            told.append(name)
+            if again:
+                waiting[name] = wait(name, again)
 
-    def again() -> None:
-        told.append("again")
-        source.wait(again)
+        changed = growth.changed()
+        changed.addCallbacks(grown, lambda failure: failure.trap(CancelledError))
+        return changed
 
-    source.wait(one)
-    source.wait(again)
-    source.advance(2)
-    source.advance(1)
-    assert (told, source.available) == ([], 2)
-    source.advance(3)
-    source.forget(one)
-    source.advance(4)
-    source.forget(again)
-    source.advance(5)
-    assert (told, source.available) == (["one", "again", "again"], 5)
-    source.wait(one)
-    source.fail(Failure(UpstreamUnavailable("docker.io", "gone")))
+    waiting = {"one": wait("one"), "again": wait("again", True)}
+    growth.advance(2)
+    growth.advance(1)
+    assert (told, growth.available) == ([], 2)
+    growth.advance(3)
+    waiting["one"].cancel()
+    growth.advance(4)
+    waiting["again"].cancel()
+    growth.advance(5)
+    assert (told, growth.available) == (["one", "again", "again"], 5)
+    wait("one")
+    growth.fail(Failure(UpstreamUnavailable("docker.io", "gone")))
     assert told[3:] == ["one"]
-    assert source.failure is not None
+    assert growth.failure is not None
 
 
 # -- durable files ----------------------------------------------------------------------------------------------------

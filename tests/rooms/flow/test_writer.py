@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from appliance.flow import writer as writer_module
-from appliance.flow.relay import Relay
+from appliance.flow.body import Relay
 from appliance.flow.writer import HIGH, LOW, ThreadWriter
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from twisted.internet.interfaces import IConsumer
 from zope.interface import implementer
 
-from appliance.flow.sharedfile import SharedFile
-from appliance.flow.source import Source
+from appliance.flow.body import Growth
+from appliance.flow.threads import InlineThreads
 from appliance.interfaces import IFileTransport
+from appliance.store.files import FileReader, SharedFile
 
 # The transport's own buffer; a producer is paused while it holds more.
 BUFFER = 100
@@ -104,9 +105,19 @@ class CountedFile(SharedFile):
 
     @property
     def readers(self) -> int:
-        return self._readers
+        return self._users
 
 
-def source_of(data: bytes, available: int | None = None) -> Source:
-    """A source of C{data}, of which so much may be read by now."""
-    return Source(CountedFile(data), len(data) if available is None else available)
+class Blob:
+    """
+    Bytes that may be read, as a store gives them, and how many of them by now.
+
+    @ivar file: what they lie in.
+    """
+
+    def __init__(self, data: bytes, available: int | None = None, size: int | None = None) -> None:
+        self.file = CountedFile(data)
+        if size is not None:
+            os.ftruncate(self.file.fd, size)
+        self.reader = FileReader(self.file, InlineThreads())
+        self.growth = Growth(len(data) if available is None else available)

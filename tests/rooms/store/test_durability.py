@@ -93,6 +93,17 @@ def test_a_commit_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
     assert not os.listdir(tmp_path / "partial")
 
 
+def test_a_deletion_is_on_the_disk_when_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is synced behind it, also when another has just removed the blob: that one's may not be done yet."""
+    store = opened(tmp_path)
+    result(store.put(DIGEST, DATA))
+    for removed in ([("unlink", "HEX")], []):
+        with monkeypatch.context() as patch:
+            disk = Disk(patch)
+            result(store.delete(DIGEST))
+        assert disk.calls == [*removed, ("open", "sha256"), ("fsync", "sha256")]
+
+
 def crash_everywhere(root: Path, prepare: Callable[[FilesystemBlobStore], Any], act: Callable[[Any], Any]) -> int:
     """Do it once for each step, crashing there; return how many steps there are. After each the store is looked at."""
     step = 0
@@ -122,7 +133,7 @@ def _old_or_new(store: FilesystemBlobStore) -> None:
     left = [name for name in os.listdir(store._partial) if name.endswith(".tmp")]
     assert not left
     ingest = result(store.ingest(DIGEST))
-    assert DATA.startswith(os.pread(ingest.file.fd, len(DATA) + 1, 0))
+    assert DATA.startswith(result(ingest.reader().read(0, len(DATA) + 1)))
     result(ingest.write([DATA[ingest.size :]]))
     result(ingest.commit())
     assert result(store.read(DIGEST, 10**6)) == DATA
@@ -146,6 +157,15 @@ def test_a_crash_while_receiving_leaves_a_beginning(tmp_path: Path) -> None:
         return written(given[0]).commit()
 
     assert crash_everywhere(tmp_path, lambda _: None, receive) >= 8
+
+
+def test_a_crash_in_a_deletion_leaves_the_blob_or_nothing(tmp_path: Path) -> None:
+    """At whatever step: what is held is whole, and what is not can be fetched again."""
+
+    def held(store: FilesystemBlobStore) -> None:
+        result(store.put(DIGEST, DATA))
+
+    assert crash_everywhere(tmp_path, held, lambda given: given[0].delete(DIGEST)) >= 3
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "rename"])

@@ -16,6 +16,7 @@ from appliance.flow.threads import InlineThreads
 from appliance.interfaces import IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
 from appliance.store.blobs import FilesystemBlobStore
+from appliance.store.files import SharedFile
 from appliance.store.ownership import Ownership
 from tests.doubles.deferreds import result
 
@@ -68,7 +69,7 @@ def slow(tmp_path: Path) -> tuple[SlowThreads, IIngest]:
 def test_a_close_waits_for_the_write_under_way(slow: tuple[SlowThreads, IIngest], tmp_path: Path) -> None:
     """Else its bytes would go into whatever file is opened next under the same number."""
     threads, ingest = slow
-    fd = ingest.file.fd
+    fd = ingest._file.fd
     writing = ingest.write([DATA])
     ingest.close()
     assert is_open(fd)
@@ -81,7 +82,7 @@ def test_a_close_waits_for_the_write_under_way(slow: tuple[SlowThreads, IIngest]
 def test_a_cancelled_write_keeps_its_file_open_until_it_ends(slow: tuple[SlowThreads, IIngest]) -> None:
     """Cancelling does not stop the thread, so it must not take the file away from it."""
     threads, ingest = slow
-    fd = ingest.file.fd
+    fd = ingest._file.fd
     writing = ingest.write([DATA])
     writing.cancel()
     with pytest.raises(CancelledError):
@@ -99,7 +100,7 @@ def test_a_commit_cut_off_by_a_stop_still_commits(slow: tuple[SlowThreads, IInge
     writing = ingest.write([DATA])
     threads.work()
     result(writing)
-    fd = ingest.file.fd
+    fd = ingest._file.fd
     committing = ingest.commit()
     committing.cancel()
     with pytest.raises(CancelledError):
@@ -136,11 +137,11 @@ def test_a_blob_has_no_writer_from_when_it_has_its_name(tmp_path: Path, monkeypa
     result(ingest.write_ahead(0, [DATA]))
     result(ingest.absorb(len(DATA)))
     assert writable(tmp_path / "partial" / DIGEST.file_name)
-    ingest.file.acquire()
+    reader = ingest.reader()
     monkeypatch.setattr(os, "rename", renamed)
     result(ingest.commit())
     assert seen == [[]]
-    ingest.file.release()
+    reader.close()
 
 
 @pytest.mark.parametrize("late", [DATA[-10:], b"wrong"])
@@ -206,7 +207,7 @@ def test_an_opening_that_was_cancelled_leaves_nothing_open(tmp_path: Path) -> No
     opening = store.ingest(DIGEST)
     threads.work()
     ingest = result(opening)
-    assert Path(f"/proc/self/fd/{ingest.file.fd}").readlink() == tmp_path / "partial" / DIGEST.file_name
+    assert Path(f"/proc/self/fd/{ingest._file.fd}").readlink() == tmp_path / "partial" / DIGEST.file_name
     ingest.close()
 
 
@@ -558,6 +559,54 @@ def test_a_blob_that_comes_while_the_store_is_measured_counts_once(tmp_path: Pat
     result(putting)
     result(measuring)
     assert store.total() == len(DATA) + 3
+
+
+def test_a_blob_that_is_deleted_while_the_store_is_measured_counts_no_more(tmp_path: Path) -> None:
+    """An eviction right after the start: whether it was here before or has just come, and was counted yet or not."""
+    for position in range(4):
+        (tmp_path / "blobs" / "sha256" / DIGEST.encoded).unlink(missing_ok=True)
+        result(opened(tmp_path).put(DIGEST, DATA))
+        threads = SlowThreads()
+        store = opened(tmp_path, threads)
+        steps = [store.delete(DIGEST), store.put(Digest.of(b"abc"), b"abc"), store.delete(Digest.of(b"abc"))]
+        steps.append(store.measure())
+        threads.waiting.insert(position, threads.waiting.pop())
+        threads.work()
+        for step in steps:
+            result(step)
+        assert store.total() == 0, position
+
+
+def test_the_last_reader_closes_the_file() -> None:
+    """And only the last; nobody gets hold of it afterwards, and nobody can let go of it twice."""
+    file = SharedFile(os.memfd_create("shared"))
+    file.acquire()
+    file.acquire()
+    for _ in range(2):
+        file.release()
+        os.fstat(file.fd)
+    file.release()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file.fd)
+    for late in (file.release, file.acquire, file.release):
+        with pytest.raises(ValueError, match="closed already"):
+            late()
+
+
+def test_a_reader_that_is_closed_during_a_read_keeps_its_file_until_the_end(tmp_path: Path) -> None:
+    """Else the thread would read from whatever is opened next under the same number."""
+    data = DATA * 100
+    digest = Digest.of(data)
+    result(opened(tmp_path).put(digest, data))
+    before, threads = descriptors(), SlowThreads()
+    reader = opened(tmp_path, threads).open(digest)
+    small, large = reader.read(0, 100), reader.read(0, len(data))
+    assert result(small) == data[:100]
+    reader.close()
+    assert descriptors() != before
+    threads.work()
+    assert result(large) == data
+    assert descriptors() == before
 
 
 def test_the_probe_says_why_the_store_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
