@@ -45,7 +45,7 @@ BLOBS = "io.pullcache.blobs"
 _DESCRIPTOR = re.compile(r'\{\s*"mediaType"')
 
 
-class IndexEntry(msgspec.Struct, rename="camel", omit_defaults=True):
+class DescriptorEntry(msgspec.Struct, rename="camel", omit_defaults=True):
     """A descriptor in the index document."""
 
     media_type: str
@@ -59,7 +59,7 @@ class ImageIndex(msgspec.Struct, rename="camel"):
 
     schema_version: int
     media_type: str
-    manifests: list[IndexEntry]
+    manifests: list[DescriptorEntry]
     annotations: dict[str, str] = {}
 
 
@@ -190,21 +190,21 @@ class Repository:
             try:
                 _, end = decoder.raw_decode(text, beginning.start())
                 # Decoded as strictly as the whole document is: what is taken now has to be written again.
-                repository._admit(msgspec.json.decode(text[beginning.start() : end], type=IndexEntry))
+                repository._admit(msgspec.json.decode(text[beginning.start() : end], type=DescriptorEntry))
             except (ValueError, OverflowError, DigestInvalid, TagInvalid, RecursionError):
                 pass
         return repository
 
-    def _entry(self, digest: Digest, annotations: dict[str, str]) -> IndexEntry:
+    def _entry(self, digest: Digest, annotations: dict[str, str]) -> DescriptorEntry:
         held = self.manifests[digest]
-        return IndexEntry(
+        return DescriptorEntry(
             held.media_type, str(digest), held.size, annotations | {CONFIRM: "true"} if held.confirm else annotations
         )
 
     def _pin(self, digest: Digest) -> dict[str, str]:
         return {PINNED: self.pinned[digest]} if digest in self.pinned else {}
 
-    def _admit(self, entry: IndexEntry) -> None:
+    def _admit(self, entry: DescriptorEntry) -> None:
         digest = Digest.parse(entry.digest)
         self.hold(digest, entry.media_type, entry.size, entry.annotations.get(CONFIRM) == "true")
         pinned = entry.annotations.get(PINNED)

@@ -15,6 +15,7 @@ from appliance.errors import DocumentDamaged, VersionConflict
 from appliance.flow.durable import make_folder, write_file
 from appliance.flow.threads import InlineThreads
 from appliance.index import documents as documents_module
+from appliance.index.documents import FilesystemDocuments, previous
 from appliance.index.memory import MemoryDocuments
 from appliance.interfaces import IDocuments
 from tests.contracts.documents import KEY, DocumentsContract
