@@ -93,7 +93,7 @@ ONLY_AT: dict[str, frozenset[str]] = {
 }
 
 #: Names of public classes that still mean more than one thing. None is added here.
-STILL_AMBIGUOUS = frozenset({"Lines", "Page", "Referrer", "Refused"})
+STILL_AMBIGUOUS = frozenset({"Page", "Referrer", "Refused"})
 
 Import = tuple[Path, int, str]
 

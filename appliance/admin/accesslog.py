@@ -33,19 +33,16 @@ class AccessLog:
         """Note one request."""
         if not self._lines:
             self._clock.callLater(INTERVAL, self.flush)
-        self._lines.append(f"{self._now()} {client} {method} {path} {code} {octets} {seconds:.3f} {cache}\n")
+        now = int(wall(self._clock))
+        if now != self._second:
+            self._second, self._when = now, formatTime(now)
+        self._lines.append(f"{self._when} {client} {method} {path} {code} {octets} {seconds:.3f} {cache}\n")
 
     def flush(self) -> None:
         """Write what was noted."""
         lines, self._lines = self._lines, []
         if lines:
             self._write("".join(lines))
-
-    def _now(self) -> str:
-        now = int(wall(self._clock))
-        if now != self._second:
-            self._second, self._when = now, formatTime(now)
-        return self._when
 
 
 def writer_to(destination: str | Path) -> Callable[[str], object]:

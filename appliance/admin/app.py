@@ -7,13 +7,13 @@ It answers whether the process is alive and ready, and what it measures; the oth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -60,7 +60,13 @@ class AdminApp:
         # Werkzeug would answer these with redirects to an absolute URL made of the Host header.
         self._app.url_map.strict_slashes = False
         self._app.url_map.merge_slashes = False
-        self.routes = [*self._own(), *(route for part in parts for route in part)]
+        self.routes = [
+            Route("GET", "/healthz", self.healthz, "Whether the process answers.", dict[str, str]),
+            Route("GET", "/readyz", self.readyz, "Whether the store can be read and written.", dict[str, str]),
+            Route("GET", "/metrics", self.metrics, "Measurements in Prometheus' text format.", "text/plain"),
+            Route("GET", "/api/v1/openapi.json", self.described, "This document.", dict[str, Any]),
+            *(route for part in parts for route in part),
+        ]
         for route in self.routes:
             self._add(route)
         self._app.handle_errors(Exception)(self.failed)  # type: ignore[arg-type]  # Klein's type knows IRequest only
@@ -69,11 +75,7 @@ class AdminApp:
         """What to listen with; C{connections} is the table of them, C{None} for one of its own."""
         clock = self._metrics.clock
         table = Connections(clock, ConnectionSettings()) if connections is None else connections
-        return AdminSite(AdminResource(self), self, clock, table)
-
-    def klein(self) -> KleinResource:
-        """The routes alone, for requests that L{admit} has passed."""
-        return self._app.resource()
+        return AdminSite(AdminResource(self, self._app.resource()), self, clock, table)
 
     def admit(self, request: Request) -> None:
         """
@@ -94,26 +96,6 @@ class AdminApp:
         refuse_other_host(host, self._hosts, "admin: hosts", getattr(request.getHost(), "host", ""))
         refuse_foreign_page(request.requestHeaders, host)
 
-    def refuse(self, request: Request, error: Exception) -> bytes:
-        """Answer with an error."""
-        return self.failed(request, Failure(error))
-
-    def body_limit(self, method: bytes, uri: bytes) -> int:
-        """See L{Bodies}."""
-        route = self._meant(method, uri)
-        return route.body_limit if isinstance(route, Route) else 0
-
-    def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
-        """See L{Bodies}."""
-        route = self._meant(method, uri)
-        if isinstance(route, HTTPException):
-            status, found = answer_for(route) or internal()
-        elif route.body_limit:
-            status, found = 413, document("too-large", f"the body may have {route.body_limit} bytes, not more")
-        else:
-            status, found = 413, document("too-large", f"{route.name} takes no body")
-        return status, msgspec.json.encode(found)
-
     def healthz(self, request: Request) -> Reply:
         """Alive: the reactor turns."""
         return json({"status": "ok"})
@@ -133,11 +115,11 @@ class AdminApp:
         return Reply(self._metrics.render(), content_type=CONTENT_TYPE)
 
     def described(self, request: Request) -> Reply:
-        """All of this for programs."""
+        """What all routes take and give, for programs."""
         return json(openapi.document(self.routes))
 
     def failed(self, request: Request, failure: Failure) -> bytes:
-        """Whatever went wrong, as JSON."""
+        """Answer with an error in JSON; one that is in no table, or the store's, is logged."""
         if failure.check(CancelledError):
             failure.raiseException()
         assert failure.value is not None
@@ -145,27 +127,37 @@ class AdminApp:
         if answer is None or answer[0] == 500:
             self._log.failure("{uri}", failure, uri=request.uri)
         if request.startedWriting:
-            # Something else was promised; whatever follows would be taken for it.
+            # Something else was promised; what follows would be taken for it.
             abort(request)
             return b""
         status, document = answer or internal()
         return send(request, json(document, status))
 
-    # -- routing ----------------------------------------------------------------------------------------------------
-
-    def _own(self) -> list[Route]:
-        return [
-            Route("GET", "/healthz", self.healthz, "Whether the process answers.", dict[str, str]),
-            Route("GET", "/readyz", self.readyz, "Whether the store can be read and written.", dict[str, str]),
-            Route("GET", "/metrics", self.metrics, "Measurements in Prometheus' text format.", "text/plain"),
-            Route("GET", "/api/v1/openapi.json", self.described, "This document.", dict[str, Any]),
-        ]
-
     def _add(self, route: Route) -> None:
-        def answer(request: Request, **parameters: str) -> Deferred[bytes | None]:
-            return ensureDeferred(self._answer(route, request, parameters))
+        async def answer(request: Request, **parameters: str) -> bytes | None:
+            check_query(request, route.query)
+            reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)  # type: ignore[arg-type]
+            return None if reply is None else send(request, reply)
 
         self._app.route(route.path, methods=[route.method], endpoint=route.name)(answer)
+
+    # -- what is asked before a body is read ------------------------------------------------------------------------
+
+    def body_limit(self, method: bytes, uri: bytes) -> int:
+        """See L{ServerChannel.body_limit}."""
+        route = self._meant(method, uri)
+        return route.body_limit if isinstance(route, Route) else 0
+
+    def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
+        """See L{ServerChannel.body_refusal}."""
+        route = self._meant(method, uri)
+        if isinstance(route, HTTPException):
+            status, found = answer_for(route) or internal()
+        elif route.body_limit:
+            status, found = 413, document("too-large", f"the body may have {route.body_limit} bytes, not more")
+        else:
+            status, found = 413, document("too-large", f"{route.name} takes no body")
+        return status, msgspec.json.encode(found)
 
     def _meant(self, method: bytes, uri: bytes) -> Route | HTTPException:
         """The route of a request whose head alone is known, or why there is none."""
@@ -176,42 +168,27 @@ class AdminApp:
             return error
         return next(route for route in self.routes if route.name == name)
 
-    async def _answer(self, route: Route, request: Request, parameters: dict[str, str]) -> bytes | None:
-        check_query(request, route.query)
-        reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)  # type: ignore[arg-type]
-        return None if reply is None else send(request, reply)
-
 
 class AdminResource(Resource):
     """Admits a request and hands it to the routes."""
 
     isLeaf = True
 
-    def __init__(self, app: AdminApp) -> None:
+    def __init__(self, app: AdminApp, klein: KleinResource) -> None:
         super().__init__()
         self._app = app
-        self._klein = app.klein()
+        self._klein = klein
 
     def render(self, request: Request) -> Any:
         """See L{Resource.render}."""
         try:
             self._app.admit(request)
-        except PullcacheError as error:
-            return self._app.refuse(request, error)
+        except PullcacheError:
+            return self._app.failed(request, Failure())
         return self._klein.render(request)
 
 
 # -- connections ----------------------------------------------------------------------------------------------------
-
-
-class Bodies(Protocol):
-    """What the channel asks of the routes before it reads a body; C{uri} is the request's, as it came."""
-
-    def body_limit(self, method: bytes, uri: bytes) -> int:
-        """See L{ServerChannel.body_limit}."""
-
-    def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
-        """See L{ServerChannel.body_refusal}."""
 
 
 class AdminRequest(ServerRequest):
@@ -229,10 +206,10 @@ class AdminChannel(ServerChannel):
     # An inventory of half a million blobs may come over a thin line; silence ends it earlier.
     body_timeout = 600.0
 
-    def __init__(self, connections: Connections, bodies: Bodies) -> None:
+    def __init__(self, connections: Connections, app: AdminApp) -> None:
         super().__init__(connections)
-        self.body_limit = bodies.body_limit  # type: ignore[method-assign]
-        self.body_refusal = bodies.body_refusal  # type: ignore[method-assign]
+        self.body_limit = app.body_limit  # type: ignore[method-assign]
+        self.body_refusal = app.body_refusal  # type: ignore[method-assign]
 
     def overload(self) -> bytes:
         """See L{ServerChannel.overload}."""
@@ -249,9 +226,9 @@ class AdminSite(Site):
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, resource: Resource, bodies: Bodies, reactor: Any, connections: Connections) -> None:
+    def __init__(self, resource: Resource, app: AdminApp, reactor: Any, connections: Connections) -> None:
         super().__init__(resource, requestFactory=AdminRequest, reactor=reactor)
-        self.protocol = lambda: AdminChannel(connections, bodies)  # type: ignore[method-assign,assignment,return-value]
+        self.protocol = lambda: AdminChannel(connections, app)  # type: ignore[method-assign,assignment,return-value]
 
     def log(self, request: object) -> None:
         """Probes and scrapes would be most of the log."""

@@ -45,7 +45,7 @@ class Imports:
         imported: Callable[[], None] = lambda: None,
     ) -> None:
         """
-        @param imported: told after each import that was published.
+        @param imported: called after each import that was published.
         """
         self._importer = importer
         self._receipts = receipts
@@ -79,17 +79,24 @@ class Imports:
         A client that leaves cancels the import, so that Ctrl-C does; what was stored is not read again the next time.
         """
         order = body(request, ImportOrder)
-        files, options = paths(order.files), _options(order)
+        files = paths(order.files)
+        options = ImportOptions(
+            as_name=order.as_name,
+            dry_run=order.dry_run,
+            on_existing_tag=order.on_existing_tag,
+            trust=tuple(map(PublicKey.parse, order.trust)),
+            renames=Renames(order.rename).prefixes,
+        )
         lines = JsonLines(request)
         lines.begin()
         lines.send(await self._outcome(files, options, PacedProgress(lines, self._clock)))
 
     async def receipts(self, request: Request) -> Reply:
-        """All of them."""
+        """Those of all imports, oldest first."""
         return json(ReceiptList(await self._receipts.all()))
 
     async def receipt(self, request: Request, receipt: str) -> Reply:
-        """One of them."""
+        """That of one import, by its id."""
         return json(await self._receipts.get(receipt))
 
     async def stop(self) -> None:
@@ -111,17 +118,14 @@ class Imports:
         receipt = await self._importer.run(files, options, progress)
         if not options.dry_run:
             self._imported()
-            await self._review()
+            try:
+                await self._wants.review(self._held.holds)
+            except CancelledError:
+                raise
+            except Exception:
+                # It is imported all the same; the next import looks again.
+                self._log.failure("the wants were not looked through")
         return receipt
-
-    async def _review(self) -> None:
-        try:
-            await self._wants.review(self._held.holds)
-        except CancelledError:
-            raise
-        except Exception:
-            # It is imported all the same; the next import looks again.
-            self._log.failure("the wants were not looked through")
 
     async def _outcome(self, files: list[Path], options: ImportOptions, progress: PacedProgress) -> dict[str, object]:
         importing = Deferred.fromCoroutine(self.run(files, options, progress))
@@ -136,7 +140,8 @@ class Imports:
             if isinstance(error, BundleError) and error.unopened:
                 # Who may ask for imports may not look around on the disk by it: that is one answer whatever the reason.
                 self._log.warn("importing: {error}", error=error)
-                return document("bundle-unreadable", f"{_names(files)} cannot be opened as an archive; {_WHY_NOT}")
+                what = str(files[0]) if len(files) == 1 else f"one of {len(files)} files"
+                return document("bundle-unreadable", f"{what} cannot be opened as an archive; {_WHY_NOT}")
             answer = answer_for(error)
             if answer is None:
                 self._log.failure("importing {files}", Failure(), files=[str(path) for path in files])
@@ -145,23 +150,9 @@ class Imports:
             self._under_way.discard(importing)
 
 
-def _names(files: list[Path]) -> str:
-    return str(files[0]) if len(files) == 1 else f"one of {len(files)} files"
-
-
 def paths(files: list[str]) -> list[Path]:
     """The files. Raises L{Refused} for a path that depends on where the appliance was started."""
     for file in files:
         if not file.startswith("/") or "\0" in file:
             raise Refused(400, "bad-request", f"{file[:160]!r}: write the absolute path of a file on the appliance")
     return [Path(file) for file in files]
-
-
-def _options(order: ImportOrder) -> ImportOptions:
-    return ImportOptions(
-        as_name=order.as_name,
-        dry_run=order.dry_run,
-        on_existing_tag=order.on_existing_tag,
-        trust=tuple(map(PublicKey.parse, order.trust)),
-        renames=Renames(order.rename).prefixes,
-    )

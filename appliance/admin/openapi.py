@@ -46,7 +46,13 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": re.sub(r"\W+", "_", route.name).strip("_"),
-        "parameters": [*map(_in_path, _PARAMETER.findall(route.path)), *map(_in_query, route.query)],
+        "parameters": [
+            *(
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in _PARAMETER.findall(route.path)
+            ),
+            *map(_in_query, route.query),
+        ],
         "responses": {
             str(route.status): {"description": "Done.", "content": _content(route.gives, known)},
             "default": {"description": "Not done.", "content": _content(Error, known)},
@@ -59,10 +65,6 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
 
 def _content(kind: Any, known: dict[str, Any]) -> dict[str, Any]:
     return {kind: {}} if isinstance(kind, str) else {JSON: {"schema": known[str(kind)]}}
-
-
-def _in_path(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _in_query(parameter: Parameter) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
@@ -14,7 +15,7 @@ from appliance.bundle.inbox import Waiting
 from appliance.cache.wants import Wants
 from appliance.flow.clock import wall, wall_at
 from appliance.index.repositories import Repositories
-from appliance.interfaces import Condition, IBlobStore, IDocuments, RateLimit, UrlCondition
+from appliance.interfaces import Condition, IBlobStore, IDocuments
 from appliance.oci.timestamps import timestamp
 from appliance.settings import Settings, UpstreamSettings
 
@@ -36,9 +37,9 @@ class StatusPage:
         inbox: Callable[[], list[Waiting]],
     ) -> None:
         """
-        @param documents: all that there are, the repositories' too.
-        @param settings: gives what is in force.
+        @param settings: gives those in force.
         @param conditions: gives how the upstreams are, by name.
+        @param documents: all that there are, the repositories' too.
         @param flights: gives the number of flights under way.
         @param inbox: gives what waits in the inbox.
         """
@@ -60,8 +61,14 @@ class StatusPage:
 
     async def status(self, request: Request) -> Reply:
         """Everything at once; the first time every repository is read."""
-        counts = await self._counts()
-        settings = self._settings()
+        names = await self._repositories.names()
+        tags = manifests = 0
+        for upstream, name in names:
+            # A document that the disk does not give is among the unreadable ones below.
+            with suppress(OSError):
+                held = await self._repositories.counts(upstream, name)
+                tags, manifests = tags + held[0], manifests + held[1]
+        settings, conditions = self._settings(), self._conditions()
         return json(
             Status(
                 version=__version__,
@@ -69,54 +76,36 @@ class StatusPage:
                 started=timestamp(self._started),
                 uptime=self._clock.seconds() - self._began,
                 offline=settings.offline,
-                upstreams=_upstreams(settings, self._conditions(), self._clock),
+                upstreams=[
+                    self._upstream(each, settings.offline or each.offline, conditions.get(each.name, Condition()))
+                    for each in settings.upstreams.values()
+                ],
                 flights=self._flights(),
                 store_bytes=self._store.total(),
-                counts=counts,
+                counts=Counts(len(names), tags, manifests, len(self._wants)),
                 damaged=[Damaged(*each) for every in self._documents for each in every.damaged],
                 unreadable=[Unreadable(*each) for every in self._documents for each in every.unreadable.items()],
                 inbox=self._inbox(),
             )
         )
 
-    async def _counts(self) -> Counts:
-        names = await self._repositories.names()
-        tags = manifests = 0
-        for upstream, name in names:
-            try:
-                held = await self._repositories.counts(upstream, name)
-            except OSError:
-                # This page says so, instead of failing for it.
-                continue
-            tags, manifests = tags + held[0], manifests + held[1]
-        return Counts(len(names), tags, manifests, len(self._wants))
+    def _upstream(self, settings: UpstreamSettings, offline: bool, condition: Condition) -> UpstreamStatus:
+        urls = [UrlStatus(url) for url in settings.urls]
+        if condition.urls:
+            urls = [
+                UrlStatus(each.url, each.health.value, self._moment(each.since), each.fault, self._moment(each.until))
+                for each in condition.urls
+            ]
+        limit = condition.rate_limit
+        return UpstreamStatus(
+            name=settings.name,
+            aliases=list(settings.names()[1:]),
+            urls=urls,
+            kind=settings.kind,
+            offline=offline,
+            rate_limit=None if limit is None else RateLimitStatus(limit.limit, limit.remaining, limit.window),
+            resting=list(condition.resting),
+        )
 
-
-def _upstreams(settings: Settings, conditions: Mapping[str, Condition], clock: IReactorTime) -> list[UpstreamStatus]:
-    nothing = Condition()
-    return [
-        _upstream(each, settings.offline or each.offline, conditions.get(each.name, nothing), clock)
-        for each in settings.upstreams.values()
-    ]
-
-
-def _upstream(settings: UpstreamSettings, offline: bool, condition: Condition, clock: IReactorTime) -> UpstreamStatus:
-    return UpstreamStatus(
-        name=settings.name,
-        aliases=list(settings.names()[1:]),
-        urls=[_url(each, clock) for each in condition.urls] or [*map(UrlStatus, settings.urls)],
-        kind=settings.kind,
-        offline=offline,
-        rate_limit=_limit(condition.rate_limit),
-        resting=list(condition.resting),
-    )
-
-
-def _url(condition: UrlCondition, clock: IReactorTime) -> UrlStatus:
-    since = timestamp(wall_at(clock, condition.since))
-    later = None if condition.until is None else timestamp(wall_at(clock, condition.until))
-    return UrlStatus(condition.url, condition.health.value, since, condition.fault, later)
-
-
-def _limit(limit: RateLimit | None) -> RateLimitStatus | None:
-    return None if limit is None else RateLimitStatus(limit.limit, limit.remaining, limit.window)
+    def _moment(self, seconds: float | None) -> str | None:
+        return None if seconds is None else timestamp(wall_at(self._clock, seconds))
