@@ -107,7 +107,7 @@ class Metrics:
         """See L{IUpstreamObserver.failed}."""
         self._failures.labels(upstream, kind).inc()
 
-    def asked(self, upstream: str, method: str, status: int) -> None:
+    def requested(self, upstream: str, method: str, status: int) -> None:
         """See L{IUpstreamObserver.asked}."""
         self._asked.labels(upstream, method, str(status)).inc()
 

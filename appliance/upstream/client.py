@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -91,11 +91,23 @@ class RegistryClient:
 
     def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
         """See L{IUpstream.head}."""
-        return self._counted(self._head(repository, reference))
+        return self._ask(repository, lambda registry: distribution.head(registry, repository, reference))
 
     def manifest(self, repository: str, reference: str | Digest) -> Deferred[FetchedManifest]:
         """See L{IUpstream.manifest}. Fails with L{UpstreamRateLimited} when C{keep_pulls} leaves none."""
-        return self._counted(self._pull(repository, reference))
+
+        async def pulled() -> FetchedManifest:
+            if self._budget.is_stale:
+                # A HEAD is no pull, and its answer reports how many are left by now.
+                await self._failover.ask(
+                    repository, lambda registry: distribution.head(registry, repository, reference)
+                )
+            with self._budget.pull():
+                return await self._failover.ask(
+                    repository, lambda registry: distribution.manifest(registry, repository, reference)
+                )
+
+        return Deferred.fromCoroutine(self._counted(pulled()))
 
     def blob(
         self,
@@ -107,49 +119,30 @@ class RegistryClient:
         background: bool = False,
     ) -> Deferred[IBlobResponse]:
         """See L{IUpstream.blob}. Fails with L{RangeIgnored} when what comes is neither that range nor the whole."""
-        return self._counted(
-            self._failover.ask(
-                repository,
-                lambda registry: distribution.blob(registry, repository, digest, start, stop, validator, background),
-            )
+        return self._ask(
+            repository,
+            lambda registry: distribution.blob(registry, repository, digest, start, stop, validator, background),
         )
 
     def blob_size(self, repository: str, digest: Digest) -> Deferred[int | None]:
         """See L{IUpstream.blob_size}."""
-        return self._counted(
-            self._failover.ask(repository, lambda registry: distribution.blob_size(registry, repository, digest))
-        )
+        return self._ask(repository, lambda registry: distribution.blob_size(registry, repository, digest))
 
     def tags(self, repository: str) -> Deferred[list[str]]:
         """See L{IUpstream.tags}."""
-        return self._counted(self._failover.ask(repository, lambda registry: distribution.tags(registry, repository)))
+        return self._ask(repository, lambda registry: distribution.tags(registry, repository))
 
     def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
         """See L{IUpstream.referrers}. Fails with L{UpstreamRateLimited} as L{manifest} does, where a tag lists them."""
-        return self._counted(self._referrers.ask(repository, subject))
+        return Deferred.fromCoroutine(self._counted(self._referrers.ask(repository, subject)))
 
-    async def _head(self, repository: str, reference: str | Digest) -> ManifestHead:
-        return await self._failover.ask(
-            repository, lambda registry: distribution.head(registry, repository, reference)
-        )
+    def _ask(self, repository: str, question: Callable[[Endpoint], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
+        return Deferred.fromCoroutine(self._counted(self._failover.ask(repository, question)))
 
-    async def _pull(self, repository: str, reference: str | Digest) -> FetchedManifest:
-        if self._budget.is_stale:
-            # A HEAD is no pull, and its answer reports how many are left by now.
-            await self._head(repository, reference)
-        with self._budget.pull():
-            return await self._failover.ask(
-                repository, lambda registry: distribution.manifest(registry, repository, reference)
-            )
-
-    def _counted(self, asking: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
-        """What C{asking} comes to; a failure is counted once."""
-
-        async def counted() -> T:
-            try:
-                return await asking
-            except UpstreamError as fault:
-                self._observer.failed(self.name, fault.kind)
-                raise
-
-        return Deferred.fromCoroutine(counted())
+    async def _counted(self, asking: Coroutine[Deferred[Any], Any, T]) -> T:
+        """What C{asking} comes to; a failure is counted once, however many URLs were asked."""
+        try:
+            return await asking
+        except UpstreamError as fault:
+            self._observer.failed(self.name, fault.kind)
+            raise

@@ -8,7 +8,8 @@ requests, is passed over. No answer, or a wish for fewer requests, leads on to t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from twisted.internet.interfaces import IReactorTime
@@ -72,11 +73,12 @@ class Endpoint:
         self._budget = budget
         self._under_way: Counter[str] = Counter()
 
-    async def ask(self, repository: str, question: Callable[[Endpoint], Awaitable[T]]) -> T:
-        """What C{question} comes to here, which counts as under way meanwhile."""
+    @contextmanager
+    def question(self, repository: str) -> Iterator[None]:
+        """While a question about C{repository}, which may take several requests, is under way here."""
         self._under_way[repository] += 1
         try:
-            return await question(self)
+            yield
         finally:
             self._under_way[repository] -= 1
             if not self._under_way[repository]:
@@ -185,7 +187,8 @@ class Failover:
                 refusals.append(refusal)
                 continue
             try:
-                result = await endpoint.ask(repository, question)
+                with endpoint.question(repository):
+                    result = await question(endpoint)
             except (UpstreamUnavailable, UpstreamRateLimited) as failure:
                 failures.append(failure)
             except UpstreamError:

@@ -19,7 +19,7 @@ class IUpstreamObserver(Interface):
         L{appliance.errors.UpstreamError.kind}.
         """
 
-    def asked(upstream: str, method: str, status: int) -> None:
+    def requested(upstream: str, method: str, status: int) -> None:
         """One HTTP request on behalf of C{upstream} (hops and token requests included) was answered C{status}."""
 
     def limited(upstream: str, limit: RateLimit) -> None:

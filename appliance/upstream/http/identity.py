@@ -105,18 +105,8 @@ class HttpClient:
             headers.setRawHeaders(name, [value])
         if request.danger_authorization is not None:
             headers.setRawHeaders(b"Authorization", [request.danger_authorization])
-        response = await self._response(request, headers)
-        self._observer.asked(self.upstream, request.method, response.code)
-        body = ResponseBody(response, request.shown, self.small, self.blob)
-        redirected = request.url.origin != self._home
-        answer = Answer(self.upstream, request, response.code, response.headers, body, redirected)
-        if answer.status in (200, 206):
-            self._refuse_encoded(answer)
-        return answer
-
-    async def _response(self, request: Request, headers: Headers) -> IResponse:
-        self._gate.check()
         form = None if request.danger_form is None else _Form(request.danger_form)
+        self._gate.check()
         sending = self._agent.request(request.method.encode("ascii"), bytes(request.url), headers, form)
         # What comes out of a cancelled request depends on how far it was; the time limit is named in any case.
         sending.addTimeout(self._timeouts.headers, self._clock, lambda _, seconds: Failure(_Late()))
@@ -133,15 +123,21 @@ class HttpClient:
             raise connection_fault(self.upstream, request.shown, reason) from reason
         finally:
             self._gate.remove(sending.cancel)
-        if request.url.origin == self._home and response.code < 500:
-            self.answered += 1
-        return response
-
-    def _refuse_encoded(self, answer: Answer) -> None:
-        codings = b",".join(answer.headers.getRawHeaders(b"Content-Encoding") or [])
-        named = {coding.strip().lower() for coding in codings.split(b",")} - {b"", b"identity"}
-        if named:
-            answer.body.abandon()
-            shown = codings.decode("latin-1")[:40]
-            message = f"{answer.what} answered with Content-Encoding {shown!r}, not asked for"
+        redirected = request.url.origin != self._home
+        self.answered += not redirected and response.code < 500
+        self._observer.requested(self.upstream, request.method, response.code)
+        body = ResponseBody(response, request.shown, self.small, self.blob)
+        answer = Answer(self.upstream, request, response.code, response.headers, body, redirected)
+        coding = _coding(response.headers) if response.code in (200, 206) else None
+        if coding is not None:
+            body.abandon()
+            message = f"{answer.what} answered with Content-Encoding {coding!r}, not asked for"
             raise UpstreamInvalid(self.upstream, message)
+        return answer
+
+
+def _coding(headers: Headers) -> str | None:
+    """The content codings of a body, C{None} when it is as it was stored."""
+    codings = b",".join(headers.getRawHeaders(b"Content-Encoding") or [])
+    named = {coding.strip().lower() for coding in codings.split(b",")} - {b"", b"identity"}
+    return codings.decode("latin-1")[:40] if named else None

@@ -134,7 +134,7 @@ class MetricsTests(SynchronousTestCase):
         metrics.answered("192.0.2.1", "GET", "/v2/", "manifest", 200, 50, 0.25, "hit")
         metrics.received("docker.io", 1000)
         metrics.received("docker.io", 24)
-        metrics.asked("docker.io", "HEAD", 401)
+        metrics.requested("docker.io", "HEAD", 401)
         metrics.failed("docker.io", "rate_limited")
         metrics.limited("docker.io", RateLimit(100, 20, 21600.0))
         metrics.limited("docker.io", RateLimit(None, 19, None))

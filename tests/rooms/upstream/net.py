@@ -392,7 +392,7 @@ class Counting:
     def failed(self, upstream: str, kind: str) -> None:
         self.kinds.append(kind)
 
-    def asked(self, upstream: str, method: str, status: int) -> None:
+    def requested(self, upstream: str, method: str, status: int) -> None:
         self.answers.append((method, status))
 
     def limited(self, upstream: str, limit: RateLimit) -> None:
@@ -412,7 +412,7 @@ class SilentObserver:
     def failed(self, upstream: str, kind: str) -> None:
         pass
 
-    def asked(self, upstream: str, method: str, status: int) -> None:
+    def requested(self, upstream: str, method: str, status: int) -> None:
         pass
 
     def limited(self, upstream: str, limit: RateLimit) -> None:
