@@ -29,10 +29,10 @@ from appliance.flow.connections import make_room
 from appliance.flow.ports import Ports, check_endpoints
 from appliance.flow.threads import THREADS, DiskThreads
 from appliance.index.documents import FilesystemDocuments
-from appliance.interfaces import IUpstream
 from appliance.settings import Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
+from appliance.upstream.interfaces import IUpstream
 from appliance.upstream.table import check_upstreams, offline_upstream_for, upstream_for
 from appliance.wiring import Services
 

@@ -47,9 +47,10 @@ from appliance.flow.connections import Connections
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
 from appliance.index.repositories import Repositories
-from appliance.interfaces import IBlobStore, IDocuments, IThreads, IUpstream
+from appliance.interfaces import IBlobStore, IDocuments, IThreads
 from appliance.registry.listener import Listener
 from appliance.settings import Settings, UpstreamSettings
+from appliance.upstream.interfaces import IUpstream
 
 MakeUpstream = Callable[[UpstreamSettings, bool], IUpstream]
 """

@@ -18,8 +18,8 @@ from zope.interface import implementer
 
 from appliance import __version__
 from appliance.admin.accesslog import AccessLog
-from appliance.interfaces import Health, IAccounts, RateLimit
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.interfaces import IAccounts
+from appliance.upstream.interfaces import Health, IUpstreamObserver, RateLimit
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -15,9 +15,10 @@ from appliance.bundle.inbox import Waiting
 from appliance.cache.wants import Wants
 from appliance.flow.clock import wall, wall_at
 from appliance.index.repositories import Repositories
-from appliance.interfaces import Condition, IBlobStore, IDocuments
+from appliance.interfaces import IBlobStore, IDocuments
 from appliance.oci.timestamps import timestamp
 from appliance.settings import Settings, UpstreamSettings
+from appliance.upstream.interfaces import Condition
 
 
 class StatusPage:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from appliance.errors import NotPermitted, UpstreamUnknown
-from appliance.interfaces import IUpstream
 from appliance.settings import UpstreamSettings
+from appliance.upstream.interfaces import IUpstream
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ from appliance.flow.singleflight import SingleFlight
 from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
-from appliance.interfaces import IBlobReader, IBlobResponse, IBlobStore
+from appliance.interfaces import IBlobReader, IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
+from appliance.upstream.interfaces import IBlobResponse
 
 SIDE_BY_SIDE = 4
 """Ranges of one blob that are fetched on the side at the same time; others wait for their turn, or for the flight."""

@@ -31,7 +31,7 @@ from appliance.cache.status import CacheStatus
 from appliance.cache.waiting import within
 from appliance.errors import PullcacheError, UpstreamError, UpstreamMissing, UpstreamTimeout, UpstreamUnavailable
 from appliance.flow.singleflight import SingleFlight
-from appliance.interfaces import Availability
+from appliance.upstream.interfaces import Availability
 
 T = TypeVar("T")
 

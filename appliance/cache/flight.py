@@ -46,8 +46,9 @@ from appliance.errors import (
 from appliance.flow.body import Growth
 from appliance.flow.singleflight import Waiters
 from appliance.flow.writer import ThreadWriter
-from appliance.interfaces import IBlobReader, IBlobResponse, IBlobStore, IIngest, IUpstream, Origin
+from appliance.interfaces import IBlobReader, IBlobStore, IIngest, Origin
 from appliance.oci.digest import Digest
+from appliance.upstream.interfaces import IBlobResponse, IUpstream
 
 
 class State(Enum):

@@ -15,8 +15,9 @@ from appliance.errors import Offline, PullcacheError
 from appliance.flow.singleflight import ended
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
-from appliance.interfaces import IBlobStore, IUpstream, Unfinished
+from appliance.interfaces import IBlobStore, Unfinished
 from appliance.oci.digest import Digest
+from appliance.upstream.interfaces import IUpstream
 
 RESUMED_AT_ONCE = 4
 """Blobs that a restart found cut and that are taken up again, or hashed, at the same time."""

@@ -29,7 +29,8 @@ from appliance.cache.patience import Patience
 from appliance.errors import PullcacheError, UpstreamRateLimited, UpstreamUnavailable
 from appliance.flow.singleflight import ended
 from appliance.flow.writer import ThreadWriter
-from appliance.interfaces import IBlobResponse, IIngest
+from appliance.interfaces import IIngest
+from appliance.upstream.interfaces import IBlobResponse
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, PullcacheError, RangeInvalid, RangeUnsatisfiable
 from appliance.flow.body import BlobBody, ClientStalled, Part, Relay
 from appliance.flow.http import ATTACHMENT, values_of
-from appliance.interfaces import IBlobResponse
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCTET_STREAM
 from appliance.oci.ranges import Span, parse_ranges
@@ -25,6 +24,7 @@ from appliance.registry.multipart import content_range, multipart
 from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import abort, begin, etag_matches, say_where_from
 from appliance.registry.useragent import platform_of
+from appliance.upstream.interfaces import IBlobResponse
 
 # A range fetched past a flight, and not kept.
 ASIDE = CacheStatus(fwd="partial", fwd_status=206)

@@ -10,8 +10,8 @@ from typing import Protocol
 from twisted.web.http_headers import Headers
 
 from appliance.errors import UpstreamError, UpstreamInvalid, UpstreamRefused
-from appliance.interfaces import IBlobResponse
 from appliance.upstream.faults import first_header, repeats_secret, status_fault
+from appliance.upstream.interfaces import IBlobResponse
 from appliance.upstream.url import Url
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -10,21 +10,21 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from appliance.errors import UpstreamError
-from appliance.interfaces import (
+from appliance.oci.digest import Digest
+from appliance.upstream import distribution
+from appliance.upstream.failover import Endpoint, Failover
+from appliance.upstream.http.gate import Gate
+from appliance.upstream.interfaces import (
     Availability,
     Condition,
     FetchedManifest,
     IAdapter,
     IBlobResponse,
     IUpstream,
+    IUpstreamObserver,
     ManifestHead,
     Referrers,
 )
-from appliance.oci.digest import Digest
-from appliance.upstream import distribution
-from appliance.upstream.failover import Endpoint, Failover
-from appliance.upstream.http.gate import Gate
-from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.ratelimit import RateLimitBudget
 from appliance.upstream.referrers import ReferrersClient
 

@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from zope.interface import implementer
 
-from appliance.interfaces import (
+from appliance.oci.digest import Digest
+from appliance.upstream.interfaces import (
     Availability,
     Condition,
     FetchedManifest,
@@ -28,7 +29,6 @@ from appliance.interfaces import (
     ManifestHead,
     Referrers,
 )
-from appliance.oci.digest import Digest
 
 T = TypeVar("T")
 

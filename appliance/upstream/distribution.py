@@ -15,13 +15,13 @@ from urllib.parse import quote
 import msgspec
 
 from appliance.errors import DigestInvalid, RangeIgnored, UpstreamInvalid, UpstreamRefused
-from appliance.interfaces import FetchedManifest, IBlobResponse, ManifestHead
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from appliance.oci.ranges import parse_content_range
 from appliance.oci.reference import is_tag
 from appliance.upstream.answer import Answer, Request
+from appliance.upstream.interfaces import FetchedManifest, IBlobResponse, ManifestHead
 from appliance.upstream.url import Url
 
 #: Bytes of one page of a tag list, pages of one list, and tags of one repository.

@@ -22,12 +22,11 @@ from appliance.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from appliance.interfaces import Availability, Health, IAdapter
 from appliance.upstream.answer import Answer, Http, Request
 from appliance.upstream.faults import retry_after, status_fault
 from appliance.upstream.health import FORESIGHT, UrlHealth
 from appliance.upstream.http.identity import HttpClient
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.interfaces import Availability, Health, IAdapter, IUpstreamObserver
 from appliance.upstream.ratelimit import RateLimitBudget, RepositoryLimits
 from appliance.upstream.url import Url
 

@@ -48,8 +48,7 @@ from appliance.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from appliance.interfaces import Availability, Health, UrlCondition
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.interfaces import Availability, Health, IUpstreamObserver, UrlCondition
 from appliance.upstream.ratelimit import next_wait
 
 #: Failures without an answer, and failures of any sort, after which it is down.

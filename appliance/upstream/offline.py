@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from appliance.errors import Offline
-from appliance.interfaces import (
+from appliance.oci.digest import Digest
+from appliance.upstream.interfaces import (
     Availability,
     Condition,
     FetchedManifest,
@@ -18,7 +19,6 @@ from appliance.interfaces import (
     ManifestHead,
     Referrers,
 )
-from appliance.oci.digest import Digest
 
 
 @implementer(IUpstream)

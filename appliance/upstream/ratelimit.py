@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.errors import UpstreamRateLimited
-from appliance.interfaces import RateLimit
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.interfaces import IUpstreamObserver, RateLimit
 
 #: Seconds to wait when the upstream does not say how long: the first time, and at most the following times.
 FIRST_WAIT = 1.0

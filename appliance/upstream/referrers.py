@@ -29,7 +29,6 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.errors import ManifestInvalid, UpstreamInvalid, UpstreamMissing, UpstreamUnavailable
-from appliance.interfaces import FetchedManifest, Referrers
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
@@ -45,6 +44,7 @@ from appliance.upstream.answer import Answer, Request
 from appliance.upstream.distribution import Registry, head, manifest, next_page, quoted
 from appliance.upstream.failover import Endpoint, Failover
 from appliance.upstream.faults import reported
+from appliance.upstream.interfaces import FetchedManifest, Referrers
 from appliance.upstream.ratelimit import RateLimitBudget
 from appliance.upstream.url import Url
 

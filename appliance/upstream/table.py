@@ -16,7 +16,7 @@ from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError
-from appliance.interfaces import IAdapter, ICredentials, IThreads, IUpstream
+from appliance.interfaces import IThreads
 from appliance.settings import Settings, UpstreamSettings
 from appliance.upstream.client import RegistryClient
 from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream
@@ -32,7 +32,7 @@ from appliance.upstream.http.proxy import Proxies, proxies_for
 from appliance.upstream.http.redirect import RedirectingClient
 from appliance.upstream.http.tokens import Realms, Tokens, TokenServer, post_form
 from appliance.upstream.http.trust import Trust
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.interfaces import IAdapter, ICredentials, IUpstream, IUpstreamObserver
 from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.ratelimit import RateLimitBudget
 from appliance.upstream.timeouts import Timeouts

@@ -16,9 +16,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from appliance import errors
-from appliance.interfaces import IBlobResponse, IUpstream, Referrers
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
+from appliance.upstream.interfaces import IBlobResponse, IUpstream, Referrers
 from tests.doubles.deferreds import failing, result
 
 T = TypeVar("T")

@@ -12,11 +12,11 @@ from appliance.admin.metrics import Metrics
 from appliance.cache.access import RemoteRepository
 from appliance.flow.threads import InlineThreads
 from appliance.index.memory import MemoryDocuments
-from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
 from appliance.settings import IMAGE_NONE, PrefetchSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
+from appliance.upstream.interfaces import IUpstream
 from appliance.wiring import Services
 from tests.doubles.deferreds import result
 

@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.errors import Offline, RangeIgnored, UpstreamError, UpstreamMissing, UpstreamUnavailable
-from appliance.interfaces import (
+from appliance.oci.digest import Digest
+from appliance.upstream.interfaces import (
     Availability,
     Condition,
     FetchedManifest,
@@ -26,7 +27,6 @@ from appliance.interfaces import (
     ManifestHead,
     Referrers,
 )
-from appliance.oci.digest import Digest
 
 T = TypeVar("T")
 

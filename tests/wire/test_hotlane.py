@@ -10,12 +10,12 @@ from twisted.internet.defer import Deferred
 
 from appliance.cache.access import Client
 from appliance.errors import UpstreamUnavailable
-from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry import hotlane
 from appliance.settings import ListenSettings
 from appliance.store.memory import MemoryBlobStore
+from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import result
 from tests.doubles.pullthrough import CONFIG, image
 from tests.wire.line import IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, parse, request

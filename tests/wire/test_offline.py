@@ -9,11 +9,11 @@ import pytest
 from twisted.internet.task import Clock
 
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
 from appliance.tap import PullcacheService
+from appliance.upstream.interfaces import IUpstream
 from tests.doubles.deferreds import begin
 from tests.doubles.pullthrough import NOW, Cache
 from tests.doubles.upstream import ScriptedUpstream

@@ -18,9 +18,9 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from appliance.errors import UpstreamDenied, UpstreamInvalid
-from appliance.interfaces import Secret
 from appliance.upstream.credentials.lease import Lease, LeasedSecret
 from appliance.upstream.credentials.renewing import IAcceptedCredentials, RenewingCredential
+from appliance.upstream.interfaces import Secret
 
 #: What the registry calls itself in its tokens.
 _ISSUER = "Azure Container Registry"

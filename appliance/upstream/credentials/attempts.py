@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from appliance.errors import UpstreamDenied
 from appliance.flow.singleflight import SingleFlight
-from appliance.interfaces import ICredentials, Secret
 from appliance.upstream.credentials.renewing import IAcceptedCredentials
+from appliance.upstream.interfaces import ICredentials, Secret
 
 #: Seconds for which a refused secret is not shown.
 LOCKOUT = 60.0

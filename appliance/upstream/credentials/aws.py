@@ -18,11 +18,12 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamRateLimited, UpstreamTimeout, UpstreamUnavailable
-from appliance.interfaces import IThreads, Secret
+from appliance.interfaces import IThreads
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.lease import Lease, LeasedSecret
 from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.faults import cleaned
+from appliance.upstream.interfaces import Secret
 
 #: Seconds for a connection and for an answer, and attempts: together less than L{lease.TIMEOUT}.
 _CONNECT, _READ, _ATTEMPTS = 10, 20, 2
@@ -77,9 +78,7 @@ def aws_credentials(
     return RenewingCredential(leased, clock)
 
 
-def ask_botocore(
-    settings: UpstreamSettings, danger_proxy: Callable[[], str | None], api: EcrApi
-) -> Mapping[str, Any]:
+def ask_botocore(settings: UpstreamSettings, danger_proxy: Callable[[], str | None], api: EcrApi) -> Mapping[str, Any]:
     """
     What C{GetAuthorizationToken} answers, asked with botocore the way that is configured for the upstream itself, and
     with its authorities. Blocks; a minute at most, when AWS's own sources of credentials do not hang.

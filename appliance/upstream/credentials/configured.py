@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorProcess, IReactorTime
 
-from appliance.interfaces import ICredentials, IThreads, Secret
+from appliance.interfaces import IThreads
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.acr import Post
 from appliance.upstream.credentials.dockerconfig import DockerConfig
 from appliance.upstream.credentials.file import PasswordFile, TokenFile
 from appliance.upstream.credentials.helper import CredentialHelper
 from appliance.upstream.credentials.renewing import RenewingCredential
+from appliance.upstream.interfaces import ICredentials, Secret
 from appliance.upstream.url import Url
 
 
@@ -51,7 +52,7 @@ def credentials_for(settings: UpstreamSettings, url: Url, given: CredentialArgum
     hosts may have some that want none: those that the file does not name are asked anonymously. The other files hold
     one secret, which every host of the upstream is shown (see L{appliance.explain.warnings}).
 
-    An adapter with a way of its own is asked first, by L{appliance.interfaces.IAdapter.credentials}.
+    An adapter with a way of its own is asked first, by L{appliance.upstream.interfaces.IAdapter.credentials}.
     """
     if settings.username is not None and settings.password_file is not None:
         password = PasswordFile(settings.username, settings.password_file, given.upstream, given.threads)

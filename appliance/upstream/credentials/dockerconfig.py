@@ -21,9 +21,10 @@ from typing import Any
 import msgspec
 
 from appliance.errors import UpstreamDenied
-from appliance.interfaces import IThreads, Secret
+from appliance.interfaces import IThreads
 from appliance.upstream.credentials.file import SecretFile
 from appliance.upstream.credentials.helper import CredentialHelper
+from appliance.upstream.interfaces import Secret
 from appliance.upstream.url import Url
 
 #: What docker calls Docker Hub, and its hosts.

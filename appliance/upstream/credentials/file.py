@@ -8,7 +8,8 @@ import stat
 from pathlib import Path
 
 from appliance.errors import UpstreamDenied
-from appliance.interfaces import IThreads, Secret
+from appliance.interfaces import IThreads
+from appliance.upstream.interfaces import Secret
 
 #: Bytes; a config.json of a thousand registries is far below.
 MAX_SECRET_BYTES = 1024 * 1024

@@ -23,7 +23,8 @@ from twisted.python.failure import Failure
 
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamTimeout
 from appliance.flow.singleflight import SingleFlight
-from appliance.interfaces import IThreads, Secret
+from appliance.interfaces import IThreads
+from appliance.upstream.interfaces import Secret
 
 #: Seconds that a helper may take, and bytes that it may write.
 TIMEOUT = 10.0

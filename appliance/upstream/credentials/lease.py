@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from appliance.errors import UpstreamError, UpstreamTimeout
 from appliance.flow.singleflight import SingleFlight
-from appliance.interfaces import Secret
+from appliance.upstream.interfaces import Secret
 
 #: A secret is renewed when this part of its life is left.
 RENEWED_BEFORE = 0.2

@@ -26,7 +26,7 @@ from zope.interface import Attribute, implementer
 
 from appliance.errors import UpstreamError
 from appliance.flow.singleflight import SingleFlight
-from appliance.interfaces import ICredentials, Secret
+from appliance.upstream.interfaces import ICredentials, Secret
 
 #: Seconds between readings of the source of a secret that is accepted no more: three seconds together.
 RETRY_DELAYS = (0.25, 0.25, 0.5, 1.0, 1.0)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from appliance.errors import UpstreamDenied, UpstreamInvalid, UpstreamRefused
 from appliance.flow.singleflight import SingleFlight
-from appliance.interfaces import IAdapter, Secret
 from appliance.upstream.answer import Answer, Http, Request
 from appliance.upstream.credentials.attempts import MAX_ATTEMPTS, LoginAttempts
 from appliance.upstream.http.challenge import Challenge, parse_challenges, preferred
@@ -28,6 +27,7 @@ from appliance.upstream.http.tokens import (
     TokenServer,
     basic,
 )
+from appliance.upstream.interfaces import IAdapter, Secret
 from appliance.upstream.url import Url
 
 #: How stores refuse a signed URL that is too old or was not meant for this request.

@@ -22,9 +22,9 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
 from appliance.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
-from appliance.interfaces import IBlobResponse
 from appliance.upstream.http.bandwidth import BandwidthLimit
 from appliance.upstream.http.gate import Gate
+from appliance.upstream.interfaces import IBlobResponse
 
 #: Bytes of an error's body that are read, for its message.
 MAX_PROBLEM_BYTES = 64 * 1024

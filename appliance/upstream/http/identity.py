@@ -18,7 +18,7 @@ from appliance.upstream.faults import connection_fault, was_cancelled
 from appliance.upstream.http.bandwidth import BandwidthLimit
 from appliance.upstream.http.body import BodyLimits, ResponseBody
 from appliance.upstream.http.gate import Gate
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.interfaces import IUpstreamObserver
 from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 

@@ -25,10 +25,10 @@ from twisted.internet.interfaces import IReactorTime
 
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamInvalid, UpstreamMissing, UpstreamRefused
 from appliance.flow.singleflight import SingleFlight
-from appliance.interfaces import Secret
 from appliance.upstream.answer import Answer, Http, Request
 from appliance.upstream.http.addresses import HostPatterns
 from appliance.upstream.http.challenge import Challenge
+from appliance.upstream.interfaces import Secret
 from appliance.upstream.url import Url
 
 CLIENT_ID = "pullcache"
@@ -56,7 +56,7 @@ class TokenKey:
     Which token.
 
     @ivar registry: the origin whose challenge it answers, as in L{appliance.upstream.url.Url.root}.
-    @ivar credential: L{appliance.interfaces.Secret.identity}, or C{""} for an anonymous one.
+    @ivar credential: L{appliance.upstream.interfaces.Secret.identity}, or C{""} for an anonymous one.
     @ivar realm: the token server's URL.
     @ivar service: as the challenge named it, C{None} when it did not.
     @ivar scope: C{repository:<name>:pull}.
@@ -270,9 +270,7 @@ class TokenServer:
         }
         sent = (secret.danger_text.encode("utf-8"),)
         body = urlencode(form).encode("ascii")
-        return await self._http.request(
-            Request("POST", wanted.realm, fields=_FORM, danger_form=body, danger_sent=sent)
-        )
+        return await self._http.request(Request("POST", wanted.realm, fields=_FORM, danger_form=body, danger_sent=sent))
 
     async def _token(self, answer: Answer, secret: Secret | None) -> Token:
         if answer.status != 200:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.interfaces import ICredentials
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.acr import AcrCredentials
 from appliance.upstream.credentials.configured import token_credentials
+from appliance.upstream.interfaces import ICredentials
 from appliance.upstream.kinds.standard import Standard
 
 
 class Acr(Standard):
     """
-    See L{appliance.interfaces.IAdapter}.
+    See L{appliance.upstream.interfaces.IAdapter}.
 
     C{token_file} holds an Entra ID access token for the registry, or an ACR refresh token as C{az acr login
     --expose-token} gives it; whoever renews the first replaces the file. An admin user and a service principal are

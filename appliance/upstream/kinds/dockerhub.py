@@ -13,8 +13,8 @@ import re
 from twisted.web.http_headers import Headers
 
 from appliance.errors import ConfigError
-from appliance.interfaces import RateLimit
 from appliance.settings import UpstreamSettings
+from appliance.upstream.interfaces import RateLimit
 from appliance.upstream.kinds.standard import Standard
 
 #: The longest window that is believed, in seconds: a wrong one would keep pulls back for ever.
@@ -27,7 +27,7 @@ _WINDOW = re.compile(r";[ \t]*w=([0-9]{1,9})[ \t]*(?=[;,]|\Z)", re.IGNORECASE)
 
 class DockerHub(Standard):
     """
-    See L{appliance.interfaces.IAdapter}.
+    See L{appliance.upstream.interfaces.IAdapter}.
 
     Redirect hosts as docs.docker.com's allowlist has them; in some AWS networks blobs come from S3 buckets
     C{docker-images-prod*} of the region instead. What is said of its referrers API differs.

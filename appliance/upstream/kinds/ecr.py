@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from appliance.errors import ConfigError
-from appliance.interfaces import ICredentials
 from appliance.settings import AWS, UpstreamSettings
 from appliance.upstream.credentials.aws import EcrApi, aws_credentials, is_installed
+from appliance.upstream.interfaces import ICredentials
 from appliance.upstream.kinds.standard import Standard
 from appliance.upstream.url import Url
 
@@ -49,7 +49,7 @@ def api_of(host: str) -> EcrApi | None:
 
 class Ecr(Standard):
     """
-    See L{appliance.interfaces.IAdapter}.
+    See L{appliance.upstream.interfaces.IAdapter}.
 
     C{token_file} holds what C{aws ecr get-login-password} prints. Blobs come from S3 buckets of the region.
     """

@@ -9,9 +9,9 @@ from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from appliance.errors import ConfigError
-from appliance.interfaces import IAdapter, ICredentials, RateLimit, Secret
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.configured import token_credentials
+from appliance.upstream.interfaces import IAdapter, ICredentials, RateLimit, Secret
 
 
 @implementer(IAdapter, IPlugin)

@@ -15,8 +15,8 @@ from zope.interface.verify import verifyObject
 from appliance.admin.accesslog import INTERVAL, AccessLog
 from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
-from appliance.interfaces import Health, IAccounts, RateLimit
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.interfaces import IAccounts
+from appliance.upstream.interfaces import Health, IUpstreamObserver, RateLimit
 
 NOON = 1_700_000_000.0
 

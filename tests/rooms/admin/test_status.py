@@ -10,9 +10,9 @@ import pytest
 from appliance import __version__
 from appliance.errors import Offline
 from appliance.index.repositories import Repositories
-from appliance.interfaces import Condition, Health, RateLimit, UrlCondition
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
+from appliance.upstream.interfaces import Condition, Health, RateLimit, UrlCondition
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.deferreds import begin, failing, result
 from tests.doubles.images import image, multi_arch

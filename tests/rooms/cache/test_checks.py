@@ -8,10 +8,10 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance import errors
-from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.settings import StaleSettings
+from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import begin, failing, result
 from tests.doubles.pullthrough import Cache, image
 from tests.doubles.upstream import ScriptedUpstream

@@ -14,10 +14,10 @@ from appliance.cache.imageprefetch import OUTAGE_POLL
 from appliance.cache.prefetch import BUSY, GIVES_WAY, GRACE, RETRY_DELAYS, WHOLE_FOR
 from appliance.errors import UpstreamDenied, UpstreamRateLimited, UpstreamUnavailable
 from appliance.index.repositories import SAVE_DELAY
-from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import NONDISTRIBUTABLE, OCI_INDEX
 from appliance.settings import PrefetchSettings
+from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import begin, result
 from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, index
 from tests.rooms.cache.desk import APP, HUB, Desk, digests, lines

@@ -15,10 +15,10 @@ from appliance.cache import referrerprefetch
 from appliance.cache.prefetch import AT_ONCE
 from appliance.cache.referrerprefetch import AGAIN, SMALL
 from appliance.errors import UpstreamMissing, UpstreamRateLimited, UpstreamUnavailable
-from appliance.interfaces import Availability
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.settings import PrefetchSettings
+from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import begin, result
 from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, index
 from tests.rooms.cache.desk import APP, HUB, IMAGE, SUBJECT, Desk, about, digests, lines

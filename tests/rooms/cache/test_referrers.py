@@ -14,11 +14,11 @@ from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
 from appliance.flow.threads import InlineThreads
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists
-from appliance.interfaces import Availability
 from appliance.oci import referrer as rules
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.settings import StaleSettings
+from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import begin, failing, result
 from tests.doubles.pullthrough import Cache, descriptor, image
 from tests.doubles.upstream import ScriptedUpstream

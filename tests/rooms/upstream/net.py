@@ -35,14 +35,13 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import Health, IAdapter, ICredentials, RateLimit
 from appliance.settings import UpstreamSettings
 from appliance.upstream.client import RegistryClient
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
 from appliance.upstream.http.connect import OriginAgent
 from appliance.upstream.http.gate import Gate
+from appliance.upstream.interfaces import Health, IAdapter, ICredentials, IUpstreamObserver, RateLimit
 from appliance.upstream.kinds.standard import STANDARD
-from appliance.upstream.observer import IUpstreamObserver
 from appliance.upstream.table import client_for
 from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url

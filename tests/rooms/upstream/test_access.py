@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 
 from appliance import errors
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import FetchedManifest, Health, IAdapter, Secret
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.client import RegistryClient
@@ -26,6 +25,7 @@ from appliance.upstream.credentials.file import PasswordFile
 from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.http.auth import Presented
 from appliance.upstream.http.tokens import MOST, Token, TokenKey, Tokens
+from appliance.upstream.interfaces import FetchedManifest, Health, IAdapter, Secret
 from appliance.upstream.kinds.dockerhub import DockerHub
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic
 from appliance.upstream.kinds.standard import Standard

@@ -14,7 +14,6 @@ from twisted.web.iweb import IAgent
 from zope.interface import alsoProvides
 
 from appliance.errors import UpstreamRefused, UpstreamUnavailable
-from appliance.interfaces import IUpstream
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.http.addresses import AddressPolicy, Reach, literal_of, reach_of
@@ -22,6 +21,7 @@ from appliance.upstream.http.connect import ScreenedEndpoint, agent_for
 from appliance.upstream.http.gate import Gate
 from appliance.upstream.http.proxy import Proxies
 from appliance.upstream.http.trust import Trust
+from appliance.upstream.interfaces import IUpstream
 from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.table import client_for
 from appliance.upstream.timeouts import Timeouts

@@ -6,8 +6,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from appliance import errors
-from appliance.interfaces import IBlobResponse
 from appliance.oci.digest import Digest
+from appliance.upstream.interfaces import IBlobResponse
 from tests.rooms.upstream.net import CDN, REGISTRY, Counting, Net, Reply, Sink, Wire, failure_of, now, pending, upstream
 
 DIGEST = Digest.of(b"")

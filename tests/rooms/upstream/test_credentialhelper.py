@@ -17,10 +17,10 @@ from zope.interface import implementer
 
 from appliance import errors
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import Secret
 from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig
 from appliance.upstream.credentials.helper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, TIMEOUT, CredentialHelper
 from appliance.upstream.credentials.renewing import RenewingCredential
+from appliance.upstream.interfaces import Secret
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, now, pending
 

@@ -11,11 +11,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
 from appliance import errors
-from appliance.interfaces import FetchedManifest, IBlobResponse, IUpstream, ManifestHead
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from appliance.upstream.http.identity import USER_AGENT
+from appliance.upstream.interfaces import FetchedManifest, IBlobResponse, IUpstream, ManifestHead
 from appliance.upstream.kinds.dockerhub import DockerHub
 from tests.rooms.upstream.net import REGISTRY, Asked, Counting, Net, Reply, Sink, pending, upstream
 

@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred
 
 from appliance import errors
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import Secret
 from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig, Server, host_of
 from appliance.upstream.credentials.helper import CredentialHelper
+from appliance.upstream.interfaces import Secret
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import failure_of, now
 

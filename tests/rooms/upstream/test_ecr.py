@@ -34,7 +34,7 @@ from appliance.errors import (
     UpstreamUnavailable,
 )
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import ICredentials, IThreads, Secret
+from appliance.interfaces import IThreads
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials import aws
 from appliance.upstream.credentials.aws import EcrApi, ask_botocore, aws_credentials, danger_proxies, fault_of, lease_of
@@ -42,6 +42,7 @@ from appliance.upstream.credentials.configured import CredentialArguments
 from appliance.upstream.credentials.lease import FAILURE_SHARED, MIN_INTERVAL, TIMEOUT
 from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.http.proxy import proxies_for
+from appliance.upstream.interfaces import ICredentials, Secret
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic, api_of
 from tests.rooms.upstream.net import failure_of, now, pending
 

@@ -14,9 +14,9 @@ from twisted.internet.interfaces import IConsumer
 from twisted.python.failure import Failure
 
 from appliance.errors import UpstreamUnavailable
-from appliance.interfaces import Availability, Condition, Health, IBlobResponse, UrlCondition
 from appliance.oci.digest import Digest
 from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream, Priority
+from appliance.upstream.interfaces import Availability, Condition, Health, IBlobResponse, UrlCondition
 from tests.contracts.upstream import REPOSITORY, Held, Taker, UpstreamContract
 from tests.doubles.upstream import ScriptedBody, ScriptedUpstream
 
@@ -259,9 +259,7 @@ class Accounts(RuleBasedStateMachine):
         return [body for done, body in self.delivering if not done.called]
 
     def ranks_in_use(self) -> list[Priority]:
-        asked = [
-            _priority(each.call) for each in self.open_questions()
-        ]
+        asked = [_priority(each.call) for each in self.open_questions()]
         bodies = [_body(response) for response in self.undelivered] + self.open_bodies()
         return asked + [self.opened_as[body] for body in bodies]
 

@@ -17,7 +17,6 @@ from zope.interface import provider
 
 from appliance import errors
 from appliance.errors import UpstreamRateLimited, UpstreamTimeout, UpstreamUnavailable
-from appliance.interfaces import Availability, Health, UrlCondition
 from appliance.upstream import health as machine
 from appliance.upstream.health import (
     FIRST_PAUSE,
@@ -29,6 +28,7 @@ from appliance.upstream.health import (
     IllegalTransition,
     UrlHealth,
 )
+from appliance.upstream.interfaces import Availability, Health, UrlCondition
 from tests.rooms.upstream.net import SilentObserver
 
 UP, SUSPECT, DOWN, RATE_LIMITED = Health.UP, Health.SUSPECT, Health.DOWN, Health.RATE_LIMITED

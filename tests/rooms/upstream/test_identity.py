@@ -15,7 +15,7 @@ from appliance.upstream.http.bandwidth import BandwidthLimit
 from appliance.upstream.http.body import BlobResponse, BodyLimits, ResponseBody
 from appliance.upstream.http.gate import Gate
 from appliance.upstream.http.identity import HttpClient
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.interfaces import IUpstreamObserver
 from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import Counting, SilentObserver, failure_of

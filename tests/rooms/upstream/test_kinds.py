@@ -31,7 +31,6 @@ from appliance.errors import (
     UpstreamRefused,
 )
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import IAdapter, ICredentials, RateLimit
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.client import RegistryClient
@@ -41,6 +40,7 @@ from appliance.upstream.credentials.lease import MIN_INTERVAL
 from appliance.upstream.http.gate import Gate
 from appliance.upstream.http.identity import HttpClient
 from appliance.upstream.http.tokens import post_form
+from appliance.upstream.interfaces import IAdapter, ICredentials, RateLimit
 from appliance.upstream.kinds.acr import Acr
 from appliance.upstream.kinds.dockerhub import MAX_WINDOW, DockerHub
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic

@@ -15,12 +15,12 @@ from twisted.web.http_headers import Headers
 from zope.interface.verify import verifyObject
 
 from appliance import errors
-from appliance.interfaces import IUpstream, RateLimit, Referrers
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream import referrers
 from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream
+from appliance.upstream.interfaces import IUpstream, RateLimit, Referrers
 from appliance.upstream.kinds.standard import STANDARD, Standard
 from appliance.upstream.kinds.wellknown import Ghcr
 from appliance.upstream.offline import OfflineUpstream

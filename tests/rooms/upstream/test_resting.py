@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from appliance.errors import UpstreamRateLimited
-from appliance.interfaces import RateLimit
+from appliance.upstream.interfaces import RateLimit
 from appliance.upstream.ratelimit import RateLimitBudget, RepositoryLimits, next_wait
 from tests.rooms.upstream.net import SilentObserver
 

@@ -16,13 +16,12 @@ from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError, Offline
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import IAdapter, IUpstream
 from appliance.oci.digest import Digest
 from appliance.settings import Settings, UpstreamSettings
 from appliance.upstream.client import RegistryClient
 from appliance.upstream.concurrency import LimitedUpstream
 from appliance.upstream.credentials import aws
-from appliance.upstream.observer import IUpstreamObserver
+from appliance.upstream.interfaces import IAdapter, IUpstream, IUpstreamObserver
 from appliance.upstream.table import adapter_of, check_upstreams, offline_upstream_for, upstream_for
 from tests.rooms.upstream.net import Counting, SilentObserver, failure_of
 
@@ -122,7 +121,7 @@ def test_a_plugin_that_cannot_be_imported_stops_nobody_else(site: Path, logged_e
 LACKING = """
 from twisted.plugin import IPlugin
 from zope.interface import implementer
-from appliance.interfaces import IAdapter
+from appliance.upstream.interfaces import IAdapter
 
 @implementer(IAdapter, IPlugin)
 class Half:

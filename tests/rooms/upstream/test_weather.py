@@ -14,9 +14,9 @@ from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from appliance import errors
-from appliance.interfaces import Availability, Health, ICredentials, RateLimit, Secret
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
+from appliance.upstream.interfaces import Availability, Health, ICredentials, RateLimit, Secret
 from appliance.upstream.kinds.standard import Standard
 from tests.rooms.upstream.net import (
     AUTH,
