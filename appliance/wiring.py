@@ -36,16 +36,17 @@ from appliance.cache.flights import Flights
 from appliance.cache.held import Held
 from appliance.cache.manifests import Manifests
 from appliance.cache.prefetch import Prefetch
+from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.recent import Recent
 from appliance.cache.referrers import ReferrerCache
-from appliance.cache.sources import Sources
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
 from appliance.flow.connections import Connections
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
+from appliance.index.manifests import HeldManifests
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IDocuments, IThreads
 from appliance.registry.listener import Listener
@@ -112,10 +113,11 @@ class Services:
         blobs = Blobs(store, repositories, graph, flights, clock)
         referrers = ReferrerCache(repositories, lists, graph, clock)
         self.prefetch = Prefetch(
-            Sources(
+            PrefetchSources(
                 access,
                 repositories,
                 store,
+                HeldManifests(store, threads, room=0),
                 flights,
                 manifests,
                 blobs,

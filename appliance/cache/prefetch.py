@@ -40,14 +40,17 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.cache.access import Remote
-from appliance.cache.imageprefetch import OUTAGE_POLL, ImagePrefetch
 from appliance.cache.keepsake import Keepsake
-from appliance.cache.referrerprefetch import AGAIN, ReferrerPrefetch
-from appliance.cache.sources import RetryLater, Sources
+from appliance.cache.prefetchrun import (
+    AGAIN,
+    OUTAGE_POLL,
+    ImagePrefetch,
+    PrefetchSources,
+    ReferrerPrefetch,
+    RetryLater,
+)
 from appliance.errors import DigestInvalid, PullcacheError
 from appliance.flow.singleflight import ended
-from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
 from appliance.oci.referrer import subject_of
@@ -105,7 +108,7 @@ class Subject(NamedTuple):
 
 
 @dataclass
-class _Image:
+class _IncompleteImage:
     """
     An image that is not known to be whole.
 
@@ -125,7 +128,7 @@ class Prefetch:
 
     _log = Logger()
 
-    def __init__(self, sources: Sources, clock: IReactorTime, documents: IDocuments) -> None:
+    def __init__(self, sources: PrefetchSources, clock: IReactorTime, documents: IDocuments) -> None:
         """
         @param documents: where what is to be taken up after a restart is kept.
         """
@@ -133,7 +136,7 @@ class Prefetch:
         self._clock = clock
         self._document = Keepsake(documents, NAME, dict[str, list[_Digest]], self._take_up)
         self._written = b"{}"
-        self._images: dict[Subject, _Image] = {}
+        self._images: dict[Subject, _IncompleteImage] = {}
         self._waiting: dict[Subject, float] = {}
         self._working: dict[Subject, Deferred[Any]] = {}
         self._done: OrderedDict[tuple[Kind, str, str, str], tuple[float, float]] = OrderedDict()
@@ -169,11 +172,16 @@ class Prefetch:
         remote = self._sources.access.remotes.get(upstream)
         if self._stopped or remote is None:
             return
+        prefetch, kinds = remote.settings.prefetch, list[Kind]()
+        if prefetch.image != IMAGE_NONE:
+            kinds.append(Kind.IMAGE)
+        if prefetch.referrers or subject_of(reference) is not None:
+            kinds.append(Kind.REFERRERS)
         meant = reference if digest is None else str(digest)
-        kinds = [kind for kind in _kinds(remote, reference) if not self._is_done(kind, upstream, name, meant)]
+        kinds = [kind for kind in kinds if not self._is_done((kind, upstream, name, meant))]
         if not kinds or self._sources.remote(upstream, name) is None:
             return
-        Deferred.fromCoroutine(self._consider(remote, name, meant, kinds)).addErrback(
+        Deferred.fromCoroutine(self._consider(upstream, name, meant, kinds)).addErrback(
             lambda failure: self._log.failure("a pull was not looked at", failure)
         )
 
@@ -184,35 +192,36 @@ class Prefetch:
         if len(self._requested) > LIMIT:
             self._requested.popitem(last=False)
 
-    async def _consider(self, remote: Remote, name: str, reference: str, kinds: list[Kind]) -> None:
-        repository = await self._sources.repositories.get(remote.name, name)
-        digest = _meaning(repository, reference)
-        if digest is None or self._stopped:
+    async def _consider(self, upstream: str, name: str, reference: str, kinds: list[Kind]) -> None:
+        """Note what a tag or digest means here, as far as it was not looked at lately."""
+        repository = await self._sources.repositories.get(upstream, name)
+        try:
+            digest = Digest.parse(reference) if ":" in reference else repository.tags[reference].digest
+        except (DigestInvalid, KeyError):
+            return
+        if digest not in repository.manifests or self._stopped:
             return
         for kind in kinds:
-            known = self._done.get((kind, remote.name, name, str(digest)))
-            if known is not None and known[0] <= self._clock.seconds() < known[1]:
+            done = (kind, upstream, name, str(digest))
+            if self._is_done(done):
                 # The next pull costs no more than a look at this.
-                self._remember((kind, remote.name, name, reference), *known)
+                self._remember((kind, upstream, name, reference), *self._done[done])
             else:
-                self._add(Subject(kind, remote.name, name, digest))
+                self._add(Subject(kind, upstream, name, digest))
 
     def _add(self, subject: Subject) -> None:
         if subject in self._waiting or subject in self._working:
             return
         if sum(each.kind is subject.kind for each in self._waiting) >= LIMIT:
-            self._turn_away()
+            if not self._full:
+                self._log.info("{limit} images wait for prefetching; those pulled now are left out", limit=LIMIT)
+            self._full = True
             return
         now = self._clock.seconds()
         if subject.kind is Kind.IMAGE:
-            self._images[subject] = _Image(now)
+            self._images[subject] = _IncompleteImage(now)
             self.requested(subject.upstream, subject.name)
         self._wait(subject, now + (GRACE if subject.kind is Kind.IMAGE else 0.0))
-
-    def _turn_away(self) -> None:
-        if not self._full:
-            self._log.info("{limit} images wait for prefetching; those pulled now are left out", limit=LIMIT)
-        self._full = True
 
     # -- what a restart takes up ------------------------------------------------------------------------------------
 
@@ -317,13 +326,10 @@ class Prefetch:
         """Fetch what goes with one subject; returns after how many seconds a pull is to have it looked at again."""
         image = self._images.get(subject)
         if image is None:
-            referrers = ReferrerPrefetch(self._sources, subject.upstream, subject.name, subject.digest)
             try:
-                return max(AGAIN, await referrers.run())
+                return max(AGAIN, await ReferrerPrefetch(self._sources, *subject[1:]).run())
             except RetryLater as later:
                 return max(AGAIN, later.seconds)
-            finally:
-                referrers.tell()
         gives_way = 0 <= self._clock.seconds() - image.since < GIVES_WAY
         missing = ImagePrefetch(self._sources, *subject[1:], gives_way, image.failed)
         try:
@@ -368,8 +374,8 @@ class Prefetch:
 
     # -- what was looked at -----------------------------------------------------------------------------------------
 
-    def _is_done(self, kind: Kind, upstream: str, name: str, reference: str) -> bool:
-        since, until = self._done.get((kind, upstream, name, reference), (0.0, 0.0))
+    def _is_done(self, key: tuple[Kind, str, str, str]) -> bool:
+        since, until = self._done.get(key, (0.0, 0.0))
         return since <= self._clock.seconds() < until
 
     def _remember(self, key: tuple[Kind, str, str, str], since: float, until: float) -> None:
@@ -377,19 +383,3 @@ class Prefetch:
         self._done.move_to_end(key)
         if len(self._done) > REMEMBERED:
             self._done.popitem(last=False)
-
-
-def _kinds(remote: Remote, reference: str) -> list[Kind]:
-    """What of a pulled manifest is of interest by the configuration."""
-    image = [Kind.IMAGE] if remote.settings.prefetch.image != IMAGE_NONE else []
-    referrers = remote.settings.prefetch.referrers or subject_of(reference) is not None
-    return [*image, Kind.REFERRERS] if referrers else image
-
-
-def _meaning(repository: Repository, reference: str) -> Digest | None:
-    """The manifest that a tag or digest means here, C{None} when none is held."""
-    try:
-        digest = Digest.parse(reference) if ":" in reference else repository.tags[reference].digest
-    except (DigestInvalid, KeyError):
-        return None
-    return digest if digest in repository.manifests else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.logger import LogEvent
 
-from appliance.cache import imageprefetch, prefetch, referrerprefetch
+from appliance.cache import prefetch, prefetchrun
 from appliance.cache.access import RemoteRepository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
@@ -92,7 +92,5 @@ def lines(logged: list[LogEvent]) -> list[LogEvent]:
     return [
         event
         for event in logged
-        if event["log_namespace"].startswith(
-            tuple(each.__name__ for each in (prefetch, imageprefetch, referrerprefetch))
-        )
+        if event["log_namespace"].startswith(tuple(each.__name__ for each in (prefetch, prefetchrun)))
     ]

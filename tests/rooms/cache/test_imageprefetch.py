@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
 from appliance.cache import prefetch as module
-from appliance.cache.imageprefetch import OUTAGE_POLL
 from appliance.cache.prefetch import BUSY, GIVES_WAY, GRACE, RETRY_DELAYS, WHOLE_FOR
+from appliance.cache.prefetchrun import OUTAGE_POLL
 from appliance.errors import UpstreamDenied, UpstreamRateLimited, UpstreamUnavailable
 from appliance.index.repositories import SAVE_DELAY
 from appliance.oci.digest import Digest

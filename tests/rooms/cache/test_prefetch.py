@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
 from appliance.cache import prefetch as module
-from appliance.cache import referrerprefetch
+from appliance.cache import prefetchrun
 from appliance.cache.prefetch import AT_ONCE
-from appliance.cache.referrerprefetch import AGAIN, SMALL
+from appliance.cache.prefetchrun import AGAIN, SMALL
 from appliance.errors import UpstreamMissing, UpstreamRateLimited, UpstreamUnavailable
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
@@ -116,7 +116,7 @@ def test_an_index_that_refers_comes_with_its_children() -> None:
 
 def test_no_more_than_so_many_manifests_are_fetched_for_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may push to a repository cannot fill the disk of everybody who pulls from it; it is said."""
-    monkeypatch.setattr(referrerprefetch, "MOST", 2)
+    monkeypatch.setattr(prefetchrun, "MOST", 2)
     desk = desk_of()
     made = desk.refer(IMAGE, b"1", b"2", b"3")
     with capturedLogs() as logged:
