@@ -37,8 +37,8 @@ class IWallClock(Interface):
     """
     A clock (L{IReactorTime}) whose C{seconds} only count, and that knows the time of day besides.
 
-    Durations, deadlines and whatever else lives in this process are in its C{seconds}; C{wall} is for what outlives the
-    process, is compared with what does, or is told to somebody.
+    Durations, deadlines and all else that ends with this process are in its C{seconds}; C{wall} is for what outlives
+    the process, is compared with what does, or is shown to a client or an operator.
     """
 
     def wall() -> float:
@@ -104,9 +104,9 @@ class IIngest(Interface):
     """
     A blob being received: what is written becomes a blob only when its digest is right.
 
-    Each has a file of its own, in which nobody else writes, however many receive the same blob at once. The caller
-    waits for each Deferred before the next call; L{note} and L{write_ahead} may overlap with others. What a cancelled
-    call has begun goes on, and the next one waits for its end.
+    Each has a file of its own, also where several receive the same blob at once. The caller waits for each Deferred
+    before the next call; L{note} and L{write_ahead} may overlap with others. What a cancelled call has begun goes on,
+    and the next one waits for its end.
     """
 
     digest = Attribute("the L{Digest} the whole must have")
@@ -143,17 +143,17 @@ class IIngest(Interface):
 
     def commit() -> Deferred[None]:
         """
-        Make it a blob: durable when the Deferred fires. From then on nobody can write to its file. Where somebody else
-        has brought the blob meanwhile, that one stays.
+        Make it a blob: durable when the Deferred fires. From then on its file cannot be written to. Where another
+        ingest has committed the blob meanwhile, that one stays.
 
         Fails with L{BlobDamaged} when the digest is wrong; the bytes are gone then.
         """
 
     def discard() -> Deferred[None]:
-        """Throw the bytes away; those that somebody else receives of the same blob are not touched."""
+        """Throw the bytes away; those that another ingest of the same blob receives are not touched."""
 
     def close() -> None:
-        """Stop here and keep the bytes for a resumption; see L{IBlobStore.ingest} for who may resume."""
+        """Stop here and keep the bytes for a resumption; L{IBlobStore.ingest} says which may resume."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class IBlobStore(Interface):
         The bytes of several small blobs, for about the price of one.
 
         What is not held or cannot be read is left out, and what is more than remains of C{limit} bytes for all of them:
-        L{read} says which. Never fires before others had their turn, where there is a reactor.
+        L{read} says which. Where there is a reactor, never fires before it has served others.
         """
 
     def put(digest: Digest, data: bytes) -> Deferred[None]:
@@ -281,7 +281,7 @@ class IDocuments(Interface):
 
 
 class IAccounts(Interface):
-    """Told once of every request, however it ended."""
+    """Is called once for every request, however it ended."""
 
     clock = Attribute("L{IReactorTime} that durations are taken from")
 
@@ -291,7 +291,7 @@ class IAccounts(Interface):
         """
         A response was sent, or its connection was lost.
 
-        @param kind: what was asked for: C{manifest}, C{blob}, C{tags}, C{ping} or C{other}.
+        @param kind: what was requested: C{manifest}, C{blob}, C{tags}, C{ping} or C{other}.
         @param octets: bytes of the body that were sent.
         @param cache: L{appliance.cache.status.CacheStatus.label}, or C{-}.
         """

@@ -26,7 +26,7 @@ from appliance.settings import UpstreamSettings
 
 @dataclass(frozen=True)
 class ManifestHead:
-    """What an upstream says of a manifest without sending it; every field may be missing."""
+    """What an upstream reports of a manifest without sending it; C{None} for what it does not report."""
 
     digest: Digest | None
     size: int | None
@@ -44,7 +44,7 @@ class FetchedManifest:
 @dataclass(frozen=True)
 class Referrers:
     """
-    What an upstream says refers to a manifest.
+    What refers to a manifest, as an upstream lists it.
 
     @ivar descriptors: as received, the JSON of each; each digest once.
     @ivar cut: whether there are, or may be, more than these.
@@ -58,7 +58,7 @@ class IBlobResponse(Interface):
     """An upstream's answer to a blob request, its body not yet read."""
 
     start = Attribute("offset of the first byte of the body in the blob (int): 0 when a range was ignored")
-    stop = Attribute("offset after the last byte of the body, or None when it is not told (int | None)")
+    stop = Attribute("offset after the last byte of the body, or None when it is not known (int | None)")
     size = Attribute("bytes of the whole blob as claimed, or None (int | None)")
     validator = Attribute("strong entity tag, or None (str | None)")
 
@@ -72,7 +72,7 @@ class IBlobResponse(Interface):
         """
 
     def awaited() -> None:
-        """Somebody waits for the body from now on, whatever was said when it was asked for."""
+        """A client waits for the body from now on, even if it was requested in the background."""
 
     def abandon() -> None:
         """Drop the connection; the body is not wanted."""
@@ -114,10 +114,10 @@ class Health(Enum):
 @dataclass(frozen=True)
 class RateLimit:
     """
-    What an upstream says of its limit on pulls.
+    The limit on pulls that an upstream reports.
 
-    @ivar limit: pulls in a window, C{None} when not told; C{remaining}: those left.
-    @ivar window: seconds, C{None} when not told.
+    @ivar limit: pulls in a window, C{None} when not reported; C{remaining}: those left.
+    @ivar window: seconds, C{None} when not reported.
     """
 
     limit: int | None
@@ -149,8 +149,8 @@ class Condition:
     How an upstream is.
 
     @ivar urls: in the order they are tried; none for an upstream that is never contacted.
-    @ivar rate_limit: as last heard, C{None} when it was never told or its window is over.
-    @ivar resting: repositories that are not asked for now because the upstream wanted fewer requests.
+    @ivar rate_limit: as last reported, C{None} when it never was or its window is over.
+    @ivar resting: repositories that are not requested now because the upstream wanted fewer requests (429).
     """
 
     urls: tuple[UrlCondition, ...] = ()
@@ -163,7 +163,7 @@ class Condition:
 
 class IUpstream(Interface):
     """
-    One registry that can be asked.
+    One registry to pull from.
 
     Every method that gives a Deferred fails with the subclasses of L{UpstreamError}, or L{Offline} when no packet may
     leave. Cancelling a Deferred drops the request. While the upstream is known to be down or wants fewer requests, it
@@ -180,8 +180,8 @@ class IUpstream(Interface):
 
     def overdue(repository: str) -> None:
         """
-        Somebody waited for an answer about C{repository} as long as anybody may, and was served what was cached. Until
-        an answer comes nobody needs to wait again: L{availability} says so. Immediate.
+        A client waited for an answer about C{repository} as long as it may, and was served what is cached. Until an
+        answer comes no other client needs to wait: L{availability} says so from now on. Immediate.
         """
 
     def condition() -> Condition:
@@ -204,11 +204,11 @@ class IUpstream(Interface):
         """
         Open a blob from offset C{start} to before C{stop} (C{None}: its end); C{validator} becomes If-Range.
 
-        @param background: whether nobody waits for it: then it goes behind whatever somebody waits for.
+        @param background: whether no client waits for it: it then goes behind everything that a client waits for.
         """
 
     def blob_size(repository: str, digest: Digest) -> Deferred[int | None]:
-        """A blob's size without fetching it, C{None} when the upstream has it and does not say."""
+        """A blob's size without fetching it, C{None} when the upstream has it and does not report the size."""
 
     def tags(repository: str) -> Deferred[list[str]]:
         """All tags of the repository, its pages followed; unsorted as received, invalid ones left out."""
@@ -216,17 +216,17 @@ class IUpstream(Interface):
     def referrers(repository: str, subject: Digest) -> Deferred[Referrers]:
         """
         Everything that refers to C{subject}: what the referrers API lists, all its pages, and what the fallback tag
-        does (distribution-spec, "Listing Referrers"). None at all only when the upstream says so, which it does as well
-        by knowing neither the API nor the tag, or no such repository: it never fails with L{UpstreamMissing}.
+        does (distribution-spec, "Listing Referrers"). Empty only when the upstream lists none, or knows neither the API
+        nor the tag, or no such repository: it never fails with L{UpstreamMissing}.
         """
 
     def stop() -> None:
-        """Probe no more: nobody will ask again. Immediate; may be called more than once."""
+        """Probe no more: no request follows. Immediate; may be called more than once."""
 
     def disconnect() -> None:
         """
-        Send nothing more: every question fails with L{Offline} from now on, and so does one that is under way; bodies
-        on their way are dropped. Immediate; may be called more than once.
+        Send nothing more: every request fails with L{Offline} from now on, also one that is under way; bodies on their
+        way are dropped. Immediate; may be called more than once.
         """
 
 
@@ -238,7 +238,7 @@ class IUpstreamObserver(Interface):
 
     def failed(upstream: str, kind: str) -> None:
         """
-        A question to C{upstream} failed, be it without a request; C{kind} is
+        A call of an L{IUpstream} failed, also one for which no request was sent; C{kind} is
         L{appliance.errors.UpstreamError.kind}.
         """
 
@@ -258,9 +258,9 @@ class IUpstreamObserver(Interface):
 @dataclass(frozen=True)
 class Secret:
     """
-    What shows an upstream who we are; never to be logged.
+    What authenticates this appliance to an upstream; never to be logged.
 
-    @ivar identity: tells this secret from others without holding it; part of every token's cache key. It changes when
+    @ivar identity: differs between secrets and holds none; part of every token's cache key. It changes when
         the secret does.
     @ivar username: may be empty when C{use} is not C{PASSWORD}.
     @ivar danger_text: the password or token itself.
@@ -271,7 +271,7 @@ class Secret:
         """
         C{PASSWORD}: with Basic, to the registry or its token server. C{IDENTITY}: a refresh token that the token server
         exchanges (distribution's "Oauth2 Token Authentication"). C{BEARER}: a token for the registry itself.
-        C{NONE}: not at all, C{danger_text} is empty; there is no secret for this host, which is asked as anybody would.
+        C{NONE}: not at all, C{danger_text} is empty; there is no secret for this host, which is asked anonymously.
         """
 
         PASSWORD = "password"
@@ -286,20 +286,20 @@ class Secret:
 
 
 class ICredentials(Interface):
-    """Where the secret comes from that one host of an upstream is shown."""
+    """The source of the secret that one host of an upstream is shown."""
 
     def current() -> Deferred[Secret]:
         """
         The secret to present now: read again when its source has changed, renewed before it ends.
 
         Fails with L{UpstreamDenied} when it cannot be had (the message names the source and the fault, never the
-        secret), and with other L{UpstreamError}s when somebody else has to be asked for it and does not answer.
+        secret), and with other L{UpstreamError}s when it comes from another server, which does not answer.
         """
 
     def refused(secret: Secret) -> Deferred[bool]:
         """
         C{secret} was presented and not accepted: look at the source again, at once and, when that gives the same, a
-        little later, since who replaces a secret may have changed the registry first.
+        little later, since an operator who replaces a secret may have changed the registry first.
 
         @return: whether L{current} gives another one now.
         """
@@ -307,7 +307,7 @@ class ICredentials(Interface):
 
 class IAdapter(IPlugin):
     """
-    What tells one kind of registry from a standard one; found with C{twisted.plugin.getPlugins}.
+    How one kind of registry differs from a standard one; found with C{twisted.plugin.getPlugins}.
 
     A site's own is a module in a C{twisted/plugins} folder on Python's path, with an instance of a class that extends
     C{appliance.upstream.kinds.standard.Standard}. It is imported before the reactor is chosen, so it must import
@@ -319,7 +319,7 @@ class IAdapter(IPlugin):
         "host, host:port or *.domain that tokens may come from, beside the registry (tuple[str, ...])"
     )
     redirect_hosts = Attribute(
-        "host or *.domain that its blobs are known to come from, for who writes a firewall's rules (tuple[str, ...])"
+        "host or *.domain that its blobs are known to come from, for the rules of a firewall (tuple[str, ...])"
     )
     has_referrers = Attribute("whether it has the referrers API, None where it has to be found out (bool | None)")
 
@@ -342,7 +342,7 @@ class IAdapter(IPlugin):
         """
 
     def rate_limit(headers: Headers) -> RateLimit | None:
-        """What an answer's header fields say of the limit on pulls."""
+        """The limit on pulls that the header fields of an answer report, C{None} for none."""
 
     def credentials(settings: UpstreamSettings, given: Any) -> ICredentials | None:
         """
