@@ -94,7 +94,7 @@ ONLY_AT: dict[str, frozenset[str]] = {
 }
 
 #: Names of public classes that still mean more than one thing. None is added here.
-STILL_AMBIGUOUS = frozenset({"Page", "Referrer", "Refused"})
+STILL_AMBIGUOUS = frozenset({"Page", "Referrer"})
 
 Import = tuple[Path, int, str]
 

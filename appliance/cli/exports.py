@@ -13,18 +13,18 @@ import msgspec
 
 from appliance.api import Lack, PlannedExport, VolumeFile
 from appliance.bundle import bundlejson
+from appliance.bundle.archive import open_archive, whole
+from appliance.bundle.compression import Stop
+from appliance.bundle.contents import BUNDLE, MAX_BUNDLE_BYTES, Bundle
 from appliance.bundle.minisign import SecretKey
 from appliance.bundle.selection import parse_list
-from appliance.cli.api import message_of
-from appliance.cli.arguments import Commands, age, existing, new_command, volume_size
-from appliance.cli.bundlefile import BundleFile
-from appliance.cli.failures import CommandFailed, Refused, WrongUsage
+from appliance.cli.client import refusal
+from appliance.cli.command import DONE, FAILED, Commands, Session, age, existing, new_command, volume_size
+from appliance.cli.failures import CommandFailed, WrongUsage
 from appliance.cli.keys import secret_key
-from appliance.cli.meter import Meter
 from appliance.cli.partfile import PartFile
-from appliance.cli.screen import Screen
-from appliance.cli.session import DONE, FAILED, Session
-from appliance.cli.words import count, size
+from appliance.cli.screen import Screen, count, size
+from appliance.errors import BundleUnreadable
 
 #: What a signature's file is sent as.
 SIGNATURE_TYPE = "text/plain; charset=utf-8"
@@ -71,15 +71,15 @@ async def export(session: Session, options: Namespace) -> int:
 
 async def _planned(session: Session, wanted: dict[str, Any]) -> PlannedExport:
     """The export as it is planned; what is fetched for it first is shown as it comes."""
-    response = await session.api.open("POST", "exports", msgspec.json.encode(wanted), accept=LINES)
+    response = await session.client.open("POST", "exports", msgspec.json.encode(wanted), accept=LINES)
     meter = session.meter()
     total = 0
     try:
-        async for line in session.api.lines(response):
+        async for line in session.client.lines(response):
             if "error" in line:
-                raise Refused(message_of(line) or "the appliance does not say why; see its log")
+                raise refusal(line, "the appliance does not say why; see its log")
             if "export" in line or "id" in line:
-                return session.api.as_kind(line.get("export", line), PlannedExport)
+                return session.client.as_kind(line.get("export", line), PlannedExport)
             if line.get("total", 0) > total:
                 total = line["total"]
                 meter.begin("fetching", total)
@@ -112,7 +112,10 @@ def selection(options: Namespace) -> dict[str, Any]:
         "volumeSize": options.volume_size,
         "want": options.want and _json(options.want),
         "have": options.have and _json(options.have),
-        "base": [_base(path) for path in options.base],
+        "base": [
+            {"id": bundle.id, "blobs": [blob.digest for blob in bundle.blobs]}
+            for bundle in map(bundle_in, options.base)
+        ],
     }
     return {name: value for name, value in given.items() if value not in (None, False, [], "")}
 
@@ -133,13 +136,10 @@ def targets(
             raise CommandFailed(f"there are {len(volumes)} volumes, which one file cannot hold: -o FOLDER/")
         return {volume.n: (path, volume.size) for volume in volumes}
     path.mkdir(parents=True, exist_ok=True)
-    return {volume.n: (path / _safe(volume.file), volume.size) for volume in volumes}
-
-
-def _safe(name: str) -> str:
-    if Path(name).name != name or name in ("", ".", "..") or not name.isprintable():
-        raise CommandFailed(f"the appliance calls a volume {name!r}, which is no file's name")
-    return name
+    for name in (volume.file for volume in volumes):
+        if Path(name).name != name or name in ("", ".", "..") or not name.isprintable():
+            raise CommandFailed(f"the appliance calls a volume {name!r}, which is no file's name")
+    return {volume.n: (path / volume.file, volume.size) for volume in volumes}
 
 
 def _check_room(files: dict[int, tuple[Path, int]]) -> None:
@@ -161,11 +161,11 @@ async def _signed(session: Session, planned: PlannedExport, key: SecretKey) -> P
     @return: the export with the signature in its volumes, which are larger by it.
     """
     path = _path(planned)
-    document = await session.api.fetch_bytes(f"{path}/document")
+    document = await session.client.fetch_bytes(f"{path}/document")
     bundle = bundlejson.decode(document, "the list of contents to be signed")
     signature = key.sign(document, f"pullcache bundle {bundle.id}")
-    await session.api.put(f"{path}/signature", signature.encode(), SIGNATURE_TYPE)
-    return session.api.as_kind(await session.api.fetch(path), PlannedExport)
+    await session.client.put(f"{path}/signature", signature.encode(), SIGNATURE_TYPE)
+    return session.client.as_kind(await session.client.fetch(path), PlannedExport)
 
 
 def _path(planned: PlannedExport) -> str:
@@ -178,20 +178,16 @@ async def _fetch(session: Session, planned: PlannedExport, files: dict[int, tupl
     try:
         for n, (path, octets) in files.items():
             meter.begin(path.name, octets)
-            await _download(session, f"{_path(planned)}/volumes/{n}", path, octets, meter)
+            response = await session.client.open("GET", f"{_path(planned)}/volumes/{n}")
+            with PartFile(path) as part:
+                async for piece in session.client.pieces(response):
+                    part.write(piece)
+                    meter.at(part.size)
+                if part.size != octets:
+                    raise CommandFailed(f"{path}: {part.size} bytes came of {octets}; export it again")
+                part.finish()
     finally:
         meter.close()
-
-
-async def _download(session: Session, source: str, path: Path, octets: int, meter: Meter) -> None:
-    response = await session.api.open("GET", source)
-    with PartFile(path) as part:
-        async for piece in session.api.arrival(response):
-            part.write(piece)
-            meter.at(part.size)
-        if part.size != octets:
-            raise CommandFailed(f"{path}: {part.size} bytes came of {octets}; export it again")
-        part.finish()
 
 
 def _report(screen: Screen, planned: PlannedExport, files: dict[int, tuple[Path, int]]) -> None:
@@ -227,10 +223,24 @@ def _document(lack: Lack) -> dict[str, Any]:
     return {"ref": lack.ref, "why": lack.why, "missing": missing}
 
 
-def _base(path: Path) -> dict[str, Any]:
-    """What an earlier bundle held: its id, and the digest of each blob."""
-    with BundleFile.open(path) as file:
-        return {"id": file.bundle.id, "blobs": [blob.digest for blob in file.bundle.blobs]}
+def bundle_in(path: Path) -> Bundle:
+    """
+    The list of contents that a file of a bundle, or a folder, holds; none of its blobs is read.
+
+    @raise BundleUnreadable: it is no bundle of pullcache.
+    @raise BundleDamaged: it is truncated, or made to deceive.
+    """
+    archive = open_archive(path, Stop())
+    try:
+        item = archive.items.get(BUNDLE)
+        if item is None:
+            raise BundleUnreadable(
+                f"{archive.source}: there is no {BUNDLE} in it; other archives can be imported, "
+                "but carry nothing that could be verified or built on"
+            )
+        return bundlejson.decode(whole(archive, item, MAX_BUNDLE_BYTES), archive.source)
+    finally:
+        archive.close()
 
 
 def _text(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a command says no with: one line, and what to do next."""
+"""What a command fails with: one line, and what to do next."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class CommandFailed(PullcacheError):
 
 
 class Unreachable(CommandFailed):
-    """Nobody answers where the appliance's admin endpoint was looked for."""
+    """Nothing answers where the appliance's admin endpoint was looked for."""
 
 
-class Refused(CommandFailed):
+class RefusedByAppliance(CommandFailed):
     """
-    The appliance answered, and the answer is no; the message is its own.
+    The appliance answered with an error; the message is its own.
 
     @ivar code: its word for programs, C{""} when it gave none.
     """

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from appliance.api import Image, ImageDetail, ImageList, PlatformState, Referrer
-from appliance.cli.api import quoted
-from appliance.cli.arguments import Commands, new_command
-from appliance.cli.screen import Screen
-from appliance.cli.session import DONE, Session
-from appliance.cli.words import count, moment, short, size
+from appliance.cli.client import quoted
+from appliance.cli.command import DONE, Commands, Session, new_command
+from appliance.cli.screen import Screen, count, moment, short, size
 
 _ON_ITS_WAY = " (on its way)"
 
@@ -36,8 +34,8 @@ async def listed(session: Session, options: Namespace) -> int:
     documents: list[Any] = []
     found: list[Image] = []
     while True:
-        document = await session.api.fetch("images", parameters)
-        page = session.api.as_kind(document, ImageList)
+        document = await session.client.fetch("images", parameters)
+        page = session.client.as_kind(document, ImageList)
         documents += document["images"]
         found += page.images
         if page.next is None or not page.images:
@@ -71,11 +69,11 @@ def _offline(image: Image) -> str:
 
 async def shown(session: Session, options: Namespace) -> int:
     """All that is known of one image."""
-    document = await session.api.fetch(f"images/{quoted(options.reference)}")
+    document = await session.client.fetch(f"images/{quoted(options.reference)}")
     if session.screen.as_json:
         session.screen.document(document)
         return DONE
-    _show(session.screen, session.api.as_kind(document, ImageDetail))
+    _show(session.screen, session.client.as_kind(document, ImageDetail))
     return DONE
 
 

@@ -12,14 +12,11 @@ from typing import Any
 import msgspec
 
 from appliance.bundle.receipt import Change, Receipt
-from appliance.cli.api import code_of, message_of
-from appliance.cli.arguments import Commands, new_command
-from appliance.cli.failures import CommandFailed, Refused, WrongUsage
+from appliance.cli.client import refusal
+from appliance.cli.command import DONE, FAILED, Commands, Session, new_command
+from appliance.cli.failures import CommandFailed, RefusedByAppliance, WrongUsage
 from appliance.cli.keys import public_key
-from appliance.cli.meter import Meter
-from appliance.cli.screen import Screen
-from appliance.cli.session import DONE, FAILED, Session
-from appliance.cli.words import count, short, size
+from appliance.cli.screen import Screen, count, short, size
 from appliance.errors import NameInvalid
 from appliance.oci.reference import parse_prefix
 
@@ -58,7 +55,7 @@ async def imported(session: Session, options: Namespace) -> int:
     seen = [fault for fault in map(fault_of, files) if fault is not None]
     try:
         receipt = await _follow(session, order(options, files))
-    except Refused as refused:
+    except RefusedByAppliance as refused:
         if refused.code == UNREADABLE:
             for fault in seen:
                 session.screen.note(fault)
@@ -125,36 +122,24 @@ def _renames(given: list[tuple[str, str]]) -> dict[str, str]:
 
 
 async def _follow(session: Session, wanted: dict[str, Any]) -> Receipt:
-    """The receipt; what comes before it is shown as it comes."""
-    response = await session.api.open("POST", "imports", msgspec.json.encode(wanted))
+    """The receipt; what comes before it is shown as it comes: only storing takes long enough to be measured."""
+    response = await session.client.open("POST", "imports", msgspec.json.encode(wanted))
     meter = session.meter()
-    showing = Showing(meter)
+    begun = False
     try:
-        async for line in session.api.lines(response):
+        async for line in session.client.lines(response):
             if "receipt" in line:
-                return session.api.as_kind(line["receipt"], Receipt)
+                return session.client.as_kind(line["receipt"], Receipt)
             if "error" in line:
-                raise Refused(message_of(line) or "the appliance does not say why; see its log", code_of(line))
-            showing.add(line)
+                raise refusal(line, "the appliance does not say why; see its log")
+            if line.get("stage") == "storing" and line.get("total") and not begun:
+                begun = True
+                meter.begin("storing", line["total"])
+            if begun:
+                meter.at(line.get("done", 0))
     finally:
         meter.close()
     raise CommandFailed("the appliance ended without a receipt; see its log, then import again: what is held is kept")
-
-
-class Showing:
-    """Shows the steps of an import; of those, only storing takes long enough to be measured."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-        self._begun = False
-
-    def add(self, step: dict[str, Any]) -> None:
-        """The appliance tells how far it is: C{stage}, and C{done} of C{total} bytes."""
-        if step.get("stage") == "storing" and step.get("total") and not self._begun:
-            self._begun = True
-            self._meter.begin("storing", step["total"])
-        if self._begun:
-            self._meter.at(step.get("done", 0))
 
 
 def report(screen: Screen, receipt: Receipt) -> None:

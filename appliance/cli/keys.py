@@ -7,10 +7,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from appliance.bundle.minisign import PublicKey, SecretKey
-from appliance.cli.arguments import Commands, new_command
+from appliance.cli.command import DONE, Commands, Local, new_command
 from appliance.cli.failures import CommandFailed, WrongUsage
 from appliance.cli.screen import Screen
-from appliance.cli.session import DONE, Local
 from appliance.errors import BundleError
 
 #: Holds the password of a secret key that has one.

@@ -15,16 +15,14 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
 from twisted.web.client import Agent
 
-from appliance.cli import exports, images, imports, keys, returnpath, status, verification
-from appliance.cli.api import Api, admin_url
-from appliance.cli.arguments import top_parser
+from appliance.cli import exports, images, imports, inventory, keys, status, verification
+from appliance.cli.client import AdminClient, admin_url
+from appliance.cli.command import FAILED, MISUSED, Local, Session, top_parser
 from appliance.cli.failures import WrongUsage
-from appliance.cli.meter import meter_for
-from appliance.cli.screen import Screen
-from appliance.cli.session import FAILED, MISUSED, Local, Session
+from appliance.cli.screen import Screen, meter_for
 from appliance.errors import PullcacheError
 
-#: Seconds until an address where nobody answers is given up.
+#: Seconds until an address where nothing answers is given up.
 CONNECT_TIMEOUT = 10.0
 
 GROUPS = (
@@ -33,7 +31,7 @@ GROUPS = (
     exports.add_to,
     imports.add_to,
     verification.add_to,
-    returnpath.add_to,
+    inventory.add_to,
     keys.add_to,
 )
 
@@ -43,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = top_parser(GROUPS).parse_args(arguments)
     screen = Screen(sys.stdout, sys.stderr, options.json)
     if "ask" in options:
-        react(_asked, (options, screen))
+        # Ends, once the reactor may stop, with SystemExit.
+        react(lambda reactor: Invocation(reactor, screen).run(_command(reactor, options, screen)))
     try:
         raise SystemExit(options.run(Local(screen, lambda: meter_for(screen, time.monotonic)), options))
     except KeyboardInterrupt:
@@ -52,15 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(code_of(error, screen)) from error
 
 
-def _asked(reactor: Any, options: Namespace, screen: Screen) -> Deferred[None]:
-    """Run a command that asks an appliance; fires, once the reactor may stop, with L{SystemExit}."""
-    return Invocation(reactor, screen).run(_command(reactor, options, screen))
-
-
 async def _command(reactor: Any, options: Namespace, screen: Screen) -> int:
     http = HTTPClient(Agent(reactor, connectTimeout=CONNECT_TIMEOUT))
-    session = Session(screen, lambda: meter_for(screen, reactor.seconds), Api(admin_url(options.admin), http))
-    code: int = await options.ask(session, options)
+    client = AdminClient(admin_url(options.admin), http)
+    code: int = await options.ask(Session(screen, lambda: meter_for(screen, reactor.seconds), client), options)
     return code
 
 
@@ -68,7 +62,7 @@ class Invocation:
     """
     One command under the reactor: SIGINT and SIGTERM cancel it and wait until it has cleaned up.
 
-    @ivar is_interrupted: whether somebody asked for its end.
+    @ivar is_interrupted: whether it was asked to end.
     """
 
     def __init__(self, reactor: IReactorCore, screen: Screen) -> None:
@@ -99,8 +93,8 @@ class Invocation:
 
 
 def interrupted(screen: Screen) -> int:
-    """The exit status of a command that was told to stop."""
-    screen.complain("interrupted; nothing half is left behind")
+    """The exit status of a command that was interrupted, which is said on the screen."""
+    screen.note_error("interrupted; nothing half is left behind")
     return FAILED
 
 
@@ -111,12 +105,12 @@ def code_of(error: BaseException, screen: Screen) -> int:
     @raise BaseException: C{error} itself, when it is a fault of this program.
     """
     if isinstance(error, BrokenPipeError):
-        # Whoever read the output has seen enough; Python's own flush at exit must not complain of it either.
+        # The reader of the output has seen enough; Python's own flush at exit must not complain of it either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     if not isinstance(error, PullcacheError | OSError):
         raise error
-    screen.complain(error)
+    screen.note_error(error)
     return MISUSED if isinstance(error, WrongUsage) else FAILED
 
 

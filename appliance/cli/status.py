@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from appliance.api import Status, UpstreamStatus
-from appliance.cli.arguments import Commands, new_command
-from appliance.cli.session import DONE, Session
-from appliance.cli.words import count, moment, size, span
+from appliance.cli.command import DONE, Commands, Session, new_command
+from appliance.cli.screen import count, moment, size, span
 
 
 def add_to(commands: Commands) -> None:
@@ -20,12 +19,12 @@ def add_to(commands: Commands) -> None:
 
 async def status(session: Session, options: Namespace) -> int:
     """Print it."""
-    document = await session.api.fetch("status")
+    document = await session.client.fetch("status")
     if session.screen.as_json:
         session.screen.document(document)
         return DONE
-    found = session.api.as_kind(document, Status)
-    session.screen.table(list(_rows(session.api.url, found)))
+    found = session.client.as_kind(document, Status)
+    session.screen.table(list(_rows(session.client.url, found)))
     session.screen.say()
     urls = [row for each in found.upstreams for row in _upstream(each, found)]
     session.screen.table([("UPSTREAM", "STATE", "SINCE", "NEXT", "URL"), *urls])

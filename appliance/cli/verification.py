@@ -11,12 +11,10 @@ from appliance.bundle.contents import Bundle
 from appliance.bundle.minisign import claimed_key
 from appliance.bundle.verification import Verified
 from appliance.bundle.verification import verify as verified
-from appliance.cli.arguments import Commands, existing, new_command
+from appliance.cli.command import DONE, FAILED, Commands, Local, existing, new_command
 from appliance.cli.failures import WrongUsage
 from appliance.cli.keys import public_key
-from appliance.cli.screen import Screen
-from appliance.cli.session import DONE, FAILED, Local
-from appliance.cli.words import count, short, size
+from appliance.cli.screen import Screen, count, short, size
 from appliance.errors import BundleUntrusted, NotOneBundle
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from appliance.cli.bundlefile import BundleFile
+from appliance.cli.exports import bundle_in
 from tests.clients import plain
 from tests.clients.plain import ask, pull
 from tests.doubles import hostile
@@ -85,8 +85,7 @@ def pull_all(appliance: Appliance, images: Images) -> None:
 
 def contents_of(*files: Path) -> dict[str, int]:
     """The blobs that a bundle says it holds, with their sizes."""
-    with BundleFile.open(files[0]) as file:
-        return {blob.digest: blob.size for blob in file.bundle.blobs}
+    return {blob.digest: blob.size for blob in bundle_in(files[0]).blobs}
 
 
 def test_what_was_pulled_here_is_served_there(

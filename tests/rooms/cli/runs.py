@@ -14,12 +14,10 @@ from twisted.internet.defer import Deferred
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 
-from appliance.cli.api import Api
-from appliance.cli.arguments import top_parser
+from appliance.cli.client import AdminClient
+from appliance.cli.command import Session, top_parser
 from appliance.cli.main import GROUPS, Invocation, main
-from appliance.cli.meter import meter_for
-from appliance.cli.screen import Screen
-from appliance.cli.session import Session
+from appliance.cli.screen import Screen, meter_for
 
 URL = "http://appliance.test:5001"
 
@@ -109,8 +107,8 @@ def ask(appliance: Appliance, *arguments: str) -> Ended:
     out, err = StringIO(), StringIO()
     screen = Screen(out, err, options.json)
     treq = StubTreq(appliance)
-    api = Api(URL, treq)  # type: ignore[arg-type]  # asks the same way as HTTPClient
-    session = Session(screen, lambda: meter_for(screen, lambda: 0.0), api)
+    client = AdminClient(URL, treq)  # type: ignore[arg-type]  # asks the same way as HTTPClient
+    session = Session(screen, lambda: meter_for(screen, lambda: 0.0), client)
     ended = Invocation(NoReactor(), screen).run(options.ask(session, options))  # type: ignore[arg-type]
     return Ended(code_of(ended, treq), out.getvalue(), err.getvalue())
 

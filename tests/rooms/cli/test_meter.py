@@ -7,8 +7,7 @@ from io import StringIO
 import pytest
 from twisted.internet.task import Clock
 
-from appliance.cli.meter import LINE_INTERVAL, Bars, Lines, meter_for
-from appliance.cli.screen import Screen
+from appliance.cli.screen import LINE_INTERVAL, ProgressBar, ProgressLines, Screen, meter_for
 
 
 class Terminal(StringIO):
@@ -23,8 +22,8 @@ def clock() -> Clock:
     return Clock()
 
 
-def lines(err: StringIO, clock: Clock) -> Lines:
-    return Lines(Screen(StringIO(), err), clock.seconds)
+def lines(err: StringIO, clock: Clock) -> ProgressLines:
+    return ProgressLines(Screen(StringIO(), err), clock.seconds)
 
 
 def test_a_log_gets_a_line_now_and_then(clock: Clock) -> None:
@@ -63,5 +62,5 @@ def test_what_follows_ends_what_went_before(clock: Clock) -> None:
 
 def test_bars_are_for_terminals_only(clock: Clock) -> None:
     """No control characters in a file."""
-    assert isinstance(meter_for(Screen(StringIO(), Terminal()), clock.seconds), Bars)
-    assert isinstance(meter_for(Screen(Terminal(), StringIO()), clock.seconds), Lines)
+    assert isinstance(meter_for(Screen(StringIO(), Terminal()), clock.seconds), ProgressBar)
+    assert isinstance(meter_for(Screen(Terminal(), StringIO()), clock.seconds), ProgressLines)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.cli import words
-from appliance.cli.meter import progress
+from appliance.cli import screen
 
 
 @pytest.mark.parametrize(
@@ -19,13 +18,13 @@ from appliance.cli.meter import progress
 )
 def test_sizes_are_read_at_a_glance(octets: float, text: str) -> None:
     """Three digits and a unit of powers of 1000, as on the label of a disc."""
-    assert words.size(octets) == text
+    assert screen.size(octets) == text
 
 
 @given(st.integers(0, 10**17))
 def test_no_size_has_more_than_four_digits(octets: int) -> None:
     """A column of sizes stays narrow, whatever is in it."""
-    assert len(words.size(octets).split()[0]) <= 4
+    assert len(screen.size(octets).split()[0]) <= 4
 
 
 @pytest.mark.parametrize(
@@ -34,28 +33,28 @@ def test_no_size_has_more_than_four_digits(octets: int) -> None:
 )
 def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
     """Nobody needs the seconds of an hour."""
-    assert words.span(seconds) == text
+    assert screen.span(seconds) == text
 
 
 def test_progress_tells_bytes_rate_and_time_left() -> None:
     """I can see whether to wait for it."""
-    assert progress(1_000_000_000, 4_700_000_000, 10) == "1.00 GB of 4.70 GB, 100 MB/s, 37 s left"
+    assert screen.progress(1_000_000_000, 4_700_000_000, 10) == "1.00 GB of 4.70 GB, 100 MB/s, 37 s left"
 
 
 def test_progress_makes_nothing_up() -> None:
     """Where no total or no time is known, none is told."""
-    assert progress(1000, None, 0) == "1.00 kB"
+    assert screen.progress(1000, None, 0) == "1.00 kB"
 
 
 def test_columns_cut_nothing() -> None:
     """A digest that I copy out of a table is whole."""
-    assert words.columns([("NAME", "DIGEST"), ("a", "sha256:" + "0" * 64)])[1] == "a     sha256:" + "0" * 64
+    assert screen.columns([("NAME", "DIGEST"), ("a", "sha256:" + "0" * 64)])[1] == "a     sha256:" + "0" * 64
 
 
 @given(st.text())
 def test_nothing_from_an_archive_drives_my_terminal(text: str) -> None:
     """Escape sequences in names and titles are shown as what they are: rubbish."""
-    assert words.plain(text).isprintable()
+    assert screen.plain(text).isprintable()
 
 
 HOSTILE = "\x1b[2J\x7f\x85\x9b\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\U000e0001"
@@ -65,12 +64,12 @@ HOSTILE = "\x1b[2J\x7f\x85\x9b\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u
 def test_what_is_printed_for_a_machine_does_not_drive_my_terminal_either(text: str) -> None:
     """It is the same document, and what a terminal would obey stands in it as an escape; letters stay as they are."""
     document = msgspec.json.format(msgspec.json.encode({text: [text, "\u00e9\u4e2d"]})).decode()
-    printed = words.escaped(document)
+    printed = screen.escaped(document)
     assert json.loads(printed) == json.loads(document) and "\u00e9\u4e2d" in printed
     assert all(line.isprintable() for line in printed.split("\n"))
 
 
 def test_times_are_short_and_in_utc() -> None:
     """Every time in a table is of the same zone."""
-    assert words.moment("2026-11-21T09:30:15+01:00") == "2026-11-21 08:30"
-    assert (words.moment(None), words.moment("soon")) == ("-", "soon")
+    assert screen.moment("2026-11-21T09:30:15+01:00") == "2026-11-21 08:30"
+    assert (screen.moment(None), screen.moment("soon")) == ("-", "soon")

@@ -1,4 +1,4 @@
-"""C{pullcache inventory} and C{pullcache wants}: what travels back to where bundles are made."""
+"""C{pullcache inventory} and C{pullcache wants}: what one side tells the other of itself, for the next export."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from appliance.cli.arguments import Commands, new_command
+from appliance.cli.command import DONE, Commands, Session, new_command
 from appliance.cli.partfile import PartFile
-from appliance.cli.session import DONE, Session
-from appliance.cli.words import count
+from appliance.cli.screen import count
 
 
 def add_to(commands: Commands) -> None:
@@ -25,8 +24,8 @@ def add_to(commands: Commands) -> None:
 
 async def fetched(session: Session, options: Namespace) -> int:
     """Fetch the document and write it as it came."""
-    body = await session.api.fetch_bytes(options.document)
-    document = session.api.as_kind(session.api.parsed(body), dict[str, Any])
+    body = await session.client.fetch_bytes(options.document)
+    document = session.client.as_kind(session.client.parsed(body), dict[str, Any])
     if options.output == "-":
         session.screen.raw(body)
         return DONE
@@ -35,11 +34,6 @@ async def fetched(session: Session, options: Namespace) -> int:
         part.finish()
     if session.screen.as_json:
         session.screen.document({"file": options.output, "size": len(body)})
-    session.screen.say(f"{options.output}  {_words(options.document, document)}")
+    key, one = ("wants", "want") if options.document == "wants" else ("blobs", "blob")
+    session.screen.say(f"{options.output}  {count(len(document.get(key, ())), one)}")
     return DONE
-
-
-def _words(name: str, document: dict[str, Any]) -> str:
-    """How much is in it."""
-    key, one = ("wants", "want") if name == "wants" else ("blobs", "blob")
-    return count(len(document.get(key, ())), one)

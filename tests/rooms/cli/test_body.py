@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 
-from appliance.cli.arrival import WAITING, Arrival
+from appliance.cli.client import WAITING, BodyPieces
 from appliance.cli.failures import CommandFailed
 
 
@@ -36,13 +36,13 @@ def wire() -> Wire:
 
 
 @pytest.fixture
-def arrival(wire: Wire) -> Arrival:
-    arrival = Arrival("http://a.test")
+def arrival(wire: Wire) -> BodyPieces:
+    arrival = BodyPieces("http://a.test")
     arrival.makeConnection(wire)
     return arrival
 
 
-async def everything(arrival: Arrival) -> bytes:
+async def everything(arrival: BodyPieces) -> bytes:
     return b"".join([piece async for piece in arrival])
 
 
@@ -52,7 +52,7 @@ def outcome(deferred: Deferred[Any]) -> list[Any]:
     return results
 
 
-def test_pieces_come_in_order_and_end_with_the_body(arrival: Arrival) -> None:
+def test_pieces_come_in_order_and_end_with_the_body(arrival: BodyPieces) -> None:
     """What was sent is what is read."""
     result = outcome(Deferred.fromCoroutine(everything(arrival)))
     arrival.dataReceived(b"one ")
@@ -62,14 +62,14 @@ def test_pieces_come_in_order_and_end_with_the_body(arrival: Arrival) -> None:
     assert result == [b"one two"]
 
 
-def test_what_came_before_anybody_read_is_not_lost(arrival: Arrival) -> None:
+def test_what_came_before_anybody_read_is_not_lost(arrival: BodyPieces) -> None:
     """A body that is faster than its reader is read whole."""
     arrival.dataReceived(b"all")
     arrival.connectionLost(Failure(PotentialDataLoss()))
     assert outcome(Deferred.fromCoroutine(everything(arrival))) == [b"all"]
 
 
-def test_a_body_that_is_cut_is_an_error(arrival: Arrival) -> None:
+def test_a_body_that_is_cut_is_an_error(arrival: BodyPieces) -> None:
     """Half a bundle is never taken for a whole one."""
     result = outcome(Deferred.fromCoroutine(everything(arrival)))
     arrival.dataReceived(b"half")
@@ -78,7 +78,7 @@ def test_a_body_that_is_cut_is_an_error(arrival: Arrival) -> None:
     assert "http://a.test broke" in str(result[0].value)
 
 
-def test_a_slow_disk_holds_the_sender_back(arrival: Arrival, wire: Wire) -> None:
+def test_a_slow_disk_holds_the_sender_back(arrival: BodyPieces, wire: Wire) -> None:
     """A slow stick does not fill my memory with the bundle."""
     arrival.dataReceived(bytes(WAITING))
     assert wire.told == []
@@ -89,7 +89,7 @@ def test_a_slow_disk_holds_the_sender_back(arrival: Arrival, wire: Wire) -> None
     assert wire.told == ["pause", "resume"]
 
 
-def test_ctrl_c_closes_the_connection(arrival: Arrival, wire: Wire) -> None:
+def test_ctrl_c_closes_the_connection(arrival: BodyPieces, wire: Wire) -> None:
     """The appliance learns that nobody reads any more."""
     reading = Deferred.fromCoroutine(everything(arrival))
     result = outcome(reading)

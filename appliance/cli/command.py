@@ -1,21 +1,48 @@
-"""The command line's common part: what every command takes, and how a command is added."""
+"""What every command has: how it is added to the command line, what it works with, and how it fails."""
 
 from __future__ import annotations
 
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, _SubParsersAction
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from appliance import __version__
 from appliance.bundle.volumes import PRESETS
-from appliance.cli.api import DEFAULT_ADMIN, VARIABLE
+from appliance.cli.client import DEFAULT_ADMIN, VARIABLE, AdminClient
+from appliance.cli.screen import Meter, Screen
 from appliance.errors import ConfigError
 from appliance.units import duration, size
+
+#: Exit statuses.
+DONE, FAILED, MISUSED = 0, 1, 2
 
 _Number = TypeVar("_Number", int, float)
 
 Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
+
+
+@dataclass(frozen=True)
+class Local:
+    """
+    What a command works with that needs no appliance.
+
+    @ivar meter: makes what shows progress; who calls it closes it.
+    """
+
+    screen: Screen
+    meter: Callable[[], Meter]
+
+
+@dataclass(frozen=True)
+class Session(Local):
+    """What a command works with that asks an appliance."""
+
+    client: AdminClient
+
+
+# -- the command line -----------------------------------------------------------------------------------------------
 
 
 def top_parser(groups: tuple[Callable[[Commands], None], ...]) -> ArgumentParser:

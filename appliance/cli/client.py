@@ -1,0 +1,252 @@
+"""The admin endpoint of a running appliance: requests, answers as they arrive, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IResponse
+
+from appliance.api import read
+from appliance.cli.failures import CommandFailed, RefusedByAppliance, Unreachable, WrongUsage
+
+DEFAULT_ADMIN = "http://127.0.0.1:5001"
+VARIABLE = "PULLCACHE_ADMIN"
+
+#: How much of an answer that is an error is read, in bytes.
+ERROR_BYTES = 64 * 1024
+
+#: The longest line of a stream of documents, in bytes; a receipt names every reference of a bundle.
+LINE_BYTES = 256 * 1024 * 1024
+
+#: Bytes that may wait to be taken before the sender is asked to wait; a few reads of a socket.
+WAITING = 1024 * 1024
+
+T = TypeVar("T")
+Parameters = Mapping[str, str]
+
+
+def admin_url(option: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """
+    Where the appliance is asked, without a slash at the end: the option, the environment, or the default.
+
+    @raise WrongUsage: it is no http or https URL.
+    """
+    url = (option or environment.get(VARIABLE) or DEFAULT_ADMIN).rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise WrongUsage(f"{url!r} is no URL of an admin endpoint; write it like {DEFAULT_ADMIN}")
+    return url
+
+
+class AdminClient:
+    """
+    Requests to one appliance, in JSON.
+
+    @ivar url: the admin endpoint, without a slash at the end.
+    """
+
+    def __init__(self, url: str, http: HTTPClient) -> None:
+        self.url = url
+        self._http = http
+
+    async def open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        parameters: Parameters | None = None,
+        accept: str = "application/json",
+    ) -> IResponse:
+        """
+        A response that is no error, its body still to be read.
+
+        @param path: below C{/api/v1/}, quoted.
+        @raise Unreachable: nothing answers.
+        @raise RefusedByAppliance: the answer is an error.
+        """
+        headers: dict[bytes | str, bytes | str] = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        try:
+            response: IResponse = await self._http.request(
+                method, f"{self.url}/api/v1/{path}", headers=headers, data=body, params=parameters, unbuffered=True
+            )
+        except (ConnectError, DNSLookupError, ResponseFailed, OSError) as error:
+            reasons = error.reasons if isinstance(error, ResponseFailed) else None
+            reason = reasons[0].value if reasons else error
+            raise Unreachable(
+                f"no appliance answers at {self.url} "
+                f"({' '.join((str(reason) or type(reason).__name__).split()).rstrip('.')}); "
+                f"is it running there? another address: --admin URL or {VARIABLE}"
+            ) from error
+        if response.code >= 400:
+            said = await self._body(response, ERROR_BYTES)
+            try:
+                document = msgspec.json.decode(said)
+            except (ValueError, RecursionError):
+                document = None
+            raise refusal(document, f"{self.url} answered with status {response.code}")
+        return response
+
+    async def fetch(self, path: str, parameters: Parameters | None = None) -> Any:
+        """The JSON document at C{path}; raises as L{open} does."""
+        return self.parsed(await self._body(await self.open("GET", path, parameters=parameters)))
+
+    async def fetch_bytes(self, path: str) -> bytes:
+        """The bytes at C{path}, for what is small; raises as L{open} does."""
+        return await self._body(await self.open("GET", path))
+
+    async def put(self, path: str, body: bytes, content_type: str) -> None:
+        """Put C{body} there; raises as L{open} does."""
+        await self._body(await self.open("PUT", path, body, content_type))
+
+    async def lines(self, response: IResponse) -> AsyncIterator[Any]:
+        """
+        The documents of an NDJSON body as they arrive.
+
+        @raise CommandFailed: the connection broke, or what came is no JSON.
+        """
+        rest = bytearray()
+        async for piece in self.pieces(response):
+            rest += piece
+            *whole, last = rest.split(b"\n") if b"\n" in piece else (rest,)
+            rest = bytearray(last)
+            for line in filter(None, whole):
+                yield self.parsed(bytes(line))
+            if len(rest) > LINE_BYTES:
+                raise CommandFailed(f"{self.url} sent a line without an end; is it a pullcache admin endpoint?")
+        if rest.strip():
+            yield self.parsed(bytes(rest))
+
+    def pieces(self, response: IResponse) -> BodyPieces:
+        """The body in pieces, at the pace of its reader."""
+        return BodyPieces.of(response, self.url)
+
+    def parsed(self, data: bytes) -> Any:
+        """A JSON document of the appliance. Raises L{CommandFailed}."""
+        try:
+            return msgspec.json.decode(data)
+        except (ValueError, RecursionError) as error:
+            raise CommandFailed(f"{self.url} answered no JSON ({error}); is it a pullcache admin endpoint?") from error
+
+    def as_kind(self, document: Any, kind: type[T]) -> T:
+        """C{document} as a struct of L{appliance.api}. Raises L{CommandFailed}."""
+        try:
+            return read(document, kind)
+        except msgspec.ValidationError as error:
+            raise CommandFailed(f"{self.url}: the answer is not understood ({error}); another version?") from error
+
+    async def _body(self, response: IResponse, most: int | None = None) -> bytes:
+        body = bytearray()
+        async for piece in self.pieces(response):
+            body += piece
+            if most is not None and len(body) > most:
+                break
+        return bytes(body)
+
+
+def refusal(document: Any, otherwise: str) -> RefusedByAppliance:
+    """
+    What an error document says, as an exception to be raised.
+
+    @param otherwise: what to say when the document gives no reason.
+    """
+    error = document.get("error") if isinstance(document, dict) else None
+    message, code = (error.get("message"), error.get("code")) if isinstance(error, dict) else (error, None)
+    reason = message if isinstance(message, str) and message.strip() else otherwise
+    return RefusedByAppliance(reason, code if isinstance(code, str) else "")
+
+
+def quoted(reference: str) -> str:
+    """A reference as a part of a path: its slashes, colons and @ stay."""
+    return quote(reference, safe="/:@")
+
+
+# -- bodies ---------------------------------------------------------------------------------------------------------
+
+
+class BodyPieces(Protocol):
+    """
+    The body of a response, an asynchronous iterator of C{bytes} for one reader; it ends with the body.
+
+    A body that is cut raises L{CommandFailed}. One without a length that ends with its connection counts as whole: who
+    must know compares lengths. A reader that is cancelled closes the connection.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._pieces: deque[bytes] = deque()
+        self._waiting = 0
+        self._paused = False
+        self._end: Failure | None = None
+        self._reader: Deferred[None] | None = None
+
+    @classmethod
+    def of(cls, response: IResponse, source: str) -> BodyPieces:
+        """The body of C{response}; C{source} names the sender in errors."""
+        pieces = cls(source)
+        response.deliverBody(pieces)
+        return pieces
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._pieces:
+            if self._end is not None:
+                if self._end.check(ResponseDone, PotentialDataLoss):
+                    raise StopAsyncIteration
+                raise CommandFailed(
+                    f"the connection to {self._source} broke before everything had come; is it still running?"
+                )
+            self._reader = Deferred(lambda _: self.leave())
+            await self._reader
+        piece = self._pieces.popleft()
+        self._waiting -= len(piece)
+        if self._paused and self._waiting < WAITING // 2:
+            self._paused = False
+            self._producer.resumeProducing()
+        return piece
+
+    def leave(self) -> None:
+        """Take no more: the connection is closed."""
+        if self._end is None and self.transport is not None:
+            self.transport.loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """See L{Protocol}."""
+        self._pieces.append(data)
+        self._waiting += len(data)
+        if not self._paused and self._waiting > WAITING:
+            self._paused = True
+            self._producer.pauseProducing()
+        self._wake()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See L{Protocol}: the body is over, one way or another."""
+        self._end = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.called:
+            reader.callback(None)
+
+    @property
+    def _producer(self) -> IPushProducer:
+        producer: IPushProducer = self.transport  # type: ignore[assignment]  # a body's transport is a producer
+        return producer
