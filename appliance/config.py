@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from math import isinf
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -93,6 +94,9 @@ def overridden(
 
 # -- by the table ---------------------------------------------------------------------------------------------------
 
+# Types are evaluated anew at each call: that costs milliseconds.
+_fields = cache(msgspec.structs.fields)
+
 
 def section(node: Node, table: type[S], **given: Any) -> S:
     """
@@ -101,7 +105,7 @@ def section(node: Node, table: type[S], **given: Any) -> S:
     @param given: fields that are no keys.
     @raise ConfigError: a key is unknown or missing, or its value cannot be used.
     """
-    keys = {field.encode_name: field for field in msgspec.structs.fields(table) if field.name not in given}
+    keys = {field.encode_name: field for field in _fields(table) if field.name not in given}
     found = node.mapping()
     for key, value in found.items():
         if key not in keys:
