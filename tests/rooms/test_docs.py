@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    """A page that was moved takes nobody to nowhere."""
+    """A page that was moved takes its links along."""
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
@@ -26,7 +26,7 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
 
 
 def test_every_metric_is_described() -> None:
-    """Whoever draws a dashboard looks there, and finds neither too few nor too many."""
+    """A dashboard is drawn from that list: it names neither too few nor too many."""
     code = "\n".join(path.read_text() for path in (ROOT / "appliance").rglob("*.py"))
     made = {f"pullcache_{name}_total" for name in re.findall(r'\._counter\(\s*"(\w+)"', code)}
     made |= {f"pullcache_{name}" for name in re.findall(r'(?:\._gauge|watch)\(\s*"(\w+)"', code)}
@@ -36,7 +36,7 @@ def test_every_metric_is_described() -> None:
 
 
 def test_every_picture_has_its_source() -> None:
-    """So that somebody can draw it again: scripts/draw."""
+    """So that it can be drawn again: scripts/draw."""
     for picture in (ROOT / "docs").glob("*.svg"):
         assert picture.with_suffix(".dot").exists(), picture
         # Both on a light and on a dark page.

@@ -121,7 +121,7 @@ def test_check_says_whose_bundles_are_taken(bundles: BundleSettings, words: str)
 
 
 def test_check_warns_when_no_bundle_can_be_right() -> None:
-    """A signature is wanted, and nobody's would do."""
+    """A signature is wanted, and no key is trusted."""
     wanting = describe(Settings(bundles=BundleSettings(require_signature=True)))
     assert "warning: bundles: a signature is required and no key is trusted" in wanting
 
@@ -223,7 +223,7 @@ def test_an_endpoint_is_open_unless_it_is_this_machines_own(endpoint: str, reach
     ],
 )
 def test_a_private_upstream_is_not_given_away_in_silence(fields: dict[str, Any]) -> None:
-    """Who reaches the port pulls what our credentials may; nobody is asked who they are."""
+    """A client that reaches the port pulls what our credentials may, without a login."""
     upstream = changed(**fields)
     open_ones = warned(upstream, LOOPBACK, "tcp:port=1", "unix:/s", "tcp:port=2")
     assert open_ones == ["what its credentials may pull is served to anyone who can reach tcp:port=1, tcp:port=2"]
@@ -284,12 +284,12 @@ def test_every_file_with_a_secret_is_looked_at(tmp_path: Path) -> None:
     assert warned(changed(client_cert=path, client_key=own)) == []
 
 
-def test_a_secret_that_is_gone_is_somebody_elses_to_name(tmp_path: Path) -> None:
+def test_a_secret_that_is_gone_is_not_warned_of(tmp_path: Path) -> None:
     """The warnings are about what is there."""
     assert warned(changed(password_file=tmp_path / "gone")) == []
 
 
-def test_an_upstream_that_anybody_can_play_is_named() -> None:
+def test_an_upstream_that_any_server_can_play_is_named() -> None:
     """insecure has its uses, and is not forgotten."""
     assert warned(changed(insecure=True)) == ["insecure: any certificate is accepted"]
 

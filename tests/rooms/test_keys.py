@@ -183,7 +183,7 @@ def test_the_defaults_in_the_pages_are_those_of_the_table() -> None:
 
 
 class Newer(UpstreamSettings, frozen=True, kw_only=True):
-    """An upstream with two keys more, as somebody may add them."""
+    """An upstream with two keys more, as a newcomer may add them."""
 
     tries: Annotated[int, fields.whole(1, 9)] = 3
     pause_after: fields.Duration | None = None
@@ -201,5 +201,5 @@ def test_a_new_key_is_one_field() -> None:
         newer("tries: 10")
     with pytest.raises(ConfigError, match="did you mean tries"):
         newer("trise: 4")
-    told = describe(Settings(upstreams={"a": newer("tries: 4")}))
-    assert "\n  tries: 4\n" in told and "pause after" not in told
+    words = describe(Settings(upstreams={"a": newer("tries: 4")}))
+    assert "\n  tries: 4\n" in words and "pause after" not in words

@@ -119,7 +119,7 @@ def started(checkout: Path, *options: str) -> list[str]:
 
 @pytest.mark.process
 def test_run_takes_the_shipped_configuration_and_a_store_of_the_checkout(checkout: Path) -> None:
-    """A fresh clone runs without a word of configuration, as nobody in particular."""
+    """A fresh clone runs without a word of configuration, as an ordinary user."""
     assert started(checkout, "--offline", "--listen", "tcp:port=5000") == [
         *("--nodaemon", "--pidfile=", "pullcache"),
         *("--config", f"{checkout}/etc/pullcache.yaml", "--store", f"{checkout}/var"),

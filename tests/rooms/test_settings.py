@@ -111,7 +111,7 @@ def test_without_a_word_of_it_everything_may_be_pulled_through() -> None:
 
 
 def test_without_a_word_of_it_an_upstream_is_asked_as_any_client_asks() -> None:
-    """What is not written limits nothing, deletes nothing and trusts nobody more."""
+    """What is not written limits nothing, deletes nothing and trusts no host more."""
     bare = UpstreamSettings(name="ghcr.io", urls=("https://ghcr.io",))
     assert (bare.keep_pulls, bare.max_connections, bare.max_rate, bare.segments) == (0, None, None, 1)
     assert (bare.offline, bare.insecure, bare.delete_missing) == (False, False, False)

@@ -24,7 +24,7 @@ def test_durations_are_read_with_their_unit(text: str, seconds: float) -> None:
     [("100B", 100), ("512MiB", 512 << 20), ("40GB", 40 * 10**9), ("1KB", 1000), ("1KiB", 1024), ("2TiB", 2 << 40)],
 )
 def test_sizes_are_read_with_their_unit(text: str, count: int) -> None:
-    """Powers of 1000 and of 1024 are told apart."""
+    """Powers of 1000 and of 1024 differ."""
     assert size(text) == count
 
 

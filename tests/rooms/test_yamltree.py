@@ -43,7 +43,7 @@ def test_values_stay_as_they_are_written(text: str, value: object) -> None:
 
 
 def test_a_value_knows_where_it_stands() -> None:
-    """Whatever is wrong with it is said with file, line, key path and value."""
+    """A fault is named with file, line, key path and value."""
     (item,) = tree("a:\n  b: [c]", "/etc/p.yaml").mapping()["a"].mapping()["b"].items()
     assert str(item.fault("is wrong")) == "/etc/p.yaml: line 2: a.b[0]: 'c' is wrong"
     assert str(item.fault("is wrong", quoted=False)) == "/etc/p.yaml: line 2: a.b[0]: is wrong"
@@ -72,7 +72,7 @@ def test_a_value_is_not_read_as_something_else(read: Callable[[Node], object], t
 
 
 def test_text_beyond_the_limit_is_not_looked_at() -> None:
-    """Whatever it holds."""
+    """Not even its syntax."""
     assert "larger than" in fault("#" * (LIMIT + 1))
 
 
@@ -115,7 +115,7 @@ def test_an_alias_bomb_does_not_go_off() -> None:
 
 @given(st.text() | st.text(alphabet="{}[]:,-?!&*#%|>'\"\\ \n\tax0~<="))
 def test_no_text_gets_past_the_one_kind_of_error(text: str) -> None:
-    """Whatever is in the file: values, or one line that says what is wrong."""
+    """Any text gives values, or one line that says what is wrong."""
     try:
         tree(text, "p")
     except ConfigError as error:
