@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from appliance.admin.app import AdminApp
-from appliance.admin.exportplanner import ExportPlanner
+from appliance.admin.exportplanner import Completion, ExportPlanner
 from appliance.admin.exports import Exports
 from appliance.admin.images import Images
 from appliance.admin.imports import Imports
@@ -31,7 +31,6 @@ from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.access import Access, Remote
 from appliance.cache.blobs import Blobs
-from appliance.cache.completion import Completion
 from appliance.cache.flights import Flights
 from appliance.cache.held import Held
 from appliance.cache.manifests import Manifests

@@ -6,11 +6,13 @@ The inventory and the wants in an order come from another site, and maybe from a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import msgspec
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
+from twisted.logger import Logger
 
 from appliance.api import ExportOrder, ExportProgress, WantList
 from appliance.bundle.closure import INDEX, MANIFEST
@@ -19,7 +21,8 @@ from appliance.bundle.export import Export, Omitted
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.names import Names
 from appliance.bundle.selection import Selection, WantedReference, parse_pattern
-from appliance.cache.completion import Completion
+from appliance.cache.flights import Flights
+from appliance.cache.pullthrough import PullThrough
 from appliance.errors import BundleError, DigestInvalid, PullcacheError
 from appliance.oci.digest import Digest
 from appliance.oci.reference import DEFAULT_TAG, Reference, parse_identifier, parse_repository
@@ -29,6 +32,9 @@ ROUNDS = 6
 
 MAX_WANTS = 10_000
 """The most wants of one export: as many as an appliance writes down."""
+
+AT_ONCE = 4
+"""Objects fetched at the same time, for all exports together: clients' own pulls are not to wait for these."""
 
 # -- what an order means --------------------------------------------------------------------------------------------
 
@@ -205,3 +211,75 @@ class _Fetched:
         """One object is held, or cannot be."""
         self._done += sizes.get(what, 0)
         self._progress(ExportProgress(done=self._done, total=self._total, entry=ref))
+
+
+class Completion:
+    """Fetches what exports lack, through the cache and so once."""
+
+    _log = Logger()
+
+    def __init__(self, cache: PullThrough, flights: Flights) -> None:
+        """
+        @param flights: those of C{cache}.
+        """
+        self._cache = cache
+        self._flights = flights
+        self._places = DeferredSemaphore(AT_ONCE)
+
+    def settled(self) -> Deferred[None]:
+        """See L{Flights.committed}."""
+        return self._flights.committed()
+
+    async def fetch(
+        self,
+        upstream: str,
+        repository: str,
+        manifests: Sequence[str | Digest],
+        blobs: Sequence[Digest],
+        ended: Callable[[str | Digest], None] = lambda _: None,
+    ) -> list[str]:
+        """
+        Have all of these held.
+
+        Cancelling ends the waiting; a blob under way comes to its end.
+
+        @param manifests: tags and digests.
+        @param ended: called with each of them when it is held, or cannot be.
+        @return: why some of them are not, in words.
+        """
+
+        def run(what: str | Digest, is_blob: bool) -> Deferred[str]:
+            fetch = partial(self._fetch, upstream, repository, what, is_blob, ended)
+            return self._places.run(lambda: Deferred.fromCoroutine(fetch()))
+
+        work = [*(run(each, False) for each in manifests), *(run(each, True) for each in blobs)]
+        # Backwards, because that is how they are cancelled: else each place that is freed would go to the next in line.
+        try:
+            reasons = await gatherResults(work[::-1], consumeErrors=True)
+        except FirstError as error:
+            # Failures of upstream or disk are among the reasons: this is a cancellation, or a mistake of ours.
+            error.subFailure.raiseException()
+        return [reason for reason in reversed(reasons) if reason]
+
+    async def _fetch(
+        self, upstream: str, repository: str, what: str | Digest, is_blob: bool, ended: Callable[[str | Digest], None]
+    ) -> str:
+        """Why it is not held now, nothing when it is."""
+        reason = ""
+        try:
+            remote = self._cache.access.open(upstream, repository)
+            if is_blob and isinstance(what, Digest):
+                await self._cache.fetch_blob(remote, what, wanted=False)
+            else:
+                await self._cache.manifest(remote, what, wanted=False)
+        except (PullcacheError, OSError) as error:
+            self._log.warn(
+                "{upstream}/{repository}: {what} was not fetched: {error}",
+                upstream=upstream,
+                repository=repository,
+                what=str(what),
+                error=error,
+            )
+            reason = f"{upstream}/{repository}{'@' if isinstance(what, Digest) else ':'}{what}: {error}"
+        ended(what)
+        return reason

@@ -1,10 +1,10 @@
 """
 Everything that one manifest or index is made of, and what of it is not here.
 
-A cache holds what was pulled. So a platform of an index that nobody pulled is no damage: the index stays as it is and
-the platform is declared absent. A blob that is missing beneath a manifest that was pulled is damage, unless it is a
-layer that may not be distributed: clients get that from whom its descriptor's C{urls} name (image-spec, layer.md,
-"Non-Distributable Layers").
+A cache holds what was pulled. So a platform of an index that no client pulled is no damage: the index stays as it is
+and the platform is declared absent. A blob that is missing beneath a manifest that was pulled is damage, unless it is a
+layer that may not be distributed: clients get that from the servers that its descriptor's C{urls} name (image-spec,
+layer.md, "Non-Distributable Layers").
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ async def closure(
     @param media_type: what the root is served as; counts when the document does not say.
     @param platforms: the platforms of an index to take (C{linux/amd64}); none: whatever was pulled. An image without
         an index is taken whatever its platform, there is nothing to choose from.
-    @param counted: told how many blobs and manifests are named by each manifest that was visited; what it raises ends
-        the walk.
-    @param also: platforms to take although nobody pulled them, where C{platforms} names none.
+    @param counted: called for each manifest that was visited with how many blobs and manifests it names, itself
+        included; what it raises ends the walk.
+    @param also: platforms to take although no client pulled them, where C{platforms} names none.
     @param config: reads the configuration of an image without an index; C{None}: as C{manifests} reads documents.
     """
     walk = _Walk(manifests, size_of, platforms, counted, also, config or manifests.document)
@@ -188,7 +188,7 @@ class _Walk:
         images = [child for child in children if not _is_attestation(child)]
         taken = [child for child in images if await self._is_meant(child)]
         if not taken and not self._wanted:
-            # Nobody pulled any: then it is the image that is missing, not a platform of it.
+            # No client pulled any: then it is the image that is missing, not a platform of it.
             taken = images
         chosen = {child.digest for child in taken}
         for child in children:
@@ -205,7 +205,7 @@ class _Walk:
         return await self._is_pulled(child)
 
     async def _is_pulled(self, child: Descriptor) -> bool:
-        """Whether anybody pulled it: a look at its manifest alone is no pull, its first blob is."""
+        """Whether a client pulled it: a request for its manifest alone is no pull, one for its first blob is."""
         manifest = await self._document(child.parsed(), child.media_type)
         if manifest is None:
             return False

@@ -338,7 +338,7 @@ class Flight:
     def _board(self, ingest: IIngest, response: IBlobResponse) -> None:
         if response.start > ingest.size:
             raise RangeIgnored(self.registry.name, f"{self.digest}: bytes came from {response.start} on")
-        self._length.hear(response.size, ingest.size, ingest.verify())
+        self._length.learn(response.size, ingest.size, ingest.verify())
         self._open(ingest)
 
     def _writer(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:

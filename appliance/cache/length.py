@@ -7,13 +7,13 @@ the descriptor    the upstream        readers
 says a size       says the same       are promised that
 says a size       says none           are promised that
 says none         says a size         are promised that
-says a size       says another        wait for the digest: nobody knows yet who is right
+says a size       says another        wait for the digest: either may be right
 says none         says none           wait for the digest
 ================  ==================  ======================================================================
 
 A descriptor that contradicts another one of its repository counts as saying none.
 
-Where nobody says a size, a body may be endless: L{MAX_UNTOLD_BYTES} of it are enough to know that.
+Where neither says a size, a body may be endless: L{MAX_UNTOLD_BYTES} of it are enough to know that.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from appliance.errors import UpstreamInvalid
 from appliance.oci.digest import Digest
 
 MAX_UNTOLD_BYTES = 10 * 1024**3
-"""The most bytes that are taken of a blob of which nobody says how long it is: they lie on disk meanwhile."""
+"""The most bytes that are taken of a blob of unknown length: they lie on disk meanwhile."""
 
 
 class WrongBytes(UpstreamInvalid):
-    """What came has another digest, and is of no use to anybody."""
+    """What came has another digest, and is thrown away."""
 
 
 class Length:
     """
     The length of one blob that is being fetched.
 
-    @ivar size: bytes as last heard, the upstream's word before the descriptor's; C{None} while nobody has said.
-    @ivar promised: whether readers may be told C{size}; it stays what it is from then on.
+    @ivar size: bytes, by what was said last, the upstream before the descriptor; C{None} while neither has said.
+    @ivar promised: whether readers are promised C{size}; it stays what it is from then on.
     """
 
     def __init__(self, descriptor: int | None, upstream: str, digest: Digest) -> None:
@@ -68,7 +68,7 @@ class Length:
             return WrongBytes(self._upstream, f"{self._digest}: more than {self.most} bytes came, and no size was told")
         return UpstreamInvalid(self._upstream, f"{self._digest}: more than its {self.size} bytes were sent")
 
-    def hear(self, said: int | None, held: int, right: bool) -> None:
+    def learn(self, said: int | None, held: int, right: bool) -> None:
         """
         Take note of the size that an answer of the upstream says.
 

@@ -1,5 +1,5 @@
 """
-Prefetching: what belongs to an image that a client has pulled is fetched as well, while nobody waits for it.
+Prefetching: what belongs to an image that a client has pulled is fetched as well, while no client waits for it.
 
 =============  ================================  ===================================================================
 what           begins                            and again
@@ -12,14 +12,14 @@ its referrers  when the client has its answer    with the first pull after C{ref
 =============  ================================  ===================================================================
 
 The image, because a client asks for no layer that it has: what was pulled would not be there when the upstream is gone.
-A client that asks for all of it makes it whole by itself: then there is nothing left to fetch, and nobody is asked.
+A client that asks for all of it makes it whole by itself: then nothing is left to fetch, and no upstream is asked.
 
-Its referrers, because signatures, attestations and SBOMs are asked for after the image, maybe by somebody else, when
+Its referrers, because signatures, attestations and SBOMs are requested after the image, maybe by another client, when
 the upstream is gone, or where there is none. So a manifest that was pulled by tag or digest is a I{subject}: runtimes
 ask what a tag means and pull that digest, and of an index the child that they need. What is pulled because it refers to
-something is only made whole, and that whatever C{prefetch} says.
+something is only made whole, and that even where C{prefetch} is off.
 
-What is fetched is asked for as by a client, so that what is held or fresh costs nothing. Nothing of this counts as a
+What is fetched is requested as by a client, so that what is held or fresh costs nothing. Nothing of this counts as a
 client's pull, and what fails is no want.
 
 Which images are not known to be whole yet is kept as C{prefetch.json}::
@@ -63,13 +63,13 @@ AT_ONCE = 4
 """Subjects of a kind in work at the same time; each has one question or one blob under way."""
 
 REMEMBERED = 10_000
-"""Subjects of which is known when they are to be looked at again; the others are as new."""
+"""Subjects that are remembered as done for a while; the others are as new."""
 
 GRACE = 2.0
 """Seconds without a request for a repository after which its clients are taken to have what they want."""
 
 BUSY = 60.0
-"""Seconds after which an image is begun although its repository is asked for all the time."""
+"""Seconds after which an image is begun although clients go on requesting its blobs."""
 
 GIVES_WAY = 600.0
 """Seconds for which an image gives way to all that clients wait for."""
@@ -81,7 +81,7 @@ up. An upstream that is down, or wants fewer requests, is waited for.
 """
 
 WHOLE_FOR = 3600.0
-"""Seconds before a pull of an image that was whole, or was given up, has it looked at again."""
+"""Seconds before an image that was whole, or was given up, is looked at again when it is pulled."""
 
 NAME = "prefetch.json"
 
@@ -186,7 +186,7 @@ class Prefetch:
         )
 
     def requested(self, upstream: str, name: str) -> None:
-        """A client asked for a blob of the repository. Immediate."""
+        """A client requested a blob of the repository. Immediate."""
         self._requested[upstream, name] = self._clock.seconds()
         self._requested.move_to_end((upstream, name))
         if len(self._requested) > LIMIT:
@@ -204,7 +204,7 @@ class Prefetch:
         for kind in kinds:
             done = (kind, upstream, name, str(digest))
             if self._is_done(done):
-                # The next pull costs no more than a look at this.
+                # So that the next pull of this reference ends where it begins.
                 self._remember((kind, upstream, name, reference), *self._done[done])
             else:
                 self._add(Subject(kind, upstream, name, digest))
@@ -316,14 +316,14 @@ class Prefetch:
         remote = self._sources.permitted(subject.upstream, subject.name)
         if remote is None or remote.settings.prefetch.image == IMAGE_NONE:
             return None
-        # Of an image that may be whole nobody is asked, most likely.
+        # An image that may be whole needs no upstream, most likely.
         if remote.offline or (image.is_incomplete and not remote.registry.availability(subject.name).ask):
             return OUTAGE_POLL
-        quiet = now - self._requested.get((subject.upstream, subject.name), 0.0)
-        return GRACE - quiet if 0 <= quiet < GRACE and 0 <= now - image.since < BUSY else 0.0
+        since = now - self._requested.get((subject.upstream, subject.name), 0.0)
+        return GRACE - since if 0 <= since < GRACE and 0 <= now - image.since < BUSY else 0.0
 
     async def _work(self, subject: Subject) -> float:
-        """Fetch what goes with one subject; returns after how many seconds a pull is to have it looked at again."""
+        """Fetch what goes with one subject; returns after how many seconds a pull has it looked at again."""
         image = self._images.get(subject)
         if image is None:
             try:
@@ -372,7 +372,7 @@ class Prefetch:
         self._waiting.pop(subject, None)
         self._images.pop(subject, None)
 
-    # -- what was looked at -----------------------------------------------------------------------------------------
+    # -- what is done -----------------------------------------------------------------------------------------------
 
     def _is_done(self, key: tuple[Kind, str, str, str]) -> bool:
         since, until = self._done.get(key, (0.0, 0.0))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.admin.exportplanner import Completion
 from appliance.cache.access import Access, Client, RemoteRepository
-from appliance.cache.completion import Completion
 from appliance.errors import NotPermitted
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance

@@ -1,13 +1,12 @@
-"""Fetching on purpose what nobody pulled."""
+"""Fetching what an export lacks and no client pulled."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from twisted.internet.defer import Deferred
 
-from appliance.cache.completion import AT_ONCE, Completion
+from appliance.admin.exportplanner import AT_ONCE, Completion
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
@@ -16,7 +15,7 @@ from tests.doubles.images import image
 
 
 def test_what_was_fetched_is_held() -> None:
-    """A tag, a manifest and blobs, each asked for once; nobody's pull is counted."""
+    """A tag, a manifest and blobs, each requested once; no pull is counted."""
     site, content = Appliance(), image()
     site.offer(content, "1")
     blobs = [Digest.parse(blob.digest) for blob in content.blobs]
@@ -26,14 +25,13 @@ def test_what_was_fetched_is_held() -> None:
     assert len(site.hub.asked("blob")) == len(blobs) and len(site.usage) == 0
 
 
-@pytest.mark.parametrize("background", [True, False])
-def test_blobs_that_nobody_waits_for_go_behind_those_of_clients(background: bool) -> None:
-    """An operator waits for his export, as a client does for his pull."""
+def test_blobs_of_an_export_do_not_go_behind_those_of_clients() -> None:
+    """An operator waits for the export, as a client does for a pull."""
     site, content = Appliance(), image()
     site.offer(content, "1")
-    completion = Completion(site.through, site.flights, background)
+    completion = Completion(site.through, site.flights)
     assert result(completion.fetch(HUB, NGINX, [], [Digest.parse(content.layers[0].digest)])) == []
-    assert [call.background for call in site.hub.asked("blob")] == [background]
+    assert [call.background for call in site.hub.asked("blob")] == [False]
 
 
 def test_it_waits_until_the_blob_is_there() -> None:
@@ -50,7 +48,7 @@ def test_it_waits_until_the_blob_is_there() -> None:
 
 
 def test_it_waits_until_the_blob_is_in_the_store() -> None:
-    """Whoever looks for it there right afterwards finds it, however slow the disk."""
+    """A look for it there right afterwards finds it, however slow the disk."""
     site, content = Appliance(), image()
     site.offer(content, "1")
     digest = Digest.parse(content.layers[0].digest)
@@ -69,7 +67,7 @@ def test_it_waits_until_the_blob_is_in_the_store() -> None:
 
 
 def test_one_that_fails_holds_up_no_other() -> None:
-    """And is told with its reason."""
+    """And is reported with its reason."""
     site, content = Appliance(), image()
     site.offer(content, "1")
     lost = Digest.of(b"lost")
@@ -79,7 +77,7 @@ def test_one_that_fails_holds_up_no_other() -> None:
     assert all(site.store.size(digest) is not None for digest in wanted[1:])
 
 
-def test_only_a_few_are_fetched_at_a_time_by_everybody_together() -> None:
+def test_only_a_few_are_fetched_at_a_time_for_all_exports_together() -> None:
     """Two exports at once do not double it."""
     site, content = Appliance(), image(sizes=(10,) * 10)
     site.offer(content, "1")
@@ -94,7 +92,7 @@ def test_only_a_few_are_fetched_at_a_time_by_everybody_together() -> None:
     assert [result(each) for each in fetching] == [[], []]
 
 
-def test_nobody_who_gave_up_is_waited_for() -> None:
+def test_a_caller_that_gave_up_is_not_waited_for() -> None:
     """Cancelled, it frees its places; the upstream was asked for no more than what was under way."""
     site, content = Appliance(), image(sizes=(10,) * 10)
     site.offer(content, "1")
