@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
-import tarfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tests.doubles.images import OCI, Blob, Content, encode, sha256
+from tests.doubles.images import tar as tar
 
 IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 SUBJECT = "io.containerd.manifest.subject"
 
 Files = dict[str, bytes]
-
-
-def tar(files: Files | Sequence[tuple[str, bytes]], links: dict[str, str] | None = None) -> bytes:
-    """A tar of files by name, in order, then symbolic links."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, data in files.items() if isinstance(files, dict) else files:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-        for name, target in (links or {}).items():
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, target
-            archive.addfile(member)
-    return out.getvalue()
 
 
 def blobs(*contents: Content, without: Iterable[str] = ()) -> Files:

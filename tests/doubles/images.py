@@ -14,7 +14,7 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,24 +110,34 @@ class Content:
         yield self
 
 
-def tarball(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
-    """An uncompressed tar of executable C{files} by name, then symbolic C{links} by name."""
+def tar(
+    files: Mapping[str, bytes] | Sequence[tuple[str, bytes]],
+    links: Mapping[str, str] | None = None,
+    mode: int = 0o644,
+    form: int = tarfile.GNU_FORMAT,
+) -> bytes:
+    """An uncompressed tar of C{files} by name, in order, then symbolic C{links} by name."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o755
-            archive.addfile(entry, io.BytesIO(data))
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for name, data in files.items() if isinstance(files, Mapping) else files:
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), mode
+            archive.addfile(member, io.BytesIO(data))
         for name, target in (links or {}).items():
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.linkname = tarfile.SYMTYPE, target
-            archive.addfile(entry)
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
     return out.getvalue()
+
+
+def layer_tar(files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
+    """A layer of executable C{files}."""
+    return tar(files, links, 0o755, tarfile.USTAR_FORMAT)
 
 
 def random_tar(seed: str, size: int) -> bytes:
     """A tar holding one file of C{size} bytes that do not compress."""
-    return tarball({f"data-{seed.replace('/', '-')}.bin": random.Random(seed).randbytes(size)})
+    return layer_tar({f"data-{seed.replace('/', '-')}.bin": random.Random(seed).randbytes(size)})
 
 
 def assemble(tars: Sequence[bytes], architecture: str, flavour: Flavour = OCI, **config: Any) -> Content:
@@ -213,7 +223,7 @@ def confused() -> Content:
 
 def busybox(binary: Path = BUSYBOX) -> Content:
     """A runnable image around a statically linked busybox; fails with L{OSError} where there is none."""
-    layer = tarball({"bin/busybox": binary.read_bytes()}, {"bin/sh": "busybox", "bin/echo": "busybox"})
+    layer = layer_tar({"bin/busybox": binary.read_bytes()}, {"bin/sh": "busybox", "bin/echo": "busybox"})
     return assemble([layer], "amd64", Cmd=["/bin/echo", "pulled"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from twisted.internet.defer import succeed
@@ -12,8 +11,6 @@ from appliance.admin.metrics import Metrics
 from appliance.cache.access import RemoteRepository
 from appliance.flow.threads import InlineThreads
 from appliance.index.memory import MemoryDocuments
-from appliance.oci.digest import Digest
-from appliance.oci.mediatypes import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
 from appliance.settings import IMAGE_NONE, PrefetchSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.upstream.interfaces import IUpstream
@@ -23,7 +20,6 @@ from tests.doubles.deferreds import result
 T = TypeVar("T")
 
 NOW = 1_800_000_000.0
-CONFIG = b'{"architecture": "amd64"}'
 
 
 def clock_at(seconds: float = NOW) -> Clock:
@@ -31,29 +27,6 @@ def clock_at(seconds: float = NOW) -> Clock:
     clock = Clock()
     clock.advance(seconds)
     return clock
-
-
-def descriptor(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:
-    """A descriptor of C{data}."""
-    return {"mediaType": media_type, "digest": str(Digest.of(data)), "size": len(data), **more}
-
-
-def image(*layers: bytes, **more: Any) -> bytes:
-    """An image manifest over C{CONFIG} and the layers, with bytes no JSON encoder of ours would write."""
-    document = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": descriptor(OCI_CONFIG, CONFIG),
-        "layers": [descriptor(OCI_LAYER_GZIP, layer) for layer in layers],
-        **more,
-    }
-    return json.dumps(document, indent=3).encode() + b"\n"
-
-
-def index(*manifests: bytes) -> bytes:
-    """An index over the manifests."""
-    children = [descriptor(OCI_MANIFEST, each, platform={"os": "linux"}) for each in manifests]
-    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}, indent=2).encode()
 
 
 class Counted(Metrics):

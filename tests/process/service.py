@@ -163,6 +163,14 @@ class Appliance:
             self._process.kill()
             self.wait()
 
+    def reload(self) -> None:
+        """Write C{settings}, send SIGHUP, and wait until they are in force."""
+        read_again = "the configuration was read again"
+        before = self.log().count(read_again)
+        self.write()
+        self.signal(signal.SIGHUP)
+        until(lambda: self.log().count(read_again) > before, "read again")
+
     def restart(self) -> Appliance:
         """Stop it cleanly and start it again."""
         self.stop()

@@ -207,9 +207,7 @@ def test_an_upstream_that_is_missing_can_be_configured_and_the_import_repeated(
     renamed = command(sealed, "import", "--rename", f"{UPSTREAM}=other.test", tmp_path / "all.tar", status=1)
     assert "other.test" in renamed.stderr
     sealed.settings["upstreams"] = {UPSTREAM: {"url": f"https://{UPSTREAM}", "offline": True}}
-    sealed.write()
-    sealed.signal(signal.SIGHUP)
-    until(lambda: "configuration was read again" in sealed.log(), "reloaded")
+    sealed.reload()
     imported(sealed, tmp_path / "all.tar")
     for restart in (False, True):
         if restart:

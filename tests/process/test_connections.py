@@ -158,9 +158,7 @@ def test_a_client_that_takes_nothing_is_cut_off(
     path = held(idle, upstream)
     # From here on: who fills the store may stand still as long as this machine likes.
     idle.settings["connections"] = {"stall_timeout": "2s"}
-    idle.write()
-    idle.signal(signal.SIGHUP)
-    until(lambda: "the configuration was read again" in idle.log(), "the limit holds")
+    idle.reload()
     place = ("127.0.0.1", port if secured else int(idle.authority.split(":")[1]))
     raw = socket.create_connection(place)
     with without_checks().wrap_socket(raw) if secured else raw as client:

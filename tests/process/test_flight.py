@@ -12,6 +12,7 @@ from tests.clients import plain
 from tests.clients.plain import Transfer, get, pull
 from tests.doubles.answers import Exchange
 from tests.doubles.remote import RemoteRegistry
+from tests.process.coldblob import ColdBlob
 from tests.process.service import Appliance, until
 
 SIZE = 4_000_000
@@ -20,23 +21,9 @@ BLOBS = "GET /v2/*/blobs/*"
 pytestmark = pytest.mark.process
 
 
-class Cold:
-    """A blob that the appliance knows from a manifest and does not hold."""
-
-    def __init__(self, appliance: Appliance, upstream: RemoteRegistry) -> None:
-        self.digest, self.size = upstream.add("team/app", sizes=[SIZE])["blobs"][1]
-        self.path = f"/v2/team/app/blobs/{self.digest}"
-        self._upstream = upstream
-        get(appliance.authority, "/v2/team/app/manifests/latest")
-
-    def fetches(self) -> list[Exchange]:
-        """What the upstream was asked for this blob."""
-        return self._upstream.seen(f"GET {self.path}")
-
-
 @pytest.fixture
-def cold(appliance: Appliance, upstream: RemoteRegistry) -> Cold:
-    return Cold(appliance, upstream)
+def cold(appliance: Appliance, upstream: RemoteRegistry) -> ColdBlob:
+    return ColdBlob(appliance, upstream, SIZE)
 
 
 def first_byte(exchange: Exchange) -> int:
@@ -46,7 +33,7 @@ def first_byte(exchange: Exchange) -> int:
 
 
 def test_a_client_that_leaves_at_ten_percent_does_not_disturb_the_second(
-    appliance: Appliance, upstream: RemoteRegistry, cold: Cold
+    appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob
 ) -> None:
     """Two clients on one cold blob, the first leaves: the second completes, and the upstream was asked once."""
     upstream.set(rate=SIZE)
@@ -60,7 +47,7 @@ def test_a_client_that_leaves_at_ten_percent_does_not_disturb_the_second(
 
 
 def test_a_flight_that_nobody_reads_goes_on_to_its_end(
-    appliance: Appliance, upstream: RemoteRegistry, cold: Cold
+    appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob
 ) -> None:
     """The only client leaves; the blob is stored all the same, and the next client costs the upstream nothing."""
     upstream.set(rate=SIZE)
@@ -73,7 +60,7 @@ def test_a_flight_that_nobody_reads_goes_on_to_its_end(
 
 
 def test_an_upstream_that_closes_three_times_sends_no_byte_twice(
-    appliance: Appliance, upstream: RemoteRegistry, cold: Cold
+    appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob
 ) -> None:
     """The client's pull succeeds as if nothing had happened; four requests, their bytes sum up to the blob."""
     upstream.misbehave(BLOBS, ("cut", {"after": SIZE // 5, "polite": True}), times=3)
@@ -84,7 +71,7 @@ def test_an_upstream_that_closes_three_times_sends_no_byte_twice(
 
 
 def test_an_upstream_that_resets_three_times_sends_only_the_cut_tails_again(
-    appliance: Appliance, upstream: RemoteRegistry, cold: Cold
+    appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob
 ) -> None:
     """Each request goes on behind the one before it, and no further back than that one's own beginning."""
     upstream.misbehave(BLOBS, ("cut", {"after": SIZE // 5}), ("trickle", {"rate": SIZE}), times=3)
@@ -98,7 +85,7 @@ def test_an_upstream_that_resets_three_times_sends_only_the_cut_tails_again(
     assert ends[-1] == cold.size
 
 
-def test_twenty_clients_on_one_cold_blob_cost_one_request(appliance: Appliance, cold: Cold) -> None:
+def test_twenty_clients_on_one_cold_blob_cost_one_request(appliance: Appliance, cold: ColdBlob) -> None:
     """Everybody gets every byte; the upstream sends them once."""
     results: list[str] = []
 
@@ -114,7 +101,7 @@ def test_twenty_clients_on_one_cold_blob_cost_one_request(appliance: Appliance, 
     assert [exchange.sent for exchange in cold.fetches()] == [cold.size]
 
 
-def test_ranges_join_the_flight(appliance: Appliance, upstream: RemoteRegistry, cold: Cold) -> None:
+def test_ranges_join_the_flight(appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob) -> None:
     """A range just behind the write head waits for it instead of fetching."""
     upstream.set(rate=SIZE)
     whole = Transfer(appliance.authority, cold.path)
@@ -127,7 +114,7 @@ def test_ranges_join_the_flight(appliance: Appliance, upstream: RemoteRegistry, 
     assert len(cold.fetches()) == 1
 
 
-def test_a_restart_resumes_what_was_under_way(appliance: Appliance, upstream: RemoteRegistry, cold: Cold) -> None:
+def test_a_restart_resumes_what_was_under_way(appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob) -> None:
     """SIGTERM in the middle of a fetch: after the start, only the rest is asked for."""
     upstream.misbehave(BLOBS, ("stall", {"after": SIZE * 3 // 4}), times=1)
     client = Transfer(appliance.authority, cold.path)
@@ -141,7 +128,7 @@ def test_a_restart_resumes_what_was_under_way(appliance: Appliance, upstream: Re
 
 
 def test_wrong_bytes_break_the_line_and_are_not_kept(
-    appliance: Appliance, upstream: RemoteRegistry, cold: Cold
+    appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob
 ) -> None:
     """A flipped byte: the client sees a broken transfer and never a whole one, and the next pull is right."""
     upstream.misbehave(BLOBS, ("flipped", {"offset": SIZE // 2}), times=1)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.clients.plain import ask, get
 from tests.doubles.answers import Exchange
-from tests.doubles.pullthrough import CONFIG, descriptor
+from tests.doubles.manifests import CONFIG, descriptor
 from tests.doubles.remote import RemoteRegistry
 from tests.process.service import Appliance
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,6 @@ LONG_ENOUGH = 3.0
 """Seconds in which a line that was cut would be tried again several times."""
 
 pytestmark = pytest.mark.process
-
-
-def reload(appliance: Appliance) -> None:
-    """Have the configuration read again."""
-    appliance.write()
-    before = appliance.log().count("the configuration was read again")
-    appliance.signal(signal.SIGHUP)
-    until(lambda: appliance.log().count("the configuration was read again") > before, "read again")
 
 
 def layer(upstream: RemoteRegistry, appliance: Appliance, repository: str) -> tuple[str, str]:
@@ -79,7 +70,7 @@ def test_going_offline_ends_transfers_and_no_request_follows(
     until(lambda: upstream.seen("HEAD /v2/team/slow/manifests/latest"), "the tag is checked")
     place = appliance.settings if whole else appliance.settings["upstreams"][UPSTREAM]
     place["offline"] = True
-    reload(appliance)
+    appliance.reload()
     upstream.forget()
     for transfer in (sending, failing):
         with pytest.raises((OSError, http.client.HTTPException)):
@@ -97,7 +88,7 @@ def test_going_offline_ends_transfers_and_no_request_follows(
     assert upstream.seen() == []
     place["offline"] = False
     upstream.behave()
-    reload(appliance)
+    appliance.reload()
     for digest, path in ((slow, slow_path), (cut, cut_path)):
         get(appliance.authority, path, digest)
         assert [each.header("Range") for each in upstream.seen(f"GET {path}")] == [f"bytes={kept[digest]}-"]

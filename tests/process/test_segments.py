@@ -13,6 +13,7 @@ import pytest
 from tests.clients.plain import Transfer, get
 from tests.doubles.answers import Exchange
 from tests.doubles.remote import RemoteRegistry
+from tests.process.coldblob import ColdBlob
 from tests.process.service import Appliance
 
 SIZE = 48_000_000
@@ -27,20 +28,8 @@ ROUNDS = int(os.environ.get("PULLCACHE_SEGMENT_ROUNDS", "3"))
 pytestmark = pytest.mark.process
 
 
-class Cold:
-    """A large blob that the appliance knows from a manifest and does not hold."""
-
-    def __init__(self, appliance: Appliance, upstream: RemoteRegistry, number: int = 0) -> None:
-        added = upstream.add("team/large", str(number), sizes=[SIZE], seed=f"segments-{number}")
-        self.digest, self.size = max(added["blobs"], key=lambda blob: blob[1])
-        self.path = f"/v2/team/large/blobs/{self.digest}"
-        self.partial = appliance.store / "partial" / self.digest.replace(":", "-")
-        self._upstream = upstream
-        get(appliance.authority, f"/v2/team/large/manifests/{number}")
-
-    def fetches(self) -> list[Exchange]:
-        """What the upstream was asked for this blob."""
-        return self._upstream.seen(f"GET {self.path}")
+def cold_blob(appliance: Appliance, upstream: RemoteRegistry, number: int = 0) -> ColdBlob:
+    return ColdBlob(appliance, upstream, SIZE, "team/large", str(number), seed=f"segments-{number}")
 
 
 @pytest.fixture
@@ -60,7 +49,7 @@ def reach(exchange: Exchange) -> tuple[int, int]:
 
 def test_every_byte_is_sent_once_and_over_several_lines(segmented: Appliance, upstream: RemoteRegistry) -> None:
     """The client gets the right blob; the upstream's responses are ranges that meet without overlapping."""
-    cold = Cold(segmented, upstream)
+    cold = cold_blob(segmented, upstream)
     get(segmented.authority, cold.path, cold.digest)
     ranges = sorted(map(reach, cold.fetches()))
     assert len(ranges) > LINES
@@ -71,7 +60,7 @@ def test_every_byte_is_sent_once_and_over_several_lines(segmented: Appliance, up
 
 def test_an_upstream_that_cuts_and_refuses_is_got_the_better_of(segmented: Appliance, upstream: RemoteRegistry) -> None:
     """Some pieces are reset half way, some are answered with 503: the client notices nothing."""
-    cold = Cold(segmented, upstream)
+    cold = cold_blob(segmented, upstream)
     upstream.misbehave(f"GET {cold.path}", ("cut", {"after": 1_000_000}), times=3, skip=1)
     upstream.misbehave(f"GET {cold.path}", ("status", {"code": 502}), times=1, skip=6)
     get(segmented.authority, cold.path, cold.digest)
@@ -79,7 +68,7 @@ def test_an_upstream_that_cuts_and_refuses_is_got_the_better_of(segmented: Appli
 
 def test_an_upstream_that_ignores_ranges_is_asked_once(segmented: Appliance, upstream: RemoteRegistry) -> None:
     """Configured for an upstream that cannot do it, segments cost nothing."""
-    cold = Cold(segmented, upstream)
+    cold = cold_blob(segmented, upstream)
     upstream.misbehave(f"GET {cold.path}", ("range_ignored", {}))
     get(segmented.authority, cold.path, cold.digest)
     assert [exchange.sent for exchange in cold.fetches()] == [cold.size]
@@ -89,7 +78,7 @@ def test_an_upstream_that_grants_no_more_ranges_is_read_as_one_stream(
     segmented: Appliance, upstream: RemoteRegistry
 ) -> None:
     """From the fourth request on it sends the whole: one line goes on, and the blob is right."""
-    cold = Cold(segmented, upstream)
+    cold = cold_blob(segmented, upstream)
     upstream.misbehave(f"GET {cold.path}", ("range_ignored", {}), skip=3)
     get(segmented.authority, cold.path, cold.digest)
 
@@ -104,7 +93,7 @@ def test_killed_in_the_middle_the_blob_is_right_after_the_restart(
     moments = random.Random(4)
     for number in range(ROUNDS):
         upstream.set(rate=RATE)
-        cold = Cold(segmented, upstream, number)
+        cold = cold_blob(segmented, upstream, number)
         client = Transfer(segmented.authority, cold.path)
         had = client.read(moments.randrange(1, cold.size * 3 // 4))
         segmented.kill()
@@ -125,7 +114,7 @@ def test_killed_in_the_middle_the_blob_is_right_after_the_restart(
 def test_stopped_in_the_middle_it_goes_on_after_the_start(segmented: Appliance, upstream: RemoteRegistry) -> None:
     """SIGTERM: every line is closed, and nothing but the beginning and its note is left."""
     upstream.set(rate=RATE)
-    cold = Cold(segmented, upstream)
+    cold = cold_blob(segmented, upstream)
     client = Transfer(segmented.authority, cold.path)
     had = client.read(cold.size // 3)
     client.leave()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +45,6 @@ def listed(appliance: Appliance) -> dict[str, Any]:
     [image] = ask(appliance.admin, "/api/v1/images").json()["images"]
     found: dict[str, Any] = image
     return found
-
-
-def reload(appliance: Appliance) -> None:
-    """SIGHUP, and its effect."""
-    appliance.write()
-    appliance.signal(signal.SIGHUP)
-    until(lambda: "the configuration was read again" in appliance.log(), "read again")
 
 
 def test_an_image_of_which_a_client_took_one_layer_is_pulled_without_its_upstream(
@@ -110,7 +102,7 @@ def test_a_reload_decides_what_is_fetched(tmp_path: Path, upstream: RemoteRegist
         get(made.authority, f"/v2/{REPOSITORY}/manifests/1", whole["digest"])
         assert metrics(made)["pullcache_images_incomplete"] == 0
         made.settings["upstreams"]["up.test"]["prefetch"] = {"image": "index"}
-        reload(made)
+        made.reload()
         get(made.authority, f"/v2/{REPOSITORY}/manifests/1", whole["digest"])
         until(lambda: metrics(made)["pullcache_images_incomplete"] == 0, "made whole")
         upstream.kill()

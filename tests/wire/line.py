@@ -21,7 +21,8 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings
-from tests.doubles.pullthrough import CONFIG, Cache, image, index
+from tests.doubles.manifests import CONFIG, image, index
+from tests.doubles.pullthrough import Cache
 from tests.doubles.upstream import ScriptedUpstream
 
 Fields = Sequence[tuple[str, str]]

@@ -17,7 +17,7 @@ from appliance.settings import ListenSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import result
-from tests.doubles.pullthrough import CONFIG, image
+from tests.doubles.manifests import CONFIG, image
 from tests.wire.line import IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, parse, request
 
 HOT = [

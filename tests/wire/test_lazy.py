@@ -8,7 +8,7 @@ import pytest
 
 from appliance import errors
 from appliance.oci.mediatypes import OCI_MANIFEST
-from tests.doubles.pullthrough import image
+from tests.doubles.manifests import image
 from tests.wire.line import HUB, Line, Shop, blob, manifest, parse, request
 
 LAYER = b"".join(number.to_bytes(4, "big") for number in range(2 * 1024 * 1024))

@@ -7,7 +7,7 @@ import pytest
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import DOCKER_MANIFEST, OCI_MANIFEST
 from tests.doubles.deferreds import result
-from tests.doubles.pullthrough import image
+from tests.doubles.manifests import image
 from tests.wire.line import IMAGE, Answer, Shop, manifest
 
 HTML = image(b"<script>alert(1)</script>", mediaType="text/html")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from appliance import errors
 from appliance.oci.digest import Digest
-from tests.doubles.pullthrough import CONFIG
+from tests.doubles.manifests import CONFIG
 from tests.wire.line import HUB, IMAGE, INDEX, LARGE, LAYER, Answer, Line, Shop, blob, manifest, names_of, request
 
 LAYER_DIGEST = str(Digest.of(LAYER))

@@ -9,7 +9,7 @@ import pytest
 from appliance import errors
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
-from tests.doubles.pullthrough import descriptor, image
+from tests.doubles.manifests import descriptor, image
 from tests.wire.line import GHCR, HUB, IMAGE, Answer, Line, Shop, blob, manifest, request
 
 SUBJECT = Digest.of(IMAGE)

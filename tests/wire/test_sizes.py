@@ -7,7 +7,7 @@ import json
 import pytest
 
 from appliance.oci.mediatypes import OCI_MANIFEST
-from tests.doubles.pullthrough import image
+from tests.doubles.manifests import image
 from tests.wire.line import LAYER, Shop, blob, manifest
 
 NAME = "library/app"

@@ -8,7 +8,7 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings
-from tests.doubles.pullthrough import CONFIG, image
+from tests.doubles.manifests import CONFIG, image
 from tests.rooms.cache.desk import APP, HUB, Desk
 from tests.wire.line import Accounts, Line, blob, manifest
 

@@ -16,7 +16,7 @@ from appliance.interfaces import Origin
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from tests.doubles.deferreds import result
-from tests.doubles.pullthrough import CONFIG, image, index
+from tests.doubles.manifests import CONFIG, image, index
 from tests.wire.line import GHCR, HUB, Answer, Line, Shop, blob, manifest, request
 
 SMALL, LARGE = b"a small secret", b"a large secret " * 300_000

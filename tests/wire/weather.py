@@ -30,7 +30,8 @@ from appliance.upstream.http.connect import OriginAgent
 from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.url import Url
-from tests.doubles.pullthrough import CONFIG, NOW, Cache, image
+from tests.doubles.manifests import CONFIG, image
+from tests.doubles.pullthrough import NOW, Cache
 from tests.rooms.upstream.net import REGISTRY, Asked, Net, Reply, Wire, client_over
 from tests.wire.line import Accounts, Answer, Line, parse, request
 

@@ -37,6 +37,7 @@ from tests.doubles.deferreds import result
 from tests.doubles.exports import NGINX, Site, entries
 from tests.doubles.images import Content
 from tests.doubles.receiver import Receiver, upstream_for
+from tests.doubles.threads import HeldThreads
 
 MULTI = images.multi_arch("multi", (50_000, 30_000))
 OTHER = images.image("other", (900_000, 20_000))
@@ -799,33 +800,12 @@ def test_wherever_it_is_cut_nothing_is_half_published(
     logged_errors.clear()
 
 
-class Threads:
-    """Threads whose work is done when the test says so."""
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[Deferred[Any], Any, tuple[Any, ...]]] = []
-
-    def call(self, function: Any, *arguments: Any) -> Deferred[Any]:
-        done: Deferred[Any] = Deferred()
-        self.waiting.append((done, function, arguments))
-        return done
-
-    def step(self) -> None:
-        done, function, arguments = self.waiting.pop(0)
-        try:
-            result = function(*arguments)
-        except BaseException as error:
-            done.errback(error)
-        else:
-            done.callback(result)
-
-
 def test_an_import_can_be_cancelled_at_any_moment(bundle: Path) -> None:
     """Nothing is published, and every file is closed."""
     for steps in range(60):
         open_before = len(os.listdir("/proc/self/fd"))
         receiver = Receiver()
-        receiver.threads = Threads()
+        receiver.threads = HeldThreads()
         receiver.start()
         results: list[Any] = []
         task = Deferred.fromCoroutine(receiver.begin([bundle]))
@@ -852,7 +832,7 @@ def test_the_next_piece_is_read_while_one_is_written(bundle: Path, monkeypatch: 
     monkeypatch.setattr(blobingest, "PIECE", 100_000)
     monkeypatch.setattr(blobingest, "AT_ONCE", 1)
     receiver = Receiver()
-    receiver.threads = Threads()
+    receiver.threads = HeldThreads()
     receiver.start()
     overlapped = []
     write_blob = receiver.store.ingest

@@ -13,7 +13,8 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.settings import PrefetchSettings
 from tests.doubles.deferreds import result
-from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image
+from tests.doubles.manifests import CONFIG, descriptor, image
+from tests.doubles.pullthrough import Cache
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

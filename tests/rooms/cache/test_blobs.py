@@ -16,7 +16,8 @@ from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.oci.ranges import Span
 from tests.contracts.upstream import Taker
 from tests.doubles.deferreds import begin, failing, result, step
-from tests.doubles.pullthrough import CONFIG, Cache, image
+from tests.doubles.manifests import CONFIG, image
+from tests.doubles.pullthrough import Cache
 from tests.doubles.upstream import ScriptedUpstream
 
 LAYER = bytes(range(256)) * 20

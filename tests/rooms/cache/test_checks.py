@@ -13,7 +13,8 @@ from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.settings import StaleSettings
 from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import begin, failing, result
-from tests.doubles.pullthrough import Cache, image
+from tests.doubles.manifests import image
+from tests.doubles.pullthrough import Cache
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

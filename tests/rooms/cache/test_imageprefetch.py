@@ -19,7 +19,8 @@ from appliance.oci.mediatypes import NONDISTRIBUTABLE, OCI_INDEX
 from appliance.settings import PrefetchSettings
 from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import begin, result
-from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, index
+from tests.doubles.manifests import CONFIG, descriptor, image, index
+from tests.doubles.pullthrough import Cache
 from tests.rooms.cache.desk import APP, HUB, Desk, digests, lines
 
 LAYERS = [b"layer %d" % number for number in range(5)]

@@ -12,7 +12,8 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from appliance.settings import StaleSettings
 from tests.doubles.deferreds import begin, failing, result
-from tests.doubles.pullthrough import Cache, image, index
+from tests.doubles.manifests import image, index
+from tests.doubles.pullthrough import Cache
 from tests.doubles.upstream import ScriptedUpstream
 
 ONE, TWO = image(b"one"), image(b"two")

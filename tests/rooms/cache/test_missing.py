@@ -14,7 +14,8 @@ from appliance.cache.missing import LIMIT, Missing
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from tests.doubles.deferreds import failing, result
-from tests.doubles.pullthrough import Cache, clock_at, image
+from tests.doubles.manifests import image
+from tests.doubles.pullthrough import Cache, clock_at
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

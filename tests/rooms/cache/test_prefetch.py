@@ -20,7 +20,8 @@ from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.settings import PrefetchSettings
 from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import begin, result
-from tests.doubles.pullthrough import CONFIG, Cache, descriptor, image, index
+from tests.doubles.manifests import CONFIG, descriptor, image, index
+from tests.doubles.pullthrough import Cache
 from tests.rooms.cache.desk import APP, HUB, IMAGE, SUBJECT, Desk, about, digests, lines
 
 FRESH_FOR = 600.0

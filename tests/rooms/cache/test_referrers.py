@@ -20,7 +20,8 @@ from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.settings import StaleSettings
 from appliance.upstream.interfaces import Availability
 from tests.doubles.deferreds import begin, failing, result
-from tests.doubles.pullthrough import Cache, descriptor, image
+from tests.doubles.manifests import descriptor, image, index_of
+from tests.doubles.pullthrough import Cache
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"
@@ -294,8 +295,8 @@ def test_the_upstreams_come_first_and_each_once() -> None:
     """Then what the fallback tag held here lists, then manifests held; descriptors as they were received."""
     upstream, desk = stocked(NEW, OLD)
     tagged = image(b"tagged", subject=REFERS)
-    fallback = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor(OCI_MANIFEST, tagged), REFERS]}
-    desk.hold(json.dumps(fallback).encode(), f"sha256-{SUBJECT.encoded}", media_type=OCI_INDEX)
+    fallback = index_of(descriptor(OCI_MANIFEST, tagged), REFERS)
+    desk.hold(fallback, f"sha256-{SUBJECT.encoded}", media_type=OCI_INDEX)
     for each in (OLD, SEEN, tagged):
         desk.hold(each)
     answer = result(desk.ask())

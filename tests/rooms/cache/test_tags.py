@@ -12,7 +12,8 @@ from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry.pages import page
 from appliance.settings import StaleSettings
 from tests.doubles.deferreds import begin, failing, result
-from tests.doubles.pullthrough import Cache, image
+from tests.doubles.manifests import image
+from tests.doubles.pullthrough import Cache
 from tests.doubles.upstream import ScriptedUpstream
 
 HUB = "docker.io"

@@ -10,23 +10,20 @@ from appliance.bundle import bundlejson, contents, tar
 from appliance.bundle.contents import BlobEntry, Bundle, Part, Platforms, Producer, Provenance, Ref
 from appliance.bundle.minisign import SecretKey
 from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_CONFIG, OCI_MANIFEST
+from tests.doubles.manifests import descriptor
 
-INDEX_TYPE = "application/vnd.oci.image.manifest.v1+json"
 NAME = "docker.io/library/tiny:1"
 LAYER = bytes(range(256)) * 8
 
 
 def manifest(config: bytes, *layers: bytes) -> bytes:
     """An OCI manifest of these blobs."""
-
-    def descriptor(data: bytes, media_type: str) -> dict[str, object]:
-        return {"mediaType": media_type, "digest": str(Digest.of(data)), "size": len(data)}
-
     document = {
         "schemaVersion": 2,
-        "mediaType": INDEX_TYPE,
-        "config": descriptor(config, "application/vnd.oci.image.config.v1+json"),
-        "layers": [descriptor(layer, "application/vnd.oci.image.layer.v1.tar") for layer in layers],
+        "mediaType": OCI_MANIFEST,
+        "config": descriptor(OCI_CONFIG, config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer) for layer in layers],
     }
     return json.dumps(document).encode()
 
@@ -42,7 +39,7 @@ def bundle(*blobs: BlobEntry, title: str = "weekly", image: bytes = MANIFEST) ->
     upstream = Provenance(registry="docker.io", repository="library/tiny", tag="1")
     platforms = Platforms(present=("linux/amd64",), absent=("linux/arm64",))
     size = len(image)
-    ref = Ref(name=NAME, digest=digest, media_type=INDEX_TYPE, size=size, upstream=upstream, platforms=platforms)
+    ref = Ref(name=NAME, digest=digest, media_type=OCI_MANIFEST, size=size, upstream=upstream, platforms=platforms)
     return bundlejson.sealed(
         Bundle(
             created="2026-11-21T08:00:00Z",

@@ -19,7 +19,7 @@ from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.oci.referrer import parse_descriptor
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import begin, result
-from tests.doubles.pullthrough import descriptor, image
+from tests.doubles.manifests import descriptor, image, index_of
 
 SUBJECT = Digest.of(b"subject")
 REFERS = {"mediaType": OCI_MANIFEST, "digest": str(SUBJECT), "size": 7}
@@ -80,10 +80,6 @@ class Shelf:
 
 def signature(text: str, **more: Any) -> bytes:
     return image(text.encode(), subject=REFERS, artifactType="application/x.signature", **more)
-
-
-def listing(*descriptors: dict[str, Any]) -> bytes:
-    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors}).encode()
 
 
 def test_what_a_held_manifest_names_may_be_served_under_its_repository() -> None:
@@ -160,7 +156,7 @@ def test_a_fallback_tag_that_is_held_counts_as_it_is_written() -> None:
     data = signature("both")
     both = descriptor(OCI_MANIFEST, data, artifactType="application/theirs", unknown=[1])
     other = descriptor(OCI_MANIFEST, b"not held")
-    shelf.hold(listing(other, both), f"sha256-{SUBJECT.encoded}", media_type=OCI_INDEX)
+    shelf.hold(index_of(other, both), f"sha256-{SUBJECT.encoded}", media_type=OCI_INDEX)
     shelf.hold(data)
     more = shelf.hold(signature("more"))
     found = result(shelf.graph.referrers(shelf.repository, SUBJECT))
@@ -182,7 +178,7 @@ def test_the_fallback_tag_of_a_long_digest_is_cut() -> None:
     shelf = Shelf()
     long = Digest.of(b"subject", "sha512")
     other = descriptor(OCI_MANIFEST, b"x")
-    shelf.hold(listing(other), f"sha512-{long.encoded[:64]}", media_type=OCI_INDEX)
+    shelf.hold(index_of(other), f"sha512-{long.encoded[:64]}", media_type=OCI_INDEX)
     assert shelf.listed(long) == [Digest.of(b"x")]
 
 

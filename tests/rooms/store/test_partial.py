@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, execute
-from zope.interface import implementer
+from twisted.internet.defer import CancelledError
 
 from appliance.errors import BlobDamaged, NotHeld
 from appliance.flow.threads import InlineThreads
-from appliance.interfaces import IIngest, IThreads, Origin
+from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.files import SharedFile
 from appliance.store.ownership import Ownership
 from tests.doubles.deferreds import result
+from tests.doubles.threads import HeldThreads
 
 DATA = b"0123456789" * 1000
 DIGEST = Digest.of(DATA)
-
-
-@implementer(IThreads)
-class SlowThreads:
-    """Work waits until it is let go."""
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        """See L{IThreads.call}."""
-        deferred: Deferred[Any] = Deferred()
-        self.waiting.append((deferred, lambda: function(*args)))
-        return deferred
-
-    def work(self) -> None:
-        """Do what waits, and deliver it."""
-        waiting, self.waiting = self.waiting, []
-        for deferred, function in waiting:
-            execute(function).addBoth(deferred.callback)
 
 
 def opened(root: Path, threads: Any = None) -> FilesystemBlobStore:
@@ -58,15 +37,15 @@ def is_open(fd: int) -> bool:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> tuple[SlowThreads, IIngest]:
+def slow(tmp_path: Path) -> tuple[HeldThreads, IIngest]:
     """An ingest whose next work waits."""
-    threads = SlowThreads()
+    threads = HeldThreads()
     loading = opened(tmp_path, threads).ingest(DIGEST)
     threads.work()
     return threads, result(loading)
 
 
-def test_a_close_waits_for_the_write_under_way(slow: tuple[SlowThreads, IIngest], tmp_path: Path) -> None:
+def test_a_close_waits_for_the_write_under_way(slow: tuple[HeldThreads, IIngest], tmp_path: Path) -> None:
     """Else its bytes would go into whatever file is opened next under the same number."""
     threads, ingest = slow
     fd = ingest._file.fd
@@ -79,7 +58,7 @@ def test_a_close_waits_for_the_write_under_way(slow: tuple[SlowThreads, IIngest]
     assert (tmp_path / "partial" / DIGEST.file_name).read_bytes() == DATA
 
 
-def test_a_cancelled_write_keeps_its_file_open_until_it_ends(slow: tuple[SlowThreads, IIngest]) -> None:
+def test_a_cancelled_write_keeps_its_file_open_until_it_ends(slow: tuple[HeldThreads, IIngest]) -> None:
     """Cancelling does not stop the thread, so it must not take the file away from it."""
     threads, ingest = slow
     fd = ingest._file.fd
@@ -94,7 +73,7 @@ def test_a_cancelled_write_keeps_its_file_open_until_it_ends(slow: tuple[SlowThr
     assert ingest.size == len(DATA)
 
 
-def test_a_commit_cut_off_by_a_stop_still_commits(slow: tuple[SlowThreads, IIngest], tmp_path: Path) -> None:
+def test_a_commit_cut_off_by_a_stop_still_commits(slow: tuple[HeldThreads, IIngest], tmp_path: Path) -> None:
     """A stop that comes while the blob is being made durable loses nothing."""
     threads, ingest = slow
     writing = ingest.write([DATA])
@@ -146,7 +125,7 @@ def test_a_blob_has_no_writer_from_when_it_has_its_name(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("late", [DATA[-10:], b"wrong"])
 def test_a_commit_waits_for_a_write_that_was_cancelled(
-    slow: tuple[SlowThreads, IIngest], tmp_path: Path, late: bytes
+    slow: tuple[HeldThreads, IIngest], tmp_path: Path, late: bytes
 ) -> None:
     """Its thread goes on: what it writes is part of what is judged, and nothing of it comes into the blob later."""
     threads, ingest = slow
@@ -174,7 +153,7 @@ def test_a_commit_waits_for_a_write_that_was_cancelled(
 
 def test_nobody_goes_on_in_a_file_that_a_thread_still_writes(tmp_path: Path) -> None:
     """A fetch was cut in the middle of a write; whoever comes meanwhile has a file of its own."""
-    threads = SlowThreads()
+    threads = HeldThreads()
     store = opened(tmp_path, threads)
     first = result(store.ingest(DIGEST))
     late = first.write([b"wrong"])
@@ -196,7 +175,7 @@ def test_nobody_goes_on_in_a_file_that_a_thread_still_writes(tmp_path: Path) -> 
 def test_an_opening_that_was_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
     """A stop while a beginning is hashed: the next one goes on in it."""
     result(opened(tmp_path).ingest(DIGEST)).close()
-    threads, before = SlowThreads(), descriptors()
+    threads, before = HeldThreads(), descriptors()
     store = opened(tmp_path, threads)
     opening = store.ingest(DIGEST)
     opening.cancel()
@@ -346,7 +325,7 @@ def test_a_long_blob_needs_few_files_for_what_is_ahead(tmp_path: Path) -> None:
     result(ingest.commit())
 
 
-def test_bytes_ahead_may_be_written_while_others_are(slow: tuple[SlowThreads, IIngest]) -> None:
+def test_bytes_ahead_may_be_written_while_others_are(slow: tuple[HeldThreads, IIngest]) -> None:
     """Several connections do not wait for each other, nor for the front; neighbours neither."""
     threads, ingest = slow
     under_way = [ingest.write_ahead(at, [DATA[at : at + 1000]]) for at in (3000, 1000, 2000)]
@@ -371,7 +350,7 @@ def test_bytes_ahead_may_be_written_while_others_are(slow: tuple[SlowThreads, II
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_a_close_waits_for_what_is_written_ahead(slow: tuple[SlowThreads, IIngest], cancelled: bool) -> None:
+def test_a_close_waits_for_what_is_written_ahead(slow: tuple[HeldThreads, IIngest], cancelled: bool) -> None:
     """Else its bytes would go into whatever file is opened next under the same number, or be read from there."""
     threads, ingest = slow
     before = descriptors() - 2  # the writer's and the readers'
@@ -502,7 +481,7 @@ def test_foreign_files_are_no_blobs_under_way(tmp_path: Path) -> None:
 def test_a_file_that_is_being_removed_is_not_gone_on_with(tmp_path: Path) -> None:
     """Whoever comes for the blob meanwhile has a file of their own."""
     result(result(opened(tmp_path).ingest(DIGEST)).write([DATA[:10]]))
-    threads = SlowThreads()
+    threads = HeldThreads()
     store = opened(tmp_path, threads)
     forgetting = store.forget(DIGEST)
     ingest = result(store.ingest(DIGEST))
@@ -551,7 +530,7 @@ def test_the_size_of_the_store_is_what_was_there_and_what_came(tmp_path: Path) -
 def test_a_blob_that_comes_while_the_store_is_measured_counts_once(tmp_path: Path) -> None:
     """A pull right after the start, in a store of a hundred thousand blobs."""
     result(opened(tmp_path).put(DIGEST, DATA))
-    threads = SlowThreads()
+    threads = HeldThreads()
     store = opened(tmp_path, threads)
     measuring, putting = store.measure(), store.put(Digest.of(b"abc"), b"abc")
     threads.waiting.reverse()
@@ -566,7 +545,7 @@ def test_a_blob_that_is_deleted_while_the_store_is_measured_counts_no_more(tmp_p
     for position in range(4):
         (tmp_path / "blobs" / "sha256" / DIGEST.encoded).unlink(missing_ok=True)
         result(opened(tmp_path).put(DIGEST, DATA))
-        threads = SlowThreads()
+        threads = HeldThreads()
         store = opened(tmp_path, threads)
         steps = [store.delete(DIGEST), store.put(Digest.of(b"abc"), b"abc"), store.delete(Digest.of(b"abc"))]
         steps.append(store.measure())
@@ -598,7 +577,7 @@ def test_a_reader_that_is_closed_during_a_read_keeps_its_file_until_the_end(tmp_
     data = DATA * 100
     digest = Digest.of(data)
     result(opened(tmp_path).put(digest, data))
-    before, threads = descriptors(), SlowThreads()
+    before, threads = descriptors(), HeldThreads()
     reader = opened(tmp_path, threads).open(digest)
     small, large = reader.read(0, 100), reader.read(0, len(data))
     assert result(small) == data[:100]

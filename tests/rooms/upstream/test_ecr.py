@@ -22,7 +22,6 @@ from botocore.exceptions import (
 )
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from appliance.errors import (
@@ -44,6 +43,7 @@ from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.http.proxy import proxies_for
 from appliance.upstream.interfaces import ICredentials, Secret
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic, api_of
+from tests.doubles.threads import HeldThreads
 from tests.rooms.upstream.net import failure_of, now, pending
 
 T = TypeVar("T")
@@ -95,23 +95,6 @@ class Aws:
         return answer(token(f"password-{len(self.asked)}"))
 
 
-@implementer(IThreads)
-class SlowThreads:
-    """Threads whose work is done when the test says so."""
-
-    def __init__(self) -> None:
-        self.under_way: list[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]]] = []
-
-    def call(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        deferred: Deferred[T] = Deferred()
-        self.under_way.append((deferred, function, args))
-        return deferred
-
-    def finish(self) -> None:
-        deferred, function, args = self.under_way.pop(0)
-        deferred.callback(function(*args))
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -159,28 +142,28 @@ def test_it_is_renewed_well_before_it_ends(clock: Clock, credentials: RenewingCr
 
 def test_a_renewal_holds_up_nobody(clock: Clock, amazon: Aws) -> None:
     """While AWS takes its time, pulls go on with the secret that is still alive."""
-    threads = SlowThreads()
+    threads = HeldThreads()
     credentials = credentials_from(clock, amazon, threads)
     waiting = credentials.current()
-    threads.finish()
+    threads.step()
     first = now(waiting)
     clock.advance(11 * HOUR)
     assert [now(credentials.current()) for _ in range(20)] == [first] * 20
-    assert len(threads.under_way) == 1
-    threads.finish()
+    assert len(threads.waiting) == 1
+    threads.step()
     assert now(credentials.current()).danger_text == "password-2"
 
 
 def test_everybody_who_waits_shares_one_request(clock: Clock, amazon: Aws) -> None:
     """Twenty pulls at a start ask AWS once; one that leaves takes nothing from the others."""
-    threads = SlowThreads()
+    threads = HeldThreads()
     credentials = credentials_from(clock, amazon, threads)
     waiting = [credentials.current() for _ in range(20)]
     left = waiting.pop()
     left.addErrback(lambda _: None)
     left.cancel()
-    assert len(threads.under_way) == 1
-    threads.finish()
+    assert len(threads.waiting) == 1
+    threads.step()
     assert {now(each).danger_text for each in waiting} == {"password-1"}
     assert clock.getDelayedCalls() == []
 
@@ -239,15 +222,15 @@ def test_a_new_secret_that_is_refused_is_not_replaced(credentials: RenewingCrede
 
 def test_nobody_waits_for_ever(clock: Clock, amazon: Aws) -> None:
     """A credential process that hangs costs one thread and a time limit, however many pulls come."""
-    threads = SlowThreads()
+    threads = HeldThreads()
     credentials = credentials_from(clock, amazon, threads)
     waiting = [credentials.current() for _ in range(5)]
     clock.advance(TIMEOUT)
     assert all(isinstance(failure_of(each), UpstreamTimeout) for each in waiting)
     late = credentials.current()
     assert pending(late)
-    assert len(threads.under_way) == 1
-    threads.finish()
+    assert len(threads.waiting) == 1
+    threads.step()
     assert now(late).danger_text == "password-1"
 
 
