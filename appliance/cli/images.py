@@ -6,10 +6,10 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from appliance.api import Image, ImageDetail, ImageList, PlatformState, Referrer
+from appliance.api import Image, ImageDetail, ImageList
 from appliance.cli.client import quoted
 from appliance.cli.command import DONE, Commands, Session, new_command
-from appliance.cli.screen import Screen, count, moment, short, size
+from appliance.cli.screen import count, moment, short, size
 
 _ON_ITS_WAY = " (on its way)"
 
@@ -45,18 +45,17 @@ async def listed(session: Session, options: Namespace) -> int:
         session.screen.document({key: each for key, each in document.items() if key != "next"} | {"images": documents})
         return DONE
     if found:
-        session.screen.table([("REFERENCE", "DIGEST", "SIZE", "LAST PULLED", "OFFLINE"), *map(_row, found)])
+        rows = [
+            (each.name, short(each.digest), size(each.size), moment(each.last_pulled), _offline(each)) for each in found
+        ]
+        session.screen.table([("REFERENCE", "DIGEST", "SIZE", "LAST PULLED", "OFFLINE"), *rows])
     else:
         session.screen.note("nothing of that is held" if options.pattern else "nothing is held yet")
     return DONE
 
 
-def _row(image: Image) -> tuple[str, str, str, str, str]:
-    return image.name, short(image.digest), size(image.size), moment(image.last_pulled), _offline(image)
-
-
 def _offline(image: Image) -> str:
-    """The platforms that can be served offline; what is there in part only, or on its way, is said to be so."""
+    """The platforms that can be served offline, and those that are here in part only or on their way."""
     if not image.platforms:
         return "yes" if image.offline else f"no{_ON_ITS_WAY}" if image.fetching else "no"
     held = [each.platform for each in image.platforms if each.state == "held"]
@@ -73,21 +72,32 @@ async def shown(session: Session, options: Namespace) -> int:
     if session.screen.as_json:
         session.screen.document(document)
         return DONE
-    _show(session.screen, session.client.as_kind(document, ImageDetail))
+    detail = session.client.as_kind(document, ImageDetail)
+    platforms = [
+        (each.platform, _state(each.state, each.missing) + (_ON_ITS_WAY if each.fetching else ""), each.digest)
+        for each in detail.image.platforms
+    ]
+    referrers = [
+        (
+            each.digest,
+            each.artifact_type or each.media_type or "-",
+            size(each.size),
+            _state(each.state, each.missing),
+            each.tag or "-",
+        )
+        for each in detail.referrers
+    ]
+    missing = [(each.kind, size(each.size), each.digest) for each in detail.missing]
+    session.screen.table(list(_summary(detail)))
+    for heading, rows in (
+        (("PLATFORM", "STATE", "DIGEST"), platforms),
+        (("REFERRER", "TYPE", "SIZE", "STATE", "TAG"), referrers),
+        (("MISSING", "SIZE", "DIGEST"), missing),
+    ):
+        if rows:
+            session.screen.say()
+            session.screen.table([heading, *rows])
     return DONE
-
-
-def _show(screen: Screen, detail: ImageDetail) -> None:
-    screen.table(list(_summary(detail)))
-    tables = (
-        [("PLATFORM", "STATE", "DIGEST"), *map(_platform, detail.image.platforms)],
-        [("REFERRER", "TYPE", "SIZE", "STATE", "TAG"), *map(_referrer, detail.referrers)],
-        [("MISSING", "SIZE", "DIGEST"), *((each.kind, size(each.size), each.digest) for each in detail.missing)],
-    )
-    for table in tables:
-        if len(table) > 1:
-            screen.say()
-            screen.table(table)
 
 
 def _summary(detail: ImageDetail) -> Iterator[tuple[str, str]]:
@@ -109,24 +119,13 @@ def _summary(detail: ImageDetail) -> Iterator[tuple[str, str]]:
 def _verifiable(detail: ImageDetail) -> str:
     """Whether signatures and the like can be looked at without an upstream."""
     lacking = sum(each.state != "held" for each in detail.referrers)
-    told = {
+    words = {
         "yes": f"offline, with {count(len(detail.referrers), 'referrer')}",
         "incomplete": f"not wholly: {lacking} of {count(len(detail.referrers), 'referrer')} cannot be served offline",
         "nothing": "nothing refers to it, its upstream said",
         "unknown": "unknown: its upstream never said what refers to it, and nothing of that is held",
     }.get(detail.verifiable, detail.verifiable)
-    return told if detail.warning is None else f"{told} ({detail.warning})"
-
-
-def _platform(platform: PlatformState) -> tuple[str, str, str]:
-    state = _state(platform.state, platform.missing)
-    return platform.platform, f"{state}{_ON_ITS_WAY}" if platform.fetching else state, platform.digest
-
-
-def _referrer(referrer: Referrer) -> tuple[str, str, str, str, str]:
-    kind = referrer.artifact_type or referrer.media_type or "-"
-    state = _state(referrer.state, referrer.missing)
-    return referrer.digest, kind, size(referrer.size), state, referrer.tag or "-"
+    return words if detail.warning is None else f"{words} ({detail.warning})"
 
 
 def _state(state: str, missing: int) -> str:

@@ -68,8 +68,8 @@ async def imported(session: Session, options: Namespace) -> int:
 
 def fault_of(name: str) -> str | None:
     """
-    What is wrong with a path as seen from here, C{None} for nothing: the appliance does not tell its askers what is on
-    its disk. It is asked in any case: it may be another machine, and it reads as a user of its own.
+    What is wrong with a path as seen from here, C{None} for nothing: the appliance does not say what is on its disk.
+    It is asked in any case: it may be another machine, and it reads as a user of its own.
 
     @raise CommandFailed: the name cannot be asked for.
     """
@@ -89,13 +89,21 @@ def fault_of(name: str) -> str | None:
 
 
 def order(options: Namespace, files: list[str]) -> dict[str, Any]:
-    """What C{POST /api/v1/imports} is sent. Raises L{WrongUsage} for a key that is none."""
+    """
+    What C{POST /api/v1/imports} is sent.
+
+    @raise WrongUsage: a key is none, or one prefix is renamed to two.
+    """
+    renames: dict[str, str] = {}
+    for old, new in options.rename:
+        if renames.setdefault(old, new) != new:
+            raise WrongUsage(f"--rename {old} is to be {renames[old]} and {new}; give one of them")
     given = {
         "files": files,
         "dryRun": options.dry_run,
         "trust": [str(public_key(each)) for each in options.trust],
         "as": options.name,
-        "rename": _renames(options.rename),
+        "rename": renames,
         "onExistingTag": options.on_existing_tag,
     }
     return {name: value for name, value in given.items() if value not in (None, False, [], {})}
@@ -110,15 +118,6 @@ def renaming(text: str) -> tuple[str, str]:
         return parse_prefix(old), parse_prefix(new)
     except NameInvalid as error:
         raise ArgumentTypeError(f"{text}: {error}") from error
-
-
-def _renames(given: list[tuple[str, str]]) -> dict[str, str]:
-    """Raises L{WrongUsage} when one prefix is to be two."""
-    found: dict[str, str] = {}
-    for old, new in given:
-        if found.setdefault(old, new) != new:
-            raise WrongUsage(f"--rename {old} is to be {found[old]} and {new}; give one of them")
-    return found
 
 
 async def _follow(session: Session, wanted: dict[str, Any]) -> Receipt:

@@ -9,7 +9,6 @@ from pathlib import Path
 from appliance.bundle.minisign import PublicKey, SecretKey
 from appliance.cli.command import DONE, Commands, Local, new_command
 from appliance.cli.failures import CommandFailed, WrongUsage
-from appliance.cli.screen import Screen
 from appliance.errors import BundleError
 
 #: Holds the password of a secret key that has one.
@@ -35,26 +34,19 @@ def keygen(local: Local, options: Namespace) -> int:
     key = SecretKey.generate()
     try:
         key.save(secret_file)
-        _write_new(public_file, key.public.dump())
+        with public_file.open("x", encoding="ascii") as file:
+            file.write(key.public.dump())
     except OSError as error:
         secret_file.unlink(missing_ok=True)
         raise CommandFailed(f"{options.output}: {error.strerror or error}") from error
-    _report(local.screen, key.public, secret_file, public_file)
-    return DONE
-
-
-def _write_new(path: Path, text: str) -> None:
-    with path.open("x", encoding="ascii") as file:
-        file.write(text)
-
-
-def _report(screen: Screen, public: PublicKey, secret_file: Path, public_file: Path) -> None:
+    screen, public = local.screen, key.public
     if screen.as_json:
         screen.document({"id": public.key_id, "public": str(public), "key": str(secret_file), "pub": str(public_file)})
     screen.say(f"key {public.key_id}")
     screen.say(f"{secret_file}  signs: keep it to yourself (export --sign {secret_file})")
     screen.say(f"{public_file}  verifies: carry it to the other side once (import --trust {public_file})")
     screen.say(f"or have an appliance take nothing else, in its configuration: bundles: {{trust: [{public}]}}")
+    return DONE
 
 
 def secret_key(path: Path) -> SecretKey:

@@ -6,7 +6,7 @@ them, and how far something has come.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -245,13 +245,8 @@ def escaped(document: str) -> str:
 def _escape(found: re.Match[str]) -> str:
     if found[0].isprintable():
         return found[0]
-    return "".join(f"\\u{unit[0]:02x}{unit[1]:02x}" for unit in _units(found[0]))
-
-
-def _units(character: str) -> Iterator[bytes]:
-    """Its UTF-16 code units, of which JSON makes its escapes."""
-    data = character.encode("utf-16-be", "surrogatepass")
-    return (data[start : start + 2] for start in range(0, len(data), 2))
+    units = found[0].encode("utf-16-be", "surrogatepass").hex("-", 2)
+    return "".join(f"\\u{unit}" for unit in units.split("-"))
 
 
 def plain(text: str) -> str:

@@ -24,24 +24,35 @@ async def status(session: Session, options: Namespace) -> int:
         session.screen.document(document)
         return DONE
     found = session.client.as_kind(document, Status)
-    session.screen.table(list(_rows(session.client.url, found)))
-    session.screen.say()
-    urls = [row for each in found.upstreams for row in _upstream(each, found)]
-    session.screen.table([("UPSTREAM", "STATE", "SINCE", "NEXT", "URL"), *urls])
-    for each in found.upstreams:
-        for line in _weather(each):
-            session.screen.say(line)
+    screen = session.screen
+    screen.table(list(_summary(session.client.url, found)))
+    screen.say()
+    urls = [
+        (
+            upstream.name,
+            "offline" if upstream.offline else url.health or "-",
+            moment(url.since),
+            _wait(url.next, found),
+            url.url,
+        )
+        for upstream in found.upstreams
+        for url in upstream.urls
+    ]
+    screen.table([("UPSTREAM", "STATE", "SINCE", "NEXT", "URL"), *urls])
+    for upstream in found.upstreams:
+        for line in _remarks(upstream):
+            screen.say(f"{upstream.name}: {line}")
     for damaged in found.damaged:
-        session.screen.note(f"damaged: {damaged.document} was set aside as {damaged.kept_as}")
+        screen.note(f"damaged: {damaged.document} was set aside as {damaged.kept_as}")
     for unreadable in found.unreadable:
-        session.screen.note(f"unreadable: {unreadable.document}: {unreadable.reason}; what it says is not counted")
+        screen.note(f"unreadable: {unreadable.document}: {unreadable.reason}; what it says is not counted")
     for waiting in found.inbox:
         again = "" if waiting.next is None else f" (tried again {_wait(waiting.next, found)})"
-        session.screen.note(f"inbox: {', '.join(waiting.files)}: {waiting.reason}{again}")
+        screen.note(f"inbox: {', '.join(waiting.files)}: {waiting.reason}{again}")
     return DONE
 
 
-def _rows(url: str, found: Status) -> Iterator[tuple[str, str]]:
+def _summary(url: str, found: Status) -> Iterator[tuple[str, str]]:
     yield "appliance", f"{url}, pullcache {found.version}" + (", offline" if found.offline else "")
     yield "site", found.site or "-"
     yield "started", f"{moment(found.started)}, {span(found.uptime)} ago"
@@ -50,12 +61,6 @@ def _rows(url: str, found: Status) -> Iterator[tuple[str, str]]:
     yield "held", f"{held} in {count(counts.repositories, 'repository', 'repositories')}; {size(found.store_bytes)}"
     yield "under way", count(found.flights, "transfer")
     yield "wanted", f"{count(counts.wants, 'reference')} asked for and not served"
-
-
-def _upstream(upstream: UpstreamStatus, found: Status) -> Iterator[tuple[str, str, str, str, str]]:
-    for url in upstream.urls:
-        state = "offline" if upstream.offline else url.health or "-"
-        yield upstream.name, state, moment(url.since), _wait(url.next, found), url.url
 
 
 def _wait(until: str | None, found: Status) -> str:
@@ -67,15 +72,13 @@ def _wait(until: str | None, found: Status) -> str:
         return until or "-"
 
 
-def _weather(upstream: UpstreamStatus) -> Iterator[str]:
+def _remarks(upstream: UpstreamStatus) -> Iterator[str]:
     """What there is to say of an upstream beyond the table."""
-    for url in upstream.urls:
-        if url.fault:
-            yield f"{upstream.name}: {url.fault}"
+    yield from (url.fault for url in upstream.urls if url.fault)
     limit = upstream.rate_limit
     if limit is not None:
         of = "" if limit.limit is None else f" of {limit.limit}"
         window = "" if limit.window is None else f" in {span(limit.window)}"
-        yield f"{upstream.name}: {limit.remaining}{of} pulls{window} are left"
+        yield f"{limit.remaining}{of} pulls{window} are left"
     if upstream.resting:
-        yield f"{upstream.name}: fewer requests were wanted for {', '.join(upstream.resting)}"
+        yield f"fewer requests were wanted for {', '.join(upstream.resting)}"

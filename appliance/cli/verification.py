@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from appliance.bundle.archivecontents import ArchiveContents
-from appliance.bundle.contents import Bundle
 from appliance.bundle.minisign import claimed_key
 from appliance.bundle.verification import Verified
 from appliance.bundle.verification import verify as verified
@@ -77,7 +76,11 @@ def _report(screen: Screen, found: Verified) -> None:
         return
     screen.table(list(_summary(found)))
     screen.say()
-    screen.table([("REFERENCE", "DIGEST", "PLATFORMS"), *_references(bundle)])
+    rows = [("REFERENCE", "DIGEST", "PLATFORMS")]
+    for ref in bundle.refs:
+        platforms = [*ref.platforms.present, *(f"-{platform}" for platform in ref.platforms.absent)]
+        rows.append((ref.name, short(ref.digest), " ".join(platforms) or "-"))
+    screen.table(rows)
     screen.say()
     if found.absent:
         numbers = ", ".join(map(str, found.absent))
@@ -106,12 +109,6 @@ def _summary(found: Verified) -> Iterator[tuple[str, str]]:
         needed = sum(each.size for each in bundle.requires)
         yield "requires", f"{count(len(bundle.requires), 'blob')}, {size(needed)}, that must be held already"
     yield "contentRoot", bundle.content_root
-
-
-def _references(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
-    for ref in bundle.refs:
-        absent = [f"-{platform}" for platform in ref.platforms.absent]
-        yield ref.name, short(ref.digest), " ".join([*ref.platforms.present, *absent]) or "-"
 
 
 def _document(found: Verified) -> dict[str, Any]:
