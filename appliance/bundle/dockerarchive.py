@@ -5,7 +5,7 @@ There is no manifest in one, so it is made anew, the same bytes every time: an O
 layers as they lie there, most often uncompressed. Its digest is not the one that the image has in its registry.
 
 Only C{manifest.json} and what it names are read. Some writers name a layer that several images share by a link; links
-are never followed: the layer is found by its digest, which the configuration tells. Everything here blocks.
+are never followed: the layer is found by its digest, which stands in the configuration. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from appliance.bundle import imageconfig
 from appliance.bundle.archive import Archive, Item, whole
 from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest
 from appliance.bundle.contents import MANIFEST, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values
-from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, PullcacheError
+from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, DigestInvalid, PullcacheError
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
@@ -35,7 +35,7 @@ _HEX = re.compile(r"(?:.*/)?(?:sha256:)?([0-9a-f]{64})(?:\.[a-z.]+)?")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
-class _Image(msgspec.Struct, rename="pascal"):
+class _SavedImage(msgspec.Struct, rename="pascal"):
     """One entry of manifest.json."""
 
     config: str
@@ -44,21 +44,26 @@ class _Image(msgspec.Struct, rename="pascal"):
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Blob:
+    """A blob of a manifest that is made here."""
+
     digest: Digest
     size: int
     media_type: str
 
+    def descriptor(self) -> dict[str, str | int]:
+        return {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
+
 
 def read(archive: Archive, as_name: Reference | None) -> ArchiveContents:
     """
-    What the archive offers.
+    What the archive holds.
 
-    @param as_name: the name somebody gives the one image in it.
+    @param as_name: the name that the user gives the one image in it.
     @raise BundleDamaged: it contradicts itself.
     @raise BundleError: an image has no name, or C{as_name} could be the name of several.
     """
-    return _DockerArchive(archive).contents(as_name)
+    return _DockerArchive(archive).read(as_name)
 
 
 class _DockerArchive:
@@ -67,10 +72,11 @@ class _DockerArchive:
         self._contents = ArchiveContents(FORMAT, "", [archive.source])
         # Uncompressed layers that lie there as files, by their digest.
         self._plain: dict[str, Item] = {}
-        self._layers: dict[str, _Layer] = {}
-        self._configs: dict[str, tuple[list[str], _Layer]] = {}
+        # By the names of their files: several images may share them.
+        self._layers: dict[str, _Blob] = {}
+        self._configs: dict[str, tuple[list[str], _Blob]] = {}
 
-    def contents(self, as_name: Reference | None) -> ArchiveContents:
+    def read(self, as_name: Reference | None) -> ArchiveContents:
         """See L{read}."""
         images = self._images()
         if as_name is not None and len({image.config for image in images}) > 1:
@@ -78,10 +84,12 @@ class _DockerArchive:
                 f"{self._archive.source}: one name was given, and there are {len(images)} images in it; export them"
                 " into separate archives"
             )
-        identities = [self._identities(image) for image in images]
+        # First the files of all images: what is a link in one may be a file in a later one.
+        for image in images:
+            self._find_layers(image)
         roots: dict[str, NamedManifest] = {}
-        for image, diff_ids in zip(images, identities, strict=True):
-            for root in self._rebuilt(image, diff_ids, as_name):
+        for image in images:
+            for root in self._rebuilt(image, as_name):
                 if roots.setdefault(root.name, root) != root:
                     self._refuse(MANIFEST, f"{root.name} is the name of two images; export them one by one")
         self._contents.roots = list(roots.values())
@@ -90,11 +98,11 @@ class _DockerArchive:
         )
         return self._contents
 
-    def _images(self) -> list[_Image]:
+    def _images(self) -> list[_SavedImage]:
         data = whole(self._archive, self._archive.items[MANIFEST], MAX_INDEX_BYTES)
         try:
             check_values(data, MAX_INDEX_VALUES)
-            images = msgspec.json.decode(data, type=list[_Image])
+            images = msgspec.json.decode(data, type=list[_SavedImage])
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BundleUnreadable(
                 f"{self._archive.source}: its {MANIFEST} is not docker's ({error}); export images as a bundle, an OCI"
@@ -105,8 +113,8 @@ class _DockerArchive:
             self._refuse(MANIFEST, f"it names {len(images)} images by {names} names; {MAX_REFS} are allowed")
         return images
 
-    def _identities(self, image: _Image) -> list[str]:
-        """Digests of the image's uncompressed layers, as its configuration tells."""
+    def _find_layers(self, image: _SavedImage) -> None:
+        """Note which uncompressed layers the image has as files. Raises L{BundleDamaged}."""
         diff_ids, _ = self._config(image.config)
         layers = image.layers or []
         if len(layers) > _MAX_LAYERS or len(diff_ids) != len(layers):
@@ -115,54 +123,82 @@ class _DockerArchive:
             found = self._archive.items.get(path)
             if found is not None:
                 self._plain.setdefault(diff_id, found)
-        return diff_ids
 
-    def _config(self, path: str) -> tuple[list[str], _Layer]:
-        """Digests of uncompressed layers, and the configuration that tells them; read once, however many share it."""
+    def _config(self, path: str) -> tuple[list[str], _Blob]:
+        """Digests of uncompressed layers, and the configuration that has them; read once, however many share it."""
         if path not in self._configs:
             item = self._item(path)
             data = whole(self._archive, item, MAX_MANIFEST_BYTES)
             config = imageconfig.parse_config(data)
             if config is None or config.rootfs is None or len(config.rootfs.diff_ids) > _MAX_LAYERS:
                 self._refuse(path, "it is no image's configuration")
-            blob = _Layer(Digest.of(data), len(data), mediatypes.OCI_CONFIG)
+            blob = _Blob(Digest.of(data), len(data), mediatypes.OCI_CONFIG)
             self._add(blob, item)
             self._configs[path] = config.rootfs.diff_ids, blob
         return self._configs[path]
 
-    def _rebuilt(self, image: _Image, diff_ids: list[str], as_name: Reference | None) -> list[NamedManifest]:
+    def _rebuilt(self, image: _SavedImage, as_name: Reference | None) -> list[NamedManifest]:
+        """
+        The image under each of its names, with an OCI manifest made of its configuration and layers.
+
+        @raise BundleError: it has no name, and none was given.
+        """
+        diff_ids, config = self._config(image.config)
         layers = [self._layer(path, diff_id) for path, diff_id in zip(image.layers or [], diff_ids, strict=True)]
-        _, config = self._config(image.config)
-        manifest = _manifest(config, layers)
+        # Its fields in the order of the specification (image-spec, manifest.md).
+        document = {
+            "schemaVersion": 2,
+            "mediaType": mediatypes.OCI_MANIFEST,
+            "config": config.descriptor(),
+            "layers": [layer.descriptor() for layer in layers],
+        }
+        manifest = json.dumps(document, separators=(",", ":")).encode()
         digest = Digest.of(manifest)
         self._contents.blobs[digest] = BlobSource(digest, len(manifest), data=manifest)
+        if as_name is not None:
+            names = [as_name]
+        elif not image.repo_tags:
+            raise BundleError(
+                f"{self._archive.source}, {MANIFEST}: the image {image.config} has no name in it; give it one with --as"
+                " (docker.io/library/nginx:1.27)"
+            )
+        else:
+            try:
+                names = [Reference.parse_familiar(name) for name in image.repo_tags]
+            except PullcacheError as error:
+                raise BundleError(f"{self._archive.source}, {MANIFEST}: {error}; give it a name with --as") from None
         return [
             NamedManifest(
-                name.upstream, name.repository, tag, digest, len(manifest), mediatypes.OCI_MANIFEST, rebuilt=True
+                name.upstream,
+                name.repository,
+                name.tag or (None if name.digest else DEFAULT_TAG),
+                digest,
+                len(manifest),
+                mediatypes.OCI_MANIFEST,
+                rebuilt=True,
             )
-            for name in self._names(image, as_name)
-            for tag in [name.tag or (None if name.digest else DEFAULT_TAG)]
+            for name in names
         ]
 
-    def _layer(self, path: str, diff_id: str) -> _Layer:
+    def _layer(self, path: str, diff_id: str) -> _Blob:
+        """The layer as it lies there: compressed, or with the digest that the configuration has for it."""
         item = self._archive.items.get(path) or self._plain.get(diff_id) or self._item(path)
         if item.name not in self._layers:
-            self._layers[item.name] = self._examined(item, diff_id)
-            self._add(self._layers[item.name], item)
+            head = self._archive.read(item, 0, 4)
+            try:
+                if head.startswith(_GZIP):
+                    blob = _Blob(self._digest(item), item.size, mediatypes.OCI_LAYER_GZIP)
+                elif head.startswith(_ZSTD):
+                    blob = _Blob(self._digest(item), item.size, mediatypes.OCI_LAYER_ZSTD)
+                else:
+                    blob = _Blob(Digest.parse(diff_id), item.size, mediatypes.OCI_LAYER)
+            except DigestInvalid as error:
+                self._refuse(item.name, str(error))
+            self._layers[item.name] = blob
+            self._add(blob, item)
         return self._layers[item.name]
 
-    def _examined(self, item: Item, diff_id: str) -> _Layer:
-        head = self._archive.read(item, 0, 4)
-        if head.startswith(_GZIP):
-            return _Layer(self._hashed(item), item.size, mediatypes.OCI_LAYER_GZIP)
-        if head.startswith(_ZSTD):
-            return _Layer(self._hashed(item), item.size, mediatypes.OCI_LAYER_ZSTD)
-        try:
-            return _Layer(Digest.parse(diff_id), item.size, mediatypes.OCI_LAYER)
-        except PullcacheError as error:
-            self._refuse(item.name, str(error))
-
-    def _hashed(self, item: Item) -> Digest:
+    def _digest(self, item: Item) -> Digest:
         """The digest of a compressed layer: its name as crane writes it, which is checked later, else by reading it."""
         match = _HEX.fullmatch(item.name)
         if match is not None and item.name.endswith((".gz", ".zst")):
@@ -174,19 +210,6 @@ class _DockerArchive:
             start += len(piece)
         return Digest("sha256", hasher.hexdigest())
 
-    def _names(self, image: _Image, as_name: Reference | None) -> list[Reference]:
-        if as_name is not None:
-            return [as_name]
-        if not image.repo_tags:
-            raise BundleError(
-                f"{self._archive.source}, {MANIFEST}: the image {image.config} has no name in it; give it one with --as"
-                " (docker.io/library/nginx:1.27)"
-            )
-        try:
-            return [Reference.parse_familiar(name) for name in image.repo_tags]
-        except PullcacheError as error:
-            raise BundleError(f"{self._archive.source}, {MANIFEST}: {error}; give it a name with --as") from None
-
     def _item(self, path: str) -> Item:
         item = self._archive.items.get(path)
         if item is None and path in self._archive.others:
@@ -195,25 +218,9 @@ class _DockerArchive:
             self._refuse(MANIFEST, f"it names {path[:200]!r}, which is not there")
         return item
 
-    def _add(self, blob: _Layer, item: Item) -> None:
-        self._contents.blobs.setdefault(
-            blob.digest, BlobSource(blob.digest, blob.size, (BlobFile(self._archive, item),))
-        )
+    def _add(self, blob: _Blob, item: Item) -> None:
+        source = BlobSource(blob.digest, blob.size, (BlobFile(self._archive, item),))
+        self._contents.blobs.setdefault(blob.digest, source)
 
     def _refuse(self, entry: str, why: str) -> NoReturn:
         raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")
-
-
-def _manifest(config: _Layer, layers: list[_Layer]) -> bytes:
-    """An OCI image manifest (image-spec, C{manifest.md}), its fields in the order of the specification."""
-    document = {
-        "schemaVersion": 2,
-        "mediaType": mediatypes.OCI_MANIFEST,
-        "config": _descriptor(config),
-        "layers": [_descriptor(layer) for layer in layers],
-    }
-    return json.dumps(document, separators=(",", ":")).encode()
-
-
-def _descriptor(blob: _Layer) -> dict[str, str | int]:
-    return {"mediaType": blob.media_type, "digest": str(blob.digest), "size": blob.size}
