@@ -22,7 +22,7 @@ from appliance.errors import BundleDamaged, BundleError, ManifestInvalid, Pullca
 from appliance.index.repository import REF_NAME
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, check_keys, parse_manifest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES, check_keys, parse_manifest
 from appliance.oci.reference import DEFAULT_TAG, Reference, is_tag
 from appliance.oci.referrer import subject_of
 
@@ -43,18 +43,7 @@ _KINDS = ("kind", "dev.cosignproject.cosign/kind")
 _SUFFIXES = {"sigs": ".sig", "atts": ".att", "sboms": ".sbom"}
 
 
-def read(archive: Archive, as_name: Reference | None) -> ArchiveContents:
-    """
-    What the layout offers.
-
-    @param as_name: the name somebody gives the one image in it.
-    @raise BundleDamaged: it contradicts itself.
-    @raise BundleError: an image has no name, or C{as_name} could be the name of several.
-    """
-    return _Layout(archive, as_name).contents()
-
-
-class _Index(msgspec.Struct, rename="camel"):
+class _LayoutIndex(msgspec.Struct, rename="camel"):
     """index.json (image-spec, C{image-layout.md}); with other pointers it would be something else to other readers."""
 
     manifests: list[Descriptor]
@@ -63,7 +52,7 @@ class _Index(msgspec.Struct, rename="camel"):
 
 
 @dataclass(frozen=True)
-class _Image:
+class _Listed:
     """One entry of index.json."""
 
     descriptor: Descriptor
@@ -87,31 +76,45 @@ class _Links:
     subject: Digest | None
 
 
+def read(archive: Archive, as_name: Reference | None) -> ArchiveContents:
+    """
+    What the layout holds.
+
+    @param as_name: the name that the user gives the one image in it.
+    @raise BundleDamaged: it contradicts itself.
+    @raise BundleError: an image has no name, or C{as_name} could be the name of several.
+    """
+    return _Layout(archive, as_name).read()
+
+
 class _Layout:
     """An OCI image layout."""
 
     def __init__(self, archive: Archive, as_name: Reference | None) -> None:
         self._archive = archive
         self._as_name = as_name
-        self._blobs = self._found()
+        self._blobs: dict[Digest, BlobSource] = {}
+        for item in archive.items.values():
+            blob = parse_name(item.name)
+            if blob is not None and blob[1] is None:
+                self._blobs[blob[0]] = BlobSource(blob[0], item.size, (BlobFile(archive, item),))
         # Every manifest that is here and is named by something, by its digest; read once.
         self._graph: dict[str, _Links] = {}
 
-    def contents(self) -> ArchiveContents:
+    def read(self) -> ArchiveContents:
         """See L{read}."""
-        entries = [_Image(descriptor) for descriptor in self._index()]
+        entries = [_Listed(descriptor) for descriptor in self._index()]
         self._read_graph([entry.descriptor for entry in entries])
         images = [entry for entry in entries if not self._refers(entry)]
+        referrers = [entry for entry in entries if self._refers(entry)]
         contents = ArchiveContents(FORMAT, "", [self._archive.source], blobs=self._blobs)
         contents.roots = self._named(images)
         named = {entry.annotations.get(IMAGE_NAME): entry.descriptor.parsed() for entry in images}
-        subjects = {id(entry): self._subject(entry, named) for entry in entries if self._refers(entry)}
-        places = self._places(contents.roots, set(subjects.values()))
+        subjects = [self._subject(entry, named) for entry in referrers]
+        places = self._places(contents.roots, set(subjects))
         left = []
-        for entry in entries:
-            if id(entry) not in subjects:
-                continue
-            found = self._placed(entry, subjects[id(entry)], places)
+        for entry, subject in zip(referrers, subjects, strict=True):
+            found = self._placed(entry, subject, places)
             contents.roots += found
             if len(contents.roots) > MAX_REFS:
                 self._refuse(INDEX, f"with what refers to its images it comes to more than {MAX_REFS} names")
@@ -125,7 +128,7 @@ class _Layout:
         data = whole(self._archive, self._archive.items[INDEX], MAX_INDEX_BYTES)
         try:
             check_values(data, MAX_INDEX_VALUES)
-            index = msgspec.json.decode(data, type=_Index)
+            index = msgspec.json.decode(data, type=_LayoutIndex)
             check_keys(data)
             for descriptor in index.manifests:
                 descriptor.parsed()
@@ -136,25 +139,6 @@ class _Layout:
         if not index.manifests or len(index.manifests) > MAX_REFS:
             self._refuse(INDEX, f"it names {len(index.manifests)} manifests")
         return index.manifests
-
-    def _found(self) -> dict[Digest, BlobSource]:
-        found = {}
-        for item in self._archive.items.values():
-            blob = parse_name(item.name)
-            if blob is not None and blob[1] is None:
-                found[blob[0]] = BlobSource(blob[0], item.size, (BlobFile(self._archive, item),))
-        return found
-
-    def _manifest(self, digest: str, media_type: str) -> Manifest | None:
-        """The document, C{None} when it is nothing that could be a manifest."""
-        blob = self._blobs[Digest.parse(digest)]
-        if blob.size > MAX_MANIFEST_BYTES:
-            return None
-        try:
-            data = whole(self._archive, blob.files[0].item, MAX_MANIFEST_BYTES)
-            return parse_manifest(data, None, media_type)
-        except ManifestInvalid as error:
-            self._refuse(blob.files[0].item.name, str(error))
 
     def _read_graph(self, roots: list[Descriptor]) -> None:
         """Read every manifest at and beneath C{roots} that is here, each once. Raises L{BundleDamaged}."""
@@ -171,9 +155,15 @@ class _Layout:
         links = 0
         while waiting:
             digest, media_type = waiting.pop()
-            manifest = self._manifest(digest, media_type)
-            if manifest is None:
+            blob = self._blobs[Digest.parse(digest)]
+            if blob.size > MAX_MANIFEST_BYTES:
+                # Nothing that could be a manifest.
                 continue
+            item = blob.files[0].item
+            try:
+                manifest = parse_manifest(whole(self._archive, item, MAX_MANIFEST_BYTES), None, media_type)
+            except ManifestInvalid as error:
+                self._refuse(item.name, str(error))
             links += len(manifest.manifests)
             if links > MAX_LINKS:
                 self._refuse(INDEX, f"its indexes name more than {MAX_LINKS} manifests, which nothing honest does")
@@ -208,7 +198,7 @@ class _Layout:
 
     # -- names ------------------------------------------------------------------------------------------------------
 
-    def _named(self, images: list[_Image]) -> list[NamedManifest]:
+    def _named(self, images: list[_Listed]) -> list[NamedManifest]:
         names = [self._name(image) for image in images]
         if self._as_name is not None:
             distinct = {image.descriptor.digest for image in images}
@@ -219,10 +209,12 @@ class _Layout:
                     f"{self._archive.source}: one name was given, and there are {len(distinct)} images in it,"
                     f" {len(unnamed)} of them without a name; export them into separate archives"
                 )
-            names = [
-                self._as_given(image) if image.descriptor.digest in meant else name
-                for image, name in zip(images, names, strict=True)
-            ]
+            for number, image in enumerate(images):
+                if image.descriptor.digest in meant:
+                    tag = image.annotations.get(REF_NAME, "")
+                    # A name without a tag is completed by the tag in the archive.
+                    lacks_tag = self._as_name.tag is None and self._as_name.digest is None and is_tag(tag)
+                    names[number] = replace(self._as_name, tag=tag) if lacks_tag else self._as_name
         roots: dict[str, NamedManifest] = {}
         for image, name in zip(images, names, strict=True):
             if name is None:
@@ -235,14 +227,7 @@ class _Layout:
                 check_names(self._archive.source, [roots[root.name], root])
         return list(roots.values())
 
-    def _as_given(self, image: _Image) -> Reference:
-        assert self._as_name is not None
-        said = image.annotations.get(REF_NAME, "")
-        if self._as_name.tag is None and self._as_name.digest is None and is_tag(said):
-            return replace(self._as_name, tag=said)
-        return self._as_name
-
-    def _name(self, image: _Image) -> Reference | None:
+    def _name(self, image: _Listed) -> Reference | None:
         """The name in the annotations, C{None} when there is none or only a tag."""
         full = image.annotations.get(IMAGE_NAME)
         short = image.annotations.get(REF_NAME)
@@ -266,27 +251,28 @@ class _Layout:
 
     # -- what refers to images --------------------------------------------------------------------------------------
 
-    def _refers(self, entry: _Image) -> bool:
+    def _refers(self, entry: _Listed) -> bool:
         if SUBJECT in entry.annotations or entry.kind in _SUFFIXES or entry.kind.startswith("referrers"):
             return True
         links = self._graph.get(entry.descriptor.digest)
         return links is not None and links.subject is not None
 
     def _placed(
-        self, entry: _Image, subject: Digest | None, places: dict[Digest, set[tuple[str, str]]]
+        self, entry: _Listed, subject: Digest | None, places: dict[Digest, set[tuple[str, str]]]
     ) -> list[NamedManifest]:
         """The referrer, in every repository that has what it refers to."""
         suffix = _SUFFIXES.get(entry.kind)
         tag = None if subject is None or suffix is None else f"{subject.file_name}{suffix}"
         found = set() if subject is None else places.get(subject, set())
-        name = self._cosign_name(entry)
-        if name is not None:
+        name = self._name(entry) if suffix is None else None
+        if name is not None and subject_of(name.tag) is not None:
+            # Cosign's own name, whose tag says what it refers to.
             found, tag = {(name.upstream, name.repository)}, name.tag
         digest = entry.descriptor.parsed()
         roots = (_root(Reference(*place, tag, digest), entry.descriptor) for place in sorted(found))
         return [replace(root, refers=True) for root in roots]
 
-    def _subject(self, entry: _Image, named: dict[str | None, Digest]) -> Digest | None:
+    def _subject(self, entry: _Listed, named: dict[str | None, Digest]) -> Digest | None:
         """
         What the entry refers to, C{None} when nothing says so.
 
@@ -302,11 +288,6 @@ class _Layout:
         if links is not None and links.subject is not None:
             return links.subject
         return named.get(entry.annotations.get(IMAGE_NAME))
-
-    def _cosign_name(self, entry: _Image) -> Reference | None:
-        """A name of its own whose tag says what it refers to, C{None} when it has none."""
-        name = self._name(entry) if entry.kind not in _SUFFIXES else None
-        return name if name is not None and subject_of(name.tag) is not None else None
 
     def _refuse(self, entry: str, why: str) -> NoReturn:
         raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")
