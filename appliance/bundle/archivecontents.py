@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from appliance.bundle.archive import Archive, Item
+from appliance.bundle.archive import Archive, Item, whole
 from appliance.bundle.contents import Bundle
-from appliance.errors import BundleDamaged
+from appliance.errors import BundleDamaged, BundleNotRead
 from appliance.oci.digest import Digest
 from appliance.oci.reference import full_name
 
@@ -45,6 +45,18 @@ class BlobSource:
 
     def __str__(self) -> str:
         return str(self.files[0]) if self.files else f"the rebuilt manifest {self.digest}"
+
+    def read(self, limit: int) -> bytes:
+        """
+        A small blob's bytes, out of its files. Blocking.
+
+        @raise BundleDamaged: a file has more than C{limit} bytes.
+        @raise BundleNotRead: the medium cannot be read.
+        """
+        try:
+            return b"".join(whole(file.archive, file.item, limit) for file in self.files)
+        except OSError as error:
+            raise BundleNotRead(f"{self}: cannot be read: {error.strerror}; copy the archive again") from None
 
 
 @dataclass(frozen=True)

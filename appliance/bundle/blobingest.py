@@ -8,13 +8,8 @@ was cut goes on where it stopped; what the store has of it is not read from the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.python.failure import Failure
-
-from appliance.bundle.archive import whole
 from appliance.bundle.archivecontents import BlobFile, BlobSource
 from appliance.errors import BlobDamaged, BundleDamaged, BundleNotRead, BundleNotStored
 from appliance.interfaces import IBlobStore, IIngest, IThreads, Origin
@@ -24,62 +19,54 @@ from appliance.oci.digest import Digest
 PIECE = 1024 * 1024
 #: Up to so many bytes a blob is stored by one call.
 SMALL = 512 * 1024
-#: Blobs that are stored at the same time, each with two pieces in memory. One leaves the processors to those who pull
-#: meanwhile, and is faster than the media that bundles come on.
-AT_ONCE = 1
 
 
 class BlobIngest:
     """
     One import's way into the store.
 
+    One blob at a time, with two pieces in memory: that leaves the processors to clients that pull meanwhile, and is
+    faster than the media that bundles come on.
+
     @ivar read_bytes: bytes read from the archives so far.
     """
 
     def __init__(self, store: IBlobStore, threads: IThreads, progressed: Callable[[str, int], None]) -> None:
-        """@param progressed: told the entry and how many bytes of it are now held that were not before."""
+        """@param progressed: called with the entry and how many bytes of it are now held that were not before."""
         self._store = store
         self._threads = threads
         self._progressed = progressed
         self.read_bytes = 0
 
-    async def store_all(self, blobs: Sequence[BlobSource]) -> None:
+    async def store_all(self, blobs: Iterable[BlobSource]) -> None:
         """
-        Store them, in order as far as several at once allow; each is durable on return.
+        Store them in order; each is durable on return.
 
         @raise BundleDamaged: the bytes are not those of the digest; nothing of them is kept.
         @raise BundleNotRead: the medium cannot be read.
         @raise BundleNotStored: the store cannot take them.
         """
-        waiting = list(reversed(blobs))
-        # Compressed archives are read from one end to the other.
-        streamed = any(file.archive.streamed for blob in blobs for file in blob.files)
-        await _together([self._work(waiting) for _ in range(1 if streamed else AT_ONCE)])
-
-    async def _work(self, waiting: list[BlobSource]) -> None:
-        while waiting:
-            blob = waiting.pop()
+        for blob in blobs:
             try:
-                await self._take(blob)
+                if self._store.size(blob.digest) == blob.size:
+                    # A client's pull has brought it since the import began.
+                    self._progressed(str(blob), blob.size)
+                elif blob.data is not None or blob.size <= SMALL:
+                    await self._put(blob)
+                else:
+                    # What an earlier import or a pull left may be wrong, after a power cut too: then once more from
+                    # the beginning.
+                    while not await self._stream(blob):
+                        pass
             except OSError as error:
                 raise BundleNotStored(
                     f"{blob}: the store cannot take it: {error.strerror or error}; make room and import again: what"
                     " is stored by now is not read again"
                 ) from error
 
-    async def _take(self, blob: BlobSource) -> None:
-        if self._store.size(blob.digest) == blob.size:
-            # A client's pull has brought it since the import began.
-            self._progressed(str(blob), blob.size)
-        elif blob.data is not None or blob.size <= SMALL:
-            await self._put(blob)
-        else:
-            # What an earlier import or a pull left may be wrong, after a power cut too: once more from the beginning.
-            while not await self._stream(blob):
-                pass
-
     async def _put(self, blob: BlobSource) -> None:
-        data = blob.data if blob.data is not None else await self._threads.call(_gathered, blob)
+        """Store a small blob by one call."""
+        data = blob.data if blob.data is not None else await self._threads.call(blob.read, SMALL)
         try:
             await self._store.put(blob.digest, data)
         except BlobDamaged:
@@ -100,31 +87,28 @@ class BlobIngest:
             staged = ingest.size
             self._progressed(str(blob), staged)
             await self._copy(blob, ingest)
-            return await self._commit(blob, ingest, staged)
+            try:
+                await ingest.commit()
+            except BlobDamaged:
+                self._progressed(str(blob), -blob.size)
+                if staged:
+                    return False
+                raise await self._damaged(blob) from None
+            return True
         finally:
             ingest.close()
 
-    async def _commit(self, blob: BlobSource, ingest: IIngest, staged: int) -> bool:
-        try:
-            await ingest.commit()
-        except BlobDamaged:
-            self._progressed(str(blob), -blob.size)
-            if staged:
-                return False
-            raise await self._damaged(blob) from None
-        return True
-
     async def _copy(self, blob: BlobSource, ingest: IIngest) -> None:
         """From where the ingest is to the end; the next read is under way while a piece is written."""
-        ahead = self._read(blob, ingest.size)
+        ahead = self._threads.call(_read_at, blob, ingest.size)
         try:
             while data := await ahead:
                 self.read_bytes += len(data)
-                ahead = self._read(blob, ingest.size + len(data))
+                ahead = self._threads.call(_read_at, blob, ingest.size + len(data))
                 await ingest.write([data])
                 self._progressed(str(blob), len(data))
         finally:
-            # Its result is of no use when the loop was left by an error; awaited or not, it must not go unheard.
+            # Of no use when the loop was left by an error; its own error then must not be logged as unhandled.
             ahead.addErrback(lambda _: None)
 
     async def _damaged(self, blob: BlobSource) -> BundleDamaged:
@@ -133,26 +117,6 @@ class BlobIngest:
             if file.sha256 and await self._threads.call(_sha256, file) != file.sha256:
                 return _wrong_part(file)
         return BundleDamaged(f"{blob}: its bytes do not have the digest {blob.digest}; copy the archive again")
-
-    def _read(self, blob: BlobSource, start: int) -> Deferred[bytes]:
-        return self._threads.call(_read_at, blob, start)
-
-
-async def _together(work: Sequence[Coroutine[Deferred[Any], Any, None]]) -> None:
-    """Run all to their ends; the first failure ends the others, and is raised when all have ended."""
-    failures: list[Failure] = []
-    tasks = [Deferred.fromCoroutine(each) for each in work]
-
-    def failed(failure: Failure) -> None:
-        failures.append(failure)
-        for task in tasks:
-            task.cancel()
-
-    for task in tasks:
-        task.addErrback(failed)
-    await DeferredList(tasks)
-    if failures:
-        failures[0].raiseException()
 
 
 def in_file_order(blobs: Iterable[BlobSource]) -> list[BlobSource]:
@@ -172,7 +136,7 @@ def check_bytes(
     As where it is stored, the digest decides: the hashes of parts tell which volume is wrong, or stand in for a digest.
 
     @param digest: of what C{files} hold together; C{None} where they are only some parts of a blob.
-    @param progressed: told how many more bytes were read.
+    @param progressed: called with how many more bytes were read.
     @raise BundleDamaged: the bytes are not those of the digest, or of a part.
     @raise BundleNotRead: the medium cannot be read.
     """
@@ -219,14 +183,6 @@ def _read_place(file: BlobFile, start: int) -> bytes:
             f"{file}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is"
             " stored by now is not read again"
         ) from None
-
-
-def _gathered(blob: BlobSource) -> bytes:
-    """A small blob's bytes, from all its files."""
-    try:
-        return b"".join(whole(file.archive, file.item, SMALL) for file in blob.files)
-    except OSError as error:
-        raise BundleNotRead(f"{blob}: cannot be read: {error.strerror}; copy the archive again") from None
 
 
 def _sha256(file: BlobFile) -> str:

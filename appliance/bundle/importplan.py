@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from appliance.bundle.archive import Archive, whole
+from appliance.bundle.archive import Archive
 from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedManifest, in_words
 from appliance.bundle.bundlearchive import missing_volumes, volumes_of
 from appliance.bundle.closure import Closure, ImageBlob, closure
@@ -20,7 +20,6 @@ from appliance.errors import (
     BlobDamaged,
     BundleDamaged,
     BundleIncomplete,
-    BundleNotRead,
     ManifestInvalid,
     NotHeld,
 )
@@ -72,23 +71,20 @@ async def plan_import(
     """
     Look at everything beneath the roots.
 
-    @param assumed: sizes of blobs that count as held although nobody can read them here: what an increment builds on,
+    @param assumed: sizes of blobs that count as held although they cannot be read here: what an increment builds on,
         where it is verified without a store.
     @raise BundleDamaged: a document is not what it should be.
     """
-    planner = _Planner(contents, store, threads, assumed)
-    found = ImportPlan()
     if contents.bundle is not None:
-        found.incomplete = await threads.call(_listed_and_missing, contents, contents.bundle, archives, store, assumed)
-    if found.incomplete is None:
-        await planner.visit_all(found)
-    else:
-        found.new = [blob for blob in contents.blobs.values() if store.size(blob.digest) is None]
-    return found
+        incomplete = await threads.call(_listed_and_missing, contents, contents.bundle, archives, store, assumed)
+        if incomplete is not None:
+            new = [blob for blob in contents.blobs.values() if store.size(blob.digest) is None]
+            return ImportPlan(new=new, incomplete=incomplete)
+    return await _Planner(contents, store, threads, assumed).run()
 
 
 @dataclass(frozen=True)
-class _Visited:
+class _Seen:
     """What is known of a root: its type (C{None}: not here), what is published with it, and whether it is whole."""
 
     media_type: str | None
@@ -97,6 +93,8 @@ class _Visited:
 
 
 class _Planner:
+    """Looks at what is beneath each root, and plans the import."""
+
     def __init__(
         self, contents: ArchiveContents, store: IBlobStore, threads: IThreads, assumed: Mapping[Digest, int]
     ) -> None:
@@ -105,69 +103,76 @@ class _Planner:
         self._threads = threads
         self._assumed = assumed
         self._manifests = ManifestReader(self._read, threads, MAX_REMEMBERED)
+        self._plan = ImportPlan()
+        self._missing: dict[Digest, ImageBlob] = {}
         # How many blobs and manifests were named so far, by all roots and by the one that is looked at.
-        self._pieces = 0
+        self._named = 0
         self._beneath = 0
         # Bytes of manifests that were read for that one.
         self._document_bytes = 0
 
-    async def visit_all(self, found: ImportPlan) -> None:
-        """Fill in everything for all roots."""
-        missing: dict[Digest, ImageBlob] = {}
+    async def run(self) -> ImportPlan:
         blocked: list[str] = []
-        known: dict[Digest, _Visited] = {}
+        seen: dict[Digest, _Seen] = {}
         for root in self._contents.roots:
-            if root.digest not in known:
-                known[root.digest] = await self._visit(root, found, missing)
-            self._check_type(root, known[root.digest])
-            if known[root.digest].is_whole:
-                found.content.append(Published(root, known[root.digest].manifests))
+            if root.digest not in seen:
+                seen[root.digest] = await self._visit(root)
+            media_type = seen[root.digest].media_type
+            # What names a root and the root itself agree on what it is, as Content-Type and document do in a pull.
+            if media_type is not None and claimed_type(root.media_type) not in (None, media_type.lower()):
+                raise BundleDamaged(
+                    f"{self._contents.source}: {root.name} is named as {root.media_type} and says that it is"
+                    f" {media_type}; have the archive made again"
+                )
+            if seen[root.digest].is_whole:
+                self._plan.content.append(Published(root, seen[root.digest].manifests))
             else:
                 blocked.append(root.name)
-        if missing:
-            found.incomplete = self._lack(missing, blocked)
-        found.new = [
+        if self._missing:
+            size = in_words(sum(blob.size for blob in self._missing.values()))
+            first = next(iter(self._missing.values()))
+            self._plan.incomplete = BundleIncomplete(
+                f"{self._contents.source}: {len(self._missing)} blobs ({size}) are neither in it nor held here, the"
+                f" {first.kind} {first.digest} first; that blocks {_shortened(blocked)}; export the whole image, or"
+                " import first what it builds on",
+                tuple(map(str, self._missing)),
+            )
+        self._plan.new = [
             self._contents.blobs[digest]
-            for digest in found.needed
+            for digest in self._plan.needed
             if self._store.size(digest) is None and digest not in self._assumed
         ]
+        return self._plan
 
-    def _check_type(self, root: NamedManifest, visited: _Visited) -> None:
-        """What names a root and the root itself agree on what it is, as Content-Type and document do in a pull."""
-        claimed = claimed_type(root.media_type)
-        if visited.media_type is not None and claimed not in (None, visited.media_type.lower()):
-            raise BundleDamaged(
-                f"{self._contents.source}: {root.name} is named as {root.media_type} and says that it is"
-                f" {visited.media_type}; have the archive made again"
-            )
-
-    async def _visit(self, root: NamedManifest, found: ImportPlan, missing: dict[Digest, ImageBlob]) -> _Visited:
+    async def _visit(self, root: NamedManifest) -> _Seen:
         """Look at everything beneath one root, and note it; only what is published of it stays in memory."""
         self._beneath = self._document_bytes = 0
-        whole = await closure(
+        found = await closure(
             self._manifests,
             self._size,
             root.digest,
             root.size,
             root.media_type,
-            counted=lambda pieces: self._count(root, pieces),
+            counted=lambda named: self._count(root, named),
         )
-        lacking = await self._lacking(root.digest, whole)
-        missing.update((piece.digest, piece) for piece in lacking)
-        if not lacking:
-            found.needed.update((piece.digest, piece.size) for piece in whole.held)
-            said = [f"{absent.index} {absent.digest} {absent.platform or ''}".strip() for absent in whole.absent]
-            found.absent.update(dict.fromkeys(said))
-        manifest = whole.manifests.get(root.digest)
-        return _Visited(None if manifest is None else manifest.media_type, tuple(_held_manifests(whole)), not lacking)
+        missing = await self._missing_of(root.digest, found)
+        self._missing.update((blob.digest, blob) for blob in missing)
+        sizes = {blob.digest: blob.size for blob in found.held}
+        if not missing:
+            self._plan.needed.update(sizes)
+            for absent in found.absent:
+                self._plan.absent[f"{absent.index} {absent.digest} {absent.platform or ''}".strip()] = None
+        manifest = found.manifests.get(root.digest)
+        manifests = (HeldManifest(str(each), m.media_type, sizes[each]) for each, m in found.manifests.items())
+        return _Seen(None if manifest is None else manifest.media_type, tuple(manifests), not missing)
 
-    def _count(self, root: NamedManifest, pieces: int) -> None:
-        self._beneath += pieces
-        self._pieces += pieces
-        if self._beneath > MAX_BENEATH or self._pieces > MAX_PIECES:
+    def _count(self, root: NamedManifest, named: int) -> None:
+        self._beneath += named
+        self._named += named
+        if self._beneath > MAX_BENEATH or self._named > MAX_PIECES:
             raise BundleDamaged(
                 f"{self._contents.source}: beneath {root.name} {self._beneath} blobs and manifests are named, and"
-                f" {self._pieces} together with the names before it, which nothing honest needs; have it exported in"
+                f" {self._named} together with the names before it, which nothing honest needs; have it exported in"
                 " several archives"
             )
 
@@ -181,7 +186,7 @@ class _Planner:
         blob = self._contents.blobs.get(digest)
         if blob is None or blob.size > MAX_MANIFEST_BYTES:
             return None
-        data = blob.data if blob.data is not None else await self._threads.call(_gathered, blob)
+        data = blob.data if blob.data is not None else await self._threads.call(blob.read, MAX_MANIFEST_BYTES)
         if not digest.matches(data):
             raise BundleDamaged(f"{blob}: its bytes do not have the digest {digest}; copy the archive again")
         self._document_bytes += len(data)
@@ -200,52 +205,38 @@ class _Planner:
         blob = self._contents.blobs.get(digest)
         return self._assumed.get(digest) if blob is None else blob.size
 
-    async def _lacking(self, root: Digest, found: Closure) -> list[ImageBlob]:
+    async def _missing_of(self, root: Digest, found: Closure) -> list[ImageBlob]:
         """What is missing that should not be. Raises L{BundleDamaged} for what is there and is wrong."""
-        lacking = [piece for piece in found.missing if self._is_expected(root, piece)]
-        for piece in lacking:
-            await self._check(piece)
+        missing = [blob for blob in found.missing if self._is_expected(root, blob)]
+        for blob in missing:
+            size = self._size(blob.digest)
+            if size is None:
+                continue
+            where = self._contents.blobs.get(blob.digest) or f"{self._contents.source}, {blob.digest} in the store"
+            if size != blob.size:
+                by = "index.json" if blob.needed_by is None else blob.needed_by
+                raise BundleDamaged(f"{where}: {size} bytes where {by} says {blob.size}; have the archive made again")
+            try:
+                parse_manifest(await self._read(blob.digest) or b"", None, blob.media_type)
+            except ManifestInvalid as error:
+                raise BundleDamaged(f"{where}: {error}; have the archive made again") from None
         if self._contents.absent is not None:
-            lacking += [
+            missing += [
                 ImageBlob(absent.digest, absent.size, "manifest", absent.media_type, absent.index)
                 for absent in found.absent
                 if absent.digest not in self._contents.absent and absent.digest not in self._assumed
             ]
-        return lacking
+        return missing
 
-    def _is_expected(self, root: Digest, piece: ImageBlob) -> bool:
-        """Whether the piece is to come with this archive, or be held."""
-        if piece.digest in self._assumed:
+    def _is_expected(self, root: Digest, blob: ImageBlob) -> bool:
+        """Whether the blob is to come with this archive, or be held."""
+        if blob.digest in self._assumed:
             return False
-        # Of a platform that is left out, somebody may have pulled a part here: that is no part of the archive.
-        by = piece.needed_by
+        # Of a platform that is left out, a client may have pulled a part here: that is no part of the archive.
+        by = blob.needed_by
         if self._contents.absent is not None:
             return by not in self._contents.absent
         return by is None or by == root or by in self._contents.blobs
-
-    async def _check(self, piece: ImageBlob) -> None:
-        size = self._size(piece.digest)
-        if size is None:
-            return
-        where = self._contents.blobs.get(piece.digest) or f"{self._contents.source}, {piece.digest} in the store"
-        if size != piece.size:
-            by = "index.json" if piece.needed_by is None else piece.needed_by
-            raise BundleDamaged(f"{where}: {size} bytes where {by} says {piece.size}; have the archive made again")
-        data = await self._read(piece.digest)
-        try:
-            parse_manifest(data or b"", None, piece.media_type)
-        except ManifestInvalid as error:
-            raise BundleDamaged(f"{where}: {error}; have the archive made again") from None
-
-    def _lack(self, missing: dict[Digest, ImageBlob], blocked: list[str]) -> BundleIncomplete:
-        size = in_words(sum(piece.size for piece in missing.values()))
-        first = next(iter(missing.values()))
-        return BundleIncomplete(
-            f"{self._contents.source}: {len(missing)} blobs ({size}) are neither in it nor held here, the {first.kind}"
-            f" {first.digest} first; that blocks {_shortened(blocked)}; export the whole image, or import first what it"
-            " builds on",
-            tuple(map(str, missing)),
-        )
 
 
 def _listed_and_missing(
@@ -289,20 +280,6 @@ def _listed_and_missing(
         return None
     missing = (*inside, *(each.digest for each in required))
     return BundleIncomplete(f"{contents.source}: {'; '.join(reasons)}", missing)
-
-
-def _held_manifests(found: Closure) -> list[HeldManifest]:
-    sizes = {piece.digest: piece.size for piece in found.held}
-    return [
-        HeldManifest(str(digest), manifest.media_type, sizes[digest]) for digest, manifest in found.manifests.items()
-    ]
-
-
-def _gathered(blob: BlobSource) -> bytes:
-    try:
-        return b"".join(whole(file.archive, file.item, MAX_MANIFEST_BYTES) for file in blob.files)
-    except OSError as error:
-        raise BundleNotRead(f"{blob}: cannot be read: {error.strerror}; copy the archive again") from None
 
 
 def _shortened(names: Sequence[str]) -> str:

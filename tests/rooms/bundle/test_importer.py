@@ -708,7 +708,6 @@ def test_a_layer_that_was_cut_goes_on_where_it_stopped(
 ) -> None:
     """Over gigabytes that is what an import's end is about."""
     monkeypatch.setattr(blobingest, "PIECE", 100_000)
-    monkeypatch.setattr(blobingest, "AT_ONCE", 1)
     whole = Receiver()
     whole.run(bundle)
     receiver = Receiver()
@@ -830,7 +829,6 @@ def test_an_import_can_be_cancelled_at_any_moment(bundle: Path) -> None:
 def test_the_next_piece_is_read_while_one_is_written(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that reads and another that writes work at the same time."""
     monkeypatch.setattr(blobingest, "PIECE", 100_000)
-    monkeypatch.setattr(blobingest, "AT_ONCE", 1)
     receiver = Receiver()
     receiver.threads = HeldThreads()
     receiver.start()
