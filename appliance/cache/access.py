@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from appliance.errors import NotPermitted, UpstreamUnknown
+from appliance.oci.digest import Digest
+from appliance.oci.reference import ReferenceKey
 from appliance.settings import UpstreamSettings
 from appliance.upstream.interfaces import IUpstream
 
@@ -65,6 +67,12 @@ class RemoteRepository:
     def is_permitted(self) -> bool:
         """Whether C{allow} and C{deny} let it be pulled through."""
         return self.settings.permits(self.name)
+
+    def key(self, identifier: str | Digest) -> ReferenceKey:
+        """
+        What a tag or digest of it is called in tables; of the list of its tags with C{""}.
+        """
+        return self.upstream, self.name, str(identifier)
 
     def __str__(self) -> str:
         return f"{self.upstream}/{self.name}"

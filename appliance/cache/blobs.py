@@ -23,7 +23,7 @@ from appliance.cache.access import RemoteRepository
 from appliance.cache.distance import NEAR, ROUND_TRIP, is_far, patience
 from appliance.cache.flight import Flight
 from appliance.cache.flights import Flights, link
-from appliance.cache.missing import Missing, Subject
+from appliance.cache.freshness import NegativeCache
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
 from appliance.flow.body import Growth
@@ -34,6 +34,7 @@ from appliance.index.repository import Repository
 from appliance.interfaces import IBlobReader, IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
+from appliance.oci.reference import ReferenceKey
 from appliance.upstream.interfaces import IBlobResponse
 
 SIDE_BY_SIDE = 4
@@ -113,8 +114,8 @@ class Blobs:
         self._graph = graph
         self._flights = flights
         self._clock = clock
-        self._missing = Missing(clock)
-        self._asking: SingleFlight[Subject, int] = SingleFlight()
+        self._missing = NegativeCache(clock)
+        self._asking: SingleFlight[ReferenceKey, int] = SingleFlight()
         self._sides: dict[Digest, DeferredSemaphore] = {}
 
     async def head(self, remote: RemoteRepository, digest: Digest) -> BlobSize:
@@ -137,7 +138,7 @@ class Blobs:
             return BlobSize(held, HIT)
         if remote.offline:
             raise _offline(remote, digest)
-        self._missing.refuse(_subject(remote, repository, digest))
+        self._missing.check(remote.key(digest))
         if held is None and named is not None and named.size is not None:
             return BlobSize(named.size, replace(HIT, detail="descriptor"))
         return BlobSize(await self._confirm(remote, repository, digest), CacheStatus(fwd="uri-miss"))
@@ -275,7 +276,7 @@ class Blobs:
         flight = self._flights.get(digest)
         if flight is not None:
             return flight, True
-        self._missing.refuse(_subject(remote, repository, digest))
+        self._missing.check(remote.key(digest))
         segments = remote.settings.segments
         return self._flights.start(remote.registry, repository.name, digest, size, segments, background), False
 
@@ -336,7 +337,7 @@ class Blobs:
     def _confirm(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> Deferred[int]:
         """As L{_ask}, once for all who want to know meanwhile."""
         asking = partial(self._ask, remote, repository, digest)
-        return self._asking.run(_subject(remote, repository, digest), asking)
+        return self._asking.run(remote.key(digest), asking)
 
     async def _ask(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> int:
         """
@@ -344,7 +345,7 @@ class Blobs:
 
         @raise UpstreamMissing: it does not.
         """
-        self._missing.refuse(_subject(remote, repository, digest))
+        self._missing.check(remote.key(digest))
         try:
             said = await remote.registry.blob_size(repository.name, digest)
         except UpstreamMissing as error:
@@ -371,7 +372,7 @@ class Blobs:
     def _learn(self, remote: RemoteRepository, repository: Repository, digest: Digest, error: UpstreamError) -> None:
         """Remember a 404 for a while; other failures say nothing of what is there."""
         if isinstance(error, UpstreamMissing):
-            self._missing.note(_subject(remote, repository, digest), error, remote.settings.missing_for)
+            self._missing.put(remote.key(digest), error, remote.settings.missing_for)
 
     def _note(self, repository: Repository, digest: Digest, flight: Flight) -> None:
         assert flight.size is not None
@@ -381,10 +382,6 @@ class Blobs:
 def _flies_for(flight: Flight, remote: RemoteRepository, repository: Repository) -> bool:
     """Whether the flight asks what this repository's upstream would be asked."""
     return (flight.registry.name, flight.repository) == (remote.upstream, repository.name)
-
-
-def _subject(remote: RemoteRepository, repository: Repository, digest: Digest) -> Subject:
-    return remote.upstream, repository.name, str(digest)
 
 
 def _offline(remote: RemoteRepository, digest: Digest) -> Offline:

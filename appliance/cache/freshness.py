@@ -1,15 +1,26 @@
 """
-When a tag may be served without asking, and when although asking failed. Pure functions of values.
+How long what an upstream said may be used: without asking again, and although asking failed.
 
-A manifest by digest is fresh for ever; only what a tag means can go stale (RFC 9111 section 4.2). Moments are seconds
-of the clock that nobody can set (L{appliance.cache.moments}), 0 for one that is not known; C{None} stands for the end
-of time.
+A manifest by digest is fresh for ever; only what a tag means, a list, or a 404 can go stale (RFC 9111 section 4.2).
+Moments are seconds of the clock that only counts (L{IWallClock}), 0 for one that is not known; C{None} stands for the
+end of time.
 """
 
 from __future__ import annotations
 
-from appliance.errors import PullcacheError, UpstreamError
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from twisted.internet.interfaces import IReactorTime
+
+from appliance.errors import PullcacheError, UpstreamError, UpstreamMissing
+from appliance.flow.clock import wall
+from appliance.oci.reference import ReferenceKey
 from appliance.settings import UpstreamSettings
+
+K = TypeVar("K", bound=Hashable)
 
 OFFLINE_FRESH_FOR = 60.0
 """Seconds that an answer of an upstream that is never asked may be repeated; an import ends it earlier."""
@@ -62,3 +73,114 @@ def stale_until(until: float | None, checked_at: float, settings: UpstreamSettin
 def remaining_wait(began: float, now: float, settings: UpstreamSettings) -> float:
     """Seconds a client with a cached answer still waits for a check that began at C{began}; 0 when it had its time."""
     return max(0.0, settings.revalidate_within - (now - began))
+
+
+# -- when the upstream said so --------------------------------------------------------------------------------------
+
+TIMES = 20_000
+"""The most moments remembered; one that was forgotten is looked at anew."""
+
+
+class MonotonicTimes(Generic[K]):
+    """
+    Moments of the day, as documents on disk have them, in seconds of the clock that only counts.
+
+    What an upstream said is kept with the moment at which it said so, in years and hours, since a restart must not make
+    it new. How old it is, is measured from the first look at that moment on: what happens to the time of day later does
+    not make it younger or older. A moment that lies in the future says nothing.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._known: OrderedDict[K, tuple[float, float]] = OrderedDict()
+
+    def seconds(self, key: K, moment: float) -> float:
+        """
+        The seconds that the clock showed at C{moment}, or would have; 0 when that cannot be known.
+
+        @param key: what happened then.
+        @param moment: seconds since the epoch, 0 when it is not known.
+        """
+        known = self._known.get(key)
+        if known is not None and known[0] == moment:
+            self._known.move_to_end(key)
+            return known[1]
+        age = wall(self._clock) - moment
+        if not moment or age < 0:
+            return 0.0
+        seconds = self._clock.seconds() - age
+        self._known[key] = moment, seconds
+        self._known.move_to_end(key)
+        if len(self._known) > TIMES:
+            self._known.popitem(last=False)
+        return seconds
+
+
+# -- what the upstream does not have --------------------------------------------------------------------------------
+
+MISSING = 10_000
+"""The most 404s remembered: a client that makes names up cannot fill the memory with them."""
+
+
+@dataclass(frozen=True)
+class CachedMissing:
+    """
+    A 404 that is still believed; both moments in seconds of the clock.
+
+    @ivar fault: says it again.
+    """
+
+    fault: UpstreamMissing
+    since: float
+    until: float
+
+
+class NegativeCache:
+    """
+    What upstreams said they do not have, believed for a little while (C{missing_for}); the oldest is dropped first.
+
+    Only a genuine 404 counts: a request that was refused, put off or not answered says nothing of what is there. In
+    memory: after a restart the upstream is asked again.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._missing: dict[ReferenceKey, CachedMissing] = {}
+
+    def __len__(self) -> int:
+        return len(self._missing)
+
+    def put(self, key: ReferenceKey, fault: UpstreamMissing, seconds: float) -> None:
+        """The upstream has just said that it has no such thing; believe it for C{seconds}."""
+        self.forget(key)
+        if seconds <= 0:
+            return
+        now = self._clock.seconds()
+        self._missing[key] = CachedMissing(_again(fault), now, now + seconds)
+        if len(self._missing) > MISSING:
+            del self._missing[next(iter(self._missing))]
+
+    def forget(self, key: ReferenceKey) -> None:
+        """It is there by now."""
+        self._missing.pop(key, None)
+
+    def get(self, key: ReferenceKey) -> CachedMissing | None:
+        """What is still believed of it, C{None} when the upstream has to be asked."""
+        known = self._missing.get(key)
+        if known is None:
+            return None
+        if not known.since <= self._clock.seconds() < known.until:
+            self.forget(key)
+            return None
+        return CachedMissing(_again(known.fault), known.since, known.until)
+
+    def check(self, key: ReferenceKey) -> None:
+        """Raises the L{UpstreamMissing} that is still believed, if there is one."""
+        known = self.get(key)
+        if known is not None:
+            raise known.fault
+
+
+def _again(fault: UpstreamMissing) -> UpstreamMissing:
+    # Not the same one: an exception keeps the frames of all that raised it.
+    return UpstreamMissing(fault.upstream, fault.detail, fault.repository_unknown, remembered=True)

@@ -14,10 +14,9 @@ from twisted.logger import Logger
 
 from appliance.cache import freshness
 from appliance.cache.access import RemoteRepository
-from appliance.cache.checks import Checks, Heard, Question, Stale
-from appliance.cache.missing import Subject
-from appliance.cache.moments import Moments
+from appliance.cache.freshness import MonotonicTimes
 from appliance.cache.recent import Recent
+from appliance.cache.revalidator import Fetched, Revalidator, Stale, UpstreamQuery
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, ManifestInvalid, Offline, PullcacheError, UpstreamInvalid, UpstreamMissing
 from appliance.flow.clock import wall
@@ -27,6 +26,7 @@ from appliance.index.repository import Repository, Tag
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from appliance.oci.reference import ReferenceKey
 
 # The content of the empty descriptor (image-spec, manifest.md). Signatures and SBOMs have it for a config, which no
 # client ever asks for: without it they would never be whole, and so never go into a bundle.
@@ -73,9 +73,9 @@ class Manifests:
         self._graph = graph
         self._clock = clock
         self._recent = recent
-        self._tags: Checks[_Checked] = Checks(clock)
-        self._digests: Checks[None] = Checks(clock)
-        self._checked: Moments[Subject] = Moments(clock)
+        self._tags: Revalidator[_Checked] = Revalidator(clock)
+        self._digests: Revalidator[None] = Revalidator(clock)
+        self._checked: MonotonicTimes[ReferenceKey] = MonotonicTimes(clock)
 
     # -- by tag -----------------------------------------------------------------------------------------------------
 
@@ -92,10 +92,10 @@ class Manifests:
             return await self._fresh(remote, repository, tag, HIT)
         if remote.offline:
             raise Offline(f"{remote}:{tag} is not held, and this appliance is offline")
-        question = Question(remote, tag, lambda: self._check(remote, repository, tag))
+        query = UpstreamQuery(remote, tag, lambda: self._check(remote, repository, tag))
         if record is None:
-            return await self._fresh(remote, repository, tag, _fetched(await self._tags.cold(question)))
-        news = await self._tags.warm(question, self._checked_at(repository, tag, record))
+            return await self._fresh(remote, repository, tag, _fetched(await self._tags.fetch(query)))
+        news = await self._tags.revalidate(query, self._checked_at(repository, tag, record))
         if isinstance(news, Stale):
             return await self._stale(repository, tag, record, news)
         return await self._fresh(remote, repository, tag, _revalidated(news))
@@ -170,7 +170,7 @@ class Manifests:
         """Fetch the manifest that the upstream says the tag means."""
         try:
             # Whatever it said earlier: it has just named this digest.
-            await self._digests.sure(self._by_digest(remote, repository, digest))
+            await self._digests.fetch(self._by_digest(remote, repository, digest), believe_missing=False)
         except UpstreamMissing as error:
             # Not "no such tag".
             told = f"{repository.name}:{tag} is said to be {digest}, which is not there: {error.detail}"
@@ -199,11 +199,11 @@ class Manifests:
             return replace(await self._answer(repository, digest, HIT), fresh_until=None)
         if remote.offline:
             return await self._borrowed(remote, repository, digest)
-        status = _fetched(await self._digests.cold(self._by_digest(remote, repository, digest)))
+        status = _fetched(await self._digests.fetch(self._by_digest(remote, repository, digest)))
         return replace(await self._answer(repository, digest, status), fresh_until=None)
 
-    def _by_digest(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> Question[None]:
-        return Question(remote, str(digest), lambda: self._fetch(remote, repository, digest))
+    def _by_digest(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> UpstreamQuery[None]:
+        return UpstreamQuery(remote, str(digest), lambda: self._fetch(remote, repository, digest))
 
     async def _adopt(self, repository: Repository, digest: Digest) -> bool:
         """Hold here what the store has for another repository, if an index held here names it whose word is enough."""
@@ -312,14 +312,14 @@ def _check(repository: Repository, digest: Digest, data: bytes) -> None:
     raise UpstreamInvalid(repository.upstream, f"{repository.name}@{digest} is held, and not served: {reason}")
 
 
-def _fetched(heard: Heard[Any]) -> CacheStatus:
+def _fetched(heard: Fetched[Any]) -> CacheStatus:
     return CacheStatus(fwd="uri-miss", stored=not heard.joined, collapsed=heard.joined)
 
 
-def _revalidated(heard: Heard[_Checked]) -> CacheStatus:
+def _revalidated(heard: Fetched[_Checked]) -> CacheStatus:
     return CacheStatus(
         fwd="stale",
-        fwd_status=200 if heard.news.moved else 304,
-        stored=heard.news.fetched and not heard.joined,
+        fwd_status=200 if heard.value.moved else 304,
+        stored=heard.value.fetched and not heard.joined,
         collapsed=heard.joined,
     )

@@ -39,8 +39,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache import freshness
 from appliance.cache.access import RemoteRepository
-from appliance.cache.checks import Checks, Heard, Question, Stale
-from appliance.cache.moments import Moments
+from appliance.cache.freshness import MonotonicTimes
+from appliance.cache.revalidator import Fetched, Revalidator, Stale, UpstreamQuery
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import (
     ManifestInvalid,
@@ -88,8 +88,8 @@ class ReferrerCache:
         self._lists = lists
         self._graph = graph
         self._clock = clock
-        self._checks: Checks[ReferrerList] = Checks(clock)
-        self._heard: Moments[tuple[str, str, Digest]] = Moments(clock)
+        self._revalidator: Revalidator[ReferrerList] = Revalidator(clock)
+        self._heard: MonotonicTimes[tuple[str, str, Digest]] = MonotonicTimes(clock)
         self._listed: OrderedDict[tuple[str, str, Digest], None] = OrderedDict()
 
     async def list(self, remote: RemoteRepository, subject: Digest) -> ReferrersAnswer:
@@ -110,7 +110,7 @@ class ReferrerCache:
             return _answer(known, held, HIT)
         news = await self._ask(remote, subject, known, bool(held))
         if not isinstance(news, Stale):
-            return _answer(news.news, held, _asked(news, known))
+            return _answer(news.value, held, _asked(news, known))
         warning = news.warning if known is not None else f"{ONLY_HELD}: {news.fault}"
         return _answer(known, held, news.status, warning)
 
@@ -126,13 +126,13 @@ class ReferrerCache:
 
     async def _ask(
         self, remote: RemoteRepository, subject: Digest, known: ReferrerList | None, held: bool
-    ) -> Heard[ReferrerList] | Stale:
-        question = Question(_timed(remote), str(subject), lambda: self._check(remote, subject))
+    ) -> Fetched[ReferrerList] | Stale:
+        query = UpstreamQuery(_timed(remote), str(subject), lambda: self._check(remote, subject))
         try:
             if known is None and not held:
-                return await self._checks.cold(question)
+                return await self._revalidator.fetch(query)
             heard_at = self._clock.seconds() if known is None else self._heard_at(remote, subject, known)
-            return await self._checks.warm(question, heard_at)
+            return await self._revalidator.revalidate(query, heard_at)
         except (Offline, UpstreamDenied) as error:
             # Both are 404s where what is there is asked for; here that would mean "nothing".
             raise ReferrersUnknown(f"what refers to {remote}@{subject} is not known: {error}") from error
@@ -182,7 +182,7 @@ def _descriptors(received: Iterable[bytes]) -> Iterator[Referrer]:
             yield parse_descriptor(raw)
 
 
-def _asked(heard: Heard[ReferrerList], known: ReferrerList | None) -> CacheStatus:
+def _asked(heard: Fetched[ReferrerList], known: ReferrerList | None) -> CacheStatus:
     reason = "uri-miss" if known is None else "stale"
     return CacheStatus(fwd=reason, stored=not heard.joined, collapsed=heard.joined)
 

@@ -8,8 +8,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache import freshness
 from appliance.cache.access import RemoteRepository
-from appliance.cache.checks import Checks, Question, Stale
-from appliance.cache.moments import Moments
+from appliance.cache.freshness import MonotonicTimes
+from appliance.cache.revalidator import Revalidator, Stale, UpstreamQuery
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline
 from appliance.flow.clock import wall
@@ -47,9 +47,9 @@ class Tags:
         self._repositories = repositories
         self._lists = lists
         self._clock = clock
-        self._checks: Checks[TagList] = Checks(clock)
+        self._revalidator: Revalidator[TagList] = Revalidator(clock)
         self._merged: LeastRecentlyUsed[tuple[str, str], _Merged] = LeastRecentlyUsed(MERGED)
-        self._checked: Moments[tuple[str, str]] = Moments(clock)
+        self._checked: MonotonicTimes[tuple[str, str]] = MonotonicTimes(clock)
 
     async def list(self, remote: RemoteRepository) -> TagsAnswer:
         """
@@ -68,13 +68,13 @@ class Tags:
         checked_at = now if known is None else self._checked.seconds((remote.upstream, remote.name), known.checked_at)
         if remote.offline or (known is not None and freshness.is_fresh(checked_at, now, remote.settings)):
             return TagsAnswer(self._together(repository, known), HIT)
-        question = Question(remote, "", lambda: self._check(remote))
-        news = await (self._checks.cold(question) if nothing else self._checks.warm(question, checked_at))
+        query = UpstreamQuery(remote, "", lambda: self._check(remote))
+        news = await (self._revalidator.fetch(query) if nothing else self._revalidator.revalidate(query, checked_at))
         if isinstance(news, Stale):
             return TagsAnswer(self._together(repository, known), news.status, news.warning)
         reason = "uri-miss" if known is None else "stale"
         status = CacheStatus(fwd=reason, stored=not news.joined, collapsed=news.joined)
-        return TagsAnswer(self._together(repository, news.news), status)
+        return TagsAnswer(self._together(repository, news.value), status)
 
     async def _check(self, remote: RemoteRepository) -> TagList:
         tags = await remote.registry.tags(remote.name)

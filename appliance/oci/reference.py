@@ -31,6 +31,11 @@ _UPSTREAM = re.compile(r"(?:[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*|\[[0-9a-f:.]+\]
 _MAX_UPSTREAM = 255
 _HUB_HOSTS = frozenset({"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 
+ReferenceKey = tuple[str, str, str]
+"""
+Upstream, repository, and a tag or a digest as text, as tables are keyed by; the last is empty for the repository itself.
+"""
+
 # How much of a wrong text an error repeats, in characters.
 _SHOWN = 160
 

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from appliance import errors
-from appliance.cache.missing import LIMIT, Missing
+from appliance.cache.freshness import MISSING, NegativeCache
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from tests.doubles.deferreds import failing, result
@@ -31,48 +31,48 @@ def gone(unknown: bool = False) -> errors.UpstreamMissing:
 def test_a_404_is_believed_for_as_long_as_configured() -> None:
     """Told again in the same words, and marked as remembered; afterwards the upstream is to be asked."""
     clock = clock_at()
-    missing = Missing(clock)
-    missing.note(TAG, gone(unknown=True), 30.0)
+    missing = NegativeCache(clock)
+    missing.put(TAG, gone(unknown=True), 30.0)
     clock.advance(29.9)
-    absence = missing.recall(TAG)
-    assert absence is not None and absence.until == pytest.approx(clock.seconds() + 0.1)
-    assert (str(absence.fault), absence.fault.repository_unknown, absence.fault.remembered) == (
+    known = missing.get(TAG)
+    assert known is not None and known.until == pytest.approx(clock.seconds() + 0.1)
+    assert (str(known.fault), known.fault.repository_unknown, known.fault.remembered) == (
         "docker.io: app has no latest",
         True,
         True,
     )
     clock.advance(0.2)
-    assert missing.recall(TAG) is None and len(missing) == 0
+    assert missing.get(TAG) is None and len(missing) == 0
 
 
 def test_missing_for_nought_believes_nothing() -> None:
     """missing_for: 0s asks every time."""
-    missing = Missing(clock_at())
-    missing.note(TAG, gone(), 0.0)
-    assert missing.recall(TAG) is None
+    missing = NegativeCache(clock_at())
+    missing.put(TAG, gone(), 0.0)
+    assert missing.get(TAG) is None
 
 
 def test_a_clock_that_was_set_back_does_not_make_it_last() -> None:
     """A 404 from the future is not believed."""
     clock = Clock()
-    missing = Missing(clock)
+    missing = NegativeCache(clock)
     clock.rightNow = 1000.0
-    missing.note(TAG, gone(), 30.0)
+    missing.put(TAG, gone(), 30.0)
     clock.rightNow = 10.0
-    assert missing.recall(TAG) is None
+    assert missing.get(TAG) is None
 
 
 def test_made_up_names_do_not_fill_the_memory() -> None:
     """The oldest is dropped, the newest kept; one that is heard again counts as new."""
-    missing = Missing(clock_at())
-    missing.note(TAG, gone(), 30.0)
-    for number in range(LIMIT - 1):
-        missing.note((HUB, "app", str(number)), gone(), 30.0)
-    missing.note(TAG, gone(), 30.0)
+    missing = NegativeCache(clock_at())
+    missing.put(TAG, gone(), 30.0)
+    for number in range(MISSING - 1):
+        missing.put((HUB, "app", str(number)), gone(), 30.0)
+    missing.put(TAG, gone(), 30.0)
     for number in range(100):
-        missing.note((HUB, "other", str(number)), gone(), 30.0)
-    assert len(missing) == LIMIT
-    assert missing.recall(TAG) is not None and missing.recall((HUB, "app", "5")) is None
+        missing.put((HUB, "other", str(number)), gone(), 30.0)
+    assert len(missing) == MISSING
+    assert missing.get(TAG) is not None and missing.get((HUB, "app", "5")) is None
 
 
 def test_what_raised_a_404_is_not_kept_with_it() -> None:
@@ -81,7 +81,7 @@ def test_what_raised_a_404_is_not_kept_with_it() -> None:
     class Frame:
         pass
 
-    missing, seen = Missing(clock_at()), []
+    missing, seen = NegativeCache(clock_at()), []
 
     def asks() -> None:
         local = Frame()
@@ -91,12 +91,12 @@ def test_what_raised_a_404_is_not_kept_with_it() -> None:
     try:
         asks()
     except errors.UpstreamMissing as error:
-        missing.note(TAG, error, 30.0)
+        missing.put(TAG, error, 30.0)
     with pytest.raises(errors.UpstreamMissing):
-        missing.refuse(TAG)
+        missing.check(TAG)
     gc.collect()
     assert seen[0]() is None
-    first, second = missing.recall(TAG), missing.recall(TAG)
+    first, second = missing.get(TAG), missing.get(TAG)
     assert first is not None and second is not None and first.fault is not second.fault
 
 
