@@ -8,7 +8,7 @@ is held. What is known and not held can be verified as little as what is held in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -98,9 +98,11 @@ class Images:
             # Each blob is looked for once, and each manifest read once as a rule.
             relations = await relations_of(repository, self._manifests)
             size_of = self._size_of(repository, relations)
+            place = (repository.upstream, repository.name)
+            references = relations.references(repository)
+            candidates = [Candidate(*place, tag, digest, None, implied) for tag, digest, implied in references]
             chosen = sorted(
-                (each for each in _candidates(repository, relations) if pattern.pick(each) is not None),
-                key=lambda candidate: candidate.name,
+                (each for each in candidates if pattern.pick(each) is not None), key=lambda candidate: candidate.name
             )
             if last is not None:
                 chosen = [candidate for candidate in chosen if candidate.name > last]
@@ -273,16 +275,6 @@ class Images:
     ) -> Closure:
         held = repository.manifests[digest]
         return await closure(self._manifests, size_of, digest, held.size, held.media_type, config=config)
-
-
-def _candidates(repository: Repository, relations: Relations) -> Iterator[Candidate]:
-    """Tags, and manifests that nothing else brings along."""
-    place = (repository.upstream, repository.name)
-    tagged = {record.digest for record in repository.tags.values()}
-    for tag, record in repository.tags.items():
-        yield Candidate(*place, tag, record.digest, None, relations.is_implied(repository, record.digest, tag))
-    for digest in repository.manifests:
-        yield Candidate(*place, None, digest, None, digest in tagged or relations.is_implied(repository, digest, None))
 
 
 def _exact(repository: Repository, pattern: Pattern) -> Candidate | None:

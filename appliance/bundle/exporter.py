@@ -154,13 +154,10 @@ class _ExportPlan:
     def _candidates(self, repository: Repository, relations: Relations) -> Iterator[Candidate]:
         """Every tag of the repository and every manifest by its digest."""
         place = (repository.upstream, repository.name)
-        tags = {tag: record.digest for tag, record in sorted(repository.tags.items())}
-        tagged = set(tags.values())
-        for tag, digest in (*tags.items(), *((None, digest) for digest in sorted(repository.manifests))):
+        for tag, digest, implied in relations.references(repository):
             # Runtimes ask for a tag with HEAD and pull what it means by digest: both are pulls of the tag.
             references = [str(digest)] if tag is None else [tag, str(digest)]
             pulls = [when for reference in references if (when := self._last_pulled(*place, reference)) is not None]
-            implied = (tag is None and digest in tagged) or relations.is_implied(repository, digest, tag)
             yield Candidate(*place, tag, digest, max(pulls, default=None), implied)
 
     async def _add_candidate(self, repository: Repository, relations: Relations, candidate: Candidate) -> None:

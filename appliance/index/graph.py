@@ -150,8 +150,9 @@ class Relations:
         The manifests held that refer to C{subject}: by their own C{subject}, sorted, with C{None}; then what the
         fallback tag and cosign's tags mean, with the tag. What the fallback tag's index lists are that one's children.
         """
-        for digest in sorted(repository.manifests.keys() & self.referring.get(subject, {}).keys()):
-            yield digest, None
+        for digest in sorted(self.referring.get(subject, ())):
+            if digest in repository.manifests:
+                yield digest, None
         for tag, digest in tagged_about(repository, subject):
             yield digest, tag
 
@@ -167,17 +168,26 @@ class Relations:
         brings = (self.subjects.get(digest), *self.parents.get(digest, ()))
         return any(each in repository.manifests for each in brings)
 
+    def references(self, repository: Repository) -> Iterator[tuple[str | None, Digest, bool]]:
+        """
+        Each tag held, then each manifest by its digest with C{None}; and whether it comes along: L{is_implied}, or a
+        tag means that digest.
+        """
+        tagged = {record.digest for record in repository.tags.values()}
+        for tag, record in repository.tags.items():
+            yield tag, record.digest, self.is_implied(repository, record.digest, tag)
+        for digest in repository.manifests:
+            yield None, digest, digest in tagged or self.is_implied(repository, digest, None)
+
     def roots(self, repository: Repository) -> tuple[list[str], list[Digest]]:
         """
         What nothing else held brings along: tags, and manifests without a tag. With all of them L{kept} is all that the
         repository holds.
         """
-        tags = [tag for tag, record in repository.tags.items() if not self.is_implied(repository, record.digest, tag)]
-        kept = self.kept(repository, tags, ()).manifests
-        tagged = {record.digest for record in repository.tags.values()}
-        digests = [each for each in repository.manifests if each not in tagged]
-        digests = [each for each in digests if not self.is_implied(repository, each, None)]
-        kept |= self.kept(repository, (), digests).manifests
+        roots = [(tag, digest) for tag, digest, implied in self.references(repository) if not implied]
+        tags = [tag for tag, _ in roots if tag is not None]
+        digests = [digest for tag, digest in roots if tag is None]
+        kept = self.kept(repository, tags, digests).manifests
         # Nothing outside brings a circle along: an index that refers to its own child, tags that are about each other.
         for each in sorted(repository.manifests.keys() - kept):
             if each not in kept:
