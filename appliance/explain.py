@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,8 +32,6 @@ _IMAGE_WORDS = {
     IMAGE_NONE: "only what clients ask for is fetched",
 }
 _LOOPBACK = re.compile(r"(?:interface=)?(?:127(?:\.[0-9]+){3}|localhost|\\:\\:1)")
-# The permission bit of a file that every user of the machine may read.
-_READ_BY_OTHERS = 0o004
 
 
 def describe(settings: Settings) -> str:
@@ -194,22 +193,36 @@ def _proxy(upstream: UpstreamSettings) -> str:
 
 def _exposures(upstream: UpstreamSettings, reachable: list[str]) -> Iterator[str]:
     """How its secrets, or what they give access to, may be given away."""
-    known = _has_credentials(upstream)
+    # A private registry of AWS is not pulled from anonymously: what is not given is taken from AWS's own sources.
+    given = upstream.username or upstream.token_file or upstream.auth_file or upstream.credentials
+    known = given or upstream.kind == "ecr"
+    secret = "password is" if upstream.username else "token is" if upstream.token_file else "credentials are"
     if (known or upstream.client_cert) and reachable:
         yield f"what its credentials may pull is served to anyone who can reach {', '.join(reachable)}"
     if known and any(url.startswith("http:") for url in upstream.urls):
-        yield f"the {_secret_word(upstream)} sent over plain http"
+        yield f"the {secret} sent over plain http"
     hosts = dict.fromkeys(urlsplit(url).netloc.lower() for url in upstream.urls)
-    if len(hosts) > 1 and (upstream.username or upstream.token_file or upstream.credentials):
+    if len(hosts) > 1 and given and not upstream.auth_file:
         yield (
-            f"the {_secret_word(upstream)} shown to every host of it: {', '.join(hosts)};"
+            f"the {secret} shown to every host of it: {', '.join(hosts)};"
             " give auth_file, where each host has its own, or make an upstream of each"
         )
     if upstream.insecure:
-        given = ", and the server that shows it is given the credentials" if known else ""
-        yield f"insecure: any certificate is accepted{given}"
-    for path in filter(_is_read_by_others, _secret_files(upstream)):
-        yield f"{path} holds a secret and can be read by everybody on this machine; chmod o-r it"
+        shown = ", and the server that shows it is given the credentials" if known else ""
+        yield f"insecure: any certificate is accepted{shown}"
+    key_file = upstream.client_key or upstream.client_cert
+    files = (upstream.password_file, upstream.token_file, upstream.auth_file, key_file, upstream.proxy_password_file)
+    for path in files:
+        if path is not None and _is_read_by_others(path):
+            yield f"{path} holds a secret and can be read by everybody on this machine; chmod o-r it"
+
+
+def _is_read_by_others(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        # It was readable when the settings were made, and is looked at again when it is needed.
+        return False
 
 
 def _slips(upstream: UpstreamSettings) -> Iterator[str]:
@@ -223,33 +236,3 @@ def _slips(upstream: UpstreamSettings) -> Iterator[str]:
             f"one large blob in {upstream.segments} segments takes every connection;"
             f" give max_connections at least {upstream.segments + 1}"
         )
-
-
-def _has_credentials(upstream: UpstreamSettings) -> bool:
-    given = (upstream.username, upstream.token_file, upstream.auth_file, upstream.credentials)
-    # A private registry of AWS is not pulled from anonymously: what is not given is taken from AWS's own sources.
-    return any(given) or upstream.kind == "ecr"
-
-
-def _secret_word(upstream: UpstreamSettings) -> str:
-    return "password is" if upstream.username else "token is" if upstream.token_file else "credentials are"
-
-
-def _secret_files(upstream: UpstreamSettings) -> list[Path]:
-    """Every file that holds a secret, in the order of the keys."""
-    files = (
-        upstream.password_file,
-        upstream.token_file,
-        upstream.auth_file,
-        upstream.client_key or upstream.client_cert,
-        upstream.proxy_password_file,
-    )
-    return [path for path in files if path is not None]
-
-
-def _is_read_by_others(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & _READ_BY_OTHERS)
-    except OSError:
-        # It was readable when the settings were made, and is looked at again when it is needed.
-        return False
