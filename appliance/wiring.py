@@ -37,7 +37,6 @@ from appliance.cache.manifests import Manifests
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
-from appliance.cache.recent import Recent
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
@@ -108,7 +107,7 @@ class Services:
         self.wants = wants = Wants(state, clock, repositories.holds)
         self.usage = usage = Usage(state, clock)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
-        manifests = Manifests(store, repositories, graph, clock, Recent())
+        manifests = Manifests(store, repositories, graph, clock)
         blobs = Blobs(store, repositories, graph, flights, clock)
         referrers = ReferrerCache(repositories, lists, graph, clock)
         self.prefetch = Prefetch(

@@ -32,9 +32,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.cache.backoff import Backoff
 from appliance.cache.length import Length, WrongBytes
-from appliance.cache.patience import PAUSES as PAUSES
-from appliance.cache.patience import Patience
 from appliance.cache.segments import Segments, first_stop
 from appliance.errors import (
     PullcacheError,
@@ -189,7 +188,7 @@ class Flight:
 
     async def _receive(self, ingest: IIngest) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""
-        patience = Patience()
+        backoff = Backoff()
         origin = ingest.origin
         is_ours = origin is not None and (origin.upstream, origin.repository) == (self.registry.name, self.repository)
         if ingest.size and ingest.verify() and not is_ours:
@@ -205,7 +204,7 @@ class Flight:
             # same where an import has brought the blob meanwhile: who comes again finds it.
             if not self._was_open or self._store.size(self.digest) is not None:
                 raise error
-            await self._pause(error, patience.pause(error, ingest.size > before))
+            await self._pause(error, backoff.delay(error, ingest.size > before))
 
     async def _pause(self, error: PullcacheError, seconds: float) -> None:
         self._log.info("{digest}: {error}; again in {seconds} s", digest=self.digest, error=error, seconds=seconds)

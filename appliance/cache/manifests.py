@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from appliance.cache import freshness
 from appliance.cache.access import RemoteRepository
 from appliance.cache.freshness import MonotonicTimes
-from appliance.cache.recent import Recent
 from appliance.cache.revalidator import Fetched, Revalidator, Stale, UpstreamQuery
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, ManifestInvalid, Offline, PullcacheError, UpstreamInvalid, UpstreamMissing
 from appliance.flow.clock import wall
+from appliance.flow.lru import LeastRecentlyUsed
 from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository, Tag
@@ -32,6 +32,9 @@ from appliance.oci.reference import ReferenceKey
 # client ever asks for: without it they would never be whole, and so never go into a bundle.
 EMPTY = b"{}"
 EMPTY_DIGEST = Digest.of(EMPTY)
+
+MEMORY = 32 * 1024 * 1024
+"""The most bytes of manifests in memory, the longest unused dropped first."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ class Manifests:
     _log = Logger()
 
     def __init__(
-        self, store: IBlobStore, repositories: Repositories, graph: ManifestGraph, clock: IReactorTime, recent: Recent
+        self, store: IBlobStore, repositories: Repositories, graph: ManifestGraph, clock: IReactorTime
     ) -> None:
         self._store = store
         self._repositories = repositories
         self._graph = graph
         self._clock = clock
-        self._recent = recent
+        self._in_memory: LeastRecentlyUsed[Digest, bytes] = LeastRecentlyUsed(MEMORY)
         self._tags: Revalidator[_Checked] = Revalidator(clock)
         self._digests: Revalidator[None] = Revalidator(clock)
         self._checked: MonotonicTimes[ReferenceKey] = MonotonicTimes(clock)
@@ -266,7 +269,7 @@ class Manifests:
         except ManifestInvalid as error:
             raise UpstreamInvalid(remote.upstream, f"{repository.name}@{digest}: {error}") from error
         await self._store.put(digest, data)
-        self._recent.put(digest, data)
+        self._in_memory.put(digest, data, len(data))
         await self._note(repository, digest, manifest, len(data), confirm=True)
 
     async def _note(self, repository: Repository, digest: Digest, manifest: Manifest, size: int, confirm: bool) -> None:
@@ -290,13 +293,13 @@ class Manifests:
         return digest in repository.manifests and self._store.size(digest) is not None
 
     async def _answer(self, repository: Repository, digest: Digest, status: CacheStatus) -> ManifestAnswer:
-        data = self._recent.get(digest)
+        data = self._in_memory.get(digest)
         if data is None:
             data = await self._store.read(digest, MAX_MANIFEST_BYTES)
             if not digest.matches(data):
                 raise BlobDamaged(f"{digest} is damaged on disk; remove the file and it is fetched again")
             _check(repository, digest, data)
-            self._recent.put(digest, data)
+            self._in_memory.put(digest, data, len(data))
         return ManifestAnswer(digest, repository.manifests[digest].media_type, data, status)
 
 

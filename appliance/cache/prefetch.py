@@ -40,7 +40,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.cache.keepsake import Keepsake
 from appliance.cache.prefetchrun import (
     AGAIN,
     OUTAGE_POLL,
@@ -49,6 +48,7 @@ from appliance.cache.prefetchrun import (
     ReferrerPrefetch,
     RetryLater,
 )
+from appliance.cache.statefile import StateFile
 from appliance.errors import DigestInvalid, PullcacheError
 from appliance.flow.singleflight import ended
 from appliance.interfaces import IDocuments
@@ -134,7 +134,7 @@ class Prefetch:
         """
         self._sources = sources
         self._clock = clock
-        self._document = Keepsake(documents, NAME, dict[str, list[_Digest]], self._take_up)
+        self._document = StateFile(documents, NAME, dict[str, list[_Digest]], self._take_up)
         self._written = b"{}"
         self._images: dict[Subject, _IncompleteImage] = {}
         self._waiting: dict[Subject, float] = {}

@@ -8,7 +8,7 @@ their turn::
     |==== in the ingest ====|--- front --->        |--- ahead --->  |--- whole, ahead ---|   not asked for yet   |
     0                                  readable up to here                                                    size
 
-Each piece is one line at a time, and goes on where that was cut, after the pauses of L{appliance.cache.patience}; the
+Each piece is one line at a time, and goes on where that was cut, after the delays of L{appliance.cache.backoff}; the
 others do not notice. No piece is begun further than twice the number of lines behind the front, so that what is ahead
 stays bounded.
 """
@@ -25,7 +25,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.cache.patience import Patience
+from appliance.cache.backoff import Backoff
 from appliance.errors import PullcacheError, UpstreamRateLimited, UpstreamUnavailable
 from appliance.flow.singleflight import ended
 from appliance.flow.writer import ThreadWriter
@@ -161,9 +161,9 @@ class Segments:
             await self._bring(await self._wanted.get())
 
     async def _bring(self, piece: Piece) -> None:
-        patience, before, stored = Patience(), piece.reached, self._stored
+        backoff, before, stored = Backoff(), piece.reached, self._stored
         while (error := await self._ask_for(piece)) is not None:
-            seconds = patience.pause(error, piece.reached > before, self._stored > stored)
+            seconds = backoff.delay(error, piece.reached > before, self._stored > stored)
             before, stored = piece.reached, self._stored
             self._log.info(
                 "{digest} from {reached} on: {error}; again in {seconds} s",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.cache.keepsake import Keepsake, Moment
+from appliance.cache.statefile import EpochSeconds, StateFile
 from appliance.flow.clock import wall
 from appliance.interfaces import IDocuments
 
@@ -48,7 +48,7 @@ class Usage:
     """The pulls of one appliance; the longest unused is dropped when there are too many."""
 
     def __init__(self, documents: IDocuments, clock: IReactorTime) -> None:
-        self._document = Keepsake(documents, NAME, dict[str, dict[str, tuple[int, Moment]]], self._take_up)
+        self._document = StateFile(documents, NAME, dict[str, dict[str, tuple[int, EpochSeconds]]], self._take_up)
         self._clock = clock
         self._uses: OrderedDict[Key, Use] = OrderedDict()
         self._changed = False

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.cache.keepsake import Keepsake, Moment
+from appliance.cache.statefile import EpochSeconds, StateFile
 from appliance.errors import NotHeld, Offline, UpstreamError, UpstreamMissing
 from appliance.flow.clock import wall
 from appliance.interfaces import IDocuments
@@ -61,8 +61,8 @@ class Want(msgspec.Struct, kw_only=True):
     reference: str
     platform: str | None = None
     reason: str
-    first: Moment
-    last: Moment
+    first: EpochSeconds
+    last: EpochSeconds
     count: int = 1
     held: bool = False
 
@@ -94,7 +94,7 @@ class Wants:
         """
         @param is_held: whether anything of (upstream, repository), which somebody has just asked for, is held.
         """
-        self._document = Keepsake(documents, NAME, list[Want], self._take_up)
+        self._document = StateFile(documents, NAME, list[Want], self._take_up)
         self._clock = clock
         self._is_held = is_held
         self._groups: dict[Group, OrderedDict[Key, None]] = {}

@@ -10,7 +10,8 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
 
 from appliance import errors
-from appliance.cache.flight import PAUSES, TRANSITIONS, Flight, State
+from appliance.cache.backoff import RETRY_DELAYS
+from appliance.cache.flight import TRANSITIONS, Flight, State
 from appliance.interfaces import IBlobReader, Origin
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
@@ -216,7 +217,7 @@ def test_three_cuts_are_survived_and_no_byte_is_asked_for_twice() -> None:
         trip.body.feed(piece)
         trip.body.cut()
         assert trip.flight.state is State.PAUSED
-        trip.clock.advance(PAUSES[0])
+        trip.clock.advance(RETRY_DELAYS[0])
     trip.body.complete()
     assert trip.asked() == [(0, None, None), (1000, None, None), (3000, None, None), (6000, None, None)]
     assert result(trip.store.read(DIGEST, SIZE)) == BLOB
@@ -228,7 +229,7 @@ def test_a_body_that_ends_early_counts_as_cut() -> None:
     trip.body.feed(1000)
     trip.body.end()
     assert trip.flight.state is State.PAUSED
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert trip.asked()[-1] == (1000, None, None)
     trip.body.complete()
     assert trip.store.size(DIGEST) == SIZE
@@ -239,7 +240,7 @@ def test_a_resumption_names_the_validator() -> None:
     trip = Trip(validator='"v1"').depart()
     trip.body.feed(1000)
     trip.body.cut()
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert trip.asked() == [(0, None, None), (1000, None, '"v1"')]
     trip.body.complete()
     assert trip.store.size(DIGEST) == SIZE
@@ -251,7 +252,7 @@ def test_an_upstream_that_starts_over_is_read_past_what_is_here() -> None:
     trip.body.feed(1000)
     trip.body.cut()
     trip.upstream.ranges = False
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert trip.body.start == 0
     trip.body.feed(900)
     assert trip.readable() == BLOB[:1000]
@@ -267,7 +268,7 @@ def test_an_answer_that_leaves_a_gap_is_not_taken() -> None:
     trip.body.feed(1000)
     trip.upstream.hang("blob")
     trip.body.cut()
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     gap = ScriptedBody("docker.io", BLOB[2000:], 2000, SIZE, None)
     trip.upstream.hanging[0].asked.callback(gap)
     assert gap.dropped and trip.flight.state is State.PAUSED
@@ -293,7 +294,7 @@ def test_pauses_grow_while_no_byte_comes_and_then_it_is_given_up() -> None:
         if trip.outcome:
             break
     waits = [later - earlier for earlier, later in zip(asked_at, asked_at[1:], strict=False)]
-    assert waits == sorted(waits) and len(waits) == len(PAUSES) - 1
+    assert waits == sorted(waits) and len(waits) == len(RETRY_DELAYS) - 1
     assert isinstance(failing(landed), errors.UpstreamUnavailable)
     assert trip.flight.growth.failure is not None
     assert trip.flight.state is State.FAILED
@@ -303,10 +304,10 @@ def test_pauses_grow_while_no_byte_comes_and_then_it_is_given_up() -> None:
 def test_bytes_that_come_start_the_row_of_pauses_anew() -> None:
     """An upstream that gives a little each time is not given up."""
     trip = Trip().depart()
-    for _ in range(3 * len(PAUSES)):
+    for _ in range(3 * len(RETRY_DELAYS)):
         trip.body.feed(10)
         trip.body.cut()
-        trip.clock.advance(PAUSES[0])
+        trip.clock.advance(RETRY_DELAYS[0])
     trip.body.complete()
     assert trip.store.size(DIGEST) == SIZE
 
@@ -334,7 +335,7 @@ def test_too_many_requests_amid_a_blob_are_waited_out() -> None:
     trip.body.feed(1000)
     trip.upstream.fail_once("blob", errors.UpstreamRateLimited("docker.io", "slow down", 20.0))
     trip.body.cut()
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     trip.clock.advance(19.0)
     assert len(trip.asked()) == 2
     trip.clock.advance(1.0)
@@ -349,7 +350,7 @@ def test_nobody_is_kept_waiting_for_an_hour_by_retry_after() -> None:
     trip.body.feed(1000)
     trip.upstream.fail_once("blob", errors.UpstreamRateLimited("docker.io", "slow down", 3600.0))
     trip.body.cut()
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     trip.clock.advance(60.0)
     assert len(trip.asked()) == 3
     trip.body.complete()
@@ -361,7 +362,7 @@ def test_a_blob_that_vanished_meanwhile_fails_the_flight() -> None:
     trip.body.feed(1000)
     trip.upstream.shelves[NAME].blobs.clear()
     trip.body.cut()
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert isinstance(trip.error, errors.UpstreamMissing)
     assert trip.kept() == 1000
 
@@ -415,7 +416,7 @@ def test_a_line_that_is_cut_while_the_size_is_disputed_is_resumed() -> None:
     opened = trip.flight.opened()
     trip.body.feed(1000)
     trip.body.cut()
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert trip.body.start == 1000 and not opened.called
     trip.body.complete()
     assert result(opened) is None and trip.store.size(DIGEST) == SIZE
@@ -431,7 +432,7 @@ def test_bytes_are_kept_whatever_nonsense_a_resumption_gets(error: Exception | N
         trip.upstream.shelves[NAME].blobs[DIGEST] = BLOB[:5000]
     else:
         trip.upstream.fail_once("blob", error)
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert isinstance(trip.error, errors.UpstreamInvalid) and trip.flight.growth.failure is not None
     trip.upstream.shelves[NAME].blobs[DIGEST] = BLOB
     again = Trip(store=trip.store).depart()
@@ -735,7 +736,7 @@ def test_the_rate_is_that_of_the_line_now_open() -> None:
     assert trip.flight.rate() == 2000.0
     trip.body.cut()
     assert trip.flight.rate() == 0.0
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     trip.clock.advance(1.0)
     assert trip.flight.rate() == 0.0
     trip.body.complete()
@@ -748,7 +749,7 @@ def test_a_flight_that_nobody_waits_for_says_so() -> None:
     trip.depart()
     trip.body.feed(1000)
     trip.body.cut()
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     result(trip.flight.opened())
     trip.body.cut()
     step(trip.clock, 1.0)

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 
 from appliance import errors
 from appliance.cache import segments
-from appliance.cache.flight import PAUSES, Flight, State
+from appliance.cache.backoff import RETRY_DELAYS
+from appliance.cache.flight import Flight, State
 from appliance.cache.segments import first_stop
 from appliance.interfaces import IBlobReader, IIngest
 from appliance.oci.digest import Digest
@@ -210,7 +211,7 @@ def test_a_cut_piece_is_tried_again_and_the_others_do_not_notice() -> None:
     trip.bodies[0].feed(50)
     assert trip.flight.state is State.FLYING and trip.readable() == 50
     assert len(trip.asked()) == 3
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert trip.asked()[3:] == [(140, 200)]
     assert not any(body.dropped for body in trip.bodies)
     trip.complete()
@@ -225,7 +226,7 @@ def test_a_cut_front_goes_on_where_it_was() -> None:
     trip.bodies[1].feed(20)
     trip.bodies[1].cut()
     assert trip.readable() == 160
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert trip.asked()[-1] == (160, 200)
     trip.bodies[-1].feed(10)
     assert trip.readable() == 170
@@ -238,7 +239,7 @@ def test_a_piece_that_ends_early_counts_as_cut() -> None:
     trip = Trip().depart()
     trip.bodies[2].feed(1)
     trip.bodies[2].end()
-    trip.clock.advance(PAUSES[0])
+    trip.clock.advance(RETRY_DELAYS[0])
     assert trip.asked()[-1] == (201, 300)
     trip.complete()
     assert trip.is_stored()
@@ -270,7 +271,7 @@ def test_a_dead_upstream_is_given_up_after_a_minute() -> None:
     trip.upstream.fail(errors.UpstreamUnavailable("docker.io", "no route"))
     for body in trip.bodies:
         body.cut()
-    step(trip.clock, sum(PAUSES) - 2)
+    step(trip.clock, sum(RETRY_DELAYS) - 2)
     assert not landed.called
     step(trip.clock, 2.5)
     assert isinstance(failing(landed), errors.UpstreamUnavailable)

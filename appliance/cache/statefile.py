@@ -1,8 +1,8 @@
 """
-One JSON document that is held in memory and written now and then.
+One JSON document below C{state/} that is held in memory and written now and then.
 
-What it says may be lost without harm, but not all of it each time: it is read at start, and written within seconds of a
-change and at a stop. It is not written before what an earlier process left was taken up, or set aside.
+The last seconds of it may be lost without harm: it is read at start, and written within seconds of a change and at a
+stop. It is not written before what an earlier process left was taken up, or set aside.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from appliance.interfaces import IDocuments
 
 T = TypeVar("T")
 
-Moment = Annotated[float, msgspec.Meta(ge=0, lt=253402300800)]
+EpochSeconds = Annotated[float, msgspec.Meta(ge=0, lt=253402300800)]
 """Seconds since the epoch that RFC 3339 can write, up to the end of 9999; what says another is damaged."""
 
 
-class Keepsake(Generic[T]):
+class StateFile(Generic[T]):
     """One document of L{IDocuments}; one call of L{write} at a time."""
 
     def __init__(self, documents: IDocuments, name: str, kind: type[T], take_up: Callable[[T], None]) -> None:
