@@ -91,7 +91,7 @@ class Answer:
     """
     An answer, its body not yet read.
 
-    @ivar upstream: on whose behalf was asked, for errors.
+    @ivar upstream: on whose behalf the request was sent, for errors.
     @ivar request: what was answered: after redirects the last of them.
     @ivar redirected: whether another origin than the configured one answered.
     """
@@ -141,7 +141,7 @@ class Answer:
         return b"" if repeats_secret(beginning, *self.request.danger_secrets()) else beginning
 
     async def fault(self) -> UpstreamError:
-        """The error for this answer where it is not what was asked for."""
+        """The error for this answer where it is not what was requested."""
         return status_fault(self.upstream, self.what, self.status, self.headers, await self.problem())
 
 

@@ -1,5 +1,5 @@
 """
-What went wrong, as one of C{appliance.errors}: of the connection, and by the status of an answer.
+What went wrong, as one of C{appliance.errors}: with the connection, or by the status of an answer.
 
 Answers are mapped by one table; what a message repeats of an answer is cleaned and cut.
 """
@@ -116,7 +116,7 @@ def _tls_words(cause: SSL.Error) -> str:
 
 def status_fault(upstream: str, what: str, status: int, headers: Headers, body: bytes) -> UpstreamError:
     """
-    The error for a whole answer that is not what was asked for.
+    The error for a whole answer that is not what was requested.
 
     503 with a Retry-After asks for fewer requests as 429 does (RFC 9110 section 15.6.4).
 
@@ -162,7 +162,7 @@ def cleaned(text: str) -> str:
 
 def retry_after(headers: Headers) -> float | None:
     """
-    Seconds a Retry-After asks to wait (RFC 9110 section 10.2.3), at most an hour; C{None} when it cannot be told.
+    Seconds a Retry-After asks to wait (RFC 9110 section 10.2.3), at most an hour; C{None} where it cannot be read.
 
     A date is compared with the answer's own Date, so that neither side's clock has to be right.
     """

@@ -133,7 +133,7 @@ class UrlCondition:
     @ivar url: without userinfo and query.
     @ivar since: seconds of the clock at which it became C{health}.
     @ivar fault: the last failure in words, empty when there was none since it was up.
-    @ivar until: seconds of the clock of the next probe or of the end of the rest, C{None} for neither.
+    @ivar until: seconds of the clock of the next probe or of the end of a wait, C{None} for neither.
     """
 
     url: str

@@ -24,7 +24,7 @@ from appliance.upstream.interfaces import (
 @implementer(IUpstream)
 class OfflineUpstream:
     """
-    Knows its names and nothing else; every question fails with L{Offline}.
+    Maps names of repositories and does nothing else; every request fails with L{Offline}.
 
     @ivar name: the configured name.
     """
@@ -46,21 +46,21 @@ class OfflineUpstream:
         return self._refused(f"{repository} {reference}")
 
     def availability(self, repository: str) -> Availability:
-        """Nothing is asked."""
+        """No request is worth sending."""
         return Availability(ask=False, wait=False)
 
     def overdue(self, repository: str) -> None:
-        """Nobody has waited."""
+        """No request was sent that could be late."""
 
     def condition(self) -> Condition:
-        """There is no URL."""
+        """No URL is contacted."""
         return Condition()
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """There is no probe to stop."""
 
     def disconnect(self) -> None:
-        """There is nothing to drop."""
+        """There is no connection to drop."""
 
     def blob(
         self,

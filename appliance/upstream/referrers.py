@@ -15,7 +15,7 @@ What the API's answer means:
 unknown repository, too), 405, 406, 410, 501
 200, an index by its type, that is no JSON;     unknown: what the tag lists is given as cut, and where it lists
 too long, or encoded; another 4xx               nothing, that is the error
-anything else, and whatever fails later on      the error it is for every question
+anything else, and whatever fails later on      the error that it is for every request
 ==============================================  ==========================================================
 """
 

@@ -26,7 +26,7 @@ from appliance.upstream.url import Url
 
 
 class Reach(Enum):
-    """Who can be found at an address."""
+    """From where an address can be reached."""
 
     PUBLIC = "public"
     PRIVATE = "private"
@@ -69,7 +69,7 @@ _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 def literal_of(host: str) -> str | None:
     """
-    The address that C{host} means without anybody being asked, C{None} when it is a name to be resolved.
+    The address that C{host} means without a resolver, C{None} when it is a name to be resolved.
 
     Notations of IPv4 that the C library takes (C{127.1}, C{0x7f000001}) are addresses, too; and so are the names of
     the loopback interface.
@@ -116,7 +116,9 @@ def _meant(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 class AddressPolicy:
     """
-    What is known of one configured URL.
+    Which addresses may be connected to on behalf of one configured URL; each method is a rule for one sort of host.
+
+    A rule takes a host and what it resolved to, and gives the addresses that passed, one at least.
 
     @ivar private: whether it was private when last resolved; public until known.
     """
@@ -126,24 +128,24 @@ class AddressPolicy:
         self.private = False
 
     def own(self, host: str, addresses: Sequence[str]) -> Sequence[str]:
-        """The screen for the configured host itself: everything passes, since the operator chose it, and is noted."""
+        """For the configured host itself: all pass, since the operator chose it, and L{private} is noted."""
         self.private = all(reach_of(address) is not Reach.PUBLIC for address in addresses)
         return addresses
 
     def from_public(self, host: str, addresses: Sequence[str]) -> Sequence[str]:
-        """The screen for hosts a public upstream names: public addresses. Raises L{UpstreamRefused}."""
+        """For a host that a public upstream leads to: public addresses. Raises L{UpstreamRefused}."""
         rule = "a public upstream may not lead to private addresses, unless its redirect_hosts name the host"
         passed = [address for address in addresses if reach_of(address) is Reach.PUBLIC]
         return passed or self._refuse(host, addresses, rule)
 
     def from_private(self, host: str, addresses: Sequence[str]) -> Sequence[str]:
-        """The screen for hosts a private upstream names: all but link-local ones. Raises L{UpstreamRefused}."""
+        """For a host that a private upstream leads to: all but link-local ones. Raises L{UpstreamRefused}."""
         passed = [address for address in addresses if reach_of(address) is not Reach.LINK_LOCAL]
         return passed or self._refuse(host, addresses, "no upstream may")
 
     def named(self, host: str, addresses: Sequence[str]) -> Sequence[str]:
         """
-        The screen for hosts that the settings name: a link-local address only when it is what they name.
+        For a host that the settings name: a link-local address only when it is what they name.
 
         Raises L{UpstreamRefused}.
         """
@@ -186,7 +188,7 @@ class _Pattern:
 
 
 class HostPatterns:
-    """A list of hosts; the addresses behind their names do not matter here."""
+    """A list of hosts, compared by name: nothing is resolved."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         """

@@ -19,7 +19,7 @@ _PARAMETER = re.compile(rf"[ \t]*({_TOKEN})[ \t]*=[ \t]*(?:({_TOKEN})|{_QUOTED})
 _TOKEN68 = re.compile(r"[ \t]+([A-Za-z0-9._~+/-]+=*)[ \t]*(?=,|\Z)")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
-#: Bearer before Basic: a token is worth less to whoever steals it.
+#: Bearer before Basic: a stolen token is worth less than a stolen password.
 _PREFERRED = ("bearer", "basic")
 
 

@@ -58,8 +58,8 @@ KEPT_CONNECTIONS = 16
 #: Bytes read from a connection at once. Twisted reads 64 KiB, which at a gigabyte a second is too many turns.
 READ_SIZE = 256 * 1024
 
-#: Seconds between looks whether there is another address to try (RFC 8305 section 5). Twisted's 0.3 would also pass
-#: before the failure of the only one is told.
+#: Seconds before another address is tried (RFC 8305 section 5). Twisted's 0.3 would also pass before the failure of the
+#: only one is reported.
 _ONE_ADDRESS = 0.02
 
 #: Takes a host and what it resolved to; gives back the addresses that may be connected to, one at least, or raises.
@@ -89,13 +89,21 @@ def agent_for(
     screen_literal(policy.own, url.host)
 
     def agent(screen: Screen) -> IAgent:
-        return _agent(settings.name, reactor, trust, timeouts, proxies, screen)
+        pool = HTTPConnectionPool(reactor, persistent=True)
+        pool._factory = _QuietFactory
+        pool.maxPersistentPerHost = KEPT_CONNECTIONS
+        pool.cachedConnectionTimeout = timeouts.idle
+        endpoints = ScreenedEndpoints(reactor, trust, timeouts, screen, proxies, settings.name)
+        direct: IAgent = Agent.usingEndpointFactory(reactor, endpoints, pool)
+        if proxies.http is None:
+            return ProxiedAgent(direct, direct, proxies, screen)
+        way = way_to(proxies.http, reactor, timeouts, settings.name)
+        forward = ForwardAgent(ProxyAgent(way, reactor, pool), proxies.http, settings.name)
+        return ProxiedAgent(direct, forward, proxies, screen)
 
-    # An adapter's auth_hosts are not among them: what stands in a program gives nobody a way inside.
+    # An adapter's auth_hosts are not among them: what stands in a program opens no way inside.
     named = HostPatterns(settings.redirect_hosts + settings.auth_hosts)
-    foreign = ForeignAgent(
-        policy, named, agent(policy.from_public), agent(policy.from_private), agent(policy.named)
-    )
+    foreign = ForeignAgent(policy, named, agent(policy.from_public), agent(policy.from_private), agent(policy.named))
     return OriginAgent(url, agent(policy.own), foreign)
 
 
@@ -104,27 +112,6 @@ def screen_literal(screen: Screen, host: str) -> None:
     literal = literal_of(host)
     if literal is not None:
         screen(host, [literal])
-
-
-def _agent(
-    upstream: str, reactor: Any, trust: IPolicyForHTTPS, timeouts: Timeouts, proxies: Proxies, screen: Screen
-) -> IAgent:
-    pool = _pool(reactor, timeouts)
-    endpoints = ScreenedEndpoints(reactor, trust, timeouts, screen, proxies, upstream)
-    direct: IAgent = Agent.usingEndpointFactory(reactor, endpoints, pool)
-    if proxies.http is None:
-        return ProxiedAgent(direct, direct, proxies, screen)
-    way = way_to(proxies.http, reactor, timeouts, upstream)
-    forward = ForwardAgent(ProxyAgent(way, reactor, pool), proxies.http, upstream)
-    return ProxiedAgent(direct, forward, proxies, screen)
-
-
-def _pool(reactor: Any, timeouts: Timeouts) -> HTTPConnectionPool:
-    pool = HTTPConnectionPool(reactor, persistent=True)
-    pool._factory = _QuietFactory
-    pool.maxPersistentPerHost = KEPT_CONNECTIONS
-    pool.cachedConnectionTimeout = timeouts.idle
-    return pool
 
 
 @implementer(IAgent)
@@ -145,7 +132,7 @@ class ProxiedAgent:
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        """See L{IAgent}. Fails with L{UpstreamRefused} where the rule says no."""
+        """See L{IAgent}. Fails with L{UpstreamRefused} where the rule forbids it."""
         url = Url.parse(uri.decode("ascii"))
         if self._proxies.proxy_for(url) is None:
             return self._direct.request(method, uri, headers, bodyProducer)
@@ -216,15 +203,13 @@ class ForeignAgent:
 def way_to(proxy: Proxy, reactor: Any, timeouts: Timeouts, upstream: str) -> ProxyEndpoint:
     """The way to a proxy; one that speaks TLS has to have a certificate that the platform's authorities vouch for."""
     url = proxy.url
-    endpoint: IStreamClientEndpoint = ScreenedEndpoint(reactor, url.host, url.port, timeouts.connect, _whatever)
+    endpoint: IStreamClientEndpoint = ScreenedEndpoint(
+        reactor, url.host, url.port, timeouts.connect, lambda host, addresses: addresses
+    )
     if url.scheme == "https":
         creator = BrowserLikePolicyForHTTPS().creatorForNetloc(url.host.encode("ascii"), url.port)
         endpoint = wrapClientTLS(creator, endpoint, clock=reactor)
     return ProxyEndpoint(endpoint, proxy, upstream)
-
-
-def _whatever(host: str, addresses: Sequence[str]) -> Sequence[str]:
-    return addresses
 
 
 @implementer(IAgentEndpointFactory)
@@ -249,19 +234,16 @@ class ScreenedEndpoints:
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See L{IAgentEndpointFactory}. An http URL that is to go through a proxy has no endpoint of its own."""
         url = Url(uri.scheme.decode("ascii"), uri.host.decode("ascii"), uri.port, "/")
+        reactor, timeout = self._reactor, self._timeouts.connect
         proxy = self._proxies.proxy_for(url) if url.scheme == "https" else None
-        endpoint = self._direct(url) if proxy is None else self._tunnel(proxy, url)
+        if proxy is None:
+            endpoint: IStreamClientEndpoint = ScreenedEndpoint(reactor, url.host, url.port, timeout, self._screen)
+        else:
+            way = way_to(proxy, reactor, self._timeouts, self._upstream)
+            endpoint = TunnelEndpoint(way, proxy, url, reactor, timeout, self._upstream)
         if url.scheme == "http":
             return endpoint
-        creator = self._trust.creatorForNetloc(uri.host, uri.port)
-        return wrapClientTLS(creator, endpoint, clock=self._reactor)
-
-    def _direct(self, url: Url) -> IStreamClientEndpoint:
-        return ScreenedEndpoint(self._reactor, url.host, url.port, self._timeouts.connect, self._screen)
-
-    def _tunnel(self, proxy: Proxy, url: Url) -> IStreamClientEndpoint:
-        way = way_to(proxy, self._reactor, self._timeouts, self._upstream)
-        return TunnelEndpoint(way, proxy, url, self._reactor, self._timeouts.connect, self._upstream)
+        return wrapClientTLS(self._trust.creatorForNetloc(uri.host, uri.port), endpoint, clock=reactor)
 
 
 @implementer(IStreamClientEndpoint)
@@ -284,8 +266,9 @@ class ScreenedEndpoint:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        resolving = _resolve(self._reactor.nameResolver, self._host, self._port)
-        found = await resolving.addTimeout(self._timeout, self._reactor, _too_slow)
+        receiver = _Receiver()
+        self._reactor.nameResolver.resolveHostName(receiver, self._host, portNumber=self._port)
+        found = await receiver.done.addTimeout(self._timeout, self._reactor, _too_slow)
         if not found:
             raise error.DNSLookupError(f"no address for {self._host}")
         allowed = set(self._screen(self._host, [address.host for address in found]))
@@ -316,12 +299,6 @@ def _too_slow(_: object, seconds: float) -> Failure:
     return Failure(error.TimeoutError(string=f"the name was not resolved within {seconds:g} seconds"))
 
 
-def _resolve(resolver: IHostnameResolver, host: str, port: int) -> Deferred[list[Resolved]]:
-    receiver = _Receiver()
-    resolver.resolveHostName(receiver, host, portNumber=port)
-    return receiver.done
-
-
 @implementer(IResolutionReceiver)
 class _Receiver:
     def __init__(self) -> None:
@@ -336,7 +313,7 @@ class _Receiver:
             self._addresses.append(address)
 
     def resolutionComplete(self) -> None:
-        # After a time limit nobody waits any more; Deferred ignores one result that comes after a cancellation.
+        # After a time limit it is cancelled already; Deferred ignores one result that comes after that.
         self.done.callback(self._addresses)
 
 

@@ -1,8 +1,8 @@
 """
 TLS towards one upstream: which certificates are believed there, and which one is shown.
 
-Files are looked at again for every new connection and read again when they have changed. What cannot be used then is
-said once, and what was read before stays in force: certificates are renewed while pulls go on, a file at a time.
+Files are checked for every new connection, and read again when they have changed. What cannot be used then is
+reported once, and what was read before stays in force: certificates are renewed while pulls go on, a file at a time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Material:
     """
     What was read.
 
-    @ivar root: who vouches for servers, C{None} when nobody has to.
+    @ivar root: the authorities of servers, C{None} when any certificate will do.
     @ivar shown: arguments of L{CertificateOptions} for our own certificate, empty when there is none.
     """
 
@@ -60,7 +60,7 @@ class Trust:
     certificate. With C{insecure} any certificate for any name.
 
     The client certificate is shown to the hosts of the configured URLs and to those that C{auth_hosts} and
-    C{redirect_hosts} name, to nobody else.
+    C{redirect_hosts} name, to no other.
     """
 
     _log = Logger()
@@ -103,7 +103,11 @@ class Trust:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _AnyCertificate:
-    """Encrypted, with whomever; the name is sent (RFC 6066 section 3), since servers choose their certificate by it."""
+    """
+    Any certificate for any name.
+
+    The name is sent (RFC 6066 section 3), since servers choose their certificate by it.
+    """
 
     def __init__(self, host: str, context: SSL.Context) -> None:
         self._host = host

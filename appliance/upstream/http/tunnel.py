@@ -93,25 +93,25 @@ class TunnelEndpoint:
         opening = Factory.forProtocol(lambda: _Tunnel(self._question()))
         opening.noisy = False
         tunnel: Any = await self._way.connect(opening)
-        asked = f"{self._proxy.shown}: CONNECT {_authority(self._target)}"
+        what = f"{self._proxy.shown}: CONNECT {_authority(self._target)}"
         head: Deferred[str] = tunnel.head
         head.addTimeout(self._timeout, self._clock, lambda _, seconds: Failure(_Silent()))
         try:
-            self._judge(await head, asked)
+            self._judge(await head, what)
             protocol: IProtocol = tunnel.open(factory)
         except BaseException as reason:
             tunnel.abort()
             if isinstance(reason, Exception) and not was_cancelled(reason):
-                raise self._fault(reason, asked) from reason
+                raise self._fault(reason, what) from reason
             raise
         return protocol
 
-    def _fault(self, reason: Exception, asked: str) -> UpstreamError:
+    def _fault(self, reason: Exception, what: str) -> UpstreamError:
         if isinstance(reason, _Silent):
-            return UpstreamTimeout(self._upstream, f"{asked}: no answer within {self._timeout:g} seconds")
+            return UpstreamTimeout(self._upstream, f"{what}: no answer within {self._timeout:g} seconds")
         if isinstance(reason, _TooLong):
-            return UpstreamUnavailable(self._upstream, f"{asked}: the answer's head is longer than {MAX_HEAD} bytes")
-        return connection_fault(self._upstream, asked, reason)
+            return UpstreamUnavailable(self._upstream, f"{what}: the answer's head is longer than {MAX_HEAD} bytes")
+        return connection_fault(self._upstream, what, reason)
 
     def _question(self) -> bytes:
         """RFC 9112 section 3.2.3: the port is always said."""
@@ -123,18 +123,18 @@ class TunnelEndpoint:
             head += b"\r\nProxy-Authorization: " + authorization
         return head + b"\r\n\r\n"
 
-    def _judge(self, head: str, asked: str) -> None:
+    def _judge(self, head: str, what: str) -> None:
         """Raises L{UpstreamUnavailable} unless the tunnel is there."""
         line, *fields = _LINE_END.split(head)
         match = _STATUS_LINE.fullmatch(line)
         if match is None:
-            raise UpstreamUnavailable(self._upstream, f"{asked}: the answer is no HTTP")
+            raise UpstreamUnavailable(self._upstream, f"{what}: the answer is no HTTP")
         status = int(match[1])
         if status == 407:
-            raise refused(self._upstream, asked, self._proxy, _schemes(fields))
+            raise refused(self._upstream, what, self._proxy, _schemes(fields))
         if not 200 <= status < 300:
-            said = f"{asked} answered {status} {cleaned(match[2] or '')}".rstrip()
-            raise UpstreamUnavailable(self._upstream, said)
+            message = f"{what} answered {status} {cleaned(match[2] or '')}".rstrip()
+            raise UpstreamUnavailable(self._upstream, message)
 
 
 class _Silent(Exception):
@@ -145,12 +145,12 @@ class _TooLong(Exception):
     """The proxy's answer has no end."""
 
 
-def refused(upstream: str, asked: str, proxy: Proxy, offered: set[str]) -> UpstreamUnavailable:
+def refused(upstream: str, what: str, proxy: Proxy, offered: set[str]) -> UpstreamUnavailable:
     """The error for a 407 (RFC 9110 section 15.5.8) with challenges of the schemes C{offered}."""
     advice = proxy.advice()
     if offered and "basic" not in offered:
         advice = f"it asks for {', '.join(sorted(offered))}, and only Basic is known here"
-    return UpstreamUnavailable(upstream, f"{asked} answered 407: {cleaned(advice)}")
+    return UpstreamUnavailable(upstream, f"{what} answered 407: {cleaned(advice)}")
 
 
 def _schemes(fields: list[str]) -> set[str]:
