@@ -96,7 +96,7 @@ class EarlyLine(Line):
         self.resumeProducing()
 
 
-class Weather:
+class Traffic:
     """A clock, a pace, and lines whose bodies are on their way."""
 
     def __init__(self, rate: float = RATE, silence: float = 30.0) -> None:
@@ -138,36 +138,36 @@ def test_the_rate_is_what_was_asked_for(rate: float, bodies: int, piece: float) 
 
     The pieces are worth a thousandth and a tenth of a second.
     """
-    weather = Weather(rate)
+    traffic = Traffic(rate)
     octets = round(piece * rate)
     for _ in range(bodies):
-        weather.begin(10 * rate, octets)
-    sent = weather.run(60)
+        traffic.begin(10 * rate, octets)
+    sent = traffic.run(60)
     assert sum(sent) == pytest.approx(60 * rate, rel=0.02, abs=octets * bodies)
     # The first of all has what was saved up; beyond that a body is ahead of another by its last piece.
     assert max(sent) - min(sent) <= BURST * rate + 0.02 * max(sent) + 2 * octets
-    weather.end()
-    assert weather.clock.getDelayedCalls() == []
+    traffic.end()
+    assert traffic.clock.getDelayedCalls() == []
 
 
 def test_large_pieces_are_no_advantage() -> None:
     """One line brings 256 KiB at a time and another 4 KiB: both come as fast."""
-    weather = Weather()
-    weather.begin(piece=256 * 1024)
-    weather.begin(piece=4 * 1024)
-    large, small = weather.run(300)
+    traffic = Traffic()
+    traffic.begin(piece=256 * 1024)
+    traffic.begin(piece=4 * 1024)
+    large, small = traffic.run(300)
     assert large == pytest.approx(small, rel=0.02)
     assert large + small == pytest.approx(300 * RATE, rel=0.02)
 
 
 def test_who_needs_less_leaves_the_rest_to_the_others() -> None:
     """A slow line costs a fast one no more than it takes."""
-    weather = Weather()
-    weather.begin()
-    weather.begin(speed=RATE / 10)
+    traffic = Traffic()
+    traffic.begin()
+    traffic.begin(speed=RATE / 10)
     for _ in range(20):
-        weather.begin(speed=RATE / 1000)
-    fast, slow, *trickles = weather.run(120)
+        traffic.begin(speed=RATE / 1000)
+    fast, slow, *trickles = traffic.run(120)
     assert slow == pytest.approx(120 * RATE / 10, rel=0.1)
     assert min(trickles) > 0.8 * 120 * RATE / 1000
     assert fast + slow + sum(trickles) == pytest.approx(120 * RATE, rel=0.02)
@@ -185,25 +185,25 @@ def bursts(lines: Sequence[Line]) -> int:
 @pytest.mark.parametrize("bodies", [1, 5, 40])
 def test_no_burst_is_longer_than_a_quarter_second(bodies: int) -> None:
     """After a time without downloads, and after a time in which all lines stood still."""
-    weather = Weather()
-    weather.clock.advance(3600)
+    traffic = Traffic()
+    traffic.clock.advance(3600)
     for _ in range(bodies):
-        weather.begin(piece=100)
-    weather.run(2)
-    weather.clock.advance(20)
-    weather.run(2)
-    assert bursts(weather.lines) <= BURST * RATE + 100 * bodies
+        traffic.begin(piece=100)
+    traffic.run(2)
+    traffic.clock.advance(20)
+    traffic.run(2)
+    assert bursts(traffic.lines) <= BURST * RATE + 100 * bodies
 
 
 def test_over_no_time_more_comes_than_the_rate_and_a_burst() -> None:
     """Whatever stretch of time is looked at."""
-    weather = Weather()
+    traffic = Traffic()
     for speed in (50 * RATE, 2 * RATE, RATE / 2):
-        weather.begin(speed, piece=1000)
-    weather.run(5)
-    weather.clock.advance(7)
-    weather.run(5)
-    came = sorted((at, octets) for line in weather.lines for at, octets in line.times)
+        traffic.begin(speed, piece=1000)
+    traffic.run(5)
+    traffic.clock.advance(7)
+    traffic.run(5)
+    came = sorted((at, octets) for line in traffic.lines for at, octets in line.times)
     for first in range(0, len(came), 97):
         start, octets = came[first][0], 0
         for at, more in came[first:]:
@@ -211,70 +211,70 @@ def test_over_no_time_more_comes_than_the_rate_and_a_burst() -> None:
             assert octets <= (at - start + BURST) * RATE + 3 * 1000
 
 
-def test_background_work_gets_a_tenth_while_somebody_waits_for_others() -> None:
+def test_background_work_gets_a_tenth_while_a_client_waits_for_others() -> None:
     """However many there are of either."""
-    weather = Weather()
+    traffic = Traffic()
     for background in (False, False, True, True, True):
-        weather.begin(background=background)
-    sent = weather.run(100)
+        traffic.begin(background=background)
+    sent = traffic.run(100)
     assert sum(sent[:2]) == pytest.approx(90 * RATE, rel=0.02)
     assert sum(sent[2:]) == pytest.approx(10 * RATE, rel=0.02)
 
 
-def test_a_body_for_which_somebody_comes_is_no_background_work_any_more() -> None:
+def test_a_body_for_which_a_client_comes_is_no_background_work_any_more() -> None:
     """From that moment on it comes as fast as what another client asked for."""
-    weather = Weather()
-    weather.begin()
-    line = Line(weather.clock)
-    limits = BodyLimits("up.example", weather.clock, 30.0, bandwidth=weather.limit, background=True)
+    traffic = Traffic()
+    traffic.begin()
+    line = Line(traffic.clock)
+    limits = BodyLimits("up.example", traffic.clock, 30.0, bandwidth=traffic.limit, background=True)
     response = BlobResponse(line, limits, 0, None, None)  # type: ignore[arg-type]
     response.deliver(Drain())
-    weather.lines.append(line)
-    assert weather.run(20) == [pytest.approx(18 * RATE, rel=0.05), pytest.approx(2 * RATE, rel=0.05)]
+    traffic.lines.append(line)
+    assert traffic.run(20) == [pytest.approx(18 * RATE, rel=0.05), pytest.approx(2 * RATE, rel=0.05)]
     LimitedResponse(response, result(ConcurrencyLimit(2).acquire(Priority.BACKGROUND))).awaited()
-    assert weather.run(20) == [pytest.approx(10 * RATE, rel=0.05)] * 2
+    assert traffic.run(20) == [pytest.approx(10 * RATE, rel=0.05)] * 2
 
 
 def test_background_work_gets_all_when_it_is_alone() -> None:
     """From the moment on in which the others have ended."""
-    weather = Weather()
-    other = weather.begin()
-    weather.begin(background=True)
-    weather.run(10)
+    traffic = Traffic()
+    other = traffic.begin()
+    traffic.begin(background=True)
+    traffic.run(10)
     other.end()
-    weather.lines.remove(other)
-    assert weather.run(100) == [pytest.approx(100 * RATE, rel=0.02)]
+    traffic.lines.remove(other)
+    assert traffic.run(100) == [pytest.approx(100 * RATE, rel=0.02)]
 
 
-def test_background_work_gets_what_nobody_else_can_use() -> None:
-    """A slow line that somebody waits for is no reason to do nothing."""
-    weather = Weather()
-    weather.begin(speed=RATE / 5)
-    weather.begin(background=True)
-    slow, behind = weather.run(100)
+def test_background_work_gets_what_no_other_can_use() -> None:
+    """A slow line that a client waits for is no reason to do nothing."""
+    traffic = Traffic()
+    traffic.begin(speed=RATE / 5)
+    traffic.begin(background=True)
+    slow, behind = traffic.run(100)
     assert slow == pytest.approx(20 * RATE, rel=0.05)
     assert slow + behind == pytest.approx(100 * RATE, rel=0.02)
 
 
 def test_many_small_blobs_are_no_way_around_the_limit() -> None:
     """What those that have ended took too much is paid by those that come after them."""
-    weather = Weather()
+    traffic = Traffic()
     for _ in range(40):
-        weather.begin(speed=0)
-        weather.lines[-1].send(50_000)
-        weather.lines.pop().end()
-    assert weather.clock.getDelayedCalls() == []
-    weather.begin()
-    # Two seconds' worth came; a quarter second's had been saved. The first piece comes before anybody can pause it.
-    assert weather.run(1.5) == [pytest.approx(4096)]
-    assert weather.run(20)[0] == pytest.approx(19.75 * RATE, rel=0.02)
+        traffic.begin(speed=0)
+        traffic.lines[-1].send(50_000)
+        traffic.lines.pop().end()
+    assert traffic.clock.getDelayedCalls() == []
+    traffic.begin()
+    # Two seconds' worth came; a quarter second's had been saved. The first piece comes before it can be paused.
+    assert traffic.run(1.5) == [pytest.approx(4096)]
+    assert traffic.run(20)[0] == pytest.approx(19.75 * RATE, rel=0.02)
 
 
 def test_what_a_blob_did_not_need_is_there_for_the_next() -> None:
     """Small ones that come one after the other, well within the limit, wait for nothing."""
-    weather = Weather()
+    traffic = Traffic()
     for _ in range(10):
-        line = weather.begin(speed=0)
+        line = traffic.begin(speed=0)
         for _ in range(10):
             line.send(2000)
         assert not line.paused
@@ -309,28 +309,28 @@ def test_who_ends_while_others_go_on_is_left_alone() -> None:
 
 def test_a_body_that_waits_for_its_turn_is_not_silent() -> None:
     """A piece of 40 seconds' worth is paid off; then the upstream has its 30 seconds again."""
-    weather = Weather(rate=1000)
-    line = weather.begin(speed=0)
+    traffic = Traffic(rate=1000)
+    line = traffic.begin(speed=0)
     line.send(40_000)
     assert line.paused
-    weather.run(39)
-    assert line.paused and not weather.done[0].called
-    weather.run(2)
-    assert not line.paused and not weather.done[0].called
-    weather.run(27)
-    assert not weather.done[0].called
-    weather.run(5)
-    assert isinstance(_fault(weather.done[0]), UpstreamTimeout)
+    traffic.run(39)
+    assert line.paused and not traffic.done[0].called
+    traffic.run(2)
+    assert not line.paused and not traffic.done[0].called
+    traffic.run(27)
+    assert not traffic.done[0].called
+    traffic.run(5)
+    assert isinstance(_fault(traffic.done[0]), UpstreamTimeout)
     assert line.dropped
-    assert weather.clock.getDelayedCalls() == []
+    assert traffic.clock.getDelayedCalls() == []
 
 
-def test_pace_and_consumer_pause_independently() -> None:
-    """The connection is read only when both want it, whoever pauses or resumes first."""
+def test_bandwidth_and_consumer_pause_independently() -> None:
+    """The connection is read only when both want it, in whichever order they pause and resume."""
     for order in ("consumer first", "pace first"):
-        weather = Weather()
-        line = weather.begin(speed=0)
-        producer = weather.takers[0].producer
+        traffic = Traffic()
+        line = traffic.begin(speed=0)
+        producer = traffic.takers[0].producer
         assert producer is not None
         if order == "consumer first":
             producer.pauseProducing()
@@ -342,82 +342,82 @@ def test_pace_and_consumer_pause_independently() -> None:
         if order == "consumer first":
             producer.resumeProducing()
             assert line.paused, "the pace still wants a pause"
-            weather.run(3)
+            traffic.run(3)
         else:
-            weather.run(3)
+            traffic.run(3)
             assert line.paused, "the consumer still wants a pause"
             producer.resumeProducing()
         assert not line.paused
         line.end()
-        assert weather.clock.getDelayedCalls() == []
+        assert traffic.clock.getDelayedCalls() == []
 
 
 def test_a_consumer_that_never_reads_keeps_nothing_from_the_others() -> None:
-    """A client that stands still for a minute slows nobody down."""
-    weather = Weather()
+    """A client that stands still for a minute slows no other down."""
+    traffic = Traffic()
     for _ in range(10):
-        weather.begin()
-    for taker in weather.takers[1:]:
+        traffic.begin()
+    for taker in traffic.takers[1:]:
         assert taker.producer is not None
         taker.producer.pauseProducing()
-    assert weather.run(60)[0] == pytest.approx(60 * RATE, rel=0.02)
+    assert traffic.run(60)[0] == pytest.approx(60 * RATE, rel=0.02)
 
 
 def test_a_body_can_be_dropped_while_it_waits() -> None:
-    """By its consumer, or by whoever waits for its end; the others go on and nothing is left behind."""
-    weather = Weather()
+    """By its consumer, or by what waits for its end; the others go on and nothing is left behind."""
+    traffic = Traffic()
     for _ in range(3):
-        weather.begin()
-    weather.run(1)
-    assert all(line.paused for line in weather.lines)
-    producer = weather.takers[0].producer
+        traffic.begin()
+    traffic.run(1)
+    assert all(line.paused for line in traffic.lines)
+    producer = traffic.takers[0].producer
     assert producer is not None
     producer.stopProducing()
-    weather.done[1].cancel()
-    assert isinstance(_fault(weather.done[1]), CancelledError)
-    weather.done[0].addErrback(lambda _: None)
-    assert [line.dropped for line in weather.lines] == [True, True, False]
-    assert weather.run(30)[2] == pytest.approx(30 * RATE, rel=0.02)
-    weather.lines[2].end()
-    assert weather.clock.getDelayedCalls() == []
+    traffic.done[1].cancel()
+    assert isinstance(_fault(traffic.done[1]), CancelledError)
+    traffic.done[0].addErrback(lambda _: None)
+    assert [line.dropped for line in traffic.lines] == [True, True, False]
+    assert traffic.run(30)[2] == pytest.approx(30 * RATE, rel=0.02)
+    traffic.lines[2].end()
+    assert traffic.clock.getDelayedCalls() == []
 
 
 def test_what_came_with_the_header_counts() -> None:
     """twisted.web resumes the connection after it; the pause holds nevertheless."""
-    weather = Weather()
-    line = EarlyLine(weather.clock)
-    begin(line, Drain(), BodyLimits("up.example", weather.clock, 30.0, bandwidth=weather.limit))  # type: ignore[arg-type]
+    traffic = Traffic()
+    line = EarlyLine(traffic.clock)
+    begin(line, Drain(), BodyLimits("up.example", traffic.clock, 30.0, bandwidth=traffic.limit))  # type: ignore[arg-type]
     assert line.paused
-    weather.clock.pump([TICK] * 40)
+    traffic.clock.pump([TICK] * 40)
     assert not line.paused
     line.end()
 
 
 def test_the_last_byte_pauses_no_connection() -> None:
-    """It goes to the next request or is closed in good order, for which somebody has to read it."""
-    weather = Weather()
-    line = Line(weather.clock)
+    """It goes to the next request or is closed in good order, for which it has to be read."""
+    traffic = Traffic()
+    line = Line(traffic.clock)
     line.length = 3 * RATE
-    limits = BodyLimits("up.example", weather.clock, 30.0, bandwidth=weather.limit)
+    limits = BodyLimits("up.example", traffic.clock, 30.0, bandwidth=traffic.limit)
     done = begin(line, Drain(), limits).finished  # type: ignore[arg-type]
     line.send(2 * RATE)
     assert line.paused
-    weather.run(2)
+    traffic.run(2)
     assert not line.paused
     line.send(RATE)
     assert not line.paused
     line.end()
     assert done.called
-    assert weather.clock.getDelayedCalls() == []
+    assert traffic.clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("paced", [False, True])
 def test_a_last_byte_that_comes_during_a_pause_ends_the_pause(paced: bool) -> None:
-    """TLS hands out what it had read already; after that somebody has to read the end of the connection."""
-    weather = Weather()
-    line, drain = Line(weather.clock), Drain()
+    """TLS hands out what it had read already; after that the end of the connection has to be read."""
+    traffic = Traffic()
+    line, drain = Line(traffic.clock), Drain()
     line.length = 2000
-    limits = BodyLimits("up.example", weather.clock, 30.0, bandwidth=weather.limit if paced else None)
+    limits = BodyLimits("up.example", traffic.clock, 30.0, bandwidth=traffic.limit if paced else None)
     begin(line, drain, limits)  # type: ignore[arg-type]
     line.send(1000)
     assert drain.producer is not None
@@ -426,22 +426,22 @@ def test_a_last_byte_that_comes_during_a_pause_ends_the_pause(paced: bool) -> No
     line.send(1000)
     assert not line.paused
     line.end()
-    assert weather.clock.getDelayedCalls() == []
+    assert traffic.clock.getDelayedCalls() == []
 
 
 def test_a_clock_that_is_set_brings_no_flood_and_no_drought() -> None:
     """A day forward is a burst; a day back is no time at all."""
-    weather = Weather()
-    line = weather.begin(piece=100)
-    weather.run(5)
-    weather.clock.advance(86400)
+    traffic = Traffic()
+    line = traffic.begin(piece=100)
+    traffic.run(5)
+    traffic.clock.advance(86400)
     line.times.clear()
-    weather.run(1)
+    traffic.run(1)
     assert bursts([line]) <= BURST * RATE + 100
-    weather.clock.rightNow -= 86400
-    for call in weather.clock.getDelayedCalls():
+    traffic.clock.rightNow -= 86400
+    for call in traffic.clock.getDelayedCalls():
         call.reset(TICK)
-    assert weather.run(10)[0] == pytest.approx(10 * RATE, rel=0.05)
+    assert traffic.run(10)[0] == pytest.approx(10 * RATE, rel=0.05)
 
 
 @settings(max_examples=60, deadline=None)
@@ -450,38 +450,38 @@ def test_a_clock_that_is_set_brings_no_flood_and_no_drought() -> None:
 )
 def test_bodies_come_and_go_in_any_order(steps: list[tuple[int, int, str]]) -> None:
     """Nobody is held for ever, no connection is read that is to be paused, and no delayed call is left at the end."""
-    weather = Weather()
+    traffic = Traffic()
     paused: set[int] = set()
     for number, octets, what in steps:
-        open_ones = [at for at, done in enumerate(weather.done) if not done.called]
+        open_ones = [at for at, done in enumerate(traffic.done) if not done.called]
         if what == "wait":
-            weather.clock.advance(octets / RATE)
+            traffic.clock.advance(octets / RATE)
         elif number >= len(open_ones):
-            weather.begin(background=bool(octets % 2))
-        elif what == "send" and not weather.lines[open_ones[number]].paused:
-            weather.lines[open_ones[number]].send(octets)
+            traffic.begin(background=bool(octets % 2))
+        elif what == "send" and not traffic.lines[open_ones[number]].paused:
+            traffic.lines[open_ones[number]].send(octets)
         elif what == "end":
-            weather.lines[open_ones[number]].end()
+            traffic.lines[open_ones[number]].end()
         elif what == "toggle":
             at = open_ones[number]
-            producer = weather.takers[at].producer
+            producer = traffic.takers[at].producer
             assert producer is not None
             if at in paused:
                 producer.resumeProducing()
             else:
                 producer.pauseProducing()
             paused ^= {at}
-        assert all(weather.lines[at].paused for at in paused if not weather.done[at].called)
-    came = sum(line.sent for line in weather.lines)
+        assert all(traffic.lines[at].paused for at in paused if not traffic.done[at].called)
+    came = sum(line.sent for line in traffic.lines)
     # In steps, as time comes; all debts are paid after as long as they are worth.
     for _ in range(round(came / RATE / TICK) + 2):
-        weather.clock.advance(TICK)
-    for at, line in enumerate(weather.lines):
-        assert weather.done[at].called or line.paused == (at in paused)
-    for at, line in enumerate(weather.lines):
-        if not weather.done[at].called:
+        traffic.clock.advance(TICK)
+    for at, line in enumerate(traffic.lines):
+        assert traffic.done[at].called or line.paused == (at in paused)
+    for at, line in enumerate(traffic.lines):
+        if not traffic.done[at].called:
             line.end()
-    assert weather.clock.getDelayedCalls() == []
+    assert traffic.clock.getDelayedCalls() == []
 
 
 def test_the_defaults_leave_a_trickling_manifest_a_minute() -> None:

@@ -1,4 +1,4 @@
-"""An upstream that is asked for no more at once than it is meant to give, in a fair order."""
+"""An upstream that is asked for no more at once than it is meant to give, in a limited order."""
 
 from __future__ import annotations
 
@@ -78,21 +78,21 @@ def fired(deferred: Deferred[Any]) -> Any:
 def test_a_manifest_passes_the_blobs_that_wait() -> None:
     """And one of the connections is kept for it: a pull begins although large blobs are under way."""
     inner = scripted()
-    fair = LimitedUpstream(inner, ConcurrencyLimit(3))
-    blobs = [fair.blob(REPOSITORY, DIGEST) for _ in range(5)]
+    limited = LimitedUpstream(inner, ConcurrencyLimit(3))
+    blobs = [limited.blob(REPOSITORY, DIGEST) for _ in range(5)]
     assert [blob.called for blob in blobs] == [True, True, False, False, False]
-    assert fired(fair.manifest(REPOSITORY, "latest")).data == MANIFEST
-    assert fired(fair.tags(REPOSITORY)) == ["latest"]
+    assert fired(limited.manifest(REPOSITORY, "latest")).data == MANIFEST
+    assert fired(limited.tags(REPOSITORY)) == ["latest"]
     assert [call.verb for call in inner.calls] == ["blob", "blob", "manifest", "tags"]
 
 
 def test_background_work_goes_last() -> None:
-    """A blob that somebody wants now is asked for before one that was wanted earlier by nobody."""
+    """A blob that a client wants now is requested before one that was wanted earlier by none."""
     inner = scripted()
-    fair = LimitedUpstream(inner, ConcurrencyLimit(1))
-    first = fair.blob(REPOSITORY, DIGEST, background=True)
-    behind = fair.blob(REPOSITORY, DIGEST, 10, background=True)
-    wanted = fair.blob(REPOSITORY, DIGEST, 20)
+    limited = LimitedUpstream(inner, ConcurrencyLimit(1))
+    first = limited.blob(REPOSITORY, DIGEST, background=True)
+    behind = limited.blob(REPOSITORY, DIGEST, 10, background=True)
+    wanted = limited.blob(REPOSITORY, DIGEST, 20)
     fired(first).abandon()
     assert wanted.called and not behind.called
     fired(wanted).abandon()
@@ -103,9 +103,9 @@ def test_background_work_goes_last() -> None:
 def test_a_blob_keeps_its_place_until_its_last_byte() -> None:
     """Not only until its answer begins."""
     inner = scripted()
-    fair = LimitedUpstream(inner, ConcurrencyLimit(1))
-    response = fired(fair.blob(REPOSITORY, DIGEST))
-    waiting = fair.manifest(REPOSITORY, "latest")
+    limited = LimitedUpstream(inner, ConcurrencyLimit(1))
+    response = fired(limited.blob(REPOSITORY, DIGEST))
+    waiting = limited.manifest(REPOSITORY, "latest")
     delivered = response.deliver(Taker())
     inner.bodies[0].feed(len(BLOB) - 1)
     assert not waiting.called
@@ -117,10 +117,10 @@ def test_a_blob_keeps_its_place_until_its_last_byte() -> None:
 def test_however_a_blob_ends_the_next_is_asked(ending: str) -> None:
     """Exactly one more, and with its own end the next."""
     inner = scripted()
-    permits = ConcurrencyLimit(1)
-    fair = LimitedUpstream(inner, permits)
-    response: IBlobResponse = fired(fair.blob(REPOSITORY, DIGEST))
-    waiting = [fair.blob(REPOSITORY, DIGEST) for _ in range(2)]
+    limit = ConcurrencyLimit(1)
+    limited = LimitedUpstream(inner, limit)
+    response: IBlobResponse = fired(limited.blob(REPOSITORY, DIGEST))
+    waiting = [limited.blob(REPOSITORY, DIGEST) for _ in range(2)]
     taker = Refusing() if ending == "raise" else Taker()
     if ending.startswith("abandon"):
         response.abandon()
@@ -135,7 +135,7 @@ def test_however_a_blob_ends_the_next_is_asked(ending: str) -> None:
         {"complete": body.complete, "cut": body.cut, "cancel": delivered.cancel, "stop": body.stopProducing}[ending]()
         response.abandon()
     assert [each.called for each in waiting] == [True, False]
-    assert (permits.in_use, permits.waiting) == (1, 1)
+    assert (limit.in_use, limit.waiting) == (1, 1)
 
 
 class Refusing(Taker):
@@ -148,31 +148,31 @@ class Refusing(Taker):
 def test_an_abandoned_answer_that_is_being_delivered_keeps_its_place() -> None:
     """Its bytes still come: cancelling the delivery is what ends it."""
     inner = scripted()
-    permits = ConcurrencyLimit(1)
-    response = fired(LimitedUpstream(inner, permits).blob(REPOSITORY, DIGEST))
+    limit = ConcurrencyLimit(1)
+    response = fired(LimitedUpstream(inner, limit).blob(REPOSITORY, DIGEST))
     delivered = response.deliver(Taker())
     response.abandon()
-    assert permits.in_use == 1
+    assert limit.in_use == 1
     delivered.addErrback(lambda _: None).cancel()
-    assert permits.in_use == 0
+    assert limit.in_use == 0
 
 
 def test_a_question_given_up_makes_room() -> None:
     """Whether it was asked already or waits its turn; the other questions do not notice."""
     inner = scripted("*")
-    permits = ConcurrencyLimit(1)
-    fair = LimitedUpstream(inner, permits)
-    asked, waiting, patient = (fair.manifest(REPOSITORY, "latest") for _ in range(3))
+    limit = ConcurrencyLimit(1)
+    limited = LimitedUpstream(inner, limit)
+    asked, waiting, patient = (limited.manifest(REPOSITORY, "latest") for _ in range(3))
     waiting.cancel()
     assert isinstance(fired(waiting), CancelledError)
-    assert (permits.in_use, permits.waiting) == (1, 1)
+    assert (limit.in_use, limit.waiting) == (1, 1)
     asked.cancel()
     assert isinstance(fired(asked), CancelledError)
     assert inner.hanging[0].cancelled
     assert len(inner.hanging) == 2
     inner.hanging[1].answer()
     assert fired(patient).data == MANIFEST
-    assert permits.in_use == 0
+    assert limit.in_use == 0
 
 
 def test_everything_else_is_the_other_upstreams() -> None:
@@ -180,24 +180,24 @@ def test_everything_else_is_the_other_upstreams() -> None:
     inner = scripted()
     inner.availabilities["*"] = Availability(ask=False)
     inner.conditions = Condition((UP,))
-    fair = LimitedUpstream(inner, ConcurrencyLimit(1))
-    fair.overdue("a")
-    fair.stop()
-    assert (fair.name, fair.repository("x")) == (inner.name, "x")
-    assert fair.availability("a") == Availability(ask=False)
-    assert fair.condition() is inner.conditions
+    limited = LimitedUpstream(inner, ConcurrencyLimit(1))
+    limited.overdue("a")
+    limited.stop()
+    assert (limited.name, limited.repository("x")) == (inner.name, "x")
+    assert limited.availability("a") == Availability(ask=False)
+    assert limited.condition() is inner.conditions
     assert (inner.waited, inner.stopped) == (["a"], True)
 
 
 def test_a_registry_is_not_late_because_questions_wait_here() -> None:
     """Who has waited for a turn of ours in vain has learnt nothing of the registry."""
     inner = scripted("manifest")
-    fair = LimitedUpstream(inner, ConcurrencyLimit(1))
-    first, second = fair.manifest(REPOSITORY, "latest"), fair.manifest(REPOSITORY, "latest")
-    fair.overdue(REPOSITORY)
+    limited = LimitedUpstream(inner, ConcurrencyLimit(1))
+    first, second = limited.manifest(REPOSITORY, "latest"), limited.manifest(REPOSITORY, "latest")
+    limited.overdue(REPOSITORY)
     assert inner.waited == []
     inner.hanging[0].answer()
-    fair.overdue(REPOSITORY)
+    limited.overdue(REPOSITORY)
     assert inner.waited == [REPOSITORY]
     inner.hanging[1].answer()
     assert fired(first).data == fired(second).data == MANIFEST
@@ -207,8 +207,8 @@ def test_what_is_asked_for_is_passed_on() -> None:
     """Ranges and validators."""
     inner = scripted()
     inner.validator = '"v"'
-    fair = LimitedUpstream(inner, ConcurrencyLimit(2))
-    response = fired(fair.blob(REPOSITORY, DIGEST, 5, 10, '"v"', background=True))
+    limited = LimitedUpstream(inner, ConcurrencyLimit(2))
+    response = fired(limited.blob(REPOSITORY, DIGEST, 5, 10, '"v"', background=True))
     call = inner.calls[0]
     assert (call.start, call.stop, call.validator, call.background) == (5, 10, '"v"', True)
     assert (response.start, response.stop, response.size, response.validator) == (5, 10, len(BLOB), '"v"')
@@ -216,35 +216,35 @@ def test_what_is_asked_for_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize(("urls", "waits"), [((DOWN,), False), ((DOWN, RATE_LIMITED), False), ((DOWN, UP), True)])
-def test_nobody_queues_for_an_upstream_that_is_down(urls: tuple[UrlCondition, ...], waits: bool) -> None:
+def test_no_question_queues_for_an_upstream_that_is_down(urls: tuple[UrlCondition, ...], waits: bool) -> None:
     """It fails at once, as promised, although a long download holds the only connection; also who waited before."""
     inner = scripted()
-    permits = ConcurrencyLimit(1)
-    fair = LimitedUpstream(inner, permits)
-    fired(fair.blob(REPOSITORY, DIGEST)).deliver(Taker())
-    before = fair.blob(REPOSITORY, DIGEST)
+    limit = ConcurrencyLimit(1)
+    limited = LimitedUpstream(inner, limit)
+    fired(limited.blob(REPOSITORY, DIGEST)).deliver(Taker())
+    before = limited.blob(REPOSITORY, DIGEST)
     inner.conditions = Condition(urls)
     inner.fail(UpstreamUnavailable("docker.io", "down"))
-    after = fair.manifest(REPOSITORY, "latest")
+    after = limited.manifest(REPOSITORY, "latest")
     assert (before.called, after.called) == (not waits, not waits)
     if not waits:
         assert isinstance(fired(before), UpstreamUnavailable)
         assert isinstance(fired(after), UpstreamUnavailable)
-        assert permits.in_use == 1
+        assert limit.in_use == 1
 
 
 class Accounts(RuleBasedStateMachine):
     """
     However questions are asked, answered, refused and given up, and bodies end: a permit is in use for every answer
-    that is open and for nothing else, and nobody waits while there is one for him.
+    that is open and for nothing else, and no question waits while there is one for it.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.limit = 3
-        self.permits = ConcurrencyLimit(self.limit)
+        self.most = 3
+        self.limit = ConcurrencyLimit(self.most)
         self.inner = scripted("*")
-        self.fair = LimitedUpstream(self.inner, self.permits)
+        self.limited = LimitedUpstream(self.inner, self.limit)
         self.questions: list[Deferred[Any]] = []
         self.undelivered: list[IBlobResponse] = []
         self.over: list[IBlobResponse] = []
@@ -267,12 +267,12 @@ class Accounts(RuleBasedStateMachine):
     def ask(self, verb: str, here: bool) -> None:
         repository, digest = (REPOSITORY, DIGEST) if here else ("absent", Digest.of(b"absent"))
         ways: dict[str, tuple[Priority, Callable[[], Deferred[Any]]]] = {
-            "head": (Priority.METADATA, lambda: self.fair.head(repository, "latest")),
-            "manifest": (Priority.METADATA, lambda: self.fair.manifest(repository, "latest")),
-            "blob_size": (Priority.METADATA, lambda: self.fair.blob_size(repository, digest)),
-            "tags": (Priority.METADATA, lambda: self.fair.tags(repository)),
-            "blob": (Priority.BLOB, lambda: self.fair.blob(repository, digest)),
-            "background": (Priority.BACKGROUND, lambda: self.fair.blob(repository, digest, background=True)),
+            "head": (Priority.METADATA, lambda: self.limited.head(repository, "latest")),
+            "manifest": (Priority.METADATA, lambda: self.limited.manifest(repository, "latest")),
+            "blob_size": (Priority.METADATA, lambda: self.limited.blob_size(repository, digest)),
+            "tags": (Priority.METADATA, lambda: self.limited.tags(repository)),
+            "blob": (Priority.BLOB, lambda: self.limited.blob(repository, digest)),
+            "background": (Priority.BACKGROUND, lambda: self.limited.blob(repository, digest, background=True)),
         }
         rank, way = ways[verb]
         question = way()
@@ -336,7 +336,7 @@ class Accounts(RuleBasedStateMachine):
         self.inner.conditions = Condition((DOWN,))
         self.inner._silent.clear()
         self.inner.fail(UpstreamUnavailable("docker.io", "down"))
-        failing = self.fair.manifest(REPOSITORY, "latest")
+        failing = self.limited.manifest(REPOSITORY, "latest")
         assert isinstance(fired(failing), UpstreamUnavailable)
         self.inner.conditions = Condition((UP,))
         self.inner.heal()
@@ -344,16 +344,16 @@ class Accounts(RuleBasedStateMachine):
 
     @invariant()
     def a_permit_for_every_open_answer(self) -> None:
-        assert self.permits.in_use == len(self.ranks_in_use()) <= self.limit
+        assert self.limit.in_use == len(self.ranks_in_use()) <= self.most
 
     @invariant()
-    def nobody_waits_in_vain(self) -> None:
+    def no_question_waits_in_vain(self) -> None:
         in_use, unanswered = self.ranks_in_use(), [each for each in self.questions if not each.called]
-        assert self.permits.waiting == len(unanswered) - len(self.open_questions())
+        assert self.limit.waiting == len(unanswered) - len(self.open_questions())
         asked = in_use[: len(self.open_questions())]
         for rank in Priority:
             waiting = sum(self.waiting_as[each] is rank for each in unanswered) - asked.count(rank)
-            if waiting and len(in_use) < self.limit:
+            if waiting and len(in_use) < self.most:
                 behind = sum(each >= rank for each in in_use)
                 assert behind >= {Priority.METADATA: 3, Priority.BLOB: 2, Priority.BACKGROUND: 1}[rank]
 
@@ -367,7 +367,7 @@ class Accounts(RuleBasedStateMachine):
                 self.undelivered.pop().abandon()
             for body in self.open_bodies():
                 body.cut()
-        assert (self.permits.in_use, self.permits.waiting) == (0, 0)
+        assert (self.limit.in_use, self.limit.waiting) == (0, 0)
         assert all(question.called for question in self.questions)
 
 

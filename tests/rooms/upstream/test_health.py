@@ -137,7 +137,7 @@ def test_the_table_people_read_is_the_one_that_counts() -> None:
 @pytest.mark.parametrize("event", Event)
 @pytest.mark.parametrize("state", Health)
 def test_every_event_leads_where_the_table_says(state: Health, event: Event) -> None:
-    """And an event that cannot happen in a state is a mistake that is heard of, not one that is lived with."""
+    """And an event that cannot happen in a state is a mistake that is raised, not one that goes unnoticed."""
     watched = Watched()
     watched.bring(state)
     after = TRANSITIONS[event].get(state)
@@ -165,7 +165,7 @@ def test_a_url_in_use_is_up_and_costs_no_timer() -> None:
     assert watched.health.condition() == UrlCondition(URL, UP, 1_700_000_000.0, "", None)
 
 
-# -- doubtful -------------------------------------------------------------------------------------------------------
+# -- suspect --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_url_in_use_is_up_and_costs_no_timer() -> None:
     ],
     ids=["a failure", "a 500", "a long wait"],
 )
-def test_one_failure_makes_it_doubtful(happens: Callable[[UrlHealth], None]) -> None:
+def test_one_failure_makes_it_suspect(happens: Callable[[UrlHealth], None]) -> None:
     """Who has a cached answer waits no more; who has none is asked for as before."""
     watched = Watched()
     happens(watched.health)
@@ -188,8 +188,8 @@ def test_one_failure_makes_it_doubtful(happens: Callable[[UrlHealth], None]) -> 
     assert idle.fault is not None and idle.until == watched.clock.seconds() + 1.0
 
 
-def test_a_doubt_is_settled_by_a_probe() -> None:
-    """A second later somebody looks, and then there is no timer any more."""
+def test_a_suspicion_ends_with_a_probe() -> None:
+    """A second later it is probed, and then there is no timer any more."""
     watched = Watched()
     watched.bring(SUSPECT)
     assert watched.wait() == FIRST_PAUSE
@@ -198,7 +198,7 @@ def test_a_doubt_is_settled_by_a_probe() -> None:
     assert watched.clock.getDelayedCalls() == []
 
 
-def test_an_answer_settles_a_doubt_at_once() -> None:
+def test_an_answer_ends_a_suspicion_at_once() -> None:
     """The probe that was under way is dropped."""
     watched = Watched()
     watched.bring(SUSPECT)
@@ -208,8 +208,8 @@ def test_an_answer_settles_a_doubt_at_once() -> None:
     assert watched.under_way == [] and watched.clock.getDelayedCalls() == []
 
 
-def test_a_registry_that_answers_v2_and_hangs_elsewhere_stays_doubtful() -> None:
-    """After the second doubt without an answer in between, an answered probe is no proof any more."""
+def test_a_registry_that_answers_v2_and_hangs_elsewhere_stays_suspect() -> None:
+    """After the second suspicion without an answer in between, an answered probe is no proof any more."""
     watched = Watched()
     watched.health.overdue(SILENT)
     watched.wait()
@@ -228,7 +228,7 @@ def test_a_registry_that_answers_v2_and_hangs_elsewhere_stays_doubtful() -> None
 
 
 def test_mistrust_does_not_last_for_ever() -> None:
-    """A URL that nobody asks, since another one is up, is taken again once probes went well for long."""
+    """A URL that is not asked, since another one is up, is taken again once probes went well for long."""
     watched = Watched()
     watched.health.overdue(SILENT)
     watched.wait()
@@ -396,11 +396,11 @@ def test_a_late_answer_is_a_return() -> None:
     assert watched.clock.getDelayedCalls() == []
 
 
-# -- resting --------------------------------------------------------------------------------------------------------
+# -- rate-limited ---------------------------------------------------------------------------------------------------
 
 
 def test_a_rest_is_as_long_as_was_asked_for() -> None:
-    """Who asks meanwhile is told what remains of it, and nothing is probed."""
+    """A request meanwhile fails with the seconds that remain, and nothing is probed."""
     watched = Watched()
     watched.bring(RATE_LIMITED)
     watched.clock.advance(20)
@@ -420,7 +420,7 @@ def test_a_rest_of_unknown_length_is_longer_every_time() -> None:
     """From a second to five minutes, and from the beginning once it has answered."""
     watched = Watched()
 
-    def rest() -> float:
+    def wait() -> float:
         watched.health.limited(UpstreamRateLimited("up.example", "answered 429"))
         until = watched.health.condition().until
         assert until is not None
@@ -429,13 +429,13 @@ def test_a_rest_of_unknown_length_is_longer_every_time() -> None:
         assert watched.state is UP
         return length
 
-    assert [rest() for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert [wait() for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
     watched.health.answered()
-    assert rest() == 1
+    assert wait() == 1
 
 
 def test_the_longer_of_two_rests_counts() -> None:
-    """And many refusals at once are one rest."""
+    """And many refusals at once are one wait."""
     watched = Watched()
     watched.bring(RATE_LIMITED)
     watched.health.limited(UpstreamRateLimited("up.example", "answered 429", 5.0))
@@ -445,7 +445,7 @@ def test_the_longer_of_two_rests_counts() -> None:
     assert len(watched.clock.getDelayedCalls()) == 1
 
 
-def test_answers_and_failures_of_before_do_not_end_a_rest() -> None:
+def test_answers_and_failures_of_before_do_not_end_a_wait() -> None:
     """It was asked for; questions that were under way change nothing."""
     watched = Watched()
     watched.bring(RATE_LIMITED)
@@ -460,7 +460,7 @@ def test_answers_and_failures_of_before_do_not_end_a_rest() -> None:
 
 
 def test_a_probe_is_dropped_when_a_rest_begins() -> None:
-    """A rest is a rest."""
+    """Whatever happens meanwhile, it lasts as long as it was asked for."""
     watched = Watched()
     watched.bring(DOWN)
     watched.wait()
@@ -483,7 +483,7 @@ def test_a_probe_that_is_answered_while_it_is_dropped_changes_nothing() -> None:
     assert watched.clock.getDelayedCalls() == []
 
 
-# -- the end, and what is told --------------------------------------------------------------------------------------
+# -- the end, and what is reported ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", Health)
@@ -552,7 +552,7 @@ def test_operators_see_since_when_and_why() -> None:
 
 
 class AnyWeather(RuleBasedStateMachine):
-    """Answers, failures, waits, rests and probes in any order and at any time."""
+    """Answers, failures, late clients, rate limits and probes in any order and at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -619,7 +619,7 @@ class AnyWeather(RuleBasedStateMachine):
 
     @invariant()
     def what_is_foreseen_is_what_happens(self) -> None:
-        """Who may not ask is told why."""
+        """A request that may not be sent fails and says why."""
         availability = self.watched.health.availability(False)
         assert availability.ask == (self.stopped or self.watched.state in (UP, SUSPECT))
         assert availability.wait == (self.stopped or self.watched.state is UP)

@@ -65,7 +65,7 @@ class Counting(Standard):
         return None if values is None else RateLimit(100, int(values[0]), 21600.0)
 
 
-class Weather:
+class Outages:
     """
     An upstream in a network.
 
@@ -124,243 +124,243 @@ class Weather:
 
 def test_in_fair_weather_nothing_is_probed() -> None:
     """One request for one question, and no timer afterwards."""
-    weather = Weather()
-    assert weather.pull() == MANIFEST
-    assert weather.upstream.availability("a") == Availability()
-    assert len(weather.net.asked) == 1 and weather.net.timers() == []
-    weather.end()
+    outages = Outages()
+    assert outages.pull() == MANIFEST
+    assert outages.upstream.availability("a") == Availability()
+    assert len(outages.net.asked) == 1 and outages.net.timers() == []
+    outages.end()
 
 
-def test_a_black_hole_keeps_one_client_waiting_and_then_nobody() -> None:
-    """The first who has a cached answer waits; all others are told at once that there is nothing to wait for."""
-    weather = Weather()
-    weather.net.holes.add(REGISTRY)
-    first = weather.upstream.head("a", "t")
-    weather.pass_time(2)
-    assert weather.upstream.availability("a").wait
-    weather.upstream.overdue("a")
-    availability = weather.upstream.availability("a")
+def test_a_black_hole_keeps_one_client_waiting_and_then_none() -> None:
+    """The first who has a cached answer waits; for all others there is nothing to wait for."""
+    outages = Outages()
+    outages.net.holes.add(REGISTRY)
+    first = outages.upstream.head("a", "t")
+    outages.pass_time(2)
+    assert outages.upstream.availability("a").wait
+    outages.upstream.overdue("a")
+    availability = outages.upstream.availability("a")
     assert (availability.ask, availability.wait) == (False, False)
     assert isinstance(availability.fault, errors.UpstreamTimeout) and availability.until is not None
-    weather.pass_time(28)
-    assert type(weather.net.fault(first)) is errors.UpstreamTimeout
-    weather.pass_time(4)
-    assert weather.states == [DOWN]
-    assert not weather.upstream.availability("b").ask
-    weather.end()
+    outages.pass_time(28)
+    assert type(outages.net.fault(first)) is errors.UpstreamTimeout
+    outages.pass_time(4)
+    assert outages.states == [DOWN]
+    assert not outages.upstream.availability("b").ask
+    outages.end()
 
 
 def test_a_thousand_questions_to_a_lost_registry_cost_no_packet() -> None:
-    """Each fails in the same instant, saying why; the one probe goes on as if nobody had asked."""
-    weather = lost()
-    asked, wires = len(weather.net.asked), len(weather.net.wires)
+    """Each fails in the same instant, saying why; the one probe goes on undisturbed."""
+    outages = lost()
+    asked, wires = len(outages.net.asked), len(outages.net.wires)
     for number in range(1000):
-        fault = failure_of(weather.upstream.manifest(f"r{number}", "t"))
+        fault = failure_of(outages.upstream.manifest(f"r{number}", "t"))
         assert type(fault) is errors.UpstreamTimeout
         assert "has been down for" in str(fault) and "no answer within 30 seconds" in str(fault)
-    assert (len(weather.net.asked), len(weather.net.wires)) == (asked, wires)
-    assert weather.observer.kinds[-1000:] == ["unavailable"] * 1000
-    weather.end()
+    assert (len(outages.net.asked), len(outages.net.wires)) == (asked, wires)
+    assert outages.observer.kinds[-1000:] == ["unavailable"] * 1000
+    outages.end()
 
 
-def lost() -> Weather:
+def lost() -> Outages:
     """A registry that went down in silence, an instant ago."""
-    weather = Weather()
-    weather.net.holes.add(REGISTRY)
-    questions = [weather.upstream.head("a", "t"), weather.upstream.head("b", "t")]
-    weather.net.settle()
-    weather.net.clock.advance(30)
+    outages = Outages()
+    outages.net.holes.add(REGISTRY)
+    questions = [outages.upstream.head("a", "t"), outages.upstream.head("b", "t")]
+    outages.net.settle()
+    outages.net.clock.advance(30)
     for question in questions:
-        assert type(weather.net.fault(question)) is errors.UpstreamTimeout
-    assert weather.states == [DOWN]
-    return weather
+        assert type(outages.net.fault(question)) is errors.UpstreamTimeout
+    assert outages.states == [DOWN]
+    return outages
 
 
 def test_the_return_of_a_registry_is_noticed_by_a_probe() -> None:
     """C{/v2/} is asked, without credentials, and whatever it says the registry is back."""
-    weather = lost()
-    weather.net.clock.advance(1)
-    weather.net.clock.advance(30)
-    assert weather.states == [DOWN]
-    weather.net.holes.clear()
-    weather.answer(Reply(401, {"WWW-Authenticate": f'Bearer realm="{AUTH}/token"'}), Reply(body=MANIFEST))
-    weather.net.clock.advance(1.9)
-    assert weather.asked() == []
-    weather.net.clock.advance(0.1)
-    weather.net.settle()
-    assert weather.asked() == ["/v2/"] and weather.net.asked[0].one("authorization") is None
-    assert weather.states == [UP]
-    assert weather.pull() == MANIFEST
-    assert weather.net.timers() == []
-    weather.end()
+    outages = lost()
+    outages.net.clock.advance(1)
+    outages.net.clock.advance(30)
+    assert outages.states == [DOWN]
+    outages.net.holes.clear()
+    outages.answer(Reply(401, {"WWW-Authenticate": f'Bearer realm="{AUTH}/token"'}), Reply(body=MANIFEST))
+    outages.net.clock.advance(1.9)
+    assert outages.asked() == []
+    outages.net.clock.advance(0.1)
+    outages.net.settle()
+    assert outages.asked() == ["/v2/"] and outages.net.asked[0].one("authorization") is None
+    assert outages.states == [UP]
+    assert outages.pull() == MANIFEST
+    assert outages.net.timers() == []
+    outages.end()
 
 
 def test_a_question_turned_away_brings_the_next_probe_forward() -> None:
     """Whoever needs a registry that came back finds it within seconds, not within minutes."""
-    weather = Weather()
-    weather.net.refusing.add(REGISTRY)
+    outages = Outages()
+    outages.net.refusing.add(REGISTRY)
     for _ in range(2):
-        assert type(weather.fault()) is errors.UpstreamUnavailable
-    weather.pass_time(1 + 2 + 4 + 8 + 16 + 32 + 1)
-    weather.net.refusing.clear()
-    assert "is tried again in 63 s" in str(weather.fault())
-    weather.pass_time(4)
-    assert weather.pull() == MANIFEST
-    weather.end()
+        assert type(outages.fault()) is errors.UpstreamUnavailable
+    outages.pass_time(1 + 2 + 4 + 8 + 16 + 32 + 1)
+    outages.net.refusing.clear()
+    assert "is tried again in 63 s" in str(outages.fault())
+    outages.pass_time(4)
+    assert outages.pull() == MANIFEST
+    outages.end()
 
 
 # -- other failures -------------------------------------------------------------------------------------------------
 
 
-def test_a_registry_that_answers_v2_and_hangs_elsewhere_keeps_nobody_waiting() -> None:
+def test_a_registry_that_answers_v2_and_hangs_elsewhere_keeps_no_client_waiting() -> None:
     """Its probes go well, and are not believed for the second time; uncached images are still asked for."""
-    weather = Weather()
-    weather.serve(lambda asked: Reply() if asked.target == "/v2/" else None)
+    outages = Outages()
+    outages.serve(lambda asked: Reply() if asked.target == "/v2/" else None)
     questions = []
     for _ in range(2):
-        questions.append(weather.upstream.head("a", "t"))
-        weather.pass_time(2)
-        weather.upstream.overdue("a")
-        weather.pass_time(2)
-    assert weather.states == [SUSPECT]
-    assert not weather.upstream.availability("b").wait
-    weather.pass_time(30)
-    assert all(type(weather.net.fault(question)) is errors.UpstreamTimeout for question in questions)
-    assert weather.states == [SUSPECT]
-    uncached = weather.upstream.manifest("c", "t")
-    weather.net.settle()
-    assert weather.asked(of="/c/") == ["/v2/c/manifests/t"]
+        questions.append(outages.upstream.head("a", "t"))
+        outages.pass_time(2)
+        outages.upstream.overdue("a")
+        outages.pass_time(2)
+    assert outages.states == [SUSPECT]
+    assert not outages.upstream.availability("b").wait
+    outages.pass_time(30)
+    assert all(type(outages.net.fault(question)) is errors.UpstreamTimeout for question in questions)
+    assert outages.states == [SUSPECT]
+    uncached = outages.upstream.manifest("c", "t")
+    outages.net.settle()
+    assert outages.asked(of="/c/") == ["/v2/c/manifests/t"]
     uncached.cancel()
-    assert type(weather.net.fault(uncached)) is CancelledError
-    weather.answer(Reply(body=MANIFEST))
-    assert weather.pull() == MANIFEST
-    assert weather.states == [UP] and weather.net.timers() == []
-    weather.end()
+    assert type(outages.net.fault(uncached)) is CancelledError
+    outages.answer(Reply(body=MANIFEST))
+    assert outages.pull() == MANIFEST
+    assert outages.states == [UP] and outages.net.timers() == []
+    outages.end()
 
 
 @pytest.mark.parametrize("answer", [Reply(404), Reply(body=MANIFEST)], ids=["no", "yes"])
-def test_one_slow_repository_keeps_nobody_waiting_while_others_are_answered(answer: Reply) -> None:
+def test_one_slow_repository_keeps_no_client_waiting_while_others_are_answered(answer: Reply) -> None:
     """The URL is up, since others are answered; who asks about the slow one waits no more until it was answered for."""
-    weather = Weather()
-    weather.serve(lambda asked: None if "/slow/" in asked.target else Reply(body=MANIFEST))
-    slow = weather.upstream.manifest("slow", "t")
-    weather.pass_time(2)
-    weather.upstream.overdue("slow")
-    weather.pull("quick")
-    assert weather.states == [UP]
-    assert weather.upstream.availability("quick") == Availability()
-    availability = weather.upstream.availability("slow")
-    assert (availability.ask, availability.wait, availability.until) == (True, False, weather.net.clock.seconds() + 1)
+    outages = Outages()
+    outages.serve(lambda asked: None if "/slow/" in asked.target else Reply(body=MANIFEST))
+    slow = outages.upstream.manifest("slow", "t")
+    outages.pass_time(2)
+    outages.upstream.overdue("slow")
+    outages.pull("quick")
+    assert outages.states == [UP]
+    assert outages.upstream.availability("quick") == Availability()
+    availability = outages.upstream.availability("slow")
+    assert (availability.ask, availability.wait, availability.until) == (True, False, outages.net.clock.seconds() + 1)
     assert isinstance(availability.fault, errors.UpstreamTimeout)
     slow.cancel()
-    weather.net.fault(slow)
-    weather.answer(answer)
-    question = weather.upstream.manifest("slow", "t")
-    weather.net.settle()
+    outages.net.fault(slow)
+    outages.answer(answer)
+    question = outages.upstream.manifest("slow", "t")
+    outages.net.settle()
     assert not pending(question)
     question.addErrback(lambda failure: failure.trap(errors.UpstreamMissing))
-    assert weather.upstream.availability("slow") == Availability()
-    weather.end()
+    assert outages.upstream.availability("slow") == Availability()
+    outages.end()
 
 
 def test_questions_of_before_a_return_say_nothing_of_now() -> None:
-    """A hundred that were lost in an outage run into their time limits long after it ended: nobody is turned away."""
-    weather = Weather()
-    weather.serve(lambda asked: None)
-    lost = [weather.upstream.head(f"r{number}", "t") for number in range(20)]
-    weather.net.settle()
-    weather.net.clock.advance(10)
-    weather.answer(Reply(body=MANIFEST))
-    weather.pull()
-    weather.net.clock.advance(20)
-    assert all(type(weather.net.fault(question)) is errors.UpstreamTimeout for question in lost)
-    assert weather.states == [UP]
-    weather.end()
+    """A hundred that were lost in an outage run into their time limits long after it ended: no request is refused."""
+    outages = Outages()
+    outages.serve(lambda asked: None)
+    lost = [outages.upstream.head(f"r{number}", "t") for number in range(20)]
+    outages.net.settle()
+    outages.net.clock.advance(10)
+    outages.answer(Reply(body=MANIFEST))
+    outages.pull()
+    outages.net.clock.advance(20)
+    assert all(type(outages.net.fault(question)) is errors.UpstreamTimeout for question in lost)
+    assert outages.states == [UP]
+    outages.end()
 
 
 def test_a_server_that_fails_five_times_is_down() -> None:
     """Four times it is asked again; the sixth question is not sent."""
-    weather = Weather()
-    weather.answer(Reply(500))
+    outages = Outages()
+    outages.answer(Reply(500))
     for number in range(5):
-        assert "answered 500" in str(weather.fault(f"r{number}"))
-    assert weather.states == [DOWN]
-    assert "has been down for" in str(weather.fault())
-    assert len(weather.net.asked) == 5
-    weather.end()
+        assert "answered 500" in str(outages.fault(f"r{number}"))
+    assert outages.states == [DOWN]
+    assert "has been down for" in str(outages.fault())
+    assert len(outages.net.asked) == 5
+    outages.end()
 
 
 def test_a_method_that_is_not_known_is_no_failure() -> None:
     """501 to HEAD is how some servers say that they have none."""
-    weather = Weather()
-    weather.answer(Reply(501))
+    outages = Outages()
+    outages.answer(Reply(501))
     for _ in range(6):
-        weather.net.result(weather.upstream.head("a", "t"))
-    assert weather.states == [UP]
-    weather.end()
+        outages.net.result(outages.upstream.head("a", "t"))
+    assert outages.states == [UP]
+    outages.end()
 
 
 def test_answers_of_every_sort_are_answers() -> None:
-    """A doubtful registry that says no, that it has no such thing, or rubbish, is up."""
+    """A suspect registry that says no, that it has no such thing, or rubbish, is up."""
     for reply in (Reply(404), Reply(403), Reply(401), Reply(400), Reply(200, {"Content-Encoding": "gzip"}, b"x")):
-        weather = Weather()
-        weather.answer(Reply(500), reply)
-        weather.fault()
-        assert weather.states == [SUSPECT]
-        weather.fault()
-        assert weather.states == [UP]
-        weather.end()
+        outages = Outages()
+        outages.answer(Reply(500), reply)
+        outages.fault()
+        assert outages.states == [SUSPECT]
+        outages.fault()
+        assert outages.states == [UP]
+        outages.end()
 
 
 def test_a_cancelled_question_is_neither_a_success_nor_a_failure() -> None:
     """Clients that lose patience say nothing of the registry."""
-    weather = Weather()
-    weather.net.holes.add(REGISTRY)
+    outages = Outages()
+    outages.net.holes.add(REGISTRY)
     for _ in range(5):
-        question = weather.upstream.manifest("a", "t")
-        weather.net.settle()
+        question = outages.upstream.manifest("a", "t")
+        outages.net.settle()
         question.cancel()
-        assert type(weather.net.fault(question)) is CancelledError
-    assert weather.states == [UP]
-    weather.answer(Reply(500))
-    weather.net.holes.clear()
-    weather.fault()
-    assert weather.states == [SUSPECT]
-    weather.serve(lambda asked: None)
-    question = weather.upstream.manifest("a", "t")
-    weather.net.settle()
-    assert not weather.upstream.availability("a").ask
+        assert type(outages.net.fault(question)) is CancelledError
+    assert outages.states == [UP]
+    outages.answer(Reply(500))
+    outages.net.holes.clear()
+    outages.fault()
+    assert outages.states == [SUSPECT]
+    outages.serve(lambda asked: None)
+    question = outages.upstream.manifest("a", "t")
+    outages.net.settle()
+    assert not outages.upstream.availability("a").ask
     question.cancel()
-    weather.net.fault(question)
-    assert weather.states == [SUSPECT]
-    assert weather.upstream.availability("a").ask
-    weather.end()
+    outages.net.fault(question)
+    assert outages.states == [SUSPECT]
+    assert outages.upstream.availability("a").ask
+    outages.end()
 
 
 def test_a_body_that_breaks_off_is_no_failure_of_the_registry() -> None:
     """Lines are cut; who was answered was answered."""
-    weather = Weather()
-    weather.answer(Reply(200, {}, b"some", claim=100))
+    outages = Outages()
+    outages.answer(Reply(200, {}, b"some", claim=100))
     for _ in range(6):
-        response = weather.net.result(weather.upstream.blob("a", DIGEST))
-        assert isinstance(weather.net.fault(response.deliver(Sink())), errors.UpstreamUnavailable)
-    assert weather.states == [UP]
-    weather.end()
+        response = outages.net.result(outages.upstream.blob("a", DIGEST))
+        assert isinstance(outages.net.fault(response.deliver(Sink())), errors.UpstreamUnavailable)
+    assert outages.states == [UP]
+    outages.end()
 
 
 def test_a_store_that_is_lost_behind_redirects_does_not_take_the_registry_with_it() -> None:
     """Where a firewall lets the registry through and not its CDN, manifests are served as ever."""
-    weather = Weather()
-    weather.serve(lambda a: Reply(307, {"Location": CDN + a.target}) if "blobs" in a.target else Reply(body=MANIFEST))
-    weather.net.servers[CDN] = lambda asked: Reply(502)
+    outages = Outages()
+    outages.serve(lambda a: Reply(307, {"Location": CDN + a.target}) if "blobs" in a.target else Reply(body=MANIFEST))
+    outages.net.servers[CDN] = lambda asked: Reply(502)
     for _ in range(6):
-        assert isinstance(weather.net.fault(weather.upstream.blob("a", DIGEST)), errors.UpstreamUnavailable)
-    weather.net.refusing.add(CDN)
+        assert isinstance(outages.net.fault(outages.upstream.blob("a", DIGEST)), errors.UpstreamUnavailable)
+    outages.net.refusing.add(CDN)
     for _ in range(3):
-        assert isinstance(weather.net.fault(weather.upstream.blob("a", DIGEST)), errors.UpstreamUnavailable)
-    assert weather.states == [UP]
-    assert weather.pull() == MANIFEST
-    weather.end()
+        assert isinstance(outages.net.fault(outages.upstream.blob("a", DIGEST)), errors.UpstreamUnavailable)
+    assert outages.states == [UP]
+    assert outages.pull() == MANIFEST
+    outages.end()
 
 
 @implementer(ICredentials)
@@ -385,131 +385,131 @@ class Losing:
 def test_credentials_that_cannot_be_read_are_not_the_registrys_fault() -> None:
     """Nor are they an answer of its: the message names the file, and its health stays what it was."""
     credentials = Losing()
-    weather = Weather(credentials=credentials)
-    weather.answer(Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}), Reply(body=MANIFEST), Reply(500))
-    assert weather.pull() == MANIFEST
+    outages = Outages(credentials=credentials)
+    outages.answer(Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}), Reply(body=MANIFEST), Reply(500))
+    assert outages.pull() == MANIFEST
     credentials.lost = True
     for _ in range(3):
-        assert "password_file /p" in str(weather.fault())
-    assert weather.states == [UP] and weather.net.timers() == []
+        assert "password_file /p" in str(outages.fault())
+    assert outages.states == [UP] and outages.net.timers() == []
     credentials.lost = False
-    assert "answered 500" in str(weather.fault())
+    assert "answered 500" in str(outages.fault())
     credentials.lost = True
-    assert "password_file /p" in str(weather.fault())
-    assert weather.states == [SUSPECT]
-    weather.end()
+    assert "password_file /p" in str(outages.fault())
+    assert outages.states == [SUSPECT]
+    outages.end()
 
 
 # -- fewer requests -------------------------------------------------------------------------------------------------
 
 
 def test_a_limit_on_one_repository_leaves_the_others_alone() -> None:
-    """Who asks for it next is told what remains of the Retry-After, and no request is made."""
-    weather = Weather()
-    weather.serve(lambda asked: Reply(429, {"Retry-After": "30"}) if "/busy/" in asked.target else Reply(body=MANIFEST))
-    fault = weather.fault("busy")
+    """The next question fails with what remains of the Retry-After, and no request is sent."""
+    outages = Outages()
+    outages.serve(lambda asked: Reply(429, {"Retry-After": "30"}) if "/busy/" in asked.target else Reply(body=MANIFEST))
+    fault = outages.fault("busy")
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 30
-    weather.pass_time(10)
-    fault = weather.fault("busy")
+    outages.pass_time(10)
+    fault = outages.fault("busy")
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 20
-    assert len(weather.asked(of="/busy/")) == 1
-    availability = weather.upstream.availability("busy")
-    assert (availability.ask, availability.until) == (False, weather.net.clock.seconds() + 20)
+    assert len(outages.asked(of="/busy/")) == 1
+    availability = outages.upstream.availability("busy")
+    assert (availability.ask, availability.until) == (False, outages.net.clock.seconds() + 20)
     assert isinstance(availability.fault, errors.UpstreamRateLimited)
-    assert weather.pull("other") == MANIFEST
-    assert weather.upstream.condition().resting == ("busy",)
-    weather.pass_time(20)
-    weather.fault("busy")
-    assert len(weather.asked(of="/busy/")) == 2
-    weather.end()
+    assert outages.pull("other") == MANIFEST
+    assert outages.upstream.condition().resting == ("busy",)
+    outages.pass_time(20)
+    outages.fault("busy")
+    assert len(outages.asked(of="/busy/")) == 2
+    outages.end()
 
 
 def test_limits_on_three_repositories_are_a_limit_on_the_registry() -> None:
     """Then nothing at all is asked until the longest of them is over."""
-    weather = Weather()
+    outages = Outages()
     waits = {"a": "10", "b": "40", "c": "20"}
-    weather.serve(
+    outages.serve(
         lambda asked: (
             Reply(429, {"Retry-After": waits[name]}) if (name := asked.target[4]) in waits else Reply(body=MANIFEST)
         )
     )
     for name in "ab":
-        weather.fault(name)
-        assert weather.states == [UP]
-    weather.fault("c")
-    assert weather.states == [RATE_LIMITED]
-    fault = weather.fault("d")
+        outages.fault(name)
+        assert outages.states == [UP]
+    outages.fault("c")
+    assert outages.states == [RATE_LIMITED]
+    fault = outages.fault("d")
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 40
-    assert len(weather.net.asked) == 3
-    weather.pass_time(40)
-    assert weather.states == [UP]
-    assert weather.pull("d") == MANIFEST and weather.net.timers() == []
-    weather.end()
+    assert len(outages.net.asked) == 3
+    outages.pass_time(40)
+    assert outages.states == [UP]
+    assert outages.pull("d") == MANIFEST and outages.net.timers() == []
+    outages.end()
 
 
 def test_a_server_that_says_when_to_come_back_is_left_alone_until_then() -> None:
-    """503 with a Retry-After; both who heard it and who comes later are told when."""
-    weather = Weather()
-    weather.answer(Reply(503, {"Retry-After": "120"}), Reply(body=MANIFEST))
+    """503 with a Retry-After; the question that met it and the later ones say when."""
+    outages = Outages()
+    outages.answer(Reply(503, {"Retry-After": "120"}), Reply(body=MANIFEST))
     for seconds in (120, 90):
-        fault = weather.fault("a" if seconds == 120 else "b")
+        fault = outages.fault("a" if seconds == 120 else "b")
         assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == seconds
-        weather.pass_time(30)
-    assert len(weather.net.asked) == 1
-    weather.pass_time(60)
-    assert weather.pull() == MANIFEST
-    weather.end()
+        outages.pass_time(30)
+    assert len(outages.net.asked) == 1
+    outages.pass_time(60)
+    assert outages.pull() == MANIFEST
+    outages.end()
 
 
 def test_a_token_server_that_wants_fewer_requests_stops_all() -> None:
     """Without a token nothing can be asked about any repository."""
-    weather = Weather(auth_hosts=("auth.example",))
-    weather.answer(Reply(401, {"WWW-Authenticate": f'Bearer realm="{AUTH}/token",service="s"'}))
-    weather.net.servers[AUTH] = lambda asked: Reply(429, {"Retry-After": "15"})
-    weather.fault("a")
-    assert weather.states == [RATE_LIMITED]
-    fault = weather.fault("b")
+    outages = Outages(auth_hosts=("auth.example",))
+    outages.answer(Reply(401, {"WWW-Authenticate": f'Bearer realm="{AUTH}/token",service="s"'}))
+    outages.net.servers[AUTH] = lambda asked: Reply(429, {"Retry-After": "15"})
+    outages.fault("a")
+    assert outages.states == [RATE_LIMITED]
+    fault = outages.fault("b")
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 15
-    weather.end()
+    outages.end()
 
 
 def test_pulls_are_left_to_others_before_the_limit_is_hit() -> None:
     """C{keep_pulls}: manifests are not fetched any more; checks and blobs, which cost nothing, go on."""
-    weather = Weather(adapter=Counting(), keep_pulls=10)
+    outages = Outages(adapter=Counting(), keep_pulls=10)
     left = iter([11, 10, 10, 10])
 
     def server(asked: Asked) -> Reply:
         fields: dict[str, str | list[str]] = {} if "blobs" in asked.target else {"RateLimit-Remaining": str(next(left))}
         return Reply(200, fields, MANIFEST)
 
-    weather.serve(server)
+    outages.serve(server)
     for _ in range(2):
-        weather.pull()
-    fault = failure_of(weather.upstream.manifest("b", "t"))
+        outages.pull()
+    fault = failure_of(outages.upstream.manifest("b", "t"))
     assert isinstance(fault, errors.UpstreamRateLimited) and "keep_pulls" in str(fault)
-    assert len(weather.net.asked) == 2
-    weather.net.result(weather.upstream.head("b", "t"))
-    weather.net.result(weather.upstream.blob("b", DIGEST)).abandon()
-    assert weather.upstream.condition().rate_limit == RateLimit(100, 10, 21600.0)
-    assert [limit.remaining for limit in weather.observer.limits] == [11, 10, 10]
-    assert weather.states == [UP]
-    weather.end()
+    assert len(outages.net.asked) == 2
+    outages.net.result(outages.upstream.head("b", "t"))
+    outages.net.result(outages.upstream.blob("b", DIGEST)).abandon()
+    assert outages.upstream.condition().rate_limit == RateLimit(100, 10, 21600.0)
+    assert [limit.remaining for limit in outages.observer.limits] == [11, 10, 10]
+    assert outages.states == [UP]
+    outages.end()
 
 
 def test_a_used_up_allowance_is_looked_at_again_without_a_pull() -> None:
     """The window slides: a minute later one HEAD, which costs nothing, says how many are left by now."""
-    weather = Weather(adapter=Counting(), keep_pulls=10)
+    outages = Outages(adapter=Counting(), keep_pulls=10)
     left = iter([5, 5, 60, 59])
-    weather.serve(lambda asked: Reply(200, {"RateLimit-Remaining": str(next(left))}, MANIFEST))
-    weather.pull()
-    weather.net.clock.advance(60)
-    assert isinstance(weather.fault(), errors.UpstreamRateLimited)
-    assert [asked.method for asked in weather.net.asked] == ["GET", "HEAD"]
-    assert isinstance(weather.fault(), errors.UpstreamRateLimited)
-    weather.net.clock.advance(60)
-    assert weather.pull() == MANIFEST
-    assert [asked.method for asked in weather.net.asked] == ["GET", "HEAD", "HEAD", "GET"]
-    weather.end()
+    outages.serve(lambda asked: Reply(200, {"RateLimit-Remaining": str(next(left))}, MANIFEST))
+    outages.pull()
+    outages.net.clock.advance(60)
+    assert isinstance(outages.fault(), errors.UpstreamRateLimited)
+    assert [asked.method for asked in outages.net.asked] == ["GET", "HEAD"]
+    assert isinstance(outages.fault(), errors.UpstreamRateLimited)
+    outages.net.clock.advance(60)
+    assert outages.pull() == MANIFEST
+    assert [asked.method for asked in outages.net.asked] == ["GET", "HEAD", "HEAD", "GET"]
+    outages.end()
 
 
 # -- several URLs ---------------------------------------------------------------------------------------------------
@@ -517,70 +517,70 @@ def test_a_used_up_allowance_is_looked_at_again_without_a_pull() -> None:
 
 def test_a_failed_url_is_rested_and_taken_again_after_its_return() -> None:
     """The second is asked meanwhile, at once; the first comes first again."""
-    weather = Weather(REGISTRY, SECOND)
-    weather.net.refusing.add(REGISTRY)
+    outages = Outages(REGISTRY, SECOND)
+    outages.net.refusing.add(REGISTRY)
     for _ in range(3):
-        weather.pull()
-    assert weather.states == [SUSPECT, UP]
-    weather.pass_time(1)
-    assert weather.states == [DOWN, UP]
-    assert weather.upstream.availability("a") == Availability()
-    weather.net.refusing.clear()
-    weather.pull()
-    assert (weather.asked(), len(weather.asked(SECOND))) == ([], 4)
-    weather.pass_time(1)
-    assert weather.states == [UP, UP]
-    weather.pull()
-    assert weather.asked() == ["/v2/", "/v2/a/manifests/t"]
-    weather.end()
+        outages.pull()
+    assert outages.states == [SUSPECT, UP]
+    outages.pass_time(1)
+    assert outages.states == [DOWN, UP]
+    assert outages.upstream.availability("a") == Availability()
+    outages.net.refusing.clear()
+    outages.pull()
+    assert (outages.asked(), len(outages.asked(SECOND))) == ([], 4)
+    outages.pass_time(1)
+    assert outages.states == [UP, UP]
+    outages.pull()
+    assert outages.asked() == ["/v2/", "/v2/a/manifests/t"]
+    outages.end()
 
 
 def test_urls_are_tried_in_order() -> None:
-    """Of those that are up the first in the file, then the doubtful ones."""
-    weather = Weather(REGISTRY, SECOND, THIRD)
-    weather.answer(Reply(500), Reply(body=MANIFEST))
-    weather.answer(Reply(500), Reply(body=MANIFEST), url=SECOND)
-    weather.pull()
-    assert weather.states == [SUSPECT, SUSPECT, UP]
-    weather.answer(Reply(500), url=THIRD)
-    weather.net.asked.clear()
-    weather.pull()
-    assert [asked.origin for asked in weather.net.asked] == [THIRD, REGISTRY]
-    weather.end()
+    """Of those that are up the first in the file, then the suspect ones."""
+    outages = Outages(REGISTRY, SECOND, THIRD)
+    outages.answer(Reply(500), Reply(body=MANIFEST))
+    outages.answer(Reply(500), Reply(body=MANIFEST), url=SECOND)
+    outages.pull()
+    assert outages.states == [SUSPECT, SUSPECT, UP]
+    outages.answer(Reply(500), url=THIRD)
+    outages.net.asked.clear()
+    outages.pull()
+    assert [asked.origin for asked in outages.net.asked] == [THIRD, REGISTRY]
+    outages.end()
 
 
 def test_a_limit_of_one_url_leads_to_the_next() -> None:
     """Two ways to one registry may have two limits."""
-    weather = Weather(REGISTRY, SECOND)
-    weather.answer(Reply(429, {"Retry-After": "30"}))
+    outages = Outages(REGISTRY, SECOND)
+    outages.answer(Reply(429, {"Retry-After": "30"}))
     for _ in range(3):
-        assert weather.pull() == MANIFEST
-    assert (len(weather.asked()), len(weather.asked(SECOND))) == (1, 3)
-    assert weather.upstream.availability("a") == Availability()
-    weather.end()
+        assert outages.pull() == MANIFEST
+    assert (len(outages.asked()), len(outages.asked(SECOND))) == (1, 3)
+    assert outages.upstream.availability("a") == Availability()
+    outages.end()
 
 
 def test_when_no_url_may_be_asked_the_first_one_says_why() -> None:
     """And the availability says when that may change."""
-    weather = Weather(REGISTRY, SECOND)
-    weather.answer(Reply(503, {"Retry-After": "30"}))
-    weather.answer(Reply(503, {"Retry-After": "10"}), url=SECOND)
-    assert REGISTRY in str(weather.fault())
-    fault = weather.fault()
+    outages = Outages(REGISTRY, SECOND)
+    outages.answer(Reply(503, {"Retry-After": "30"}))
+    outages.answer(Reply(503, {"Retry-After": "10"}), url=SECOND)
+    assert REGISTRY in str(outages.fault())
+    fault = outages.fault()
     assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 30 and REGISTRY in str(fault)
-    availability = weather.upstream.availability("a")
-    assert (availability.ask, availability.until) == (False, weather.net.clock.seconds() + 10)
-    weather.end()
+    availability = outages.upstream.availability("a")
+    assert (availability.ask, availability.until) == (False, outages.net.clock.seconds() + 10)
+    outages.end()
 
 
-def test_the_failure_that_was_met_is_told_before_one_that_was_not() -> None:
+def test_the_failure_that_was_met_is_raised_before_one_that_was_not() -> None:
     """What a lost URL would have said matters less than what the other one did."""
-    weather = Weather(REGISTRY, SECOND)
-    weather.answer(Reply(503, {"Retry-After": "300"}))
-    weather.pull()
-    weather.answer(Reply(502), url=SECOND)
-    assert "answered 502" in str(weather.fault())
-    weather.end()
+    outages = Outages(REGISTRY, SECOND)
+    outages.answer(Reply(503, {"Retry-After": "300"}))
+    outages.pull()
+    outages.answer(Reply(502), url=SECOND)
+    assert "answered 502" in str(outages.fault())
+    outages.end()
 
 
 # -- what operators see, and the end --------------------------------------------------------------------------------
@@ -588,27 +588,27 @@ def test_the_failure_that_was_met_is_told_before_one_that_was_not() -> None:
 
 def test_operators_see_every_url() -> None:
     """In the configured order, as it may be shown."""
-    weather = Weather(REGISTRY + "/remote/", SECOND)
-    weather.net.refusing.add(REGISTRY)
-    weather.pull()
-    first, second = weather.upstream.condition().urls
-    assert (first.url, first.health, first.until) == (REGISTRY + "/remote", SUSPECT, weather.net.clock.seconds() + 1)
+    outages = Outages(REGISTRY + "/remote/", SECOND)
+    outages.net.refusing.add(REGISTRY)
+    outages.pull()
+    first, second = outages.upstream.condition().urls
+    assert (first.url, first.health, first.until) == (REGISTRY + "/remote", SUSPECT, outages.net.clock.seconds() + 1)
     assert "cannot connect" in first.fault
     assert (second.url, second.health, second.fault, second.until) == (SECOND, UP, "", None)
-    assert weather.observer.states[:2] == [(REGISTRY + "/remote", UP), (SECOND, UP)]
-    assert weather.observer.states[2:] == [(REGISTRY + "/remote", SUSPECT)]
-    weather.end()
+    assert outages.observer.states[:2] == [(REGISTRY + "/remote", UP), (SECOND, UP)]
+    assert outages.observer.states[2:] == [(REGISTRY + "/remote", SUSPECT)]
+    outages.end()
 
 
 def test_a_stopped_upstream_probes_no_more() -> None:
     """It may be stopped twice; a flight that still holds it may still ask."""
-    weather = lost()
-    weather.upstream.stop()
-    weather.upstream.stop()
-    assert weather.net.timers() == []
-    weather.net.holes.clear()
-    assert weather.pull() == MANIFEST
-    weather.end()
+    outages = lost()
+    outages.upstream.stop()
+    outages.upstream.stop()
+    assert outages.net.timers() == []
+    outages.net.holes.clear()
+    assert outages.pull() == MANIFEST
+    outages.end()
 
 
 class AnyWeather(RuleBasedStateMachine):
@@ -616,7 +616,7 @@ class AnyWeather(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weather = Weather(REGISTRY, SECOND)
+        self.outages = Outages(REGISTRY, SECOND)
         self.asking: list[Deferred[Any]] = []
 
     @rule(
@@ -626,11 +626,11 @@ class AnyWeather(RuleBasedStateMachine):
     )
     def serves(self, url: str, status: int | None, wait: str | None) -> None:
         fields: dict[str, str | list[str]] = {} if wait is None else {"Retry-After": wait}
-        self.weather.serve(lambda asked: None if status is None else Reply(status, dict(fields), MANIFEST), url)
+        self.outages.serve(lambda asked: None if status is None else Reply(status, dict(fields), MANIFEST), url)
 
     @rule(url=sampled_from([REGISTRY, SECOND]), refuses=booleans(), swallows=booleans())
     def line(self, url: str, refuses: bool, swallows: bool) -> None:
-        for faults, there in ((self.weather.net.refusing, refuses), (self.weather.net.holes, swallows)):
+        for faults, there in ((self.outages.net.refusing, refuses), (self.outages.net.holes, swallows)):
             faults.discard(url)
             if there:
                 faults.add(url)
@@ -638,19 +638,19 @@ class AnyWeather(RuleBasedStateMachine):
     @rule(repository=sampled_from("abcd"))
     def ask(self, repository: str) -> None:
         """A question is asked, or refused at once with an error of the upstream."""
-        states = set(self.weather.states)
-        allowed = self.weather.upstream.availability(repository).ask or not states <= {DOWN, RATE_LIMITED}
-        before = len(self.weather.net.asked) + len(self.weather.net.wires)
-        question = self.weather.upstream.manifest(repository, "t")
+        states = set(self.outages.states)
+        allowed = self.outages.upstream.availability(repository).ask or not states <= {DOWN, RATE_LIMITED}
+        before = len(self.outages.net.asked) + len(self.outages.net.wires)
+        question = self.outages.upstream.manifest(repository, "t")
         if not allowed:
             assert isinstance(failure_of(question), errors.UpstreamError)
-            assert len(self.weather.net.asked) + len(self.weather.net.wires) == before
+            assert len(self.outages.net.asked) + len(self.outages.net.wires) == before
         else:
             self.asking.append(question)
 
     @rule(repository=sampled_from("abcd"))
     def overdue(self, repository: str) -> None:
-        self.weather.upstream.overdue(repository)
+        self.outages.upstream.overdue(repository)
 
     @rule()
     def cancel(self) -> None:
@@ -659,9 +659,9 @@ class AnyWeather(RuleBasedStateMachine):
 
     @rule(seconds=floats(0, 40))
     def time_passes(self, seconds: float) -> None:
-        self.weather.net.settle()
-        self.weather.net.clock.advance(seconds)
-        self.weather.net.settle()
+        self.outages.net.settle()
+        self.outages.net.clock.advance(seconds)
+        self.outages.net.settle()
 
     @invariant()
     def every_question_ends_in_our_words(self) -> None:
@@ -682,10 +682,10 @@ class AnyWeather(RuleBasedStateMachine):
             self.time_passes(31)
         self.every_question_ends_in_our_words()
         assert self.asking == []
-        assert self.weather.states == [UP, UP]
-        assert self.weather.net.timers() == []
-        assert self.weather.pull() == MANIFEST
-        self.weather.end()
+        assert self.outages.states == [UP, UP]
+        assert self.outages.net.timers() == []
+        assert self.outages.pull() == MANIFEST
+        self.outages.end()
 
 
 TestAnyWeather = AnyWeather.TestCase
