@@ -33,7 +33,8 @@ _HUB_HOSTS = frozenset({"index.docker.io", "registry-1.docker.io", "registry.hub
 
 ReferenceKey = tuple[str, str, str]
 """
-Upstream, repository, and a tag or a digest as text, as tables are keyed by; the last is empty for the repository itself.
+Upstream, repository, and a tag or a digest as text, as tables are keyed by; the last is empty for the repository
+itself.
 """
 
 # How much of a wrong text an error repeats, in characters.

@@ -1,4 +1,4 @@
-"""What refers to a manifest: the upstream's and ours together, and never "nothing" when nobody said so."""
+"""What refers to a manifest: what its upstream lists and what is held, and never "nothing" unless it said so."""
 
 from __future__ import annotations
 
@@ -91,17 +91,17 @@ def stocked(*manifests: bytes, **more: Any) -> tuple[ScriptedUpstream, Desk]:
 
 # -- the table ------------------------------------------------------------------------------------------------------
 
-# As in the module's docstring: nothing known; held and never heard; heard lately; heard longer ago.
+# As in the module's docstring: nothing known; held and never listed; listed lately; listed longer ago.
 TABLE: dict[str, tuple[Any, Any, Any, Any]] = {
-    "lists some": ("theirs", "theirs", "not asked", "theirs"),
-    "lists none": ("theirs", "theirs", "not asked", "theirs"),
-    "has no such repository": ("theirs", "theirs", "not asked", "theirs"),
-    "refuses us": (errors.ReferrersUnknown, "held, warned", "not asked", "stale"),
-    "wants fewer requests": (errors.UpstreamRateLimited, "held, warned", "not asked", "stale"),
-    "fails": (errors.UpstreamUnavailable, "held, warned", "not asked", "stale"),
-    "is down": (errors.UpstreamUnavailable, "held, warned", "not asked", "stale"),
-    "is silent": (errors.UpstreamTimeout, "held, warned", "not asked", "stale"),
-    "is never asked": (errors.ReferrersUnknown, "held, warned", "as heard", "as heard"),
+    "lists some": ("theirs", "theirs", "not requested", "theirs"),
+    "lists none": ("theirs", "theirs", "not requested", "theirs"),
+    "has no such repository": ("theirs", "theirs", "not requested", "theirs"),
+    "refuses us": (errors.ReferrersUnknown, "held, warned", "not requested", "stale"),
+    "wants fewer requests": (errors.UpstreamRateLimited, "held, warned", "not requested", "stale"),
+    "fails": (errors.UpstreamUnavailable, "held, warned", "not requested", "stale"),
+    "is down": (errors.UpstreamUnavailable, "held, warned", "not requested", "stale"),
+    "is silent": (errors.UpstreamTimeout, "held, warned", "not requested", "stale"),
+    "is never asked": (errors.ReferrersUnknown, "held, warned", "as listed", "as listed"),
 }
 KNOWN = ("nothing", "held", "lately", "long ago")
 FAULTS = {"refuses us": DENIED, "wants fewer requests": LIMITED, "fails": DOWN, "is down": DOWN}
@@ -122,24 +122,24 @@ def behave(upstream: ScriptedUpstream, how: str) -> None:
 
 
 @pytest.mark.parametrize("subject_held", [True, False], ids=["subject held", "subject not held"])
-@pytest.mark.parametrize("heard", [[], [OLD]], ids=["heard none", "heard one"])
+@pytest.mark.parametrize("listed", [[], [OLD]], ids=["listed none", "listed one"])
 @pytest.mark.parametrize("held", [[], [SEEN]], ids=["", "one held"])
 @pytest.mark.parametrize("column", range(4), ids=KNOWN)
 @pytest.mark.parametrize("how", TABLE)
 def test_unknown_is_never_empty(
-    how: str, column: int, held: list[bytes], heard: list[bytes], subject_held: bool
+    how: str, column: int, held: list[bytes], listed: list[bytes], subject_held: bool
 ) -> None:
     """An empty list comes only where the upstream said so, then or earlier; what is held is never left out."""
     known = KNOWN[column]
     held = {"nothing": [], "held": [SEEN]}.get(known, held)
-    upstream, before = stocked(*heard)
+    upstream, before = stocked(*listed)
     for each in [*held, *([APP] if subject_held else [])]:
         before.hold(each)
     if known in ("lately", "long ago"):
         result(before.ask())
         before.clock.advance(1.0 if known == "lately" else 601.0)
     behave(upstream, how)
-    # The same memory: what was heard of a subject that is not held does not outlast it.
+    # The same memory: what was received for a subject that is not held does not outlast it.
     before.cache.through.access.remotes = Cache(upstream, offline=how == "is never asked").remotes
     expected = TABLE[how][column]
     waiting = before.ask()
@@ -155,9 +155,9 @@ def test_unknown_is_never_empty(
         return
     answer = result(waiting)
     said = [NEW] if how == "lists some" else []
-    first = {"theirs": said, "held, warned": []}.get(expected, heard)
+    first = {"theirs": said, "held, warned": []}.get(expected, listed)
     assert digests(answer) == named(*first, *held)
-    assert bool(upstream.calls) is (expected != "not asked" and how not in ("is down", "is never asked"))
+    assert bool(upstream.calls) is (expected != "not requested" and how not in ("is down", "is never asked"))
     if expected == "held, warned":
         assert answer.status.hit and answer.warning is not None and answer.warning.startswith(module.ONLY_HELD)
     elif expected == "stale":
@@ -176,7 +176,7 @@ def test_the_table_is_the_documented_one() -> None:
 
 @pytest.mark.parametrize("column", ["nothing", "held", "long ago"])
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "expected"),
     [
         (DOWN, errors.UpstreamUnavailable),
         (LIMITED, errors.UpstreamRateLimited),
@@ -185,7 +185,7 @@ def test_the_table_is_the_documented_one() -> None:
     ids=["unavailable", "rate_limited", "denied"],
 )
 def test_what_may_not_be_served_stale_is_an_error(
-    column: str, fault: errors.UpstreamError, told: type[Exception]
+    column: str, fault: errors.UpstreamError, expected: type[Exception]
 ) -> None:
     """serve_stale is about lists of referrers, too."""
     upstream, desk = stocked(OLD, serve_stale=StaleSettings(**{fault.kind: False}))
@@ -195,10 +195,10 @@ def test_what_may_not_be_served_stale_is_an_error(
         result(desk.ask())
         desk.clock.advance(601.0)
     upstream.fail(fault)
-    failing(desk.ask(), told)
+    failing(desk.ask(), expected)
 
 
-# -- what was heard -------------------------------------------------------------------------------------------------
+# -- what was received ----------------------------------------------------------------------------------------------
 
 
 def test_a_list_is_fresh_for_ten_minutes_and_kept_over_a_restart() -> None:
@@ -307,7 +307,7 @@ def test_the_upstreams_come_first_and_each_once() -> None:
 
 
 def test_what_is_imported_is_listed_at_once() -> None:
-    """On a fresh list, too: nobody waits ten minutes for what a bundle brought."""
+    """On a fresh list, too: no client waits ten minutes for what a bundle brought."""
     upstream, desk = stocked(OLD)
     result(desk.ask())
     desk.hold(SEEN)
@@ -362,7 +362,7 @@ def test_a_damaged_list_is_fetched_again(logged_errors: list[dict[str, Any]]) ->
     desk.hold(SEEN)
     damage(desk)
     offline = result(Desk(upstream, before=desk, offline=True).ask())
-    assert digests(offline) == named(SEEN) and offline.warning == module.NEVER_HEARD
+    assert digests(offline) == named(SEEN) and offline.warning == module.NEVER_RECEIVED
     logged_errors.clear()
 
 
@@ -392,7 +392,7 @@ def test_that_nothing_refers_to_a_referrer_is_kept() -> None:
 def test_a_disk_that_takes_no_news_does_not_stop_what_it_has(
     monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]
 ) -> None:
-    """The list last heard is served, with that for a reason."""
+    """The list last received is served, with that for a reason."""
     upstream, desk = stocked(OLD)
     result(desk.ask())
     desk.clock.advance(601.0)
