@@ -19,7 +19,6 @@ from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, number, value
 from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState, Referrer
 from appliance.bundle.closure import Closure, closure, is_image
-from appliance.bundle.imageconfig import named
 from appliance.bundle.names import Names
 from appliance.bundle.selection import Candidate, Pattern, parse_pattern
 from appliance.cache.referrers import ReferrersAnswer
@@ -31,6 +30,7 @@ from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
+from appliance.oci.imageconfig import named
 from appliance.oci.reference import DEFAULT_TAG
 from appliance.oci.referrer import fallback_tag
 from appliance.oci.timestamps import timestamp

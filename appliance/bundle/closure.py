@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from appliance.bundle import imageconfig
 from appliance.index.manifests import ManifestReader, Read, SizeOf
-from appliance.oci import mediatypes
+from appliance.oci import imageconfig, mediatypes
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import Manifest

@@ -17,12 +17,11 @@ from typing import NoReturn
 
 import msgspec
 
-from appliance.bundle import imageconfig
 from appliance.bundle.archive import Archive, Item, whole
 from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest
 from appliance.bundle.contents import MANIFEST, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values
 from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, DigestInvalid, PullcacheError
-from appliance.oci import mediatypes
+from appliance.oci import imageconfig, mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from appliance.oci.reference import DEFAULT_TAG, Reference

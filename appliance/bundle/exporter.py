@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 
 from appliance.bundle.builder import BundleBuilder
 from appliance.bundle.closure import Closure, closure
-from appliance.bundle.export import Export, Omitted, packed
+from appliance.bundle.export import BlobSlice, Export, Omitted, packed
 from appliance.bundle.names import UpstreamFor
 from appliance.bundle.selection import Candidate, Selection, Selector
 from appliance.bundle.toolfiles import ToolFiles, docker_image
-from appliance.bundle.volumes import BlobSlice
 from appliance.errors import BundleError
 from appliance.index.graph import Relations, relations_of
 from appliance.index.lists import ReferrerLists

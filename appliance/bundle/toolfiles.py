@@ -19,13 +19,13 @@ from typing import Any
 
 import msgspec
 
-from appliance.bundle import imageconfig
 from appliance.bundle.closure import Closure, is_image
 from appliance.bundle.contents import INDEX, MANIFEST, Bundle, PlainName, blob_name, parse_name
 from appliance.errors import BundleDamaged
 from appliance.index.documents import OCI_LAYOUT
 from appliance.index.manifests import Read
 from appliance.index.repository import REF_NAME
+from appliance.oci import imageconfig
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import Manifest
 from appliance.oci.mediatypes import OCI_INDEX

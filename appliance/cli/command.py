@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from appliance import __version__
-from appliance.bundle.volumes import PRESETS
 from appliance.cli.client import DEFAULT_ADMIN, VARIABLE, AdminClient
 from appliance.cli.screen import Meter, Screen
 from appliance.errors import ConfigError
@@ -17,6 +16,15 @@ from appliance.units import duration, size
 
 #: Exit statuses.
 DONE, FAILED, MISUSED = 0, 1, 2
+
+#: Bytes of the media that people carry.
+VOLUME_SIZES: dict[str, int] = {
+    "cd": 700_000_000,
+    "dvd": 4_700_000_000,
+    "bd25": 25_000_000_000,
+    #: The largest file of the file system, not of a medium.
+    "fat32": 2**32 - 1,
+}
 
 _Number = TypeVar("_Number", int, float)
 
@@ -85,7 +93,7 @@ def age(text: str) -> float:
 
 def volume_size(text: str) -> int:
     """Bytes of C{4GB} or of a medium's name, as an argument's type."""
-    return PRESETS[text] if text in PRESETS else _unit(size, text)
+    return VOLUME_SIZES[text] if text in VOLUME_SIZES else _unit(size, text)
 
 
 def existing(text: str) -> Path:

@@ -10,10 +10,10 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.bundle.closure import Closure, closure
-from appliance.bundle.imageconfig import covers, named
 from appliance.flow.threads import InlineThreads
 from appliance.index.manifests import ManifestReader
 from appliance.oci.digest import Digest
+from appliance.oci.imageconfig import covers, named
 from appliance.oci.mediatypes import NONDISTRIBUTABLE
 from tests.doubles import images
 from tests.doubles.images import OCI, Blob, Content

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from appliance.bundle import tar
 from appliance.bundle.contents import parse_name
-from appliance.bundle.volumes import PRESETS, BlobSlice, pack
+from appliance.bundle.export import BlobSlice, pack
+from appliance.cli.command import VOLUME_SIZES
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
 
@@ -105,5 +106,5 @@ def test_a_bundle_of_endlessly_many_volumes_is_refused() -> None:
 @pytest.mark.parametrize(("name", "size"), [("cd", 700 * 10**6), ("dvd", 47 * 10**8), ("bd25", 25 * 10**9)])
 def test_the_media_have_their_sizes(name: str, size: int) -> None:
     """What is called a DVD fits on one."""
-    assert PRESETS[name] == size
-    assert PRESETS["fat32"] == 2**32 - 1
+    assert VOLUME_SIZES[name] == size
+    assert VOLUME_SIZES["fat32"] == 2**32 - 1
