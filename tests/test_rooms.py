@@ -11,12 +11,14 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).parent.parent
+ARCHITECTURE = CHECKOUT / "appliance" / "ARCHITECTURE.md"
 
 VALUES = frozenset({"oci", "errors"})
 SEAMS = VALUES | {"interfaces"}
@@ -121,12 +123,16 @@ def innermost(parts: tuple[str, ...]) -> str:
     return next((way for way in ways if way in MAY_IMPORT), parts[0])
 
 
+#: Each rule reads every file.
+parsed = lru_cache(maxsize=None)(ast.parse)
+
+
 def imported(root: Path) -> Iterator[Import]:
     """Every import as (file below C{root}, line, absolute dotted name); a from-import gives module.name for each."""
     for source in sources(root):
         path = source.relative_to(root)
         package = path.parent.parts
-        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        for node in ast.walk(parsed(source.read_text("utf-8"))):
             for name in names_in(node, package):
                 yield path, getattr(node, "lineno", 0), name
 
@@ -202,7 +208,7 @@ def public_classes(root: Path) -> dict[str, set[str]]:
     """By name of a public class, the files that define one; paths below C{root}."""
     found = defaultdict(set)
     for path in sources(root):
-        for node in ast.parse(path.read_text("utf-8")).body:
+        for node in parsed(path.read_text("utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found[node.name].add(str(path.relative_to(root)))
     return found
@@ -249,15 +255,17 @@ def rooms_imported(root: Path) -> dict[str, set[str]]:
 
 
 def outer_room(path: str) -> str:
-    """The room, inner ones not told apart."""
-    room = room_of(Path(path)).partition("/")[0]
+    """The room; of its inner ones only those that may be looked at from outside are told apart."""
+    room = room_of(Path(path))
+    if room not in DECISIONS:
+        room = room.partition("/")[0]
     return "oci" if room == "errors" else room
 
 
-def parts_imported(root: Path, room: str) -> dict[str, set[str]]:
-    """By file or folder directly below a room, which others of it are imported."""
+def parts_imported(root: Path, folder: Path) -> dict[str, set[str]]:
+    """By file or folder directly below C{folder}, which others of it are imported."""
     found: dict[str, set[str]] = defaultdict(set)
-    folder = Path("appliance", room)
+    folder = folder.relative_to(root)
     for path, targets in modules_imported(root).items():
         if Path(path).is_relative_to(folder):
             inside = {part_of(target, folder) for target in targets if Path(target).is_relative_to(folder)}
@@ -268,6 +276,17 @@ def parts_imported(root: Path, room: str) -> dict[str, set[str]]:
 def part_of(path: str, folder: Path) -> str:
     part = Path(path).relative_to(folder).parts[0]
     return part.removesuffix(".py") if part.endswith(".py") else f"{part}/"
+
+
+def architecture(root: Path, page: str) -> str:
+    """C{page} with the arrows as they are: between its marks stands what was drawn."""
+    upstream = drawn(parts_imported(root, root / "appliance/upstream"))
+    figures = {"rooms": drawn(rooms_imported(root)), "upstream": upstream}
+    for name, figure in figures.items():
+        begin, end = f"<!-- arrows: {name} -->\n", f"<!-- end of arrows: {name} -->\n"
+        head, rest = page.split(begin)
+        page = f"{head}{begin}```\n{figure}\n```\n{end}{rest.split(end)[1]}"
+    return page
 
 
 def stray_libraries(root: Path) -> list[str]:
@@ -329,13 +348,19 @@ def test_no_file_imports_itself_in_a_circle() -> None:
 
 def test_the_parts_of_a_room_import_one_way() -> None:
     """Its files and inner rooms stand one above the other, too."""
-    for room in ("upstream",):
-        assert cycle(parts_imported(CHECKOUT, room)) == []
+    for folder in sorted({path.parent for path in sources(CHECKOUT)}):
+        assert cycle(parts_imported(CHECKOUT, folder)) == []
 
 
 def test_a_class_name_means_one_thing() -> None:
     """Who searches for a class finds the one that is meant."""
     assert ambiguous_classes(CHECKOUT) <= STILL_AMBIGUOUS
+
+
+def test_the_architecture_page_shows_the_arrows_as_they_are() -> None:
+    """The picture is what is checked here; python tests/test_rooms.py draws it again."""
+    page = ARCHITECTURE.read_text("utf-8")
+    assert architecture(CHECKOUT, page) == page, "run python tests/test_rooms.py"
 
 
 def test_every_room_has_its_place() -> None:
@@ -499,10 +524,10 @@ def test_a_circle_is_found(tmp_path: Path) -> None:
     house(tmp_path, "appliance/r/inner/x.py", "from appliance.r import y")
     house(tmp_path, "appliance/r/y.py", "from appliance.r.other import z")
     house(tmp_path, "appliance/r/other/z.py", "")
-    assert cycle(parts_imported(tmp_path, "r")) == []
+    assert cycle(parts_imported(tmp_path, tmp_path / "appliance/r")) == []
     house(tmp_path, "appliance/r/other/w.py", "from appliance.r.inner.x import one")
     assert cycle(modules_imported(tmp_path)) == []
-    assert set(cycle(parts_imported(tmp_path, "r"))) == {"inner/", "other/", "y"}
+    assert set(cycle(parts_imported(tmp_path, tmp_path / "appliance/r"))) == {"inner/", "other/", "y"}
 
 
 def test_a_class_name_that_means_two_things_is_found(tmp_path: Path) -> None:
@@ -617,3 +642,24 @@ def test_only_the_top_package_carries_the_version(tmp_path: Path) -> None:
     assert busy_packages(house(tmp_path, "appliance/__init__.py", source)) == []
     assert busy_packages(house(tmp_path, "appliance/oci/__init__.py", '"""Words."""\n')) == []
     assert busy_packages(house(tmp_path, "appliance/oci/__init__.py", source)) == ["appliance/oci/__init__.py"]
+
+
+def test_the_page_is_drawn_between_its_marks(tmp_path: Path) -> None:
+    """What a person wrote around the arrows stays."""
+    house(tmp_path, "appliance/cache/b.py", "from appliance.store import d")
+    house(tmp_path, "appliance/store/d.py", "")
+    house(tmp_path, "appliance/upstream/table.py", "from appliance.upstream.http import e\nfrom . import url")
+    house(tmp_path, "appliance/upstream/http/e.py", "from .. import url")
+    house(tmp_path, "appliance/upstream/url.py", "")
+    marks = ["<!-- arrows: {} -->\n", "<!-- end of arrows: {} -->\n"]
+    rooms, upstream = ([mark.format(name) for mark in marks] for name in ("rooms", "upstream"))
+    page = f"one\n{rooms[0]}old\n{rooms[1]}two\n{upstream[0]}{upstream[1]}three\n"
+    first = "```\ncache -> store\n```\n"
+    second = "```\ntable -> http/\nhttp/ -> url\n```\n"
+    assert architecture(tmp_path, page) == (
+        f"one\n{rooms[0]}{first}{rooms[1]}two\n{upstream[0]}{second}{upstream[1]}three\n"
+    )
+
+
+if __name__ == "__main__":
+    ARCHITECTURE.write_text(architecture(CHECKOUT, ARCHITECTURE.read_text("utf-8")), "utf-8")
