@@ -146,7 +146,7 @@ class Answer:
 
 
 class Http(Protocol):
-    """One layer of the stack below C{http/}, over the next one."""
+    """One layer of the stack in C{http/}, over the next one."""
 
     async def request(self, request: Request) -> Answer:
         """The answer. Raises the subclasses of L{UpstreamError}, or L{Offline} when no packet may leave."""

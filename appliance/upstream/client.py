@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from appliance.errors import UpstreamError
+from appliance.errors import UpstreamError, UpstreamUnavailable
 from appliance.oci.digest import Digest
 from appliance.upstream import distribution
 from appliance.upstream.failover import Endpoint, Failover
@@ -27,6 +27,7 @@ from appliance.upstream.interfaces import (
 )
 from appliance.upstream.ratelimit import RateLimitBudget
 from appliance.upstream.referrers import ReferrersClient
+from appliance.upstream.url import Url
 
 T = TypeVar("T")
 
@@ -58,7 +59,8 @@ class RegistryClient:
         self._gate = gate
         self._observer = observer
         self._failover = Failover(name, endpoints, clock)
-        self._referrers = ReferrersClient(name, self._failover, budget, clock, adapter.has_referrers)
+        urls = [endpoint.url for endpoint in endpoints]
+        self._referrers = ReferrersClient(name, urls, budget, clock, adapter.has_referrers)
 
     def repository(self, name: str) -> str:
         """See L{IUpstream.repository}."""
@@ -133,8 +135,25 @@ class RegistryClient:
         return self._ask(repository, lambda registry: distribution.tags(registry, repository))
 
     def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
-        """See L{IUpstream.referrers}. Fails with L{UpstreamRateLimited} as L{manifest} does, where a tag lists them."""
-        return Deferred.fromCoroutine(self._counted(self._referrers.ask(repository, subject)))
+        """
+        See L{IUpstream.referrers}. Fails with L{UpstreamRateLimited} as L{manifest} does, where a tag lists them.
+
+        A URL without the API that knows of none leads on to the next one, as one that does not answer: it may be a
+        mirror that has the images without their signatures. There are none when every URL says so.
+        """
+        unaware: list[Url] = []
+
+        async def question(registry: Endpoint) -> Referrers:
+            found = await self._referrers.ask(registry, repository, subject)
+            if found is not None:
+                return found
+            unaware.append(registry.url)
+            if len(unaware) == len(self._failover.endpoints):
+                return Referrers(())
+            what = f"{registry.url.shown} lists no referrers and has no API for them, and no other URL answers"
+            raise UpstreamUnavailable(self.name, what)
+
+        return self._ask(repository, question)
 
     def _ask(self, repository: str, question: Callable[[Endpoint], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
         return Deferred.fromCoroutine(self._counted(self._failover.ask(repository, question)))

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.errors import ManifestInvalid, UpstreamInvalid, UpstreamMissing, UpstreamUnavailable
+from appliance.errors import ManifestInvalid, UpstreamInvalid, UpstreamMissing
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
@@ -42,7 +42,6 @@ from appliance.oci.referrer import (
 )
 from appliance.upstream.answer import Answer, Request
 from appliance.upstream.distribution import Registry, head, manifest, next_page, quoted
-from appliance.upstream.failover import Endpoint, Failover
 from appliance.upstream.faults import reported
 from appliance.upstream.interfaces import FetchedManifest, Referrers
 from appliance.upstream.ratelimit import RateLimitBudget
@@ -146,43 +145,25 @@ class _ReferrersPage:
 
 
 class ReferrersClient:
-    """Asks the endpoints of an upstream what refers to a manifest, and remembers which have no API for that."""
+    """Asks a registry what refers to a manifest, and remembers which URLs have no API for that."""
 
     def __init__(
-        self, upstream: str, failover: Failover, budget: RateLimitBudget, clock: IReactorTime, expected: bool | None
+        self, upstream: str, urls: Iterable[Url], budget: RateLimitBudget, clock: IReactorTime, expected: bool | None
     ) -> None:
         """
+        @param urls: of all registries that will be asked.
         @param expected: L{IAdapter.has_referrers}.
         """
         self._upstream = upstream
-        self._failover = failover
         self._budget = budget
-        self._supports = {endpoint.url: Support(clock, expected) for endpoint in failover.endpoints}
+        self._supports = {url: Support(clock, expected) for url in urls}
 
-    async def ask(self, repository: str, subject: Digest) -> Referrers:
+    async def ask(self, registry: Registry, repository: str, subject: Digest) -> Referrers | None:
         """
-        See L{IUpstream.referrers}. Raises L{UpstreamRateLimited} when C{keep_pulls} leaves none for a tag's list.
+        What C{registry} says, C{None} when it has no API and its tag lists nothing.
 
-        An endpoint without the API that knows of none leads on to the next one, as one that does not answer: it may be
-        a mirror that has the images without their signatures. There are none when every endpoint says so.
+        @raise UpstreamRateLimited: C{keep_pulls} leaves no pull for a tag's list; other L{UpstreamError}s as above.
         """
-        endpoints = self._failover.endpoints
-        unaware: list[Endpoint] = []
-
-        async def question(endpoint: Endpoint) -> Referrers:
-            found = await self._at(endpoint, repository, subject)
-            if found is not None:
-                return found
-            unaware.append(endpoint)
-            if len(unaware) == len(endpoints):
-                return Referrers(())
-            what = f"{endpoint.url.shown} lists no referrers and has no API for them, and no other URL answers"
-            raise UpstreamUnavailable(self._upstream, what)
-
-        return await self._failover.ask(repository, question)
-
-    async def _at(self, registry: Registry, repository: str, subject: Digest) -> Referrers | None:
-        """What C{registry} says, C{None} when it has no API and its tag lists nothing."""
         found = ReferrersFound()
         support = self._supports[registry.url]
         url = registry.url.below(f"/v2/{quoted(repository)}/referrers/{subject}")

@@ -115,7 +115,7 @@ class Delivery(Protocol):
         """
         @param length: bytes of the body, C{None} when that is not known.
         """
-        self.finished: Deferred[None] = Deferred(self._cancelled)
+        self.finished: Deferred[None] = Deferred(lambda _: self._drop(CancelledError()))
         self._consumer = consumer
         self._limits = limits
         self._length = length
@@ -126,7 +126,7 @@ class Delivery(Protocol):
         self._held = False
         self._ended = False
         self._silence = Silence(limits.clock, limits.silence, self._progress, self._silent)
-        # What never grows is silent from the first second on: so the limit on the whole minds no set clock either.
+        # A count that never grows is silence from the beginning: so this limit, too, does not read the clock.
         self._whole = None if limits.whole is None else Silence(limits.clock, limits.whole, lambda: 0, self._endless)
 
     def connectionMade(self) -> None:
@@ -159,7 +159,8 @@ class Delivery(Protocol):
         if reason.check(ResponseDone, PotentialDataLoss):
             self._end(None)
         else:
-            self._fail(UpstreamUnavailable(self._limits.upstream, f"the body was cut after {self._octets} bytes"))
+            message = f"the body was cut after {self._octets} bytes"
+            self._end(Failure(UpstreamUnavailable(self._limits.upstream, message)))
 
     def pauseProducing(self) -> None:
         """Read no more from the connection; while nothing is read there is no silence to notice."""
@@ -197,16 +198,10 @@ class Delivery(Protocol):
         message = f"only {self._octets} bytes of the body within {self._limits.whole:g} seconds"
         self._drop(UpstreamTimeout(self._limits.upstream, message))
 
-    def _cancelled(self, finished: Deferred[None]) -> None:
-        self._drop(CancelledError())
-
     def _drop(self, reason: Exception) -> None:
         if not self._ended:
-            self._fail(reason)
+            self._end(Failure(reason))
             self._wire().stopProducing()
-
-    def _fail(self, reason: Exception) -> None:
-        self._end(Failure(reason))
 
     def _end(self, result: Failure | None) -> None:
         """Exactly once; the consumer has no producer any more when L{finished} fires."""
@@ -264,8 +259,8 @@ class LimitedDelivery(Delivery):
     """
     One body that is held back while the bandwidth of its upstream is used up.
 
-    The pace and the consumer pause it independently of each other. It touches no timer for that: while it is held, each
-    look of the silence timer finds it excused.
+    The bandwidth limit and the consumer pause it independently of each other. It touches no timer for that: while it is
+    held, each tick of the silence timer counts as progress.
     """
 
     def __init__(self, consumer: IConsumer, limits: BodyLimits, length: int | None, bandwidth: BandwidthLimit) -> None:
