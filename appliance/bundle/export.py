@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from appliance.bundle import bundlejson, contents, tar
+from appliance.bundle import contents, tar
 from appliance.bundle.bundlejson import encode, encode_mark, file_name, plain_file, sealed
 from appliance.bundle.closure import ImageBlob
 from appliance.bundle.contents import MAX_VOLUMES, BlobEntry, Bundle, Part, VolumeMark, blob_name, part_name

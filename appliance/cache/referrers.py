@@ -123,8 +123,7 @@ class ReferrerCache:
         if isinstance(news, Stale):
             warning = news.warning if known is not None else f"{ONLY_HELD}: {news.fault}"
             return _answer(known, held, news.status, warning)
-        reason = "uri-miss" if known is None else "stale"
-        return _answer(news.value, held, CacheStatus(fwd=reason, stored=not news.joined, collapsed=news.joined))
+        return _answer(news.value, held, news.status(cached=known is not None))
 
     async def known(self, upstream: str, name: str, subject: Digest) -> ReferrersAnswer | None:
         """What is listed without an upstream; C{None}: its list was never received and nothing is held."""

@@ -60,6 +60,10 @@ class Fetched(Generic[T]):
     value: T
     joined: bool
 
+    def status(self, cached: bool) -> CacheStatus:
+        """What C{Cache-Status} says of it; C{cached}: whether there was something older."""
+        return CacheStatus(fwd="stale" if cached else "uri-miss", stored=not self.joined, collapsed=self.joined)
+
 
 @dataclass(frozen=True)
 class Stale:

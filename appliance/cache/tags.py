@@ -72,9 +72,7 @@ class Tags:
         news = await (self._revalidator.fetch(query) if nothing else self._revalidator.revalidate(query, checked_at))
         if isinstance(news, Stale):
             return TagsAnswer(self._together(repository, known), news.status, news.warning)
-        reason = "uri-miss" if known is None else "stale"
-        status = CacheStatus(fwd=reason, stored=not news.joined, collapsed=news.joined)
-        return TagsAnswer(self._together(repository, news.value), status)
+        return TagsAnswer(self._together(repository, news.value), news.status(cached=known is not None))
 
     async def _check(self, remote: RemoteRepository) -> TagList:
         tags = await remote.registry.tags(remote.name)
