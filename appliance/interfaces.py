@@ -71,6 +71,8 @@ class IBlobReader(Interface):
     What is open stays readable, whatever becomes of the blob: it may be committed, discarded or deleted.
     """
 
+    size = Attribute("bytes that are there by now (int)")
+
     def read(start: int, stop: int) -> Deferred[bytes]:
         """
         The bytes from C{start} to before C{stop}; fewer, or none, where there are no more. Fails with L{OSError}.

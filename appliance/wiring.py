@@ -32,7 +32,6 @@ from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.access import Access, Remote
 from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
-from appliance.cache.held import Held
 from appliance.cache.manifests import Manifests
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
@@ -40,7 +39,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
-from appliance.cache.wants import Wants
+from appliance.cache.wants import HeldReferences, Wants
 from appliance.flow.connections import Connections
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
@@ -162,7 +161,7 @@ class Services:
         )
         self.inbox = None if bundles.inbox is None else Inbox(bundles.inbox, self._receive, threads, clock, state)
         self.imports = Imports(
-            importer, receipts, wants, Held(store, repositories, graph, access.asks), clock, self._imported
+            importer, receipts, wants, HeldReferences(store, repositories, graph, access.asks), clock, self._imported
         )
         self.exports = Exports(ExportPlanner(exporter, Completion(cache, flights), names), store, clock)
         self.images = Images(

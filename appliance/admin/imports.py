@@ -19,8 +19,7 @@ from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Renames
 from appliance.bundle.receipt import Receipt, Receipts
-from appliance.cache.held import Held
-from appliance.cache.wants import Wants
+from appliance.cache.wants import HeldReferences, Wants
 from appliance.errors import BundleError
 from appliance.flow.singleflight import ended
 
@@ -40,7 +39,7 @@ class Imports:
         importer: Importer,
         receipts: Receipts,
         wants: Wants,
-        held: Held,
+        held: HeldReferences,
         clock: IReactorTime,
         imported: Callable[[], None] = lambda: None,
     ) -> None:

@@ -14,7 +14,6 @@ from appliance.cache.flight import Flight, State
 from appliance.errors import Offline, PullcacheError
 from appliance.flow.singleflight import ended
 from appliance.index.repositories import Repositories
-from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, Unfinished
 from appliance.oci.digest import Digest
 from appliance.upstream.interfaces import IUpstream
@@ -244,7 +243,7 @@ class Flights:
         repositories = self._repositories
         if repositories is not None and size is not None:
             found = repositories.get(upstream, name)
-            found.addCallback(lambda repository: link(repositories, repository, digest, size))
+            found.addCallback(lambda known: repositories.save_soon(known) if known.link(digest, size) else None)
             found.addErrback(lambda failure: self._log.failure("a blob was not noted", failure))
 
     def _ended(self, result: None | Failure, flight: Flight) -> None:
@@ -262,10 +261,3 @@ def _upstream_of(left: Unfinished, remotes: Mapping[str, Remote]) -> Remote | No
     origin = left.origin
     remote = None if origin is None or origin.upstream is None else remotes.get(origin.upstream)
     return remote if remote is not None and origin is not None and remote.settings.permits(origin.repository) else None
-
-
-def link(repositories: Repositories, repository: Repository, digest: Digest, size: int) -> None:
-    """Note that a blob of that many bytes is the repository's: at once in memory, on disk soon."""
-    if repository.blobs.get(digest) != size:
-        repository.blobs[digest] = size
-        repositories.save_soon(repository)

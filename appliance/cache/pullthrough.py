@@ -6,7 +6,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from appliance.cache.access import Access, RemoteRepository
-from appliance.cache.blobs import BlobAnswer, Blobs, BlobSize, SideRange, SpanOf, whole
+from appliance.cache.blobs import BlobAnswer, Blobs, BlobSize
+from appliance.cache.bypass import BypassedRange, SpanOf
 from appliance.cache.manifests import ManifestAnswer, Manifests
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
@@ -99,8 +100,8 @@ class PullThrough:
         return await self._blobs.head(remote, digest)
 
     async def blob(
-        self, remote: RemoteRepository, digest: Digest, platform: str | None = None, span_of: SpanOf = whole
-    ) -> BlobAnswer | SideRange:
+        self, remote: RemoteRepository, digest: Digest, platform: str | None = None, span_of: SpanOf | None = None
+    ) -> BlobAnswer | BypassedRange:
         """See L{Blobs.open}; C{platform} as with L{manifest}."""
         self._note_request(remote)
         asking = self._blobs.open(remote, digest, span_of)

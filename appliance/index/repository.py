@@ -137,6 +137,13 @@ class Repository:
         if held.confirm and not confirm:
             self.manifests[digest] = replace(held, confirm=False)
 
+    def link(self, digest: Digest, size: int) -> bool:
+        """Its upstream has a blob of that many bytes here; whether that is news, to be saved."""
+        if self.blobs.get(digest) == size:
+            return False
+        self.blobs[digest] = size
+        return True
+
     def tag(self, name: str, digest: Digest, now: float, pinned: str | None = None) -> bool:
         """
         Let the tag mean C{digest}, a manifest held; whether it meant something else before.

@@ -1,8 +1,9 @@
-"""Responses that carry a blob, or ranges of one."""
+"""Responses that carry a blob, or ranges of one (RFC 9110 section 14)."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
@@ -10,7 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from appliance.cache.access import RemoteRepository
-from appliance.cache.blobs import BlobAnswer, SideRange, whole
+from appliance.cache.blobs import BlobAnswer
+from appliance.cache.bypass import BypassedRange
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, PullcacheError, RangeInvalid, RangeUnsatisfiable
@@ -20,14 +22,12 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCTET_STREAM
 from appliance.oci.ranges import Span, parse_ranges
 from appliance.registry.hotlane import BODY_LIMIT, HotLane
-from appliance.registry.multipart import content_range, multipart
 from appliance.registry.request import RegistryRequest
 from appliance.registry.responses import abort, begin, etag_matches, say_where_from
 from appliance.registry.useragent import platform_of
-from appliance.upstream.interfaces import IBlobResponse
 
 # A range fetched past a flight, and not kept.
-ASIDE = CacheStatus(fwd="partial", fwd_status=206)
+BYPASS = CacheStatus(fwd="partial", fwd_status=206)
 
 
 class BlobResponses:
@@ -49,73 +49,67 @@ class BlobResponses:
         @param namespace: see L{RequestedName}.
         @raise PullcacheError: nothing was sent yet; the caller tells the client.
         """
+        unmodified = etag_matches(values_of(request.requestHeaders, b"If-None-Match"), str(digest))
         if request.method == b"HEAD":
-            return await self._head(request, remote, digest, namespace)
-        platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))
-        span_of = partial(self._span, request, digest) if request.requestHeaders.hasHeader("Range") else whole
-        answer = await self._cache.blob(remote, digest, platform, span_of)
-        try:
-            if isinstance(answer, SideRange):
-                await self._side(request, digest, answer, namespace)
+            found = await self._cache.blob_size(remote, digest)
+            say_where_from(request, found.status, None, namespace)
+            if unmodified:
+                begin(request, 304, 0, None, _headers(digest))
+                return b""
+            begin(request, 200, found.size, OCTET_STREAM, _headers(digest))
+            if found.status == HIT:
+                self._lane.remember(request, b"", None, remote)
+            return b""
+        wanted = _wanted_ranges(request, digest)
+
+        def span_of(size: int) -> Span | None:
+            """The one range that is wanted of a blob of that size, C{None} where the answer is another one."""
+            try:
+                spans = parse_ranges(wanted, size)
+            except (RangeUnsatisfiable, RangeInvalid):
                 return None
-            return await self._get(request, remote, digest, answer, namespace)
+            return None if unmodified or spans is None or len(spans) > 1 else spans[0]
+
+        platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))
+        answer = await self._cache.blob(remote, digest, platform, None if wanted is None else span_of)
+        try:
+            if isinstance(answer, BypassedRange):
+                say_where_from(request, BYPASS, None, namespace)
+                _begin_part(request, digest, answer.span, answer.size)
+                await self._relay(request, answer)
+                return None
+            say_where_from(request, answer.status, None, namespace)
+            if unmodified:
+                begin(request, 304, 0, None, _headers(digest))
+                return b""
+            spans = None if wanted is None else parse_ranges(wanted, answer.size)
+            if spans is None:
+                begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
+                if answer.growth is None and answer.size <= BODY_LIMIT:
+                    return await self._small(request, remote, digest, answer)
+                await self._send(request, answer, [Span(0, answer.size)])
+            elif len(spans) == 1:
+                _begin_part(request, digest, spans[0], answer.size)
+                await self._send(request, answer, spans)
+            else:
+                several = multipart(spans, answer.size, digest, OCTET_STREAM)
+                begin(request, 206, several.length, several.content_type, _headers(digest))
+                await self._send(request, answer, several.parts)
+            return None
         finally:
             answer.close()
 
-    async def _head(
-        self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, namespace: str | None
-    ) -> bytes:
-        answer = await self._cache.blob_size(remote, digest)
-        say_where_from(request, answer.status, None, namespace)
-        if not self._unmodified(request, digest):
-            begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
-            if answer.status == HIT:
-                self._lane.remember(request, b"", None, remote)
-        return b""
-
-    async def _get(
-        self,
-        request: RegistryRequest,
-        remote: RemoteRepository,
-        digest: Digest,
-        answer: BlobAnswer,
-        namespace: str | None,
-    ) -> bytes | None:
-        say_where_from(request, answer.status, None, namespace)
-        if self._unmodified(request, digest):
-            return b""
-        spans = self._spans(request, digest, answer.size)
-        if spans is None:
-            return await self._whole(request, remote, digest, answer)
-        if len(spans) > 1:
-            parts = multipart(spans, answer.size, digest, OCTET_STREAM)
-            begin(request, 206, parts.length, parts.content_type, _headers(digest))
-            await self._send(request, answer, parts.parts)
-            return None
-        _begin_part(request, digest, spans[0], answer.size)
-        await self._send(request, answer, [spans[0]])
-        return None
-
-    async def _whole(
+    async def _small(
         self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, answer: BlobAnswer
-    ) -> bytes | None:
-        begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
-        if answer.growth is None and answer.size <= BODY_LIMIT:
-            body = await answer.reader.read(0, answer.size)
-            if len(body) != answer.size:
-                raise BlobDamaged(f"{digest} has lost its end on disk: {len(body)} of {answer.size} bytes")
-            if answer.status == HIT:
-                self._lane.remember(request, body, None, remote)
-            return body
-        await self._send(request, answer, [Span(0, answer.size)])
-        return None
+    ) -> bytes:
+        body = await answer.reader.read(0, answer.size)
+        if len(body) != answer.size:
+            raise BlobDamaged(f"{digest} has lost its end on disk: {len(body)} of {answer.size} bytes")
+        if answer.status == HIT:
+            self._lane.remember(request, body, None, remote)
+        return body
 
-    async def _side(self, request: RegistryRequest, digest: Digest, side: SideRange, namespace: str | None) -> None:
-        say_where_from(request, ASIDE, None, namespace)
-        _begin_part(request, digest, side.span, side.size)
-        await self._relay(request, side.response, side.span)
-
-    async def _send(self, request: RegistryRequest, answer: BlobAnswer, parts: list[Part]) -> None:
+    async def _send(self, request: RegistryRequest, answer: BlobAnswer, parts: Sequence[Part]) -> None:
         """
         Send the body; whatever comes between, the connection is aborted: an error body would be taken for the blob's
         bytes, and finishing early would splice the next response into it.
@@ -134,11 +128,11 @@ class BlobResponses:
         finally:
             request.add_sent(body.sent - body.written)
 
-    async def _relay(self, request: RegistryRequest, aside: IBlobResponse, span: Span) -> None:
-        relay = Relay(request, span.length)
+    async def _relay(self, request: RegistryRequest, bypassed: BypassedRange) -> None:
+        relay = Relay(request, bypassed.span.length)
         request.write(b"")
         try:
-            await aside.deliver(relay)
+            await bypassed.response.deliver(relay)
         except PullcacheError as error:
             self._abort(request, error)
             return
@@ -149,43 +143,57 @@ class BlobResponses:
         self._log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
         abort(request)
 
-    def _is_unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
-        return etag_matches(values_of(request.requestHeaders, b"If-None-Match"), str(digest))
 
-    def _unmodified(self, request: RegistryRequest, digest: Digest) -> bool:
-        if self._is_unmodified(request, digest):
-            begin(request, 304, 0, None, _headers(digest))
-            return True
-        return False
+class Multipart(NamedTuple):
+    """A C{multipart/byteranges} body (RFC 9110 section 14.6): its content type, parts in order, and length in bytes."""
 
-    def _span(self, request: RegistryRequest, digest: Digest, size: int) -> Span | None:
-        """The one range that is wanted of a blob of that size, C{None} where the answer is another one."""
-        try:
-            spans = self._spans(request, digest, size)
-        except (RangeUnsatisfiable, RangeInvalid):
-            return None
-        if spans is None or len(spans) > 1 or self._is_unmodified(request, digest):
-            return None
-        return spans[0]
+    content_type: str
+    parts: list[Part]
+    length: int
 
-    def _spans(self, request: RegistryRequest, digest: Digest, size: int) -> tuple[Span, ...] | None:
-        values = values_of(request.requestHeaders, b"Range")
-        condition = values_of(request.requestHeaders, b"If-Range")
-        # RFC 9110 section 13.1.5: a condition that does not hold makes the request one for the whole.
-        if condition and condition != [f'"{digest}"']:
-            return None
-        return parse_ranges(values[0] if len(values) == 1 else None, size)
+
+def multipart(spans: Sequence[Span], size: int, digest: Digest, media_type: str) -> Multipart:
+    """
+    The body for several ranges of one blob. Pure.
+
+    The boundary is made of the digest: the same answer always, and nothing a blob could hold by chance.
+    """
+    boundary = Digest.of(f"byteranges of {digest}".encode("ascii")).encoded[:40]
+    parts: list[Part] = []
+    before = f"--{boundary}\r\n"
+    for span in spans:
+        head = f"{before}Content-Type: {media_type}\r\nContent-Range: {_content_range(span, size)}\r\n\r\n"
+        parts += [head.encode("ascii"), span]
+        before = f"\r\n--{boundary}\r\n"
+    parts.append(f"\r\n--{boundary}--\r\n".encode("ascii"))
+    length = sum(part.length if isinstance(part, Span) else len(part) for part in parts)
+    return Multipart(f"multipart/byteranges; boundary={boundary}", parts, length)
+
+
+def _wanted_ranges(request: RegistryRequest, digest: Digest) -> str | None:
+    """The C{Range} that is to be answered, C{None} for the whole blob."""
+    values = values_of(request.requestHeaders, b"Range")
+    if len(values) != 1:
+        return None
+    # RFC 9110 section 13.1.5: a condition that does not hold makes the request one for the whole.
+    condition = values_of(request.requestHeaders, b"If-Range")
+    return None if condition and condition != [f'"{digest}"'] else values[0]
 
 
 def _begin_part(request: RegistryRequest, digest: Digest, span: Span, size: int) -> None:
-    headers = _headers(digest) | {"Content-Range": content_range(span, size)}
+    headers = _headers(digest) | {"Content-Range": _content_range(span, size)}
     begin(request, 206, span.length, OCTET_STREAM, headers)
 
 
+def _content_range(span: Span, size: int) -> str:
+    return f"bytes {span.start}-{span.stop - 1}/{size}"
+
+
 def _headers(digest: Digest) -> dict[str, str]:
+    text = str(digest)
     return {
-        "Docker-Content-Digest": str(digest),
-        "ETag": f'"{digest}"',
+        "Docker-Content-Digest": text,
+        "ETag": f'"{text}"',
         "Accept-Ranges": "bytes",
         "Cache-Control": "max-age=31536000, immutable",
         **ATTACHMENT,

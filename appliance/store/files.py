@@ -53,6 +53,11 @@ class FileReader:
         self._file: SharedFile | None = file
         self._threads = threads
 
+    @property
+    def size(self) -> int:
+        """See L{IBlobReader}."""
+        return os.fstat(self._fd).st_size
+
     def read(self, start: int, stop: int) -> Deferred[bytes]:
         """See L{IBlobReader.read}."""
         if self._file is None or stop - start <= AT_ONCE:

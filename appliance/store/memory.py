@@ -110,6 +110,11 @@ class MemoryReader:
     def __init__(self, data: bytes | bytearray) -> None:
         self._data: bytes | bytearray | None = data
 
+    @property
+    def size(self) -> int:
+        """See L{IBlobReader}."""
+        return len(self._data or b"")
+
     def read(self, start: int, stop: int) -> Deferred[bytes]:
         """See L{IBlobReader.read}."""
         if self._data is None:

@@ -61,6 +61,7 @@ class BlobReaderContract(SynchronousTestCase):
     def test_provides_the_interface(self) -> None:
         """It is what it says."""
         verifyObject(IBlobReader, self.read_by)
+        self.assertEqual(self.read_by.size, SIZE)
 
     def test_any_range_can_be_read(self) -> None:
         """In any order, small or large."""

@@ -8,8 +8,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from appliance import errors
-from appliance.cache.blobs import SIDE_BY_SIDE, BlobAnswer, SideRange
-from appliance.cache.distance import NEAR, PATIENCE, ROUND_TRIP, SMALL
+from appliance.cache.blobs import BlobAnswer
+from appliance.cache.bypass import AT_ONCE, LARGE_WAIT, NEAR, SMALL, SMALL_WAIT, BypassedRange
 from appliance.index.repositories import SAVE_DELAY
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
@@ -286,9 +286,9 @@ class Large:
         """What a client that wants that range gets; C{None}: the flight's bytes."""
         return begin(self._aside(span))
 
-    async def _aside(self, span: Span) -> SideRange | None:
+    async def _aside(self, span: Span) -> BypassedRange | None:
         answer = await self.cache.through.blob(self.cache.at(HUB, "app"), LARGE_DIGEST, span_of=lambda _: span)
-        if isinstance(answer, SideRange):
+        if isinstance(answer, BypassedRange):
             return answer
         answer.close()
         return None
@@ -310,7 +310,7 @@ def test_a_range_near_the_write_head_waits_for_it() -> None:
     large.done()
 
 
-def received(large: Large, side: SideRange | None) -> bytes:
+def received(large: Large, side: BypassedRange | None) -> bytes:
     """What comes of the range on the side, which is over then."""
     assert side is not None
     taker = Taker()
@@ -358,7 +358,7 @@ def test_a_range_of_many_megabytes_waits_before_it_is_fetched_on_the_side() -> N
     large = Large()
     waiting = large.aside(PULL)
     assert not waiting.called and len(large.asked()) == 1
-    large.cache.clock.advance(PATIENCE)
+    large.cache.clock.advance(LARGE_WAIT)
     assert received(large, result(waiting)) == LARGE[PULL.start : PULL.stop]
     large.done()
 
@@ -372,7 +372,7 @@ def test_a_rate_that_is_known_is_not_waited_for() -> None:
     large.done()
 
 
-@pytest.mark.parametrize(("span", "wait"), [(PULL, PATIENCE), (FAR, ROUND_TRIP)])
+@pytest.mark.parametrize(("span", "wait"), [(PULL, LARGE_WAIT), (FAR, SMALL_WAIT)])
 def test_a_fast_flight_is_waited_for(span: Span, wait: float) -> None:
     """At its rate it is there before an answer from the side would be: no request of its own."""
     large = Large()
@@ -395,7 +395,7 @@ def test_a_fast_flight_that_stops_is_not_waited_for() -> None:
     large.cache.clock.advance(0.01)
     waiting = large.aside(FAR)
     assert not waiting.called
-    large.cache.clock.advance(ROUND_TRIP)
+    large.cache.clock.advance(SMALL_WAIT)
     assert received(large, result(waiting)) == LARGE[FAR.start : FAR.stop]
     large.done()
 
@@ -441,18 +441,18 @@ def test_no_more_than_some_ranges_of_a_blob_are_fetched_on_the_side_at_once() ->
     """A hundred lazy readers: the others take their turn, or what the flight has brought meanwhile."""
     large = Large()
     waiting = [large.aside(Span(FAR.start + 100 * number, FAR.stop + 100 * number)) for number in range(100)]
-    assert len(large.asked()) == 1 + SIDE_BY_SIDE
+    assert len(large.asked()) == 1 + AT_ONCE
     result(waiting[0]).close()
     large.cache.clock.advance(0)
-    assert large.upstream.bodies[1].dropped and len(large.asked()) == 2 + SIDE_BY_SIDE
+    assert large.upstream.bodies[1].dropped and len(large.asked()) == 2 + AT_ONCE
     waiting[50].cancel()
     failing(waiting[50], CancelledError)
     large.flight.feed(FAR.start)
-    for each in waiting[1 : 1 + SIDE_BY_SIDE]:
+    for each in waiting[1 : 1 + AT_ONCE]:
         result(each).close()
     step(large.cache.clock, 0.1, 0.001)
-    assert all(result(each) is None for each in [*waiting[1 + SIDE_BY_SIDE : 50], *waiting[51:]])
-    assert len(large.asked()) == 2 + SIDE_BY_SIDE
+    assert all(result(each) is None for each in [*waiting[1 + AT_ONCE : 50], *waiting[51:]])
+    assert len(large.asked()) == 2 + AT_ONCE
     large.done()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import errors
-from appliance.cache.distance import NEAR, is_far
+from appliance.cache.bypass import NEAR, should_bypass
 from appliance.cache.freshness import fresh_until, is_fresh, may_serve_stale, remaining_wait, stale_until
 from appliance.cache.status import HIT, CacheStatus
 from appliance.settings import StaleSettings, UpstreamSettings
@@ -116,15 +116,15 @@ MIB = 1024 * 1024
         (900 * MIB, 10 * MIB, 500.0 * MIB, False),
     ],
 )
-def test_only_a_range_that_would_take_long_is_far(start: int, head: int, rate: float, far: bool) -> None:
+def test_only_a_range_that_would_take_long_should_bypass(start: int, head: int, rate: float, far: bool) -> None:
     """Near ones wait for the flight; so do those it will reach within two seconds."""
-    assert is_far(start, head, rate) is far
+    assert should_bypass(start, head, rate) is far
 
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40), st.floats(0, 1e9))
 def test_what_has_arrived_is_never_far(start: int, head: int, rate: float) -> None:
     """No request is made for bytes that are here."""
-    assert not (start <= head and is_far(start, head, rate))
+    assert not (start <= head and should_bypass(start, head, rate))
 
 
 @pytest.mark.parametrize(
