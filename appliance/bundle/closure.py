@@ -154,6 +154,7 @@ class _Walk:
             self._missing[piece.digest] = piece
             return
         self._counted(1 + len(manifest.descriptors))
+        await self._manifests.walked(1 + len(manifest.descriptors))
         kind = INDEX if manifest.is_index else MANIFEST
         self._held[piece.digest] = ImageBlob(piece.digest, piece.size, kind, manifest.media_type, piece.needed_by)
         await self._descend(piece.digest, manifest)

@@ -22,6 +22,9 @@ AT_ONCE = 32
 LARGE = 32 * 1024
 """Bytes from which on a document is parsed on a thread: that takes up to 100 ms for the largest."""
 
+TURN = 2000
+"""Descriptors that are looked at before the reactor gets its turn, also where nothing has to be read: some 10 ms."""
+
 ROOM = 20_000
 """Descriptors in the manifests that are remembered: what the manifests of most repositories name."""
 
@@ -47,6 +50,7 @@ class ManifestReader:
         self.document = document
         self._threads = threads
         self._parsed: LeastRecentlyUsed[tuple[Digest, str], Manifest] = LeastRecentlyUsed(room)
+        self._walked = 0
 
     async def manifest(self, digest: Digest, media_type: str) -> Manifest | None:
         """
@@ -61,6 +65,13 @@ class ManifestReader:
             return None if data is None else await self._parse(digest, media_type, data)
         except ManifestInvalid:
             return None
+
+    async def walked(self, descriptors: int) -> None:
+        """So many descriptors were looked at: after L{TURN} of them the reactor does other work first."""
+        self._walked += descriptors
+        if self._walked >= TURN:
+            self._walked = 0
+            await self._threads.call(lambda: None)
 
     async def _parse(self, digest: Digest, media_type: str, data: bytes) -> Manifest:
         """Parse and remember a manifest. Raises L{ManifestInvalid}."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -28,7 +29,11 @@ def blobs(*contents: Content) -> dict[str, bytes]:
 
 
 def follow(
-    root: Content, held: dict[str, bytes], platforms: Iterable[str] = (), media_type: str | None = None
+    root: Content,
+    held: dict[str, bytes],
+    platforms: Iterable[str] = (),
+    media_type: str | None = None,
+    threads: InlineThreads | None = None,
 ) -> Closure:
     """The closure of C{root} in a store that has C{held}."""
 
@@ -40,7 +45,7 @@ def follow(
 
     manifest = root.manifest
     walk = closure(
-        ManifestReader(read, InlineThreads()),
+        ManifestReader(read, threads or InlineThreads()),
         size_of,
         Digest.parse(root.digest),
         len(manifest.data),
@@ -50,6 +55,16 @@ def follow(
     found: list[Closure] = []
     Deferred.fromCoroutine(walk).addCallback(found.append)
     return found[0]
+
+
+class CountedThreads(InlineThreads):
+    """Counts the turns that others got."""
+
+    turns = 0
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        self.turns += 1
+        return super().call(function, *args)
 
 
 def foreign(media_type: str) -> tuple[Content, Blob]:
@@ -230,6 +245,16 @@ def test_the_payload_of_an_artifact_is_told_from_a_layer() -> None:
     """A signature travels before the bulk of the layers."""
     note = images.artifact(images.image("signed"))
     assert [piece.kind for piece in follow(note, blobs(note)).held] == ["manifest", "config", "artifact"]
+
+
+def test_clients_are_served_while_many_descriptors_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no manifest has to be read for that; the result is the same."""
+    multi, threads = images.multi_arch(), CountedThreads()
+    whole = follow(multi, blobs(multi), threads=threads)
+    assert threads.turns == 0
+    monkeypatch.setattr("appliance.index.manifests.TURN", 4)
+    assert follow(multi, blobs(multi), threads=threads) == whole
+    assert threads.turns == len(multi.children)
 
 
 def test_platforms_are_compared_as_runtimes_do() -> None:
