@@ -2,7 +2,7 @@
 What lies in the inbox, and how it is moved away.
 
 Everything is reached from one descriptor of the folder, no link is followed, and nothing that is there is written over:
-whoever may put files into it is not trusted with the rest of the machine. Everything here blocks.
+users who may put files into it are not trusted with the rest of the machine. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _VOLUME = re.compile(r"(.+)\.v([0-9]{2,4})of([0-9]{2,4})(\.[a-z.]+)")
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look found of a file; bytes and nanoseconds."""
+class FileState:
+    """What one scan found of a file: its size in bytes, its times in nanoseconds."""
 
     size: int
     mtime: int
@@ -43,7 +43,7 @@ class Verdict:
     document: bytes
 
 
-def files_in(folder: Path) -> dict[str, Look]:
+def files_in(folder: Path) -> dict[str, FileState]:
     """
     The files that may be archives, by name and in its order; links and what is still being copied are none.
 
@@ -62,12 +62,12 @@ def files_in(folder: Path) -> dict[str, Look]:
                 except FileNotFoundError:
                     continue
                 if stat.S_ISREG(status.st_mode):
-                    found[name] = _look_at(status)
+                    found[name] = _state_of(status)
     return found
 
 
-def _look_at(status: os.stat_result) -> Look:
-    return Look(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+def _state_of(status: os.stat_result) -> FileState:
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _check_folder(folder: Path, inbox: int, where: str) -> None:
@@ -127,10 +127,10 @@ def archives_of(names: Iterable[str]) -> tuple[list[tuple[str, ...]], dict[tuple
     return archives, waiting
 
 
-def move(folder: Path, name: str, look: Look, verdict: Verdict) -> None:
-    """Move a file that is still the one that was looked at. Raises L{BundleError} when it is not."""
+def move(folder: Path, name: str, state: FileState, verdict: Verdict) -> None:
+    """Move a file that is still as C{state} says. Raises L{BundleError} when it is not."""
     with _opened(str(folder)) as inbox:
-        if _look_at(os.stat(name, dir_fd=inbox, follow_symlinks=False)) != look:
+        if _state_of(os.stat(name, dir_fd=inbox, follow_symlinks=False)) != state:
             raise BundleError(f"{name}: it was changed while it was read, so it is read again")
         try:
             os.mkdir(verdict.where, 0o755, dir_fd=inbox)
