@@ -22,11 +22,10 @@ from appliance.bundle.archivecontents import ArchiveContents, NamedManifest, che
 from appliance.bundle.blobingest import BlobIngest, check_bytes, in_file_order
 from appliance.bundle.compression import Stop
 from appliance.bundle.importplan import ImportPlan, plan_import
-from appliance.bundle.journal import OnExistingTag
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Names, Renames
 from appliance.bundle.policy import TrustPolicy
-from appliance.bundle.publication import Publication
+from appliance.bundle.publication import OnExistingTag, Publication
 from appliance.bundle.reader import open_into, read_contents
 from appliance.bundle.receipt import Change, Receipt
 from appliance.errors import (

@@ -15,7 +15,7 @@ from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedM
 from appliance.bundle.bundlearchive import missing_volumes, volumes_of
 from appliance.bundle.closure import Closure, ImageBlob, closure
 from appliance.bundle.contents import MAX_MANIFEST_VALUES, MAX_REFS, Bundle, check_values
-from appliance.bundle.journal import HeldManifest, Published
+from appliance.bundle.publication import HeldManifest, Published
 from appliance.errors import (
     BlobDamaged,
     BundleDamaged,

@@ -1,9 +1,10 @@
 """
 Publishing references: all of an import, or none.
 
-What is to become of every repository is written to a journal first. From then on it is decided: the repositories are
-changed in one turn of the reactor, so that no reader sees some of it, then saved one by one, the receipt is kept, and
-the journal is emptied. Whatever ends that half way, L{Publication.recover} carries it to its end at the next start.
+What is to become of every repository is decided before anything is changed, and written to a journal: a value that can
+be applied twice. Then the repositories are changed in one turn of the reactor, so that no reader sees some of it, and
+saved one by one, the receipt is kept, and the journal is emptied. Whatever ends that half way, L{Publication.recover}
+carries it to its end at the next start.
 
 ::
 
@@ -13,24 +14,82 @@ the journal is emptied. Whatever ends that half way, L{Publication.recover} carr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from appliance.bundle.archivecontents import NamedManifest
-from appliance.bundle.journal import NOTHING, Journal, OnExistingTag, Published, apply, decide, decode, portions
-from appliance.bundle.receipt import Change, Receipt, Receipts
+from appliance.bundle.receipt import Change, Outcome, Receipt, Receipts
+from appliance.errors import BundleConflict
 from appliance.flow.singleflight import shielded
 from appliance.index.documents import read_document
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IDocuments
+from appliance.oci.digest import Digest
+from appliance.oci.reference import parse_repository
 
 T = TypeVar("T")
 
 _JOURNAL = ("publication", "journal.json")
+
+OnExistingTag = Literal["move", "keep", "refuse"]
+
+_SHOWN = 5
+
+
+class HeldManifest(msgspec.Struct, frozen=True):
+    """A manifest that a repository is to hold."""
+
+    digest: str
+    media_type: str
+    size: int
+
+
+class MovedTag(msgspec.Struct, frozen=True):
+    """A tag, what it is to mean, and what it meant when that was decided."""
+
+    name: str
+    digest: str
+    previous: str | None
+
+
+class RepositoryChange(msgspec.Struct, frozen=True):
+    """What is to become of one repository; C{pinned} are manifests without a tag."""
+
+    upstream: str
+    repository: str
+    manifests: list[HeldManifest]
+    tags: list[MovedTag]
+    pinned: list[str]
+
+
+class Journal(msgspec.Struct, frozen=True):
+    """
+    What was decided at C{now}, seconds since the epoch; without a receipt nothing is.
+
+    No field has a default: a journal of which one name was damaged is not to be taken for one with nothing in it.
+    """
+
+    bundle: str
+    now: float
+    changes: list[RepositoryChange] = msgspec.field(name="portions")
+    receipt: Receipt | None
+
+
+NOTHING = Journal("", 0.0, [], None)
+"""What stands there when everything was carried out."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A root with every manifest beneath it, itself too; they are held."""
+
+    root: NamedManifest
+    manifests: tuple[HeldManifest, ...]
 
 
 class Publication:
@@ -47,7 +106,7 @@ class Publication:
     ) -> None:
         """
         @param documents: of the appliance's state, not of its repositories.
-        @param published: told what changed, in the same turn of the reactor.
+        @param published: called with what changed, in the same turn of the reactor.
         """
         self._repositories = repositories
         self._documents = documents
@@ -78,7 +137,7 @@ class Publication:
         @raise OSError: the journal cannot be written.
         """
         await self._lock.acquire()
-        # Not ours to cut: with the journal half written nobody could say whether it was decided.
+        # A cancelled wait does not cut it: with a half-written journal it is not known whether it was decided.
         work = Deferred.fromCoroutine(self._publish(bundle, content, on_existing_tag, now, receipt))
         work.addBoth(self._unlocked)
         return await shielded(work)
@@ -89,7 +148,7 @@ class Publication:
 
     async def recover(self) -> int:
         """
-        Finish what was decided and cut; to be awaited at start, before anybody reads.
+        Finish what was decided and cut; to be awaited at start, before anything is served.
 
         @return: how many repositories there were to finish.
         """
@@ -107,13 +166,22 @@ class Publication:
         self, bundle: str, content: Sequence[Published], on_existing_tag: OnExistingTag, now: float, receipt: Receipt
     ) -> Receipt:
         await self._finish()
-        roots = [published.root for published in content]
-        repositories = await self._loaded(roots)
+        repositories = await self._loaded(published.root for published in content)
         receipt = await self._receipts.named(receipt)
-        changes = decide(roots, repositories, on_existing_tag)
+        changes = decide([published.root for published in content], repositories, on_existing_tag)
         receipt = msgspec.structs.replace(receipt, refs=changes)
-        journal = Journal(bundle, now, portions(content, changes), receipt)
-        await self._decided(journal)
+        journal = Journal(bundle, now, repository_changes(content, changes), receipt)
+        _, version = await self._read()
+        try:
+            await self._documents.write(_JOURNAL, msgspec.json.encode(journal), version)
+        except Exception:
+            # It may be there all the same: the rename went well and the folder's sync did not.
+            try:
+                await self._clear()
+            except Exception:
+                self._log.failure("the journal of an import that was given up may be finished at the next start")
+            raise
+        # From here on it is decided.
         try:
             return await self._carry_out(journal, repositories)
         except Exception:
@@ -121,30 +189,14 @@ class Publication:
             note = "it is published; saving it is not complete and is taken up at the next start or import"
             return msgspec.structs.replace(receipt, notes=[*receipt.notes, note])
 
-    async def _decided(self, journal: Journal) -> None:
-        """Write the journal; whether it was decided is known when this returns or raises."""
-        _, version = await self._read()
-        try:
-            await self._documents.write(_JOURNAL, msgspec.json.encode(journal), version)
-        except Exception:
-            # It may be there all the same: the rename went well and the folder's sync did not.
-            await self._withdraw()
-            raise
-
-    async def _withdraw(self) -> None:
-        try:
-            await self._clear()
-        except Exception:
-            self._log.failure("the journal of an import that was given up may be finished at the next start")
-
     async def _carry_out(self, journal: Journal, repositories: dict[tuple[str, str], Repository]) -> Receipt:
         """Change the repositories at once, then save them."""
         assert journal.receipt is not None
-        for portion in journal.portions:
-            apply(repositories[portion.upstream, portion.repository], portion, journal)
+        for change in journal.changes:
+            apply(repositories[change.upstream, change.repository], change, journal)
         self._published(journal.receipt.refs)
-        for portion in journal.portions:
-            await self._repositories.save(repositories[portion.upstream, portion.repository])
+        for change in journal.changes:
+            await self._repositories.save(repositories[change.upstream, change.repository])
         await self._receipts.keep(journal.receipt)
         await self._clear()
         return journal.receipt
@@ -155,11 +207,11 @@ class Publication:
         if journal.receipt is None:
             return 0
         repositories = {
-            (portion.upstream, portion.repository): await self._repositories.get(portion.upstream, portion.repository)
-            for portion in journal.portions
+            (change.upstream, change.repository): await self._repositories.get(change.upstream, change.repository)
+            for change in journal.changes
         }
         await self._carry_out(journal, repositories)
-        return len(journal.portions)
+        return len(journal.changes)
 
     async def _read(self) -> tuple[Journal, int]:
         found, version = await read_document(
@@ -175,3 +227,93 @@ class Publication:
     async def _loaded(self, roots: Iterable[NamedManifest]) -> dict[tuple[str, str], Repository]:
         places = dict.fromkeys((root.upstream, root.repository) for root in roots)
         return {place: await self._repositories.get(*place) for place in places}
+
+
+# -- what is decided: values and functions of values ------------------------------------------------------------------
+
+
+def decide(
+    roots: Sequence[NamedManifest], repositories: dict[tuple[str, str], Repository], on_existing_tag: OnExistingTag
+) -> list[Change]:
+    """What becomes of every name. Raises L{BundleConflict}."""
+    changes = [_change(root, repositories[root.upstream, root.repository], on_existing_tag) for root in roots]
+    moved = [change for change in changes if change.outcome == "moved"]
+    if moved and on_existing_tag == "refuse":
+        shown = "; ".join(f"{change.name} is {change.previous}, not {change.digest}" for change in moved[:_SHOWN])
+        more = f"; and {len(moved) - _SHOWN} more" if len(moved) > _SHOWN else ""
+        raise BundleConflict(
+            f"{len(moved)} tags mean something else here: {shown}{more}; import with --on-existing-tag move or keep"
+        )
+    return changes
+
+
+def _change(root: NamedManifest, repository: Repository, on_existing_tag: OnExistingTag) -> Change:
+    before = None if root.tag is None else repository.tags.get(root.tag)
+    previous = None if before is None or before.digest == root.digest else str(before.digest)
+    outcome: Outcome
+    if previous is not None:
+        outcome = "kept" if on_existing_tag == "keep" else "moved"
+    elif before is not None or (root.tag is None and root.digest in repository.manifests):
+        outcome = "unchanged"
+    else:
+        outcome = "new"
+    return Change(
+        name=root.name,
+        upstream=root.upstream,
+        repository=root.repository,
+        tag=root.tag,
+        digest=str(root.digest),
+        previous=previous,
+        outcome=outcome,
+        rebuilt=root.rebuilt,
+        refers=root.refers,
+        renamed_from=root.original_name,
+    )
+
+
+def decode(data: bytes) -> Journal:
+    """
+    Read a journal as it was written down.
+
+    @raise ValueError: it is not whole, or none of ours; L{RecursionError} and L{PullcacheError} likewise.
+    """
+    journal = msgspec.json.decode(data, type=Journal)
+    for change in journal.changes:
+        parse_repository(change.repository)
+        digests = [*(each.digest for each in change.manifests), *(each.digest for each in change.tags)]
+        for digest in (*digests, *change.pinned):
+            Digest.parse(digest)
+    return journal
+
+
+def repository_changes(content: Sequence[Published], changes: Sequence[Change]) -> list[RepositoryChange]:
+    """What is to become of each repository."""
+    found: dict[tuple[str, str], RepositoryChange] = {}
+    seen: set[tuple[str, str, str]] = set()
+    for published, change in zip(content, changes, strict=True):
+        place = (change.upstream, change.repository)
+        what = found.setdefault(place, RepositoryChange(*place, [], [], []))
+        for manifest in published.manifests:
+            if (*place, manifest.digest) not in seen:
+                seen.add((*place, manifest.digest))
+                what.manifests.append(manifest)
+        if change.tag is None or change.outcome == "kept":
+            what.pinned.append(change.digest)
+        else:
+            what.tags.append(MovedTag(change.tag, change.digest, change.previous))
+    return list(found.values())
+
+
+def apply(repository: Repository, change: RepositoryChange, journal: Journal) -> None:
+    """Change the repository; doing it again changes nothing, and what was changed since stays."""
+    for manifest in change.manifests:
+        repository.hold(Digest.parse(manifest.digest), manifest.media_type, manifest.size)
+    for tag in change.tags:
+        digest = Digest.parse(tag.digest)
+        current = repository.tags.get(tag.name)
+        if current is None or str(current.digest) in (tag.digest, tag.previous):
+            repository.tag(tag.name, digest, journal.now, journal.bundle)
+        else:
+            repository.pinned[digest] = journal.bundle
+    for text in change.pinned:
+        repository.pinned[Digest.parse(text)] = journal.bundle

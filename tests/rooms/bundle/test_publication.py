@@ -8,8 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from appliance.bundle.archivecontents import NamedManifest
-from appliance.bundle.journal import HeldManifest, Published
-from appliance.bundle.publication import Publication
+from appliance.bundle.publication import HeldManifest, Publication, Published
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.errors import BundleConflict
 from appliance.index.memory import MemoryDocuments
