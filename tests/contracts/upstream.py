@@ -264,7 +264,7 @@ class UpstreamContract:
         assert sorted(listed.descriptors) == sorted([SIGNATURE, SBOM])
         assert not listed.cut
 
-    def test_nothing_refers_to_what_nobody_signed(self) -> None:
+    def test_nothing_refers_to_what_is_not_signed(self) -> None:
         """Whether or not it is there: that is an answer and no failure."""
         upstream = self.upstream_holding(EVERYTHING)
         assert self.result(upstream.referrers(REPOSITORY, Digest.of(b"unsigned"))) == Referrers(())

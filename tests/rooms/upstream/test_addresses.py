@@ -105,7 +105,7 @@ def test_every_address_has_a_place(address: str, reach: Reach) -> None:
     ],
 )
 def test_who_may_lead_where(own: list[str], led: list[str], passed: list[str] | None) -> None:
-    """A public upstream never leads inside, a private one may, and to link-local addresses nobody leads."""
+    """A public upstream never leads inside, a private one may, and to link-local addresses none leads."""
     standing = AddressPolicy("up.example")
     assert standing.own("registry.example", own) == own
     screen = standing.from_private if standing.private else standing.from_public

@@ -25,7 +25,7 @@ def endless(head: bytes = b"first") -> Reply:
     return Reply(200, {}, head, "close", stall=True)
 
 
-def test_nothing_is_read_before_somebody_takes_it() -> None:
+def test_nothing_is_read_before_it_is_delivered() -> None:
     """An answer that waits for its reader costs no memory."""
     net, response, wire = opened(endless())
     assert wire.paused
@@ -140,7 +140,7 @@ def test_silence_ends_a_body() -> None:
     assert net.timers() == []
 
 
-def test_nobody_is_silent_while_we_do_not_listen() -> None:
+def test_a_pause_is_no_silence() -> None:
     """A pause of an hour is ours; after it the upstream has its 30 seconds again."""
     net, response, _ = opened(endless())
     sink = Sink(pause_at=1)
@@ -255,7 +255,7 @@ def trickle(net: Net, wire: Wire, seconds: int) -> None:
 
 
 def test_a_manifest_that_trickles_is_given_up_after_a_minute() -> None:
-    """It would take a day, and somebody with a cached image waits for it."""
+    """It would take a day, and a client with a cached image waits for it."""
     net = Net()
     net.servers[REGISTRY] = lambda asked: Reply(200, {}, b"{", claim=86400, stall=True)
     fetching = upstream(net).manifest("a", "latest")
@@ -294,7 +294,7 @@ def test_an_error_that_trickles_is_told_by_its_status() -> None:
     assert net.wires[0].dropped
 
 
-def test_a_body_that_nobody_wants_is_not_read_for_ever() -> None:
+def test_a_body_that_is_not_wanted_is_not_read_for_ever() -> None:
     """The few bytes of a redirect are read away so that the connection serves again, unless they do not come."""
     net = Net()
     where = {"Location": CDN + "/blob"}

@@ -51,7 +51,7 @@ def test_every_challenge_of_a_response_is_found(fields: list[str], expected: lis
 
 
 def test_bearer_is_answered_before_basic() -> None:
-    """A token is worth less to whoever steals it; other schemes are not answered."""
+    """A stolen token is worth less than a stolen password; other schemes are not answered."""
     assert preferred(parse_challenges(['Negotiate, Basic realm="x"', HUB])) == Challenge("bearer", HUB_PARAMS)
     assert preferred(parse_challenges(['Digest realm="x", Basic realm="y"'])) == Challenge("basic", {"realm": "y"})
     assert preferred(parse_challenges(["Negotiate"])) is None

@@ -134,7 +134,7 @@ def test_an_endless_manifest_is_not_read_to_its_end() -> None:
 
 
 def test_an_identity_encoding_is_no_encoding() -> None:
-    """Some servers say it though nobody asked."""
+    """Some servers say it without being asked."""
     net = serving(Reply(200, {"Content-Encoding": "identity"}, MANIFEST))
     assert net.result(upstream(net).manifest("a", "t")).data == MANIFEST
 
@@ -149,7 +149,7 @@ def test_a_manifest_cut_on_its_way_is_the_lines_fault(framing: str) -> None:
 
 
 def test_a_manifest_that_stops_coming_is_given_up() -> None:
-    """A stalled body holds nobody for ever: 30 seconds of silence end it."""
+    """A stalled body holds no client for ever: 30 seconds of silence end it."""
     net = serving(Reply(200, {}, MANIFEST, "chunked", stall=True))
     fetching = upstream(net).manifest("a", "t")
     net.settle()
@@ -318,7 +318,7 @@ def test_a_refused_connection_is_unavailable() -> None:
 
 @pytest.mark.parametrize("hole", [True, False], ids=["no connection", "no answer"])
 def test_a_black_hole_is_given_up(hole: bool) -> None:
-    """Neither a host that drops our packets nor one that accepts and stays silent holds anybody: 30 seconds."""
+    """Neither a host that drops our packets nor one that accepts and stays silent holds a client: 30 seconds."""
     net = serving(None)
     if hole:
         net.holes.add(REGISTRY)
@@ -352,7 +352,7 @@ def test_an_answer_that_is_no_http_is_unavailable() -> None:
     assert type(net.fault(fetching)) is errors.UpstreamUnavailable
 
 
-def test_a_transfer_coding_nobody_knows_is_unavailable() -> None:
+def test_an_unknown_transfer_coding_is_unavailable() -> None:
     """It cannot be read, and it is not guessed at."""
     net = serving(Reply(200, {"Transfer-Encoding": "gzip"}, b"x", "close"))
     assert isinstance(net.fault(upstream(net).manifest("a", "t")), errors.UpstreamUnavailable)
@@ -470,7 +470,7 @@ def test_another_range_than_asked_for_is_refused(status: int, content_range: str
     assert net.wires[0].dropped
 
 
-def test_a_part_nobody_asked_for_is_refused() -> None:
+def test_a_part_that_was_not_requested_is_refused() -> None:
     """206 to a request without Range is no whole."""
     net = serving(Reply(206, {"Content-Range": "bytes 0-9/10240"}, BLOB[:10]))
     assert type(net.fault(upstream(net).blob("a", BLOB_DIGEST))) is errors.UpstreamInvalid
@@ -526,7 +526,7 @@ def test_a_registry_without_head_for_blobs_is_asked_for_one_byte(status: int) ->
     assert net.result(upstream(net).blob_size("a", BLOB_DIGEST)) == 777
 
 
-def test_a_size_nobody_says_is_none() -> None:
+def test_a_size_that_is_not_said_is_none() -> None:
     """The blob is there, its size is not."""
     net = serving(Reply(200, {"Content-Length": "many"}, framing="close"))
     assert net.result(upstream(net).blob_size("a", BLOB_DIGEST)) is None

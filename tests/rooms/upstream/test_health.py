@@ -605,7 +605,7 @@ class AnyWeather(RuleBasedStateMachine):
         self.stopped = True
 
     @invariant()
-    def is_quiet_exactly_when_it_may_be(self) -> None:
+    def has_no_timer_exactly_when_it_may_have_none(self) -> None:
         """A timer or a probe, never both, while it is not up; none when it is up or stopped."""
         busy = len(self.watched.clock.getDelayedCalls()) + len(self.watched.under_way)
         assert busy == (0 if self.stopped or self.watched.state is UP else 1)

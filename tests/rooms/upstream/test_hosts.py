@@ -43,7 +43,7 @@ def test_a_pattern_covers_what_it_says(pattern: str, url: str, covered: bool) ->
 
 
 def test_no_pattern_covers_nothing() -> None:
-    """A list without entries names nobody."""
+    """A list without entries names no host."""
     assert not HostPatterns(()).covers(Url.parse("https://auth.example"))
 
 
@@ -53,7 +53,7 @@ def test_no_pattern_covers_nothing() -> None:
      "a.example:0", "a.example:99999", "a..example", "[::g]", "*.*.example", ".example"],
 )  # fmt: skip
 def test_what_is_no_pattern_is_refused_by_name(pattern: str) -> None:
-    """A slip in the settings is told, and not taken for a host that never comes."""
+    """A slip in the settings is an error, and not taken for a host that never comes."""
     with pytest.raises(ValueError, match="is no host") as caught:
         HostPatterns((pattern,))
     assert repr(pattern) in str(caught.value)

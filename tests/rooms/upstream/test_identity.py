@@ -57,8 +57,8 @@ def sent(method: str, form: bytes | None) -> bytes:
     protocol.makeConnection(transport)
     asking.cancel()
     assert isinstance(failure_of(asking), CancelledError)
-    heard: bytes = transport.value()
-    return heard
+    received: bytes = transport.value()
+    return received
 
 
 def test_a_form_is_sent_with_its_length() -> None:

@@ -82,7 +82,7 @@ def test_each_url_is_shown_the_secret_of_its_own_host(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [(REGISTRY, SECOND), (SECOND, REGISTRY)])
-def test_a_host_that_the_file_does_not_know_is_asked_as_anybody(tmp_path: Path, order: tuple[str, str]) -> None:
+def test_a_host_that_the_file_does_not_know_is_asked_anonymously(tmp_path: Path, order: tuple[str, str]) -> None:
     """A mirror that gives tokens to all comes without a login, wherever it stands in the list."""
     net = Net()
     guard(net, REGISTRY, basic_of("one"))

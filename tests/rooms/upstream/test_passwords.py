@@ -169,7 +169,7 @@ def test_a_forbidden_repository_may_be_the_first_one_that_is_asked_for(tmp_path:
 
 
 def test_one_repository_forbidden_by_a_registry_with_passwords_does_not_either(tmp_path: Path) -> None:
-    """Nexus answers 401 to somebody it knows; /v2/ tells whether it does."""
+    """Nexus answers 401 to users it knows; /v2/ shows whether it does."""
     net = Net()
 
     def registry(asked: Asked) -> Reply:

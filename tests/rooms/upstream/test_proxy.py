@@ -59,7 +59,7 @@ class Near:
         self.reactor.advance(0)
         return failure_of(asking)
 
-    def quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nothing is left to happen but the end of idle connections."""
         return all("_removeConnection" in str(call) for call in self.reactor.getDelayedCalls())
 
@@ -192,7 +192,7 @@ def test_a_proxy_that_says_no_is_named(answer: bytes, words: str) -> None:
         fault = near.fault(asking)
         assert type(fault) is UpstreamUnavailable
         assert f"proxy {PROXY}: CONNECT registry.example:443" in str(fault) and words in str(fault)
-        assert line.dropped and near.quiet()
+        assert line.dropped and near.is_idle()
 
 
 def test_a_head_without_end_is_cut_off_however_it_trickles() -> None:
@@ -220,7 +220,7 @@ def test_a_silent_proxy_is_given_up() -> None:
     near.reactor.advance(1)
     fault = near.fault(asking)
     assert type(fault) is UpstreamTimeout and PROXY in str(fault) and "10 seconds" in str(fault)
-    assert line.dropped and near.quiet()
+    assert line.dropped and near.is_idle()
 
 
 def test_a_proxy_that_hangs_up_is_named() -> None:
@@ -232,11 +232,11 @@ def test_a_proxy_that_hangs_up_is_named() -> None:
     line.end()
     fault = near.fault(asking)
     assert type(fault) is UpstreamUnavailable and PROXY in str(fault) and "closed the connection" in str(fault)
-    assert near.quiet()
+    assert near.is_idle()
 
 
 def test_a_proxy_that_is_not_there_is_named() -> None:
-    """Whether its name is unknown or nobody listens, for https and for http."""
+    """Whether its name is unknown or no port is open, for https and for http."""
     for url in ("https://registry.example/", "http://registry.example/"):
         near = Near(proxy="http://gone.example:3128")
         fault = near.fault(near.ask(url))
@@ -257,7 +257,7 @@ def test_a_request_that_is_given_up_leaves_no_connection() -> None:
     line = Line(near.reactor)
     asking.cancel()
     assert isinstance(failure_of(asking), CancelledError)
-    assert line.dropped and near.quiet()
+    assert line.dropped and near.is_idle()
 
 
 # -- credentials ------------------------------------------------------------------------------------------------------
@@ -366,8 +366,8 @@ def test_a_connection_to_a_proxy_serves_more_than_one_host() -> None:
     let_go(asking)
 
 
-def test_a_password_for_the_proxy_is_not_shown_to_anybody_else() -> None:
-    """Not to whoever is reached without it."""
+def test_a_password_for_the_proxy_is_not_shown_to_others() -> None:
+    """Not to hosts that are reached without it."""
     near = Near({"HTTP_PROXY": "http://me:pw@proxy.example:3128", "NO_PROXY": "registry.example"})
     asking = near.ask("http://registry.example/v2/")
     assert connected(near.reactor) == [(PUBLIC, 80)]

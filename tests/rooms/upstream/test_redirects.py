@@ -54,7 +54,7 @@ def test_a_redirect_is_followed(status: int) -> None:
     ],
 )
 def test_a_location_may_be_relative(location: str, url: str) -> None:
-    """RFC 3986 section 5; the fragment is nobody's business."""
+    """RFC 3986 section 5; the fragment is not sent."""
     net = leading(location)
     assert body(net) == BLOB
     assert net.asked[1].url == url

@@ -230,7 +230,7 @@ def test_however_they_come_each_is_listed_once_in_its_order(pages: list[list[int
 
 @without_api
 def test_without_the_api_the_tag_tells(answer: Reply) -> None:
-    """Whatever the registry does instead; nobody elsewhere is asked."""
+    """Whatever the registry does instead; no other host is asked."""
     rig = Rig()
     rig.api["*"] = answer
     rig.tag(SIGNATURE, OLD)
@@ -343,7 +343,7 @@ def test_each_url_has_a_memory_of_its_own() -> None:
 
 
 def test_a_mirror_that_knows_of_none_does_not_speak_for_the_registry() -> None:
-    """While the registry is silent nobody knows; when it too has no API, there are none."""
+    """While the registry is silent it is not known; when it too has no API, there are none."""
     rig = Rig(REGISTRY, SECOND)
     rig.net.servers[REGISTRY] = lambda asked: Reply(404)
     rig.api["*"] = Reply(500)

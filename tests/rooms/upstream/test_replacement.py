@@ -161,7 +161,7 @@ def test_a_password_taken_away_under_load_is_not_shown_on(tmp_path: Path) -> Non
 
 
 def test_tokens_of_the_old_password_are_not_used_with_the_new_one(tmp_path: Path) -> None:
-    """The new one may be somebody else's, who may see less."""
+    """The new one may be another user's, who may see less."""
     net = Net()
     rotated = Rotated(net, bearer=True)
     path = password(tmp_path, "old")

@@ -109,7 +109,7 @@ def test_a_kind_claimed_twice_is_refused_where_it_is_used(site: Path) -> None:
     check_upstreams(whole(kind="dockerhub"), environ={})
 
 
-def test_a_plugin_that_cannot_be_imported_stops_nobody_else(site: Path, logged_errors: list[dict[str, Any]]) -> None:
+def test_a_plugin_that_cannot_be_imported_stops_no_other(site: Path, logged_errors: list[dict[str, Any]]) -> None:
     """It stands in the log."""
     (site / "site_broken.py").write_text("raise ImportError('no such thing')\n")
     check_upstreams(whole(kind="dockerhub"), environ={})

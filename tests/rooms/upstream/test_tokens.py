@@ -239,7 +239,7 @@ def test_head_is_authenticated_too() -> None:
 
 @pytest.mark.parametrize("status", [200, 302, 401, 404, 503])
 def test_a_probe_shows_nothing_and_asks_once(tmp_path: Path, status: int) -> None:
-    """Whether a URL is back is found out as anybody could: one request, no redirect, no token, no password."""
+    """Whether a URL is back is found out as any client could: one request, no redirect, no token, no password."""
     net = Net()
     net.servers[REGISTRY] = lambda asked: Reply(
         status, {"Location": "/x", "WWW-Authenticate": 'Basic realm="x"'}, b"no"

@@ -88,7 +88,7 @@ def meet(trust: Trust, server: Identity = SERVER, host: str = HOST, wants: Ident
     for _ in range(8):
         _pump(ours, transport, theirs)
     ours.connectionLost(Failure(ConnectionDone()))
-    # On this side of OpenSSL the chain is told without its first certificate.
+    # On this side of OpenSSL the chain is given without its first certificate.
     own, chain = theirs.get_peer_certificate(), theirs.get_peer_cert_chain() or []
     shown = [each.to_cryptography() for each in ([own, *chain] if own else [])]
     return Met(talk.received == b"welcome", talk.reason, shown, theirs.get_servername())
@@ -161,7 +161,7 @@ def test_a_file_may_hold_several_authorities(folder: Path) -> None:
 
 @pytest.mark.parametrize("server", [OTHER.issue("other.example"), CA.issue(HOST), OTHER], ids=["other", "ours", "self"])
 def test_insecure_takes_any_certificate(server: Identity) -> None:
-    """Of anybody for any name; the server is still told the name it is asked by."""
+    """Of any authority for any name; the name is still sent to the server."""
     met = meet(Trust(settings(insecure=True)), server)
     assert met.trusted and met.name == HOST.encode()
 
@@ -206,7 +206,7 @@ def test_the_key_may_stand_beside_the_certificate(folder: Path) -> None:
     ("host", "is_shown"),
     [(HOST, True), ("auth.example", True), ("a.store.example", True), ("cdn.example", False), ("10.0.0.1", False)],
 )
-def test_the_client_certificate_is_shown_to_nobody_else(folder: Path, host: str, is_shown: bool) -> None:
+def test_the_client_certificate_is_shown_to_no_other(folder: Path, host: str, is_shown: bool) -> None:
     """Not to a host an upstream leads to; the upstream itself and the hosts that the settings name see it."""
     certificate, key = CLIENT.write(folder, "client")
     chosen = settings(
