@@ -22,7 +22,7 @@ def taken(permits: ConcurrencyLimit, *ranks: Priority) -> list[Permit]:
 def test_the_last_connections_are_kept_for_what_is_urgent(
     limit: int, questions: int, blobs: int, background: int
 ) -> None:
-    """All for manifests, all but one for blobs, all but two for work that no client waits for; one at least for each."""
+    """All for manifests, all but one for blobs, all but two for background work; one at least for each."""
     for rank, most in ((QUESTION, questions), (BLOB, blobs), (BACKGROUND, background)):
         permits = ConcurrencyLimit(limit)
         asked = [permits.acquire(rank) for _ in range(limit + 3)]
