@@ -134,7 +134,10 @@ class RateLimitBudget:
         @raise UpstreamRateLimited: those left are to be kept; pulls under way are counted as made.
         """
         if self._is_short():
-            raise self._refusal()
+            remaining = 0 if self._limit is None else self._limit.remaining
+            what = f"it grants {remaining} more pulls, and keep_pulls leaves {self._keep} of them to others"
+            wait = max(1.0, self._reported + STALE_AFTER - self._clock.seconds())
+            raise UpstreamRateLimited(self._upstream, what, wait)
         self._under_way += 1
         try:
             yield
@@ -144,8 +147,3 @@ class RateLimitBudget:
     def _is_short(self) -> bool:
         limit = self.limit
         return self._keep > 0 and limit is not None and limit.remaining - self._under_way <= self._keep
-
-    def _refusal(self) -> UpstreamRateLimited:
-        remaining = 0 if self._limit is None else self._limit.remaining
-        what = f"it grants {remaining} more pulls, and keep_pulls leaves {self._keep} of them to others"
-        return UpstreamRateLimited(self._upstream, what, max(1.0, self._reported + STALE_AFTER - self._clock.seconds()))

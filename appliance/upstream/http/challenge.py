@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
-_SEPARATOR = re.compile(r"[ \t,]*")
 _SCHEME = re.compile(_TOKEN)
 _PARAMETER = re.compile(rf"[ \t]*({_TOKEN})[ \t]*=[ \t]*(?:({_TOKEN})|{_QUOTED})[ \t]*(?=,|\Z)", re.DOTALL)
 _TOKEN68 = re.compile(r"[ \t]+([A-Za-z0-9._~+/-]+=*)[ \t]*(?=,|\Z)")
@@ -52,15 +51,12 @@ def preferred(challenges: Iterable[Challenge]) -> Challenge | None:
 def _field(text: str) -> list[Challenge]:
     found: list[Challenge] = []
     position = 0
-    while True:
-        position = _end(_SEPARATOR.match(text, position), position)
-        scheme = _SCHEME.match(text, position)
-        if scheme is None:
-            return found
+    while scheme := _SCHEME.match(text, _skipped(text, position, " \t,")):
         challenge, position = _challenge(scheme[0].lower(), text, scheme.end())
         if position < len(text) and text[position] != ",":
-            return found
+            break
         found.append(challenge)
+    return found
 
 
 def _challenge(scheme: str, text: str, position: int) -> tuple[Challenge, int]:
@@ -81,12 +77,12 @@ def _parameters(text: str, position: int) -> tuple[dict[str, str], int]:
         name, token, quoted = match.groups()
         params.setdefault(name.lower(), token if quoted is None else _ESCAPED.sub(r"\1", quoted))
         end = match.end()
-        position = _end(_SEPARATOR.match(text, end), end)
-    return params, end if params else _end(_SEPARATOR_SPACE.match(text, end), end)
+        position = _skipped(text, end, " \t,")
+    return params, end if params else _skipped(text, end, " \t")
 
 
-_SEPARATOR_SPACE = re.compile(r"[ \t]*")
-
-
-def _end(match: re.Match[str] | None, position: int) -> int:
-    return position if match is None else match.end()
+def _skipped(text: str, position: int, characters: str) -> int:
+    """Where C{text} goes on from C{position} with none of C{characters}."""
+    while text[position : position + 1] and text[position] in characters:
+        position += 1
+    return position
