@@ -1,7 +1,7 @@
 """
-C{twistd pullcache}: options, and the service that wires the rooms together.
+C{twistd pullcache}: options, and the service that is started, reloaded by SIGHUP and stopped.
 
-This is the one module that meets the reactor; everything else is given what it needs of it.
+This is the one module that meets the reactor; L{appliance.wiring} makes everything else, and is given what it needs.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from appliance.upstream.interfaces import IUpstream
 from appliance.upstream.table import check_upstreams, offline_upstream_for, upstream_for
 from appliance.wiring import Services
 
-# How often what is cheap to lose is written.
+# Seconds between two writes of what is cheap to lose.
 FLUSH_INTERVAL = 5.0
-# How often beginnings of blobs that nobody goes on with are looked for.
+# Seconds between two searches for beginnings of blobs that are not being fetched any more.
 SWEEP_INTERVAL = 24 * 3600.0
 
 
@@ -246,7 +246,7 @@ class PullcacheService(Service):
         return DeferredList(writes).addCallback(lambda _: None)
 
     def _sweep(self) -> Deferred[None]:
-        """Remove beginnings of blobs that are not gone on with; fires when it is done, or not, which is logged."""
+        """Remove beginnings of blobs that no fetch continues; fires when done, or not, which is logged."""
         services = self._services
         sweeping = Deferred.fromCoroutine(services.flights.sweep(services.access.remotes, wall(self._reactor)))
         return sweeping.addErrback(self._failed, "sweeping what is unfinished")

@@ -61,7 +61,7 @@ class Services:
     """
     All objects of one appliance.
 
-    Nothing is read, written or contacted before it is started or asked.
+    Making them reads, writes and contacts nothing.
 
     @ivar settings: those in force; L{configure} replaces them.
     @ivar access: the configured upstreams, and what may be read of them.

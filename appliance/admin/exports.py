@@ -27,10 +27,10 @@ from appliance.oci.timestamps import timestamp
 from appliance.units import duration
 
 KEPT_FOR = 3600.0
-"""Seconds that an export is kept after it was last asked for."""
+"""Seconds that an export is kept after the last request for it."""
 
 KEPT = 16
-"""Exports kept; the longest unasked is dropped for a new one."""
+"""Exports kept; the one whose last request is the oldest is dropped for a new one."""
 
 ORDER_LIMIT = 64 * 1024 * 1024
 """Bytes of an order: an inventory of half a million blobs."""
@@ -154,7 +154,7 @@ class Exports:
         return Reply(self._get(export).export.document)
 
     def sign(self, request: Request, export: str) -> Reply:
-        """From now on each file of it carries the signature; whether it is right is for the importing side to say."""
+        """From now on each file of it carries the signature, which the importing side checks."""
         kept = self._get(export)
         if media_type(request) != _TEXT:
             raise Refused(415, "unsupported-media-type", f"send the signature's file as Content-Type: {_TEXT}")

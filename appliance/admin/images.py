@@ -107,7 +107,7 @@ class Images:
             if last is not None:
                 chosen = [candidate for candidate in chosen if candidate.name > last]
             if limit is not None:
-                # One more tells whether there is another page.
+                # One more shows whether there is another page.
                 chosen = chosen[: limit - len(found) + 1]
             for first in range(0, len(chosen), AT_ONCE):
                 batch = chosen[first : first + AT_ONCE]

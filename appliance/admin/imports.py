@@ -137,7 +137,7 @@ class Imports:
             return document("stopped", "the appliance is being stopped; import again later: what is stored is kept")
         except Exception as error:
             if isinstance(error, BundleError) and error.unopened:
-                # Who may ask for imports may not look around on the disk by it: that is one answer whatever the reason.
+                # An import must not be a way to look around on the disk: there is one answer for all reasons.
                 self._log.warn("importing: {error}", error=error)
                 what = str(files[0]) if len(files) == 1 else f"one of {len(files)} files"
                 return document("bundle-unreadable", f"{what} cannot be opened as an archive; {_WHY_NOT}")

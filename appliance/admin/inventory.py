@@ -1,4 +1,4 @@
-"""What one side tells the other of itself, for the next export: C{inventory} and C{wants} of C{/api/v1/}."""
+"""What an export elsewhere needs to know of this side: C{inventory} and C{wants} of C{/api/v1/}."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What operators measure, as Prometheus metrics named C{pullcache_*}."""
+"""
+What operators measure, as Prometheus metrics named C{pullcache_*}.
+
+A new counter is a field and a method here, called where it happens; a value that can be looked up at any time is one
+line of L{Metrics.watch} in L{appliance.wiring}.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +36,7 @@ class Metrics:
     def __init__(self, clock: IReactorTime, log: AccessLog | None) -> None:
         self.clock = clock
         self._log = log
-        # When a counter was made is of no use to anybody, and doubles the page.
+        # When a counter was made is of no use, and doubles the page.
         disable_created_metrics()
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)

@@ -1,5 +1,5 @@
 """
-One thing an operator can ask for: its path, what it takes and gives, and who answers.
+One thing an operator can ask for: its path, what it takes and gives, and the method that answers.
 
 The same table makes the routes and the OpenAPI document, so that neither can know of one that the other does not.
 """
@@ -7,7 +7,7 @@ The same table makes the routes and the OpenAPI document, so that neither can kn
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,7 +30,6 @@ class Reply:
     body: bytes
     status: int = 200
     content_type: str = JSON
-    headers: dict[str, str] = field(default_factory=dict)
 
 
 Answer = Callable[..., Reply | None | Awaitable[Reply | None]]
@@ -50,6 +49,8 @@ class Parameter:
 @dataclass(frozen=True)
 class Route:
     """
+    One method of one path.
+
     @ivar path: as werkzeug writes it, C{<name>} for a parameter and C{<path:name>} for one with slashes.
     @ivar query: the parameters there are; others are refused.
     @ivar takes: what the body is decoded as, or its media type as text, or C{None}: there is none.
@@ -69,7 +70,7 @@ class Route:
 
     @property
     def name(self) -> str:
-        """Tells routes apart."""
+        """Method and path: no two routes have the same."""
         return f"{self.method} {self.path}"
 
 
@@ -83,8 +84,6 @@ def send(request: Request, reply: Reply) -> bytes:
     request.setResponseCode(reply.status)
     request.setHeader("Content-Type", reply.content_type)
     request.setHeader("Content-Length", str(len(reply.body)))
-    for name, value in reply.headers.items():
-        request.setHeader(name, value)
     return b"" if request.method == b"HEAD" else reply.body
 
 

@@ -29,7 +29,7 @@ from appliance.errors import BundleUnreadable
 #: What a signature's file is sent as.
 SIGNATURE_TYPE = "text/plain; charset=utf-8"
 
-#: One document a line; an appliance that knows no progress answers with the last of them.
+#: One document a line; an older appliance, which reports no progress, answers with the last of them alone.
 LINES = "application/x-ndjson, application/json"
 
 

@@ -1,4 +1,4 @@
-"""C{pullcache inventory} and C{pullcache wants}: what one side tells the other of itself, for the next export."""
+"""C{pullcache inventory} and C{pullcache wants}: what an export elsewhere needs to know of this side."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ class PartFile:
 
     def finish(self) -> None:
         """
-        Put it in its place, durably: who pulls out the stick now has it.
+        Put it in its place, durably: the stick may be pulled out now.
 
-        @raise CommandFailed: the medium says no.
+        @raise CommandFailed: it could not be written.
         """
         self._flush()
         try:

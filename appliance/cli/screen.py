@@ -170,7 +170,7 @@ class ProgressBar:
 
 
 def progress(done: int, total: int | None, seconds: float) -> str:
-    """C{1.20 GB of 4.70 GB, 120 MB/s, 29 s left}, as far as it can be told."""
+    """C{1.20 GB of 4.70 GB, 120 MB/s, 29 s left}, as far as it is known."""
     parts = [size(done) if total is None else f"{size(done)} of {size(total)}"]
     rate = done / seconds if seconds > 0 else 0.0
     if rate > 0:

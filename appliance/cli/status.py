@@ -18,7 +18,7 @@ def add_to(commands: Commands) -> None:
 
 
 async def status(session: Session, options: Namespace) -> int:
-    """Print it."""
+    """Print how the appliance and its upstreams are; documents and archives at fault on standard error."""
     document = await session.client.fetch("status")
     if session.screen.as_json:
         session.screen.document(document)
