@@ -43,7 +43,6 @@ from appliance.cache.wants import HeldReferences, Wants
 from appliance.flow.connections import Connections
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
-from appliance.index.manifests import HeldManifests
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IDocuments, IThreads
 from appliance.registry.listener import Listener
@@ -114,7 +113,7 @@ class Services:
                 access,
                 repositories,
                 store,
-                HeldManifests(store, threads, room=0),
+                graph.manifests,
                 flights,
                 manifests,
                 blobs,

@@ -203,7 +203,7 @@ class Manifests:
         return UpstreamQuery(remote, str(digest), lambda: self._fetch(remote, repository, digest))
 
     async def _adopt(self, repository: Repository, digest: Digest) -> bool:
-        """Hold here what the store has for another repository, if an index held here names it whose word is enough."""
+        """Hold here what the store has for another repository, if a trusted index held here names it."""
         named = None if self._store.size(digest) is None else await self._graph.named(repository, digest, thorough=True)
         if named is None or not named.linked:
             return False
@@ -249,12 +249,10 @@ class Manifests:
 
     async def _hold(self, repository: Repository, digest: Digest, confirm: bool) -> bool:
         """Hold here what the store has; whether it is a manifest."""
-        try:
-            data = await self._store.read(digest, MAX_MANIFEST_BYTES)
-            manifest = parse_manifest(data, None)
-        except PullcacheError:
+        size, manifest = self._store.size(digest), await self._graph.manifests.manifest(digest, "")
+        if size is None or manifest is None:
             return False
-        await self._note(repository, digest, manifest, len(data), confirm)
+        await self._note(repository, digest, manifest, size, confirm)
         return True
 
     async def _keep(

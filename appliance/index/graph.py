@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 from twisted.internet.defer import Deferred, succeed
@@ -234,7 +233,11 @@ async def relations_of(repository: Repository, manifests: HeldManifests) -> Rela
 
 
 class ManifestGraph:
-    """The relations of each repository, learnt from its manifests when they are first needed."""
+    """
+    The relations of each repository, learnt from its manifests when they are first needed.
+
+    @ivar manifests: reads those held.
+    """
 
     _log = Logger()
 
@@ -243,7 +246,7 @@ class ManifestGraph:
         @param budget: bytes of memory.
         """
         self._store = store
-        self._manifests = HeldManifests(store, threads, room=0)
+        self.manifests = HeldManifests(store, threads, room=0)
         self._budget = budget
         self._relations: LeastRecentlyUsed[tuple[str, str], Relations] = LeastRecentlyUsed(budget)
         self._learning: SingleFlight[tuple[str, str], Relations] = SingleFlight()
@@ -286,10 +289,17 @@ class ManifestGraph:
         referring = relations.referring.get(subject, {})
         room = MAX_REFERRERS_BYTES
         for digest in islice(sorted(referring), MAX_REFERRERS + 1):
-            described = await self._described(repository, digest, referring.get(digest))
-            if described is not None:
-                found.append(described)
-                room -= len(described.raw)
+            record = repository.manifests.get(digest)
+            if record is None or self._store.size(digest) is None:
+                continue
+            referrer = referring.get(digest)
+            if referrer is None:
+                manifest = await self.manifests.manifest(digest, record.media_type)
+                if manifest is None:
+                    continue
+                referrer = referrer_of(digest, record.size, manifest)
+            found.append(referrer)
+            room -= len(referrer.raw)
             if room < 0:
                 break
         return distinct(found)
@@ -306,12 +316,16 @@ class ManifestGraph:
         return self._learning.run(_place(repository), lambda: self._learn(repository, relations))
 
     async def _learn(self, repository: Repository, relations: Relations) -> Relations:
+        def unreadable(digest: Digest, error: PullcacheError) -> None:
+            if (record := repository.manifests.get(digest)) is not None:
+                relations.seen[digest] = not record.confirm
+            self._log.warn("{place}: {error}", place=f"{repository.upstream}/{repository.name}", error=error)
+
         # At once, so that what is added during the pass is added to these.
         self._remember(repository, relations)
         # Again, for what was added meanwhile: a caller may have begun to wait for just that.
         while unseen := self._unseen(repository, relations):
-            unreadable = partial(self._note_unreadable, repository, relations)
-            async for digest, manifest in self._manifests.held(repository, unseen, unreadable):
+            async for digest, manifest in self.manifests.held(repository, unseen, unreadable):
                 if (record := repository.manifests.get(digest)) is not None:
                     relations.add(digest, manifest, record)
             self._remember(repository, relations)
@@ -324,31 +338,14 @@ class ManifestGraph:
         unseen = [each for each, record in known if relations.seen.get(each) not in (True, not record.confirm)]
         return [each for each in unseen if self._store.size(each) is not None]
 
-    def _note_unreadable(
-        self, repository: Repository, relations: Relations, digest: Digest, error: PullcacheError
-    ) -> None:
-        if (record := repository.manifests.get(digest)) is not None:
-            relations.seen[digest] = not record.confirm
-        self._log.warn("{upstream}/{name}: {error}", upstream=repository.upstream, name=repository.name, error=error)
-
     async def _listed(self, repository: Repository, subject: Digest) -> list[Referrer]:
         """What the fallback tag held here lists; what is no image index lists nothing (distribution-spec)."""
         record = repository.tags.get(fallback_tag(subject))
-        data = None if record is None else await self._manifests.document(record.digest)
+        data = None if record is None else await self.manifests.document(record.digest)
         try:
             return [] if data is None else parse_referrers(data)
         except ManifestInvalid:
             return []
-
-    async def _described(self, repository: Repository, digest: Digest, known: Referrer | None) -> Referrer | None:
-        """The descriptor of a manifest that refers to something, C{None} when it is held no more."""
-        record = repository.manifests.get(digest)
-        if record is None or self._store.size(digest) is None:
-            return None
-        if known is not None:
-            return known
-        manifest = await self._manifests.manifest(digest, record.media_type)
-        return None if manifest is None else referrer_of(digest, record.size, manifest)
 
     def _known(self, repository: Repository) -> Relations:
         return self._relations.get(_place(repository)) or Relations()

@@ -161,9 +161,20 @@ class Repository:
 
     def encode(self) -> bytes:
         """The index document."""
+        described: list[tuple[Digest, dict[str, str]]] = []
+        for name, tag in sorted(self.tags.items()):
+            said = {REF_NAME: name, TAGGED: timestamp(tag.tagged_at), CHECKED: timestamp(tag.checked_at)}
+            described.append((tag.digest, said if tag.pinned is None else said | {PINNED: tag.pinned}))
         tagged = {tag.digest for tag in self.tags.values()}
-        entries = [self._entry(tag.digest, _annotations(name, tag)) for name, tag in sorted(self.tags.items())]
-        entries += [self._entry(digest, self._pin(digest)) for digest in self.manifests if digest not in tagged]
+        for digest in self.manifests:
+            if digest not in tagged:
+                described.append((digest, {PINNED: self.pinned[digest]} if digest in self.pinned else {}))
+        entries = []
+        for digest, said in described:
+            record = self.manifests[digest]
+            if record.confirm:
+                said[CONFIRM] = "true"
+            entries.append(DescriptorEntry(record.media_type, str(digest), record.size, said))
         annotations = {"io.pullcache.upstream": self.upstream, "io.pullcache.repository": self.name}
         if self.blobs:
             annotations[BLOBS] = json.dumps({str(digest): size for digest, size in self.blobs.items()})
@@ -202,15 +213,6 @@ class Repository:
                 pass
         return repository
 
-    def _entry(self, digest: Digest, annotations: dict[str, str]) -> DescriptorEntry:
-        held = self.manifests[digest]
-        return DescriptorEntry(
-            held.media_type, str(digest), held.size, annotations | {CONFIRM: "true"} if held.confirm else annotations
-        )
-
-    def _pin(self, digest: Digest) -> dict[str, str]:
-        return {PINNED: self.pinned[digest]} if digest in self.pinned else {}
-
     def _admit(self, entry: DescriptorEntry) -> None:
         digest = Digest.parse(entry.digest)
         self.hold(digest, entry.media_type, entry.size, entry.annotations.get(CONFIRM) == "true")
@@ -220,11 +222,6 @@ class Repository:
             self.tags[parse_tag(name)] = Tag(digest, tagged_at, _seconds(entry.annotations.get(CHECKED)), pinned)
         elif pinned is not None:
             self.pinned[digest] = pinned
-
-
-def _annotations(name: str, tag: Tag) -> dict[str, str]:
-    said = {REF_NAME: name, TAGGED: timestamp(tag.tagged_at), CHECKED: timestamp(tag.checked_at)}
-    return said if tag.pinned is None else said | {PINNED: tag.pinned}
 
 
 def _seconds(text: str | None) -> float:
