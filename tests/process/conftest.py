@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.sides import NOWHERE
 from tests.doubles.remote import RemoteRegistry
 from tests.process.service import Appliance
 
@@ -31,3 +32,11 @@ def idle(tmp_path: Path, upstream: RemoteRegistry) -> Iterator[Appliance]:
 def appliance(idle: Appliance) -> Appliance:
     """A running appliance in front of C{upstream}."""
     return idle.start()
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Iterator[Appliance]:
+    """A running appliance without any network."""
+    made = Appliance(tmp_path / "sealed", NOWHERE, offline=True)
+    yield made.start()
+    made.kill()

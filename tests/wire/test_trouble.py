@@ -1,0 +1,211 @@
+"""How a client is told of trouble, and that no response is completed with wrong bytes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from appliance import errors
+from appliance.oci.digest import Digest
+from tests.wire.held import IMAGE_DIGEST, warm
+from tests.wire.line import HUB, IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, request
+
+# -- trouble ---------------------------------------------------------------------------------------------------------
+
+
+SECRET = 'realm="https://evil.example/token" <b>\r\nSet-Cookie: a=b'
+TROUBLE = [
+    (errors.UpstreamMissing(HUB, "x"), 404, "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"),
+    (errors.UpstreamMissing(HUB, "x", True), 404, "NAME_UNKNOWN", "NAME_UNKNOWN"),
+    (errors.UpstreamDenied(HUB, SECRET), 404, "NAME_UNKNOWN", "NAME_UNKNOWN"),
+    (errors.UpstreamRateLimited(HUB, "x", 7.2), 429, "TOOMANYREQUESTS", "TOOMANYREQUESTS"),
+    (errors.UpstreamUnavailable(HUB, "x"), 502, "UNAVAILABLE", "UNAVAILABLE"),
+    (errors.UpstreamTimeout(HUB, "x"), 504, "UNAVAILABLE", "UNAVAILABLE"),
+    (errors.UpstreamInvalid(HUB, SECRET), 502, "UNAVAILABLE", "UNAVAILABLE"),
+    (errors.UpstreamRefused(HUB, "x"), 502, "UNAVAILABLE", "UNAVAILABLE"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "manifests", "blobs"), TROUBLE, ids=lambda each: type(each).__name__)
+def test_the_upstreams_trouble_is_told_as_what_it_is(
+    error: errors.UpstreamError, status: int, manifests: str, blobs: str
+) -> None:
+    """With nothing cached: the right status and code, the upstream named, no challenge and no header of its."""
+    shop = Shop()
+    shop.hub.fail(error)
+    for path, code in ((manifest(), manifests), (manifest(IMAGE_DIGEST), manifests), (blob(LAYER), blobs)):
+        for method in ("GET", "HEAD"):
+            answer = shop.ask(method, path)
+            assert answer.status == status
+            assert answer["WWW-Authenticate"] is None and answer["Set-Cookie"] is None
+            assert answer["Retry-After"] == ("8" if status == 429 else None)
+            if method == "GET":
+                assert answer.error["code"] == code
+                assert answer.error["detail"] == {"upstream": HUB, "fault": error.kind}
+
+
+def test_too_many_requests_always_says_when_to_come_back() -> None:
+    """containerd would otherwise ask five times at once."""
+    shop = Shop()
+    shop.hub.fail(errors.UpstreamRateLimited(HUB, "x"))
+    assert shop.get(manifest())["Retry-After"] == "60"
+
+
+def test_a_stale_answer_says_so_in_words_that_break_nothing() -> None:
+    """Warning 299 in one quoted string, whatever the upstream wrote; Cache-Status says why."""
+    shop = warm()
+    shop.clock.advance(100.0)
+    shop.hub.fail(errors.UpstreamUnavailable(HUB, 'a "quote" \\ \r\nX-Evil: 1 \x00 \u00fc ' + "x" * 5000))
+    for path in (manifest(), "/v2/app/tags/list"):
+        answer = shop.get(path)
+        warning = answer["Warning"]
+        assert answer.status == 200 and answer["X-Evil"] is None
+        assert warning is not None and warning.startswith('299 - "stale: ') and warning.endswith('"')
+        assert warning.count('"') == 2 and "\\" not in warning and warning.isprintable() and len(warning) < 4096
+        assert answer["Cache-Status"] == "pullcache; hit; detail=stale-unavailable"
+
+
+def test_everything_held_is_served_with_the_upstream_gone_and_after_a_restart() -> None:
+    """Tag, digest, blobs, list: 200, and offline without one question."""
+    shop = warm()
+    shop.get("/v2/app/tags/list")
+    shop.clock.advance(1e6)
+    shop.hub.fail(errors.UpstreamUnavailable(HUB, "gone"))
+    paths = [manifest(), manifest("multi"), manifest(IMAGE_DIGEST), blob(LAYER), blob(LARGE), "/v2/app/tags/list"]
+    for each in (shop, Shop(before=shop)):
+        assert [each.get(path).status for path in paths] == [200] * len(paths)
+    shop.hub.calls.clear()
+    offline = Shop(before=shop, offline=True)
+    assert [offline.get(path).status for path in paths] == [200] * len(paths)
+    missing = offline.get(manifest("other"))
+    assert (missing.status, missing.error["code"]) == (404, "MANIFEST_UNKNOWN")
+    assert offline.get(blob(b"other")).error["code"] == "BLOB_UNKNOWN"
+    assert shop.hub.calls == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("prefix", ["", "library/", "docker.io/", "index.docker.io/library/"])
+@pytest.mark.parametrize(
+    "rest",
+    [f"manifests/{IMAGE_DIGEST}", "manifests/latest", "blobs/" + str(Digest.of(LAYER)), "tags/list"]
+    + [f"referrers/{IMAGE_DIGEST}"],
+)
+def test_what_may_not_be_pulled_is_denied(rest: str, prefix: str, method: str) -> None:
+    """403, and nobody is asked; by whatever name it is meant, and though all of it is held."""
+    before = Shop()
+    for held in (manifest(), manifest(IMAGE_DIGEST), blob(LAYER), "/v2/app/tags/list"):
+        assert before.get(held).status == 200
+    for shop in (Shop(deny=("library/app",)), Shop(before=before, deny=("library/app",))):
+        shop.hub.calls.clear()
+        answer = shop.ask(method, f"/v2/{prefix}app/{rest}")
+        assert (answer.status, shop.calls()) == (403, 0)
+        assert method == "HEAD" or answer.error["code"] == "DENIED"
+
+
+# -- cut off ---------------------------------------------------------------------------------------------------------
+
+
+def cold_line() -> tuple[Shop, Line]:
+    """A client that has begun to read a cold blob."""
+    shop = Shop()
+    shop.get(manifest())
+    shop.hub.by_hand = True
+    line = Line(shop.listener)
+    line.send(request("GET", blob(LARGE)))
+    return shop, line
+
+
+def test_a_cold_blob_is_streamed_as_it_comes() -> None:
+    """Headers at once, every byte as it arrives, the last one when all are known to be right."""
+    shop, line = cold_line()
+    head = line.received()
+    assert head.startswith(b"HTTP/1.1 200 ") and head.endswith(b"\r\n\r\n")
+    shop.hub.bodies[0].feed(1000)
+    assert line.received() == LARGE[:1000]
+    shop.hub.bodies[0].feed(len(LARGE) - 1000)
+    assert line.received() == LARGE[1000:-1]
+    shop.hub.bodies[0].end()
+    assert line.received() == LARGE[-1:]
+    assert line.ask("GET", "/v2/").status == 200
+
+
+def test_wrong_bytes_cut_the_connection_and_are_never_completed() -> None:
+    """Promised and not kept: abort, no error body, and no other response after the cut."""
+    shop, line = cold_line()
+    line.received()
+    shop.hub.bodies[0].feed(b"x" * 1000)
+    line.send(request("GET", "/v2/"))
+    shop.hub.bodies[0].feed(len(LARGE))
+    assert line.aborted
+    sent = line.received()
+    assert len(sent) < len(LARGE) and b"HTTP/1.1" not in sent
+
+
+def test_the_connection_of_a_failed_flight_is_cut_in_every_reader() -> None:
+    """Ten readers, one upstream that gives up: ten aborted connections, none finished."""
+    shop, line = cold_line()
+    lines = [line] + [Line(shop.listener).send(request("GET", blob(LARGE))) for _ in range(9)]
+    shop.hub.bodies[0].feed(1000)
+    shop.hub.fail(errors.UpstreamDenied(HUB, "no more"))
+    shop.hub.bodies[0].cut()
+    shop.clock.advance(1.0)
+    assert all(each.aborted for each in lines)
+    assert len(shop.hub.asked("blob")) == 2
+
+
+def test_the_first_client_leaves_and_the_second_gets_everything() -> None:
+    """At ten per cent; the upstream was asked once."""
+    shop, first = cold_line()
+    second = Line(shop.listener).send(request("GET", blob(LARGE)))
+    shop.hub.bodies[0].feed(len(LARGE) // 10)
+    first.lose()
+    shop.hub.bodies[0].complete()
+    assert second.answers("GET")[0].body == LARGE
+    assert len(shop.hub.asked("blob")) == 1
+
+
+class Truncating:
+    """A store whose files lost their end."""
+
+    def __init__(self, store: object) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def open(self, digest: Digest) -> object:
+        file = self._store.open(digest)  # type: ignore[attr-defined]
+        os.ftruncate(file.fd, 100)
+        return file
+
+
+@pytest.mark.parametrize("data", [LAYER, LARGE], ids=["small", "large"])
+def test_a_file_that_lost_its_end_cuts_the_connection(data: bytes, logged_errors: list[dict[str, Any]]) -> None:
+    """The disk has less than was promised: no response of a wrong length, neither now nor from the hot lane."""
+    shop = warm()
+    again = Shop(before=shop, store=Truncating(shop.cache.store))
+    for _ in range(2):
+        line = Line(again.listener).send(request("GET", blob(data)))
+        sent = line.received()
+        status = sent[9:12]
+        assert line.aborted or status == b"500", sent[:60]
+    logged_errors.clear()
+
+
+def test_clients_are_told_no_path_no_proxy_and_no_address_of_ours() -> None:
+    """Neither in an error nor in a Warning, from the hot lane neither; the fault itself is told."""
+    secrets = ("squid.corp", "/etc/pullcache", "10.0.0.7")
+    detail = "proxy http://squid.corp:3128: 10.0.0.7: the token from /etc/pullcache/t is refused"
+    fault = errors.UpstreamDenied("docker.io", detail)
+    shop = Shop()
+    shop.get(manifest())
+    shop.clock.advance(100.0)
+    shop.hub.fail(fault)
+    for path in (manifest(), manifest("v1"), blob(LARGE), "/v2/app/tags/list", f"/v2/app/referrers/{Digest.of(IMAGE)}"):
+        for _ in range(2):
+            answer = shop.get(path)
+            assert not any(secret.encode() in answer.raw for secret in secrets), answer.raw
+    warning = shop.get(manifest())["Warning"]
+    assert warning == '299 - "stale: docker.io: the proxy: [private address]: the token from [file] is refused"'
