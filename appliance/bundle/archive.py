@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Protocol
 
 from appliance.bundle.compression import ByteStream, Stop, open_stream
-from appliance.bundle.tar import MAX_ENTRIES, TarEntry, TarReader
+from appliance.bundle.tar import MAX_ENTRIES, TarReader
 from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
 
 #: Documents of a compressed archive that are remembered while it is read the first time: each, and all together.
@@ -132,14 +132,14 @@ class TarArchive:
     def __init__(self, source: str, fd: int, stop: Stop, beside: Sequence[Archive] = ()) -> None:
         """@param fd: the open file, which L{close} closes."""
         self.source = source
-        self.items: dict[str, Item] = {}
         self.kept = 0
         self._stream: ByteStream = open_stream(source, fd, stop)
-        self.streamed = bool(self._stream.wrapping)
+        self.streamed = bool(self._stream.compression)
         self._documents: dict[str, bytes] = {}
         self._room = _MAX_ALL_KEPT - sum(archive.kept for archive in beside)
         self._lock = Lock()
         listing = _Listing(source, beside)
+        self.items = listing.items
         try:
             self._scan(listing)
         except BaseException:
@@ -147,6 +147,33 @@ class TarArchive:
             raise
         self.others = frozenset(listing.others)
         self.listed = listing.size
+
+    def _scan(self, listing: _Listing) -> None:
+        """Read all headers; of a compressed archive remember the small documents, which need not be unpacked again."""
+        head = self._stream.read(512)
+        self._stream.seek(0)
+        if head[257:262] != b"ustar" and any(head):
+            raise BundleUnreadable(
+                f"{self.source}: is no tar archive, nor one inside gzip or zstd; export images as a bundle, an OCI"
+                " layout or a docker archive"
+            )
+        reader = TarReader(self._stream.read, self._stream.skip, self.source)
+        for entry in reader.entries():
+            if entry.unsafe:
+                raise BundleDamaged(
+                    f"{self.source}, at {entry.name!r}: such a name leads out of the archive; do not trust it, and ask"
+                    " who made it"
+                )
+            if entry.kind == "other":
+                listing.add(entry.name, None)
+            if entry.kind != "file":
+                continue
+            listing.add(entry.name, Item(entry.name, entry.size, entry.start))
+            if self.streamed and entry.size <= min(_MAX_KEPT, self._room - self.kept):
+                data = reader.whole(_MAX_KEPT)
+                if data[:1] in b"{[" or entry.name.startswith("pullcache/"):
+                    self._documents[entry.name] = data
+                    self.kept += len(data)
 
     def read(self, item: Item, start: int, size: int) -> bytes:
         """See L{Archive.read}."""
@@ -167,39 +194,6 @@ class TarArchive:
         """See L{Archive.close}."""
         with self._lock:
             self._stream.close()
-
-    def _scan(self, listing: _Listing) -> None:
-        self._check_format()
-        self.items = listing.items
-        reader = TarReader(self._stream.read, self._stream.skip, self.source)
-        for entry in reader.entries():
-            if entry.unsafe:
-                raise BundleDamaged(
-                    f"{self.source}, at {entry.name!r}: such a name leads out of the archive; do not trust it, and ask"
-                    " who made it"
-                )
-            if entry.kind == "file":
-                listing.add(entry.name, Item(entry.name, entry.size, entry.start))
-                if self.streamed and entry.size <= min(_MAX_KEPT, self._room - self.kept):
-                    self._keep(entry, reader)
-            elif entry.kind == "other":
-                listing.add(entry.name, None)
-
-    def _keep(self, entry: TarEntry, reader: TarReader) -> None:
-        """Remember a JSON document, so that the archive need not be unpacked once more for it."""
-        data = reader.whole(_MAX_KEPT)
-        if data[:1] in b"{[" or entry.name.startswith("pullcache/"):
-            self._documents[entry.name] = data
-            self.kept += len(data)
-
-    def _check_format(self) -> None:
-        head = self._stream.read(512)
-        self._stream.seek(0)
-        if head[257:262] != b"ustar" and any(head):
-            raise BundleUnreadable(
-                f"{self.source}: is no tar archive, nor one inside gzip or zstd; export images as a bundle, an OCI"
-                " layout or a docker archive"
-            )
 
 
 class _Listing:
@@ -271,8 +265,18 @@ class FolderArchive:
         wanted = min(size, item.size - start)
         if wanted <= 0:
             return b""
+        *folders, last = item.name.split("/")
         with self._lock:
-            data = self._pread(item.name, wanted, start)
+            fd = os.dup(self._root)
+            try:
+                for step, flags in (*((each, _FOLDER) for each in folders), (last, _READ | os.O_NOFOLLOW)):
+                    above, fd = fd, os.open(step, flags, dir_fd=fd)
+                    os.close(above)
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise OSError(errno.EINVAL, "is no regular file any more", item.name)
+                data = os.pread(fd, wanted, start)
+            finally:
+                os.close(fd)
         if not data:
             raise BundleDamaged(f"{self.source}, at {item.name!r}: it has become shorter; copy the folder again")
         return data
@@ -283,19 +287,6 @@ class FolderArchive:
             if self._root >= 0:
                 os.close(self._root)
                 self._root = -1
-
-    def _pread(self, name: str, size: int, start: int) -> bytes:
-        *folders, last = name.split("/")
-        fd = os.dup(self._root)
-        try:
-            for step, flags in (*((each, _FOLDER) for each in folders), (last, _READ | os.O_NOFOLLOW)):
-                above, fd = fd, os.open(step, flags, dir_fd=fd)
-                os.close(above)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.EINVAL, "is no regular file any more", name)
-            return os.pread(fd, size, start)
-        finally:
-            os.close(fd)
 
     def _walk(self, folder: int, above: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
         """Everything but folders, by name; links are seen as links."""

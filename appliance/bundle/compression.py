@@ -53,10 +53,10 @@ class ByteStream(Protocol):
     """
     Bytes that are read forward; going to another position is cheap, or not.
 
-    @ivar wrapping: C{"gzip"}, C{"zstd"}, or C{""} for bytes as they lie in the file.
+    @ivar compression: C{"gzip"}, C{"zstd"}, or C{""} for bytes as they lie in the file.
     """
 
-    wrapping: str
+    compression: str
 
     def read(self, size: int) -> bytes:
         """At most C{size} of the next bytes, none only at the end."""
@@ -96,7 +96,7 @@ def open_stream(path: str, fd: int, stop: Stop) -> ByteStream:
 class PlainStream:
     """A L{ByteStream} of a file's own bytes."""
 
-    wrapping = ""
+    compression = ""
 
     def __init__(self, fd: int, stop: Stop) -> None:
         self._fd = fd
@@ -128,8 +128,8 @@ class PlainStream:
 class DecompressedStream:
     """A L{ByteStream} of what a compressed file holds; going back means unpacking from the beginning again."""
 
-    def __init__(self, path: str, fd: int, wrapping: str, stop: Stop) -> None:
-        self.wrapping = wrapping
+    def __init__(self, path: str, fd: int, compression: str, stop: Stop) -> None:
+        self.compression = compression
         self._path = path
         self._file: IO[bytes] = os.fdopen(fd, "rb", buffering=_PIECE)
         self._stop = stop
@@ -143,12 +143,17 @@ class DecompressedStream:
             data: bytes = self._unpacked.read(min(size, 4 * _PIECE))
         except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise BundleDamaged(
-                f"{self._path}: its {self.wrapping} data is damaged or cut off after {self._position} unpacked bytes"
+                f"{self._path}: its {self.compression} data is damaged or cut off after {self._position} unpacked bytes"
                 f" ({error}); copy the archive again",
                 truncated=isinstance(error, EOFError),
             ) from None
         self._position += len(data)
-        self._check_growth()
+        taken = self._file.tell()
+        if self._position > min(MAX_UNPACKED, ALLOWANCE + MAX_RATIO * taken):
+            raise BundleError(
+                f"{self._path}: {taken} compressed bytes unpack to {self._position} and more, as in a decompression"
+                f" bomb; if it is honest, unpack it yourself ({self.compression} -d) and import the .tar"
+            )
         return data
 
     def skip(self, size: int) -> None:
@@ -166,7 +171,7 @@ class DecompressedStream:
             if self._rewinds > MAX_REWINDS:
                 raise BundleError(
                     f"{self._path}: what belongs together lies too far apart in it to be read while it is unpacked;"
-                    f" unpack it first ({self.wrapping} -d) and import the .tar"
+                    f" unpack it first ({self.compression} -d) and import the .tar"
                 )
             self._begin()
         self.skip(position - self._position)
@@ -179,18 +184,10 @@ class DecompressedStream:
         self._file.seek(0)
         self._position = 0
         self._unpacked: Any
-        if self.wrapping == "gzip":
+        if self.compression == "gzip":
             self._unpacked = gzip.GzipFile(fileobj=self._file, mode="rb")
         else:
             unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
             self._unpacked = unpacker.stream_reader(
                 self._file, read_size=_PIECE, read_across_frames=True, closefd=False
-            )
-
-    def _check_growth(self) -> None:
-        taken = self._file.tell()
-        if self._position > min(MAX_UNPACKED, ALLOWANCE + MAX_RATIO * taken):
-            raise BundleError(
-                f"{self._path}: {taken} compressed bytes unpack to {self._position} and more, as in a decompression"
-                f" bomb; if it is honest, unpack it yourself ({self.wrapping} -d) and import the .tar"
             )

@@ -88,9 +88,10 @@ def header(name: str, size: int) -> bytes:
 
     A pax header stands before it when C{size} needs one (8 GiB and more), or C{name} (over 100 bytes: SHA-512 blobs).
     """
-    records = _records(name, size)
-    short = name.encode("utf-8")[:_MAX_USTAR_NAME]
-    plain = _ustar(short, 0 if size > _MAX_OCTAL else size, b"0")
+    path = name.encode("utf-8")
+    records = _record(b"path", path) if len(path) > _MAX_USTAR_NAME else b""
+    records += _record(b"size", b"%d" % size) if size > _MAX_OCTAL else b""
+    plain = _ustar(path[:_MAX_USTAR_NAME], 0 if size > _MAX_OCTAL else size, b"0")
     if not records:
         return plain
     return _ustar(_PAX_NAME, len(records), b"x") + records + padding(len(records)) + plain
@@ -104,14 +105,6 @@ def padding(size: int) -> bytes:
 def extent(size: int, name: str = "") -> int:
     """Bytes that a file of C{size} bytes takes in an archive: headers, data and padding; C{name} as in L{header}."""
     return len(header(name, size)) + size + -size % BLOCK
-
-
-def _records(name: str, size: int) -> bytes:
-    """The pax records without which ustar could not say it."""
-    path = name.encode("utf-8")
-    long = _record(b"path", path) if len(path) > _MAX_USTAR_NAME else b""
-    large = _record(b"size", b"%d" % size) if size > _MAX_OCTAL else b""
-    return long + large
 
 
 def _record(key: bytes, value: bytes) -> bytes:
@@ -204,7 +197,16 @@ class TarReader:
 
     def _next(self) -> TarEntry | None:
         """The next entry, its extension headers applied; C{None} at the end."""
-        self._pass_over()
+        # Leave the current entry, read or not.
+        if self._entry is not None:
+            self._where = f"after {self._entry.name[:_SHOWN]!r}"
+        if self._left:
+            self._skip(self._left)
+            self._offset += self._left
+        padding, self._left, self._padding = self._padding, 0, 0
+        # Every writer fills up with zeros: anything else was written here later, or by a failing medium.
+        if any(self._exactly(padding)):
+            self._refuse("the filling after it is not empty")
         extensions: dict[bytes, bytes] = {}
         while (block := self._header()) is not None:
             kind = _type(block)
@@ -217,18 +219,6 @@ class TarReader:
         if extensions:
             self._refuse("an extended header is followed by no entry")
         return None
-
-    def _pass_over(self) -> None:
-        """Leave the current entry, read or not."""
-        if self._entry is not None:
-            self._where = f"after {self._entry.name[:_SHOWN]!r}"
-        if self._left:
-            self._skip(self._left)
-            self._offset += self._left
-        padding, self._left, self._padding = self._padding, 0, 0
-        # Every writer fills up with zeros: anything else was written here later, or by a failing medium.
-        if any(self._exactly(padding)):
-            self._refuse("the filling after it is not empty")
 
     def _exactly(self, size: int) -> bytes:
         """The next C{size} bytes of the archive. Raises L{BundleDamaged} at its end."""
@@ -352,11 +342,13 @@ def _short_name(block: bytes) -> bytes:
 
 
 def _entry(raw: bytes, kind: bytes, size: int, start: int) -> TarEntry:
-    name = _HERE.sub("", _text(raw), count=1).removesuffix("/") or "."
+    text = _text(raw)
+    name = _HERE.sub("", text, count=1).removesuffix("/") or "."
     means = _kind(raw, kind)
     # The archive's own folder is called "./"; nothing else may be.
     empty = name == "." and means != "folder"
-    unsafe = empty or raw[:1] in (b"", b"/") or not _is_utf8(raw) or not is_plain(name)
+    # What is no UTF-8 has other bytes once its undecodable ones are written as \xNN.
+    unsafe = empty or raw[:1] in (b"", b"/") or text.encode("utf-8") != raw or not is_plain(name)
     return TarEntry(name, size, start, "other" if unsafe else means, unsafe)
 
 
@@ -374,11 +366,3 @@ def is_plain(name: str) -> bool:
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
