@@ -1,15 +1,17 @@
 """
 Verifying a bundle: what an import into an empty store would say of it, with nothing stored.
 
-The files are opened, read and looked through by what an import does that with; after that every blob is hashed. So what
-passes here is taken there, as far as it is the bundle's fault. Needs no appliance, no store, no network and no reactor.
+The files are opened, read and planned with the code of an import, over an empty store in memory; after that every blob
+is hashed. So what passes here is taken there, as far as it is the bundle's fault. Needs no appliance, no network and no
+reactor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -50,12 +52,12 @@ def verify(files: Sequence[Path], keys: Sequence[PublicKey], hashed: Callable[[i
 
     What an increment builds on is taken for held: C{bundle.requires} says what that is.
 
-    @param keys: one of these must have signed it; none: whoever made it.
-    @param hashed: told how many bytes were hashed by now, of how many.
+    @param keys: one of these must have signed it; with none no signature is checked.
+    @param hashed: called with how many bytes were hashed by now, and of how many.
     @raise NotOneBundle: the files are of several bundles.
     @raise BundleUntrusted: none of the keys signed it.
     @raise BundleUnreadable: it is no bundle; other tools' archives carry nothing that could be verified.
-    @raise BundleError: as an import into an empty store would raise; missing volumes are told in L{Verified.absent}.
+    @raise BundleError: as an import into an empty store would raise; missing volumes are in L{Verified.absent}.
     """
     archives: list[Archive] = []
     try:
@@ -65,10 +67,23 @@ def verify(files: Sequence[Path], keys: Sequence[PublicKey], hashed: Callable[[i
         contents = read_contents(archives, None, TrustPolicy(tuple(keys)))
         assert contents.bundle is not None, "every archive holds a list of contents"
         absent = missing_volumes(contents.bundle, archives)
-        found = _planned(contents, archives)
-        if found.incomplete is not None and (not absent or is_cut(contents.bundle, archives)):
-            raise found.incomplete
-        _hash_all(contents, hashed)
+        required = {Digest.parse(each.digest): each.size for each in contents.bundle.requires}
+        plan = _result(plan_import(contents, archives, MemoryBlobStore(), InlineThreads(), required))
+        if plan.incomplete is not None and (not absent or is_cut(contents.bundle, archives)):
+            raise plan.incomplete
+
+        total = sum(blob.size for blob in contents.blobs.values()) + sum(file.item.size for file in contents.loose)
+        done = 0
+
+        def progressed(octets: int) -> None:
+            nonlocal done
+            done += octets
+            hashed(done, total)
+
+        for blob in in_file_order(contents.blobs.values()):
+            check_bytes(blob.files, blob.digest, progressed)
+        for file in contents.loose:
+            check_bytes([file], None, progressed)
         return Verified(contents.bundle, contents, tuple(sorted(absent)))
     finally:
         for archive in archives:
@@ -92,29 +107,11 @@ def _check_that_one_bundle_was_given(archives: Sequence[Archive]) -> None:
             )
 
 
-def _planned(contents: ArchiveContents, archives: Sequence[Archive]) -> ImportPlan:
-    """What an import would find; its Deferreds have all fired, since nothing here waits."""
-    assert contents.bundle is not None
-    required = {Digest.parse(each.digest): each.size for each in contents.bundle.requires}
+def _result(work: Coroutine[Any, Any, ImportPlan]) -> ImportPlan:
+    """What C{work} returns or raises; over a store in memory and inline threads it never waits."""
     outcome: list[ImportPlan | Failure] = []
-    looking = plan_import(contents, archives, MemoryBlobStore(), InlineThreads(), required)
-    Deferred.fromCoroutine(looking).addBoth(outcome.append)
+    Deferred.fromCoroutine(work).addBoth(outcome.append)
     [found] = outcome
     if isinstance(found, Failure):
         found.raiseException()
     return found
-
-
-def _hash_all(contents: ArchiveContents, hashed: Callable[[int, int], None]) -> None:
-    total = sum(blob.size for blob in contents.blobs.values()) + sum(file.item.size for file in contents.loose)
-    done = 0
-
-    def progressed(octets: int) -> None:
-        nonlocal done
-        done += octets
-        hashed(done, total)
-
-    for blob in in_file_order(contents.blobs.values()):
-        check_bytes(blob.files, blob.digest, progressed)
-    for file in contents.loose:
-        check_bytes([file], None, progressed)
