@@ -80,7 +80,7 @@ def open_archive(path: Path, stop: Stop, follow_links: bool = True, beside: Sequ
     """
     Open a file or a folder and read what it holds.
 
-    @param follow_links: whether C{path} itself may be a link, as for whoever named it; within a folder none may.
+    @param follow_links: whether C{path} itself may be a link, as where a user named it; within a folder none may.
     @param beside: what was opened before for the same import: all of it together has a bound.
     @raise BundleNotRead: the system does not let it be read.
     @raise BundleUnreadable: it is no archive, or is not there.
@@ -88,7 +88,7 @@ def open_archive(path: Path, stop: Stop, follow_links: bool = True, beside: Sequ
     """
     source = str(path)
     try:
-        # A pipe that nobody writes to must not hold the thread.
+        # A pipe without a writer must not hold the thread.
         fd = os.open(path, _READ if follow_links else _READ | os.O_NOFOLLOW)
     except OSError as error:
         kind = BundleUnreadable if isinstance(error, (FileNotFoundError, NotADirectoryError)) else BundleNotRead
@@ -235,8 +235,8 @@ class FolderArchive:
     """
     An L{Archive} whose files lie in a folder; those are opened only while they are read.
 
-    Everything is reached from one descriptor of the folder, step by step, and no step follows a link: whoever may write
-    to the folder cannot lead the reader out of it, also not while it reads.
+    Everything is reached from one descriptor of the folder, step by step, and no step follows a link: a user who may
+    write to the folder cannot lead the reader out of it, also not while it reads.
     """
 
     streamed = False

@@ -97,9 +97,9 @@ class ArchiveContents:
     @ivar id: of the bundle; for another tool's archive a digest of its names and what they mean.
     @ivar absent: digests that are left out on purpose; C{None}: platforms that are not there are not meant to be.
     @ivar notes: what the user should know.
-    @ivar signer: key id of who signed it, C{None} when nobody whom this appliance trusts did.
+    @ivar signer: id of the trusted key that signed it, C{None} when none did.
     @ivar comment: what the signer wrote into the signature.
-    @ivar unchecked: signatures that nobody was asked to check.
+    @ivar unchecked: signatures that were not checked, because no key is trusted.
     @ivar loose: parts of blobs whose other parts are in volumes that were not given.
     @ivar bundle: the list of contents, C{None} for another tool's archive.
     """

@@ -31,7 +31,7 @@ from appliance.oci.timestamps import timestamp
 _MAX_LINE = 1024
 
 Relation = tuple[str, str, str]
-"""Repository in full, digest of the referrer, and its tag or nothing: what tells entries of C{referrers} apart."""
+"""Repository in full, digest of the referrer, and its tag or nothing: the key of an entry of C{referrers}."""
 
 
 class BundleBuilder:

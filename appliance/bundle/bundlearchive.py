@@ -31,7 +31,7 @@ from appliance.bundle.contents import (
     part_name,
 )
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
-from appliance.bundle.policy import TrustPolicy
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.bundle.toolfiles import UnlistedFiles
 from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
 from appliance.index import documents

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class _Head(msgspec.Struct, rename="camel"):
-    """What tells one format of bundle.json from another."""
+    """What one format of bundle.json differs by from another."""
 
     media_type: str
     labels: msgspec.Raw = msgspec.Raw(b"{}")
@@ -146,7 +146,7 @@ def decode_mark(data: bytes, source: str) -> VolumeMark:
 
 
 def _parsed(decoder: msgspec.json.Decoder[T], data: bytes, source: str, entry: str) -> T:
-    """Decode, with nothing but L{BundleDamaged} for whatever is wrong."""
+    """Decode; everything that is wrong is a L{BundleDamaged}."""
     try:
         return decoder.decode(data)
     except RecursionError:

@@ -1,5 +1,5 @@
 """
-Exporting: from what somebody asked for to a bundle that can be sent.
+Exporting: from a selection to a bundle that can be sent.
 
 The same store, the same selection, the same bytes: nothing in a bundle is taken from the clock, and C{created} is when
 the newest tag inside came to mean what it means.
@@ -53,8 +53,8 @@ class Exporter:
     ) -> None:
         """
         @param site: the stable id of this appliance.
-        @param lists: what upstreams said refers to what; C{None}: nothing is known of that.
-        @param asks: whether that upstream is asked for what came through another repository.
+        @param lists: the lists of referrers of upstreams; C{None}: there are none.
+        @param asks: whether a blob that came through another repository is requested of that upstream before it is served.
         """
         self._asks = asks
         self._lists = lists

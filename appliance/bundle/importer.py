@@ -24,7 +24,7 @@ from appliance.bundle.compression import Stop
 from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Names, Renames
-from appliance.bundle.policy import TrustPolicy
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.bundle.publication import OnExistingTag, Publication
 from appliance.bundle.reader import open_into, read_contents
 from appliance.bundle.receipt import Change, Receipt
@@ -69,7 +69,7 @@ class ImportOptions:
     @ivar on_existing_tag: what happens to a tag that means something else here.
     @ivar renames: beginnings of names and what they are to be, see L{Renames}.
     @ivar trust: the only keys that are trusted for this import, see L{TrustPolicy.only}; none: the configured ones.
-    @ivar follow_links: whether the files may be links, as for whoever named them.
+    @ivar follow_links: whether the files may be links, as where a user named them.
     """
 
     as_name: str | None = None

@@ -106,7 +106,7 @@ def archives_of(names: Iterable[str]) -> tuple[list[tuple[str, ...]], dict[tuple
     """
     What belongs together: a bundle's volumes, every other file for itself.
 
-    @return: what is whole; and the volumes that wait for others, with what is said of them.
+    @return: what is whole; and the volumes that wait for others, with the reason in words.
     """
     archives: list[tuple[str, ...]] = []
     bundles: dict[tuple[str, str, str], dict[int, str]] = {}

@@ -2,7 +2,7 @@
 Signatures in the file formats of minisign: Ed25519 (RFC 8032) over the BLAKE2b hash (RFC 7693) of what is signed.
 
 What this module writes the C{minisign} program verifies, and the other way round; its prehashed form (C{ED}) only.
-The formats are those of minisign's manual: a comment line that nobody vouches for, a line of base64, and for a
+The formats are those of minisign's manual: a comment line that is not signed, a line of base64, and for a
 signature a trusted comment that a second, global signature covers.
 """
 
@@ -67,7 +67,7 @@ class PublicKey:
         """Read a public key file, or its base64 line alone. Raises L{BundleError}."""
         data = _decoded(_last_line(text), _PUBLIC_SIZE)
         if data is None or data[:2] != _ALGORITHM:
-            # Not shown: whoever confuses the two files has given the secret one.
+            # Not shown: it may be the secret key, given by mistake.
             raise BundleError("this is no minisign public key: the one line of base64 that begins with RW, or its file")
         return cls(_key_id(data[2:10]), data[10:])
 

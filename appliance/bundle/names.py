@@ -1,5 +1,5 @@
 """
-What a name means on this appliance, in an archive or written by somebody.
+What a name means on this appliance, in an archive or as a user writes it.
 
 An image that was pulled through an appliance is called after that: C{docker save} names it
 C{cache:5000/docker.io/library/nginx}. Where C{cache:5000} is an address of this appliance, what stands behind it is

@@ -30,7 +30,7 @@ class _Opened(msgspec.Struct, frozen=True):
     times: int
 
 
-class _Document(msgspec.Struct, frozen=True):
+class _OpenedFiles(msgspec.Struct, frozen=True):
     opened: list[_Opened]
 
 
@@ -69,8 +69,8 @@ class Openings:
             await self._write(left, version)
 
     async def _write(self, opened: list[_Opened], version: int) -> None:
-        await self._documents.write(_KEY, msgspec.json.encode(_Document(opened)), version)
+        await self._documents.write(_KEY, msgspec.json.encode(_OpenedFiles(opened)), version)
 
     async def _read(self) -> tuple[list[_Opened], int]:
-        found, version = await read_document(self._documents, _KEY, msgspec.json.Decoder(_Document).decode)
+        found, version = await read_document(self._documents, _KEY, msgspec.json.Decoder(_OpenedFiles).decode)
         return [] if found is None else found.opened, version

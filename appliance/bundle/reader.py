@@ -15,7 +15,7 @@ from appliance.bundle.archive import Archive, open_archive
 from appliance.bundle.archivecontents import ArchiveContents, check_names
 from appliance.bundle.compression import Stop
 from appliance.bundle.contents import BUNDLE, INDEX, MANIFEST
-from appliance.bundle.policy import TrustPolicy
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.errors import BundleError, BundleNotRead, BundleUnreadable, PullcacheError
 from appliance.oci.digest import Digest
 from appliance.oci.reference import Reference

@@ -122,7 +122,7 @@ class Selection:
     @ivar referrers: whether signatures, attestations and the like of what is taken are taken too.
     @ivar have: blobs the other side holds; they are required instead of carried.
     @ivar base: how C{have} was come by, as C{bundle.json} will say it; given, the bundle is an increment.
-    @ivar want: what the other side asked for; taken whatever C{since} says.
+    @ivar want: what the other side lacks; taken whatever C{since} is.
     @ivar volume_size: the largest a file may become in bytes, C{None} for one file of any size.
     """
 

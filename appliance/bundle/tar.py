@@ -151,7 +151,7 @@ class TarReader:
     ) -> None:
         """
         @param read: gives at most so many of the next bytes, none only at the end.
-        @param skip: passes over so many bytes; past the end is no error, the next C{read} tells.
+        @param skip: passes over so many bytes; past the end is no error: the next C{read} gives nothing.
         @param source: the archive's name, for messages.
         """
         self._read = read

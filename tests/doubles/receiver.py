@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.names import Names
-from appliance.bundle.policy import TrustPolicy
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.flow.threads import InlineThreads

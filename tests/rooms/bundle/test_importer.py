@@ -19,7 +19,7 @@ from appliance.bundle import blobingest, bundlejson, contents, tar
 from appliance.bundle.importer import ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey, SecretKey
 from appliance.bundle.names import Names
-from appliance.bundle.policy import TrustPolicy
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.config import parse
 from appliance.errors import (
     BundleConflict,

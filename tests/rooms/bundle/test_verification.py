@@ -20,7 +20,7 @@ from appliance.bundle import bundlejson, contents, tar
 from appliance.bundle.bundlearchive import FORMAT
 from appliance.bundle.contents import BUNDLE, SIGNATURE
 from appliance.bundle.minisign import SecretKey
-from appliance.bundle.policy import TrustPolicy
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
 from tests.doubles import images

@@ -78,7 +78,7 @@ class TrustPolicy:
         raise BundleUntrusted(f"{source}: {problems[0]}")
 
     def refuse_foreign(self, source: str, format: str) -> None:
-        """Raises L{BundleUntrusted} when another tool's archive, which nobody can have signed, is not taken."""
+        """Raises L{BundleUntrusted} when another tool's archive is not taken, for it carries no signature."""
         if self.demands:
             raise BundleUntrusted(
                 f"{source}: is {format}, which carries no signature, and only what a trusted key has signed is taken"
