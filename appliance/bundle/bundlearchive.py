@@ -31,8 +31,8 @@ from appliance.bundle.contents import (
     part_name,
 )
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
-from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.bundle.toolfiles import UnlistedFiles
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
 from appliance.index import documents
 from appliance.oci.digest import Digest

@@ -24,10 +24,10 @@ from appliance.bundle.compression import Stop
 from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Names, Renames
-from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.bundle.publication import OnExistingTag, Publication
 from appliance.bundle.reader import open_into, read_contents
 from appliance.bundle.receipt import Change, Receipt
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.errors import (
     BundleError,
     BundleIncomplete,

@@ -24,8 +24,8 @@ from appliance.bundle.compression import Stop
 from appliance.bundle.contents import BUNDLE, MAX_BUNDLE_BYTES, Bundle
 from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey
-from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.bundle.reader import open_into, read_contents
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.errors import BundleUnreadable, NotOneBundle
 from appliance.flow.threads import InlineThreads
 from appliance.oci.digest import Digest

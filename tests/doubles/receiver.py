@@ -12,9 +12,9 @@ from zope.interface import implementer
 
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.names import Names
-from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
+from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.flow.threads import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
