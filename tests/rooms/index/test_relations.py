@@ -92,7 +92,7 @@ def models(draw: st.DrawFn) -> Model:
 
 
 @given(models(), st.sets(st.sampled_from(NODES)))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_what_is_kept_is_all_that_comes_along_and_nothing_else(model: Model, digests: set[Digest]) -> None:
     """Children, what refers to any of it by subject or tag, and so on; and every blob that these name."""
     repository, relations = model.built()
@@ -105,7 +105,7 @@ def test_what_is_kept_is_all_that_comes_along_and_nothing_else(model: Model, dig
 
 
 @given(models())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_the_roots_keep_everything(model: Model) -> None:
     """Whoever lets no root go lets nothing go; and what has no tag and is brought along by nothing is a root."""
     repository, relations = model.built()
@@ -120,7 +120,7 @@ def test_the_roots_keep_everything(model: Model) -> None:
 
 
 @given(models(), st.data())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_what_some_roots_keep_stays_whatever_happens_to_the_others(model: Model, data: st.DataObject) -> None:
     """Roots are let go one by one or together: the rest is the same."""
     repository, relations = model.built()
@@ -141,7 +141,7 @@ def test_what_some_roots_keep_stays_whatever_happens_to_the_others(model: Model,
 
 
 @given(models())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_what_comes_along_needs_no_name(model: Model) -> None:
     """A child of an index that is held, and what refers to something that is held; a tag that is about that."""
     repository, relations = model.built()
@@ -154,7 +154,7 @@ def test_what_comes_along_needs_no_name(model: Model) -> None:
 
 
 @given(models(), st.sets(st.sampled_from([*NODES, *BLOBS])))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_manifests_are_found_by_what_they_name(model: Model, wanted: set[Digest]) -> None:
     """Children and blobs alike, as a client's want names them."""
     _, relations = model.built()
@@ -164,7 +164,7 @@ def test_manifests_are_found_by_what_they_name(model: Model, wanted: set[Digest]
 
 
 @given(models(), st.sets(st.sampled_from(NODES)))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_what_has_left_the_repository_keeps_nothing(model: Model, gone: set[Digest]) -> None:
     """It was looked at while it was held."""
     repository, relations = model.built()
