@@ -256,4 +256,4 @@ def matches(pattern: str, repository: str) -> bool:
 
 
 def _any_matches(patterns: tuple[str, ...], repository: str) -> bool:
-    return any(matches(pattern, repository) for pattern in patterns)
+    return "**" in patterns or any(matches(pattern, repository) for pattern in patterns)

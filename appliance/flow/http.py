@@ -80,6 +80,11 @@ class ServerRequest(Request):
             self.responseHeaders.setRawHeaders(name, [value])
         super().process()
 
+    def render(self, resrc: Any) -> None:
+        """See L{Request.render}; Twisted has put its own C{Server} header there."""
+        self.responseHeaders.setRawHeaders(b"Server", [SERVER])
+        super().render(resrc)
+
     def _handleStar(self) -> None:
         """C{OPTIONS *} is answered as any other request is; Twisted would say yes to it by itself."""
         site: Any = self.site
@@ -88,10 +93,6 @@ class ServerRequest(Request):
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
         """As Twisted's, with the reason phrases that it does not know."""
         super().setResponseCode(code, message or REASONS.get(code))
-
-    def setHeader(self, name: Any, value: Any) -> None:
-        """As Twisted's; its own C{Server} header is replaced."""
-        super().setHeader(name, SERVER if name == b"Server" else value)
 
 
 class ServerChannel(HTTPChannel):

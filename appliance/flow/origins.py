@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _SAME = frozenset({"same-origin", "none"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Host:
     """
     A C{Host} field, in one spelling.
@@ -59,8 +60,9 @@ class Host:
         return self.name.endswith("." + meant.name) if pattern.startswith("*.") else self.name == meant.name
 
 
+@lru_cache(256)
 def parse_host(text: str) -> Host:
-    """Read a C{Host}. Raises L{RequestInvalid}."""
+    """Read a C{Host}. Raises L{RequestInvalid}. Those that clients use are few, and are remembered."""
     match = _HOST.fullmatch(text)
     if match is None or len(match[1]) > _NAME_LIMIT:
         raise RequestInvalid("Host: is no name of a host, with or without a port")
@@ -104,12 +106,13 @@ def refuse_foreign_page(headers: Headers, host: Host | None) -> None:
     sites = values_of(headers, b"Sec-Fetch-Site")
     foreign = [site for site in sites if site.strip().lower() not in _SAME]
     foreign += [origin for origin in values_of(headers, b"Origin") if not _is_page_of(origin, host)]
+    pages = values_of(headers, b"Referer")
     # A browser that says same-origin knows better than a Host that a proxy between may have replaced.
-    if not sites or "none" in sites:
+    if pages and (not sites or "none" in sites):
         program = "Mozilla/" not in "".join(values_of(headers, b"User-Agent"))
         foreign += [
             page
-            for page in values_of(headers, b"Referer")
+            for page in pages
             # Programs in Go name where they were redirected from: another registry, perhaps below a path.
             if not _is_page_of(page, host) and not (program and "/v2/" in _path(page))
         ]

@@ -81,12 +81,15 @@ class SendfileServer(tcp.Server):
         return count
 
     def doWrite(self) -> Any:
-        """Send what was written first, then the file range."""
+        """Send what was written first, then the file range; both at once where the network takes them."""
         if self._range is None or self.dataBuffer or self._tempDataLen:
             result = super().doWrite()
-            if result is None and self._range is not None and self.connected:
-                self.startWriting()
-            return result
+            if result is not None or self._range is None or not self.connected:
+                return result
+            # Twisted's has stopped writing when nothing was left of what was written.
+            self.startWriting()
+            if self.dataBuffer or self._tempDataLen:
+                return None
         return self._send_range(self._range)
 
     def _send_range(self, part: _FileRange) -> BaseException | None:

@@ -23,13 +23,14 @@ def begin(
 ) -> None:
     """Set status and headers; the body of C{length} bytes follows, unless the request was HEAD."""
     request.setResponseCode(code)
+    put = request.responseHeaders.setRawHeaders
     if content_type is not None:
-        request.setHeader("Content-Type", content_type)
+        put("Content-Type", [content_type])
     if code != 304:
-        request.setHeader("Content-Length", str(length))
-    request.setHeader("Docker-Distribution-API-Version", API_VERSION)
+        put("Content-Length", [str(length)])
+    put("Docker-Distribution-API-Version", [API_VERSION])
     for name, value in (headers or {}).items():
-        request.setHeader(name, value)
+        put(name, [value])
 
 
 def say_where_from(request: RegistryRequest, status: CacheStatus, warning: str | None, namespace: str | None) -> None:

@@ -77,9 +77,11 @@ def is_plain(uri: bytes, name: str, wanted: RequestedName, names: Collection[str
     prefix = name.removesuffix(wanted.repository).removesuffix("/")
     if b"%" in path or path.endswith(b"/") or (prefix and prefix not in names):
         return False
+    if not question:
+        return True
     # containerd encodes the colon before a port.
     spelled = {text for each in names for text in (each, quote(each, safe=""))}
-    return not question or query in {b"ns=%b" % text.encode() for text in spelled}
+    return query in {b"ns=%b" % text.encode() for text in spelled}
 
 
 def _is_bad(name: str) -> bool:
