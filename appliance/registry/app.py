@@ -23,25 +23,31 @@ from werkzeug.exceptions import HTTPException
 from appliance.cache.access import RemoteRepository
 from appliance.cache.pullthrough import PullThrough
 from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
-from appliance.flow.http import ATTACHMENT, values_of
+from appliance.flow.http import ATTACHMENT
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.reference import parse_identifier
-from appliance.registry import referrers
-from appliance.registry.blobs import BlobResponses
+from appliance.registry.blobresponses import BlobResponses
 from appliance.registry.failures import internal, refusal
 from appliance.registry.hotlane import HotLane
-from appliance.registry.pages import page
-from appliance.registry.request import RegistryRequest
-from appliance.registry.responses import abort, begin, etag_matches, quotable, say_where_from
+from appliance.registry.pages import referrers_page, referrers_query, tags_page
+from appliance.registry.request import RegistryRequest, quotable
 from appliance.registry.routing import RequestedName, is_plain, requested_name
-from appliance.registry.useragent import platform_of
 from appliance.settings import ListenSettings, Settings
 
 JSON = "application/json"
 _ENCODED = re.compile(rb"%(?!3[Aa])|[^!-~]")
 _READING = (b"GET", b"HEAD")
+_OF_AN_ANSWER = (
+    "ETag",
+    "Content-Disposition",
+    "Content-Range",
+    "Accept-Ranges",
+    "Cache-Control",
+    "Cache-Status",
+    "Warning",
+)
 
 
 class RegistryApp:
@@ -103,7 +109,7 @@ class RegistryApp:
     def ping(self, request: RegistryRequest) -> bytes:
         """distribution-spec end-1."""
         request.kind = "ping"
-        return _send(request, 200, b"{}", JSON)
+        return request.answer(200, b"{}", JSON)
 
     @_app.route("/v2/<path:name>/manifests/<reference>")
     async def manifest(self, request: RegistryRequest, name: str, reference: str) -> bytes:
@@ -112,15 +118,14 @@ class RegistryApp:
         parsed = parse_identifier(reference)
         remote, wanted = self._open(request, name)
         pulled = request.method == b"GET"
-        platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))
-        answer = await self._cache.manifest(remote, parsed, platform, pulled)
-        say_where_from(request, answer.status, answer.warning, wanted.namespace)
+        answer = await self._cache.manifest(remote, parsed, request.platform, pulled)
+        request.say_where_from(answer.status, answer.warning, wanted.namespace)
         etag = str(answer.digest)
         headers = {"Docker-Content-Digest": etag, "ETag": f'"{etag}"', **ATTACHMENT}
-        if etag_matches(values_of(request.requestHeaders, b"If-None-Match"), etag):
-            begin(request, 304, 0, None, headers)
+        if request.has_current(etag):
+            request.begin(304, 0, None, headers)
             return b""
-        body = _send(request, 200, answer.data, answer.media_type, headers)
+        body = request.answer(200, answer.data, answer.media_type, headers)
         if answer.status.hit and answer.fresh_until != 0.0:
             self._lane.remember(request, body, answer.fresh_until, remote, reference if pulled else None)
         return body
@@ -131,7 +136,8 @@ class RegistryApp:
         request.kind = "blob"
         parsed = Digest.parse(digest)
         remote, wanted = self._open(request, name)
-        return await self._blobs.answer(request, remote, parsed, wanted.namespace)
+        respond = self._blobs.head if request.method == b"HEAD" else self._blobs.get
+        return await respond(request, remote, parsed, wanted.namespace)
 
     @_app.route("/v2/<path:name>/tags/list")
     async def tags(self, request: RegistryRequest, name: str) -> bytes:
@@ -139,23 +145,23 @@ class RegistryApp:
         request.kind = "tags"
         remote, wanted = self._open(request, name)
         answer = await self._cache.tags(remote)
-        shown = page(answer.tags, request.args)
-        say_where_from(request, answer.status, answer.warning, wanted.namespace)
+        shown = tags_page(answer.tags, request.args)
+        request.say_where_from(answer.status, answer.warning, wanted.namespace)
         link = shown.link(wanted.namespace)
         body = msgspec.json.encode({"name": wanted.repository, "tags": shown.tags})
-        return _send(request, 200, body, JSON, ATTACHMENT if link is None else ATTACHMENT | {"Link": link})
+        return request.answer(200, body, JSON, ATTACHMENT if link is None else ATTACHMENT | {"Link": link})
 
     @_app.route("/v2/<path:name>/referrers/<digest>")
     async def referrers(self, request: RegistryRequest, name: str, digest: str) -> bytes:
         """distribution-spec end-12a, end-12b."""
         request.kind = "referrers"
-        subject, asked = Digest.parse(digest), referrers.parse(request.args)
+        subject, query = Digest.parse(digest), referrers_query(request.args)
         remote, wanted = self._open(request, name)
         answer = await self._cache.referrers(remote, subject)
-        shown = referrers.page(answer.referrers, asked)
-        say_where_from(request, answer.status, answer.warning, wanted.namespace)
+        shown = referrers_page(answer.referrers, query)
+        request.say_where_from(answer.status, answer.warning, wanted.namespace)
         headers = ATTACHMENT | shown.headers(subject, wanted.namespace)
-        return _send(request, 200, shown.body, OCI_INDEX, headers)
+        return request.answer(200, shown.body, OCI_INDEX, headers)
 
     @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein's type knows IRequest only
     def failed(self, request: RegistryRequest, failure: Failure) -> bytes:
@@ -171,21 +177,24 @@ class RegistryApp:
             raise error
         if isinstance(error, HTTPException):
             error = NotHeld("there is no such route in a registry")
-        told = refusal(error, request.kind)
-        if told is None:
+        refused = refusal(error, request.kind)
+        if refused is None:
             self._log.failure("{uri}", Failure(error), uri=request.uri)
-            told = internal()
-        elif told.status == 500:
+            refused = internal()
+        elif refused.status == 500:
             self._log.error("{uri}: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
         if request.startedWriting:
-            # The client has been promised something else; whatever follows would be taken for it.
-            abort(request)
+            # The client has been promised something else; what follows would be taken for it.
+            request.abort()
             return b""
-        _retract(request)
-        if told.cache is not None:
-            say_where_from(request, told.cache, None, None)
-        headers = {name: quotable(value) for name, value in told.headers.items()}
-        return _send(request, told.status, told.body, JSON, headers)
+        # What was said of the answer that is not given after all.
+        request.cache = "-"
+        for name in _OF_AN_ANSWER:
+            request.responseHeaders.removeHeader(name)
+        if refused.cache is not None:
+            request.say_where_from(refused.cache, None, None)
+        headers = {name: quotable(value) for name, value in refused.headers.items()}
+        return request.answer(refused.status, refused.body, JSON, headers)
 
     def _open(self, request: RegistryRequest, name: str) -> tuple[RemoteRepository, RequestedName]:
         """
@@ -218,25 +227,3 @@ class RegistryResource(Resource):
         except PullcacheError as error:
             return self._app.refuse(request, error)
         return self._klein.render(request)
-
-
-def _send(
-    request: RegistryRequest, code: int, body: bytes, content_type: str, headers: dict[str, str] | None = None
-) -> bytes:
-    begin(request, code, len(body), content_type, headers)
-    return b"" if request.method == b"HEAD" else body
-
-
-def _retract(request: RegistryRequest) -> None:
-    """Take back what was said of an answer that will not be given."""
-    request.cache = "-"
-    for name in (
-        "ETag",
-        "Content-Disposition",
-        "Content-Range",
-        "Accept-Ranges",
-        "Cache-Control",
-        "Cache-Status",
-        "Warning",
-    ):
-        request.responseHeaders.removeHeader(name)

@@ -44,7 +44,7 @@ _REQUEST_LINE = re.compile(rb"((?:GET|HEAD) /v2/[!-~]{1,2048}) HTTP/1\.1\r\n")
 
 
 @dataclass(slots=True, eq=False)
-class _Prepared:
+class PreparedAnswer:
     """
     An answer: what stands before the date, what after it, and what to note of it.
 
@@ -89,11 +89,11 @@ class HotLane:
         self._wall = wall_of(clock)
         self._accounts = accounts
         self.generation = 0
-        self._answers: OrderedDict[bytes, _Prepared] = OrderedDict()
+        self._answers: OrderedDict[bytes, PreparedAnswer] = OrderedDict()
         self._used = 0
         self._date = b""
         self._dated = 0
-        self._pulled: list[_Prepared] = []
+        self._pulled: list[PreparedAnswer] = []
         self._hosts_known: set[bytes] = set()
 
     def remember(
@@ -127,12 +127,14 @@ class HotLane:
                 head.extend(b"%b: %b\r\n" % (name, value) for value in values)
         if before:
             after = b"".join(head) + b"\r\n" + body
-            self._keep(
-                key,
-                _Prepared(
-                    before, after, len(body), expires, repository, request.kind, request.code, request.cache, pulled
-                ),
+            prepared = PreparedAnswer(
+                before, after, len(body), expires, repository, request.kind, request.code, request.cache, pulled
             )
+            self._drop(key)
+            self._answers[key] = prepared
+            self._used += len(key) + prepared.cost
+            while self._used > BUDGET:
+                self._drop(next(iter(self._answers)))
 
     def serve(self, transport: Any, data: bytes, client: Client) -> bool:
         """
@@ -207,13 +209,6 @@ class HotLane:
             self._dated = int(now)
             self._date = datetimeToString(now)
         return self._date
-
-    def _keep(self, key: bytes, prepared: _Prepared) -> None:
-        self._drop(key)
-        self._answers[key] = prepared
-        self._used += len(key) + prepared.cost
-        while self._used > BUDGET:
-            self._drop(next(iter(self._answers)))
 
     def _drop(self, key: bytes) -> None:
         dropped = self._answers.pop(key, None)

@@ -1,24 +1,32 @@
-"""One address that clients connect to."""
+"""
+One address that clients connect to: its site, and the HTTP/1.1 channel of each connection, which takes no bodies and
+has the hot lane in front of everything else.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 from twisted.web.server import Site
 
-from appliance.cache.access import RemoteRepository
+from appliance.cache.access import Client, RemoteRepository
 from appliance.cache.pullthrough import PullThrough
 from appliance.flow.connections import Connections
+from appliance.flow.http import ServerChannel
 from appliance.interfaces import IAccounts
 from appliance.registry.app import RegistryApp
-from appliance.registry.channel import RegistryChannel
+from appliance.registry.failures import document
 from appliance.registry.hotlane import HotLane
 from appliance.registry.request import RegistryRequest
 from appliance.settings import ListenSettings, Settings
 
 # A connection on which nothing is asked for is closed after this; clients pause between layers.
 IDLE = 120.0
+# A registry that takes nothing needs no body; this much is read and dropped so that a client reads why.
+MAX_REQUEST_BODY = 64 * 1024
 
 
 class Listener:
@@ -97,3 +105,72 @@ class RegistrySite(Site):
 
     def log(self, request: object) -> None:
         """Requests are accounted for where they end; Twisted's own log is not kept."""
+
+
+class RegistryChannel(ServerChannel):
+    """
+    One client connection.
+
+    @ivar client: who is at the other end, from C{connectionMade} on.
+    """
+
+    client: Client
+
+    allow = b"GET, HEAD"
+
+    def __init__(self, connections: Connections, lane: HotLane, open_channels: set[RegistryChannel]) -> None:
+        super().__init__(connections)
+        self._lane = lane
+        self._open = open_channels
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being received or answered."""
+        return bool(self.requests)
+
+    def retire(self) -> None:
+        """Close now, or after the answer under way."""
+        if self.busy:
+            self.persistent = False
+        else:
+            self.loseConnection()
+
+    def connectionMade(self) -> None:
+        """A client connected."""
+        self._open.add(self)
+        self.client = Client(getattr(self.transport.getPeer(), "host", "-"))
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        self._open.discard(self)
+        super().connectionLost(reason)
+
+    def serve_prepared(self, data: bytes) -> bool:
+        """See L{ServerChannel.serve_prepared}."""
+        return self._lane.serve(self.transport, data, self.client)
+
+    def body_limit(self, method: bytes, uri: bytes) -> int:
+        """See L{ServerChannel.body_limit}; one in pieces of unknown number is refused whatever it is."""
+        return 0 if self.length is None else MAX_REQUEST_BODY
+
+    def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
+        """See L{ServerChannel.body_refusal}."""
+        if method in (b"GET", b"HEAD"):
+            return 413, document("SIZE_INVALID", "no request here has a body", {})
+        return 405, document("UNSUPPORTED", "this registry is read-only", {})
+
+    def bad_request(self) -> bytes:
+        """See L{ServerChannel.bad_request}."""
+        return document("UNSUPPORTED", "the request is not HTTP as it should be", {})
+
+    def overload(self) -> bytes:
+        """See L{ServerChannel.overload}; clients come again after TOOMANYREQUESTS."""
+        return document("TOOMANYREQUESTS", "too many connections are open; come again in a few seconds", {})
+
+    def refused(self, code: int) -> None:
+        """Let the request that is refused be counted as such when the connection ends."""
+        if self.requests:
+            request: RegistryRequest = self.requests[-1]
+            request.code, request.method = code, getattr(self, "_command", b"-")
+            request.uri = getattr(self, "_path", b"-")

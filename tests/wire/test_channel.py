@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.registry.channel import BODY_LIMIT
+from appliance.registry.listener import MAX_REQUEST_BODY
 from appliance.settings import ConnectionSettings
 from tests.wire.line import IMAGE, LAYER, Line, Shop, blob, manifest, parse, request
 
@@ -135,7 +135,11 @@ def test_a_small_body_is_read_and_forgotten() -> None:
     assert [each.status for each in shop.line.answers("PUT", "GET")] == [405, 200]
 
 
-BODIES = [[("Content-Length", str(BODY_LIMIT + 1))], [("Content-Length", "9" * 15)], [("Transfer-Encoding", "chunked")]]
+BODIES = [
+    [("Content-Length", str(MAX_REQUEST_BODY + 1))],
+    [("Content-Length", "9" * 15)],
+    [("Transfer-Encoding", "chunked")],
+]
 
 
 @pytest.mark.parametrize("expect", [[], [("Expect", "100-continue")]], ids=["", "expect"])

@@ -9,7 +9,7 @@ from appliance import errors
 from appliance.index.repository import Repository
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
-from appliance.registry.pages import page
+from appliance.registry.pages import tags_page
 from appliance.settings import StaleSettings
 from tests.doubles.deferreds import begin, failing, result
 from tests.doubles.manifests import image
@@ -114,7 +114,7 @@ def test_a_page_costs_what_it_holds(held: tuple[str, ...], monkeypatch: pytest.M
         query = {b"n": [b"100"]} | ({b"last": [found[-1].encode()]} if found else {})
         answer = result(cache.through.tags(cache.at(HUB, "app")))
         assert answer.tags is whole
-        found += page(answer.tags, query).tags
+        found += tags_page(answer.tags, query).tags
     assert found == sorted({*listed, *held})
 
 

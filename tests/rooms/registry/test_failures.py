@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from appliance import errors
 from appliance.flow.threads import InlineThreads
 from appliance.registry.failures import for_clients, internal, refusal
-from appliance.registry.responses import etag_matches, quotable
+from appliance.registry.request import etag_matches, quotable
 from appliance.upstream.credentials.file import SecretFile
 from appliance.upstream.http.proxy import Proxy
 from appliance.upstream.url import Url

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
-from appliance.registry.blobs import multipart
+from appliance.registry.blobresponses import multipart
 
 DATA = bytes(range(32, 127)) * 20
 SPAN = st.tuples(st.integers(0, len(DATA) - 1), st.integers(1, 100)).map(

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from appliance.admin.metrics import Metrics
 from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
-from appliance.registry.useragent import platform_of
+from appliance.registry.request import platform_of
 from appliance.settings import ListenSettings
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.deferreds import result

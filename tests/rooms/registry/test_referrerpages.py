@@ -15,7 +15,13 @@ from appliance.errors import DigestInvalid, QueryInvalid
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.oci.referrer import Referrer
-from appliance.registry.referrers import PAGE_BYTES, Asked, Page, page, parse
+from appliance.registry.pages import (
+    PAGE_BYTES,
+    ReferrersPage,
+    ReferrersQuery,
+    referrers_page,
+    referrers_query,
+)
 
 SUBJECT = Digest.of(b"subject")
 HERE = f"https://host.test:5000/prefix/v2/team/app/referrers/{SUBJECT}?n=2"
@@ -41,14 +47,14 @@ def query(link: str) -> dict[bytes, list[bytes]]:
     return {name.encode(): [value.encode() for value in values] for name, values in asked.items()}
 
 
-def next_query(shown: Page, namespace: str | None = None) -> dict[bytes, list[bytes]] | None:
+def next_query(shown: ReferrersPage, namespace: str | None = None) -> dict[bytes, list[bytes]] | None:
     link = shown.headers(SUBJECT, namespace).get("Link")
     return None if link is None else query(link)
 
 
 def walk(
     lists: Sequence[Sequence[Referrer]], first: dict[bytes, list[bytes]], namespace: str | None = None
-) -> Iterator[tuple[Page, dict[bytes, list[bytes]]]]:
+) -> Iterator[tuple[ReferrersPage, dict[bytes, list[bytes]]]]:
     """
     Each page and the query it answers, by following the links; fails when they do not come to an end.
 
@@ -58,7 +64,7 @@ def walk(
     for turn in range(sum(map(len, lists)) + 1):
         if asked is None:
             return
-        shown = page(lists[min(turn, len(lists) - 1)], parse(asked))
+        shown = referrers_page(lists[min(turn, len(lists) - 1)], referrers_query(asked))
         yield shown, asked
         asked = next_query(shown, namespace)
     assert asked is None, "more pages than there are referrers"
@@ -107,15 +113,15 @@ def test_what_is_added_or_removed_meanwhile_hides_nothing_else(
 @given(LISTS)
 def test_a_list_that_fits_keeps_its_order(referrers: list[Referrer]) -> None:
     """Clients that take the first or the last get the upstream's; with room to spare the same."""
-    for asked in (Asked(), Asked(limit=len(referrers) or 1), Asked(limit=10**18 - 1)):
-        shown = page(referrers, asked)
+    for asked in (ReferrersQuery(), ReferrersQuery(limit=len(referrers) or 1), ReferrersQuery(limit=10**18 - 1)):
+        shown = referrers_page(referrers, asked)
         assert shown.referrers == referrers and shown.headers(SUBJECT, "x") == {}
 
 
 def test_descriptors_are_passed_on_bit_for_bit() -> None:
     """Unknown fields, blanks and numbers as they were written; and the index is one."""
     referrers = [referrer(seed) for seed in range(3)]
-    body = page(referrers, Asked()).body
+    body = referrers_page(referrers, ReferrersQuery()).body
     document: dict[str, Any] = json.loads(body)
     assert (document["schemaVersion"], document["mediaType"], len(document["manifests"])) == (2, OCI_INDEX, 3)
     assert all(each.raw in body for each in referrers)
@@ -123,7 +129,7 @@ def test_descriptors_are_passed_on_bit_for_bit() -> None:
 
 def test_nothing_is_a_list_too() -> None:
     """Never null."""
-    assert json.loads(page([], Asked()).body)["manifests"] == []
+    assert json.loads(referrers_page([], ReferrersQuery()).body)["manifests"] == []
 
 
 @pytest.mark.parametrize("size", [100, 4_000, 1_999_000, 3_999_000])
@@ -141,10 +147,10 @@ def test_no_page_is_larger_than_a_client_reads(size: int) -> None:
 def test_a_page_is_filled_to_the_byte() -> None:
     """One byte more, and there is a second one."""
     small = referrer("small")
-    room = PAGE_BYTES - len(page([small], Asked()).body) - 1
+    room = PAGE_BYTES - len(referrers_page([small], ReferrersQuery()).body) - 1
     for more, pages in ((0, 1), (1, 2)):
         raw = b'{"x":"%b"}' % (b"x" * (room + more - 8))
-        shown = page([small, Referrer(Digest.of(b"large"), "", None, raw)], Asked())
+        shown = referrers_page([small, Referrer(Digest.of(b"large"), "", None, raw)], ReferrersQuery())
         assert (1 if shown.last is None else 2) == pages
         assert len(shown.body) == PAGE_BYTES or pages == 2
 
@@ -163,7 +169,7 @@ def test_a_descriptor_larger_than_a_page_is_listed_all_the_same() -> None:
 # -- filters --------------------------------------------------------------------------------------------------------
 
 
-def kinds_of(shown: Page) -> list[str | None]:
+def kinds_of(shown: ReferrersPage) -> list[str | None]:
     return [each.artifact_type for each in shown.referrers]
 
 
@@ -182,7 +188,7 @@ def kinds_of(shown: Page) -> list[str | None]:
 def test_any_of_the_types_asked_for(wanted: Sequence[str], found: list[str | None], applied: str | None) -> None:
     """And it is said that they were filtered, only if they were."""
     referrers = [referrer(seed, kind) for seed, kind in enumerate(["text/a", "text/b", None, "text/a"])]
-    shown = page(referrers, parse({b"artifactType": [each.encode() for each in wanted]}))
+    shown = referrers_page(referrers, referrers_query({b"artifactType": [each.encode() for each in wanted]}))
     assert kinds_of(shown) == found
     assert shown.headers(SUBJECT, None).get("OCI-Filters-Applied") == applied
 
@@ -194,18 +200,18 @@ def test_any_of_the_types_asked_for(wanted: Sequence[str], found: list[str | Non
 def test_what_is_no_number_of_entries_is_refused(number: bytes) -> None:
     """Nought too: an empty page would say that nothing refers to the image."""
     with pytest.raises(QueryInvalid):
-        parse({b"n": [number]})
+        referrers_query({b"n": [number]})
 
 
 @pytest.mark.parametrize("last", [b"", b"x", b"sha256:x", b"\xff"])
 def test_a_page_after_what_is_no_digest_is_refused(last: bytes) -> None:
     """It would be empty, or begin anywhere."""
     with pytest.raises(DigestInvalid):
-        parse({b"last": [last]})
+        referrers_query({b"last": [last]})
 
 
 @pytest.mark.parametrize("name", [b"n", b"last"])
 def test_what_is_given_twice_is_refused(name: bytes) -> None:
     """Which of them was meant cannot be known."""
     with pytest.raises(QueryInvalid):
-        parse({name: [b"1", b"1"]})
+        referrers_query({name: [b"1", b"1"]})

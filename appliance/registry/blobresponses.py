@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -23,8 +22,6 @@ from appliance.oci.mediatypes import OCTET_STREAM
 from appliance.oci.ranges import Span, parse_ranges
 from appliance.registry.hotlane import BODY_LIMIT, HotLane
 from appliance.registry.request import RegistryRequest
-from appliance.registry.responses import abort, begin, etag_matches, say_where_from
-from appliance.registry.useragent import platform_of
 
 # A range fetched past a flight, and not kept.
 BYPASS = CacheStatus(fwd="partial", fwd_status=206)
@@ -40,26 +37,36 @@ class BlobResponses:
         self._lane = lane
         self._clock = clock
 
-    async def answer(
+    async def head(
+        self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, namespace: str | None
+    ) -> bytes:
+        """
+        Answer HEAD for a blob.
+
+        @param namespace: see L{RequestedName}.
+        @raise PullcacheError: nothing was sent; the caller tells the client.
+        """
+        found = await self._cache.blob_size(remote, digest)
+        request.say_where_from(found.status, None, namespace)
+        if request.has_current(str(digest)):
+            request.begin(304, 0, None, _headers(digest))
+            return b""
+        request.begin(200, found.size, OCTET_STREAM, _headers(digest))
+        if found.status == HIT:
+            self._lane.remember(request, b"", None, remote)
+        return b""
+
+    async def get(
         self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, namespace: str | None
     ) -> bytes | None:
         """
-        Answer GET or HEAD for a blob; fires when the body was handed over, or its connection was aborted.
+        Answer GET for a blob; fires when the body was handed over, or its connection was aborted.
 
         @param namespace: see L{RequestedName}.
+        @return: the body where it is small, C{None} where it was sent.
         @raise PullcacheError: nothing was sent yet; the caller tells the client.
         """
-        unmodified = etag_matches(values_of(request.requestHeaders, b"If-None-Match"), str(digest))
-        if request.method == b"HEAD":
-            found = await self._cache.blob_size(remote, digest)
-            say_where_from(request, found.status, None, namespace)
-            if unmodified:
-                begin(request, 304, 0, None, _headers(digest))
-                return b""
-            begin(request, 200, found.size, OCTET_STREAM, _headers(digest))
-            if found.status == HIT:
-                self._lane.remember(request, b"", None, remote)
-            return b""
+        unmodified = request.has_current(str(digest))
         wanted = _wanted_ranges(request, digest)
 
         def span_of(size: int) -> Span | None:
@@ -70,21 +77,20 @@ class BlobResponses:
                 return None
             return None if unmodified or spans is None or len(spans) > 1 else spans[0]
 
-        platform = platform_of("".join(values_of(request.requestHeaders, b"User-Agent")))
-        answer = await self._cache.blob(remote, digest, platform, None if wanted is None else span_of)
+        answer = await self._cache.blob(remote, digest, request.platform, None if wanted is None else span_of)
         try:
             if isinstance(answer, BypassedRange):
-                say_where_from(request, BYPASS, None, namespace)
+                request.say_where_from(BYPASS, None, namespace)
                 _begin_part(request, digest, answer.span, answer.size)
                 await self._relay(request, answer)
                 return None
-            say_where_from(request, answer.status, None, namespace)
+            request.say_where_from(answer.status, None, namespace)
             if unmodified:
-                begin(request, 304, 0, None, _headers(digest))
+                request.begin(304, 0, None, _headers(digest))
                 return b""
             spans = None if wanted is None else parse_ranges(wanted, answer.size)
             if spans is None:
-                begin(request, 200, answer.size, OCTET_STREAM, _headers(digest))
+                request.begin(200, answer.size, OCTET_STREAM, _headers(digest))
                 if answer.growth is None and answer.size <= BODY_LIMIT:
                     return await self._small(request, remote, digest, answer)
                 await self._send(request, answer, [Span(0, answer.size)])
@@ -93,7 +99,7 @@ class BlobResponses:
                 await self._send(request, answer, spans)
             else:
                 several = multipart(spans, answer.size, digest, OCTET_STREAM)
-                begin(request, 206, several.length, several.content_type, _headers(digest))
+                request.begin(206, several.length, several.content_type, _headers(digest))
                 await self._send(request, answer, several.parts)
             return None
         finally:
@@ -111,16 +117,14 @@ class BlobResponses:
 
     async def _send(self, request: RegistryRequest, answer: BlobAnswer, parts: Sequence[Part]) -> None:
         """
-        Send the body; whatever comes between, the connection is aborted: an error body would be taken for the blob's
-        bytes, and finishing early would splice the next response into it.
+        Send the body. When something comes between, the connection is aborted: an error body would be taken for the
+        blob's bytes, and finishing early would splice the next response into it.
         """
         silence = request.stall_timeout
         body = BlobBody(answer.reader, parts, request, request.transport, self._clock, silence, answer.growth)
         request.write(b"")
         try:
             await body.send()
-        except CancelledError:
-            raise
         except ConnectionDone:
             pass
         except (PullcacheError, ClientStalled, OSError) as error:
@@ -141,7 +145,7 @@ class BlobResponses:
 
     def _abort(self, request: RegistryRequest, error: Exception) -> None:
         self._log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
-        abort(request)
+        request.abort()
 
 
 class Multipart(NamedTuple):
@@ -182,7 +186,7 @@ def _wanted_ranges(request: RegistryRequest, digest: Digest) -> str | None:
 
 def _begin_part(request: RegistryRequest, digest: Digest, span: Span, size: int) -> None:
     headers = _headers(digest) | {"Content-Range": _content_range(span, size)}
-    begin(request, 206, span.length, OCTET_STREAM, headers)
+    request.begin(206, span.length, OCTET_STREAM, headers)
 
 
 def _content_range(span: Span, size: int) -> str:
