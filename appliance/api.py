@@ -9,17 +9,13 @@ A new answer is a struct here and a L{Route} of the part that gives it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import inspect
 
 from appliance.bundle.contents import Totals
 from appliance.bundle.inbox import Waiting
 from appliance.bundle.receipt import Receipt
-
-T = TypeVar("T")
-
 
 # -- status -----------------------------------------------------------------------------------------------------------
 
@@ -421,52 +417,3 @@ class Error(msgspec.Struct, frozen=True):
     """Every answer that is none."""
 
     error: ErrorDetail
-
-
-# -- reading what another version wrote -------------------------------------------------------------------------------
-
-
-def read(document: Any, kind: type[T]) -> T:
-    """
-    A decoded answer of an appliance of any version, as C{kind}.
-
-    Members that are not known are ignored. Those that an older appliance did not send yet are empty: C{""}, 0, no
-    items, C{None}; only the first of each struct, which says what it is about, must be there.
-
-    @raise msgspec.ValidationError: it is something else.
-    """
-    return msgspec.convert(_completed(document, inspect.type_info(kind)), kind)
-
-
-def _completed(document: Any, kind: inspect.Type) -> Any:
-    match kind, document:
-        case inspect.ListType(item_type=item), list():
-            return [_completed(each, item) for each in document]
-        case inspect.StructType(fields=fields), dict():
-            whole = dict(document)
-            for number, field in enumerate(fields):
-                name = field.encode_name
-                if name in document:
-                    whole[name] = _completed(document[name], field.type)
-                elif field.required and number:
-                    whole[name] = _empty(field.type)
-            return whole
-        case inspect.UnionType(types=types), dict():
-            structs = [each for each in types if isinstance(each, inspect.StructType)]
-            return _completed(document, structs[0]) if len(structs) == 1 else document
-    return document
-
-
-def _empty(kind: inspect.Type) -> Any:
-    match kind:
-        case inspect.StrType():
-            return ""
-        case inspect.IntType() | inspect.FloatType():
-            return 0
-        case inspect.BoolType():
-            return False
-        case inspect.ListType():
-            return []
-        case inspect.StructType(fields=fields):
-            return {field.encode_name: _empty(field.type) for field in fields}
-    return None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
+from msgspec import inspect
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -19,7 +20,6 @@ from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 
-from appliance.api import read
 from appliance.cli.failures import CommandFailed, RefusedByAppliance, Unreachable, WrongUsage
 
 DEFAULT_ADMIN = "http://127.0.0.1:5001"
@@ -174,6 +174,55 @@ def refusal(document: Any, otherwise: str) -> RefusedByAppliance:
 def quoted(reference: str) -> str:
     """A reference as a part of a path: its slashes, colons and @ stay."""
     return quote(reference, safe="/:@")
+
+
+# -- answers of another version -------------------------------------------------------------------------------------
+
+
+def read(document: Any, kind: type[T]) -> T:
+    """
+    A decoded answer of an appliance of any version, as C{kind}.
+
+    Members that are not known are ignored. Those that an older appliance did not send yet are empty: C{""}, 0, no
+    items, C{None}; only the first of each struct, which says what it is about, must be there.
+
+    @raise msgspec.ValidationError: it is something else.
+    """
+    return msgspec.convert(_completed(document, inspect.type_info(kind)), kind)
+
+
+def _completed(document: Any, kind: inspect.Type) -> Any:
+    match kind, document:
+        case inspect.ListType(item_type=item), list():
+            return [_completed(each, item) for each in document]
+        case inspect.StructType(fields=fields), dict():
+            whole = dict(document)
+            for number, field in enumerate(fields):
+                name = field.encode_name
+                if name in document:
+                    whole[name] = _completed(document[name], field.type)
+                elif field.required and number:
+                    whole[name] = _empty(field.type)
+            return whole
+        case inspect.UnionType(types=types), dict():
+            structs = [each for each in types if isinstance(each, inspect.StructType)]
+            return _completed(document, structs[0]) if len(structs) == 1 else document
+    return document
+
+
+def _empty(kind: inspect.Type) -> Any:
+    match kind:
+        case inspect.StrType():
+            return ""
+        case inspect.IntType() | inspect.FloatType():
+            return 0
+        case inspect.BoolType():
+            return False
+        case inspect.ListType():
+            return []
+        case inspect.StructType(fields=fields):
+            return {field.encode_name: _empty(field.type) for field in fields}
+    return None
 
 
 # -- bodies ---------------------------------------------------------------------------------------------------------

@@ -80,6 +80,43 @@ def test_every_reference_in_the_document_leads_somewhere(document: Any) -> None:
     assert {"Status", "PlannedExport", "ExportOrder", "ImportOrder", "Inventory", "Receipt", "Error"} <= named
 
 
+def test_the_names_of_the_schemas_stay(document: Any) -> None:
+    """Programs that were generated from the document have classes of these names."""
+    assert sorted(document["components"]["schemas"]) == [
+        "Change",
+        "Counts",
+        "Damaged",
+        "EarlierBundle",
+        "Error",
+        "ErrorDetail",
+        "ExportOrder",
+        "HeldBlob",
+        "Image",
+        "ImageDetail",
+        "ImageList",
+        "ImportOrder",
+        "Inventory",
+        "Lack",
+        "LackingBlob",
+        "MissingBlob",
+        "PlannedExport",
+        "PlatformState",
+        "RateLimitStatus",
+        "Receipt",
+        "ReceiptList",
+        "Referrer",
+        "Status",
+        "Totals",
+        "Unreadable",
+        "UpstreamStatus",
+        "UrlStatus",
+        "VolumeFile",
+        "Waiting",
+        "WantEntry",
+        "WantList",
+    ]
+
+
 def test_the_parameters_are_those_that_are_taken(site: Appliance, document: Any) -> None:
     """An export's query is described, and what is not is refused."""
     [operation] = [op for path, method, op in operations(document) if (path, method) == ("/api/v1/exports", "get")]

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.api import ImageList, PlannedExport, Status, WantList, read
+from appliance.api import ImageList, PlannedExport, Status, WantList
+from appliance.cli.client import read
 from tests.doubles.appliance import Appliance
 from tests.doubles.images import image
 
