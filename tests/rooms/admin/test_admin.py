@@ -58,7 +58,7 @@ class AdminTests(SynchronousTestCase):
         self.assertEqual(self.json("/readyz"), (200, {"status": "ready"}))
 
     def test_not_ready_says_why(self) -> None:
-        """Whoever looks at the failing probe need not look for the log first; and it recovers by itself."""
+        """The failing probe itself says why, before any look at the log; and it recovers by itself."""
 
         def broken() -> Deferred[None]:
             raise OSError(30, "Read-only file system")
@@ -121,7 +121,7 @@ class AdminTests(SynchronousTestCase):
 
 class MetricsTests(SynchronousTestCase):
     def test_provides_the_interfaces(self) -> None:
-        """It is told of requests and of upstreams."""
+        """It is called for requests and by upstreams."""
         for interface in (IAccounts, IUpstreamObserver):
             verifyObject(interface, Metrics(Clock(), None))
 

@@ -83,7 +83,7 @@ def test_head_tells_the_size_without_the_bytes(site: Appliance) -> None:
 
 
 def test_each_volume_is_sent_by_its_number(site: Appliance) -> None:
-    """Each is a tar of its own, of the size that was told; together they hold everything."""
+    """Each is a tar of its own, of the size that was planned; together they hold everything."""
     content = image(sizes=(60_000, 50_000))
     site.hold(content, "1")
     plan = planned(site, all=True, volumeSize=80_000)
@@ -144,7 +144,7 @@ def test_earlier_bundles_stand_in_for_an_inventory(site: Appliance) -> None:
 
 
 def test_the_other_side_s_wants_are_answered(site: Appliance) -> None:
-    """A wants document is taken as it came, and the image somebody asked for there is in the bundle."""
+    """A wants document is taken as it came, and the image a client asked for there is in the bundle."""
     wanted, unwanted = image("wanted"), image("unwanted")
     there = Appliance(offline=True)
     failing(there.through.manifest(there.at(HUB, NGINX), "1"))
@@ -167,7 +167,7 @@ def wants(*references: str, platform: str | None = None, name: str = NGINX) -> A
 
 
 def test_what_the_other_side_wants_is_fetched_by_its_name(site: Appliance) -> None:
-    """Nobody pulled it here: its manifests and blobs come through the cache, each once, and go into the bundle."""
+    """No client pulled it here: its manifests and blobs come through the cache, each once, and go into the bundle."""
     content, unasked = multi_arch("wanted"), image("unasked")
     site.offer(content, "2")
     site.hold(unasked, "old", without=(unasked.layers[0],))
@@ -194,7 +194,7 @@ def test_the_platform_that_is_wanted_is_fetched_to_the_one_that_was_pulled(site:
 
 
 def test_a_platform_that_cannot_be_fetched_is_named_and_the_others_are_taken(site: Appliance) -> None:
-    """The bundle is as good as it can be, and whoever makes it knows what it lacks and why."""
+    """The bundle is as good as it can be, and who makes it knows what it lacks and why."""
     content = multi_arch("wanted")
     arm = content.children[1]
     site.hold(content, "2", without=(arm.manifest, *arm.blobs))
@@ -219,7 +219,7 @@ def test_a_platform_that_is_wanted_by_its_digest_is_fetched(site: Appliance) -> 
 
 @pytest.mark.parametrize("named_by", ["tag", "digest"])
 def test_a_blob_that_is_wanted_comes_with_the_image_that_is_wanted_beside_it(site: Appliance, named_by: str) -> None:
-    """Both were asked for there; that no manifest has the blob's digest keeps nobody from fetching it as a blob."""
+    """Both were asked for there; no manifest has the blob's digest, and it is fetched as a blob all the same."""
     content = image("wanted")
     site.offer(content, "1")
     image_wanted = "1" if named_by == "tag" else content.digest
@@ -245,7 +245,7 @@ def test_what_is_wanted_and_cannot_be_fetched_is_listed_with_the_reason(site: Ap
 
 
 def test_an_appliance_that_is_offline_says_what_it_lacks() -> None:
-    """Nobody is asked, and each want is named."""
+    """No upstream is asked, and each want is named."""
     site = Appliance(offline=True)
     held = image("held")
     site.hold(held, "1")
@@ -327,7 +327,7 @@ def test_an_image_that_is_not_whole_is_named_with_what_it_lacks(site: Appliance)
 
 
 def test_complete_fetches_what_is_lacking_once(site: Appliance) -> None:
-    """A layer nobody pulled, a platform nobody used, an image nobody asked for: each comes through the cache."""
+    """A layer, a platform, an image of which none was pulled: each comes through the cache."""
     torn, other = image("torn"), multi_arch("other")
     site.hold(torn, "1", without=(torn.layers[0], torn.blobs[0]))
     site.offer(torn, "1")
@@ -353,7 +353,7 @@ def test_complete_says_what_could_not_be_fetched(site: Appliance) -> None:
 
 
 def test_complete_asks_for_no_pattern(site: Appliance) -> None:
-    """Nobody can list what a pattern means upstream."""
+    """What a pattern means upstream cannot be listed."""
     assert planned(site, refs=["ghcr.io/**", "a/*:1"], complete=True)["unanswered"] == ["ghcr.io/**", "a/*:1"]
     assert site.hub.asked() == []
 
@@ -423,7 +423,7 @@ def test_a_get_fetches_nothing(site: Appliance) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "reason"),
     [
         ("", "nothing to export was named"),
         ("?refs=nginx", "refs: no such parameter; there are all, complete"),
@@ -433,10 +433,10 @@ def test_a_get_fetches_nothing(site: Appliance) -> None:
         ("?ref=a%20b", "is no reference"),
     ],
 )
-def test_a_question_that_makes_no_sense_is_answered_with_why(site: Appliance, query: str, told: str) -> None:
+def test_a_question_that_makes_no_sense_is_answered_with_why(site: Appliance, query: str, reason: str) -> None:
     """A misspelt parameter would change what is exported."""
     code, _, message = site.error("GET", f"exports{query}")
-    assert 400 <= code < 500 and told in message
+    assert 400 <= code < 500 and reason in message
 
 
 # -- signed ---------------------------------------------------------------------------------------------------------
@@ -483,7 +483,7 @@ def test_what_is_no_signature_is_refused(site: Appliance, data: bytes, content_t
 
 
 def test_an_export_is_kept_for_an_hour_after_it_was_asked_for(site: Appliance) -> None:
-    """Long volumes can be fetched one after the other; what nobody fetches is forgotten."""
+    """Long volumes can be fetched one after the other; what is not fetched is forgotten."""
     site.hold(image(), "1")
     plan = planned(site, all=True)
     for _ in range(3):
@@ -529,7 +529,7 @@ def test_only_json_is_taken(site: Appliance, content_type: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "reason"),
     [
         (b"", "truncated"),
         (b"{", "truncated"),
@@ -550,11 +550,11 @@ def test_only_json_is_taken(site: Appliance, content_type: str | None) -> None:
         ),
     ],
 )
-def test_a_body_that_is_not_understood_is_refused_with_why(site: Appliance, data: bytes, told: str) -> None:
+def test_a_body_that_is_not_understood_is_refused_with_why(site: Appliance, data: bytes, reason: str) -> None:
     """With the field at fault."""
     headers = {"Content-Type": "application/json; charset=utf-8"}
     code, _, message = site.error("POST", "exports", data=data, headers=headers)
-    assert code in (400, 422) and told in message
+    assert code in (400, 422) and reason in message
 
 
 def test_a_title_is_part_of_the_name_and_of_the_document(site: Appliance) -> None:
@@ -571,7 +571,7 @@ def test_a_title_is_part_of_the_name_and_of_the_document(site: Appliance) -> Non
 
 
 def naming(content: Content) -> bytes:
-    """A manifest of somebody else's that names the blobs of that image."""
+    """A manifest of another publisher that names the blobs of that image."""
     document = json.loads(content.manifest.data)
     return json.dumps(document | {"annotations": {"by": "somebody else"}}).encode()
 
@@ -614,7 +614,7 @@ def test_what_its_upstream_has_as_well_is_exported_after_one_question_each(site:
 
 
 def test_offline_what_a_manifest_names_and_the_store_has_is_exported() -> None:
-    """There is nobody to ask."""
+    """There is no upstream to ask."""
     site = Appliance()
     stolen(site)
     site.through.access.remotes = {HUB: replace(site.through.access.remotes[HUB], offline=True)}

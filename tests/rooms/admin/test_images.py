@@ -196,7 +196,7 @@ def test_a_pattern_chooses(site: Appliance, pattern: str, count: int) -> None:
 
 
 def test_a_line_tells_what_can_be_served_offline(site: Appliance) -> None:
-    """By platform; a platform nobody pulled makes the image no less whole, a layer that is gone does."""
+    """By platform; a platform that no client pulled makes the image no less whole, a layer that is gone does."""
     content = multi_arch()
     amd64, arm64 = content.children
     site.hold(content, "1", without=(arm64.manifest, *arm64.blobs))
@@ -211,7 +211,7 @@ def test_a_line_tells_what_can_be_served_offline(site: Appliance) -> None:
 
 
 def test_a_line_tells_what_is_on_its_way(site: Appliance) -> None:
-    """Of an image that was pulled and is not whole; not when it is, nor of one that nobody pulled here."""
+    """Of an image that was pulled and is not whole; not when it is, nor of one that no client pulled here."""
     content = multi_arch()
     arm64 = content.children[1]
     site.hold(content, "1", without=(arm64.layers[0],))
@@ -277,7 +277,7 @@ def test_one_image_is_shown_with_what_refers_to_it_and_what_it_lacks(site: Appli
 
 
 @pytest.mark.parametrize(
-    ("reference", "code", "told"),
+    ("reference", "code", "reason"),
     [
         ("nginx:2", 404, "nginx:2 is not held"),
         ("nginx", 404, "nginx is not held"),
@@ -288,11 +288,11 @@ def test_one_image_is_shown_with_what_refers_to_it_and_what_it_lacks(site: Appli
         ("a//b", 422, "is no reference"),
     ],
 )
-def test_what_is_not_held_is_not_shown(site: Appliance, reference: str, code: int, told: str) -> None:
+def test_what_is_not_held_is_not_shown(site: Appliance, reference: str, code: int, reason: str) -> None:
     """With the name as it was asked for."""
     site.hold(image(), "1")
     found, _, message = site.error("GET", f"images/{quote(reference, safe='/:@')}")
-    assert found == code and told in message
+    assert found == code and reason in message
 
 
 def test_a_damaged_manifest_does_not_hide_the_others(site: Appliance) -> None:
@@ -315,16 +315,16 @@ def about(subject: Content, payload: bytes) -> Content:
 
 
 class Cabin(Appliance):
-    """An appliance whose upstream was heard, or not, before the link went away."""
+    """An appliance whose upstream listed referrers, or did not, before the link went away."""
 
     def hear(self, subject: Content, *referrers: Content) -> None:
         """The upstream is asked, and lists these."""
-        described = (json.dumps(each.manifest.descriptor(artifactType="text/heard")).encode() for each in referrers)
+        described = (json.dumps(each.manifest.descriptor(artifactType="text/listed")).encode() for each in referrers)
         self.hub.add_referrers(NGINX, Digest.parse(subject.digest), *described)
         result(self.through.referrers(self.at(HUB, NGINX), Digest.parse(subject.digest)))
 
     def shown(self, reference: str = "nginx:1") -> tuple[str, list[tuple[str, str]]]:
-        """Whether it can be verified, and each referrer with its state; nobody is asked."""
+        """Whether it can be verified, and each referrer with its state; no upstream is asked."""
         calls = len(self.hub.calls)
         found = self.get(f"images/{quote(reference, safe='/:@')}")
         assert len(self.hub.calls) == calls
@@ -342,11 +342,11 @@ def test_what_is_known_to_refer_to_an_image_and_is_not_held_is_shown_as_absent()
     assert site.shown() == ("incomplete", [(gone.digest, "absent"), (here.digest, "held"), (torn.digest, "incomplete")])
     rows = {each["digest"]: each for each in site.get("images/nginx:1")["referrers"]}
     whole = sum(len(blob.data) for blob in (here.manifest, *here.blobs))
-    assert (rows[here.digest]["size"], rows[here.digest]["artifactType"]) == (whole, "text/heard")
+    assert (rows[here.digest]["size"], rows[here.digest]["artifactType"]) == (whole, "text/listed")
     assert rows[gone.digest] == {
         "digest": gone.digest,
         "mediaType": gone.manifest.media_type,
-        "artifactType": "text/heard",
+        "artifactType": "text/listed",
         "subject": content.digest,
         "tag": None,
         "size": len(gone.manifest.data),
@@ -357,7 +357,7 @@ def test_what_is_known_to_refer_to_an_image_and_is_not_held_is_shown_as_absent()
 
 
 def test_an_image_of_which_all_referrers_are_held_can_be_verified() -> None:
-    """By subject, by cosign's tag, and what refers to those; a warning where the upstream was never heard."""
+    """By subject, by cosign's tag, and what refers to those; a warning where the upstream never listed them."""
     site, content = Cabin(), image()
     site.hold(content, "1")
     sbom, signature = artifact(content), image("signature")
@@ -383,7 +383,7 @@ def test_nothing_and_not_known_are_two_things() -> None:
 
 
 def test_what_the_fallback_tag_names_is_shown_instead_of_the_tag() -> None:
-    """What it lists and nobody pulled is absent; the index itself signs nothing."""
+    """What it lists and no client pulled is absent; the index itself signs nothing."""
     site, content = Cabin(), image()
     site.hold(content, "1")
     here, gone = artifact(content), artifact(content, "text/gone")
@@ -393,7 +393,7 @@ def test_what_the_fallback_tag_names_is_shown_instead_of_the_tag() -> None:
 
 
 def test_what_refers_to_itself_is_shown_once() -> None:
-    """A heard list may say anything."""
+    """An upstream's list may say anything."""
     site, content = Cabin(), image()
     site.hold(content, "1")
     site.hear(content, content)
@@ -419,7 +419,7 @@ def test_the_inventory_has_every_blob_once(site: Appliance) -> None:
     assert (found["site"], found["taken"]) == ("berth-3", LATER)
 
 
-def test_the_inventory_leaves_out_what_nobody_can_pull(site: Appliance) -> None:
+def test_the_inventory_leaves_out_what_cannot_be_pulled(site: Appliance) -> None:
     """A blob that merely lies in the store, staged by an import that was cut, is not held."""
     result(site.store.put(Digest.of(b"staged"), b"staged"))
     assert site.get("inventory")["blobs"] == []
@@ -447,7 +447,7 @@ def test_the_generation_changes_with_the_blobs_only(site: Appliance) -> None:
 
 
 def test_an_index_alone_is_in_the_inventory(site: Appliance) -> None:
-    """Its children are not, as long as nobody pulled them."""
+    """Its children are not, as long as no client pulled them."""
     content = index(image("a"))
     child = content.children[0]
     site.hold(content, "1", without=(child.manifest, *child.blobs))

@@ -66,7 +66,7 @@ def test_a_bundle_is_imported_and_served(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held", ["nothing", "pulled before", "elsewhere"])
 def test_what_a_bundle_brought_is_its_repositorys_while_online_too(tmp_path: Path, held: str) -> None:
-    """A bundle is trusted as a whole: nobody is asked for what it names, and its upstream may be gone."""
+    """A bundle is trusted as a whole: no upstream is asked for what it names, and its upstream may be gone."""
     content = image()
     path = bundle(tmp_path, content)
     site = Appliance()
@@ -98,7 +98,7 @@ def test_each_line_tells_how_far_it_is(tmp_path: Path) -> None:
     assert progress[-1]["done"] == progress[-1]["total"] == last["receipt"]["newBytes"] > 300_000
 
 
-def test_progress_is_told_not_more_often_than_anybody_looks(tmp_path: Path) -> None:
+def test_progress_is_reported_a_few_times_a_second(tmp_path: Path) -> None:
     """Ten thousand small blobs are not ten thousand lines."""
     site = Appliance()
     many = [image(str(number), sizes=(10,)) for number in range(30)]
@@ -116,11 +116,11 @@ def test_the_receipt_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
-    """It tells what would come of it; nothing is stored, kept or forgotten."""
+    """It reports what would come of it; nothing is stored, kept or forgotten."""
     site = Appliance(offline=True)
     failing(site.through.manifest(site.at(HUB, NGINX), "1"), Offline)
-    told = receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image())], "dryRun": True}))
-    assert told["dryRun"] and told["refs"][0]["outcome"] == "new"
+    dry = receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image())], "dryRun": True}))
+    assert dry["dryRun"] and dry["refs"][0]["outcome"] == "new"
     assert (site.store.total(), site.published, len(site.wants)) == (0, 0, 1)
     assert site.get("imports") == {"receipts": []}
 
@@ -137,7 +137,7 @@ def test_the_wants_it_met_are_forgotten(tmp_path: Path) -> None:
 
 
 def test_answers_prepared_before_are_forgotten_when_tags_move(tmp_path: Path) -> None:
-    """A client that asks right after the import is told what the tag means now."""
+    """A client that asks right after the import is answered with what the tag means now."""
     site = Appliance()
     receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image("old"), name="1")]}))
     receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, image("new"), name="2")]}))
@@ -234,8 +234,8 @@ def test_an_upstream_that_is_not_configured_is_refused_until_it_is(tmp_path: Pat
     assert error["code"] == "bundle-upstream-unknown"
     line = '"registry.corp:5000": {url: "https://registry.corp:5000", offline: true}'
     assert line in error["message"]
-    told = receipt(site.ask("POST", "imports", {**order, "dryRun": True}))
-    assert told["unknownUpstreams"] == ["registry.corp:5000"] and any(line in note for note in told["notes"])
+    dry = receipt(site.ask("POST", "imports", {**order, "dryRun": True}))
+    assert dry["unknownUpstreams"] == ["registry.corp:5000"] and any(line in note for note in dry["notes"])
     assert (site.store.total(), site.published) == (0, 0)
     before = site.settings
     corp = UpstreamSettings(name="registry.corp:5000", urls=("https://registry.corp:5000",), offline=True)
@@ -295,7 +295,7 @@ def test_a_mistake_of_ours_is_told_as_one_and_logged(tmp_path: Path, logged_erro
 
 
 @pytest.mark.parametrize(
-    ("order", "told"),
+    ("order", "reason"),
     [
         ({}, "missing required field `files`"),
         ({"files": []}, "length >= 1"),
@@ -306,10 +306,10 @@ def test_a_mistake_of_ours_is_told_as_one_and_logged(tmp_path: Path, logged_erro
         ({"files": ["/x"], "dry_run": True}, "unknown field `dry_run`"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused_before_it_begins(order: Any, told: str) -> None:
+def test_an_order_that_makes_no_sense_is_refused_before_it_begins(order: Any, reason: str) -> None:
     """With a status that says so, and the field at fault."""
     code, _, message = Appliance().error("POST", "imports", order)
-    assert code in (400, 422) and told in message
+    assert code in (400, 422) and reason in message
 
 
 # -- cut short ------------------------------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def test_what_lacks_another_bundle_is_imported_when_that_was(tmp_path: Path) -> 
 
 
 def test_a_path_tells_nothing_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missing, forbidden and no file are one answer, so that nobody looks around by asking; the log has the reason."""
+    """Missing, forbidden and no file are one answer, so that asking shows nothing of the disk; the log has the reason."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "secret").write_bytes(b"x")

@@ -180,6 +180,6 @@ def test_every_error_of_bundles_has_its_own_word() -> None:
 
 
 def test_what_is_none_of_ours_is_a_mistake() -> None:
-    """Nothing of it is told."""
+    """Nothing of it is in an answer."""
     assert answer_for(ValueError("secret")) is None
     assert "secret" not in str(internal())

@@ -97,10 +97,10 @@ def test_a_body_is_read_up_to_the_limit_of_its_route(framed: Any) -> None:
         (b"PUT /%ff", 404, "not-found"),
     ],
 )
-def test_no_body_is_read_where_nobody_takes_one(
+def test_no_body_is_read_where_no_route_takes_one(
     line: bytes, code: int, word: str | None, length: bytes, expect: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused before it comes, nobody is told to go on sending, and nothing of it is kept."""
+    """It is refused before it comes, no client is asked to go on sending, and nothing of it is kept."""
     monkeypatch.setattr("tempfile.TemporaryFile", lambda *_, **__: pytest.fail("spooled to disk"))
     connection = Connection().send(line + b" HTTP/1.1\r\n" + HOST + expect + length)
     status, fields, document = connection.answer()
@@ -143,7 +143,7 @@ REQUESTS = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_every_response_forbids_a_browser_to_make_anything_of_it(name: str) -> None:
-    """Whatever somebody got into a name, a page of it runs nothing and loads nothing; and it is ours by name."""
+    """Whatever stands in a name, a page of it runs nothing and loads nothing; and it is ours by name."""
     connection = Connection().send(REQUESTS[name])
     head = connection.transport.value().partition(b"\r\n\r\n")[0].decode("ascii")
     assert head.count("\r\nContent-Security-Policy: default-src 'none'; sandbox") == 1, head
@@ -221,7 +221,7 @@ def test_our_own_names_are_answered_to(host: bytes) -> None:
     [b"Origin: http://evil.example", b"Origin: null", b"Origin: http://127.0.0.1:3000", b"Sec-Fetch-Site: cross-site"]
     + [b"Sec-Fetch-Site: same-site", b"Referer: http://evil.example/"],
 )
-def test_a_page_of_somebody_else_is_refused(field: bytes) -> None:
+def test_a_page_of_another_site_is_refused(field: bytes) -> None:
     """Also one that needs no permission to send: a picture, a link, a form, a simple fetch."""
     refused(403, "foreign-page", b"Host: 127.0.0.1:5001", field)
 

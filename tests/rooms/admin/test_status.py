@@ -72,7 +72,7 @@ def test_status_counts_what_is_under_way_and_wanted() -> None:
     assert (found["counts"]["wants"], found["offline"], found["upstreams"][0]["offline"]) == (1, True, True)
 
 
-def test_status_tells_the_weather() -> None:
+def test_status_reports_upstreams_and_outages() -> None:
     """Each URL's health, since when, why, and when it is looked at again; the pulls that are left; who rests."""
     site = Appliance()
     now = site.clock.seconds()
@@ -116,7 +116,7 @@ def test_status_tells_which_upstream_is_offline() -> None:
 
 
 def test_status_follows_the_configuration() -> None:
-    """What was read again is what is told."""
+    """What was read again is what is reported."""
     site = Appliance()
     site.settings = msgspec.structs.replace(site.settings, upstreams={})
     assert site.get("status")["upstreams"] == []

@@ -17,7 +17,7 @@ REQUEST = b"GET /api/v1/exports?all=1 HTTP/1.1\r\nHost: 127.0.0.1:5001\r\n\r\n"
 
 
 class SlowTransport(StringTransport):
-    """A client that takes so many bytes, and then none until it is told to."""
+    """A client that takes so many bytes, and then none until it is resumed."""
 
     def __init__(self, room: int) -> None:
         super().__init__()

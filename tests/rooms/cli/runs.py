@@ -32,7 +32,7 @@ class Ended:
 
 
 def run(*arguments: str) -> Ended:
-    """Run a command that asks nobody."""
+    """Run a command that asks no appliance."""
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:

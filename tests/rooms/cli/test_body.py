@@ -15,19 +15,19 @@ from appliance.cli.failures import CommandFailed
 
 
 class Wire:
-    """The other end: remembers what it was told."""
+    """The other end: remembers what it was asked to do."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def pauseProducing(self) -> None:
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resumeProducing(self) -> None:
-        self.told.append("resume")
+        self.calls.append("resume")
 
     def loseConnection(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def wire() -> Wire:
 
 
 @pytest.fixture
-def arrival(wire: Wire) -> BodyPieces:
-    arrival = BodyPieces("http://a.test")
-    arrival.makeConnection(wire)
-    return arrival
+def body(wire: Wire) -> BodyPieces:
+    body = BodyPieces("http://a.test")
+    body.makeConnection(wire)
+    return body
 
 
-async def everything(arrival: BodyPieces) -> bytes:
-    return b"".join([piece async for piece in arrival])
+async def everything(body: BodyPieces) -> bytes:
+    return b"".join([piece async for piece in body])
 
 
 def outcome(deferred: Deferred[Any]) -> list[Any]:
@@ -52,49 +52,49 @@ def outcome(deferred: Deferred[Any]) -> list[Any]:
     return results
 
 
-def test_pieces_come_in_order_and_end_with_the_body(arrival: BodyPieces) -> None:
+def test_pieces_come_in_order_and_end_with_the_body(body: BodyPieces) -> None:
     """What was sent is what is read."""
-    result = outcome(Deferred.fromCoroutine(everything(arrival)))
-    arrival.dataReceived(b"one ")
-    arrival.dataReceived(b"two")
+    result = outcome(Deferred.fromCoroutine(everything(body)))
+    body.dataReceived(b"one ")
+    body.dataReceived(b"two")
     assert result == []
-    arrival.connectionLost(Failure(ResponseDone()))
+    body.connectionLost(Failure(ResponseDone()))
     assert result == [b"one two"]
 
 
-def test_what_came_before_anybody_read_is_not_lost(arrival: BodyPieces) -> None:
+def test_what_came_before_it_was_read_is_not_lost(body: BodyPieces) -> None:
     """A body that is faster than its reader is read whole."""
-    arrival.dataReceived(b"all")
-    arrival.connectionLost(Failure(PotentialDataLoss()))
-    assert outcome(Deferred.fromCoroutine(everything(arrival))) == [b"all"]
+    body.dataReceived(b"all")
+    body.connectionLost(Failure(PotentialDataLoss()))
+    assert outcome(Deferred.fromCoroutine(everything(body))) == [b"all"]
 
 
-def test_a_body_that_is_cut_is_an_error(arrival: BodyPieces) -> None:
+def test_a_body_that_is_cut_is_an_error(body: BodyPieces) -> None:
     """Half a bundle is never taken for a whole one."""
-    result = outcome(Deferred.fromCoroutine(everything(arrival)))
-    arrival.dataReceived(b"half")
-    arrival.connectionLost(Failure(ResponseFailed([])))
+    result = outcome(Deferred.fromCoroutine(everything(body)))
+    body.dataReceived(b"half")
+    body.connectionLost(Failure(ResponseFailed([])))
     assert result[0].check(CommandFailed)
     assert "http://a.test broke" in str(result[0].value)
 
 
-def test_a_slow_disk_holds_the_sender_back(arrival: BodyPieces, wire: Wire) -> None:
+def test_a_slow_disk_holds_the_sender_back(body: BodyPieces, wire: Wire) -> None:
     """A slow stick does not fill my memory with the bundle."""
-    arrival.dataReceived(bytes(WAITING))
-    assert wire.told == []
-    arrival.dataReceived(b"x")
-    arrival.dataReceived(b"x")
-    assert wire.told == ["pause"]
-    outcome(Deferred.fromCoroutine(everything(arrival)))
-    assert wire.told == ["pause", "resume"]
+    body.dataReceived(bytes(WAITING))
+    assert wire.calls == []
+    body.dataReceived(b"x")
+    body.dataReceived(b"x")
+    assert wire.calls == ["pause"]
+    outcome(Deferred.fromCoroutine(everything(body)))
+    assert wire.calls == ["pause", "resume"]
 
 
-def test_ctrl_c_closes_the_connection(arrival: BodyPieces, wire: Wire) -> None:
-    """The appliance learns that nobody reads any more."""
-    reading = Deferred.fromCoroutine(everything(arrival))
+def test_ctrl_c_closes_the_connection(body: BodyPieces, wire: Wire) -> None:
+    """The appliance learns that its reader has left."""
+    reading = Deferred.fromCoroutine(everything(body))
     result = outcome(reading)
     reading.cancel()
     assert result[0].check(CancelledError)
-    assert wire.told == ["close"]
-    arrival.dataReceived(b"late")
-    arrival.connectionLost(Failure(ResponseFailed([])))
+    assert wire.calls == ["close"]
+    body.dataReceived(b"late")
+    body.connectionLost(Failure(ResponseFailed([])))

@@ -114,7 +114,7 @@ def test_too_small_a_medium_is_said_before_it_is_filled(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_named_and_makes_the_exit_status(tmp_path: Path) -> None:
-    """The bundle of the others is written, and nobody can think it is all of it."""
+    """The bundle of the others is written, and is not taken for all of it."""
     left_out = [{"ref": "docker.io/library/half:1", "why": "not whole", "missing": [{"digest": "d", "size": 2000}]}]
     ended = ask(offering(VOLUME, leftOut=left_out), "export", "--all", "-o", str(tmp_path / "a.tar"))
     assert (ended.code, (tmp_path / "a.tar").read_bytes()) == (1, VOLUME)
@@ -184,7 +184,7 @@ def test_of_a_base_bundle_the_digests_are_handed_in(tmp_path: Path) -> None:
         ("--all", "--sign", "/dev/null"),
     ],
 )
-def test_wrong_usage_asks_nobody(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_asks_no_appliance(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Exit 2, and the appliance is left in peace."""
     appliance = offering(VOLUME)
     assert status_of(appliance, "export", "-o", str(tmp_path / "a.tar"), *arguments) == 2

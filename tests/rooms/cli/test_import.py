@@ -80,7 +80,7 @@ def test_renames_are_sent_as_a_mapping() -> None:
     "given", [["a.corp"], ["=b"], ["a="], ["a/=b"], ["a=b:c"], ["a=B"], ["a=b=c"], ["a=b", "a=c"], ["a:tag/x=b"]]
 )
 def test_a_rename_that_makes_no_sense_is_wrong_usage(given: list[str], capsys: Any) -> None:
-    """Exit 2, and nobody is asked."""
+    """Exit 2, and no appliance is asked."""
     appliance = ending(receipt())
     try:
         code = ask(appliance, "import", "/a", *(word for each in given for word in ("--rename", each))).code
@@ -112,7 +112,7 @@ def test_the_receipt_shows_old_and_new_digests() -> None:
 
 
 def test_a_tag_that_was_kept_shows_what_it_still_means() -> None:
-    """Nobody reads a kept tag as a moved one."""
+    """A kept tag is not read as a moved one."""
     ended = ask(ending(receipt(change("nginx", "kept", OLD))), "import", "/a.tar")
     assert "sha256:111111111111  <-  sha256:222222222222  kept" in ended.out
 
@@ -170,7 +170,7 @@ def test_an_unknown_upstream_is_told() -> None:
 
 
 def test_the_command_looks_at_a_path_before_it_asks(tmp_path: Path) -> None:
-    """The appliance does not tell what is on its disk; what is to be seen from here is told all the same."""
+    """The appliance does not say what is on its disk; what is to be seen from here is said all the same."""
     (tmp_path / "good.tar").write_bytes(b"x")
     os.mkfifo(tmp_path / "pipe")
     appliance = Appliance(
@@ -186,7 +186,7 @@ def test_the_command_looks_at_a_path_before_it_asks(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf8_is_said_to_be(tmp_path: Path) -> None:
-    """It cannot be asked for over JSON; nobody is asked."""
+    """It cannot be asked for over JSON; no appliance is asked."""
     appliance = ending(receipt())
     ended = ask(appliance, "import", f"{tmp_path}/caf\udce9.tar")
     assert ended.code == 1 and "is not UTF-8" in ended.err and appliance.asked == []

@@ -1,4 +1,4 @@
-"""The command as a process: Ctrl-C, and nobody at home."""
+"""The command as a process: Ctrl-C, and no appliance at the address."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Stalling(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nobody reads it."""
+        """It is not read."""
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_no_half_bundle(stalling: str, tmp_path: Path, number: sig
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_at_home_is_said_with_the_address_and_how_to_change_it() -> None:
+def test_no_appliance_is_said_with_the_address_and_how_to_change_it() -> None:
     """One line: which URL, and how to name another one."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -103,7 +103,7 @@ def test_nobody_at_home_is_said_with_the_address_and_how_to_change_it() -> None:
 
 @pytest.mark.parametrize("admin", ["127.0.0.1:5001", "ftp://x", "http://"])
 def test_an_address_that_is_none_is_wrong_usage(admin: str) -> None:
-    """A mistyped variable is told from an appliance that is down."""
+    """A mistyped variable is told apart from an appliance that is down."""
     command = started("inventory", "-o", "-", admin=admin)
     out, err = command.communicate(timeout=PATIENCE)
     assert (command.returncode, out, err.count("\n")) == (2, "", 1)

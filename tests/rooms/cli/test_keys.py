@@ -23,7 +23,7 @@ def test_a_new_pair_signs_and_verifies(tmp_path: Path) -> None:
 
 
 def test_the_secret_key_is_for_its_owner_only(tmp_path: Path) -> None:
-    """Nobody else on this machine can read it, whatever my umask, and it is not printed."""
+    """No other user of this machine can read it, whatever my umask, and it is not printed."""
     ended = run("--json", "keygen", "-o", str(tmp_path / "site"))
     assert stat.S_IMODE((tmp_path / "site.key").stat().st_mode) == 0o600
     secret = (tmp_path / "site.key").read_text().splitlines()[1]

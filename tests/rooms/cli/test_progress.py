@@ -11,7 +11,7 @@ from appliance.cli.screen import LINE_INTERVAL, ProgressBar, ProgressLines, Scre
 
 
 class Terminal(StringIO):
-    """Somebody watches."""
+    """A terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -39,7 +39,7 @@ def test_a_log_gets_a_line_now_and_then(clock: Clock) -> None:
 
 
 def test_the_last_line_is_the_whole(clock: Clock) -> None:
-    """However short it was, its end is told, once."""
+    """However short it was, its end is shown, once."""
     err = StringIO()
     meter = lines(err, clock)
     meter.begin("a.tar", 4000)

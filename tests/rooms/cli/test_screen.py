@@ -32,7 +32,7 @@ def test_no_size_has_more_than_four_digits(octets: int) -> None:
     [(0.2, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (3600, "1 h"), (90061, "1 d 1 h"), (86460, "1 d 1 min")],
 )
 def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
-    """Nobody needs the seconds of an hour."""
+    """The seconds of an hour are left out."""
     assert screen.span(seconds) == text
 
 
@@ -42,7 +42,7 @@ def test_progress_tells_bytes_rate_and_time_left() -> None:
 
 
 def test_progress_makes_nothing_up() -> None:
-    """Where no total or no time is known, none is told."""
+    """Where no total or no time is known, none is shown."""
     assert screen.progress(1000, None, 0) == "1.00 kB"
 
 

@@ -88,7 +88,7 @@ STATUS = {
 
 
 def test_list_says_which_platforms_can_be_served_offline() -> None:
-    """Before the link goes away, one look tells what I have, and what I have only half of."""
+    """Before the link goes away, one look shows what I have, and what I have only half of."""
     ended = ask(Appliance({"GET images": {"images": [IMAGE]}}), "list")
     assert ended.code == 0
     row = ended.out.splitlines()[1]
@@ -97,7 +97,7 @@ def test_list_says_which_platforms_can_be_served_offline() -> None:
 
 
 def test_list_and_show_say_what_is_on_its_way() -> None:
-    """What clients did not ask for of an image that they pulled is coming; nobody has to do anything but wait."""
+    """What clients did not ask for of an image that they pulled is coming; I have to do nothing but wait."""
     coming = [each | {"fetching": each["state"] == "incomplete"} for each in PLATFORMS]
     image = IMAGE | {"platforms": coming, "fetching": True}
     chart = IMAGE | {"platforms": [], "fetching": True}
@@ -168,7 +168,7 @@ def test_show_tells_all_of_one_image(reference: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verifiable", "warning", "told"),
+    ("verifiable", "warning", "shown"),
     [
         ("yes", None, "verifiable offline, with 3 referrers"),
         ("yes", "only what is held", "verifiable offline, with 3 referrers (only what is held)"),
@@ -178,14 +178,14 @@ def test_show_tells_all_of_one_image(reference: str) -> None:
     ],
 )
 def test_show_tells_whether_signatures_can_be_verified_offline(
-    verifiable: str, warning: str | None, told: str | None
+    verifiable: str, warning: str | None, shown: str | None
 ) -> None:
     """Nothing that refers to it, and nothing that is known of it, are two things; an older appliance says neither."""
     found = DETAIL | {"verifiable": verifiable, "warning": warning}
     lines = [
         " ".join(line.split()) for line in ask(Appliance({"GET images/a:1": found}), "show", "a:1").out.splitlines()
     ]
-    assert [line for line in lines if line.startswith("verifiable")] == ([] if told is None else [told])
+    assert [line for line in lines if line.startswith("verifiable")] == ([] if shown is None else [shown])
 
 
 def test_an_image_that_is_not_held_is_an_error_of_one_line() -> None:
@@ -200,8 +200,8 @@ def test_status_tells_how_the_appliance_is() -> None:
     ended = ask(Appliance({"GET status": STATUS}), "status")
     assert ended.code == 0
     held = "2 tags, 3 manifests in 1 repository; 1.50 MB"
-    for told in (URL, "offline", "1 h 1 min ago", held, "1 transfer", "4 ref"):
-        assert told in ended.out
+    for shown in (URL, "offline", "1 h 1 min ago", held, "1 transfer", "4 ref"):
+        assert shown in ended.out
     assert "damaged: a.json" in ended.err
 
 
@@ -214,7 +214,7 @@ def test_status_tells_what_waits_in_the_inbox() -> None:
     assert "inbox: m.v01of02.tar: of 2 volumes these are not here yet: 2\n" in ended.err
 
 
-def test_status_tells_the_weather() -> None:
+def test_status_shows_upstreams_and_outages() -> None:
     """One line a URL, then why one is down, how many pulls are left, and which repositories rest."""
     lines = ask(Appliance({"GET status": STATUS}), "status").out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("UPSTREAM"))
@@ -251,16 +251,16 @@ def test_an_answer_of_another_version_is_said_to_be_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "document", "told"),
+    ("name", "document", "shown"),
     [("wants", {"wants": [{}]}, "1 want"), ("inventory", {"blobs": [{}, {}]}, "2 blobs")],
 )
-def test_the_papers_are_written_as_they_came(tmp_path: Path, name: str, document: Any, told: str) -> None:
+def test_the_papers_are_written_as_they_came(tmp_path: Path, name: str, document: Any, shown: str) -> None:
     """The other side reads exactly what this side said."""
     body = json.dumps(document, indent=3).encode()
     ended = ask(Appliance({f"GET {name}": Answer(body)}), name, "-o", str(tmp_path / "paper"))
     assert ended.code == 0, ended.err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"paper": body}
-    assert told in ended.out
+    assert shown in ended.out
 
 
 def test_a_dash_is_standard_output() -> None:

@@ -27,8 +27,8 @@ def test_a_whole_bundle_is_told_in_full(tmp_path: Path) -> None:
     key = SecretKey.generate()
     ended = run("verify", str(bundles.single(tmp_path / "a.tar", key)), "--trust", str(key.public))
     assert ended.code == 0
-    for told in (key.public.key_id, "from site-a", bundles.NAME, bundles.bundle().content_root, "2 blobs", "weekly"):
-        assert told in ended.out
+    for text in (key.public.key_id, "from site-a", bundles.NAME, bundles.bundle().content_root, "2 blobs", "weekly"):
+        assert text in ended.out
 
 
 def test_json_says_the_same(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_without_a_key_the_signer_is_named_and_not_vouched_for(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("signer", [None, SecretKey.generate()])
-def test_a_bundle_by_nobody_i_trust_is_refused(tmp_path: Path, signer: SecretKey | None) -> None:
-    """Unsigned, or signed by somebody else: exit 1, one line, which names the file."""
+def test_a_bundle_of_no_signer_i_trust_is_refused(tmp_path: Path, signer: SecretKey | None) -> None:
+    """Unsigned, or signed by another: exit 1, one line, which names the file."""
     path = bundles.single(tmp_path / "a.tar", signer)
     ended = run("verify", str(path), "--trust", str(SecretKey.generate().public))
     assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
@@ -97,7 +97,7 @@ def test_a_file_that_was_cut_is_found(tmp_path: Path) -> None:
     assert run("verify", str(path)).code == 1
 
 
-def test_a_blob_that_nobody_listed_is_found(tmp_path: Path) -> None:
+def test_a_blob_that_is_not_listed_is_found(tmp_path: Path) -> None:
     """Nothing can be smuggled in beside the signed list."""
     extra = bundles.blob(b"extra")
     entries = [*bundles.head(bundles.bundle()), *map(bundles.blob, bundles.BLOBS), extra]
@@ -139,7 +139,7 @@ def test_one_disc_of_two_is_right_and_not_all(tmp_path: Path) -> None:
 
 
 def test_a_flipped_byte_in_a_part_is_found_on_its_disc(tmp_path: Path) -> None:
-    """One disc tells for itself that it is damaged."""
+    """One disc alone shows that it is damaged."""
     _, second = bundles.in_volumes(tmp_path)
     flip(second, bundles.LAYER[1000:])
     ended = run("verify", str(second))
@@ -169,7 +169,7 @@ def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_a_foreign_key_is_wrong_usage(tmp_path: Path) -> None:
-    """A file that is no key is told from a bundle that is not trusted."""
+    """A file that is no key is told apart from a bundle that is not trusted."""
     assert run("verify", str(bundles.single(tmp_path / "a.tar")), "--trust", "nonsense").code == 2
 
 
