@@ -106,101 +106,105 @@ async def closure(
     return await walk.run(ImageBlob(root, size, _kind_of_manifest(media_type), media_type))
 
 
+@dataclass
 class _Walk:
-    """One walk through the documents, breadth first: parents come before children, and no depth is too deep."""
+    """
+    One walk through the documents, breadth first: parents come before children, and no depth is too deep.
 
-    def __init__(
-        self,
-        manifests: ManifestReader,
-        size_of: SizeOf,
-        platforms: frozenset[str],
-        counted: Callable[[int], None],
-        also: frozenset[str],
-        config: Read,
-    ) -> None:
-        self._manifests = manifests
-        self._size_of = size_of
-        self._counted = counted
-        self._also = also
-        self._config = config
-        self._wanted = platforms
-        self._documents: dict[Digest, Manifest | None] = {}
-        self._queue: list[ImageBlob] = []
-        self._held: dict[Digest, ImageBlob] = {}
-        self._missing: dict[Digest, ImageBlob] = {}
-        self._absent: list[Absent] = []
-        self._platforms: dict[Digest, str] = {}
+    The first six are the arguments of L{closure}.
+
+    @ivar documents: those that were read, C{None} for what is no manifest.
+    @ivar named: the platform of each child taken, as its index names it.
+    """
+
+    reader: ManifestReader
+    size_of: SizeOf
+    wanted: frozenset[str]
+    counted: Callable[[int], None]
+    also: frozenset[str]
+    config: Read
+    documents: dict[Digest, Manifest | None] = field(default_factory=dict)
+    queue: list[ImageBlob] = field(default_factory=list)
+    held: dict[Digest, ImageBlob] = field(default_factory=dict)
+    missing: dict[Digest, ImageBlob] = field(default_factory=dict)
+    absent: list[Absent] = field(default_factory=list)
+    named: dict[Digest, str] = field(default_factory=dict)
 
     async def run(self, root: ImageBlob) -> Closure:
-        self._queue = [root]
-        for piece in self._queue:
-            if piece.digest not in self._held and piece.digest not in self._missing:
-                await self._visit(piece)
-        held = sorted(self._held.values(), key=lambda piece: KINDS.index(piece.kind))
-        manifests = {digest: manifest for digest in self._held if (manifest := self._documents.get(digest)) is not None}
+        self.queue = [root]
+        for blob in self.queue:
+            if blob.digest not in self.held and blob.digest not in self.missing:
+                await self._visit(blob)
+        held = sorted(self.held.values(), key=lambda blob: KINDS.index(blob.kind))
+        manifests = {digest: manifest for digest in self.held if (manifest := self.documents.get(digest)) is not None}
+        platforms = [platform for digest, platform in self.named.items() if digest in manifests]
+        plain = manifests.get(root.digest)
+        if plain is not None and not plain.is_index and is_image(plain):
+            # That of an image without an index stands in its configuration.
+            data = await self.config(plain.blobs[0].parsed())
+            config = None if data is None else imageconfig.parse_config(data)
+            platforms = [] if config is None or config.platform is None else [config.platform]
         return Closure(
             root=root.digest,
             held=tuple(held),
-            missing=tuple(self._missing.values()),
-            absent=tuple(self._absent),
-            platforms=tuple(dict.fromkeys(await self._present(root.digest, manifests))),
+            missing=tuple(self.missing.values()),
+            absent=tuple(self.absent),
+            platforms=tuple(dict.fromkeys(platforms)),
             manifests=manifests,
-            nothing=bool(self._absent) and not self._missing and all(piece.kind == INDEX for piece in held),
+            nothing=bool(self.absent) and not self.missing and all(blob.kind == INDEX for blob in held),
         )
 
-    async def _visit(self, piece: ImageBlob) -> None:
-        manifest = await self._document(piece.digest, piece.media_type)
-        if manifest is None or self._size_of(piece.digest) != piece.size:
-            self._missing[piece.digest] = piece
+    async def _visit(self, blob: ImageBlob) -> None:
+        manifest = await self._document(blob.digest, blob.media_type)
+        if manifest is None or self.size_of(blob.digest) != blob.size:
+            self.missing[blob.digest] = blob
             return
-        self._counted(1 + len(manifest.descriptors))
-        await self._manifests.walked(1 + len(manifest.descriptors))
+        self.counted(1 + len(manifest.descriptors))
+        await self.reader.walked(1 + len(manifest.descriptors))
         kind = INDEX if manifest.is_index else MANIFEST
-        self._held[piece.digest] = ImageBlob(piece.digest, piece.size, kind, manifest.media_type, piece.needed_by)
-        await self._descend(piece.digest, manifest)
-        for position, descriptor in enumerate(manifest.blobs):
-            self._take_blob(piece.digest, descriptor, _kind_of_blob(manifest, position, descriptor))
+        self.held[blob.digest] = ImageBlob(blob.digest, blob.size, kind, manifest.media_type, blob.needed_by)
+        await self._descend(blob.digest, manifest.manifests)
+        for position, named in enumerate(manifest.blobs):
+            digest, size = named.parsed(), self.size_of(named.parsed())
+            if size is None and named.media_type in mediatypes.NONDISTRIBUTABLE:
+                continue
+            kind = LAYER if named.media_type.startswith(_LAYERS) else ARTIFACT
+            if position == 0 and manifest.media_type in mediatypes.IMAGES:
+                kind = CONFIG
+            where = self.held if size == named.size else self.missing
+            where.setdefault(digest, ImageBlob(digest, named.size, kind, named.media_type, blob.digest))
 
-    def _take_blob(self, manifest: Digest, descriptor: Descriptor, kind: str) -> None:
-        digest = descriptor.parsed()
-        size = self._size_of(digest)
-        if size is None and descriptor.media_type in mediatypes.NONDISTRIBUTABLE:
-            return
-        piece = ImageBlob(digest, descriptor.size, kind, descriptor.media_type, manifest)
-        where = self._held if size == descriptor.size else self._missing
-        where.setdefault(digest, piece)
-
-    async def _descend(self, index: Digest, manifest: Manifest) -> None:
-        taken = await self._choose(manifest.manifests)
-        for child in manifest.manifests:
-            digest, platform = child.parsed(), imageconfig.named(child.platform)
-            if child in taken:
-                self._queue.append(
-                    ImageBlob(digest, child.size, _kind_of_manifest(child.media_type), child.media_type, index)
-                )
-                if platform is not None:
-                    self._platforms.setdefault(digest, platform)
-            else:
-                self._absent.append(Absent(index, digest, child.size, child.media_type, platform))
-
-    async def _choose(self, children: Sequence[Descriptor]) -> list[Descriptor]:
-        """The children that are meant to be there."""
-        images = [child for child in children if not _is_attestation(child)]
-        taken = [child for child in images if await self._is_meant(child)]
-        if not taken and not self._wanted:
+    async def _descend(self, index: Digest, children: Sequence[Descriptor]) -> None:
+        """Go on with the children that are meant to be there, and note the others as absent."""
+        attested = {
+            position: (child.annotations or {}).get(_REFERENCE_DIGEST)
+            for position, child in enumerate(children)
+            if _REFERENCE_TYPE in (child.annotations or {})
+        }
+        images = [position for position in range(len(children)) if position not in attested]
+        taken = {position for position in images if await self._is_meant(children[position])}
+        if not taken and not self.wanted:
             # No client pulled any: then it is the image that is missing, not a platform of it.
-            taken = images
-        chosen = {child.digest for child in taken}
-        for child in children:
-            if _is_attestation(child) and await self._is_pulled(child) and _attested(child) in {None, *chosen}:
-                taken.append(child)
-        return taken
+            taken = set(images)
+        chosen = {None, *(children[position].digest for position in taken)}
+        for position, subject in attested.items():
+            if await self._is_pulled(children[position]) and subject in chosen:
+                taken.add(position)
+        for position, child in enumerate(children):
+            digest, platform = child.parsed(), imageconfig.named(child.platform)
+            if position not in taken:
+                self.absent.append(Absent(index, digest, child.size, child.media_type, platform))
+                continue
+            kind = _kind_of_manifest(child.media_type)
+            self.queue.append(ImageBlob(digest, child.size, kind, child.media_type, index))
+            if platform is not None:
+                self.named.setdefault(digest, platform)
 
     async def _is_meant(self, child: Descriptor) -> bool:
         platform = imageconfig.named(child.platform)
-        if self._wanted and platform is not None:
-            return any(imageconfig.covers(wanted, platform) for wanted in self._wanted)
-        if platform is not None and any(imageconfig.covers(wanted, platform) for wanted in self._also):
+        if self.wanted and platform is not None:
+            return any(imageconfig.covers(wanted, platform) for wanted in self.wanted)
+        if platform is not None and any(imageconfig.covers(wanted, platform) for wanted in self.also):
             return True
         return await self._is_pulled(child)
 
@@ -209,24 +213,14 @@ class _Walk:
         manifest = await self._document(child.parsed(), child.media_type)
         if manifest is None:
             return False
-        return not manifest.blobs or self._size_of(manifest.blobs[0].parsed()) is not None
+        return not manifest.blobs or self.size_of(manifest.blobs[0].parsed()) is not None
 
     async def _document(self, digest: Digest, media_type: str) -> Manifest | None:
-        if digest not in self._documents:
-            if self._size_of(digest) is None:
+        if digest not in self.documents:
+            if self.size_of(digest) is None:
                 return None
-            self._documents[digest] = await self._manifests.manifest(digest, media_type)
-        return self._documents[digest]
-
-    async def _present(self, root: Digest, manifests: dict[Digest, Manifest]) -> list[str]:
-        """Platforms as the indexes name them; that of a plain image stands in its configuration."""
-        named = [platform for digest, platform in self._platforms.items() if digest in manifests]
-        plain = manifests.get(root)
-        if plain is None or plain.is_index or not is_image(plain):
-            return named
-        data = await self._config(plain.blobs[0].parsed())
-        config = None if data is None else imageconfig.parse_config(data)
-        return [] if config is None or config.platform is None else [config.platform]
+            self.documents[digest] = await self.reader.manifest(digest, media_type)
+        return self.documents[digest]
 
 
 def is_image(manifest: Manifest) -> bool:
@@ -241,17 +235,3 @@ def is_image(manifest: Manifest) -> bool:
 
 def _kind_of_manifest(media_type: str) -> str:
     return INDEX if media_type in mediatypes.INDEXES else MANIFEST
-
-
-def _kind_of_blob(manifest: Manifest, position: int, descriptor: Descriptor) -> str:
-    if position == 0 and manifest.media_type in mediatypes.IMAGES:
-        return CONFIG
-    return LAYER if descriptor.media_type.startswith(_LAYERS) else ARTIFACT
-
-
-def _is_attestation(child: Descriptor) -> bool:
-    return _REFERENCE_TYPE in (child.annotations or {})
-
-
-def _attested(child: Descriptor) -> str | None:
-    return (child.annotations or {}).get(_REFERENCE_DIGEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from time import process_time
 from typing import Any
 
 import pytest
@@ -151,7 +152,7 @@ def test_only_the_platforms_asked_for_are_taken() -> None:
 
 
 def test_a_platform_asked_for_that_was_never_pulled_is_missing() -> None:
-    """I ask for arm64 and nobody pulled it: that is said, and not passed over."""
+    """I ask for arm64 and no client pulled it: that is said, and not passed over."""
     multi = images.multi_arch()
     arm64 = multi.children[1]
     found = follow(multi, without(blobs(multi), arm64.manifest, *arm64.blobs), ["linux/arm64"])
@@ -245,6 +246,16 @@ def test_the_payload_of_an_artifact_is_told_from_a_layer() -> None:
     """A signature travels before the bulk of the layers."""
     note = images.artifact(images.image("signed"))
     assert [piece.kind for piece in follow(note, blobs(note)).held] == ["manifest", "config", "artifact"]
+
+
+def test_an_index_of_very_many_children_takes_no_longer_for_each() -> None:
+    """As many as fit into a manifest: nothing compares each with all others."""
+    document = json.loads(images.multi_arch().manifest.data)
+    document["manifests"] = [Blob(OCI.manifest, str(number).encode()).descriptor() for number in range(20_000)]
+    large = Content(Blob(OCI.index, images.encode(document)), ())
+    began = process_time()
+    assert len(follow(large, {large.digest: large.manifest.data}).missing) == 20_000
+    assert process_time() - began < 4
 
 
 def test_clients_are_served_while_many_descriptors_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

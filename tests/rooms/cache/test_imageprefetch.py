@@ -174,7 +174,7 @@ def test_a_platform_that_a_client_had_through_another_repository_is_there_as_wel
     desk.turn(GRACE)
     assert desk.prefetch.images == 0
     if not whole:
-        # Nobody knows that it is this platform that somebody pulled.
+        # It is not known that it is this platform that was pulled.
         assert desk.asked() == []
         return
     assert [call.verb for call in desk.upstream.calls] == ["head", *["blob_size"] * 6]
@@ -246,7 +246,7 @@ def test_it_goes_behind_what_clients_wait_for() -> None:
 
 
 def test_it_does_not_give_way_for_ever() -> None:
-    """Where somebody always waits for something; and a repository that is asked for all the time is not quiet ever."""
+    """Where a client always waits for something; and where a repository is requested all the time."""
     desk = stocked()
     desk.pull("five")
     for _ in range(int(BUSY / GRACE) + 2):

@@ -1,4 +1,4 @@
-"""What refers to an image comes along with it, while nobody waits."""
+"""What refers to an image comes along with it, while no client waits."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_signature_that_was_pulled_is_whole_whatever_is_prefetched() -> None:
     desk.offer(image(b"signature", large), b"signature", f"sha256-{SUBJECT.encoded}.sig")
     desk.upstream.add_blob(APP, large)
     desk.pull()
-    assert desk.holds(CONFIG) == [False], "of an ordinary image nothing is fetched that nobody pulled"
+    assert desk.holds(CONFIG) == [False], "of an ordinary image nothing is fetched that no client pulled"
     desk.pull(f"sha256-{SUBJECT.encoded}.sig")
     assert desk.holds(CONFIG, b"signature", large) == [True, True, False]
     assert desk.asked("referrers") == []
@@ -325,7 +325,7 @@ def test_what_is_too_much_is_left_out_and_said_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_one_that_fails_holds_up_no_other() -> None:
-    """A manifest that is not there, a blob that is damaged: one line says so, and tags that nobody made are none."""
+    """A manifest that is not there, a blob that is damaged: one line says so, and tags that do not exist are none."""
     desk = desk_of()
     lost, damaged, good = desk.refer(IMAGE, b"lost", b"damaged", b"good")
     del desk.upstream.shelves[APP].manifests[Digest.of(lost)]

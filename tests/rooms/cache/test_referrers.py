@@ -253,7 +253,7 @@ def test_a_hundred_who_ask_for_a_cold_list_are_one_question(leaves: bool) -> Non
 
 
 def test_who_has_something_waits_so_long_and_the_question_goes_on() -> None:
-    """Others need not wait as well; the answer that comes later serves whoever asks then."""
+    """Others need not wait as well; the answer that comes later serves those who ask then."""
     upstream, desk = stocked(OLD)
     result(desk.ask())
     desk.clock.advance(601.0)

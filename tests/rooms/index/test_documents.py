@@ -93,7 +93,7 @@ def test_a_layouts_marker_is_whole_after_a_power_cut(tmp_path: Path, monkeypatch
 
 
 def test_an_error_of_the_disk_is_no_damage(tmp_path: Path, logged_errors: list[dict[str, Any]]) -> None:
-    """It is told once, and until it is over; the document stays where it is."""
+    """It is reported once, and until it is over; the document stays where it is."""
     documents = opened(tmp_path)
     path = tmp_path / "repositories" / Path(*KEY)
     path.mkdir(parents=True)

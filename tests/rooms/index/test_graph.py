@@ -26,7 +26,7 @@ REFERS = {"mediaType": OCI_MANIFEST, "digest": str(SUBJECT), "size": 7}
 
 
 class CountingStore(MemoryBlobStore):
-    """Counts reads, and lets them wait when told to."""
+    """Counts reads, and lets them wait while there are gates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class CountingStore(MemoryBlobStore):
         self.gates: list[Deferred[None]] | None = None
 
     def lose(self, digest: Digest) -> None:
-        """As if somebody had removed the file."""
+        """As if the file had been removed by hand."""
         del self._blobs[digest]
 
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
@@ -65,7 +65,7 @@ class Shelf:
         self.graph = ManifestGraph(self.store, InlineThreads())
 
     def hold(self, data: bytes, *tags: str, media_type: str = OCI_MANIFEST, there: bool = True) -> Digest:
-        """As an import does it: nobody tells the graph."""
+        """As an import does it, without adding it to the graph."""
         digest = Digest.of(data)
         if there:
             result(self.store.put(digest, data))
@@ -110,7 +110,7 @@ def test_held_manifests_are_listed_by_what_they_refer_to() -> None:
 
 
 def test_what_comes_later_is_listed_at_once() -> None:
-    """Fetched, which the graph is told of, or imported, which it finds; what is known is not read again."""
+    """Fetched, and added to the graph, or imported, which it finds; what is known is not read again."""
     shelf = Shelf()
     first = shelf.hold(signature("first"))
     assert shelf.listed() == [first]

@@ -187,7 +187,7 @@ def test_what_is_not_written_yet_stays_in_memory_and_is_the_same_object(logged_e
         return ref(repository)
 
     clean = ref(result(repositories.get(UP, "team/0")))
-    assert not is_in_memory(clean), "nobody uses it"
+    assert not is_in_memory(clean), "it is not used"
     touched = changed("one")
     assert is_in_memory(touched)
     flushing = repositories.flush()

@@ -136,7 +136,7 @@ class TestDamaged(SynchronousTestCase):
 
 
 def test_a_list_that_somebody_else_replaced_meanwhile_is_replaced_all_the_same() -> None:
-    """Each writer has the whole word of the upstream: the last one stays, and nobody is refused."""
+    """Each writer has all that the upstream said: the last one stays, and none is refused."""
     documents = MemoryDocuments()
     mine, theirs = ReferrerLists(documents), ReferrerLists(documents)
     assert get(mine) is None and get(theirs) is None
@@ -207,7 +207,7 @@ def test_what_is_not_worth_a_document_is_known_until_the_restart() -> None:
 
 
 def test_all_who_ask_share_one_load(logged_errors: list[dict[str, Any]]) -> None:
-    """Three clients on a damaged list set it aside once, and the log says so; one that leaves takes nobody along."""
+    """Three clients on a damaged list set it aside once, and the log says so; one that leaves stops no other."""
     documents = GatedDocuments()
     result(documents.write(KEY, b"{torn", 0))
     lists = ReferrerLists(documents)

@@ -86,7 +86,7 @@ class TestSaving(RepositoriesCase):
         return repositories.save(repository)
 
     def test_all_who_come_during_a_write_share_the_next(self) -> None:
-        """Each is told once, and only when its own change is on the disk."""
+        """Each has its answer once, and only when its own change is on the disk."""
         documents, repositories, repository = self.slowly()
         first = self.save(repositories, repository, "first")
         later = [self.save(repositories, repository, f"later-{number}") for number in range(20)]
@@ -138,7 +138,7 @@ class TestSaving(RepositoriesCase):
         self.assertEqual(set(documents.writes[0][1].tags), {"first"})
 
     def test_a_save_from_within_a_callback_is_written_too(self) -> None:
-        """Whoever is told may change something again at once."""
+        """A caller that has its answer may change something again at once."""
         documents, repositories, repository = self.slowly()
         again: list[Deferred[None]] = []
         first = self.save(repositories, repository, "first")
@@ -150,7 +150,7 @@ class TestSaving(RepositoriesCase):
         self.assertEqual(set(documents.writes[1][1].tags), {"first", "again"})
 
     def test_a_failed_write_is_told_to_those_in_it_and_the_next_one_works(self) -> None:
-        """A full disk is not for ever, and nobody is told that something was kept when it was not."""
+        """A full disk is not for ever, and no caller is answered that something was kept when it was not."""
         documents, repositories, repository = self.slowly()
         first = self.save(repositories, repository, "first")
         later = self.save(repositories, repository, "later")
@@ -162,7 +162,7 @@ class TestSaving(RepositoriesCase):
         self.assertEqual(set(documents.writes[1][1].tags), {"first", "later"})
 
     def test_what_a_failed_write_held_is_written_by_the_next_flush(self) -> None:
-        """Also when nobody changes that repository again."""
+        """Also when that repository does not change again."""
         documents, repositories, repository = self.slowly()
         first = self.save(repositories, repository, "first")
         documents.writes[0][0].errback(OSError(28, "no room"))
@@ -210,7 +210,7 @@ class TestSaving(RepositoriesCase):
         self.assertEqual(len(documents.writes), 2)
 
     def test_a_failed_flush_is_logged_and_tried_again(self) -> None:
-        """The flush itself does not fail: it runs by the clock, with nobody to tell."""
+        """The flush itself does not fail: it runs by the clock, and no caller waits for it."""
         documents, repositories, repository = self.slowly()
         repositories.touch(repository)
         flushing = repositories.flush()
