@@ -25,7 +25,7 @@ from appliance.cache.flights import Flights
 from appliance.cache.pullthrough import PullThrough
 from appliance.errors import BundleError, DigestInvalid, PullcacheError
 from appliance.oci.digest import Digest
-from appliance.oci.reference import DEFAULT_TAG, Reference, parse_identifier, parse_repository
+from appliance.oci.reference import DEFAULT_TAG, Reference, full_name, parse_identifier, parse_repository
 
 ROUNDS = 6
 """An index leads to manifests and these to blobs; each round goes one step down. Nested indexes are rare."""
@@ -280,6 +280,6 @@ class Completion:
                 what=str(what),
                 error=error,
             )
-            reason = f"{upstream}/{repository}{'@' if isinstance(what, Digest) else ':'}{what}: {error}"
+            reason = f"{full_name(upstream, repository, what)}: {error}"
         ended(what)
         return reason

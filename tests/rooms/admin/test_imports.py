@@ -422,7 +422,7 @@ def test_what_lacks_another_bundle_is_imported_when_that_was(tmp_path: Path) -> 
 
 
 def test_a_path_tells_nothing_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missing, forbidden and no file are one answer, so that asking shows nothing of the disk; the log has the reason."""
+    """Missing, forbidden and no file are one answer, so that asking shows no disk; the log has the reason."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "secret").write_bytes(b"x")
