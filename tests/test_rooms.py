@@ -96,7 +96,7 @@ ONLY_AT: dict[str, frozenset[str]] = {
 }
 
 #: Names of public classes that still mean more than one thing. None is added here.
-STILL_AMBIGUOUS = frozenset({"Page", "Referrer"})
+STILL_AMBIGUOUS = frozenset({"Page"})
 
 Import = tuple[Path, int, str]
 

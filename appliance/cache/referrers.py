@@ -55,7 +55,7 @@ from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerList, ReferrerLists
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
-from appliance.oci.referrer import Referrer, distinct, parse_descriptor, within_limits
+from appliance.oci.referrer import ReferrerDescriptor, distinct, parse_descriptor, within_limits
 
 # Digests named by lists that are remembered, to tell them from digests that a client made up.
 _LISTED = 20_000
@@ -71,7 +71,7 @@ class ReferrersAnswer:
     @ivar warning: what a client should know about them, or C{None}.
     """
 
-    referrers: list[Referrer]
+    referrers: list[ReferrerDescriptor]
     status: CacheStatus
     warning: str | None = None
 
@@ -132,7 +132,7 @@ class ReferrerCache:
 
     async def _at_hand(
         self, upstream: str, name: str, subject: Digest
-    ) -> tuple[Sequence[Referrer], ReferrerList | None]:
+    ) -> tuple[Sequence[ReferrerDescriptor], ReferrerList | None]:
         """What is held, and what its upstream listed last."""
         held = await self._graph.referrers(await self._repositories.get(upstream, name), subject)
         return held, await self._lists.get(upstream, name, subject)
@@ -147,7 +147,7 @@ class ReferrerCache:
             said = await remote.registry.referrers(remote.name, subject)
         except UpstreamMissing as error:
             raise UpstreamInvalid(remote.upstream, f"no list of what refers to {subject}: {error.detail}") from error
-        found: list[Referrer] = []
+        found: list[ReferrerDescriptor] = []
         for raw in said.descriptors:
             with suppress(ManifestInvalid):
                 found.append(parse_descriptor(raw))
@@ -170,14 +170,14 @@ class ReferrerCache:
         return self._received.seconds((remote.upstream, remote.name, subject), known.received_at)
 
 
-def _without_upstream(known: ReferrerList | None, held: Sequence[Referrer]) -> ReferrersAnswer | None:
+def _without_upstream(known: ReferrerList | None, held: Sequence[ReferrerDescriptor]) -> ReferrersAnswer | None:
     if known is None and not held:
         return None
     return _answer(known, held, HIT, NEVER_RECEIVED if known is None else None)
 
 
 def _answer(
-    known: ReferrerList | None, held: Sequence[Referrer], status: CacheStatus, warning: str | None = None
+    known: ReferrerList | None, held: Sequence[ReferrerDescriptor], status: CacheStatus, warning: str | None = None
 ) -> ReferrersAnswer:
     """All together, as many as are kept for one subject."""
     upstreams = () if known is None else known.referrers

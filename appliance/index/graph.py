@@ -29,7 +29,7 @@ from appliance.oci.manifest import Manifest
 from appliance.oci.referrer import (
     MAX_REFERRERS,
     MAX_REFERRERS_BYTES,
-    Referrer,
+    ReferrerDescriptor,
     cosign_tags,
     distinct,
     fallback_tag,
@@ -100,7 +100,7 @@ class Relations:
         self.children: dict[Digest, tuple[Digest, ...]] = {}
         self.parents: dict[Digest, set[Digest]] = {}
         self.subjects: dict[Digest, Digest] = {}
-        self.referring: dict[Digest, dict[Digest, Referrer | None]] = {}
+        self.referring: dict[Digest, dict[Digest, ReferrerDescriptor | None]] = {}
         self.sizes: dict[Digest, int] = {}
         self.disputed: set[Digest] = set()
         self.linked: set[Digest] = set()
@@ -277,7 +277,7 @@ class ManifestGraph:
             return None
         return Named(None if digest in relations.disputed else relations.sizes[digest], digest in relations.linked)
 
-    async def referrers(self, repository: Repository, subject: Digest) -> list[Referrer]:
+    async def referrers(self, repository: Repository, subject: Digest) -> list[ReferrerDescriptor]:
         """
         What refers to C{subject} by what the repository holds, each digest once: what the fallback tag lists as it is
         written there, then the manifests with that C{subject}, sorted. The subject itself need not be held.
@@ -338,7 +338,7 @@ class ManifestGraph:
         unseen = [each for each, record in known if relations.seen.get(each) not in (True, not record.confirm)]
         return [each for each in unseen if self._store.size(each) is not None]
 
-    async def _listed(self, repository: Repository, subject: Digest) -> list[Referrer]:
+    async def _listed(self, repository: Repository, subject: Digest) -> list[ReferrerDescriptor]:
         """What the fallback tag held here lists; what is no image index lists nothing (distribution-spec)."""
         record = repository.tags.get(fallback_tag(subject))
         data = None if record is None else await self.manifests.document(record.digest)

@@ -31,7 +31,7 @@ from appliance.flow.singleflight import SingleFlight
 from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
-from appliance.oci.referrer import Referrer, index_of, parse_referrers
+from appliance.oci.referrer import ReferrerDescriptor, index_of, parse_referrers
 from appliance.oci.timestamps import timestamp
 
 TAGS = "_tags.json"
@@ -76,7 +76,7 @@ class ReferrerList:
     @ivar cut: whether it has more of them.
     """
 
-    referrers: tuple[Referrer, ...]
+    referrers: tuple[ReferrerDescriptor, ...]
     received_at: float
     cut: bool = False
 

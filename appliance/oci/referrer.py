@@ -35,7 +35,7 @@ _SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
-class Referrer:
+class ReferrerDescriptor:
     """
     One descriptor of a list of referrers.
 
@@ -76,7 +76,7 @@ class _Index(msgspec.Struct, rename="camel", omit_defaults=True):
     annotations: dict[str, str] | None = None
 
 
-def parse_referrers(data: bytes) -> list[Referrer]:
+def parse_referrers(data: bytes) -> list[ReferrerDescriptor]:
     """
     The descriptors of an image index, each digest once; those that are none, or whose digest cannot be verified, are
     left out.
@@ -93,7 +93,7 @@ def parse_referrers(data: bytes) -> list[Referrer]:
     return distinct(filter(None, map(_parsed, (found.manifests or ())[:_MAX_ENTRIES])))
 
 
-def parse_descriptor(raw: bytes) -> Referrer:
+def parse_descriptor(raw: bytes) -> ReferrerDescriptor:
     """One descriptor. Raises L{ManifestInvalid} when it is none, or its digest cannot be verified."""
     found = _parsed(raw)
     if found is None:
@@ -101,7 +101,7 @@ def parse_descriptor(raw: bytes) -> Referrer:
     return found
 
 
-def referrer_of(digest: Digest, size: int, manifest: Manifest) -> Referrer:
+def referrer_of(digest: Digest, size: int, manifest: Manifest) -> ReferrerDescriptor:
     """
     The descriptor of a held manifest that has a C{subject}, as a registry would make it (distribution-spec, "Pushing
     Manifests with Subject"): an image's artifact type is its configuration's media type when it names none.
@@ -110,26 +110,26 @@ def referrer_of(digest: Digest, size: int, manifest: Manifest) -> Referrer:
     if kind is None and not manifest.is_index and manifest.blobs:
         kind = manifest.blobs[0].media_type or None
     made = _Made(manifest.media_type, str(digest), size, kind, manifest.annotations or None)
-    return Referrer(digest, manifest.media_type, kind, msgspec.json.encode(made))
+    return ReferrerDescriptor(digest, manifest.media_type, kind, msgspec.json.encode(made))
 
 
-def index_of(referrers: Iterable[Referrer], annotations: dict[str, str] | None = None) -> bytes:
+def index_of(referrers: Iterable[ReferrerDescriptor], annotations: dict[str, str] | None = None) -> bytes:
     """The image index of these descriptors, each as it was received."""
     manifests = [msgspec.Raw(each.raw) for each in referrers]
     return msgspec.json.encode(_Index(_SCHEMA_VERSION, OCI_INDEX, manifests, annotations))
 
 
-def distinct(referrers: Iterable[Referrer]) -> list[Referrer]:
+def distinct(referrers: Iterable[ReferrerDescriptor]) -> list[ReferrerDescriptor]:
     """Each digest once, the first of it."""
-    found: dict[Digest, Referrer] = {}
+    found: dict[Digest, ReferrerDescriptor] = {}
     for each in referrers:
         found.setdefault(each.digest, each)
     return list(found.values())
 
 
-def within_limits(referrers: Iterable[Referrer]) -> tuple[list[Referrer], bool]:
+def within_limits(referrers: Iterable[ReferrerDescriptor]) -> tuple[list[ReferrerDescriptor], bool]:
     """As many of them as are kept for one subject, and whether there were more."""
-    kept: list[Referrer] = []
+    kept: list[ReferrerDescriptor] = []
     room = MAX_REFERRERS_BYTES
     for each in referrers:
         room -= len(each.raw)
@@ -159,9 +159,9 @@ def subject_of(tag: str | None) -> Digest | None:
         return None
 
 
-def _parsed(raw: bytes | msgspec.Raw) -> Referrer | None:
+def _parsed(raw: bytes | msgspec.Raw) -> ReferrerDescriptor | None:
     try:
         found = msgspec.json.decode(raw, type=_Descriptor)
-        return Referrer(Digest.parse(found.digest), found.media_type, found.artifact_type, bytes(raw))
+        return ReferrerDescriptor(Digest.parse(found.digest), found.media_type, found.artifact_type, bytes(raw))
     except (msgspec.MsgspecError, DigestInvalid, ValueError, RecursionError):
         return None

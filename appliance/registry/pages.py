@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from appliance.errors import QueryInvalid
 from appliance.oci.digest import Digest
-from appliance.oci.referrer import Referrer, index_of
+from appliance.oci.referrer import ReferrerDescriptor, index_of
 
 Query = Mapping[bytes, Sequence[bytes]]
 """The values of each parameter of a URL's query, as they were sent."""
@@ -99,7 +99,7 @@ class ReferrersPage:
     @ivar last: what the next page comes after, C{None} on the last one.
     """
 
-    referrers: list[Referrer]
+    referrers: list[ReferrerDescriptor]
     query: ReferrersQuery
     last: Digest | None
 
@@ -137,7 +137,7 @@ def referrers_query(query: Query) -> ReferrersQuery:
     return ReferrersQuery(tuple(kinds), limit, None if last is None else Digest.parse(last))
 
 
-def referrers_page(referrers: Sequence[Referrer], query: ReferrersQuery) -> ReferrersPage:
+def referrers_page(referrers: Sequence[ReferrerDescriptor], query: ReferrersQuery) -> ReferrersPage:
     """The page of a list that C{query} means, each digest once."""
     kinds = query.artifact_types
     chosen = [each for each in referrers if not kinds or each.artifact_type in kinds]
@@ -149,7 +149,7 @@ def referrers_page(referrers: Sequence[Referrer], query: ReferrersQuery) -> Refe
     return ReferrersPage(shown, query, shown[-1].digest if len(shown) < len(ordered) else None)
 
 
-def _fitting(referrers: Sequence[Referrer], limit: int | None) -> int:
+def _fitting(referrers: Sequence[ReferrerDescriptor], limit: int | None) -> int:
     """How many of them, from the first, a page has room for; one at least, so that the pages come to an end."""
     room = _ROOM
     for count, each in enumerate(referrers):

@@ -35,7 +35,7 @@ from appliance.oci.manifest import parse_manifest
 from appliance.oci.referrer import (
     MAX_REFERRERS,
     MAX_REFERRERS_BYTES,
-    Referrer,
+    ReferrerDescriptor,
     fallback_tag,
     parse_referrers,
     within_limits,
@@ -93,10 +93,10 @@ class ReferrersFound:
     """The descriptors found so far, each digest once, in the order found."""
 
     def __init__(self) -> None:
-        self._found: dict[Digest, Referrer] = {}
+        self._found: dict[Digest, ReferrerDescriptor] = {}
         self._octets = 0
 
-    def add(self, referrers: Iterable[Referrer]) -> None:
+    def add(self, referrers: Iterable[ReferrerDescriptor]) -> None:
         """Those of C{referrers} that were not found before."""
         for each in referrers:
             if each.digest not in self._found:
@@ -140,7 +140,7 @@ class _ReferrersPage:
     @ivar following: the next one, C{None} after the last.
     """
 
-    referrers: list[Referrer]
+    referrers: list[ReferrerDescriptor]
     following: Url | None
 
 
@@ -240,7 +240,7 @@ class ReferrersClient:
 
     # -- the tag ------------------------------------------------------------------------------------------------------
 
-    async def _by_tag(self, registry: Registry, repository: str, subject: Digest) -> list[Referrer]:
+    async def _by_tag(self, registry: Registry, repository: str, subject: Digest) -> list[ReferrerDescriptor]:
         """What the fallback tag lists, which is nothing where neither the tag nor its repository is there."""
         tag = fallback_tag(subject)
         try:

@@ -19,7 +19,7 @@ from appliance.index import lists as module
 from appliance.index.lists import ReferrerList, ReferrerLists
 from appliance.index.memory import MemoryDocuments
 from appliance.oci.digest import Digest
-from appliance.oci.referrer import Referrer, parse_descriptor, parse_referrers
+from appliance.oci.referrer import ReferrerDescriptor, parse_descriptor, parse_referrers
 from tests.doubles.deferreds import begin, failing, result
 
 WHERE = ("docker.io", "library/nginx")
@@ -28,7 +28,7 @@ KEY = ("docker.io", "library", "nginx", "_referrers", f"sha256-{SUBJECT.encoded}
 NOW = 1_700_000_000.0
 
 
-def referrer(what: str, **more: Any) -> Referrer:
+def referrer(what: str, **more: Any) -> ReferrerDescriptor:
     document = {"mediaType": "application/x", "digest": str(Digest.of(what.encode())), "size": 3, **more}
     return parse_descriptor(json.dumps(document, indent=1).encode())
 

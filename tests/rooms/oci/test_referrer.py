@@ -15,7 +15,7 @@ from appliance.oci.reference import is_tag
 from appliance.oci.referrer import (
     MAX_REFERRERS,
     MAX_REFERRERS_BYTES,
-    Referrer,
+    ReferrerDescriptor,
     cosign_tags,
     distinct,
     fallback_tag,
@@ -129,17 +129,17 @@ def test_a_held_manifest_is_described_as_its_registry_would() -> None:
 
 def test_the_first_of_two_descriptors_of_one_digest_is_kept() -> None:
     """What the upstream says of a referrer goes before what is made here."""
-    first, second = (Referrer(SBOM, MANIFEST, kind, kind.encode()) for kind in ("a", "b"))
-    other = Referrer(SIGNATURE, MANIFEST, None, b"{}")
+    first, second = (ReferrerDescriptor(SBOM, MANIFEST, kind, kind.encode()) for kind in ("a", "b"))
+    other = ReferrerDescriptor(SIGNATURE, MANIFEST, None, b"{}")
     assert distinct([first, other, second]) == [first, other]
 
 
 def test_too_many_are_cut_and_it_is_said() -> None:
     """By number and by bytes."""
-    one = Referrer(SBOM, MANIFEST, None, b"{}")
+    one = ReferrerDescriptor(SBOM, MANIFEST, None, b"{}")
     assert within_limits([one] * MAX_REFERRERS) == ([one] * MAX_REFERRERS, False)
     assert within_limits([one] * (MAX_REFERRERS + 1)) == ([one] * MAX_REFERRERS, True)
-    large = Referrer(SBOM, MANIFEST, None, b"x" * (MAX_REFERRERS_BYTES // 2))
+    large = ReferrerDescriptor(SBOM, MANIFEST, None, b"x" * (MAX_REFERRERS_BYTES // 2))
     assert within_limits([large] * 3) == ([large] * 2, True)
 
 

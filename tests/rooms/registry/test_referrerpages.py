@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from appliance.errors import DigestInvalid, QueryInvalid
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
-from appliance.oci.referrer import Referrer
+from appliance.oci.referrer import ReferrerDescriptor
 from appliance.registry.pages import (
     PAGE_BYTES,
     ReferrersPage,
@@ -29,13 +29,13 @@ HERE = f"https://host.test:5000/prefix/v2/team/app/referrers/{SUBJECT}?n=2"
 CONTAINERD = 4 * 1048 * 1048
 
 
-def referrer(seed: object, artifact_type: str | None = "text/a", size: int = 0) -> Referrer:
+def referrer(seed: object, artifact_type: str | None = "text/a", size: int = 0) -> ReferrerDescriptor:
     """A descriptor of about C{size} bytes or more, as no encoder of ours would write it."""
     digest = Digest.of(str(seed).encode())
     kind = "" if artifact_type is None else f', "artifactType" :"{artifact_type}"'
     padding = "\u00e9" * (size // 2)
     raw = f'{{ "size": 1.0e1, "digest":"{digest}"{kind}, "x":"{padding}" }}'
-    return Referrer(digest, OCI_MANIFEST, artifact_type, raw.encode())
+    return ReferrerDescriptor(digest, OCI_MANIFEST, artifact_type, raw.encode())
 
 
 def query(link: str) -> dict[bytes, list[bytes]]:
@@ -53,7 +53,7 @@ def next_query(shown: ReferrersPage, namespace: str | None = None) -> dict[bytes
 
 
 def walk(
-    lists: Sequence[Sequence[Referrer]], first: dict[bytes, list[bytes]], namespace: str | None = None
+    lists: Sequence[Sequence[ReferrerDescriptor]], first: dict[bytes, list[bytes]], namespace: str | None = None
 ) -> Iterator[tuple[ReferrersPage, dict[bytes, list[bytes]]]]:
     """
     Each page and the query it answers, by following the links; fails when they do not come to an end.
@@ -98,7 +98,7 @@ def test_following_the_links_gives_each_once(
 
 @given(LISTS, LISTS, LISTS, st.integers(1, 5))
 def test_what_is_added_or_removed_meanwhile_hides_nothing_else(
-    staying: list[Referrer], going: list[Referrer], coming: list[Referrer], limit: int
+    staying: list[ReferrerDescriptor], going: list[ReferrerDescriptor], coming: list[ReferrerDescriptor], limit: int
 ) -> None:
     """A signature that is there all the time is listed once, even if the one the page ended with is gone."""
     stays = {each.digest for each in staying}
@@ -111,7 +111,7 @@ def test_what_is_added_or_removed_meanwhile_hides_nothing_else(
 
 
 @given(LISTS)
-def test_a_list_that_fits_keeps_its_order(referrers: list[Referrer]) -> None:
+def test_a_list_that_fits_keeps_its_order(referrers: list[ReferrerDescriptor]) -> None:
     """Clients that take the first or the last get the upstream's; with room to spare the same."""
     for asked in (ReferrersQuery(), ReferrersQuery(limit=len(referrers) or 1), ReferrersQuery(limit=10**18 - 1)):
         shown = referrers_page(referrers, asked)
@@ -150,7 +150,7 @@ def test_a_page_is_filled_to_the_byte() -> None:
     room = PAGE_BYTES - len(referrers_page([small], ReferrersQuery()).body) - 1
     for more, pages in ((0, 1), (1, 2)):
         raw = b'{"x":"%b"}' % (b"x" * (room + more - 8))
-        shown = referrers_page([small, Referrer(Digest.of(b"large"), "", None, raw)], ReferrersQuery())
+        shown = referrers_page([small, ReferrerDescriptor(Digest.of(b"large"), "", None, raw)], ReferrersQuery())
         assert (1 if shown.last is None else 2) == pages
         assert len(shown.body) == PAGE_BYTES or pages == 2
 
