@@ -1,4 +1,4 @@
-"""The weather table: what was seen, printed when the tests of it ran."""
+"""The table of outages: what a client saw, printed when the tests of it ran."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     lines = [HEADINGS, *_grouped(rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    terminalreporter.section("weather")
+    terminalreporter.section("outages")
     for line in (*LEGEND, ""):
         terminalreporter.write_line(line)
     before = ""

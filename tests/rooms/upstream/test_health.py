@@ -551,7 +551,7 @@ def test_operators_see_since_when_and_why() -> None:
 # -- whatever happens -----------------------------------------------------------------------------------------------
 
 
-class AnyWeather(RuleBasedStateMachine):
+class AnyOutage(RuleBasedStateMachine):
     """Answers, failures, late clients, rate limits and probes in any order and at any time."""
 
     def __init__(self) -> None:
@@ -626,5 +626,5 @@ class AnyWeather(RuleBasedStateMachine):
         assert (availability.fault is None) == availability.wait
 
 
-TestAnyWeather = AnyWeather.TestCase
-TestAnyWeather.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyOutage = AnyOutage.TestCase
+TestAnyOutage.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

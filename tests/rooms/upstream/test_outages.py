@@ -122,7 +122,7 @@ class Outages:
 # -- a black hole ---------------------------------------------------------------------------------------------------
 
 
-def test_in_fair_weather_nothing_is_probed() -> None:
+def test_while_requests_are_answered_nothing_is_probed() -> None:
     """One request for one question, and no timer afterwards."""
     outages = Outages()
     assert outages.pull() == MANIFEST
@@ -611,7 +611,7 @@ def test_a_stopped_upstream_probes_no_more() -> None:
     outages.end()
 
 
-class AnyWeather(RuleBasedStateMachine):
+class AnyOutage(RuleBasedStateMachine):
     """Two URLs, each answering, failing, hanging or unreachable as it comes; questions come and go at any time."""
 
     def __init__(self) -> None:
@@ -688,5 +688,5 @@ class AnyWeather(RuleBasedStateMachine):
         self.outages.end()
 
 
-TestAnyWeather = AnyWeather.TestCase
-TestAnyWeather.settings = hypothesis_settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestAnyOutage = AnyOutage.TestCase
+TestAnyOutage.settings = hypothesis_settings(max_examples=25, stateful_step_count=25, deadline=None)

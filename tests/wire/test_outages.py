@@ -1,6 +1,5 @@
 """
-Any upstream, in any weather: what a client gets, after how long, and what it is told, for each thing an upstream may do
-and each state of the cache.
+Whatever an upstream does: what a client gets, after how long, and with which headers, in each state of the cache.
 
 The whole table is printed at the end of the run.
 """
@@ -16,7 +15,7 @@ from appliance.cache.access import Client
 from appliance.oci.digest import Digest
 from appliance.settings import StaleSettings
 from tests.wire.conftest import Row
-from tests.wire.weather import (
+from tests.wire.outages import (
     COLD,
     HELD,
     LAYER,
@@ -24,8 +23,8 @@ from tests.wire.weather import (
     OTHER_LAYER,
     REPOSITORY,
     Appliance,
+    FaultyNet,
     Seen,
-    Sky,
     blob,
     manifest,
     tag_list,
@@ -39,7 +38,7 @@ HEADERS, WHOLE = 30.0, 60.0
 
 
 @dataclass(frozen=True)
-class Weather:
+class Behaviour:
     """
     Something an upstream does.
 
@@ -50,39 +49,39 @@ class Weather:
     """
 
     name: str
-    change: Callable[[Sky], None]
+    change: Callable[[FaultyNet], None]
     kind: str = "unavailable"
     status: int = 502
     seconds: float = 0.0
     down: bool = False
 
 
-WEATHER = [
-    Weather("healthy, tag as before", Sky.clear, "", 200),
-    Weather("healthy, tag moved", Sky.moved, "", 200),
-    Weather("404", lambda sky: sky.answers(404), "missing", 404),
-    Weather("401", lambda sky: sky.answers(401, WWW_Authenticate='Basic realm="x"'), "denied", 404),
-    Weather("403", lambda sky: sky.answers(403), "denied", 404),
-    Weather("429, Retry-After: 120", lambda sky: sky.answers(429, Retry_After="120"), "rate_limited", 429),
-    Weather("429", lambda sky: sky.answers(429), "rate_limited", 429),
-    Weather("503, Retry-After: 120", lambda sky: sky.answers(503, Retry_After="120"), "rate_limited", 429),
-    Weather("500", lambda sky: sky.answers(500)),
-    Weather("502", lambda sky: sky.answers(502)),
-    Weather("connection refused", Sky.refuses, down=True),
-    Weather("name does not resolve", Sky.vanishes, down=True),
-    Weather("certificate not trusted", Sky.breaks_tls, down=True),
-    Weather("black hole", Sky.swallows, status=504, seconds=HEADERS, down=True),
-    Weather("accepts, never answers", Sky.falls_silent, status=504, seconds=HEADERS, down=True),
-    Weather("one byte a second", Sky.trickles, status=504, seconds=WHOLE),
-    Weather("HTML with 200", Sky.says_html),
-    Weather("wrong digest", Sky.lies),
-    Weather("gzip unasked", Sky.zips),
-    Weather("redirect loop", lambda sky: sky.leads(None)),
-    Weather("redirect to link-local", lambda sky: sky.leads(f"{METADATA}/latest/meta-data")),
-    Weather("redirect to http", lambda sky: sky.leads("http://registry.example/v2/")),
+BEHAVIOURS = [
+    Behaviour("healthy, tag as before", FaultyNet.clear, "", 200),
+    Behaviour("healthy, tag moved", FaultyNet.moved, "", 200),
+    Behaviour("404", lambda net: net.answers(404), "missing", 404),
+    Behaviour("401", lambda net: net.answers(401, WWW_Authenticate='Basic realm="x"'), "denied", 404),
+    Behaviour("403", lambda net: net.answers(403), "denied", 404),
+    Behaviour("429, Retry-After: 120", lambda net: net.answers(429, Retry_After="120"), "rate_limited", 429),
+    Behaviour("429", lambda net: net.answers(429), "rate_limited", 429),
+    Behaviour("503, Retry-After: 120", lambda net: net.answers(503, Retry_After="120"), "rate_limited", 429),
+    Behaviour("500", lambda net: net.answers(500)),
+    Behaviour("502", lambda net: net.answers(502)),
+    Behaviour("connection refused", FaultyNet.refuses, down=True),
+    Behaviour("name does not resolve", FaultyNet.vanishes, down=True),
+    Behaviour("certificate not trusted", FaultyNet.breaks_tls, down=True),
+    Behaviour("black hole", FaultyNet.swallows, status=504, seconds=HEADERS, down=True),
+    Behaviour("accepts, never answers", FaultyNet.falls_silent, status=504, seconds=HEADERS, down=True),
+    Behaviour("one byte a second", FaultyNet.trickles, status=504, seconds=WHOLE),
+    Behaviour("HTML with 200", FaultyNet.says_html),
+    Behaviour("wrong digest", FaultyNet.lies),
+    Behaviour("gzip unasked", FaultyNet.zips),
+    Behaviour("redirect loop", lambda net: net.leads(None)),
+    Behaviour("redirect to link-local", lambda net: net.leads(f"{METADATA}/latest/meta-data")),
+    Behaviour("redirect to http", lambda net: net.leads("http://registry.example/v2/")),
 ]
-BY_NAME = {weather.name: weather for weather in WEATHER}
-FAULTS = [weather for weather in WEATHER if weather.kind]
+BY_NAME = {behaviour.name: behaviour for behaviour in BEHAVIOURS}
+FAULTS = [behaviour for behaviour in BEHAVIOURS if behaviour.kind]
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class Promise:
 HIT = Promise(200, "hit")
 CUT = Promise(0, "")
 MISS = Promise(200, "fwd=uri-miss; stored")
-# Where the weather does not do to this what it does to the rest.
+# Where a behaviour does not do to this what it does to the rest.
 SPECIAL = {
     ("healthy, tag as before", "tag stale"): Promise(200, "fwd=stale; fwd-status=304"),
     ("healthy, tag moved", "tag stale"): Promise(200, "fwd=stale; fwd-status=200; stored"),
@@ -155,28 +154,29 @@ SPECIAL = {
 }
 
 
-def promised(weather: Weather, subject: Subject) -> Promise:
+def promised(behaviour: Behaviour, subject: Subject) -> Promise:
     """What is promised of the first answer."""
     if subject.good:
         return HIT
-    if (weather.name, subject.name) in SPECIAL:
-        return SPECIAL[weather.name, subject.name]
-    if not weather.kind:
+    if (behaviour.name, subject.name) in SPECIAL:
+        return SPECIAL[behaviour.name, subject.name]
+    if not behaviour.kind:
         return MISS
     if subject.cached == "stale":
-        return Promise(200, f"hit; detail=stale-{weather.kind}", min(weather.seconds, REVALIDATE_WITHIN), warned=True)
-    return refused(weather)
+        wait = min(behaviour.seconds, REVALIDATE_WITHIN)
+        return Promise(200, f"hit; detail=stale-{behaviour.kind}", wait, warned=True)
+    return refused(behaviour)
 
 
-def refused(weather: Weather) -> Promise:
+def refused(behaviour: Behaviour) -> Promise:
     """What is promised of an answer that cannot be given: the upstream's fault."""
-    told = "fwd-status=404" if weather.kind == "missing" else f"detail={weather.kind}"
-    return Promise(weather.status, f"fwd=uri-miss; {told}", weather.seconds)
+    told = "fwd-status=404" if behaviour.kind == "missing" else f"detail={behaviour.kind}"
+    return Promise(behaviour.status, f"fwd=uri-miss; {told}", behaviour.seconds)
 
 
-def promised_next(weather: Weather, subject: Subject, first: Promise) -> Promise:
+def promised_next(behaviour: Behaviour, subject: Subject, first: Promise) -> Promise:
     """What is promised of an answer right after that one."""
-    if weather.kind == "missing" and subject.cached == "not held":
+    if behaviour.kind == "missing" and subject.cached == "not held":
         return Promise(404, "hit; detail=missing")
     if first.status == 200:
         return first if first.warned else HIT
@@ -205,10 +205,10 @@ def thrice(appliance: Appliance, subject: Subject) -> list[Seen]:
     return [appliance.ask(subject.path) for _ in range(3)]
 
 
-def under(appliance: Appliance, weather: Weather, age: float = 100.0) -> Appliance:
-    """After C{age} seconds the weather changes."""
+def under(appliance: Appliance, behaviour: Behaviour, age: float = 100.0) -> Appliance:
+    """After C{age} seconds the upstream begins to behave so."""
     appliance.wait(age)
-    weather.change(appliance.sky)
+    behaviour.change(appliance.net)
     return appliance
 
 
@@ -216,23 +216,23 @@ def under(appliance: Appliance, weather: Weather, age: float = 100.0) -> Applian
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
-@pytest.mark.parametrize("weather", WEATHER, ids=lambda weather: weather.name)
-def test_whatever_the_upstream_does(weather: Weather, subject: Subject, table: Callable[[Row], None]) -> None:
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.name)
+def test_whatever_the_upstream_does(behaviour: Behaviour, subject: Subject, table: Callable[[Row], None]) -> None:
     """
     What is cached is served, within revalidate_within the first time and at once the second; what is not is refused
     with the upstream's own fault; and each answer says where it came from.
     """
-    appliance = under(Appliance(), weather, subject.age)
+    appliance = under(Appliance(), behaviour, subject.age)
     first, second, third = seen = thrice(appliance, subject)
-    table(row(weather.name, subject.cached, subject.what, seen))
-    promise = promised(weather, subject)
+    table(row(behaviour.name, subject.cached, subject.what, seen))
+    promise = promised(behaviour, subject)
     check(first, promise)
-    again = promised_next(weather, subject, promise)
+    again = promised_next(behaviour, subject, promise)
     if subject.cached != "not held":
         assert first.seconds <= REVALIDATE_WITHIN and second.seconds == third.seconds == 0.0
         again = Promise(again.status, again.told, 0.0, again.warned)
     check(second, again)
-    if weather.down and subject.cached == "not held":
+    if behaviour.down and subject.cached == "not held":
         assert third.seconds == 0.0
 
 
@@ -240,61 +240,61 @@ def test_whatever_the_upstream_does(weather: Weather, subject: Subject, table: C
 
 
 @pytest.mark.parametrize("subject", [TAG, TAGS], ids=lambda subject: subject.name)
-@pytest.mark.parametrize("weather", FAULTS, ids=lambda weather: weather.name)
+@pytest.mark.parametrize("behaviour", FAULTS, ids=lambda behaviour: behaviour.name)
 @pytest.mark.parametrize("own", [True, False], ids=["its class", "the others"])
 def test_each_class_of_trouble_can_be_told_instead(
-    own: bool, weather: Weather, subject: Subject, table: Callable[[Row], None]
+    own: bool, behaviour: Behaviour, subject: Subject, table: Callable[[Row], None]
 ) -> None:
     """serve_stale: {unavailable: false}, and so on: that class is told as if nothing was cached, the others are not."""
     switches = {
-        kind: (kind == weather.kind) is not own for kind in ("missing", "denied", "rate_limited", "unavailable")
+        kind: (kind == behaviour.kind) is not own for kind in ("missing", "denied", "rate_limited", "unavailable")
     }
-    appliance = under(Appliance(serve_stale=StaleSettings(**switches)), weather)
+    appliance = under(Appliance(serve_stale=StaleSettings(**switches)), behaviour)
     seen = thrice(appliance, subject)
-    told = promised(weather, subject)
+    told = promised(behaviour, subject)
     if told.warned and own:
-        told = _impatient(weather, subject)
-        table(row(weather.name, "barred", subject.what, seen))
+        told = _impatient(behaviour, subject)
+        table(row(behaviour.name, "barred", subject.what, seen))
     check(seen[0], told)
     assert seen[1].status == seen[2].status == seen[0].status
 
 
-def _impatient(weather: Weather, subject: Subject) -> Promise:
+def _impatient(behaviour: Behaviour, subject: Subject) -> Promise:
     """What is promised where what is cached may not be served."""
-    if weather.name == "one byte a second" and subject is TAGS:
+    if behaviour.name == "one byte a second" and subject is TAGS:
         return Promise(200, "fwd=stale; stored", len(tag_list(REPOSITORY)) - 1.0)
-    return refused(weather)
+    return refused(behaviour)
 
 
 @pytest.mark.parametrize("subject", [TAG, TAGS], ids=lambda subject: subject.name)
-@pytest.mark.parametrize("weather", WEATHER, ids=lambda weather: weather.name)
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.name)
 def test_past_max_stale_nothing_is_served_unchecked(
-    weather: Weather, subject: Subject, table: Callable[[Row], None]
+    behaviour: Behaviour, subject: Subject, table: Callable[[Row], None]
 ) -> None:
     """max_stale: 30s, asked 40 s after it went stale: the upstream's word or its fault."""
-    appliance = under(Appliance(max_stale=30.0), weather)
+    appliance = under(Appliance(max_stale=30.0), behaviour)
     seen = thrice(appliance, subject)
-    told = promised(weather, subject)
+    told = promised(behaviour, subject)
     if told.warned:
-        told = _impatient(weather, subject)
-        table(row(weather.name, "too stale", subject.what, seen))
+        told = _impatient(behaviour, subject)
+        table(row(behaviour.name, "too stale", subject.what, seen))
     check(seen[0], told)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
-def test_offline_the_weather_does_not_matter(subject: Subject, table: Callable[[Row], None]) -> None:
+def test_offline_an_outage_does_not_matter(subject: Subject, table: Callable[[Row], None]) -> None:
     """offline: true. What is held is served however old, what is not is refused, at once; no connection is made."""
     appliance = under(Appliance(offline=True), BY_NAME["accepts, never answers"], 1e6)
-    asked = len(appliance.sky.asked)
+    asked = len(appliance.net.asked)
     seen = thrice(appliance, subject)
     table(row("offline: true", subject.cached, subject.what, seen))
     for each in seen:
         check(each, Promise(404, "detail=offline") if subject.cached == "not held" else HIT)
-    assert len(appliance.sky.asked) == asked
+    assert len(appliance.net.asked) == asked
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
-def test_without_revalidation_the_weather_does_not_matter_to_what_is_held(subject: Subject) -> None:
+def test_without_revalidation_an_outage_does_not_matter_to_what_is_held(subject: Subject) -> None:
     """revalidate: never. The upstream is asked only for what is not here."""
     appliance = under(Appliance(fresh_for=None), BY_NAME["black hole"], 1e6)
     seen = appliance.ask(subject.path)
@@ -303,14 +303,14 @@ def test_without_revalidation_the_weather_does_not_matter_to_what_is_held(subjec
 
 def test_missing_delete_tells_the_404_and_forgets_the_tag(table: Callable[[Row], None]) -> None:
     """missing: delete. Other trouble takes nothing away, and a digest stays."""
-    for weather in FAULTS:
-        appliance = under(Appliance(delete_missing=True), weather)
+    for behaviour in FAULTS:
+        appliance = under(Appliance(delete_missing=True), behaviour)
         first, second, _ = seen = thrice(appliance, TAG)
-        if weather.kind != "missing":
-            check(first, promised(weather, TAG))
+        if behaviour.kind != "missing":
+            check(first, promised(behaviour, TAG))
             continue
-        table(row(weather.name, "deleted", TAG.what, seen))
-        check(first, refused(weather))
+        table(row(behaviour.name, "deleted", TAG.what, seen))
+        check(first, refused(behaviour))
         check(second, Promise(404, "hit; detail=missing"))
         check(appliance.ask(manifest(Digest.of(HELD))), HIT)
 
@@ -323,12 +323,12 @@ def test_behind_a_black_hole_the_next_thousand_cost_what_hits_cost(name: str) ->
     """One client waits, and no other; the upstream is left alone but for a few looks, and all are counted as stale."""
     appliance = under(Appliance(), BY_NAME[name])
     appliance.ask(TAG.path)
-    told, asked = len(appliance.accounts.told), len(appliance.sky.asked)
+    told, asked = len(appliance.accounts.told), len(appliance.net.asked)
     for _ in range(1000):
         assert appliance.ask(TAG.path).seconds == 0.0
         appliance.wait(0.01)
     assert {each[-1] for each in appliance.accounts.told[told:]} == {"stale"}
-    assert len(appliance.sky.asked) - asked <= 5
+    assert len(appliance.net.asked) - asked <= 5
 
 
 def test_the_thousand_are_written_by_the_hot_lane() -> None:
@@ -363,7 +363,7 @@ def test_the_return_of_an_upstream_is_noticed(name: str, lasting: float) -> None
     while appliance.clock.seconds() < until:
         assert appliance.ask(TAG.path).status == 200
         appliance.wait(1.0)
-    appliance.sky.clear()
+    appliance.net.clear()
     cleared = appliance.clock.seconds()
     while appliance.ask(TAG.path).field("Warning"):
         appliance.wait(1.0)
@@ -377,7 +377,7 @@ def test_who_needs_the_upstream_finds_its_return_soon() -> None:
         appliance.ask(TAG.path)
         appliance.wait(10.0)
     cold = manifest("cold")
-    appliance.sky.clear()
+    appliance.net.clear()
     began = appliance.clock.seconds()
     while appliance.ask(cold).status != 200:
         appliance.wait(1.0)
@@ -389,31 +389,31 @@ def test_a_429_hides_nothing_and_ends_when_it_said_it_would() -> None:
     appliance = under(Appliance(), BY_NAME["429, Retry-After: 120"])
     cold = manifest("cold")
     assert appliance.ask(cold).field("Retry-After") == "120"
-    asked = len(appliance.sky.asked)
+    asked = len(appliance.net.asked)
     appliance.wait(50.0)
     assert appliance.ask(cold).field("Retry-After") == "70"
     assert appliance.ask(TAG.path).field("Cache-Status") == "pullcache; hit; detail=stale-rate_limited"
-    assert len(appliance.sky.asked) == asked
-    appliance.sky.clear()
+    assert len(appliance.net.asked) == asked
+    appliance.net.clear()
     appliance.wait(70.1)
     assert appliance.ask(cold).status == 200
 
 
-@pytest.mark.parametrize("weather", FAULTS, ids=lambda weather: weather.name)
-def test_when_it_clears_up_everything_is_as_before(weather: Weather) -> None:
+@pytest.mark.parametrize("behaviour", FAULTS, ids=lambda behaviour: behaviour.name)
+def test_when_it_is_over_everything_is_as_before(behaviour: Behaviour) -> None:
     """However often it was asked meanwhile: nothing broken was kept, and nothing is believed missing for long."""
-    appliance = under(Appliance(), weather)
+    appliance = under(Appliance(), behaviour)
     for subject in SUBJECTS * 2:
         appliance.ask(subject.path)
-    appliance.sky.clear()
+    appliance.net.clear()
     appliance.wait(400.0)
     for subject in SUBJECTS:
         assert appliance.ask(subject.path).status == 200, subject.name
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize("weather", FAULTS, ids=lambda weather: weather.name)
-def test_head_is_told_what_get_is(weather: Weather, method: str) -> None:
+@pytest.mark.parametrize("behaviour", FAULTS, ids=lambda behaviour: behaviour.name)
+def test_head_is_told_what_get_is(behaviour: Behaviour, method: str) -> None:
     """Status, Cache-Status and Warning of tags and digests."""
     for subject in (TAG, SUBJECTS[5], SUBJECTS[6]):
-        check(under(Appliance(), weather).ask(subject.path, method), promised(weather, subject))
+        check(under(Appliance(), behaviour).ask(subject.path, method), promised(behaviour, subject))

@@ -1,6 +1,6 @@
 """
-One appliance between a client and a registry whose weather changes, in memory: real HTTP on both sides, a clock of our
-own, and no sockets.
+One appliance between a client and a registry that has outages and faults, in memory: real HTTP on both sides, a clock
+of our own, and no sockets.
 
 Everything between L{RegistryChannel} and the bytes of the upstream's connections is real, but the store.
 """
@@ -109,7 +109,7 @@ class ScreenedAgent:
         return self._agent.request(method, uri, headers, bodyProducer)
 
 
-class Sky(Net):
+class FaultyNet(Net):
     """
     A network with one registry in it.
 
@@ -138,7 +138,7 @@ class Sky(Net):
             wire.cut()
         self.wires.clear()
 
-    # -- kinds of weather -------------------------------------------------------------------------------------------
+    # -- what it may do ---------------------------------------------------------------------------------------------
 
     def moved(self) -> None:
         """The tag means another manifest."""
@@ -229,16 +229,16 @@ class Sky(Net):
 
 class Appliance:
     """
-    An appliance behind a L{Sky}: C{latest}, one layer of it and the list of tags are held and fresh.
+    An appliance behind a L{FaultyNet}: C{latest}, one layer of it and the list of tags are held and fresh.
 
     @ivar clock: that of the network.
     """
 
     def __init__(self, offline: bool = False, **settings: Any) -> None:
-        self.sky = Sky()
-        self.clock = self.sky.clock
+        self.net = FaultyNet()
+        self.clock = self.net.clock
         self._upstream = UpstreamSettings(name=UP, urls=(REGISTRY,), **settings)
-        online = client_over(self.sky, self._upstream)
+        online = client_over(self.net, self._upstream)
         self._cache = Cache(online, clock=self.clock, **settings)
         self._listen(self._cache, False)
         for path in (manifest("latest"), blob(LAYER), tags()):
