@@ -1,1 +1,1 @@
-"""The import path that plugins of sites were promised; what stood here is in C{appliance.upstream.kinds}."""
+"""Kept for the plugins of sites, which were promised this import path; the kinds are in C{appliance.upstream.kinds}."""

@@ -52,7 +52,7 @@ class LeasedSecret:
     A L{appliance.upstream.credentials.renewing.SecretSource}: one secret at a time, from C{obtain}. That is never under
     way twice: an issuer that hangs costs one thread, however many requests come.
 
-    @ivar shown: who is asked.
+    @ivar shown: the issuer, for messages.
     """
 
     edited = False

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from appliance.errors import ConfigError
 from appliance.settings import AWS, UpstreamSettings
 from appliance.upstream.credentials.aws import EcrApi, aws_credentials, is_installed
+from appliance.upstream.credentials.configured import CredentialArguments
 from appliance.upstream.interfaces import ICredentials
 from appliance.upstream.kinds.standard import Standard
 from appliance.upstream.url import Url
@@ -83,7 +83,7 @@ class Ecr(Standard):
         """A 403 that says so."""
         return status == 403 and _EXPIRED in problem.lower()
 
-    def credentials(self, settings: UpstreamSettings, given: Any) -> ICredentials | None:
+    def credentials(self, settings: UpstreamSettings, given: CredentialArguments) -> ICredentials | None:
         """From AWS, unless the settings name others."""
         if has_own(settings):
             return super().credentials(settings, given)
@@ -116,7 +116,7 @@ class EcrPublic(Standard):
         """A 400 without a challenge (aws/containers-roadmap#2835)."""
         return status == 400 and bearer and not challenged
 
-    def credentials(self, settings: UpstreamSettings, given: Any) -> ICredentials | None:
+    def credentials(self, settings: UpstreamSettings, given: CredentialArguments) -> ICredentials | None:
         """From AWS when the settings say so and name no others."""
         if settings.credentials == AWS and not has_own(settings):
             return aws_credentials(_PUBLIC, settings, given.clock, given.threads, given.danger_proxy)

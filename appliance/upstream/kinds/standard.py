@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.plugin import IPlugin
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from appliance.errors import ConfigError
 from appliance.settings import UpstreamSettings
-from appliance.upstream.credentials.configured import token_credentials
+from appliance.upstream.credentials.configured import CredentialArguments, token_credentials
 from appliance.upstream.interfaces import IAdapter, ICredentials, RateLimit, Secret
 
 
@@ -30,7 +28,7 @@ class Standard:
     token_username: str | None = None
 
     def check(self, settings: UpstreamSettings) -> None:
-        """Every setting will do but C{credentials}: only those files hold any that the settings name."""
+        """Refuses C{credentials}: most kinds have none but those in the files that the settings name."""
         if settings.credentials is not None:
             raise ConfigError(
                 f"upstreams.{settings.name}.credentials: {settings.credentials!r} is not for the kind {self.kind}; "
@@ -46,14 +44,14 @@ class Standard:
         return f"repository:{repository}:pull"
 
     def has_expired(self, status: int, problem: bytes, bearer: bool, challenged: bool) -> bool:
-        """A refusal other than 401 is meant."""
+        """A refusal other than 401 is final."""
         return False
 
     def rate_limit(self, headers: Headers) -> RateLimit | None:
-        """Nothing is told."""
+        """Most registries report none."""
         return None
 
-    def credentials(self, settings: UpstreamSettings, given: Any) -> ICredentials | None:
+    def credentials(self, settings: UpstreamSettings, given: CredentialArguments) -> ICredentials | None:
         """Only the settings' files; C{token_file} is read here where its content is a password."""
         if self.token_username is None or settings.token_file is None:
             return None
