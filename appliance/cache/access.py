@@ -1,9 +1,10 @@
 """
 The door of the cache: which repository a request is about, and whether it may be read.
 
-L{Access.open} answers both once a request, and what it gives is handed down to all that serves it. L{Access.check} is
-the one decision that every answer comes after: those of the routes, the prepared ones of the hot lane, and what the
-appliance fetches by itself or for an export. Who else than C{allow} and C{deny} has a say in that, says it there.
+L{Access.open} answers both once for each request, and what it gives is passed down to all that serves it.
+L{Access.check} is the one decision that comes before every answer: those of the routes, the prepared ones of the hot
+lane, and what the appliance fetches by itself or for an export. What is to be decided by more than C{allow} and C{deny}
+is decided there.
 """
 
 from __future__ import annotations

@@ -27,21 +27,21 @@ OFFLINE_FRESH_FOR = 60.0
 
 
 def fresh_until(checked_at: float, settings: UpstreamSettings) -> float | None:
-    """The moment up to which the upstream's word of C{checked_at} needs no repetition."""
+    """The moment up to which what the upstream said at C{checked_at} may be used without asking again."""
     return None if settings.fresh_for is None else checked_at + settings.fresh_for
 
 
 def is_fresh(checked_at: float, now: float, settings: UpstreamSettings) -> bool:
     """
-    Whether the upstream's word is recent enough. A word from the future (a clock set back) is not, nor one of a moment
-    that is not known, unless its age does not matter.
+    Whether what the upstream said is recent enough. What lies in the future (a clock was set back) is not, nor what has
+    no known moment, unless its age does not matter.
     """
     until = fresh_until(checked_at, settings)
     return until is None or (checked_at != 0 and checked_at <= now < until)
 
 
 def servable_until(checked_at: float, settings: UpstreamSettings) -> float | None:
-    """The moment up to which C{max_stale} lets the upstream's word of C{checked_at} be served."""
+    """The moment up to which C{max_stale} lets what the upstream said at C{checked_at} be served."""
     until = fresh_until(checked_at, settings)
     return None if until is None or settings.max_stale is None else until + settings.max_stale
 

@@ -1,5 +1,5 @@
 """
-Manifests by tag and by digest: what is held is served, what a tag means is asked again in time.
+Manifests by tag and by digest: what is held is served, what a tag means is revalidated in time.
 
 A tag is resolved by HEAD, and a GET by digest follows only when that manifest is not held: registries count GETs.
 """
@@ -162,7 +162,7 @@ class Manifests:
         if self._holds(repository, digest):
             return digest, False
         try:
-            # Whatever the upstream said of this digest earlier: it has just named it.
+            # The upstream has just named this digest: an earlier 404 of it counts no more.
             await self._digests.fetch(self._by_digest(remote, repository, digest), believe_missing=False)
         except UpstreamMissing as error:
             # Not "no such tag".

@@ -24,7 +24,7 @@ class PullThrough:
     """
     Serves what is held, and pulls the rest through.
 
-    What is asked for is asked of a repository that L{Access.open} gave, and so may be read.
+    Every method takes a repository that L{Access.open} gave, which is one that may be read.
 
     @ivar access: gives the repositories.
     """

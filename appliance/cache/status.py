@@ -12,7 +12,7 @@ class CacheStatus:
 
     @ivar hit: served without going forward.
     @ivar fwd: why the request went forward: C{uri-miss}, C{stale}, C{partial}...
-    @ivar fwd_status: the status the upstream gave, where it is told.
+    @ivar fwd_status: the status the upstream answered with, C{None} where it is not said.
     """
 
     hit: bool = False

@@ -69,17 +69,17 @@ class Tags:
         if remote.offline or (known is not None and freshness.is_fresh(checked_at, now, remote.settings)):
             return TagsAnswer(self._together(repository, known), HIT)
         query = UpstreamQuery(remote, "", lambda: self._check(remote))
-        news = await (self._revalidator.fetch(query) if nothing else self._revalidator.revalidate(query, checked_at))
-        if isinstance(news, Stale):
-            return TagsAnswer(self._together(repository, known), news.status, news.warning)
-        return TagsAnswer(self._together(repository, news.value), news.status(cached=known is not None))
+        answer = await (self._revalidator.fetch(query) if nothing else self._revalidator.revalidate(query, checked_at))
+        if isinstance(answer, Stale):
+            return TagsAnswer(self._together(repository, known), answer.status, answer.warning)
+        return TagsAnswer(self._together(repository, answer.value), answer.status(cached=known is not None))
 
     async def _check(self, remote: RemoteRepository) -> TagList:
         tags = await remote.registry.tags(remote.name)
         listed = TagList(sorted(set(tags)), wall(self._clock))
         self._checked.seconds((remote.upstream, remote.name), listed.checked_at)
         repository = await self._repositories.get(remote.upstream, remote.name)
-        # Some upstreams have an empty list for every name that somebody makes up: that must not fill the disk.
+        # Some upstreams have an empty list for every made-up name: that must not fill the disk.
         await self._lists.save(remote.upstream, remote.name, listed, bool(tags or repository.manifests))
         return listed
 

@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from appliance.cache.statefile import EpochSeconds, StateFile
 from appliance.flow.clock import wall
 from appliance.interfaces import IDocuments
+from appliance.oci.reference import ReferenceKey
 
 LIMIT = 200_000
 """The most references kept."""
@@ -28,9 +29,6 @@ NAME = "usage.json"
 # The document is written whole: the more it holds, the less often, in seconds.
 INTERVAL = 5.0
 PER_THOUSAND = 1.0
-
-Key = tuple[str, str, str]
-"""Upstream, repository, and a tag or a digest as text."""
 
 
 class Use(NamedTuple):
@@ -50,7 +48,7 @@ class Usage:
     def __init__(self, documents: IDocuments, clock: IReactorTime) -> None:
         self._document = StateFile(documents, NAME, dict[str, dict[str, tuple[int, EpochSeconds]]], self._take_up)
         self._clock = clock
-        self._uses: OrderedDict[Key, Use] = OrderedDict()
+        self._uses: OrderedDict[ReferenceKey, Use] = OrderedDict()
         self._changed = False
         self._written_at = 0.0
 
@@ -95,13 +93,17 @@ class Usage:
             self._written_at = self._clock.seconds()
 
     def _take_up(self, kept: dict[str, dict[str, tuple[int, float]]]) -> None:
-        # Nobody has pulled anything at a time to come: whoever wrote that had another clock.
-        now = wall(self._clock)
-        since, self._uses = self._uses, OrderedDict(_sorted(kept, now))
+        # No pull lies in the future: a moment that does was written by another clock.
+        now, found = wall(self._clock), []
+        for place, references in kept.items():
+            upstream, _, repository = place.partition("/")
+            for reference, (pulls, last) in references.items():
+                found.append(((upstream, repository, reference), Use(pulls, min(last, now))))
+        since, self._uses = self._uses, OrderedDict(sorted(found, key=lambda each: each[1].last))
         for key, use in since.items():
             self._add(key, use)
 
-    def _add(self, key: Key, use: Use) -> None:
+    def _add(self, key: ReferenceKey, use: Use) -> None:
         before = self._uses.get(key)
         self._uses[key] = use if before is None else Use(before.pulls + use.pulls, use.last)
         self._uses.move_to_end(key)
@@ -113,18 +115,3 @@ class Usage:
         for (upstream, repository, reference), use in self._uses.items():
             document.setdefault(f"{upstream}/{repository}", {})[reference] = use
         return msgspec.json.encode(document)
-
-
-def _sorted(kept: dict[str, dict[str, tuple[int, float]]], now: float) -> list[tuple[Key, Use]]:
-    """What was kept, the longest unused first."""
-    found = [
-        ((*_place(name), reference), Use(pulls, min(last, now)))
-        for name, references in kept.items()
-        for reference, (pulls, last) in references.items()
-    ]
-    return sorted(found, key=lambda each: each[1].last)
-
-
-def _place(name: str) -> tuple[str, str]:
-    upstream, _, repository = name.partition("/")
-    return upstream, repository

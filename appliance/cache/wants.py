@@ -1,5 +1,5 @@
 """
-Wants: what clients asked for and could not be given, so that the next bundle brings it.
+Wants: what clients requested and did not get, so that the next bundle brings it.
 
 Kept as C{wants.json}::
 
@@ -8,12 +8,12 @@ Kept as C{wants.json}::
 
 C{reference} is a tag, or the digest of a manifest or a blob. Longest unasked first.
 
-What was asked for while less than half of the room was taken stays. The rest competes for the other half: the largest
-group loses the one that has not been asked for longest. A repository of which something is held is a group; so are,
-for each upstream, all its other repositories together; what was asked for once and what was asked for again are two
-groups each time, and what the upstream says that it does not have (404) is never in one group with what it could not
-give. So whoever makes up names of repositories or tags drives out what was made up before, and neither what was wanted
-before the flood, nor what is wanted of other repositories that are held, nor what clients keep asking for.
+What was requested while less than half of the room was taken stays. The rest competes for the other half: the largest
+group loses the want whose last request is the oldest. A repository of which something is held is a group; so are, for
+each upstream, all its other repositories together. Each of these is two groups, of what was requested once and of what
+was requested again; and what the upstream says that it does not have (404) is never in one group with what it could not
+give. So a client that makes up names of repositories or tags drives out what was made up before, and neither what was
+wanted before the flood, nor what is wanted of other repositories that are held, nor what clients keep requesting.
 """
 
 from __future__ import annotations
@@ -31,18 +31,16 @@ from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IDocuments
 from appliance.oci.digest import Digest
+from appliance.oci.reference import ReferenceKey
 
 LIMIT = 10_000
 """The most wants kept: a client that makes names up cannot fill the disk with them."""
 
 NAME = "wants.json"
 
-Key = tuple[str, str, str]
-"""Upstream, repository, and a tag or a digest as text."""
-
 Group = tuple[str, str | None, bool, bool]
 """
-Upstream, a repository that is held or C{None} for all others, whether it was asked for more than once, and whether the
+Upstream, a repository that is held or C{None} for all others, whether it was requested more than once, and whether the
 upstream said that it has no such thing.
 """
 
@@ -54,9 +52,9 @@ class Want(msgspec.Struct, kw_only=True):
     @ivar reference: a tag, or a digest as text.
     @ivar platform: what the client runs on, as in C{linux/arm64}; C{None} when it did not say.
     @ivar reason: why it was refused, the last time: see L{reason_for}.
-    @ivar first: when it was asked for first, seconds since the epoch; C{last}: and last.
+    @ivar first: when it was requested first, seconds since the epoch; C{last}: and last.
     @ivar count: how often.
-    @ivar held: whether something of the repository was held when it was asked for.
+    @ivar held: whether something of the repository was held then.
     """
 
     upstream: str
@@ -70,7 +68,7 @@ class Want(msgspec.Struct, kw_only=True):
     held: bool = False
 
     @property
-    def key(self) -> Key:
+    def key(self) -> ReferenceKey:
         """What tells wants apart."""
         return self.upstream, self.repository, self.reference
 
@@ -95,13 +93,13 @@ class Wants:
         is_held: Callable[[str, str], bool] = lambda upstream, repository: False,
     ) -> None:
         """
-        @param is_held: whether anything of (upstream, repository), which somebody has just asked for, is held.
+        @param is_held: whether anything of (upstream, repository), which a client has just requested, is held.
         """
         self._document = StateFile(documents, NAME, list[Want], self._take_up)
         self._clock = clock
         self._is_held = is_held
-        self._groups: dict[Group, OrderedDict[Key, None]] = {}
-        self._wants: OrderedDict[Key, Want] = OrderedDict()
+        self._groups: dict[Group, OrderedDict[ReferenceKey, None]] = {}
+        self._wants: OrderedDict[ReferenceKey, Want] = OrderedDict()
         self._changed = False
 
     def __len__(self) -> int:
@@ -128,7 +126,7 @@ class Wants:
         )
         self._changed = True
 
-    def forget(self, keys: Iterable[Key]) -> int:
+    def forget(self, keys: Iterable[ReferenceKey]) -> int:
         """These are here now; how many of them were wanted."""
         met = [key for key in keys if self._remove(key) is not None]
         self._changed = self._changed or bool(met)
@@ -180,7 +178,7 @@ class Wants:
             largest = max(self._groups.values(), key=lambda group: len(group))
             self._remove(next(iter(largest)))
 
-    def _remove(self, key: Key) -> Want | None:
+    def _remove(self, key: ReferenceKey) -> Want | None:
         want = self._wants.pop(key, None)
         group = self._groups.get(want.group) if want is not None else None
         if want is not None and group is not None:

@@ -165,7 +165,7 @@ class RegistryApp:
 
     @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein's type knows IRequest only
     def failed(self, request: RegistryRequest, failure: Failure) -> bytes:
-        """Whatever went wrong, as OCI JSON."""
+        """Answer an error of any kind with an OCI error document."""
         assert failure.value is not None
         return self.refuse(request, failure.value)
 

@@ -2,7 +2,7 @@
 The only table from what went wrong to status codes and OCI error codes (distribution-spec, "Error Codes"), and to what
 C{Cache-Status} says of it (RFC 9211).
 
-Errors are worded for operators, who read them in the log and in C{pullcache status}; clients are told the same without
+Errors are worded for operators, who read them in the log and in C{pullcache status}; clients get the same text without
 what is of this site alone: paths on the disk, proxies, private addresses.
 """
 
@@ -37,7 +37,7 @@ class Refusal:
     cache: CacheStatus | None = None
 
 
-# C{None} stands for the code of what was asked for: MANIFEST_UNKNOWN, BLOB_UNKNOWN or NAME_UNKNOWN.
+# C{None} stands for the code of what was requested: MANIFEST_UNKNOWN, BLOB_UNKNOWN or NAME_UNKNOWN.
 _TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.DigestInvalid, 400, "DIGEST_INVALID"),
     (errors.NameInvalid, 400, "NAME_INVALID"),
@@ -86,30 +86,28 @@ _UNKNOWN = {"manifest": "MANIFEST_UNKNOWN", "blob": "BLOB_UNKNOWN"}
 
 def refusal(error: BaseException, kind: str) -> Refusal | None:
     """
-    What to tell the client, C{None} when C{error} is none of ours: a mistake to be logged.
+    The answer to the client, C{None} when C{error} is none of L{appliance.errors}: a mistake in the program, to be
+    logged.
 
-    @param kind: what was asked for: C{manifest}, C{blob}, C{tags}...
+    @param kind: what was requested: C{manifest}, C{blob}, C{tags}...
     """
     for exception, status, code in _TABLE:
         if isinstance(error, exception):
-            told = document(code or _unknown(error, kind), _message(error), _detail(error))
-            return Refusal(status, told, _headers(error), _where_from(error))
+            message = for_clients(str(error)) if isinstance(error, _FOR_OPERATORS) else str(error)
+            body = document(code or _unknown(error, kind), message, _detail(error))
+            return Refusal(status, body, _headers(error), _where_from(error))
     return None
 
 
 def internal() -> Refusal:
-    """What to tell the client of a mistake of ours: nothing but that it is one."""
+    """The answer to the client after a mistake in the program: it says no more than that."""
     return Refusal(500, document("UNKNOWN", "internal error; see the log of the appliance", {}), {})
 
 
 def for_clients(message: str) -> str:
     """C{message} without paths on the disk, proxies of ours and addresses that are not public, on one line."""
-    told = _ADDRESS.sub(_public, _PATH.sub("[file]", _PROXY.sub("the proxy", message)))
-    return "".join(each if each.isprintable() else " " for each in told)
-
-
-def _message(error: BaseException) -> str:
-    return for_clients(str(error)) if isinstance(error, _FOR_OPERATORS) else str(error)
+    text = _ADDRESS.sub(_public, _PATH.sub("[file]", _PROXY.sub("the proxy", message)))
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def _public(address: re.Match[str]) -> str:

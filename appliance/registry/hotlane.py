@@ -48,7 +48,7 @@ class PreparedAnswer:
     """
     An answer: what stands before the date, what after it, and what to note of it.
 
-    @ivar repository: what it was read from; asked for each time it is given whether that may be read.
+    @ivar repository: what it was read from; L{Access.check} decides about that each time.
     @ivar cache: see L{IAccounts.answered}.
     @ivar pulled: the tag or digest that is pulled with it, C{None} for nothing that is counted.
     @ivar pulls: how often that was, and was not taken yet.
@@ -106,7 +106,7 @@ class HotLane:
     ) -> None:
         """
         The response that C{request} has got, with its headers set, may be given again; it is not kept when the request
-        is written in a way of its own, or is of an earlier generation.
+        is written in an unusual way, or is of an earlier generation.
 
         @param body: what follows the headers; empty for HEAD.
         @param expires: seconds of the clock, C{None} for ever.
@@ -114,8 +114,11 @@ class HotLane:
         @param pulled: the tag or digest to count whenever it is given; C{None}: nothing.
         """
         key = request.method + b" " + request.uri
-        if request.generation != self.generation or len(body) > BODY_LIMIT or not _is_simple(request):
+        if request.generation != self.generation or len(body) > BODY_LIMIT:
             return
+        for name, _ in request.requestHeaders.getAllRawHeaders():
+            if name.lower().startswith((b"if-", b"range", b"connection", b"authorization", b"cookie")):
+                return
         if _REQUEST_LINE.fullmatch(key + b" " + request.clientproto + b"\r\n") is None:
             return
         head = [b"HTTP/1.1 %d %b\r\n" % (request.code, request.code_message)]
@@ -159,7 +162,10 @@ class HotLane:
         except PullcacheError:
             return False
         self._answers.move_to_end(line[1])
-        transport.write(b"".join((prepared.before, self._today(), prepared.after)))
+        second = int(self._wall())
+        if second != self._dated:
+            self._dated, self._date = second, datetimeToString(second)
+        transport.write(b"".join((prepared.before, self._date, prepared.after)))
         method, _, path = line[1].decode("ascii").partition(" ")
         self._accounts.answered(
             client.address, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, prepared.cache
@@ -202,22 +208,7 @@ class HotLane:
         self._hosts_known.add(named)
         return True
 
-    def _today(self) -> bytes:
-        # One second has one date.
-        now = self._wall()
-        if int(now) != self._dated:
-            self._dated = int(now)
-            self._date = datetimeToString(now)
-        return self._date
-
     def _drop(self, key: bytes) -> None:
         dropped = self._answers.pop(key, None)
         if dropped is not None:
             self._used -= len(key) + dropped.cost
-
-
-def _is_simple(request: RegistryRequest) -> bool:
-    names = (name.lower() for name, _ in request.requestHeaders.getAllRawHeaders())
-    return not any(
-        name.startswith(b"if-") or name in (b"range", b"connection", b"authorization", b"cookie") for name in names
-    )

@@ -23,7 +23,7 @@ from appliance.registry.hotlane import HotLane
 from appliance.registry.request import RegistryRequest
 from appliance.settings import ListenSettings, Settings
 
-# A connection on which nothing is asked for is closed after this; clients pause between layers.
+# Seconds without a request after which a connection is closed; clients pause between layers.
 IDLE = 120.0
 # A registry that takes nothing needs no body; this much is read and dropped so that a client reads why.
 MAX_REQUEST_BODY = 64 * 1024
@@ -72,11 +72,11 @@ class Listener:
         return self._lane.take_pulls()
 
     def forget_answers(self) -> None:
-        """Tags may mean something else by now, though no upstream said so."""
+        """Drop the prepared answers: tags may mean something else by now, though no upstream said so."""
         self._lane.clear()
 
     def close_idle(self) -> None:
-        """Close the connections on which nothing is asked; the others close after their answer."""
+        """Close the connections without a request under way; the others close after their answer."""
         for channel in list(self.site.open):
             channel.retire()
 
@@ -151,7 +151,7 @@ class RegistryChannel(ServerChannel):
         return self._lane.serve(self.transport, data, self.client)
 
     def body_limit(self, method: bytes, uri: bytes) -> int:
-        """See L{ServerChannel.body_limit}; one in pieces of unknown number is refused whatever it is."""
+        """See L{ServerChannel.body_limit}; a chunked one, of unknown length, is always refused."""
         return 0 if self.length is None else MAX_REQUEST_BODY
 
     def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:

@@ -24,7 +24,7 @@ Query = Mapping[bytes, Sequence[bytes]]
 """The values of each parameter of a URL's query, as they were sent."""
 
 PAGE_LIMIT = 10_000
-"""The most tags of one page that asked for a number; a list without C{n} is given whole."""
+"""The most tags of one page; a list without C{n} is given whole."""
 
 
 @dataclass(frozen=True)

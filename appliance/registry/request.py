@@ -126,7 +126,7 @@ class RegistryRequest(ServerRequest):
 
 
 def platform_of(user_agent: str | None) -> str | None:
-    """The platform that a C{User-Agent} tells, as in C{linux/arm64}; C{None} when it tells none."""
+    """The platform that a C{User-Agent} names, as in C{linux/arm64}; C{None} when it names none."""
     found = None if user_agent is None else _PLATFORM.search(user_agent)
     return None if found is None else f"{found[1]}/{found[2]}"
 

@@ -66,7 +66,7 @@ def requested_name(
 
 def is_plain(uri: bytes, name: str, wanted: RequestedName, names: Collection[str]) -> bool:
     """
-    Whether a request is written in one of the few ways in which one thing can be asked for: no other case of an
+    Whether a request is written in one of the few usual ways of naming a thing: no other case of an
     upstream's name, no percent-encoding, no slash at the end, no query beside an C{ns} of that upstream.
 
     @param uri: path and query as received.
