@@ -68,7 +68,7 @@ class IBlobReader(Interface):
     """
     One reader of the bytes of a blob, or of what has been received of one; L{close} it.
 
-    What is open stays readable, whatever becomes of the blob: it may be committed, discarded or deleted.
+    What is open stays readable when the blob is committed, discarded or deleted.
     """
 
     size = Attribute("bytes that are there by now (int)")

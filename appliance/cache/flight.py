@@ -76,8 +76,8 @@ class Flight:
     @ivar registry: who is asked, and C{repository} under which name there.
     @ivar growth: how much of it may be read.
     @ivar segments: how many ranges are fetched at once; 1 from when an upstream did not grant them.
-    @ivar background: whether nobody has waited for it so far.
-    @ivar ending: what its readers are told when it is cancelled, C{None} for a stop of the appliance.
+    @ivar background: whether no client has waited for it so far.
+    @ivar ending: what its readers fail with when it is cancelled, C{None} for a stop of the appliance.
     @ivar whole_only: whether the upstream was found not to grant ranges of it.
     """
 
@@ -119,7 +119,7 @@ class Flight:
 
     @property
     def size(self) -> int | None:
-        """Bytes of the whole as far as is known by now, C{None} until somebody says it; certain when it has landed."""
+        """Bytes of the whole as far as is known by now, C{None} until it is said; certain when it has landed."""
         return self._length.size
 
     def opened(self) -> Deferred[None]:
@@ -159,7 +159,7 @@ class Flight:
         """
         Fetch the blob to the end; returns when it is durable in the store.
 
-        @raise PullcacheError: the flight failed; its readers were told. What came is kept, unless its digest is wrong.
+        @raise PullcacheError: the flight failed, its readers too. What came is kept, unless its digest is wrong.
         """
         try:
             await self._fetch()
@@ -181,7 +181,7 @@ class Flight:
                 await ingest.discard()
             if isinstance(error, OSError) or self._was_open or not left:
                 raise
-            # An earlier flight left what is no beginning of it; nobody was promised any of that.
+            # An earlier flight left what is no beginning of it; no reader was promised any of that.
             await self._fetch()
         finally:
             ingest.close()
@@ -200,17 +200,15 @@ class Flight:
             error = await self._attempt(ingest)
             if error is None or (self._was_open and (ingest.verify() or self._length.is_reached(ingest.size))):
                 return
-            # Before a client has been promised anything a failure is told at once: it does best to ask elsewhere. The
+            # Before a client has been promised anything it gets a failure at once: it does best to ask elsewhere. The
             # same where an import has brought the blob meanwhile: who comes again finds it.
             if not self._was_open or self._store.size(self.digest) is not None:
                 raise error
-            await self._pause(error, backoff.delay(error, ingest.size > before))
-
-    async def _pause(self, error: PullcacheError, seconds: float) -> None:
-        self._log.info("{digest}: {error}; again in {seconds} s", digest=self.digest, error=error, seconds=seconds)
-        self._enter(State.PAUSED)
-        await deferLater(self._clock, seconds)
-        self._enter(State.OPENING)
+            seconds = backoff.delay(error, ingest.size > before)
+            self._log.info("{digest}: {error}; again in {seconds} s", digest=self.digest, error=error, seconds=seconds)
+            self._enter(State.PAUSED)
+            await deferLater(self._clock, seconds)
+            self._enter(State.OPENING)
 
     async def _attempt(self, ingest: IIngest) -> PullcacheError | None:
         """Ask for what is missing; why not all of it came, C{None} when there is no more to come."""
@@ -297,7 +295,7 @@ class Flight:
         return response
 
     async def _answer(self, start: int, stop: int | None, validator: str | None) -> IBlobResponse:
-        """As L{_ask}; asked again when somebody begins to wait for what was asked in the background."""
+        """As L{_ask}; asked again when a client begins to wait for what was asked in the background."""
         while True:
             self._asking = self._ask(start, stop, validator)
             try:
@@ -365,7 +363,7 @@ class Flight:
         await ingest.commit()
 
     def _readable(self, ingest: IIngest) -> int:
-        # Nobody reads before a size is promised; until then any byte may be the last one.
+        # Nothing is read before a size is promised; until then any byte may be the last one.
         received: int = ingest.size
         return max(0, min(received, self.size - 1)) if self._length.promised and self.size is not None else 0
 

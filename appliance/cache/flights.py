@@ -22,7 +22,7 @@ RESUMED_AT_ONCE = 4
 """Blobs that a restart found cut and that are taken up again, or hashed, at the same time."""
 
 UNFINISHED_KEPT = 7 * 24 * 3600.0
-"""Seconds since its last byte for which a beginning is kept that nobody here can go on with: an import may."""
+"""Seconds since its last byte for which a beginning is kept that no upstream here can go on with: an import may."""
 
 
 class Flights:
@@ -32,7 +32,7 @@ class Flights:
 
     def __init__(self, store: IBlobStore, clock: IReactorTime, repositories: Repositories | None = None) -> None:
         """
-        @param repositories: told of each blob that it is theirs through whom it was fetched; C{None}: nobody is.
+        @param repositories: where each blob is noted as that of the repository it was fetched for; C{None}: nowhere.
         """
         self._repositories = repositories
         self._store = store
@@ -48,7 +48,7 @@ class Flights:
 
     @property
     def awaited(self) -> bool:
-        """Whether a blob is being fetched that somebody waits for."""
+        """Whether a blob is being fetched that a client waits for."""
         return any(not flight.background for flight, _ in self._under_way.values())
 
     def get(self, digest: Digest) -> Flight | None:
@@ -66,11 +66,11 @@ class Flights:
         background: bool = False,
     ) -> Flight:
         """
-        Begin a flight; there must be none of that digest. It goes on whoever reads it or not.
+        Begin a flight; there must be none of that digest. It goes on whether it is read or not.
 
-        @param size: bytes of the blob, C{None} while nobody has said.
+        @param size: bytes of the blob, C{None} while that is not known.
         @param segments: how many ranges of a large blob are fetched at once.
-        @param background: whether nobody waits for it yet; see L{Flight.opened}.
+        @param background: whether no client waits for it yet; see L{Flight.opened}.
         """
         if digest in self._under_way:
             raise ValueError(f"{digest} is under way already")
@@ -87,7 +87,7 @@ class Flights:
 
     async def resume(self, remotes: Mapping[str, Remote]) -> None:
         """
-        Take up what a stop or a crash cut, a few at a time. What is whole becomes a blob, and nobody is asked for it;
+        Take up what a stop or a crash cut, a few at a time. What is whole becomes a blob, and no upstream is asked;
         the bytes of what cannot be resumed now are not read, and wait for who can.
 
         @param remotes: who may be asked, up to the next L{configure}.
@@ -124,7 +124,7 @@ class Flights:
 
     async def complete(self, digest: Digest, size: int | None = None) -> bool:
         """
-        Make a blob of what an earlier process left, where that is all of it. Nobody is asked.
+        Make a blob of what an earlier process left, where that is all of it. No upstream is asked.
 
         @param size: bytes of the whole; C{None}: as many as were noted when it came.
         @return: whether the blob is held now.
@@ -159,7 +159,7 @@ class Flights:
 
     async def sweep(self, remotes: Mapping[str, Remote], now: float) -> None:
         """
-        Throw away what nobody can go on with and what was last written L{UNFINISHED_KEPT} ago: no such upstream is
+        Throw away what no upstream can go on with and what was last written L{UNFINISHED_KEPT} ago: no such upstream is
         configured, or it is not known where the bytes came from. What an upstream has that is offline is kept.
 
         @param now: seconds since the epoch. What was written in the future is kept.
@@ -177,8 +177,8 @@ class Flights:
                 continue
             if is_gone:
                 self._log.info(
-                    "{digest}: {size} bytes of it were thrown away: nobody has gone on with them for {days:.0f} days,"
-                    " and no configured upstream can; where they came from: {origin}",
+                    "{digest}: {size} bytes of it were thrown away: they were not continued for {days:.0f} days,"
+                    " and no configured upstream can continue them; where they came from: {origin}",
                     digest=digest,
                     size=left.size,
                     days=(now - left.written) / (24 * 3600),
@@ -205,7 +205,7 @@ class Flights:
     def configure(self, remotes: Mapping[str, Remote]) -> None:
         """
         Only these may be asked from now on. Flights from others, offline ones and repositories that may not be pulled
-        any more end, keeping what came, and their readers are told; the rest ask what they still have to ask of these.
+        any more end, keeping what came, and their readers with them; the rest ask what they still have to ask of these.
         """
         self._remotes = remotes
         for flight, landing in list(self._under_way.values()):

@@ -118,7 +118,7 @@ class Segments:
         front = Deferred.fromCoroutine(self._lead())
         under_way = [front, *(Deferred.fromCoroutine(self._work()) for _ in range(self._lines))]
         try:
-            # Whoever works for the front does not end but by a failure.
+            # The workers end only by a failure; the front ends when all is there.
             await DeferredList(under_way, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True)
         except FirstError as first:
             first.subFailure.raiseException()
@@ -136,7 +136,7 @@ class Segments:
             self._wanted.put(piece)
 
     def _go_on(self) -> None:
-        """Call it before each wait: who was at work further up the stack while all were cancelled has not heard."""
+        """Call it before each wait: a worker that ran further up the stack while all were cancelled was not."""
         if self._over:
             raise CancelledError
 
@@ -217,7 +217,7 @@ class Segments:
 async def _to_the_end(work: Deferred[T]) -> T:
     """
     What C{work} fires or fails with. It is not cancelled with who awaits this, who hears of that only when it is over:
-    a thread cannot be stopped, and nobody may take its file away or give it another task meanwhile.
+    a thread cannot be stopped, and its file may not be closed, nor another task be given to it, meanwhile.
     """
     outcome: list[Any] = []
     work.addBoth(outcome.append)

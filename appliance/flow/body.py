@@ -145,7 +145,7 @@ class BlobBody:
             while self._done is not None and self._step():
                 pass
         except Exception:
-            # A blob that cannot be read; whoever resumed this producer has no use for the error.
+            # A blob that cannot be read; the transport that resumed this producer has no use for the error.
             self._end(Failure())
         finally:
             self._pumping = False

@@ -1,9 +1,9 @@
 """
 Two clocks: one that only counts, for durations and timers; and the one on the wall, for moments that are kept on disk
-or told to somebody.
+or shown to people.
 
-Twisted's reactors take the wall's clock for both. Whoever sets that clock back then delays every timer by as much, and
-what was good for a minute is good for a year; whoever sets it forward ends every token, pause and deadline at once.
+Twisted's reactors take the wall's clock for both. When that clock is set back, every timer is delayed by as much, and
+what was good for a minute is good for a year; when it is set forward, every token, pause and deadline ends at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COUNTER = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 def keep_time(reactor: Any) -> None:
     """
-    Let C{reactor} count its seconds by a clock that nobody can set, and give it the wall's beside.
+    Let C{reactor} count its seconds by a clock that cannot be set, and give it the wall's beside.
 
     Its count begins at the wall's moment of now, so that calls which are scheduled already come when they should.
     """

@@ -1,7 +1,7 @@
 """
 The table of the connections that clients and operators have open: how many there may be, and which of them stand still.
 
-A connection costs a file descriptor, and often a file besides, so that whoever opens many takes them from everybody.
+A connection costs a file descriptor, and often a file besides, so that a client that opens many takes them from all.
 All listeners and the admin endpoint share one table.
 """
 
@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from appliance.flow.sendfile import progress
 
 REFUSING = 64
-"""Connections above the limits that are told so at a time; those above these are closed without a word."""
+"""Connections above the limits that get an answer at a time; those above these are closed without one."""
 
 REFUSED_FOR = 5.0
 """Seconds that one of these has for its request, which is what is answered."""
@@ -31,12 +31,12 @@ RETRY_AFTER = b"5"
 
 # Files that this process has open beside those of its connections: documents, upstreams, programs.
 _OTHER_FILES = 256
-# How often in the time that a connection may stand still it is looked at, and seconds between two lines in the log.
-_LOOKS = 4
-_SAID_EVERY = 60.0
+# How often a connection is checked in the time that it may stand still, and seconds between two lines in the log.
+_CHECKS = 4
+_WARN_EVERY = 60.0
 
 
-class Limits(Protocol):
+class ConnectionLimits(Protocol):
     """See C{appliance.settings.ConnectionSettings}; durations in seconds."""
 
     @property
@@ -57,7 +57,7 @@ class Connected(Protocol):
 
 class Admission(Enum):
     """
-    What becomes of a new connection: it is served, it is told that there are too many, or it is closed.
+    What is done with a new connection: it is served, it is answered that there are too many, or it is closed.
     """
 
     ADMITTED = "admitted"
@@ -66,11 +66,11 @@ class Admission(Enum):
 
 
 @dataclass
-class _Entry:
+class _Served:
     """
     A connection that is served.
 
-    @ivar client: whose it is; C{None} where nobody can be told from another, as on a unix socket.
+    @ivar client: see L{client_of}; C{None} where clients cannot be told apart, as on a unix socket.
     @ivar octets: bytes that had left when it was last seen to move; C{since}: when that was, seconds of the clock.
     """
 
@@ -85,39 +85,39 @@ class Connections:
     _log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, limits: Limits, dropped: Callable[[str], None] = lambda reason: None
+        self, clock: IReactorTime, limits: ConnectionLimits, dropped: Callable[[str], None] = lambda reason: None
     ) -> None:
         """
-        @param dropped: is told why a connection was refused or broken off: C{"total"}, C{"address"}, C{"slow"} or
+        @param dropped: called with why a connection was refused or broken off: C{"total"}, C{"address"}, C{"slow"} or
             C{"stalled"}.
         """
         self._limits = limits
         self._clock = clock
         self._dropped = dropped
-        self._open: dict[Connected, _Entry] = {}
+        self._open: dict[Connected, _Served] = {}
         self._clients: Counter[str] = Counter()
         self._refused: set[Connected] = set()
-        self._looking: IDelayedCall | None = None
-        self._said = float("-inf")
+        self._timer: IDelayedCall | None = None
+        self._warned_at = float("-inf")
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ConnectionLimits:
         """What is in force; may be replaced at any time, and holds for what comes then."""
         return self._limits
 
     @limits.setter
-    def limits(self, limits: Limits) -> None:
+    def limits(self, limits: ConnectionLimits) -> None:
         self._limits = limits
-        if self._looking is not None:
+        if self._timer is not None:
             # Not after a fourth of the hours that it may have been until now.
-            self._looking.reset(limits.stall_timeout / _LOOKS)
+            self._timer.reset(limits.stall_timeout / _CHECKS)
 
     def __len__(self) -> int:
         """Connections that are served."""
         return len(self._open)
 
     def enter(self, connection: Connected) -> Admission:
-        """Somebody connected. Whatever becomes of it, L{leave} is called when the connection is gone."""
+        """A client connected. However it is admitted, L{leave} is called when the connection is gone."""
         client = client_of(connection.transport.getPeer())
         reason = self._excess(client)
         if reason is not None:
@@ -126,7 +126,7 @@ class Connections:
                 return Admission.CLOSED
             self._refused.add(connection)
             return Admission.REFUSED
-        self._open[connection] = _Entry(client, 0, self._clock.seconds())
+        self._open[connection] = _Served(client, 0, self._clock.seconds())
         if client is not None:
             self._clients[client] += 1
         self._watch()
@@ -140,9 +140,9 @@ class Connections:
             self._clients[entry.client] -= 1
             if not self._clients[entry.client]:
                 del self._clients[entry.client]
-        if not self._open and self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        if not self._open and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def too_slow(self, connection: Connected) -> None:
         """Break off a connection whose request did not arrive in time."""
@@ -153,27 +153,27 @@ class Connections:
     def _excess(self, client: str | None) -> str | None:
         """Which limit another connection of C{client} would be above."""
         if len(self._open) >= self.limits.max:
-            self._say(f"{len(self._open)} connections are open, the most that may be (connections.max)")
+            self._warn(f"{len(self._open)} connections are open, the most that may be (connections.max)")
             return "total"
         if client is not None and self._clients[client] >= self.limits.max_per_address:
-            self._say(f"{client} has {self._clients[client]} connections open (connections.max_per_address)")
+            self._warn(f"{client} has {self._clients[client]} connections open (connections.max_per_address)")
             return "address"
         return None
 
-    def _say(self, what: str) -> None:
-        if self._clock.seconds() - self._said >= _SAID_EVERY:
-            self._said = self._clock.seconds()
+    def _warn(self, what: str) -> None:
+        if self._clock.seconds() - self._warned_at >= _WARN_EVERY:
+            self._warned_at = self._clock.seconds()
             self._log.warn("{what}: more are refused", what=what)
 
     # -- what stands still ------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        if self._looking is None:
-            self._looking = self._clock.callLater(self._limits.stall_timeout / _LOOKS, self._look)
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._limits.stall_timeout / _CHECKS, self._abort_stalled)
 
-    def _look(self) -> None:
+    def _abort_stalled(self) -> None:
         """Break off the connections whose client takes nothing of what we have for it."""
-        self._looking = None
+        self._timer = None
         now = self._clock.seconds()
         for connection, entry in list(self._open.items()):
             seen = progress(connection.transport)

@@ -1,6 +1,6 @@
 """
 HTTP as both ports serve it, towards clients and towards operators: what every response carries, how long a request may
-take to arrive, and that no body is read that nobody takes.
+take to arrive, and that no body is read that is not wanted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROTECTION = (
 """On every response: whatever a browser takes it for, nothing in it is run, loaded or trusted (CSP level 3)."""
 
 ATTACHMENT = {"Content-Disposition": "attachment"}
-"""On a response whose body somebody else wrote: a browser saves it instead of showing it (RFC 6266)."""
+"""On a response whose body came from elsewhere: a browser saves it instead of showing it (RFC 6266)."""
 
 REASONS = RESPONSES | {413: b"Content Too Large", 421: b"Misdirected Request"}
 """Reason phrases by status code, as RFC 9110 has them."""
@@ -75,7 +75,7 @@ class ServerRequest(Request):
             super().handleContentChunk(data)
 
     def process(self) -> None:
-        """See L{Request.process}; whoever answers, the response is protected."""
+        """See L{Request.process}; every response is protected, whichever resource answers."""
         for name, value in PROTECTION:
             self.responseHeaders.setRawHeaders(name, [value])
         super().process()
@@ -133,7 +133,7 @@ class ServerChannel(HTTPChannel):
     # -- what a port decides ----------------------------------------------------------------------------------------
 
     def body_limit(self, method: bytes, uri: bytes) -> int:
-        """The most bytes of a body that such a request may have; 0 where nobody takes one."""
+        """The most bytes of a body that such a request may have; 0 where none is taken."""
         raise NotImplementedError
 
     def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
@@ -194,7 +194,7 @@ class ServerChannel(HTTPChannel):
         self._watch()
 
     def allHeadersReceived(self) -> None:
-        """Refuse a body that is too long before it comes, and before anybody is told to go on sending."""
+        """Refuse a body that is too long before it comes, and before C{100 Continue} is sent."""
         self._limit = self.body_limit(self._command, self._path)
         if self.length is None and self._limit == 0:
             self._refuse_body()
@@ -222,7 +222,7 @@ class ServerChannel(HTTPChannel):
             super().rawDataReceived(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """A header line too long for anybody."""
+        """See L{HTTPChannel.lineLengthExceeded}."""
         self._respondToBadRequestAndDisconnect()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -259,7 +259,7 @@ class ServerChannel(HTTPChannel):
         self._write_refusal(*self.body_refusal(self._command, self._path))
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """What Twisted refuses while parsing is told as JSON as well."""
+        """What Twisted refuses while parsing is answered as JSON as well."""
         self._write_refusal(400, self.bad_request())
 
     def _write_refusal(self, code: int, body: bytes, more: Sequence[tuple[bytes, bytes]] = ()) -> None:

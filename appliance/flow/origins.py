@@ -90,7 +90,7 @@ def refuse_other_host(host: Host | None, hosts: Sequence[str], key: str, address
     @param hosts: the names that are answered to.
     @param key: where they are configured, for the message.
     @param address: our own address on this connection, to be answered to as loopback names are; C{None}: to neither.
-    @raise HostUnknown: it is addressed to somebody else.
+    @raise HostUnknown: it is addressed to another name.
     """
     if host is None:
         raise HostUnknown(f"the request names no Host, and only those of {key} are answered")

@@ -27,7 +27,7 @@ def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     try:
         endpoint: IStreamServerEndpoint = serverFromString(SendfileReactor(reactor), description)
     except Exception as error:
-        # Whatever an endpoint's own parser, or OpenSSL, says of what it was given.
+        # An endpoint's own parser, or OpenSSL, may raise anything.
         raise ConfigError(f"{description}: {error}; see Twisted's server endpoint strings") from error
     return endpoint
 
@@ -42,7 +42,7 @@ def check_endpoints(reactor: Any, endpoints: Mapping[str, str], source: str) -> 
 
 
 class Ports:
-    """All that are open. Who connects to one waits until L{accept}."""
+    """All that are open. Connections wait until L{accept}."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -68,11 +68,11 @@ class Ports:
         raise ConfigError(f"cannot listen on {description}: {reason}; is another process using it?")
 
     def accept(self) -> None:
-        """Let in who waits, and who comes from now on."""
+        """Accept connections: those that wait, and those that come from now on."""
         for port in self._open:
             if port.connected:
                 port.startReading()
 
     async def close(self) -> None:
-        """Let nobody in any more; returns when the ports are free."""
+        """Accept no more connections; returns when the ports are free."""
         await DeferredList([maybeDeferred(port.stopListening) for port in self._open])

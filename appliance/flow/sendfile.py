@@ -135,7 +135,7 @@ class SendfileServer(tcp.Server):
             super()._closeWriteConnection()
 
     def connectionLost(self, reason: Any) -> None:
-        """Forget the range; the producer is told by the connection it is registered with."""
+        """Drop the range; the producer is stopped by the connection that it is registered with."""
         self._range = None
         super().connectionLost(reason)
 
@@ -182,7 +182,7 @@ class SendfileReactor:
 
 
 def progress(transport: Any) -> Progress | None:
-    """How far a connection is, whatever stands before its socket (TLS, PROXY); C{None} when that cannot be told."""
+    """How far a connection is, whatever stands before its socket (TLS, PROXY); C{None} when that is not known."""
     while transport is not None and not isinstance(transport, SendfileServer):
         transport = getattr(transport, "transport", None)
     return None if transport is None else transport.progress()

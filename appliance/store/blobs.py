@@ -112,10 +112,15 @@ class FilesystemBlobStore:
         """See L{IBlobStore.forget}."""
         if digest in self._receiving:
             return succeed(False)
-        # Nobody begins to write a file that is on its way out.
+        # No ingest begins to write a file that is being removed.
         self._receiving.add(digest)
         gone = self._threads.call(unlink, self._partial / digest.file_name)
-        return shielded(gone.addBoth(self._forgotten, digest).addCallback(lambda _: True))
+
+        def over(result: T) -> T:
+            self._receiving.discard(digest)
+            return result
+
+        return shielded(gone.addBoth(over).addCallback(lambda _: True))
 
     def delete(self, digest: Digest) -> Deferred[None]:
         """See L{IBlobStore.delete}."""
@@ -124,10 +129,6 @@ class FilesystemBlobStore:
     def total(self) -> int:
         """See L{IBlobStore.total}."""
         return self._total
-
-    def _forgotten(self, result: T, digest: Digest) -> T:
-        self._receiving.discard(digest)
-        return result
 
     def _inspect(self, path: Path) -> Unfinished | None:
         try:
@@ -186,7 +187,7 @@ class FilesystemBlobStore:
     def _publish(self, path: Path, digest: Digest, size: int) -> None:
         """
         Give the file C{path} the blob's name, unless a file has it already: then that one is the blob, and C{path} is
-        gone. Durable on return. The file is whole and synced, and nobody can write it any more.
+        gone. Durable on return. The file is whole and synced, and has no writer any more.
         """
         final = self._path(digest)
         with self._naming:

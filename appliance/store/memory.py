@@ -25,7 +25,7 @@ class MemoryBlobStore:
         self._receiving: set[Digest] = set()
 
     def again(self) -> MemoryBlobStore:
-        """What a new process would find: as much as this one has, and nobody receiving."""
+        """What a new process would find: as much as this one has, and no ingest open."""
         store = MemoryBlobStore()
         store._blobs, store._partial = self._blobs, dict(self._partial)
         return store

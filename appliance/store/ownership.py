@@ -48,7 +48,7 @@ class Ownership:
         try:
             cls._lock(root, fd)
             _check_version(root)
-            _furnish(root)
+            _create_layout(root)
         except BaseException:
             os.close(fd)
             raise
@@ -65,7 +65,7 @@ class Ownership:
             ) from None
         except OSError as error:
             raise StoreError(f"store {root}: cannot be locked: {error.strerror}; use a local file system") from error
-        # For the message above only: a full disk keeps nobody from serving what is held.
+        # For the message above only: on a full disk what is held is served all the same.
         with suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
@@ -85,21 +85,17 @@ def _check_version(root: Path) -> None:
         raise StoreError(f"store {root}: VERSION cannot be read: {error}") from error
     # A power cut between creating the store and writing VERSION leaves it absent or empty: a new store.
     if text == "":
-        _try_to_write(root, path)
+        try:
+            write_file(path, f"{VERSION}\n".encode("ascii"), root / "VERSION.tmp")
+        except OSError as error:
+            raise StoreError(f"store {root}: cannot be written: {error.strerror}; check owner and space") from error
     elif not text.isdigit() or len(text) > 9:
         raise StoreError(f"store {root}: VERSION holds {text[:40]!r}, which is no version; is this a pullcache store?")
     elif int(text) > VERSION:
         raise StoreTooNew(f"store {root}: layout version {text}, {VERSION} is known here; install a newer pullcache")
 
 
-def _try_to_write(root: Path, path: Path) -> None:
-    try:
-        write_file(path, f"{VERSION}\n".encode("ascii"), root / "VERSION.tmp")
-    except OSError as error:
-        raise StoreError(f"store {root}: cannot be written: {error.strerror}; check owner and space") from error
-
-
-def _furnish(root: Path) -> None:
+def _create_layout(root: Path) -> None:
     try:
         for name in FOLDERS:
             make_folder(root / name)

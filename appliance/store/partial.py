@@ -5,7 +5,7 @@ A blob under way, on disk.
 
     partial/<alg>-<hex>          the bytes received so far
     partial/<alg>-<hex>.json     where they come from, for a resumption after a restart
-    partial/<alg>-<hex>.<n>.tmp  the same blob from somebody else, while the first file has a writer; not resumed
+    partial/<alg>-<hex>.<n>.tmp  the same blob from elsewhere, while the first file has a writer; not resumed
 
 Each file has one writer. The bytes are not synced while they come: after a power cut the file may hold less, or zeros,
 and the digest finds out. Those that are written ahead lie elsewhere until they are absorbed (L{appliance.store.ahead}),
@@ -57,10 +57,10 @@ class PartialBlob:
         closed: Callable[[], None] | None = None,
     ) -> None:
         """
-        @param path: the file, which nobody else writes; when it is a C{.tmp} it is gone after L{close}.
+        @param path: the file, which has no other writer; when it is a C{.tmp} it is gone after L{close}.
         @param final: where the blob is, once it is held.
         @param publish: gives a whole and synced file of that digest and size its name, on a thread.
-        @param closed: called when somebody else may write the file.
+        @param closed: called when the file may have another writer.
         """
         self._path = path
         self._final = final
@@ -155,7 +155,7 @@ class PartialBlob:
         over: Deferred[None] = succeed(None)
         if self._fd >= 0:
             self._close_for_writing()
-            # Nobody needs a beginning of what somebody else has brought meanwhile.
+            # The beginning of a blob that has come from elsewhere meanwhile is of no use.
             if not self._is_kept or self._final.exists():
                 over = self._threads.call(unlink, self._path).addErrback(lambda _: None)
         return over.addCallback(self._free)
@@ -228,7 +228,7 @@ class PartialBlob:
         self._note.unlink(missing_ok=True)
 
     def _discard(self) -> None:
-        # After the end it is somebody else's file that has the name.
+        # After the end the file of that name is another ingest's.
         if self._fd >= 0:
             unlink(self._path)
 
