@@ -26,8 +26,8 @@ from appliance.errors import ConfigError, PullcacheError
 from appliance.explain import describe, warnings
 from appliance.flow.clock import keep_time, wall
 from appliance.flow.connections import make_room
+from appliance.flow.disk import THREADS, DiskThreads
 from appliance.flow.ports import Ports, check_endpoints
-from appliance.flow.threads import THREADS, DiskThreads
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore

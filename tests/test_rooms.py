@@ -482,7 +482,7 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
         ("appliance/settings.py", "from appliance import fields\nfrom appliance.units import duration"),
         ("appliance/explain.py", "from appliance.settings import Settings\nfrom .units import words"),
         ("appliance/flow/pump.py", "from appliance import errors, interfaces\nfrom appliance.oci import ranges"),
-        ("appliance/store/blobs.py", "from ..flow.threads import Threads\nfrom ..settings import Settings"),
+        ("appliance/store/blobs.py", "from ..flow.disk import Threads\nfrom ..settings import Settings"),
         ("appliance/upstream/client.py", "from .http import auth\nfrom ..oci import digest"),
         ("appliance/upstream/kinds/hub.py", "from ..credentials import file\nfrom ...oci import digest"),
         ("appliance/upstream/http/auth.py", "from ..answer import Answer\nfrom ..credentials import attempts"),

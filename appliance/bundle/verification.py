@@ -27,7 +27,7 @@ from appliance.bundle.minisign import PublicKey
 from appliance.bundle.reader import open_into, read_contents
 from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.errors import BundleUnreadable, NotOneBundle
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
 

@@ -1,8 +1,8 @@
 """
 Work that several wait for: one run, and a Deferred for each who waits.
 
-A Deferred has one owner, who may cancel it. So each who waits for something that others wait for as well gets a Deferred
-of its own, and cancelling that detaches its owner and stops nothing. L{SingleFlight} has its name from Go's
+A Deferred has one owner, who may cancel it. So each who waits for something that others wait for as well gets a
+Deferred of its own, and cancelling that detaches its owner and stops nothing. L{SingleFlight} has its name from Go's
 C{golang.org/x/sync/singleflight}; RFC 9211 calls what it does C{collapsed}.
 """
 

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.errors import DocumentDamaged, PullcacheError, VersionConflict
-from appliance.flow.durable import fsync_folder, make_folder, write_file
+from appliance.flow.disk import fsync_folder, make_folder, write_file
 from appliance.interfaces import IDocuments, IThreads
 
 LAYOUT = "_layout"

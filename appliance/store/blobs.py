@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
-from appliance.flow.durable import fsync_folder, write_synced
+from appliance.flow.disk import fsync_folder, write_synced
 from appliance.flow.singleflight import shielded
 from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, Unfinished
 from appliance.oci.digest import Digest

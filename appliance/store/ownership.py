@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from appliance.errors import StoreError, StoreLocked, StoreTooNew
-from appliance.flow.durable import make_folder, write_file
+from appliance.flow.disk import make_folder, write_file
 
 VERSION = 1
 FOLDERS = ("blobs/sha256", "blobs/sha512", "partial", "repositories", "state")

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from appliance.admin.metrics import Metrics
 from appliance.cache.access import RemoteRepository
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.oci.digest import Digest
 from appliance.settings import AdminSettings, BundleSettings, Settings, UpstreamSettings

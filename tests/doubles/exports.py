@@ -10,7 +10,7 @@ from typing import Any
 from appliance.bundle.export import BlobPart, Export
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.selection import Selection
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest

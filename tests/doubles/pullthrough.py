@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from appliance.admin.metrics import Metrics
 from appliance.cache.access import RemoteRepository
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.settings import IMAGE_NONE, PrefetchSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore

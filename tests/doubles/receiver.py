@@ -15,7 +15,7 @@ from appliance.bundle.names import Names
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.bundle.trustpolicy import TrustPolicy
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobReader, IBlobStore, IDocuments, IIngest, Origin, Unfinished

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings, UpstreamSettings

@@ -12,7 +12,7 @@ from twisted.internet.defer import execute
 
 from appliance.cache.prefetch import GRACE
 from appliance.errors import Offline
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index.manifests import HeldManifests
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES

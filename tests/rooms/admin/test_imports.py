@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from appliance.bundle.inbox import INTERVAL
 from appliance.bundle.minisign import SecretKey
 from appliance.errors import Offline, UpstreamUnavailable
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.oci.digest import Digest
 from appliance.settings import ListenSettings, UpstreamSettings
 from tests.doubles import archives

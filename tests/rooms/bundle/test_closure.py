@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.bundle.closure import Closure, closure
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index.manifests import ManifestReader
 from appliance.oci.digest import Digest
 from appliance.oci.imageconfig import covers, named

@@ -25,7 +25,7 @@ from appliance.errors import (
     PullcacheError,
     VersionConflict,
 )
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from tests.doubles.deferreds import result
 from tests.doubles.pullthrough import clock_at

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from appliance import errors
 from appliance.cache import referrers as module
 from appliance.cache.referrers import ReferrerCache, ReferrersAnswer
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists
 from appliance.oci import referrer as rules

@@ -16,8 +16,7 @@ from twisted.python.threadpool import ThreadPool
 
 from appliance.errors import UpstreamUnavailable
 from appliance.flow.body import Growth
-from appliance.flow.durable import make_folder, write_file
-from appliance.flow.threads import DiskThreads, InlineThreads
+from appliance.flow.disk import DiskThreads, InlineThreads, make_folder, write_file
 from appliance.interfaces import IThreads
 from tests.contracts.threads import ThreadsContract
 

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IConsumer
 from zope.interface import implementer
 
 from appliance.flow.body import Growth
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.interfaces import IFileTransport
 from appliance.store.files import FileReader, SharedFile
 

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from appliance.errors import DocumentDamaged, VersionConflict
-from appliance.flow.durable import make_folder, write_file
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads, make_folder, write_file
 from appliance.index import documents as documents_module
 from appliance.index.documents import FilesystemDocuments, previous
 from appliance.index.memory import MemoryDocuments

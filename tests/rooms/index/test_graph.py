@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index import graph as module
 from appliance.index.graph import SMALL, ManifestGraph, Named, Relations, tagged_about
 from appliance.index.repository import Repository

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.errors import BlobDamaged, ManifestInvalid, NotHeld, PullcacheError
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.index import manifests as module
 from appliance.index.manifests import AT_ONCE, LARGE, HeldManifests
 from appliance.index.repository import Repository

@@ -11,8 +11,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from appliance.errors import DocumentDamaged, VersionConflict
-from appliance.flow.durable import make_folder
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads, make_folder
 from appliance.index.documents import FilesystemDocuments, previous
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import SAVE_DELAY, Repositories

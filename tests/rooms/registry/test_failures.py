@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import errors
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.registry.failures import for_clients, internal, refusal
 from appliance.registry.request import etag_matches, quotable
 from appliance.upstream.credentials.file import SecretFile

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.interfaces import IBlobReader, IBlobStore
 from appliance.oci.digest import Digest
 from appliance.store.blobs import FilesystemBlobStore

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.errors import NotHeld
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
 from appliance.store.blobs import FilesystemBlobStore

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from appliance.errors import BlobDamaged, NotHeld
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
 from appliance.store.blobs import FilesystemBlobStore

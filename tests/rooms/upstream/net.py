@@ -34,7 +34,7 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.settings import UpstreamSettings
 from appliance.upstream.client import RegistryClient
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 from twisted.internet.defer import Deferred
 
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.client import RegistryClient

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance import errors
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig
 from appliance.upstream.credentials.helper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, TIMEOUT, CredentialHelper
 from appliance.upstream.credentials.renewing import RenewingCredential

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from appliance import errors
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.attempts import LoginAttempts
 from appliance.upstream.credentials.configured import credentials_for, token_credentials

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from appliance import errors
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig, Server, host_of
 from appliance.upstream.credentials.helper import CredentialHelper
 from appliance.upstream.interfaces import Secret

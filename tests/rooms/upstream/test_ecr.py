@@ -32,7 +32,7 @@ from appliance.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.interfaces import IThreads
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials import aws

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance import errors
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.upstream.credentials.file import PasswordFile
 from appliance.upstream.interfaces import Secret
 from tests.rooms.upstream.guarded import (

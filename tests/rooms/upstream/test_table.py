@@ -15,7 +15,7 @@ from twisted.plugin import getPlugins
 from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError, Offline
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.oci.digest import Digest
 from appliance.settings import Settings, UpstreamSettings
 from appliance.upstream.client import RegistryClient

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
 from appliance import errors
-from appliance.flow.threads import InlineThreads
+from appliance.flow.disk import InlineThreads
 from appliance.upstream.credentials.file import PasswordFile
 from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.http.tokens import MOST, Token, TokenKey, Tokens
