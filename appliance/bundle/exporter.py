@@ -54,7 +54,7 @@ class Exporter:
         """
         @param site: the stable id of this appliance.
         @param lists: the lists of referrers of upstreams; C{None}: there are none.
-        @param asks: whether a blob that came through another repository is requested of that upstream, not served at once.
+        @param asks: whether a blob that came through another repository is requested of that upstream first.
         """
         self._asks = asks
         self._lists = lists
