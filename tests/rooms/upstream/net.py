@@ -45,6 +45,7 @@ from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.table import client_for
 from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
+from tests.doubles.deferreds import failing, result
 
 T = TypeVar("T")
 
@@ -302,12 +303,12 @@ class Net:
     def result(self, deferred: Deferred[T]) -> T:
         """What it fires with, without time passing. Raises what it fails with."""
         self.settle()
-        return now(deferred)
+        return result(deferred)
 
     def fault(self, deferred: Deferred[T]) -> BaseException:
         """What it fails with, without time passing."""
         self.settle()
-        return failure_of(deferred)
+        return failing(deferred)
 
     def timers(self) -> list[IDelayedCall]:
         """What is still going to happen, the ends of idle connections left out."""
@@ -316,30 +317,6 @@ class Net:
 
     def urls(self) -> list[str]:
         return [asked.url for asked in self.asked]
-
-
-def now(deferred: Deferred[T]) -> T:
-    """What a Deferred has fired with; raises what it has failed with."""
-    results: list[T | Failure] = []
-    deferred.addBoth(results.append)
-    assert results, "nothing yet"
-    result = results[0]
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result
-
-
-def failure_of(deferred: Deferred[T]) -> BaseException:
-    """What a Deferred has failed with."""
-    try:
-        result = now(deferred)
-    except Exception as reason:
-        return reason
-    raise AssertionError(f"no failure but {result!r}")
-
-
-def pending(deferred: Deferred[T]) -> bool:
-    return not deferred.called
 
 
 @implementer(IConsumer)

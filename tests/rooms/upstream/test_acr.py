@@ -19,7 +19,7 @@ from appliance.upstream.credentials.acr import AcrCredentials, claims_of, is_ref
 from appliance.upstream.credentials.lease import MIN_INTERVAL
 from appliance.upstream.credentials.renewing import IAcceptedCredentials
 from appliance.upstream.interfaces import ICredentials, Secret
-from tests.rooms.upstream.net import failure_of, now
+from tests.doubles.deferreds import failing, result
 
 HOST = "contoso.azurecr.io"
 HOUR = 3600.0
@@ -98,7 +98,7 @@ class Bench:
         self.credentials = AcrCredentials(self.file, "ours", HOST, self.clock, self.exchange.post)
 
     def current(self) -> Secret:
-        return now(self.credentials.current())
+        return result(self.credentials.current())
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_refused_token_is_exchanged_again(bench: Bench) -> None:
     """A registry may forget what it gave, before its end."""
     first = bench.current()
     bench.clock.advance(MIN_INTERVAL)
-    assert now(bench.credentials.refused(first)) is True
+    assert result(bench.credentials.refused(first)) is True
     assert bench.current().danger_text == refresh_token(2)
 
 
@@ -157,7 +157,7 @@ def test_a_token_refused_after_the_file_was_replaced_is_replaced(bench: Bench) -
     """Twenty pulls that showed the old one go on with the new one."""
     first = bench.current()
     bench.file.text = entra(2)
-    assert [now(bench.credentials.refused(first)) for _ in range(20)] == [True] * 20
+    assert [result(bench.credentials.refused(first)) for _ in range(20)] == [True] * 20
     assert len(bench.exchange.forms) == 2
 
 
@@ -171,7 +171,7 @@ def test_a_file_replaced_a_little_late_is_waited_for(bench: Bench) -> None:
 def test_a_token_that_is_denied_is_denied(bench: Bench) -> None:
     """And shown in no message."""
     bench.file.text = "s3cret"
-    fault = failure_of(bench.credentials.current())
+    fault = failing(bench.credentials.current())
     assert isinstance(fault, UpstreamDenied)
     assert "s3cret" not in str(fault)
 
@@ -179,7 +179,7 @@ def test_a_token_that_is_denied_is_denied(bench: Bench) -> None:
 def test_a_registry_that_is_out_denies_nothing(bench: Bench) -> None:
     """What is cached is served as for any outage."""
     bench.exchange.fault = UpstreamUnavailable("ours", "no connection")
-    assert isinstance(failure_of(bench.credentials.current()), UpstreamUnavailable)
+    assert isinstance(failing(bench.credentials.current()), UpstreamUnavailable)
     assert bench.file.complaints == 0
 
 
@@ -187,7 +187,7 @@ def test_a_registry_that_is_out_denies_nothing(bench: Bench) -> None:
 def test_an_exchange_that_gives_no_token_is_invalid(bench: Bench, answer: bytes) -> None:
     """Nothing of it is sent on."""
     bench.exchange.answer = answer
-    assert isinstance(failure_of(bench.credentials.current()), UpstreamInvalid)
+    assert isinstance(failing(bench.credentials.current()), UpstreamInvalid)
 
 
 def test_the_registrys_own_token_is_used_as_it_is() -> None:
@@ -195,9 +195,9 @@ def test_the_registrys_own_token_is_used_as_it_is() -> None:
     bench = Bench(refresh_token())
     secret = bench.current()
     assert (secret.danger_text, secret.use) == (refresh_token(), Secret.Use.IDENTITY)
-    assert now(bench.credentials.refused(secret)) is False
+    assert result(bench.credentials.refused(secret)) is False
     bench.file.text = refresh_token(2)
-    assert now(bench.credentials.refused(secret)) is True
+    assert result(bench.credentials.refused(secret)) is True
     assert bench.exchange.forms == []
 
 

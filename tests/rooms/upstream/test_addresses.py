@@ -26,7 +26,8 @@ from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.table import client_for
 from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import SilentObserver, failure_of, now
+from tests.doubles.deferreds import failing, result
+from tests.rooms.upstream.net import SilentObserver
 from tests.rooms.upstream.wires import LINK, PRIVATE, PUBLIC, Line, Names, a_reactor, connected
 
 TABLE = [
@@ -235,7 +236,7 @@ def test_a_redirect_is_connected_only_where_it_may_lead(
     assert connected(reactor) == [(own[0], 80)]
     answer(reactor, 0, redirected(location))
     if target is None:
-        fault = failure_of(fetching)
+        fault = failing(fetching)
         assert type(fault) is UpstreamRefused
         assert connected(reactor) == [(own[0], 80)]
     else:
@@ -279,7 +280,7 @@ def test_the_settings_name_who_may_be_inside(location: str, target: tuple[str, i
     answer(reactor, 0, redirected(location))
     assert connected(reactor)[1:] == ([] if target is None else [target])
     if target is None:
-        assert type(failure_of(fetching)) is UpstreamRefused
+        assert type(failing(fetching)) is UpstreamRefused
     else:
         fetching.addErrback(lambda _: None).cancel()
 
@@ -291,11 +292,11 @@ def test_a_connection_is_not_used_under_a_stricter_rule_than_it_was_made_under()
     agent = agent_for(settings, Url.parse(REGISTRY), reactor, Trust(settings), Timeouts(), Proxies())
     own = agent.own.request(b"GET", b"http://registry.example/v2/")
     answer(reactor, 0, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    now(own).deliverBody(Protocol())
+    result(own).deliverBody(Protocol())
     names.table["registry.example"] = [LINK]
     led = agent.foreign.request(b"GET", b"http://registry.example/v2/")
     reactor.advance(0)
-    assert type(failure_of(led)) is UpstreamRefused
+    assert type(failing(led)) is UpstreamRefused
     again = agent.own.request(b"GET", b"http://registry.example/v2/")
     assert len(connected(reactor)) == 1
     again.addErrback(lambda _: None).cancel()
@@ -345,13 +346,13 @@ def test_a_name_that_never_resolves_is_given_up() -> None:
     reactor.advance(9)
     assert not fetching.called
     reactor.advance(1)
-    assert isinstance(failure_of(fetching), UpstreamUnavailable)
+    assert isinstance(failing(fetching), UpstreamUnavailable)
 
 
 def test_a_name_that_is_not_there_is_unavailable() -> None:
     """Said in words."""
     upstream, _, _ = asking({"registry.example": []})
-    fault = failure_of(upstream.manifest("a", "t"))
+    fault = failing(upstream.manifest("a", "t"))
     assert "cannot be resolved" in str(fault)
 
 
@@ -365,5 +366,5 @@ def test_a_connection_reads_in_large_pieces() -> None:
     transport.bufferSize = 65536
     alsoProvides(transport, ITCPTransport)
     reactor.tcpClients[0][2].buildProtocol(None).makeConnection(transport)
-    now(connecting)
+    result(connecting)
     assert transport.bufferSize == 256 * 1024

@@ -8,7 +8,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from appliance import errors
 from appliance.oci.digest import Digest
 from appliance.upstream.interfaces import IBlobResponse
-from tests.rooms.upstream.net import CDN, REGISTRY, Counting, Net, Reply, Sink, Wire, failure_of, now, pending, upstream
+from tests.doubles.deferreds import failing, pending, result
+from tests.rooms.upstream.net import CDN, REGISTRY, Counting, Net, Reply, Sink, Wire, upstream
 
 DIGEST = Digest.of(b"")
 
@@ -111,9 +112,9 @@ def test_an_end_is_told_from_a_cut(reply: Reply, expected: type[Exception] | Non
     done = response.deliver(sink)
     net.settle()
     if expected is None:
-        assert now(done) is None
+        assert result(done) is None
     else:
-        fault = failure_of(done)
+        fault = failing(done)
         assert type(fault) is expected
         assert "cut after 10 bytes" in str(fault)
     assert sink.data == reply.body
@@ -133,7 +134,7 @@ def test_silence_ends_a_body() -> None:
     net.clock.pump([1.0] * 29)
     assert pending(done)
     net.clock.pump([1.0] * 3)
-    assert type(failure_of(done)) is errors.UpstreamTimeout
+    assert type(failing(done)) is errors.UpstreamTimeout
     assert wire.dropped
     assert sink.producer is None
     net.settle()
@@ -153,7 +154,7 @@ def test_a_pause_is_no_silence() -> None:
     net.clock.pump([1.0] * 29)
     assert pending(done)
     net.clock.pump([1.0] * 3)
-    assert type(failure_of(done)) is errors.UpstreamTimeout
+    assert type(failing(done)) is errors.UpstreamTimeout
 
 
 def test_a_clock_that_is_set_forward_cuts_no_body() -> None:
@@ -176,7 +177,7 @@ def test_a_consumer_that_stops_drops_the_line() -> None:
     assert sink.producer is not None
     producer = sink.producer
     producer.stopProducing()
-    assert type(failure_of(done)) is errors.UpstreamUnavailable
+    assert type(failing(done)) is errors.UpstreamUnavailable
     assert wire.dropped
     producer.stopProducing()
     producer.resumeProducing()
@@ -203,7 +204,7 @@ def test_nothing_is_written_after_a_stop() -> None:
     net.wires[0].send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n")
     sink = Full()
     done = net.result(fetching).deliver(sink)
-    assert type(failure_of(done)) is errors.UpstreamUnavailable
+    assert type(failing(done)) is errors.UpstreamUnavailable
     assert sink.data == b"a"
     net.settle()
     assert net.timers() == []
@@ -216,7 +217,7 @@ def test_a_delivery_can_be_cancelled() -> None:
     done = response.deliver(sink)
     net.settle()
     done.cancel()
-    assert type(failure_of(done)) is CancelledError
+    assert type(failing(done)) is CancelledError
     assert wire.dropped
     assert sink.producer is None
     net.settle()
@@ -263,7 +264,7 @@ def test_a_manifest_that_trickles_is_given_up_after_a_minute() -> None:
     trickle(net, net.wires[0], 59)
     assert pending(fetching)
     trickle(net, net.wires[0], 2)
-    fault = failure_of(fetching)
+    fault = failing(fetching)
     assert type(fault) is errors.UpstreamTimeout
     assert "within 60 seconds" in str(fault)
     assert net.wires[0].dropped
@@ -290,7 +291,7 @@ def test_an_error_that_trickles_is_told_by_its_status() -> None:
     asking = upstream(net).tags("a")
     net.settle()
     trickle(net, net.wires[0], 61)
-    assert isinstance(failure_of(asking), errors.UpstreamMissing)
+    assert isinstance(failing(asking), errors.UpstreamMissing)
     assert net.wires[0].dropped
 
 

@@ -22,7 +22,7 @@ from appliance.upstream.credentials.helper import KEPT, KEPT_FAULT, MAX_OUTPUT_B
 from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.interfaces import Secret
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import failure_of, now, pending
+from tests.doubles.deferreds import failing, pending, result
 
 
 class Program:
@@ -132,7 +132,7 @@ def test_a_helper_is_asked_as_docker_asks_it(rig: Rig) -> None:
     assert (program.heard, program.stdin_closed) == (b"registry.example", True)
     assert pending(asked)
     program.says(ANSWER)
-    assert now(asked) == Secret("", "user", "c4n4ry")
+    assert result(asked) == Secret("", "user", "c4n4ry")
     assert rig.clock.getDelayedCalls() == []
 
 
@@ -140,20 +140,20 @@ def test_the_user_name_token_says_that_it_is_an_identity_token(rig: Rig) -> None
     """As docker's own stores keep them."""
     asked = rig.get()
     rig.shop.programs[0].says({"Username": "<token>", "Secret": "c4n4ry"})
-    assert now(asked) == Secret("", "", "c4n4ry", Secret.Use.IDENTITY)
+    assert result(asked) == Secret("", "", "c4n4ry", Secret.Use.IDENTITY)
 
 
 def test_an_answer_is_kept_for_five_minutes_and_asked_for_again_on_a_refusal(rig: Rig) -> None:
     """A keyring is not opened for every layer."""
     asked = rig.get()
     rig.shop.programs[0].says(ANSWER)
-    now(asked)
+    result(asked)
     rig.clock.advance(KEPT - 1)
-    assert now(rig.get()) == Secret("", "user", "c4n4ry")
+    assert result(rig.get()) == Secret("", "user", "c4n4ry")
     assert len(rig.shop.programs) == 1
     asked = rig.get(again=True)
     rig.shop.programs[1].says({**ANSWER, "Secret": "other"})
-    assert now(asked) == Secret("", "user", "other")
+    assert result(asked) == Secret("", "user", "other")
     rig.clock.advance(KEPT)
     assert pending(rig.get())
 
@@ -163,7 +163,7 @@ def test_many_questions_are_one_run(rig: Rig) -> None:
     asked = [rig.get() for _ in range(20)]
     (program,) = rig.shop.programs
     program.says(ANSWER)
-    assert {now(each) for each in asked} == {Secret("", "user", "c4n4ry")}
+    assert {result(each) for each in asked} == {Secret("", "user", "c4n4ry")}
 
 
 def test_a_helper_that_takes_too_long_is_killed(rig: Rig) -> None:
@@ -172,7 +172,7 @@ def test_a_helper_that_takes_too_long_is_killed(rig: Rig) -> None:
     rig.clock.advance(TIMEOUT)
     (program,) = rig.shop.programs
     assert (program.signals, program.let_go) == (["KILL"], True)
-    fault = failure_of(asked)
+    fault = failing(asked)
     assert type(fault) is errors.UpstreamTimeout
     assert "docker-credential-test" in str(fault)
     program.exits(9)
@@ -186,7 +186,7 @@ def test_a_helper_that_never_ends_writing_is_killed(rig: Rig) -> None:
     assert program.signals == []
     program.protocol.outReceived(b"x")
     assert program.signals == ["KILL"]
-    assert str(MAX_OUTPUT_BYTES) in str(failure_of(asked))
+    assert str(MAX_OUTPUT_BYTES) in str(failing(asked))
     program.exits(9)
     assert rig.clock.getDelayedCalls() == []
 
@@ -205,7 +205,7 @@ def test_a_helper_in_trouble_is_named_and_not_quoted(rig: Rig, output: bytes, co
     """What it writes, on either pipe, may hold secrets."""
     asked = rig.get()
     rig.shop.programs[0].says(output, code, b"stderr c4n4ry")
-    fault = failure_of(asked)
+    fault = failing(asked)
     assert type(fault) is errors.UpstreamDenied
     assert "docker-credential-test" in str(fault) and word in str(fault)
     assert "c4n4ry" not in str(fault) + repr(fault) + Failure(fault).getTraceback()
@@ -215,7 +215,7 @@ def test_a_failed_helper_is_not_run_for_every_question(rig: Rig) -> None:
     """One that hangs would hold every pull for ten seconds."""
     rig.get().addErrback(lambda _: None)
     rig.clock.advance(TIMEOUT)
-    assert type(failure_of(rig.get())) is errors.UpstreamTimeout
+    assert type(failing(rig.get())) is errors.UpstreamTimeout
     assert len(rig.shop.programs) == 1
     rig.clock.advance(KEPT_FAULT)
     assert pending(rig.get())
@@ -229,14 +229,14 @@ def test_a_helper_may_have_nothing(rig: Rig, output: object, code: int) -> None:
     """That is no failure of the helper."""
     asked = rig.get()
     rig.shop.programs[0].says(output, code)
-    assert now(asked) is None
+    assert result(asked) is None
 
 
 @pytest.mark.parametrize("name", ["", "../evil", "a/b", "a b", "a\nb", "-x;rm", "é", "a\0"])
 def test_a_name_is_no_path(rig: Rig, name: str) -> None:
     """Whoever writes the file may name a program of the PATH, nothing else."""
     config = rig.config({"credHelpers": {"registry.example": name}})
-    fault = failure_of(Deferred.fromCoroutine(config.read(again=False)))
+    fault = failing(Deferred.fromCoroutine(config.read(again=False)))
     assert type(fault) is errors.UpstreamDenied
     assert rig.shop.programs == []
 
@@ -245,7 +245,7 @@ def test_a_name_is_no_path(rig: Rig, name: str) -> None:
 def test_a_program_that_is_not_there_is_named(rig: Rig, name: str) -> None:
     """With where it was looked for; a file that is no program is none."""
     rig.install("plain", 0o644)
-    fault = failure_of(rig.get(name=name))
+    fault = failing(rig.get(name=name))
     assert f"docker-credential-{name} is not on the PATH" in str(fault)
     assert "auth_file /x" in str(fault)
 
@@ -256,7 +256,7 @@ def test_a_program_in_the_working_directory_is_not_run(rig: Rig, monkeypatch: py
     (rig.folder / "relative").mkdir()
     os.rename(rig.bin / "docker-credential-near", rig.folder / "relative" / "docker-credential-near")
     monkeypatch.chdir(rig.folder)
-    fault = failure_of(rig.get(name="near"))
+    fault = failing(rig.get(name="near"))
     assert "is not on the PATH" in str(fault)
 
 
@@ -282,7 +282,7 @@ def test_the_file_says_which_helper_knows_a_registry(rig: Rig, config: object, u
     assert program.args[0] == "docker-credential-test"
     assert server is None or program.heard == server.encode()
     program.says(ANSWER)
-    assert now(asked) == Secret("", "user", "c4n4ry")
+    assert result(asked) == Secret("", "user", "c4n4ry")
 
 
 def test_what_the_store_of_all_does_not_have_may_stand_in_the_file(rig: Rig) -> None:
@@ -290,7 +290,7 @@ def test_what_the_store_of_all_does_not_have_may_stand_in_the_file(rig: Rig) -> 
     entry = {"registry.example": {"username": "file", "password": "x"}}
     asked = Deferred.fromCoroutine(rig.config({"auths": entry, "credsStore": "test"}).read(again=False))
     rig.shop.programs[0].says(b"credentials not found in native keychain", 1)
-    assert now(asked) == Secret("", "file", "x")
+    assert result(asked) == Secret("", "file", "x")
 
 
 def test_a_refused_secret_of_a_helper_is_asked_for_again_at_once(rig: Rig) -> None:
@@ -298,8 +298,8 @@ def test_a_refused_secret_of_a_helper_is_asked_for_again_at_once(rig: Rig) -> No
     credential = RenewingCredential(rig.config({"credsStore": "test"}), rig.clock)
     asked = credential.current()
     rig.shop.programs[0].says(ANSWER)
-    secret = now(asked)
+    secret = result(asked)
     refused = credential.refused(secret)
     rig.shop.programs[1].says({**ANSWER, "Secret": "other"})
-    assert now(refused) is True
-    assert now(credential.current()).danger_text == "other"
+    assert result(refused) is True
+    assert result(credential.current()).danger_text == "other"

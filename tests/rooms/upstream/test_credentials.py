@@ -19,7 +19,8 @@ from appliance.upstream.credentials.file import MAX_SECRET_BYTES, PasswordFile, 
 from appliance.upstream.credentials.renewing import GRACE, RETRY_DELAYS, IAcceptedCredentials, RenewingCredential
 from appliance.upstream.interfaces import ICredentials, Secret
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import arguments, failure_of, now, pending
+from tests.doubles.deferreds import failing, pending, result
+from tests.rooms.upstream.net import arguments
 
 HOME = Url.parse("https://registry.example")
 
@@ -45,7 +46,7 @@ def test_a_user_name_goes_with_the_password_of_its_file(tmp_path: Path) -> None:
     named = settings(username="u", password_file=wrote(tmp_path / "p", "x\n"))
     given = credentials_for(named, HOME, arguments(Clock()))
     assert given is not None
-    secret = now(given.current())
+    secret = result(given.current())
     assert (secret.username, secret.danger_text, secret.use) == ("u", "x", Secret.Use.PASSWORD)
 
 
@@ -53,7 +54,7 @@ def test_a_token_file_holds_a_token_for_the_registry(tmp_path: Path) -> None:
     """White space around it means nothing."""
     given = credentials_for(settings(token_file=wrote(tmp_path / "t", " \n x.y \r\n")), HOME, arguments(Clock()))
     assert given is not None
-    secret = now(given.current())
+    secret = result(given.current())
     assert (secret.username, secret.danger_text, secret.use) == ("", "x.y", Secret.Use.BEARER)
 
 
@@ -62,7 +63,7 @@ def test_an_adapter_may_know_a_token_as_a_password(tmp_path: Path) -> None:
     file = wrote(tmp_path / "t", "ya29")
     given = token_credentials(settings(token_file=file), arguments(Clock()), "oauth2accesstoken", Secret.Use.PASSWORD)
     assert given is not None
-    secret = now(given.current())
+    secret = result(given.current())
     assert (secret.username, secret.danger_text, secret.use) == ("oauth2accesstoken", "ya29", Secret.Use.PASSWORD)
     assert token_credentials(settings(), arguments(Clock())) is None
 
@@ -72,14 +73,14 @@ def test_an_auth_file_is_docker_s(tmp_path: Path) -> None:
     file = wrote(tmp_path / "config.json", '{"auths": {"registry.example": {"auth": "dTpw"}}}')
     given = credentials_for(settings(auth_file=file), HOME, arguments(Clock()))
     assert given is not None
-    assert now(given.current()).username == "u"
+    assert result(given.current()).username == "u"
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
 def read(file: SecretFile, again: bool = False) -> bytes:
-    return now(Deferred.fromCoroutine(file.read(again)))
+    return result(Deferred.fromCoroutine(file.read(again)))
 
 
 def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_file_that_is_no_use_is_named_with_what_is_wrong(tmp_path: Path, make:
     """And a pipe that nobody writes to does not hang anything."""
     path = tmp_path / "f"
     make(path)  # type: ignore[operator]
-    fault = failure_of(Deferred.fromCoroutine(PasswordFile("u", path, "up.example", InlineThreads()).read(again=False)))
+    fault = failing(Deferred.fromCoroutine(PasswordFile("u", path, "up.example", InlineThreads()).read(again=False)))
     assert type(fault) is errors.UpstreamDenied
     assert f"password_file {path}" in str(fault)
     assert word in str(fault)
@@ -142,7 +143,7 @@ def test_a_file_that_is_no_use_is_named_with_what_is_wrong(tmp_path: Path, make:
 def test_an_empty_token_file_holds_no_token(tmp_path: Path) -> None:
     """Said before the registry is asked."""
     file = TokenFile(wrote(tmp_path / "t", "\n"), "up.example", InlineThreads(), "", Secret.Use.BEARER)
-    assert "is empty" in str(failure_of(Deferred.fromCoroutine(file.read(again=False))))
+    assert "is empty" in str(failing(Deferred.fromCoroutine(file.read(again=False))))
 
 
 # -- credential -------------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ class Rig:
         self.credential = RenewingCredential(self.drawer, self.clock)
 
     def current(self) -> Secret:
-        return now(self.credential.current())
+        return result(self.credential.current())
 
     def accepted(self) -> Secret:
         secret = self.current()
@@ -211,10 +212,10 @@ def test_a_secret_that_was_never_accepted_is_looked_at_once_more_and_not_waited_
     """It is wrong: nobody is about to change it."""
     rig = Rig()
     secret = rig.current()
-    assert now(rig.credential.refused(secret)) is False
+    assert result(rig.credential.refused(secret)) is False
     assert rig.drawer.again == 1
     rig.drawer.text = "new"
-    assert now(rig.credential.refused(secret)) is True
+    assert result(rig.credential.refused(secret)) is True
 
 
 def test_a_secret_that_is_accepted_no_more_is_waited_for_three_seconds() -> None:
@@ -226,7 +227,7 @@ def test_a_secret_that_is_accepted_no_more_is_waited_for_three_seconds() -> None
     assert pending(refused)
     rig.drawer.text = "new"
     rig.clock.advance(1)
-    assert now(refused) is True
+    assert result(refused) is True
     assert rig.current().danger_text == "new"
 
 
@@ -237,7 +238,7 @@ def test_the_wait_ends() -> None:
     for pause in RETRY_DELAYS:
         assert pending(refused)
         rig.clock.advance(pause)
-    assert now(refused) is False
+    assert result(refused) is False
     assert rig.clock.seconds() == sum(RETRY_DELAYS) == 3
     assert rig.drawer.again == len(RETRY_DELAYS) + 1
     assert rig.clock.getDelayedCalls() == []
@@ -252,7 +253,7 @@ def test_everybody_shares_one_wait() -> None:
     refusals[0].cancel()
     rig.drawer.text = "new"
     rig.clock.advance(RETRY_DELAYS[0])
-    assert [now(each) for each in refusals[1:]] == [True] * 19
+    assert [result(each) for each in refusals[1:]] == [True] * 19
     assert rig.drawer.again == 2
 
 
@@ -264,7 +265,7 @@ def test_the_wait_outlives_a_source_that_cannot_be_read_for_a_moment() -> None:
     refused = rig.credential.refused(secret)
     rig.drawer.fault, rig.drawer.text = None, "new"
     rig.clock.advance(RETRY_DELAYS[0])
-    assert now(refused) is True
+    assert result(refused) is True
 
 
 def test_a_late_refusal_of_an_earlier_secret_says_that_there_is_another() -> None:
@@ -273,7 +274,7 @@ def test_a_late_refusal_of_an_earlier_secret_says_that_there_is_another() -> Non
     old = rig.accepted()
     rig.drawer.text = "new"
     new = rig.accepted()
-    assert now(rig.credential.refused(old)) is True
+    assert result(rig.credential.refused(old)) is True
     assert rig.current() == new
 
 
@@ -283,16 +284,16 @@ def test_the_secret_before_is_presented_when_the_registry_does_not_know_the_new_
     old = rig.accepted()
     rig.drawer.text = "new"
     new = rig.current()
-    assert now(rig.credential.refused(new)) is True
+    assert result(rig.credential.refused(new)) is True
     back = rig.current()
     assert back.danger_text == "old"
     assert back.identity not in (old.identity, new.identity)
     rig.credential.accepted(back)
-    assert now(rig.credential.refused(back)) is True
+    assert result(rig.credential.refused(back)) is True
     last = rig.current()
     assert last.danger_text == "new"
     assert last.identity not in (old.identity, new.identity, back.identity)
-    assert now(rig.credential.refused(new)) is True, "a refusal from before the registry's change, come late"
+    assert result(rig.credential.refused(new)) is True, "a refusal from before the registry's change, come late"
     assert rig.current() == last
 
 
@@ -301,13 +302,13 @@ def test_the_secret_before_is_not_presented_for_ever() -> None:
     rig = Rig()
     rig.accepted()
     rig.drawer.text = "new"
-    assert now(rig.credential.refused(rig.current())) is True
+    assert result(rig.credential.refused(rig.current())) is True
     rig.clock.advance(GRACE - 1)
     assert rig.current().danger_text == "old"
     rig.clock.advance(1)
     new = rig.current()
     assert new.danger_text == "new"
-    assert now(rig.credential.refused(new)) is False
+    assert result(rig.credential.refused(new)) is False
 
 
 def test_the_secret_before_is_forgotten_when_the_new_one_was_accepted() -> None:
@@ -319,7 +320,7 @@ def test_the_secret_before_is_forgotten_when_the_new_one_was_accepted() -> None:
     refused = rig.credential.refused(new)
     assert pending(refused)
     rig.clock.pump(RETRY_DELAYS)
-    assert now(refused) is False
+    assert result(refused) is False
 
 
 def test_a_refused_secret_is_not_come_back_to() -> None:
@@ -329,8 +330,8 @@ def test_a_refused_secret_is_not_come_back_to() -> None:
     refused = rig.credential.refused(old)
     rig.drawer.text = "new"
     rig.clock.advance(RETRY_DELAYS[0])
-    assert now(refused) is True
-    assert now(rig.credential.refused(rig.current())) is False
+    assert result(refused) is True
+    assert result(rig.credential.refused(rig.current())) is False
 
 
 @pytest.mark.parametrize("how", ["empty", "gone"])
@@ -349,7 +350,7 @@ def test_a_file_that_is_being_written_does_not_take_the_secret_away(how: str) ->
     if how == "empty":
         assert rig.current().danger_text == ""
     else:
-        assert type(failure_of(rig.credential.current())) is errors.UpstreamDenied
+        assert type(failing(rig.credential.current())) is errors.UpstreamDenied
 
 
 def test_a_reading_that_took_longer_than_a_later_one_brings_no_old_secret_back() -> None:
@@ -362,9 +363,9 @@ def test_a_reading_that_took_longer_than_a_later_one_brings_no_old_secret_back()
     refused = rig.credential.refused(secret)
     (first, old), (second, new) = rig.drawer.held
     second.callback(new)
-    assert now(refused) is True
+    assert result(refused) is True
     first.callback(old)
-    assert now(slow).danger_text == "new"
+    assert result(slow).danger_text == "new"
 
 
 def test_many_questions_at_once_make_one_reading() -> None:
@@ -374,7 +375,7 @@ def test_many_questions_at_once_make_one_reading() -> None:
     asked = [rig.credential.current() for _ in range(40)]
     ((waiting, found),) = rig.drawer.held
     waiting.callback(found)
-    assert {now(each).identity for each in asked} == {"u#1"}
+    assert {result(each).identity for each in asked} == {"u#1"}
 
 
 def test_nothing_shows_the_secret() -> None:
@@ -418,8 +419,8 @@ def test_who_comes_while_another_secret_is_looked_for_waits_for_it() -> None:
     plain.secret = Secret("b", "u", "y")
     (verdict,) = plain.verdicts
     verdict.callback(True)
-    assert now(refused) is True
-    assert now(coming).identity == "b"
+    assert result(refused) is True
+    assert result(coming).identity == "b"
 
 
 def test_refusals_that_come_after_the_verdict_make_no_new_look() -> None:
@@ -427,10 +428,10 @@ def test_refusals_that_come_after_the_verdict_make_no_new_look() -> None:
     attempted, plain, _ = attempts()
     first = Deferred.fromCoroutine(attempted.refused(plain.secret))
     plain.verdicts[0].callback(False)
-    assert now(first) is False
-    assert now(Deferred.fromCoroutine(attempted.refused(plain.secret))) is False
+    assert result(first) is False
+    assert result(Deferred.fromCoroutine(attempted.refused(plain.secret))) is False
     assert len(plain.verdicts) == 1
-    fault = failure_of(Deferred.fromCoroutine(attempted.presentable()))
+    fault = failing(Deferred.fromCoroutine(attempted.presentable()))
     assert type(fault) is errors.UpstreamDenied
     assert "https://registry.example/" in str(fault)
 
@@ -440,10 +441,10 @@ def test_a_source_that_cannot_be_asked_is_the_error() -> None:
     attempted, plain, _ = attempts()
     first = Deferred.fromCoroutine(attempted.refused(plain.secret))
     plain.verdicts[0].errback(errors.UpstreamTimeout("up.example", "slow"))
-    assert type(failure_of(first)) is errors.UpstreamTimeout
+    assert type(failing(first)) is errors.UpstreamTimeout
     coming = Deferred.fromCoroutine(attempted.presentable())
     plain.verdicts[1].callback(False)
-    assert type(failure_of(coming)) is errors.UpstreamDenied
+    assert type(failing(coming)) is errors.UpstreamDenied
 
 
 def test_many_refused_secrets_are_not_remembered_for_ever() -> None:
@@ -453,5 +454,5 @@ def test_many_refused_secrets_are_not_remembered_for_ever() -> None:
         plain.secret = Secret(str(number), "u", "x")
         judged = Deferred.fromCoroutine(attempted.refused(plain.secret))
         plain.verdicts[-1].callback(False)
-        now(judged)
+        result(judged)
     assert len(attempted._refusals) < 100

@@ -17,7 +17,8 @@ from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from appliance.upstream.http.identity import USER_AGENT
 from appliance.upstream.interfaces import FetchedManifest, IBlobResponse, IUpstream, ManifestHead
 from appliance.upstream.kinds.dockerhub import DockerHub
-from tests.rooms.upstream.net import REGISTRY, Asked, Counting, Net, Reply, Sink, pending, upstream
+from tests.doubles.deferreds import pending
+from tests.rooms.upstream.net import REGISTRY, Asked, Counting, Net, Reply, Sink, upstream
 
 MANIFEST = b'{"schemaVersion": 2}\n'
 DIGEST = Digest.of(MANIFEST)

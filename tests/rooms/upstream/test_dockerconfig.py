@@ -17,7 +17,7 @@ from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig, Serve
 from appliance.upstream.credentials.helper import CredentialHelper
 from appliance.upstream.interfaces import Secret
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import failure_of, now
+from tests.doubles.deferreds import failing, result
 
 
 def auth(text: str) -> dict[str, str]:
@@ -39,11 +39,11 @@ def read(folder: Path, config: object, url: str) -> Deferred[Secret]:
 
 
 def found(folder: Path, config: object, url: str = "https://registry.example") -> Secret:
-    return now(read(folder, config, url))
+    return result(read(folder, config, url))
 
 
 def fault(folder: Path, config: object, url: str = "https://registry.example") -> BaseException:
-    return failure_of(read(folder, config, url))
+    return failing(read(folder, config, url))
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.http.proxy import proxies_for
 from appliance.upstream.interfaces import ICredentials, Secret
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic, api_of
+from tests.doubles.deferreds import failing, pending, result
 from tests.doubles.threads import HeldThreads
-from tests.rooms.upstream.net import failure_of, now, pending
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ def credentials(clock: Clock, amazon: Aws) -> RenewingCredential:
 def test_a_secret_is_a_password_for_the_user_aws(credentials: RenewingCredential) -> None:
     """What GetAuthorizationToken gives in base64 is shown with Basic."""
     verifyObject(ICredentials, credentials)
-    secret = now(credentials.current())
+    secret = result(credentials.current())
     assert (secret.username, secret.danger_text, secret.use) == ("AWS", "password-1", Secret.Use.PASSWORD)
     assert "password-1" not in repr(secret) + secret.identity
 
@@ -124,18 +124,18 @@ def test_a_secret_is_a_password_for_the_user_aws(credentials: RenewingCredential
 def test_nobody_is_asked_before_a_secret_is_needed(credentials: RenewingCredential, amazon: Aws) -> None:
     """A start without a network is not held up, and a secret in its first hours is used again."""
     assert amazon.asked == []
-    assert now(credentials.current()) == now(credentials.current())
+    assert result(credentials.current()) == result(credentials.current())
     assert len(amazon.asked) == 1
 
 
 def test_it_is_renewed_well_before_it_ends(clock: Clock, credentials: RenewingCredential, amazon: Aws) -> None:
     """In its last fifth the next use asks for another; nobody ever shows one that is over."""
-    first = now(credentials.current())
+    first = result(credentials.current())
     clock.advance(9.5 * HOUR)
-    assert now(credentials.current()) == first
+    assert result(credentials.current()) == first
     clock.advance(0.2 * HOUR)
-    now(credentials.current())
-    second = now(credentials.current())
+    result(credentials.current())
+    second = result(credentials.current())
     assert (second.danger_text, len(amazon.asked)) == ("password-2", 2)
     assert second.identity != first.identity
 
@@ -146,12 +146,12 @@ def test_a_renewal_holds_up_nobody(clock: Clock, amazon: Aws) -> None:
     credentials = credentials_from(clock, amazon, threads)
     waiting = credentials.current()
     threads.step()
-    first = now(waiting)
+    first = result(waiting)
     clock.advance(11 * HOUR)
-    assert [now(credentials.current()) for _ in range(20)] == [first] * 20
+    assert [result(credentials.current()) for _ in range(20)] == [first] * 20
     assert len(threads.waiting) == 1
     threads.step()
-    assert now(credentials.current()).danger_text == "password-2"
+    assert result(credentials.current()).danger_text == "password-2"
 
 
 def test_everybody_who_waits_shares_one_request(clock: Clock, amazon: Aws) -> None:
@@ -164,7 +164,7 @@ def test_everybody_who_waits_shares_one_request(clock: Clock, amazon: Aws) -> No
     left.cancel()
     assert len(threads.waiting) == 1
     threads.step()
-    assert {now(each).danger_text for each in waiting} == {"password-1"}
+    assert {result(each).danger_text for each in waiting} == {"password-1"}
     assert clock.getDelayedCalls() == []
 
 
@@ -172,51 +172,51 @@ def test_a_renewal_that_fails_is_tried_again_while_the_secret_lives(
     clock: Clock, credentials: RenewingCredential, amazon: Aws
 ) -> None:
     """An outage of AWS in the hours before the end fails no pull, and is not hammered."""
-    first = now(credentials.current())
+    first = result(credentials.current())
     amazon.fault = UpstreamUnavailable("ours", "AWS is out")
     clock.advance(10 * HOUR)
     for _ in range(10):
-        assert now(credentials.current()) == first
+        assert result(credentials.current()) == first
     assert len(amazon.asked) == 2
     clock.advance(MIN_INTERVAL)
-    assert now(credentials.current()) == first
+    assert result(credentials.current()) == first
     assert len(amazon.asked) == 3
     clock.advance(2 * HOUR)
-    assert isinstance(failure_of(credentials.current()), UpstreamUnavailable)
+    assert isinstance(failing(credentials.current()), UpstreamUnavailable)
 
 
 def test_a_failure_is_shared_for_a_moment(clock: Clock, credentials: RenewingCredential, amazon: Aws) -> None:
     """A hundred pulls without AWS credentials are a hundred answers and one question; a new pull soon asks again."""
     amazon.fault = UpstreamDenied("ours", "no AWS credentials")
     for _ in range(100):
-        assert isinstance(failure_of(credentials.current()), UpstreamDenied)
+        assert isinstance(failing(credentials.current()), UpstreamDenied)
     assert len(amazon.asked) == 1
     amazon.fault = None
     clock.advance(FAILURE_SHARED)
-    assert now(credentials.current()).username == "AWS"
+    assert result(credentials.current()).username == "AWS"
 
 
 def test_a_refused_secret_is_replaced_at_once(clock: Clock, credentials: RenewingCredential, amazon: Aws) -> None:
     """After a 401 or a 403 that says it is too old, hours before its end."""
-    first = now(credentials.current())
+    first = result(credentials.current())
     clock.advance(MIN_INTERVAL)
-    assert now(credentials.refused(first)) is True
-    assert now(credentials.current()).danger_text == "password-2"
+    assert result(credentials.refused(first)) is True
+    assert result(credentials.current()).danger_text == "password-2"
 
 
 def test_a_secret_that_was_replaced_meanwhile_is_not_replaced_again(
     clock: Clock, credentials: RenewingCredential, amazon: Aws
 ) -> None:
     """Twenty pulls that were refused with the same secret cost one new one."""
-    first = now(credentials.current())
+    first = result(credentials.current())
     clock.advance(MIN_INTERVAL)
-    assert [now(credentials.refused(first)) for _ in range(20)] == [True] * 20
+    assert [result(credentials.refused(first)) for _ in range(20)] == [True] * 20
     assert len(amazon.asked) == 2
 
 
 def test_a_new_secret_that_is_refused_is_not_replaced(credentials: RenewingCredential, amazon: Aws) -> None:
     """A registry that refuses whatever AWS gives is not asked for ever."""
-    assert now(credentials.refused(now(credentials.current()))) is False
+    assert result(credentials.refused(result(credentials.current()))) is False
     assert len(amazon.asked) == 1
 
 
@@ -226,19 +226,19 @@ def test_nobody_waits_for_ever(clock: Clock, amazon: Aws) -> None:
     credentials = credentials_from(clock, amazon, threads)
     waiting = [credentials.current() for _ in range(5)]
     clock.advance(TIMEOUT)
-    assert all(isinstance(failure_of(each), UpstreamTimeout) for each in waiting)
+    assert all(isinstance(failing(each), UpstreamTimeout) for each in waiting)
     late = credentials.current()
     assert pending(late)
     assert len(threads.waiting) == 1
     threads.step()
-    assert now(late).danger_text == "password-1"
+    assert result(late).danger_text == "password-1"
 
 
 @pytest.mark.parametrize("text", ["", "%%%", base64.b64encode(b"no colon").decode(), "gIA="])
 def test_an_answer_that_is_no_login_is_denied(clock: Clock, text: str) -> None:
     """And is not repeated in the message."""
     credentials = credentials_from(clock, lambda api: answer(text))
-    fault = failure_of(credentials.current())
+    fault = failing(credentials.current())
     assert isinstance(fault, UpstreamDenied)
     assert not text or text not in str(fault)
 

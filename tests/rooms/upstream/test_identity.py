@@ -18,7 +18,8 @@ from appliance.upstream.http.identity import HttpClient
 from appliance.upstream.interfaces import IUpstreamObserver
 from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import Counting, SilentObserver, failure_of
+from tests.doubles.deferreds import failing
+from tests.rooms.upstream.net import Counting, SilentObserver
 
 URL = Url.parse("http://127.0.0.1/v2/")
 
@@ -56,7 +57,7 @@ def sent(method: str, form: bytes | None) -> bytes:
     assert protocol is not None
     protocol.makeConnection(transport)
     asking.cancel()
-    assert isinstance(failure_of(asking), CancelledError)
+    assert isinstance(failing(asking), CancelledError)
     received: bytes = transport.value()
     return received
 
@@ -121,10 +122,10 @@ def test_a_closed_gate_drops_what_is_under_way_and_lets_nothing_by() -> None:
     protocol.makeConnection(transport)
     gate.close()
     gate.close()
-    assert isinstance(failure_of(asking), Offline)
+    assert isinstance(failing(asking), Offline)
     assert transport.disconnecting or transport.disconnected
     for http in (first, second):
-        assert isinstance(failure_of(ask(http)), Offline)
+        assert isinstance(failing(ask(http)), Offline)
     assert len(reactor.tcpClients) == 1
     assert reactor.getDelayedCalls() == []
 
@@ -136,5 +137,5 @@ def test_an_open_gate_remembers_nothing_that_is_over() -> None:
     for _ in range(3):
         asking = ask(http)
         asking.cancel()
-        assert isinstance(failure_of(asking), CancelledError)
+        assert isinstance(failing(asking), CancelledError)
     assert gate._under_way == []

@@ -18,20 +18,8 @@ from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.interfaces import Availability, Health, ICredentials, RateLimit, Secret
 from appliance.upstream.kinds.standard import Standard
-from tests.rooms.upstream.net import (
-    AUTH,
-    CDN,
-    REGISTRY,
-    Asked,
-    Net,
-    Reply,
-    Server,
-    SilentObserver,
-    Sink,
-    client_over,
-    failure_of,
-    pending,
-)
+from tests.doubles.deferreds import failing, pending
+from tests.rooms.upstream.net import AUTH, CDN, REGISTRY, Asked, Net, Reply, Server, SilentObserver, Sink, client_over
 
 SECOND, THIRD = "https://second.example", "https://third.example"
 MANIFEST = b'{"schemaVersion": 2}\n'
@@ -155,7 +143,7 @@ def test_a_thousand_questions_to_a_lost_registry_cost_no_packet() -> None:
     outages = lost()
     asked, wires = len(outages.net.asked), len(outages.net.wires)
     for number in range(1000):
-        fault = failure_of(outages.upstream.manifest(f"r{number}", "t"))
+        fault = failing(outages.upstream.manifest(f"r{number}", "t"))
         assert type(fault) is errors.UpstreamTimeout
         assert "has been down for" in str(fault) and "no answer within 30 seconds" in str(fault)
     assert (len(outages.net.asked), len(outages.net.wires)) == (asked, wires)
@@ -485,7 +473,7 @@ def test_pulls_are_left_to_others_before_the_limit_is_hit() -> None:
     outages.serve(server)
     for _ in range(2):
         outages.pull()
-    fault = failure_of(outages.upstream.manifest("b", "t"))
+    fault = failing(outages.upstream.manifest("b", "t"))
     assert isinstance(fault, errors.UpstreamRateLimited) and "keep_pulls" in str(fault)
     assert len(outages.net.asked) == 2
     outages.net.result(outages.upstream.head("b", "t"))
@@ -643,7 +631,7 @@ class AnyOutage(RuleBasedStateMachine):
         before = len(self.outages.net.asked) + len(self.outages.net.wires)
         question = self.outages.upstream.manifest(repository, "t")
         if not allowed:
-            assert isinstance(failure_of(question), errors.UpstreamError)
+            assert isinstance(failing(question), errors.UpstreamError)
             assert len(self.outages.net.asked) + len(self.outages.net.wires) == before
         else:
             self.asking.append(question)

@@ -13,6 +13,7 @@ from appliance import errors
 from appliance.flow.disk import InlineThreads
 from appliance.upstream.credentials.file import PasswordFile
 from appliance.upstream.interfaces import Secret
+from tests.doubles.deferreds import failing, result
 from tests.rooms.upstream.guarded import (
     BASIC,
     MANIFEST,
@@ -21,17 +22,7 @@ from tests.rooms.upstream.guarded import (
     basic_registry,
     password,
 )
-from tests.rooms.upstream.net import (
-    AUTH,
-    REGISTRY,
-    Asked,
-    Net,
-    Reply,
-    Server,
-    failure_of,
-    now,
-    upstream,
-)
+from tests.rooms.upstream.net import AUTH, REGISTRY, Asked, Net, Reply, Server, upstream
 
 
 def test_basic_is_answered_with_the_password(tmp_path: Path) -> None:
@@ -95,7 +86,7 @@ def test_a_wrong_password_is_not_sent_for_the_next_hundred_questions_either(tmp_
     net.asked.clear()
     for number in range(100):
         net.clock.advance(0.5)
-        fault = failure_of(asking.manifest(f"repository{number}", "t"))
+        fault = failing(asking.manifest(f"repository{number}", "t"))
         assert type(fault) is errors.UpstreamDenied
         assert f"password_file {tmp_path}/password" in str(fault)
     assert net.asked == []
@@ -138,7 +129,7 @@ def test_a_password_the_token_server_refuses_is_not_sent_to_it_again(tmp_path: P
     assert type(net.fault(asking.manifest("a", "t"))) is errors.UpstreamDenied
     net.asked.clear()
     for number in range(100):
-        fault = failure_of(asking.manifest(f"repository{number}", "t"))
+        fault = failing(asking.manifest(f"repository{number}", "t"))
         assert type(fault) is errors.UpstreamDenied
         assert "password_file" in str(fault)
     assert net.asked == []
@@ -239,4 +230,4 @@ def test_a_missing_password_file_is_named(tmp_path: Path) -> None:
 def test_one_newline_at_the_end_is_not_part_of_the_password(tmp_path: Path, written: str, meant: str) -> None:
     """Editors and echo put one there; everything else may be meant."""
     source = PasswordFile("user", password(tmp_path, written), "up.example", InlineThreads())
-    assert now(Deferred.fromCoroutine(source.read(again=False))) == Secret("", "user", meant)
+    assert result(Deferred.fromCoroutine(source.read(again=False))) == Secret("", "user", meant)

@@ -6,13 +6,13 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from appliance.upstream.concurrency import ConcurrencyLimit, Permit, Priority
-from tests.rooms.upstream.net import failure_of, now, pending
+from tests.doubles.deferreds import failing, pending, result
 
 QUESTION, BLOB, BACKGROUND = Priority.METADATA, Priority.BLOB, Priority.BACKGROUND
 
 
 def taken(permits: ConcurrencyLimit, *ranks: Priority) -> list[Permit]:
-    return [now(permits.acquire(rank)) for rank in ranks]
+    return [result(permits.acquire(rank)) for rank in ranks]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_who_does_not_want_to_wait_any_more_leaves_the_queue() -> None:
     held = taken(permits, QUESTION)
     gone, stays = permits.acquire(QUESTION), permits.acquire(QUESTION)
     gone.cancel()
-    assert type(failure_of(gone)) is CancelledError
+    assert type(failing(gone)) is CancelledError
     assert permits.waiting == 1
     held[0].release()
     assert not pending(stays)

@@ -25,7 +25,7 @@ from appliance.upstream.http.trust import Trust
 from appliance.upstream.http.tunnel import MAX_HEAD, TunnelEndpoint
 from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
-from tests.rooms.upstream.net import failure_of, now, pending
+from tests.doubles.deferreds import failing, pending, result
 from tests.rooms.upstream.wires import PRIVATE, PUBLIC, Line, a_reactor, connected
 
 PROXY = "http://proxy.example:3128"
@@ -57,7 +57,7 @@ class Near:
 
     def fault(self, asking: Deferred[Any]) -> BaseException:
         self.reactor.advance(0)
-        return failure_of(asking)
+        return failing(asking)
 
     def is_idle(self) -> bool:
         """Whether nothing is left to happen but the end of idle connections."""
@@ -151,7 +151,7 @@ def test_everything_behind_the_answer_is_in_the_tunnel() -> None:
     line = Line(reactor)
     line.transport.clear()
     line.say(OPENED + b"early")
-    inner = now(connecting)
+    inner = result(connecting)
     assert inner.received == b"early"
     line.say(b", later")
     inner.transport.write(b"mine")
@@ -256,7 +256,7 @@ def test_a_request_that_is_given_up_leaves_no_connection() -> None:
     asking = near.ask("https://registry.example/v2/")
     line = Line(near.reactor)
     asking.cancel()
-    assert isinstance(failure_of(asking), CancelledError)
+    assert isinstance(failing(asking), CancelledError)
     assert line.dropped and near.is_idle()
 
 
@@ -349,7 +349,7 @@ def test_http_is_asked_for_with_the_whole_url(password_file: Path) -> None:
     assert b"\r\nHost: registry.example:5000\r\n" in head and b"\r\nX-Mine: 1\r\n" in head
     assert basic(head) == f"me:{SECRET}"
     line.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-    response, body = now(asking), Collecting()
+    response, body = result(asking), Collecting()
     response.deliverBody(body)
     assert response.code == 200 and body.received == b"hi" and body.ended
 
@@ -360,7 +360,7 @@ def test_a_connection_to_a_proxy_serves_more_than_one_host() -> None:
     asking = near.ask("http://registry.example/a")
     line = Line(near.reactor)
     line.say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    now(asking).deliverBody(Collecting())
+    result(asking).deliverBody(Collecting())
     asking = near.ask("http://other.example/b")
     assert len(near.reactor.tcpClients) == 1 and b"GET http://other.example/b HTTP/1.1" in line.said
     let_go(asking)

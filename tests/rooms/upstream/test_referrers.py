@@ -24,8 +24,9 @@ from appliance.upstream.interfaces import IUpstream, RateLimit, Referrers
 from appliance.upstream.kinds.standard import STANDARD, Standard
 from appliance.upstream.kinds.wellknown import Ghcr
 from appliance.upstream.offline import OfflineUpstream
+from tests.doubles.deferreds import failing, pending, result
 from tests.doubles.upstream import ScriptedUpstream
-from tests.rooms.upstream.net import AUTH, REGISTRY, Asked, Net, Reply, client_over, failure_of, now, pending, upstream
+from tests.rooms.upstream.net import AUTH, REGISTRY, Asked, Net, Reply, client_over, upstream
 
 SUBJECT = Digest.of(b"image")
 TAG = SUBJECT.file_name
@@ -476,7 +477,7 @@ def test_silence_is_a_timeout() -> None:
     assert pending(asking)
     rig.net.clock.advance(1)
     rig.net.settle()
-    assert type(failure_of(asking)) is errors.UpstreamTimeout
+    assert type(failing(asking)) is errors.UpstreamTimeout
 
 
 def test_an_empty_list_ends_the_wait_for_an_answer() -> None:
@@ -737,7 +738,7 @@ def test_it_passes_the_blobs_that_wait() -> None:
     fair = LimitedUpstream(inner, ConcurrencyLimit(2))
     for _ in range(3):
         fair.blob("a", blob)
-    assert now(fair.referrers("a", SUBJECT)) == Referrers((SIGNATURE,))
+    assert result(fair.referrers("a", SUBJECT)) == Referrers((SIGNATURE,))
     assert [call.verb for call in inner.calls] == ["blob", "referrers"]
 
 
@@ -746,5 +747,5 @@ def test_an_upstream_that_is_never_asked_does_not_say_that_there_are_none() -> N
     offline = OfflineUpstream("up.example", STANDARD)
     assert verifyObject(IUpstream, offline)
     asking: Callable[[], Deferred[Referrers]] = lambda: offline.referrers("a", SUBJECT)  # noqa: E731
-    assert isinstance(failure_of(asking()), errors.Offline)
-    assert str(SUBJECT) in str(failure_of(asking()))
+    assert isinstance(failing(asking()), errors.Offline)
+    assert str(SUBJECT) in str(failing(asking()))

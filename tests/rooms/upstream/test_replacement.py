@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from appliance import errors
 from appliance.oci.digest import Digest
 from appliance.upstream.client import RegistryClient
+from tests.doubles.deferreds import pending
 from tests.rooms.upstream.guarded import (
     MANIFEST,
     OK,
@@ -19,15 +20,7 @@ from tests.rooms.upstream.guarded import (
     token,
     write,
 )
-from tests.rooms.upstream.net import (
-    REGISTRY,
-    Asked,
-    Net,
-    Reply,
-    Server,
-    pending,
-    upstream,
-)
+from tests.rooms.upstream.net import REGISTRY, Asked, Net, Reply, Server, upstream
 
 
 class Rotated:

@@ -17,21 +17,13 @@ from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.configured import credentials_for
 from appliance.upstream.http.auth import Presented
 from appliance.upstream.url import Url
+from tests.doubles.deferreds import failing, result
 from tests.rooms.upstream.guarded import (
     identity,
     token,
     write,
 )
-from tests.rooms.upstream.net import (
-    REGISTRY,
-    Asked,
-    Net,
-    Reply,
-    arguments,
-    failure_of,
-    now,
-    upstream,
-)
+from tests.rooms.upstream.net import REGISTRY, Asked, Net, Reply, arguments, upstream
 
 CANARY = "c4n4ry-h0-h0"
 
@@ -76,12 +68,12 @@ def test_secrets_are_not_shown(
         named = UpstreamSettings(name="u", urls=(REGISTRY,), **files)
         credentials = credentials_for(named, Url.parse(REGISTRY), arguments(net.clock))
         assert credentials is not None
-        secret = now(credentials.current())
+        secret = result(credentials.current())
         asking = upstream(net, credentials=credentials)
         question = asking.manifest("a", "t")
         net.settle()
         net.clock.advance(100)
-        fault = failure_of(question)
+        fault = failing(question)
         shown = [str(fault), repr(fault), Failure(fault).getTraceback(), repr(secret), repr(credentials), repr(asking)]
         shown += [repr(vars(credentials)), repr(Presented(b"Basic " + CANARY.encode(), secret=secret)), secret.identity]
     finally:

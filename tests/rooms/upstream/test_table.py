@@ -23,7 +23,8 @@ from appliance.upstream.concurrency import LimitedUpstream
 from appliance.upstream.credentials import aws
 from appliance.upstream.interfaces import IAdapter, IUpstream, IUpstreamObserver
 from appliance.upstream.table import adapter_of, check_upstreams, offline_upstream_for, upstream_for
-from tests.rooms.upstream.net import Counting, SilentObserver, failure_of
+from tests.doubles.deferreds import failing
+from tests.rooms.upstream.net import Counting, SilentObserver
 
 KINDS = "acr distribution dockerhub ecr ecr-public gcr ghcr gitlab harbor k8s mcr quay".split()
 ECR = "https://123456789012.dkr.ecr.eu-west-1.amazonaws.com"
@@ -247,7 +248,7 @@ def test_offline_no_question_is_asked() -> None:
         (upstream.tags("library/nginx"), "tags of library/nginx"),
     ]
     for question, named in questions:
-        reason = failure_of(question)
+        reason = failing(question)
         assert isinstance(reason, Offline)
         assert named in str(reason)
         assert "docker.io" in str(reason)

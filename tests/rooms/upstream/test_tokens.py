@@ -18,6 +18,7 @@ from appliance.upstream.http.tokens import MOST, Token, TokenKey, Tokens
 from appliance.upstream.interfaces import Health, IAdapter
 from appliance.upstream.kinds.ecr import Ecr, EcrPublic
 from appliance.upstream.kinds.standard import Standard
+from tests.doubles.deferreds import pending
 from tests.rooms.upstream.guarded import (
     MANIFEST,
     OK,
@@ -26,15 +27,7 @@ from tests.rooms.upstream.guarded import (
     password,
     token,
 )
-from tests.rooms.upstream.net import (
-    REGISTRY,
-    Asked,
-    Net,
-    Reply,
-    Server,
-    pending,
-    upstream,
-)
+from tests.rooms.upstream.net import REGISTRY, Asked, Net, Reply, Server, upstream
 
 
 def test_a_token_is_fetched_when_the_registry_asks_for_one() -> None:
