@@ -95,9 +95,6 @@ ONLY_AT: dict[str, frozenset[str]] = {
     "botocore": frozenset({"appliance/upstream/credentials/aws.py"}),
 }
 
-#: Names of public classes that still mean more than one thing. None is added here.
-STILL_AMBIGUOUS = frozenset({"Page"})
-
 Import = tuple[Path, int, str]
 
 
@@ -354,7 +351,7 @@ def test_the_parts_of_a_room_import_one_way() -> None:
 
 def test_a_class_name_means_one_thing() -> None:
     """Who searches for a class finds the one that is meant."""
-    assert ambiguous_classes(CHECKOUT) <= STILL_AMBIGUOUS
+    assert ambiguous_classes(CHECKOUT) == set()
 
 
 def test_the_architecture_page_shows_the_arrows_as_they_are() -> None:

@@ -71,7 +71,7 @@ class Manifest:
         return (*self.manifests, *self.blobs)
 
 
-class _Document(msgspec.Struct, rename="camel"):
+class _ManifestDocument(msgspec.Struct, rename="camel"):
     """Every field of any manifest that is looked at. Unset and null differ: both count as said, one as nothing."""
 
     schema_version: int | None = None
@@ -90,7 +90,7 @@ class _Document(msgspec.Struct, rename="camel"):
         return getattr(self, name) is not msgspec.UNSET
 
 
-_decoder = msgspec.json.Decoder(_Document)
+_decoder = msgspec.json.Decoder(_ManifestDocument)
 
 #: Gives objects as tuples of pairs, so that no key is lost; numbers stay text, which costs the same for any length.
 _pairs = json.JSONDecoder(object_pairs_hook=tuple, parse_int=str, parse_float=str)
@@ -122,7 +122,7 @@ def parse_manifest(data: bytes, content_type: str | None, described_as: str | No
     return manifest
 
 
-def _decode(data: bytes) -> _Document:
+def _decode(data: bytes) -> _ManifestDocument:
     """The document's fields. Raises L{ManifestInvalid} for anything but a JSON object of the right types."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestInvalid(f"{len(data)} bytes are too many for a manifest: {MAX_MANIFEST_BYTES} are allowed")
@@ -171,7 +171,7 @@ def _checked(found: Any, known: frozenset[str], where: str) -> tuple[tuple[str, 
     return pairs
 
 
-def _refuse_ambiguous(document: _Document) -> None:
+def _refuse_ambiguous(document: _ManifestDocument) -> None:
     """Raises L{ManifestInvalid} for what readers may take for different things, or cannot verify."""
     for other in ("config", "layers", "blobs"):
         if document.has("manifests") and document.has(other):
@@ -182,7 +182,7 @@ def _refuse_ambiguous(document: _Document) -> None:
         raise ManifestInvalid(f"schemaVersion {document.schema_version} is not known; {_SCHEMA_VERSION} is")
 
 
-def _media_type(document: _Document, content_type: str | None, described_as: str | None) -> str:
+def _media_type(document: _ManifestDocument, content_type: str | None, described_as: str | None) -> str:
     """
     What the document is: by its own word, else its sender's, else that of what names it, else its fields.
 
@@ -213,7 +213,7 @@ def _is_misspelt(media_type: str) -> bool:
     return media_type.lower() in mediatypes.INDEXES | mediatypes.IMAGES and media_type != media_type.lower()
 
 
-def _inferred(document: _Document) -> str:
+def _inferred(document: _ManifestDocument) -> str:
     """The OCI type whose fields the document has. Raises L{ManifestInvalid}."""
     if document.has("manifests"):
         return mediatypes.OCI_INDEX
@@ -222,7 +222,7 @@ def _inferred(document: _Document) -> str:
     raise ManifestInvalid("no manifest: there is no media type, no 'manifests', and no 'config' with 'layers'")
 
 
-def _check_shape(document: _Document, media_type: str) -> None:
+def _check_shape(document: _ManifestDocument, media_type: str) -> None:
     """Raises L{ManifestInvalid} when the document is not of the shape of its type; other types need only some shape."""
     if media_type in mediatypes.INDEXES:
         if not document.has("manifests"):
@@ -234,7 +234,7 @@ def _check_shape(document: _Document, media_type: str) -> None:
         raise ManifestInvalid(f"a document of type {media_type} that points to nothing")
 
 
-def _blobs(document: _Document) -> tuple[Descriptor, ...]:
+def _blobs(document: _ManifestDocument) -> tuple[Descriptor, ...]:
     """Config, layers and an artifact manifest's blobs, as far as there are any."""
     config = (document.config,) if isinstance(document.config, Descriptor) else ()
     return (*config, *(document.layers or ()), *(document.blobs or ()))
