@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer
-from twisted.python.failure import Failure
 
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
 from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream, Priority
 from appliance.upstream.interfaces import Availability, Condition, Health, IBlobResponse, UrlCondition
 from tests.contracts.upstream import REPOSITORY, Held, Taker, UpstreamContract
+from tests.doubles.deferreds import failing, result
 from tests.doubles.upstream import ScriptedBody, ScriptedUpstream
 
 BLOB = bytes(range(256)) * 10
@@ -68,21 +68,14 @@ def scripted(*hanging: str) -> ScriptedUpstream:
     return upstream
 
 
-def fired(deferred: Deferred[Any]) -> Any:
-    results: list[Any] = []
-    deferred.addBoth(results.append)
-    assert results, "nothing yet"
-    return results[0].value if isinstance(results[0], Failure) else results[0]
-
-
 def test_a_manifest_passes_the_blobs_that_wait() -> None:
     """And one of the connections is kept for it: a pull begins although large blobs are under way."""
     inner = scripted()
     limited = LimitedUpstream(inner, ConcurrencyLimit(3))
     blobs = [limited.blob(REPOSITORY, DIGEST) for _ in range(5)]
     assert [blob.called for blob in blobs] == [True, True, False, False, False]
-    assert fired(limited.manifest(REPOSITORY, "latest")).data == MANIFEST
-    assert fired(limited.tags(REPOSITORY)) == ["latest"]
+    assert result(limited.manifest(REPOSITORY, "latest")).data == MANIFEST
+    assert result(limited.tags(REPOSITORY)) == ["latest"]
     assert [call.verb for call in inner.calls] == ["blob", "blob", "manifest", "tags"]
 
 
@@ -93,18 +86,18 @@ def test_background_work_goes_last() -> None:
     first = limited.blob(REPOSITORY, DIGEST, background=True)
     behind = limited.blob(REPOSITORY, DIGEST, 10, background=True)
     wanted = limited.blob(REPOSITORY, DIGEST, 20)
-    fired(first).abandon()
+    result(first).abandon()
     assert wanted.called and not behind.called
-    fired(wanted).abandon()
+    result(wanted).abandon()
     assert [(call.start, call.background) for call in inner.calls] == [(0, True), (20, False), (10, True)]
-    fired(behind).abandon()
+    result(behind).abandon()
 
 
 def test_a_blob_keeps_its_place_until_its_last_byte() -> None:
     """Not only until its answer begins."""
     inner = scripted()
     limited = LimitedUpstream(inner, ConcurrencyLimit(1))
-    response = fired(limited.blob(REPOSITORY, DIGEST))
+    response = result(limited.blob(REPOSITORY, DIGEST))
     waiting = limited.manifest(REPOSITORY, "latest")
     delivered = response.deliver(Taker())
     inner.bodies[0].feed(len(BLOB) - 1)
@@ -119,7 +112,7 @@ def test_however_a_blob_ends_the_next_is_asked(ending: str) -> None:
     inner = scripted()
     limit = ConcurrencyLimit(1)
     limited = LimitedUpstream(inner, limit)
-    response: IBlobResponse = fired(limited.blob(REPOSITORY, DIGEST))
+    response: IBlobResponse = result(limited.blob(REPOSITORY, DIGEST))
     waiting = [limited.blob(REPOSITORY, DIGEST) for _ in range(2)]
     taker = Refusing() if ending == "raise" else Taker()
     if ending.startswith("abandon"):
@@ -149,7 +142,7 @@ def test_an_abandoned_answer_that_is_being_delivered_keeps_its_place() -> None:
     """Its bytes still come: cancelling the delivery is what ends it."""
     inner = scripted()
     limit = ConcurrencyLimit(1)
-    response = fired(LimitedUpstream(inner, limit).blob(REPOSITORY, DIGEST))
+    response = result(LimitedUpstream(inner, limit).blob(REPOSITORY, DIGEST))
     delivered = response.deliver(Taker())
     response.abandon()
     assert limit.in_use == 1
@@ -164,14 +157,14 @@ def test_a_question_given_up_makes_room() -> None:
     limited = LimitedUpstream(inner, limit)
     asked, waiting, patient = (limited.manifest(REPOSITORY, "latest") for _ in range(3))
     waiting.cancel()
-    assert isinstance(fired(waiting), CancelledError)
+    failing(waiting, CancelledError)
     assert (limit.in_use, limit.waiting) == (1, 1)
     asked.cancel()
-    assert isinstance(fired(asked), CancelledError)
+    failing(asked, CancelledError)
     assert inner.hanging[0].cancelled
     assert len(inner.hanging) == 2
     inner.hanging[1].answer()
-    assert fired(patient).data == MANIFEST
+    assert result(patient).data == MANIFEST
     assert limit.in_use == 0
 
 
@@ -200,7 +193,7 @@ def test_a_registry_is_not_late_because_questions_wait_here() -> None:
     limited.overdue(REPOSITORY)
     assert inner.waited == [REPOSITORY]
     inner.hanging[1].answer()
-    assert fired(first).data == fired(second).data == MANIFEST
+    assert result(first).data == result(second).data == MANIFEST
 
 
 def test_what_is_asked_for_is_passed_on() -> None:
@@ -208,7 +201,7 @@ def test_what_is_asked_for_is_passed_on() -> None:
     inner = scripted()
     inner.validator = '"v"'
     limited = LimitedUpstream(inner, ConcurrencyLimit(2))
-    response = fired(limited.blob(REPOSITORY, DIGEST, 5, 10, '"v"', background=True))
+    response = result(limited.blob(REPOSITORY, DIGEST, 5, 10, '"v"', background=True))
     call = inner.calls[0]
     assert (call.start, call.stop, call.validator, call.background) == (5, 10, '"v"', True)
     assert (response.start, response.stop, response.size, response.validator) == (5, 10, len(BLOB), '"v"')
@@ -221,15 +214,15 @@ def test_no_question_queues_for_an_upstream_that_is_down(urls: tuple[UrlConditio
     inner = scripted()
     limit = ConcurrencyLimit(1)
     limited = LimitedUpstream(inner, limit)
-    fired(limited.blob(REPOSITORY, DIGEST)).deliver(Taker())
+    result(limited.blob(REPOSITORY, DIGEST)).deliver(Taker())
     before = limited.blob(REPOSITORY, DIGEST)
     inner.conditions = Condition(urls)
     inner.fail(UpstreamUnavailable("docker.io", "down"))
     after = limited.manifest(REPOSITORY, "latest")
     assert (before.called, after.called) == (not waits, not waits)
     if not waits:
-        assert isinstance(fired(before), UpstreamUnavailable)
-        assert isinstance(fired(after), UpstreamUnavailable)
+        failing(before, UpstreamUnavailable)
+        failing(after, UpstreamUnavailable)
         assert limit.in_use == 1
 
 
@@ -336,8 +329,8 @@ class Accounts(RuleBasedStateMachine):
         self.inner.conditions = Condition((DOWN,))
         self.inner._silent.clear()
         self.inner.fail(UpstreamUnavailable("docker.io", "down"))
-        failing = self.limited.manifest(REPOSITORY, "latest")
-        assert isinstance(fired(failing), UpstreamUnavailable)
+        broken = self.limited.manifest(REPOSITORY, "latest")
+        failing(broken, UpstreamUnavailable)
         self.inner.conditions = Condition((UP,))
         self.inner.heal()
         self.inner.hang("*")
