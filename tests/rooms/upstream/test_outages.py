@@ -10,104 +10,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis.strategies import booleans, floats, sampled_from
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
-from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from appliance import errors
-from appliance.oci.digest import Digest
-from appliance.settings import UpstreamSettings
-from appliance.upstream.interfaces import Availability, Health, ICredentials, RateLimit, Secret
-from appliance.upstream.kinds.standard import Standard
+from appliance.upstream.interfaces import Availability, ICredentials, Secret
 from tests.doubles.deferreds import failing, pending
-from tests.rooms.upstream.net import AUTH, CDN, REGISTRY, Asked, Net, Reply, Server, SilentObserver, Sink, client_over
+from tests.rooms.upstream.net import AUTH, CDN, REGISTRY, Reply, Sink
+from tests.rooms.upstream.outages import DIGEST, DOWN, MANIFEST, RATE_LIMITED, SECOND, SUSPECT, UP, Outages
 
-SECOND, THIRD = "https://second.example", "https://third.example"
-MANIFEST = b'{"schemaVersion": 2}\n'
-DIGEST = Digest.of(MANIFEST)
-UP, SUSPECT, DOWN, RATE_LIMITED = Health.UP, Health.SUSPECT, Health.DOWN, Health.RATE_LIMITED
-
-
-class Watching(SilentObserver):
-    """Remembers."""
-
-    def __init__(self) -> None:
-        self.kinds: list[str] = []
-        self.limits: list[RateLimit] = []
-        self.states: list[tuple[str, Health]] = []
-
-    def failed(self, upstream: str, kind: str) -> None:
-        self.kinds.append(kind)
-
-    def limited(self, upstream: str, limit: RateLimit) -> None:
-        self.limits.append(limit)
-
-    def became(self, upstream: str, url: str, health: Health) -> None:
-        self.states.append((url, health))
-
-
-class Counting(Standard):
-    """Tells how many pulls are left."""
-
-    def rate_limit(self, headers: Headers) -> RateLimit | None:
-        values = headers.getRawHeaders("ratelimit-remaining")
-        return None if values is None else RateLimit(100, int(values[0]), 21600.0)
-
-
-class Outages:
-    """
-    An upstream in a network.
-
-    @ivar urls: the configured ones.
-    """
-
-    def __init__(self, *urls: str, **more: Any) -> None:
-        self.net = Net()
-        self.net.clock.rightNow = 1_700_000_000.0
-        self.urls = urls or (REGISTRY,)
-        self.observer = Watching()
-        credentials, adapter = more.pop("credentials", None), more.pop("adapter", Standard())
-        settings = UpstreamSettings(name="up.example", urls=self.urls, **more)
-        self.upstream = client_over(
-            self.net, settings, adapter, lambda url: credentials, self.observer, random=lambda: 0.5
-        )
-        for url in self.urls:
-            self.serve(lambda asked: Reply(body=MANIFEST), url)
-
-    def serve(self, server: Server, url: str = REGISTRY) -> None:
-        self.net.servers[url] = server
-
-    def answer(self, *replies: Reply, url: str = REGISTRY) -> None:
-        """These one after the other, the last one for ever."""
-        left = list(replies)
-        self.serve(lambda asked: left.pop(0) if len(left) > 1 else left[0], url)
-
-    @property
-    def states(self) -> list[Health]:
-        return [each.health for each in self.upstream.condition().urls]
-
-    def pull(self, repository: str = "a") -> bytes:
-        return self.net.result(self.upstream.manifest(repository, "t")).data
-
-    def fault(self, repository: str = "a") -> BaseException:
-        return self.net.fault(self.upstream.manifest(repository, "t"))
-
-    def pass_time(self, seconds: float) -> None:
-        """Second by second."""
-        self.net.settle()
-        self.net.clock.pump([1.0] * int(seconds))
-        self.net.settle()
-
-    def asked(self, url: str = REGISTRY, of: str = "") -> list[str]:
-        return [asked.target for asked in self.net.asked if asked.origin == url and of in asked.target]
-
-    def end(self) -> None:
-        """Nothing is left but the ends of idle connections."""
-        self.net.settle()
-        self.upstream.stop()
-        assert self.net.timers() == []
-
-
-# -- a black hole ---------------------------------------------------------------------------------------------------
+# -- a black hole ----------------------------------------------------------------------------------------------------
 
 
 def test_while_requests_are_answered_nothing_is_probed() -> None:
@@ -197,7 +108,7 @@ def test_a_question_turned_away_brings_the_next_probe_forward() -> None:
     outages.end()
 
 
-# -- other failures -------------------------------------------------------------------------------------------------
+# -- other failures --------------------------------------------------------------------------------------------------
 
 
 def test_a_registry_that_answers_v2_and_hangs_elsewhere_keeps_no_client_waiting() -> None:
@@ -388,190 +299,7 @@ def test_credentials_that_cannot_be_read_are_not_the_registrys_fault() -> None:
     outages.end()
 
 
-# -- fewer requests -------------------------------------------------------------------------------------------------
-
-
-def test_a_limit_on_one_repository_leaves_the_others_alone() -> None:
-    """The next question fails with what remains of the Retry-After, and no request is sent."""
-    outages = Outages()
-    outages.serve(lambda asked: Reply(429, {"Retry-After": "30"}) if "/busy/" in asked.target else Reply(body=MANIFEST))
-    fault = outages.fault("busy")
-    assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 30
-    outages.pass_time(10)
-    fault = outages.fault("busy")
-    assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 20
-    assert len(outages.asked(of="/busy/")) == 1
-    availability = outages.upstream.availability("busy")
-    assert (availability.ask, availability.until) == (False, outages.net.clock.seconds() + 20)
-    assert isinstance(availability.fault, errors.UpstreamRateLimited)
-    assert outages.pull("other") == MANIFEST
-    assert outages.upstream.condition().resting == ("busy",)
-    outages.pass_time(20)
-    outages.fault("busy")
-    assert len(outages.asked(of="/busy/")) == 2
-    outages.end()
-
-
-def test_limits_on_three_repositories_are_a_limit_on_the_registry() -> None:
-    """Then nothing at all is asked until the longest of them is over."""
-    outages = Outages()
-    waits = {"a": "10", "b": "40", "c": "20"}
-    outages.serve(
-        lambda asked: (
-            Reply(429, {"Retry-After": waits[name]}) if (name := asked.target[4]) in waits else Reply(body=MANIFEST)
-        )
-    )
-    for name in "ab":
-        outages.fault(name)
-        assert outages.states == [UP]
-    outages.fault("c")
-    assert outages.states == [RATE_LIMITED]
-    fault = outages.fault("d")
-    assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 40
-    assert len(outages.net.asked) == 3
-    outages.pass_time(40)
-    assert outages.states == [UP]
-    assert outages.pull("d") == MANIFEST and outages.net.timers() == []
-    outages.end()
-
-
-def test_a_server_that_says_when_to_come_back_is_left_alone_until_then() -> None:
-    """503 with a Retry-After; the question that met it and the later ones say when."""
-    outages = Outages()
-    outages.answer(Reply(503, {"Retry-After": "120"}), Reply(body=MANIFEST))
-    for seconds in (120, 90):
-        fault = outages.fault("a" if seconds == 120 else "b")
-        assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == seconds
-        outages.pass_time(30)
-    assert len(outages.net.asked) == 1
-    outages.pass_time(60)
-    assert outages.pull() == MANIFEST
-    outages.end()
-
-
-def test_a_token_server_that_wants_fewer_requests_stops_all() -> None:
-    """Without a token nothing can be asked about any repository."""
-    outages = Outages(auth_hosts=("auth.example",))
-    outages.answer(Reply(401, {"WWW-Authenticate": f'Bearer realm="{AUTH}/token",service="s"'}))
-    outages.net.servers[AUTH] = lambda asked: Reply(429, {"Retry-After": "15"})
-    outages.fault("a")
-    assert outages.states == [RATE_LIMITED]
-    fault = outages.fault("b")
-    assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 15
-    outages.end()
-
-
-def test_pulls_are_left_to_others_before_the_limit_is_hit() -> None:
-    """C{keep_pulls}: manifests are not fetched any more; checks and blobs, which cost nothing, go on."""
-    outages = Outages(adapter=Counting(), keep_pulls=10)
-    left = iter([11, 10, 10, 10])
-
-    def server(asked: Asked) -> Reply:
-        fields: dict[str, str | list[str]] = {} if "blobs" in asked.target else {"RateLimit-Remaining": str(next(left))}
-        return Reply(200, fields, MANIFEST)
-
-    outages.serve(server)
-    for _ in range(2):
-        outages.pull()
-    fault = failing(outages.upstream.manifest("b", "t"))
-    assert isinstance(fault, errors.UpstreamRateLimited) and "keep_pulls" in str(fault)
-    assert len(outages.net.asked) == 2
-    outages.net.result(outages.upstream.head("b", "t"))
-    outages.net.result(outages.upstream.blob("b", DIGEST)).abandon()
-    assert outages.upstream.condition().rate_limit == RateLimit(100, 10, 21600.0)
-    assert [limit.remaining for limit in outages.observer.limits] == [11, 10, 10]
-    assert outages.states == [UP]
-    outages.end()
-
-
-def test_a_used_up_allowance_is_looked_at_again_without_a_pull() -> None:
-    """The window slides: a minute later one HEAD, which costs nothing, says how many are left by now."""
-    outages = Outages(adapter=Counting(), keep_pulls=10)
-    left = iter([5, 5, 60, 59])
-    outages.serve(lambda asked: Reply(200, {"RateLimit-Remaining": str(next(left))}, MANIFEST))
-    outages.pull()
-    outages.net.clock.advance(60)
-    assert isinstance(outages.fault(), errors.UpstreamRateLimited)
-    assert [asked.method for asked in outages.net.asked] == ["GET", "HEAD"]
-    assert isinstance(outages.fault(), errors.UpstreamRateLimited)
-    outages.net.clock.advance(60)
-    assert outages.pull() == MANIFEST
-    assert [asked.method for asked in outages.net.asked] == ["GET", "HEAD", "HEAD", "GET"]
-    outages.end()
-
-
-# -- several URLs ---------------------------------------------------------------------------------------------------
-
-
-def test_a_failed_url_is_rested_and_taken_again_after_its_return() -> None:
-    """The second is asked meanwhile, at once; the first comes first again."""
-    outages = Outages(REGISTRY, SECOND)
-    outages.net.refusing.add(REGISTRY)
-    for _ in range(3):
-        outages.pull()
-    assert outages.states == [SUSPECT, UP]
-    outages.pass_time(1)
-    assert outages.states == [DOWN, UP]
-    assert outages.upstream.availability("a") == Availability()
-    outages.net.refusing.clear()
-    outages.pull()
-    assert (outages.asked(), len(outages.asked(SECOND))) == ([], 4)
-    outages.pass_time(1)
-    assert outages.states == [UP, UP]
-    outages.pull()
-    assert outages.asked() == ["/v2/", "/v2/a/manifests/t"]
-    outages.end()
-
-
-def test_urls_are_tried_in_order() -> None:
-    """Of those that are up the first in the file, then the suspect ones."""
-    outages = Outages(REGISTRY, SECOND, THIRD)
-    outages.answer(Reply(500), Reply(body=MANIFEST))
-    outages.answer(Reply(500), Reply(body=MANIFEST), url=SECOND)
-    outages.pull()
-    assert outages.states == [SUSPECT, SUSPECT, UP]
-    outages.answer(Reply(500), url=THIRD)
-    outages.net.asked.clear()
-    outages.pull()
-    assert [asked.origin for asked in outages.net.asked] == [THIRD, REGISTRY]
-    outages.end()
-
-
-def test_a_limit_of_one_url_leads_to_the_next() -> None:
-    """Two ways to one registry may have two limits."""
-    outages = Outages(REGISTRY, SECOND)
-    outages.answer(Reply(429, {"Retry-After": "30"}))
-    for _ in range(3):
-        assert outages.pull() == MANIFEST
-    assert (len(outages.asked()), len(outages.asked(SECOND))) == (1, 3)
-    assert outages.upstream.availability("a") == Availability()
-    outages.end()
-
-
-def test_when_no_url_may_be_asked_the_first_one_says_why() -> None:
-    """And the availability says when that may change."""
-    outages = Outages(REGISTRY, SECOND)
-    outages.answer(Reply(503, {"Retry-After": "30"}))
-    outages.answer(Reply(503, {"Retry-After": "10"}), url=SECOND)
-    assert REGISTRY in str(outages.fault())
-    fault = outages.fault()
-    assert isinstance(fault, errors.UpstreamRateLimited) and fault.retry_after == 30 and REGISTRY in str(fault)
-    availability = outages.upstream.availability("a")
-    assert (availability.ask, availability.until) == (False, outages.net.clock.seconds() + 10)
-    outages.end()
-
-
-def test_the_failure_that_was_met_is_raised_before_one_that_was_not() -> None:
-    """What a lost URL would have said matters less than what the other one did."""
-    outages = Outages(REGISTRY, SECOND)
-    outages.answer(Reply(503, {"Retry-After": "300"}))
-    outages.pull()
-    outages.answer(Reply(502), url=SECOND)
-    assert "answered 502" in str(outages.fault())
-    outages.end()
-
-
-# -- what operators see, and the end --------------------------------------------------------------------------------
+# -- what operators see, and the end ---------------------------------------------------------------------------------
 
 
 def test_operators_see_every_url() -> None:
