@@ -168,7 +168,7 @@ class PullcacheService(Service):
         # No client is let in before an import that was cut half way through its publication is finished.
         recovering.addBoth(lambda _: self._ports.accept())
         self._store.measure().addErrback(self._failed, "measuring the store")
-        Deferred.fromCoroutine(services.flights.resume(services.access.remotes)).addErrback(self._failed, "resuming")
+        Deferred.fromCoroutine(services.flights.resume(services.access)).addErrback(self._failed, "resuming")
         self._sweeping.start(SWEEP_INTERVAL)
         self._flushing.start(FLUSH_INTERVAL, now=False)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
@@ -248,7 +248,7 @@ class PullcacheService(Service):
     def _sweep(self) -> Deferred[None]:
         """Remove beginnings of blobs that no fetch continues; fires when done, or not, which is logged."""
         services = self._services
-        sweeping = Deferred.fromCoroutine(services.flights.sweep(services.access.remotes, wall(self._reactor)))
+        sweeping = Deferred.fromCoroutine(services.flights.sweep(services.access, wall(self._reactor)))
         return sweeping.addErrback(self._failed, "sweeping what is unfinished")
 
     def _failed(self, failure: Failure, what: str) -> None:

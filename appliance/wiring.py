@@ -233,7 +233,7 @@ class Services:
             remotes[each.name] = before[each.name] if is_same else self._remote(settings, each)
         self.settings = settings
         self.access.remotes = remotes
-        self.flights.configure(remotes)
+        self.flights.configure(self.access)
         for name, remote in before.items():
             now = remotes.get(name)
             if now is None or now.offline:

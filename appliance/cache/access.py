@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from appliance.errors import NotPermitted, UpstreamUnknown
+from appliance.errors import NotPermitted, PullcacheError, UpstreamUnknown
 from appliance.oci.digest import Digest
 from appliance.oci.reference import ReferenceKey
 from appliance.settings import UpstreamSettings
@@ -133,6 +133,13 @@ class Access:
         repository = remote.repository(name)
         self.check(repository, client)
         return repository
+
+    def permitted(self, upstream: str, name: str) -> RemoteRepository | None:
+        """As L{open} for the appliance itself; C{None} where the repository may not be read."""
+        try:
+            return self.open(upstream, name)
+        except PullcacheError:
+            return None
 
     def asks(self, upstream: str) -> bool:
         """Whether that upstream, by its configured name, may be asked for anything."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.cache.access import Remote
+from appliance.cache.access import Access, RemoteRepository
 from appliance.cache.flight import Flight, State
 from appliance.errors import Offline, PullcacheError
 from appliance.flow.singleflight import ended
@@ -40,7 +38,7 @@ class Flights:
         self._under_way: dict[Digest, tuple[Flight, Deferred[None]]] = {}
         self._completing: dict[Digest, Deferred[None]] = {}
         self._not_whole: dict[Digest, Unfinished] = {}
-        self._remotes: Mapping[str, Remote] = {}
+        self._access = Access({})
         self._stopped = False
 
     def __len__(self) -> int:
@@ -85,14 +83,14 @@ class Flights:
 
     # -- what an earlier process left -------------------------------------------------------------------------------
 
-    async def resume(self, remotes: Mapping[str, Remote]) -> None:
+    async def resume(self, access: Access) -> None:
         """
         Take up what a stop or a crash cut, a few at a time. What is whole becomes a blob, and no upstream is asked;
         the bytes of what cannot be resumed now are not read, and wait for who can.
 
-        @param remotes: who may be asked, up to the next L{configure}.
+        @param access: what may be fetched, up to the next L{configure}.
         """
-        self._remotes = remotes
+        self._access = access
         waiting = self._store.unfinished()
         workers = [Deferred.fromCoroutine(self._resume_some(waiting)) for _ in range(RESUMED_AT_ONCE)]
         await DeferredList(workers)
@@ -105,7 +103,7 @@ class Flights:
         if await self.complete(digest):
             return
         left = await self._inspect(digest)
-        remote = None if left is None else _upstream_of(left, self._remotes)
+        remote = None if left is None else _remote_of(left, self._access)
         # A reader may have taken it up meanwhile.
         if self._stopped or left is None or left.origin is None or remote is None or remote.offline:
             return
@@ -157,7 +155,7 @@ class Flights:
         finally:
             ingest.close()
 
-    async def sweep(self, remotes: Mapping[str, Remote], now: float) -> None:
+    async def sweep(self, access: Access, now: float) -> None:
         """
         Throw away what no upstream can go on with and what was last written L{UNFINISHED_KEPT} ago: no such upstream is
         configured, or it is not known where the bytes came from. What an upstream has that is offline is kept.
@@ -166,7 +164,7 @@ class Flights:
         """
         for digest in self._store.unfinished():
             left = await self._inspect(digest)
-            if left is None or now - left.written < UNFINISHED_KEPT or _upstream_of(left, remotes) is not None:
+            if left is None or now - left.written < UNFINISHED_KEPT or _remote_of(left, access) is not None:
                 continue
             if self._stopped or digest in self._under_way or await self.complete(digest):
                 continue
@@ -202,16 +200,16 @@ class Flights:
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
-    def configure(self, remotes: Mapping[str, Remote]) -> None:
+    def configure(self, access: Access) -> None:
         """
-        Only these may be asked from now on. Flights from others, offline ones and repositories that may not be pulled
-        any more end, keeping what came, and their readers with them; the rest ask what they still have to ask of these.
+        What may be fetched has changed. Flights from upstreams that are gone or offline, and from repositories that may
+        not be read any more, end, keeping what came, and their readers with them; the rest ask what they still have to ask of these.
         """
-        self._remotes = remotes
+        self._access = access
         for flight, landing in list(self._under_way.values()):
             name, repository = flight.registry.name, flight.repository
-            remote = remotes.get(name)
-            if remote is not None and not remote.offline and remote.settings.permits(repository):
+            remote = access.permitted(name, repository)
+            if remote is not None and not remote.offline:
                 flight.registry = remote.registry
             elif flight.state is not State.LANDED:
                 flight.ending = Offline(f"{flight.digest} is fetched no more: {name}/{repository} may not be asked now")
@@ -256,8 +254,7 @@ class Flights:
             self._log.failure("{digest} was not fetched", result, digest=flight.digest)
 
 
-def _upstream_of(left: Unfinished, remotes: Mapping[str, Remote]) -> Remote | None:
-    """Who could send the rest, now or when it is online again."""
+def _remote_of(left: Unfinished, access: Access) -> RemoteRepository | None:
+    """The repository that could send the rest, now or when its upstream is online again."""
     origin = left.origin
-    remote = None if origin is None or origin.upstream is None else remotes.get(origin.upstream)
-    return remote if remote is not None and origin is not None and remote.settings.permits(origin.repository) else None
+    return None if origin is None or origin.upstream is None else access.permitted(origin.upstream, origin.repository)

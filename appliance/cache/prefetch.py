@@ -313,7 +313,7 @@ class Prefetch:
         image = self._images.get(subject)
         if image is None:
             return 0.0
-        remote = self._sources.permitted(subject.upstream, subject.name)
+        remote = self._sources.access.permitted(subject.upstream, subject.name)
         if remote is None or remote.settings.prefetch.image == IMAGE_NONE:
             return None
         # An image that may be whole needs no upstream, most likely.

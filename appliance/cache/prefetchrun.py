@@ -118,16 +118,9 @@ class PrefetchSources:
     wants: Wants
     fetched: Callable[[str, int], None]
 
-    def permitted(self, upstream: str, name: str) -> RemoteRepository | None:
-        """The repository at its upstream; C{None} where it may not be read, by the configuration as it is now."""
-        try:
-            return self.access.open(upstream, name)
-        except PullcacheError:
-            return None
-
     def remote(self, upstream: str, name: str) -> RemoteRepository | None:
-        """As L{permitted}; C{None} also where the upstream is never contacted."""
-        remote = self.permitted(upstream, name)
+        """As L{Access.permitted}; C{None} also where the upstream is never contacted."""
+        remote = self.access.permitted(upstream, name)
         return None if remote is None or remote.offline else remote
 
     async def manifest(self, remote: RemoteRepository, reference: str | Digest) -> tuple[Digest, Manifest]:

@@ -7,9 +7,10 @@ import pytest
 from appliance.admin.exportplanner import Completion
 from appliance.cache.access import Access, Client, RemoteRepository
 from appliance.errors import NotPermitted
+from appliance.interfaces import Origin
 from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
-from tests.doubles.deferreds import result
+from tests.doubles.deferreds import begin, result
 from tests.doubles.images import image
 from tests.rooms.cache.desk import APP, Desk
 from tests.wire.line import GHCR, IMAGE, LARGE, LAYER, Fields, Shop, blob, manifest
@@ -120,3 +121,20 @@ def test_nothing_is_prefetched_that_may_not_be_read() -> None:
     assert rule.asked and desk.upstream.calls == []
     assert desk.prefetch.images == 0
     assert {(name, client) for name, client in rule.asked} == {(f"{HUB}/{APP}", None)}
+
+
+def test_what_was_cut_is_not_gone_on_with_when_it_may_not_be_read() -> None:
+    """A blob that was under way when the process before ended."""
+    shop = Shop()
+    digest = Digest.of(LARGE)
+    ingest = result(shop.cache.store.ingest(digest))
+    result(ingest.write([LARGE[:100]]))
+    result(ingest.note(Origin("docker.io", "library/app", len(LARGE))))
+    ingest.close()
+    rule = Rule(shop.cache.access)
+    rule.refused = True
+    result(shop.cache.flights.resume(shop.cache.access))
+    assert rule.asked == [("docker.io/library/app", None)] and shop.calls() == 0
+    rule.refused = False
+    resumed = begin(shop.cache.flights.resume(shop.cache.access))
+    assert resumed.called and shop.cache.store.size(digest) == len(LARGE)

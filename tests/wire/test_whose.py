@@ -137,7 +137,7 @@ def test_what_was_received_whole_before_a_kill_is_its_repositorys() -> None:
     result(ingest.note(Origin(GHCR, THEIRS, len(LARGE))))
     ingest.close()
     again = Shop(before=made)
-    result(again.cache.flights.resume(again.cache.remotes))
+    result(again.cache.flights.resume(again.cache.access))
     made.ghcr.fail(errors.UpstreamUnavailable(GHCR, "gone"))
     for each in (again, Shop(before=again)):
         assert each.get(blob(LARGE, f"ghcr.io/{THEIRS}")).body == LARGE

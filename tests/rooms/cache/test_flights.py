@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import globalLogPublisher
 
 from appliance.cache import segments
-from appliance.cache.access import Remote
+from appliance.cache.access import Access, Remote
 from appliance.cache.flight import State
 from appliance.cache.flights import RESUMED_AT_ONCE, Flights
 from appliance.errors import Offline, UpstreamUnavailable
@@ -79,7 +79,7 @@ def test_a_restart_takes_up_what_was_cut_a_few_at_a_time() -> None:
     asked.validator = '"v1"'
     cache = Cache(asked)
     left_behind(cache.store, BLOBS)
-    done = begin(cache.flights.resume(cache.remotes))
+    done = begin(cache.flights.resume(cache.access))
     assert len(asked.bodies) == RESUMED_AT_ONCE == 4
     for number in range(len(BLOBS)):
         asked.bodies[number].complete()
@@ -95,7 +95,7 @@ def test_what_a_restart_takes_up_goes_behind_what_clients_wait_for() -> None:
     asked = upstream()
     cache = Cache(asked)
     left_behind(cache.store, BLOBS[:1])
-    done = begin(cache.flights.resume(cache.remotes))
+    done = begin(cache.flights.resume(cache.access))
     flight = cache.flights.get(Digest.of(BLOBS[0]))
     assert flight is not None
     assert result(flight.opened()) is None
@@ -114,7 +114,7 @@ def test_a_restart_fetches_over_as_many_lines_as_the_upstream_may_have(monkeypat
     asked.validator = '"v1"'
     cache = Cache(asked, segments=2)
     left_behind(cache.store, BLOBS[:1])
-    done = begin(cache.flights.resume(cache.remotes))
+    done = begin(cache.flights.resume(cache.access))
     assert [(call.start, call.stop) for call in asked.asked("blob")] == [(100, 400), (400, 700)]
     for body in asked.bodies:
         body.complete()
@@ -128,7 +128,7 @@ def test_what_cannot_be_resumed_waits_for_its_next_reader() -> None:
     cache = Cache(asked)
     left_behind(cache.store, BLOBS)
     asked.fail(UpstreamUnavailable("docker.io", "down"))
-    assert result(begin(cache.flights.resume(cache.remotes))) is None
+    assert result(begin(cache.flights.resume(cache.access))) is None
     assert len(asked.asked("blob")) == len(BLOBS)
     assert len(cache.store.unfinished()) == len(BLOBS)
 
@@ -139,7 +139,7 @@ def test_an_offline_appliance_resumes_nothing() -> None:
     cache = Cache(asked, offline=True)
     left_behind(cache.store, BLOBS[:2])
     left_behind(cache.store, BLOBS[2:3], "gone.example")
-    assert result(begin(cache.flights.resume(cache.remotes))) is None
+    assert result(begin(cache.flights.resume(cache.access))) is None
     assert asked.calls == []
     assert len(cache.store.unfinished()) == 3
 
@@ -165,7 +165,7 @@ def test_partials_that_cannot_be_read_do_not_hold_up_the_others() -> None:
     left_behind(store, BLOBS)
     store.broken = 5
     cache = Cache(asked, store=store)
-    assert result(begin(cache.flights.resume(cache.remotes))) is None
+    assert result(begin(cache.flights.resume(cache.access))) is None
     assert sum(store.size(Digest.of(blob)) is not None for blob in BLOBS) == 5
 
 
@@ -213,7 +213,7 @@ def test_what_is_whole_becomes_a_blob_and_nobody_is_asked(name: str | None, offl
     asked = upstream()
     cache = Cache(asked, offline=offline)
     digest = whole(cache.store, BLOBS[0], Origin(name, NAME, 1000))
-    assert result(begin(cache.flights.resume(cache.remotes))) is None
+    assert result(begin(cache.flights.resume(cache.access))) is None
     assert cache.store.size(digest) == 1000
     assert cache.store.unfinished() == [] and asked.calls == []
 
@@ -226,7 +226,7 @@ def test_what_has_the_size_and_not_the_bytes_is_fetched() -> None:
     digest = whole(cache.store, BLOBS[1], Origin("docker.io", NAME, 1000), bytes(1000))
     assert not result(begin(cache.flights.complete(digest)))
     assert cache.store.size(digest) is None and asked.calls == []
-    result(cache.flights.resume(cache.remotes))
+    result(cache.flights.resume(cache.access))
     assert result(cache.store.read(digest, 1000)) == BLOBS[1]
     assert [call.start for call in asked.asked("blob")] == [1000, 0]
 
@@ -255,8 +255,8 @@ def test_a_start_reads_nothing_that_it_does_not_use() -> None:
     left_behind(store, BLOBS[:3])
     left_behind(store, BLOBS[3:5], "gone.example")
     store.read_again.clear()
-    result(begin(cache.flights.resume(cache.remotes)))
-    result(begin(cache.flights.sweep(cache.remotes, WEEK - 1)))
+    result(begin(cache.flights.resume(cache.access)))
+    result(begin(cache.flights.sweep(cache.access, WEEK - 1)))
     assert store.read_again == []
     assert len(store.unfinished()) == 5
 
@@ -276,7 +276,7 @@ def test_what_is_being_completed_is_waited_for(offline: bool) -> None:
     digest = whole(store, BLOBS[0], Origin("docker.io", NAME, 1000))
     known(cache, digest)
     store.held_up = Deferred()
-    done = begin(cache.flights.resume(cache.remotes))
+    done = begin(cache.flights.resume(cache.access))
     opening = begin(cache.through.blob(cache.at("docker.io", NAME), digest))
     looking = begin(cache.through.blob_size(cache.at("docker.io", NAME), digest))
     committed = cache.flights.committed()
@@ -297,7 +297,7 @@ def test_offline_a_blob_that_lies_whole_without_a_note_is_found_when_it_is_asked
     found, wrong = whole(store, BLOBS[0], None), whole(store, BLOBS[1], None, bytes(1000))
     left_behind(store, BLOBS[2:3])
     store.read_again.clear()
-    result(cache.flights.resume(cache.remotes))
+    result(cache.flights.resume(cache.access))
     assert store.read_again == []
     for digest in (found, wrong, Digest.of(BLOBS[2])):
         known(cache, digest)
@@ -319,9 +319,9 @@ def test_what_nobody_can_go_on_with_is_thrown_away_after_a_week(captured_logs: l
     complete = whole(store, BLOBS[4], Origin(None, "", 1000))
     gone = [Digest.of(BLOBS[1]), Digest.of(BLOBS[3])]
     receiving = result(store.ingest(Digest.of(BLOBS[5])))
-    result(cache.flights.sweep(cache.remotes, WEEK - 1))
+    result(cache.flights.sweep(cache.access, WEEK - 1))
     assert len(store.unfinished()) == 6
-    result(cache.flights.sweep(cache.remotes, WEEK + 1))
+    result(cache.flights.sweep(cache.access, WEEK + 1))
     assert store.unfinished() == sorted(Digest.of(BLOBS[number]) for number in (0, 2, 5))
     assert store.size(complete) == 1000
     told = {str(event["digest"]): event["origin"] for event in captured_logs if "days" in event}
@@ -333,9 +333,9 @@ def test_what_may_not_be_pulled_any_more_is_swept_too() -> None:
     """C{deny} has come to cover its repository."""
     cache = Cache(upstream(), deny=("library/**",))
     left_behind(cache.store, BLOBS[:1])
-    result(cache.flights.resume(cache.remotes))
+    result(cache.flights.resume(cache.access))
     assert len(cache.flights) == 0
-    result(cache.flights.sweep(cache.remotes, WEEK + 1))
+    result(cache.flights.sweep(cache.access, WEEK + 1))
     assert cache.store.unfinished() == []
 
 
@@ -344,7 +344,7 @@ def test_a_stop_begins_nothing_that_waited_to_be_resumed() -> None:
     asked = upstream()
     cache = Cache(asked)
     left_behind(cache.store, BLOBS)
-    done = begin(cache.flights.resume(cache.remotes))
+    done = begin(cache.flights.resume(cache.access))
     result(cache.flights.stop())
     assert result(done) is None
     assert len(asked.bodies) == RESUMED_AT_ONCE and len(cache.flights) == 0
@@ -356,7 +356,7 @@ def test_a_stop_does_not_wait_for_what_is_hashed() -> None:
     cache = Cache(upstream(), offline=True, store=store)
     whole(store, BLOBS[0], Origin("docker.io", NAME, 1000))
     store.held_up = Deferred()
-    done = begin(cache.flights.resume(cache.remotes))
+    done = begin(cache.flights.resume(cache.access))
     result(cache.flights.stop())
     assert result(done) is None
     assert len(store.unfinished()) == 1
@@ -365,10 +365,10 @@ def test_a_stop_does_not_wait_for_what_is_hashed() -> None:
 # -- another configuration ------------------------------------------------------------------------------------------
 
 
-def under(cache: Cache, registry: ScriptedUpstream, offline: bool = False, **settings: Any) -> dict[str, Remote]:
+def under(cache: Cache, registry: ScriptedUpstream, offline: bool = False, **settings: Any) -> Access:
     """The cache's upstream, otherwise configured."""
     changed = UpstreamSettings(name="docker.io", urls=("https://x",), **settings)
-    return {**cache.remotes, "docker.io": Remote(changed, registry, offline)}
+    return Access({**cache.remotes, "docker.io": Remote(changed, registry, offline)})
 
 
 @pytest.mark.parametrize("change", ["offline", "removed", "denied"])
@@ -377,7 +377,7 @@ def test_a_flight_ends_when_its_upstream_may_not_be_asked_any_more(change: str) 
     asked = upstream()
     cache = Cache(asked)
     left_behind(cache.store, BLOBS[3:])
-    resuming = begin(cache.flights.resume(cache.remotes))
+    resuming = begin(cache.flights.resume(cache.access))
     flying, pausing, opening = (cache.flights.start(asked, NAME, Digest.of(blob), 1000) for blob in BLOBS[:3])
     asked.bodies[-1].feed(1)
     readers = []
@@ -390,7 +390,7 @@ def test_a_flight_ends_when_its_upstream_may_not_be_asked_any_more(change: str) 
     number = len(asked.calls)
     after = {
         "offline": under(cache, asked, True),
-        "removed": {},
+        "removed": Access({}),
         "denied": under(cache, asked, deny=("library/**",)),
     }[change]
     cache.flights.configure(after)
