@@ -50,7 +50,7 @@ class AdminApp:
     ) -> None:
         """
         @param probe: fires when the store can be written and the index read; fails with the reason why not.
-        @param parts: what else is offered.
+        @param parts: the routes that other parts bring.
         @param hosts: see L{AdminSettings}.
         """
         self._metrics = metrics
@@ -79,9 +79,9 @@ class AdminApp:
 
     def admit(self, request: Request) -> None:
         """
-        Look at what must be right before a route is.
+        Check what must be right before a route is looked for.
 
-        @raise RequestInvalid: method, path or C{Host} are none.
+        @raise RequestInvalid: the method, the path or C{Host} is not valid.
         @raise HostUnknown: it is addressed to a name that is not ours.
         @raise ForeignPage: a web page of another origin sent it.
         """
@@ -141,7 +141,7 @@ class AdminApp:
 
         self._app.route(route.path, methods=[route.method], endpoint=route.name)(answer)
 
-    # -- what is asked before a body is read ------------------------------------------------------------------------
+    # -- before a body is read --------------------------------------------------------------------------------------
 
     def body_limit(self, method: bytes, uri: bytes) -> int:
         """See L{ServerChannel.body_limit}."""

@@ -90,7 +90,7 @@ class Exports:
         self.sending = 0
 
     def routes(self) -> list[Route]:
-        """What is offered."""
+        """The routes of this part."""
         one = "/api/v1/exports/<export>"
         return [
             Route(

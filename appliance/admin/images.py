@@ -70,7 +70,7 @@ class Images:
         self._manifests = HeldManifests(store, threads)
 
     def routes(self) -> list[Route]:
-        """What is offered."""
+        """The routes of this part."""
         pattern = Parameter("pattern", "A name or a pattern, as in ghcr.io/team/*:1.*; absent: everything.")
         count = Parameter("n", "The most images of one page; absent: all of them.")
         last = Parameter("last", "A full name: the images after it, in the order of names. The field next of a page.")

@@ -56,7 +56,7 @@ class Imports:
         self._stopping = False
 
     def routes(self) -> list[Route]:
-        """What is offered."""
+        """The routes of this part."""
         return [
             Route(
                 "POST",

@@ -44,7 +44,7 @@ class InventoryPage:
         self._manifests = HeldManifests(store, threads, room=0)
 
     def routes(self) -> list[Route]:
-        """What is offered."""
+        """The routes of this part."""
         form = Parameter("format", "json, or text: one name a line, as export --list takes it. Default: json.")
         return [
             Route("GET", "/api/v1/inventory", self.inventory, "Every blob held, for an export elsewhere.", Inventory),

@@ -57,7 +57,7 @@ class StatusPage:
         self._began, self._started = clock.seconds(), wall(clock)
 
     def routes(self) -> list[Route]:
-        """What is offered."""
+        """The routes of this part."""
         return [Route("GET", "/api/v1/status", self.status, "How the appliance is.", Status)]
 
     async def status(self, request: Request) -> Reply:
