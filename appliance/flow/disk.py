@@ -43,7 +43,7 @@ class InlineThreads:
         return execute(function, *args)
 
 
-# -- files that survive -------------------------------------------------------------------------------------------------
+# -- files that survive -----------------------------------------------------------------------------------------------
 
 
 def fsync_folder(folder: Path) -> None:

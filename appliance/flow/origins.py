@@ -43,7 +43,7 @@ class Host:
     def is_loopback(self) -> bool:
         """Whether the name means the machine it is said on (RFC 6761 section 6.3)."""
         address = _address(self.name)
-        return self.name.split(".")[-1] == "localhost" if address is None else _is_loopback(address)
+        return self.name.split(".")[-1] == "localhost" if address is None else ip_address(address).is_loopback
 
     def is_at(self, address: str) -> bool:
         """Whether it is that address, literally."""
@@ -149,7 +149,3 @@ def _address(text: str) -> str | None:
         return None
     mapped = getattr(address, "ipv4_mapped", None)
     return str(mapped or address)
-
-
-def _is_loopback(address: str) -> bool:
-    return ip_address(address).is_loopback

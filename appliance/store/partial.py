@@ -54,7 +54,7 @@ class PartialBlob:
         digest: Digest,
         threads: IThreads,
         publish: Callable[[Path, Digest, int], None],
-        closed: Callable[[], None] | None = None,
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
         """
         @param path: the file, which has no other writer; when it is a C{.tmp} it is gone after L{close}.
@@ -158,11 +158,7 @@ class PartialBlob:
             # The beginning of a blob that has come from elsewhere meanwhile is of no use.
             if not self._is_kept or self._final.exists():
                 over = self._threads.call(unlink, self._path).addErrback(lambda _: None)
-        return over.addCallback(self._free)
-
-    def _free(self, _: None) -> None:
-        if self._when_closed is not None:
-            self._when_closed()
+        return over.addCallback(lambda _: self._when_closed())
 
     def _load(self) -> IIngest:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
