@@ -132,13 +132,3 @@ def check_names(source: str, roots: Sequence[NamedManifest]) -> None:
                 f"{source}: {root.name} is the name of two images in it, {meanings[root.name]} and {root.digest};"
                 " export them into separate archives"
             )
-
-
-def in_words(octets: int) -> str:
-    """A number of bytes for people, in powers of 1000: C{812 MB}."""
-    amount, unit = float(octets), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 1000:
-            break
-        amount, unit = amount / 1000, larger
-    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"

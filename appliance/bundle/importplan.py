@@ -11,18 +11,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from appliance.bundle.archive import Archive
-from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedManifest, in_words
+from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedManifest
 from appliance.bundle.bundlearchive import missing_volumes, volumes_of
 from appliance.bundle.closure import Closure, ImageBlob, closure
 from appliance.bundle.contents import MAX_MANIFEST_VALUES, MAX_REFS, Bundle, check_values
 from appliance.bundle.publication import HeldManifest, Published
-from appliance.errors import (
-    BlobDamaged,
-    BundleDamaged,
-    BundleIncomplete,
-    ManifestInvalid,
-    NotHeld,
-)
+from appliance.errors import BlobDamaged, BundleDamaged, BundleIncomplete, ManifestInvalid, NotHeld
 from appliance.index.manifests import ManifestReader
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
@@ -129,7 +123,7 @@ class _Planner:
             else:
                 blocked.append(root.name)
         if self._missing:
-            size = in_words(sum(blob.size for blob in self._missing.values()))
+            size = _in_words(sum(blob.size for blob in self._missing.values()))
             first = next(iter(self._missing.values()))
             self._plan.incomplete = BundleIncomplete(
                 f"{self._contents.source}: {len(self._missing)} blobs ({size}) are neither in it nor held here, the"
@@ -258,7 +252,7 @@ def _listed_and_missing(
     for volume in bundle.volumes:
         if volume.n in concerned:
             reasons.append(
-                f"volume {volume.n} of {bundle.volume_count} ({in_words(volume.size)}) is missing; name it together"
+                f"volume {volume.n} of {bundle.volume_count} ({_in_words(volume.size)}) is missing; name it together"
                 " with the others"
             )
     cut = [blob for blob in inside.values() if not volumes_of(blob) & absent]
@@ -272,7 +266,7 @@ def _listed_and_missing(
     if required:
         names = sorted({name for each in required for name in each.needed_by})
         reasons.append(
-            f"it builds on {len(required)} blobs ({in_words(sum(each.size for each in required))}) that are not held"
+            f"it builds on {len(required)} blobs ({_in_words(sum(each.size for each in required))}) that are not held"
             f" here, {required[0].digest} first, for {_shortened(names)}; import the bundle that has them first, or"
             " export anew with --have and this appliance's inventory"
         )
@@ -285,3 +279,13 @@ def _listed_and_missing(
 def _shortened(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def _in_words(octets: int) -> str:
+    """A number of bytes for people, in powers of 1000: C{812 MB}."""
+    amount, unit = float(octets), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"

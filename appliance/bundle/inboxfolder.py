@@ -52,7 +52,15 @@ def files_in(folder: Path) -> dict[str, FileState]:
     found = {}
     with _opened(str(folder)) as inbox:
         for where in (DONE, REFUSED):
-            _check_folder(folder, inbox, where)
+            try:
+                mode = os.stat(where, dir_fd=inbox, follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISDIR(mode):
+                raise BundleError(
+                    f"{folder / where} is {'a link' if stat.S_ISLNK(mode) else 'no folder'}, and nothing is imported"
+                    " while what is imported cannot be moved there; remove it, a folder is made in its place"
+                )
         with os.scandir(inbox) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:
@@ -68,18 +76,6 @@ def files_in(folder: Path) -> dict[str, FileState]:
 
 def _state_of(status: os.stat_result) -> FileState:
     return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _check_folder(folder: Path, inbox: int, where: str) -> None:
-    try:
-        mode = os.stat(where, dir_fd=inbox, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(mode):
-        raise BundleError(
-            f"{folder / where} is {'a link' if stat.S_ISLNK(mode) else 'no folder'}, and nothing is imported while what"
-            " is imported cannot be moved there; remove it, a folder is made in its place"
-        )
 
 
 @contextmanager

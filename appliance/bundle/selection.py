@@ -240,12 +240,10 @@ def parse_pattern(text: str, upstream_for: UpstreamFor) -> Pattern:
     upstream = upstream_for(first) if slash else None
     if upstream is None and slash and (first == "localhost" or {".", ":", *_WILD} & set(first)):
         upstream = first
-    if head == "**":
-        place = head
-    else:
-        upstream, repository = (upstream, repository) if upstream is not None else (DOCKER_HUB, head)
-        place = f"{upstream}/{repository if repository == '**' else official(upstream, repository)}"
-    return Pattern(text.strip(), place, tag or None, digest or None)
+    if upstream is None:
+        upstream, repository = DOCKER_HUB, head
+    place = f"{upstream}/{repository if repository == '**' else official(upstream, repository)}"
+    return Pattern(text.strip(), "**" if head == "**" else place, tag or None, digest or None)
 
 
 def parse_list(text: str) -> tuple[str, ...]:
