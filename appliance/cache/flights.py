@@ -203,7 +203,8 @@ class Flights:
     def configure(self, access: Access) -> None:
         """
         What may be fetched has changed. Flights from upstreams that are gone or offline, and from repositories that may
-        not be read any more, end, keeping what came, and their readers with them; the rest ask what they still have to ask of these.
+        not be read any more, end, and so do their readers; what came is kept. The rest ask what they still have to ask
+        of these.
         """
         self._access = access
         for flight, landing in list(self._under_way.values()):
