@@ -85,9 +85,7 @@ class BypassedRange:
 class RangeBypass:
     """Fetches ranges on the side, L{AT_ONCE} of a blob."""
 
-    def __init__(
-        self, clock: IReactorTime, refused: Callable[[RemoteRepository, Digest, UpstreamError], None]
-    ) -> None:
+    def __init__(self, clock: IReactorTime, refused: Callable[[RemoteRepository, Digest, UpstreamError], None]) -> None:
         """@param refused: called with what the upstream answered instead of a range."""
         self._clock = clock
         self._refused = refused

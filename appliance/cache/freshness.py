@@ -9,9 +9,7 @@ end of time.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -19,8 +17,6 @@ from appliance.errors import PullcacheError, UpstreamError, UpstreamMissing
 from appliance.flow.clock import wall
 from appliance.oci.reference import ReferenceKey
 from appliance.settings import UpstreamSettings
-
-K = TypeVar("K", bound=Hashable)
 
 OFFLINE_FRESH_FOR = 60.0
 """Seconds that an answer of an upstream that is never asked may be repeated; an import ends it earlier."""
@@ -81,7 +77,7 @@ TIMES = 20_000
 """The most moments remembered; one that was forgotten is looked at anew."""
 
 
-class MonotonicTimes(Generic[K]):
+class MonotonicTimes:
     """
     Moments of the day, as documents on disk have them, in seconds of the clock that only counts.
 
@@ -92,13 +88,13 @@ class MonotonicTimes(Generic[K]):
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._known: OrderedDict[K, tuple[float, float]] = OrderedDict()
+        self._known: OrderedDict[ReferenceKey, tuple[float, float]] = OrderedDict()
 
-    def seconds(self, key: K, moment: float) -> float:
+    def seconds(self, key: ReferenceKey, moment: float) -> float:
         """
         The seconds that the clock showed at C{moment}, or would have; 0 when that cannot be known.
 
-        @param key: what happened then.
+        @param key: what the upstream spoke of.
         @param moment: seconds since the epoch, 0 when it is not known.
         """
         known = self._known.get(key)

@@ -25,7 +25,6 @@ from appliance.index.repository import Repository, Tag
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
-from appliance.oci.reference import ReferenceKey
 
 # The content of the empty descriptor (image-spec, manifest.md). Signatures and SBOMs have it for a config, which no
 # client ever asks for: without it they would never be whole, and so never go into a bundle.
@@ -77,7 +76,7 @@ class Manifests:
         self._in_memory: LeastRecentlyUsed[Digest, bytes] = LeastRecentlyUsed(MEMORY)
         self._tags: Revalidator[_Checked] = Revalidator(clock)
         self._digests: Revalidator[None] = Revalidator(clock)
-        self._checked: MonotonicTimes[ReferenceKey] = MonotonicTimes(clock)
+        self._checked = MonotonicTimes(clock)
 
     # -- by tag -----------------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class ReferrerCache:
         self._graph = graph
         self._clock = clock
         self._revalidator: Revalidator[ReferrerList] = Revalidator(clock)
-        self._received: MonotonicTimes[tuple[str, str, Digest]] = MonotonicTimes(clock)
+        self._received = MonotonicTimes(clock)
         self._listed: OrderedDict[tuple[str, str, Digest], None] = OrderedDict()
 
     async def list(self, remote: RemoteRepository, subject: Digest) -> ReferrersAnswer:
@@ -167,7 +167,7 @@ class ReferrerCache:
 
     def _received_at(self, remote: RemoteRepository, subject: Digest, known: ReferrerList) -> float:
         """When the upstream said so, seconds of the clock; 0 when that is not known."""
-        return self._received.seconds((remote.upstream, remote.name, subject), known.received_at)
+        return self._received.seconds(remote.key(subject), known.received_at)
 
 
 def _without_upstream(known: ReferrerList | None, held: Sequence[ReferrerDescriptor]) -> ReferrersAnswer | None:

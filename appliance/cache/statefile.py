@@ -23,7 +23,13 @@ EpochSeconds = Annotated[float, msgspec.Meta(ge=0, lt=253402300800)]
 
 
 class StateFile(Generic[T]):
-    """One document of L{IDocuments}; one call of L{write} at a time."""
+    """
+    One document of L{IDocuments}; one call of L{write} or L{flush} at a time.
+
+    @ivar changed: whether L{flush} has something to write; set by the owner of what is written.
+    """
+
+    changed = False
 
     def __init__(self, documents: IDocuments, name: str, kind: type[T], take_up: Callable[[T], None]) -> None:
         """
@@ -61,6 +67,16 @@ class StateFile(Generic[T]):
         assert self._version is not None
         self._version = await self._documents.write(self._key, encode(), self._version)
         return True
+
+    async def flush(self, encode: Callable[[], bytes]) -> None:
+        """L{write} it if it L{changed}; what could not be written is, the next time."""
+        if not self.changed:
+            return
+        self.changed, written = False, False
+        try:
+            written = await self.write(encode)
+        finally:
+            self.changed = self.changed or not written
 
     async def _load(self) -> None:
         found, version = await read_document(self._documents, self._key, self._decoder.decode)

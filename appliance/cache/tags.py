@@ -49,7 +49,7 @@ class Tags:
         self._clock = clock
         self._revalidator: Revalidator[TagList] = Revalidator(clock)
         self._merged: LeastRecentlyUsed[tuple[str, str], _Merged] = LeastRecentlyUsed(MERGED)
-        self._checked: MonotonicTimes[tuple[str, str]] = MonotonicTimes(clock)
+        self._checked = MonotonicTimes(clock)
 
     async def list(self, remote: RemoteRepository) -> TagsAnswer:
         """
@@ -65,7 +65,7 @@ class Tags:
         if nothing and remote.offline:
             raise Offline(f"nothing of {remote} is held, and this appliance is offline")
         now = self._clock.seconds()
-        checked_at = now if known is None else self._checked.seconds((remote.upstream, remote.name), known.checked_at)
+        checked_at = now if known is None else self._checked.seconds(remote.key(""), known.checked_at)
         if remote.offline or (known is not None and freshness.is_fresh(checked_at, now, remote.settings)):
             return TagsAnswer(self._together(repository, known), HIT)
         query = UpstreamQuery(remote, "", lambda: self._check(remote))
@@ -77,7 +77,7 @@ class Tags:
     async def _check(self, remote: RemoteRepository) -> TagList:
         tags = await remote.registry.tags(remote.name)
         listed = TagList(sorted(set(tags)), wall(self._clock))
-        self._checked.seconds((remote.upstream, remote.name), listed.checked_at)
+        self._checked.seconds(remote.key(""), listed.checked_at)
         repository = await self._repositories.get(remote.upstream, remote.name)
         # Some upstreams have an empty list for every made-up name: that must not fill the disk.
         await self._lists.save(remote.upstream, remote.name, listed, bool(tags or repository.manifests))

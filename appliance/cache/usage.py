@@ -49,7 +49,6 @@ class Usage:
         self._document = StateFile(documents, NAME, dict[str, dict[str, tuple[int, EpochSeconds]]], self._take_up)
         self._clock = clock
         self._uses: OrderedDict[ReferenceKey, Use] = OrderedDict()
-        self._changed = False
         self._written_at = 0.0
 
     def __len__(self) -> int:
@@ -62,7 +61,7 @@ class Usage:
     def note(self, upstream: str, repository: str, reference: str, times: int = 1) -> None:
         """The reference was pulled C{times} times, just now."""
         self._add((upstream, repository, reference), Use(times, wall(self._clock)))
-        self._changed = True
+        self._document.changed = True
 
     def of(self, upstream: str, repository: str, *references: str) -> Use | None:
         """What is known of any of the references together: a tag and its digest. C{None}: no pull."""
@@ -83,13 +82,11 @@ class Usage:
         @param now: whether it is time in any case.
         """
         wait = INTERVAL + PER_THOUSAND * (len(self._uses) // 1000)
-        if not self._changed or not (now or self._clock.seconds() - self._written_at >= wait):
+        if not self._document.changed or not (now or self._clock.seconds() - self._written_at >= wait):
             return
-        self._changed, written = False, False
         try:
-            written = await self._document.write(self._encode)
+            await self._document.flush(self._encode)
         finally:
-            self._changed = self._changed or not written
             self._written_at = self._clock.seconds()
 
     def _take_up(self, kept: dict[str, dict[str, tuple[int, float]]]) -> None:

@@ -100,7 +100,6 @@ class Wants:
         self._is_held = is_held
         self._groups: dict[Group, OrderedDict[ReferenceKey, None]] = {}
         self._wants: OrderedDict[ReferenceKey, Want] = OrderedDict()
-        self._changed = False
 
     def __len__(self) -> int:
         return len(self._wants)
@@ -124,12 +123,12 @@ class Wants:
                 held=self._is_held(upstream, repository),
             )
         )
-        self._changed = True
+        self._document.changed = True
 
     def forget(self, keys: Iterable[ReferenceKey]) -> int:
         """These are here now; how many of them were wanted."""
         met = [key for key in keys if self._remove(key) is not None]
-        self._changed = self._changed or bool(met)
+        self._document.changed = self._document.changed or bool(met)
         return len(met)
 
     async def review(self, holds: Callable[[str, str, str], Awaitable[bool]]) -> int:
@@ -146,13 +145,7 @@ class Wants:
 
     async def flush(self) -> None:
         """Write what changed, if anything did. One call at a time."""
-        if not self._changed:
-            return
-        self._changed, written = False, False
-        try:
-            written = await self._document.write(lambda: msgspec.json.encode(self.snapshot()))
-        finally:
-            self._changed = self._changed or not written
+        await self._document.flush(lambda: msgspec.json.encode(self.snapshot()))
 
     def _take_up(self, kept: list[Want]) -> None:
         since = self.snapshot()

@@ -118,10 +118,10 @@ def test_a_large_document_is_written_less_often(monkeypatch: pytest.MonkeyPatch)
     usage.note(HUB, NGINX, "1")
     clock.advance(INTERVAL + 99)
     result(usage.flush())
-    assert usage._changed
+    assert usage._document.changed
     clock.advance(1)
     result(usage.flush())
-    assert not usage._changed
+    assert not usage._document.changed
 
 
 def test_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
