@@ -33,7 +33,7 @@ from appliance.bundle.contents import (
 from appliance.bundle.minisign import MAX_SIGNATURE_BYTES
 from appliance.bundle.toolfiles import UnlistedFiles
 from appliance.bundle.trustpolicy import TrustPolicy
-from appliance.errors import BundleDamaged, BundleError, NameInvalid, PullcacheError
+from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, NameInvalid, PullcacheError
 from appliance.index import documents
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
@@ -54,7 +54,7 @@ def read_bundle(archives: Sequence[Archive], policy: TrustPolicy) -> ArchiveCont
     @raise BundleError: the files are not of one bundle.
     """
     source = archives[0].source
-    data = whole(archives[0], archives[0].items[BUNDLE], MAX_BUNDLE_BYTES)
+    data = document_of(archives[0])
     for archive in archives[1:]:
         # Every file repeats it. One at a time: of a thousand volumes they would take all memory.
         if archive.items[BUNDLE].size != len(data) or whole(archive, archive.items[BUNDLE], len(data)) != data:
@@ -84,6 +84,20 @@ def read_bundle(archives: Sequence[Archive], policy: TrustPolicy) -> ArchiveCont
     check_names(source, contents.roots)
     contents.absent = frozenset(Digest.parse(absent.digest) for absent in bundle.absent_platforms)
     return contents
+
+
+def document_of(archive: Archive) -> bytes:
+    """
+    The list of contents that every file of a bundle holds, as it was signed.
+
+    @raise BundleUnreadable: the archive is no bundle.
+    """
+    if BUNDLE not in archive.items:
+        raise BundleUnreadable(
+            f"{archive.source}: there is no {BUNDLE} in it; other archives can be imported, but carry nothing that"
+            " could be verified or built on"
+        )
+    return whole(archive, archive.items[BUNDLE], MAX_BUNDLE_BYTES)
 
 
 def missing_volumes(bundle: Bundle, archives: Sequence[Archive]) -> set[int]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from appliance.bundle import bundlearchive, dockerarchive, layoutarchive
 from appliance.bundle.archive import Archive, open_archive
 from appliance.bundle.archivecontents import ArchiveContents, check_names
+from appliance.bundle.bundlejson import decode
 from appliance.bundle.compression import Stop
-from appliance.bundle.contents import BUNDLE, INDEX, MANIFEST
+from appliance.bundle.contents import BUNDLE, INDEX, MANIFEST, Bundle
 from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.errors import BundleError, BundleNotRead, BundleUnreadable, PullcacheError
 from appliance.oci.digest import Digest
@@ -37,6 +38,20 @@ def open_into(archives: list[Archive], path: Path, stop: Stop, follow_links: boo
     except BaseException:
         archive.close()
         raise
+
+
+def list_of_contents(path: Path) -> Bundle:
+    """
+    What C{bundle.json} of one file of a bundle, or of a folder, says; no blob is read and no signature checked.
+
+    @raise BundleUnreadable: it is no bundle of pullcache.
+    @raise BundleDamaged: it is truncated, or made to deceive.
+    """
+    archive = open_archive(path, Stop())
+    try:
+        return decode(bundlearchive.document_of(archive), archive.source)
+    finally:
+        archive.close()
 
 
 def read_contents(archives: Sequence[Archive], as_name: str | None, policy: TrustPolicy) -> ArchiveContents:

@@ -16,17 +16,17 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from appliance.bundle.archive import Archive, whole
+from appliance.bundle.archive import Archive
 from appliance.bundle.archivecontents import ArchiveContents
 from appliance.bundle.blobingest import check_bytes, in_file_order
-from appliance.bundle.bundlearchive import is_cut, missing_volumes
+from appliance.bundle.bundlearchive import document_of, is_cut, missing_volumes
 from appliance.bundle.compression import Stop
-from appliance.bundle.contents import BUNDLE, MAX_BUNDLE_BYTES, Bundle
+from appliance.bundle.contents import Bundle
 from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.reader import open_into, read_contents
 from appliance.bundle.trustpolicy import TrustPolicy
-from appliance.errors import BundleUnreadable, NotOneBundle
+from appliance.errors import NotOneBundle
 from appliance.flow.disk import InlineThreads
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
@@ -92,16 +92,9 @@ def verify(files: Sequence[Path], keys: Sequence[PublicKey], hashed: Callable[[i
 
 def _check_that_one_bundle_was_given(archives: Sequence[Archive]) -> None:
     """Raises as L{verify} does."""
-    first = b""
-    for archive in archives:
-        if BUNDLE not in archive.items:
-            raise BundleUnreadable(
-                f"{archive.source}: there is no {BUNDLE} in it; other archives can be imported, but carry nothing that"
-                " could be verified or built on"
-            )
-        document = whole(archive, archive.items[BUNDLE], MAX_BUNDLE_BYTES)
-        first = first or document
-        if document != first:
+    first = document_of(archives[0]) if archives else b""
+    for archive in archives[1:]:
+        if document_of(archive) != first:
             raise NotOneBundle(
                 f"{archives[0].source} and {archive.source} are not of one bundle; verify each by itself"
             )

@@ -13,10 +13,8 @@ import msgspec
 
 from appliance.api import Lack, PlannedExport, VolumeFile
 from appliance.bundle import bundlejson
-from appliance.bundle.archive import open_archive, whole
-from appliance.bundle.compression import Stop
-from appliance.bundle.contents import BUNDLE, MAX_BUNDLE_BYTES, Bundle
 from appliance.bundle.minisign import SecretKey
+from appliance.bundle.reader import list_of_contents
 from appliance.bundle.selection import parse_list
 from appliance.cli.client import refusal
 from appliance.cli.command import DONE, FAILED, Commands, Session, age, existing, new_command, volume_size
@@ -24,7 +22,6 @@ from appliance.cli.failures import CommandFailed, WrongUsage
 from appliance.cli.keys import secret_key
 from appliance.cli.partfile import PartFile
 from appliance.cli.screen import Screen, count, size
-from appliance.errors import BundleUnreadable
 
 #: What a signature's file is sent as.
 SIGNATURE_TYPE = "text/plain; charset=utf-8"
@@ -114,7 +111,7 @@ def selection(options: Namespace) -> dict[str, Any]:
         "have": options.have and _json(options.have),
         "base": [
             {"id": bundle.id, "blobs": [blob.digest for blob in bundle.blobs]}
-            for bundle in map(bundle_in, options.base)
+            for bundle in map(list_of_contents, options.base)
         ],
     }
     return {name: value for name, value in given.items() if value not in (None, False, [], "")}
@@ -221,26 +218,6 @@ def _report(screen: Screen, planned: PlannedExport, files: dict[int, tuple[Path,
 def _document(lack: Lack) -> dict[str, Any]:
     missing = [{"digest": blob.digest, "size": blob.size} for blob in lack.missing]
     return {"ref": lack.ref, "why": lack.why, "missing": missing}
-
-
-def bundle_in(path: Path) -> Bundle:
-    """
-    The list of contents that a file of a bundle, or a folder, holds; none of its blobs is read.
-
-    @raise BundleUnreadable: it is no bundle of pullcache.
-    @raise BundleDamaged: it is truncated, or made to deceive.
-    """
-    archive = open_archive(path, Stop())
-    try:
-        item = archive.items.get(BUNDLE)
-        if item is None:
-            raise BundleUnreadable(
-                f"{archive.source}: there is no {BUNDLE} in it; other archives can be imported, "
-                "but carry nothing that could be verified or built on"
-            )
-        return bundlejson.decode(whole(archive, item, MAX_BUNDLE_BYTES), archive.source)
-    finally:
-        archive.close()
 
 
 def _text(name: str) -> str:

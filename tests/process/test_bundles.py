@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.cli.exports import bundle_in
+from appliance.bundle.reader import list_of_contents
 from tests.clients.plain import ask, pull
 from tests.clients.sides import NOWHERE
 from tests.doubles.remote import RemoteRegistry
@@ -31,7 +31,7 @@ def seed(appliance: Appliance, upstream: RemoteRegistry) -> Images:
 
 def contents_of(*files: Path) -> dict[str, int]:
     """The blobs that a bundle says it holds, with their sizes."""
-    return {blob.digest: blob.size for blob in bundle_in(files[0]).blobs}
+    return {blob.digest: blob.size for blob in list_of_contents(files[0]).blobs}
 
 
 def test_what_was_pulled_here_is_served_there(
