@@ -1,84 +1,32 @@
-"""Importing bundles: whole, at once, resumed, and never misled."""
+"""What comes of importing bundles: whole, in increments and in volumes."""
 
 from __future__ import annotations
 
 import gzip
-import os
 import re
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred
 
-from appliance.bundle import blobingest, bundlejson, contents, tar
+from appliance.bundle import bundlejson, contents
 from appliance.bundle.importer import ImportOptions, ImportProgress
-from appliance.bundle.minisign import PublicKey, SecretKey
 from appliance.bundle.names import Names
-from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.config import parse
 from appliance.errors import (
     BundleConflict,
     BundleDamaged,
     BundleError,
     BundleIncomplete,
-    BundleTooNew,
-    BundleUnreadable,
-    BundleUntrusted,
     BundleUpstreamUnknown,
 )
 from appliance.oci.digest import Digest
-from tests.doubles import archives, images
 from tests.doubles.deferreds import result
 from tests.doubles.exports import NGINX, Site, entries
-from tests.doubles.images import Content
 from tests.doubles.receiver import Receiver, upstream_for
-from tests.doubles.threads import HeldThreads
+from tests.rooms.bundle.importing import EXPECTED, GHCR, MULTI, NEWER, OTHER, SBOM, repacked, site, write
 
-MULTI = images.multi_arch("multi", (50_000, 30_000))
-OTHER = images.image("other", (900_000, 20_000))
-NEWER = images.image("newer")
-SBOM = images.artifact(MULTI)
-GHCR = ("ghcr.io", "a/b")
-
-# CI asks for enough to keep at it for more than a minute.
-EXAMPLES = int(os.environ.get("PULLCACHE_FUZZ_EXAMPLES", "150"))
-
-
-def site() -> Site:
-    return Site().hold(MULTI, NGINX, "1.27").hold(SBOM, NGINX).hold(OTHER, GHCR, "v1")
-
-
-def write(folder: Path, data: bytes, name: str = "bundle.tar") -> Path:
-    path = folder / name
-    path.write_bytes(data)
-    return path
-
-
-@pytest.fixture(scope="module")
-def plain() -> bytes:
-    """A full bundle of two images and an SBOM."""
-    made = site()
-    return made.file(made.export(all=True))
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, plain: bytes) -> Path:
-    return write(tmp_path, plain)
-
-
-EXPECTED = {
-    "docker.io/library/nginx:1.27": MULTI.digest,
-    f"docker.io/library/nginx@{SBOM.digest}": SBOM.digest,
-    "ghcr.io/a/b:v1": OTHER.digest,
-}
-
-
-# -- what comes of it -----------------------------------------------------------------------------------------------
+# -- what comes of it ------------------------------------------------------------------------------------------------
 
 
 def test_what_was_pulled_there_is_served_here(bundle: Path) -> None:
@@ -213,7 +161,7 @@ def test_a_compressed_bundle_is_read_without_being_unpacked(tmp_path: Path, plai
     assert receiver.names() == EXPECTED
 
 
-# -- tags -----------------------------------------------------------------------------------------------------------
+# -- tags ------------------------------------------------------------------------------------------------------------
 
 
 def moved(tmp_path: Path) -> tuple[Receiver, Path]:
@@ -286,7 +234,7 @@ def test_an_upstream_is_published_as_it_is_called_here(tmp_path: Path) -> None:
         Receiver().run(write(tmp_path, made.file(made.export("**"))))
 
 
-# -- increments -----------------------------------------------------------------------------------------------------
+# -- increments ------------------------------------------------------------------------------------------------------
 
 
 def increment(tmp_path: Path) -> tuple[Path, Path]:
@@ -352,7 +300,7 @@ def test_a_platform_left_out_on_purpose_is_no_gap(tmp_path: Path) -> None:
     assert receiver.store.size(Digest.parse(MULTI.children[0].digest)) is None
 
 
-# -- volumes --------------------------------------------------------------------------------------------------------
+# -- volumes ---------------------------------------------------------------------------------------------------------
 
 
 def volumes(tmp_path: Path, size: int = 150_000) -> list[Path]:
@@ -403,466 +351,3 @@ def test_volumes_of_two_bundles_are_not_taken_for_one(tmp_path: Path, bundle: Pa
     """Each would be damaged by the other's list."""
     with pytest.raises(BundleError, match="not of one bundle; import one bundle at a time"):
         Receiver().run(volumes(tmp_path)[0], bundle)
-
-
-# -- signatures -----------------------------------------------------------------------------------------------------
-
-
-def signed(tmp_path: Path, key: SecretKey, name: str = "signed.tar") -> Path:
-    made = site()
-    export = made.export(all=True)
-    export.sign(key.sign(export.document, "from site a"))
-    return write(tmp_path, made.file(export), name)
-
-
-def test_the_signature_of_a_trusted_key_is_named_in_the_receipt(tmp_path: Path) -> None:
-    """Who vouches for what is served can be looked up later."""
-    key = SecretKey.generate()
-    receipt = Receiver(TrustPolicy((key.public,))).run(signed(tmp_path, key))
-    assert (receipt.signer, receipt.comment, receipt.notes) == (key.public.key_id, "from site a", [])
-
-
-def test_an_unsigned_bundle_is_refused_where_a_key_is_trusted(bundle: Path) -> None:
-    """Else it would be enough to cut the signature off."""
-    receiver = Receiver(TrustPolicy((SecretKey.generate().public,)))
-    with pytest.raises(BundleUntrusted, match="bundle.tar: it is not signed.*--sign"):
-        receiver.run(bundle)
-    assert (receiver.names(), receiver.held()) == ({}, 0)
-
-
-def test_an_unsigned_bundle_is_refused_where_a_signature_is_required(tmp_path: Path, bundle: Path) -> None:
-    """And a signed one, while no key is trusted."""
-    receiver = Receiver(TrustPolicy(require_signature=True))
-    with pytest.raises(BundleUntrusted, match="not signed"):
-        receiver.run(bundle)
-    with pytest.raises(BundleUntrusted, match="no key is trusted"):
-        receiver.run(signed(tmp_path, SecretKey.generate()))
-
-
-def test_a_foreign_key_is_refused(tmp_path: Path) -> None:
-    """A signature by anybody is a signature by nobody."""
-    ours, theirs = SecretKey.generate(), SecretKey.generate()
-    with pytest.raises(BundleUntrusted, match=f"signed.tar: .*{theirs.public.key_id}.*not trusted"):
-        Receiver(TrustPolicy((ours.public,))).run(signed(tmp_path, theirs))
-
-
-def test_a_key_given_with_the_import_is_trusted_for_it(tmp_path: Path, bundle: Path) -> None:
-    """And makes it as strict as a configured one."""
-    key = SecretKey.generate()
-    receiver = Receiver()
-    assert receiver.run(signed(tmp_path, key), trust=(key.public,)).signer == key.public.key_id
-    with pytest.raises(BundleUntrusted, match="not signed"):
-        receiver.run(bundle, trust=(key.public,))
-
-
-def test_a_key_given_with_the_import_chooses_among_the_configured_ones(tmp_path: Path) -> None:
-    """Only these: the other configured key is not trusted for this import."""
-    ours, theirs = SecretKey.generate(), SecretKey.generate()
-    policy = TrustPolicy((ours.public, theirs.public), require_signature=True)
-    path = signed(tmp_path, theirs)
-    assert Receiver(policy).run(path, trust=(theirs.public,)).signer == theirs.public.key_id
-    receiver = Receiver(policy)
-    with pytest.raises(BundleUntrusted, match=f"{theirs.public.key_id}, which is not trusted here"):
-        receiver.run(path, trust=(ours.public,))
-    assert (receiver.names(), receiver.held()) == ({}, 0)
-
-
-@pytest.mark.parametrize("require", [True, False])
-@pytest.mark.parametrize("dry_run", [True, False])
-def test_a_key_given_with_the_import_adds_nothing_to_the_configured_ones(
-    tmp_path: Path, require: bool, dry_run: bool
-) -> None:
-    """Who may order an import cannot have a stranger's bundle taken; the message has the line to be configured."""
-    ours, theirs = SecretKey.generate(), SecretKey.generate()
-    receiver = Receiver(TrustPolicy((ours.public,), require))
-    for keys in ((theirs.public,), (ours.public, theirs.public)):
-        with pytest.raises(BundleUntrusted, match="none of those that this appliance trusts") as caught:
-            receiver.run(signed(tmp_path, theirs), trust=keys, dry_run=dry_run)
-        assert f"bundles: {{trust: [..., {theirs.public}]}}" in str(caught.value)
-    assert (receiver.names(), receiver.held()) == ({}, 0)
-
-
-def test_another_key_that_only_calls_itself_like_a_configured_one_is_not_it(tmp_path: Path) -> None:
-    """A key's id is eight bytes that anybody can choose."""
-    ours, theirs = SecretKey.generate(), SecretKey.generate()
-    namesake = PublicKey(ours.public.key_id, theirs.public.raw)
-    with pytest.raises(BundleUntrusted, match="none of those that this appliance trusts"):
-        Receiver(TrustPolicy((ours.public,))).run(signed(tmp_path, theirs), trust=(namesake,))
-
-
-def test_callers_may_name_any_key_where_the_configuration_says_so(tmp_path: Path) -> None:
-    """And then it is the only one: what the configured key signed is not taken for that import."""
-    ours, theirs = SecretKey.generate(), SecretKey.generate()
-    policy = TrustPolicy((ours.public,), accept_callers_keys=True)
-    path = signed(tmp_path, theirs)
-    assert Receiver(policy).run(path, trust=(theirs.public,)).signer == theirs.public.key_id
-    with pytest.raises(BundleUntrusted):
-        Receiver(policy).run(path)
-    with pytest.raises(BundleUntrusted):
-        Receiver(policy).run(signed(tmp_path, ours, "ours.tar"), trust=(theirs.public,))
-
-
-def test_a_signature_that_is_required_may_be_by_the_callers_key_where_none_is_configured(
-    tmp_path: Path, bundle: Path
-) -> None:
-    """The caller's keys are the only ones then; what is not signed stays refused."""
-    key = SecretKey.generate()
-    policy = TrustPolicy(require_signature=True)
-    assert Receiver(policy).run(signed(tmp_path, key), trust=(key.public,)).signer == key.public.key_id
-    with pytest.raises(BundleUntrusted, match="not signed"):
-        Receiver(policy).run(bundle, trust=(key.public,))
-
-
-def test_a_changed_list_of_contents_is_refused_by_its_signature(tmp_path: Path) -> None:
-    """Before anything in it is believed."""
-    key = SecretKey.generate()
-    data = signed(tmp_path, key).read_bytes().replace(b'"site":"site-a"', b'"site":"site-x"', 1)
-    with pytest.raises(BundleUntrusted, match="is wrong"):
-        Receiver(TrustPolicy((key.public,))).run(write(tmp_path, data))
-
-
-def test_another_tools_archive_is_refused_where_a_signature_is_required(tmp_path: Path) -> None:
-    """Nobody can have signed it."""
-    path = write(tmp_path, archives.tar(archives.skopeo_oci(OTHER, "nginx:1")))
-    with pytest.raises(BundleUntrusted, match="is an OCI image layout, which carries no signature"):
-        Receiver(TrustPolicy((SecretKey.generate().public,))).run(path)
-
-
-# -- bad input ------------------------------------------------------------------------------------------------------
-
-
-def refuse(path: Path, receiver: Receiver | None = None, **options: Any) -> BundleError:
-    """The refusal of an import that leaves nothing behind."""
-    receiver = receiver or Receiver()
-    with pytest.raises(BundleError) as caught:
-        receiver.run(path, **options)
-    assert receiver.names() == {}
-    assert path.name in str(caught.value)
-    return caught.value
-
-
-def test_a_truncated_bundle_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
-    """At every block boundary, and within blocks; nothing is stored, for all headers are read first."""
-    made = Site().hold(images.image("small", (3000,)), NGINX, "1")
-    data = made.file(made.export(all=True))
-    for length in [*range(0, len(data) - 512, 512), *range(100, len(data) - 1024, 4999)]:
-        receiver = Receiver()
-        refuse(write(tmp_path, data[:length]), receiver)
-        assert receiver.held() == 0
-
-
-def test_a_flipped_bit_is_refused_or_was_of_no_importance(tmp_path: Path) -> None:
-    """In headers, in the list, in blobs, in what fills them up, and in the files for other tools."""
-    content = images.image("small", (2000,))
-    made = Site().hold(content, NGINX, "1")
-    data = made.file(made.export(all=True))
-    for position in range(0, len(data), 37):
-        changed = bytearray(data)
-        changed[position] ^= 0x10
-        path = write(tmp_path, bytes(changed))
-        receiver = Receiver()
-        try:
-            receiver.run(path)
-        except BundleError as error:
-            assert path.name in str(error)
-            assert receiver.names() == {}
-            for blob in (content.manifest, *content.blobs):
-                assert receiver.store.size(Digest.parse(blob.digest)) in (None, len(blob.data))
-        else:
-            # A blank in place of a leading zero of a header's checksum: the same number.
-            assert position % 512 in range(148, 156), f"a changed byte at {position} of {len(data)} was not noticed"
-            assert receiver.serves(content, NGINX)
-
-
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_whatever_is_done_to_a_bundle_nothing_wrong_is_published(tmp_path: Path, data: st.DataObject) -> None:
-    """Bytes changed, cut out and put in anywhere: a refusal that names the file, or the images as they were."""
-    content = images.image("small", (2000,))
-    made = Site().hold(content, NGINX, "1")
-    changed = bytearray(made.file(made.export(all=True)))
-    for _ in range(data.draw(st.integers(1, 4))):
-        start = data.draw(st.integers(0, len(changed)))
-        stop = data.draw(st.integers(start, min(len(changed), start + 1024)))
-        changed[start:stop] = data.draw(st.binary(max_size=64))
-    path = write(tmp_path, bytes(changed))
-    receiver = Receiver()
-    try:
-        receiver.run(path)
-    except BundleError as error:
-        assert path.name in str(error)
-        assert receiver.names() == {}
-    else:
-        assert receiver.names() == {"docker.io/library/nginx:1": content.digest}
-        assert receiver.serves(content, NGINX)
-
-
-def repacked(plain: bytes, change: Any) -> bytes:
-    """The bundle with its entries changed."""
-    found = entries(plain)
-    change(found)
-    packed = (tar.header(name, len(data)) + data + tar.padding(len(data)) for name, data in found.items())
-    return b"".join(packed) + tar.END
-
-
-def test_a_blob_that_is_not_listed_is_refused(tmp_path: Path, plain: bytes) -> None:
-    """Nothing comes in beside what the signature covers."""
-    stranger = images.image("stranger").blobs[0]
-    path = write(tmp_path, repacked(plain, lambda found: found.update(archives.blobs(Content(stranger)))))
-    assert f"at 'blobs/sha256/{stranger.digest[7:]}': the list of contents does not know it" in str(refuse(path))
-
-
-def test_a_blob_that_is_listed_and_not_inside_is_named(tmp_path: Path, plain: bytes) -> None:
-    """Somebody packed the bundle anew, and not all of it."""
-    layer = OTHER.layers[0]
-    path = write(tmp_path, repacked(plain, lambda found: found.pop(f"blobs/sha256/{layer.digest[7:]}")))
-    error = refuse(path)
-    assert isinstance(error, BundleIncomplete) and error.missing == (layer.digest,)
-
-
-def test_another_blob_of_the_same_size_is_refused_and_not_kept(tmp_path: Path, plain: bytes) -> None:
-    """The digest decides."""
-    layer = OTHER.layers[0]
-    name = f"blobs/sha256/{layer.digest[7:]}"
-    assert len(layer.data) > blobingest.SMALL
-    path = write(tmp_path, repacked(plain, lambda found: found.update({name: bytes(len(layer.data))})))
-    receiver = Receiver()
-    error = refuse(path, receiver)
-    assert isinstance(error, BundleDamaged) and name in str(error) and "copy the archive again" in str(error)
-    assert receiver.store.size(Digest.parse(layer.digest)) is None
-    assert receiver.store.unfinished() == []
-
-
-@pytest.mark.parametrize("key", ["layers", "Layers"])
-def test_a_manifest_that_readers_may_differ_in_is_refused(
-    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a pull, although an earlier version exported it: its bytes are those of its digest."""
-    data = OTHER.manifest.data.replace(b'"layers"', f'"{key}":[],"layers"'.encode(), 1)
-    with monkeypatch.context() as earlier:
-        earlier.setattr("appliance.oci.manifest.check_keys", lambda _: None)
-        twice = replace(OTHER, manifest=images.Blob(OTHER.manifest.media_type, data))
-        made = site().hold(twice, NGINX, "twice")
-        path = write(tmp_path, made.file(made.export(all=True)))
-    receiver = Receiver()
-    error = refuse(path, receiver)
-    assert isinstance(error, BundleDamaged) and f"'{key}' stands" in str(error)
-    assert receiver.held() == 0
-
-
-def test_a_later_major_version_is_refused_as_such(tmp_path: Path, plain: bytes) -> None:
-    """The next step is another one than for a damaged bundle."""
-    newer = plain.replace(b"vnd.pullcache.bundle.v1+json", b"vnd.pullcache.bundle.v2+json", 1)
-    assert isinstance(refuse(write(tmp_path, newer)), BundleTooNew)
-
-
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "blobs/../../x"])
-def test_a_name_that_leads_out_is_refused(tmp_path: Path, plain: bytes, name: str) -> None:
-    """Although nothing is ever unpacked: whoever writes such a name is not to be trusted with the rest."""
-    path = write(tmp_path, archives.tar([*entries(plain).items(), (name, b"x")]))
-    error = refuse(path)
-    assert repr(name) in str(error) and "leads out of the archive" in str(error)
-
-
-def test_a_link_in_a_bundle_is_refused(tmp_path: Path, plain: bytes) -> None:
-    """No exporter writes one."""
-    path = write(tmp_path, archives.tar(entries(plain), {"blobs/sha256/link": "/etc/passwd"}))
-    assert "at 'blobs/sha256/link': a link or device" in str(refuse(path))
-
-
-def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path, plain: bytes) -> None:
-    """Two readers would take two different ones."""
-    found = entries(plain)
-    path = write(tmp_path, archives.tar([*found.items(), (contents.BUNDLE, found[contents.BUNDLE])]))
-    assert f"at '{contents.BUNDLE}': it is there twice" in str(refuse(path))
-
-
-def test_too_many_entries_are_refused(tmp_path: Path, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten million of them would be read for an hour."""
-    monkeypatch.setattr(tar.TarReader.__init__, "__defaults__", (5,))
-    assert "more than 5 entries" in str(refuse(write(tmp_path, plain)))
-
-
-def test_a_pipe_does_not_hold_the_appliance(tmp_path: Path) -> None:
-    """Nobody may ever write to it."""
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    assert isinstance(refuse(path), BundleUnreadable)
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The path is one of the appliance, which is easily mistaken."""
-    assert "No such file" in str(refuse(tmp_path / "absent.tar"))
-
-
-def test_a_name_given_to_a_bundle_is_refused(bundle: Path) -> None:
-    """It has its own."""
-    assert "leave --as away" in str(refuse(bundle, as_name="nginx"))
-
-
-# -- cut and resumed ------------------------------------------------------------------------------------------------
-
-
-def test_a_layer_that_was_cut_goes_on_where_it_stopped(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Over gigabytes that is what an import's end is about."""
-    monkeypatch.setattr(blobingest, "PIECE", 100_000)
-    whole = Receiver()
-    whole.run(bundle)
-    receiver = Receiver()
-    receiver.disk.break_at(whole.disk.done - 12, dead=True, afterwards=False)
-    with pytest.raises(BundleError, match="the store cannot take it: No space left on device; make room"):
-        receiver.run(bundle)
-    [cut] = receiver.store.unfinished()
-    staged = result_size(receiver, cut)
-    assert staged > 0
-    left = result(receiver.store.inspect(cut))
-    assert left.origin.upstream is None and left.origin.size > left.size == staged, "a start cannot tell if it is whole"
-    before = receiver.held()
-    receiver.disk.mend()
-    receiver.start()
-    assert receiver.recover() == 0
-    receipt = receiver.run(bundle)
-    assert receiver.names() == EXPECTED
-    assert receipt.read_bytes == whole.held() - before - staged
-    assert receiver.progress[-2].done == receiver.progress[-2].total == receipt.new_bytes
-
-
-def result_size(receiver: Receiver, digest: Digest) -> int:
-    async def size() -> int:
-        ingest = await receiver.store.ingest(digest)
-        ingest.close()
-        return int(ingest.size)
-
-    found: int = result(size())
-    return found
-
-
-def test_wrong_bytes_left_by_a_power_cut_are_read_again(bundle: Path) -> None:
-    """What was staged need not be what was written; the bundle is right."""
-    receiver = Receiver()
-    layer = OTHER.layers[0]
-
-    async def stage() -> None:
-        ingest = await receiver.store.ingest(Digest.parse(layer.digest))
-        await ingest.write([bytes(1000)])
-        ingest.close()
-
-    result(stage())
-    receiver.run(bundle)
-    assert receiver.serves(OTHER, GHCR)
-
-
-@pytest.mark.parametrize("dead", [True, False])
-@pytest.mark.parametrize("afterwards", [True, False])
-def test_wherever_it_is_cut_nothing_is_half_published(
-    tmp_path: Path, dead: bool, afterwards: bool, logged_errors: list[dict[str, Any]]
-) -> None:
-    """
-    Every write of blobs and documents fails once, before or after it did its work, with or without the process dying;
-    after a restart all references are there or none, and a second import ends what was begun.
-    """
-    before = Site().hold(NEWER, NGINX, "1.27")
-    old = write(tmp_path, before.file(before.export(all=True)), "old.tar")
-    made = site()
-    new = write(tmp_path, made.file(made.export(all=True)), "new.tar")
-    started = {"docker.io/library/nginx:1.27": NEWER.digest}
-    number = 0
-    while True:
-        number += 1
-        receiver = Receiver()
-        receiver.run(old)
-        receiver.disk.break_at(number, dead, afterwards)
-        told = ""
-        try:
-            receiver.run(new)
-        except (BundleError, OSError) as error:
-            told = str(error)
-        reached = receiver.disk.done >= number
-        receiver.disk.mend()
-        seen = receiver.names() if told and not dead else None
-        receiver.start()
-        receiver.recover()
-        assert receiver.names() in (started, EXPECTED), number
-        if not told:
-            assert receiver.names() == EXPECTED, number
-        if seen is not None:
-            assert seen == receiver.names() == started, number
-        receiver.run(new)
-        assert receiver.names() == EXPECTED
-        assert receiver.serves(MULTI, NGINX) and receiver.serves(OTHER, GHCR)
-        if not reached:
-            break
-    assert number > 15
-    assert all(event["log_failure"].check(OSError) for event in logged_errors)
-    logged_errors.clear()
-
-
-def test_an_import_can_be_cancelled_at_any_moment(bundle: Path) -> None:
-    """Nothing is published, and every file is closed."""
-    for steps in range(60):
-        open_before = len(os.listdir("/proc/self/fd"))
-        receiver = Receiver()
-        receiver.threads = HeldThreads()
-        receiver.start()
-        results: list[Any] = []
-        task = Deferred.fromCoroutine(receiver.begin([bundle]))
-        task.addBoth(results.append)
-        for _ in range(steps):
-            if receiver.threads.waiting:
-                receiver.threads.step()
-        ended = bool(results)
-        task.cancel()
-        while receiver.threads.waiting:
-            receiver.threads.step()
-        if ended:
-            assert receiver.names() == EXPECTED
-            break
-        results[0].trap(CancelledError)
-        assert receiver.names() == {}
-        assert len(os.listdir("/proc/self/fd")) == open_before
-    else:
-        raise AssertionError("it never ended by itself")
-
-
-def test_the_next_piece_is_read_while_one_is_written(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that reads and another that writes work at the same time."""
-    monkeypatch.setattr(blobingest, "PIECE", 100_000)
-    receiver = Receiver()
-    receiver.threads = HeldThreads()
-    receiver.start()
-    overlapped = []
-    write_blob = receiver.store.ingest
-
-    def ingest(digest: Digest) -> Any:
-        def wrapped(made: Any) -> Any:
-            write_before = made.write
-
-            def observed(data: list[bytes]) -> Any:
-                overlapped.append(len(receiver.threads.waiting))
-                return write_before(data)
-
-            made.write = observed
-            return made
-
-        return write_blob(digest).addCallback(wrapped)
-
-    monkeypatch.setattr(receiver.store, "ingest", ingest)
-    done: list[Any] = []
-    Deferred.fromCoroutine(receiver.begin([bundle])).addBoth(done.append)
-    while receiver.threads.waiting:
-        receiver.threads.step()
-    assert done[0].refs and len(overlapped) >= 9
-    assert all(count == 1 for count in overlapped)
-
-
-def test_progress_counts_what_is_new_up_to_the_whole(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bar that ends at its end."""
-    monkeypatch.setattr(blobingest, "PIECE", 100_000)
-    receiver = Receiver()
-    receipt = receiver.run(bundle)
-    stored = [progress for progress in receiver.progress if progress.stage == "storing"]
-    assert [progress.done for progress in stored] == sorted(progress.done for progress in stored)
-    assert {progress.total for progress in stored} == {receipt.new_bytes}
-    assert receiver.progress[-1].stage == "publishing" and receiver.progress[-1].done == receipt.new_bytes
