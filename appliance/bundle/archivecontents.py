@@ -95,6 +95,9 @@ class ArchiveContents:
 
     @ivar format: for people, C{"pullcache bundle"} or another tool's format.
     @ivar id: of the bundle; for another tool's archive a digest of its names and what they mean.
+    @ivar files: the files that were given, as they were named.
+    @ivar roots: what is to be published: every name, and what refers to it.
+    @ivar blobs: those that are wholly in the files, manifests too.
     @ivar absent: digests that are left out on purpose; C{None}: platforms that are not there are not meant to be.
     @ivar notes: what the user should know.
     @ivar signer: id of the trusted key that signed it, C{None} when none did.

@@ -206,7 +206,7 @@ def test_a_platform_that_no_image_has_is_told() -> None:
     """I ask for a platform this image is not made for: the image is named, and is not in the bundle."""
     site = Site().hold(MULTI, NGINX, "1").hold(DOCKER, ("ghcr.io", "a"), "1")
     export = site.export(all=True, platforms=frozenset({"linux/s390x"}))
-    assert [lack.ref for lack in export.left_out] == ["docker.io/library/nginx:1"]
+    assert [omitted.ref for omitted in export.left_out] == ["docker.io/library/nginx:1"]
     assert [ref.name for ref in export.bundle.refs] == ["ghcr.io/a:1"]
 
 
@@ -309,9 +309,9 @@ def cut() -> Site:
 def test_an_image_that_is_not_whole_is_named_and_left_out() -> None:
     """A hole is found here and not behind the gap: the image is named with what it lacks, the others are exported."""
     export = cut().export("nginx")
-    [lack] = export.left_out
-    assert lack.ref == "docker.io/library/nginx:2"
-    assert [str(piece.digest) for piece in lack.missing] == [DOCKER.layers[0].digest]
+    [omitted] = export.left_out
+    assert omitted.ref == "docker.io/library/nginx:2"
+    assert [str(piece.digest) for piece in omitted.missing] == [DOCKER.layers[0].digest]
     assert [ref.name for ref in export.bundle.refs] == ["docker.io/library/nginx:1"]
     assert inside(export.bundle) == digests(MULTI) and export.bundle.kind == "full"
 
@@ -320,7 +320,7 @@ def test_as_far_as_it_goes_means_that_the_rest_is_required() -> None:
     """With partial I take what there is, and the bundle says what else the other side must have."""
     site = cut()
     export = site.export("nginx", partial=True)
-    assert export.left_out == () and [lack.ref for lack in export.partial] == ["docker.io/library/nginx:2"]
+    assert export.left_out == () and [omitted.ref for omitted in export.partial] == ["docker.io/library/nginx:2"]
     [required] = export.bundle.requires
     assert (required.digest, required.kind) == (DOCKER.layers[0].digest, "layer")
     assert required.needed_by == ("docker.io/library/nginx:2",)
@@ -334,7 +334,7 @@ def test_a_root_that_is_lost_cannot_be_taken_in_part() -> None:
     site = Site().hold(DOCKER, NGINX, "1")
     site.store._blobs.clear()
     export = site.export("nginx", partial=True)
-    assert [lack.ref for lack in export.left_out] == ["docker.io/library/nginx:1"]
+    assert [omitted.ref for omitted in export.left_out] == ["docker.io/library/nginx:1"]
     assert export.bundle.refs == () and export.bundle.blobs == ()
 
 
@@ -343,7 +343,7 @@ def test_a_signature_that_is_not_whole_is_named() -> None:
     signature = images.artifact(MULTI)
     site = Site().hold(MULTI, NGINX, "1").hold(signature, without=signature.layers)
     export = site.export("nginx:1")
-    assert [lack.ref for lack in export.left_out] == [f"docker.io/library/nginx@{signature.digest}"]
+    assert [omitted.ref for omitted in export.left_out] == [f"docker.io/library/nginx@{signature.digest}"]
     assert MULTI.digest in export.left_out[0].why
     assert inside(export.bundle) == digests(MULTI) and export.bundle.referrers == ()
 
@@ -351,7 +351,7 @@ def test_a_signature_that_is_not_whole_is_named() -> None:
 def test_a_name_that_means_nothing_is_told() -> None:
     """A typing error makes no empty bundle behind my back."""
     export = Site().hold(MULTI, NGINX, "1").export("nginx", "ngnix", want=(WantedReference("ghcr.io", "a", "v1"),))
-    assert [lack.ref for lack in export.left_out] == ["ngnix", "ghcr.io/a:v1"]
+    assert [omitted.ref for omitted in export.left_out] == ["ngnix", "ghcr.io/a:v1"]
 
 
 def test_a_manifest_that_is_damaged_is_not_shipped() -> None:
@@ -359,7 +359,7 @@ def test_a_manifest_that_is_damaged_is_not_shipped() -> None:
     site = Site().hold(DOCKER, NGINX, "1")
     damaged = DOCKER.manifest.data.replace(b'"schemaVersion":2', b'"schemaversion":2')
     site.store._blobs[Digest.parse(DOCKER.digest)] = damaged
-    assert [lack.ref for lack in site.export("nginx").left_out] == ["docker.io/library/nginx:1"]
+    assert [omitted.ref for omitted in site.export("nginx").left_out] == ["docker.io/library/nginx:1"]
 
 
 @pytest.mark.parametrize("artifact_type", ["x\u2028y", "a\nb", "x" * 2000])

@@ -71,7 +71,7 @@ class Watched:
     def put(self, name: str, data: bytes = b"x") -> None:
         (self.folder / name).write_bytes(data)
 
-    def look(self, times: int = 1) -> None:
+    def scan(self, times: int = 1) -> None:
         for _ in range(times):
             self.clock.advance(INTERVAL)
 
@@ -90,13 +90,13 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 def test_a_file_that_is_whole_is_imported_and_moved(watched: Watched) -> None:
     """It is not taken at first sight; then it lies in done/ with its receipt."""
     watched.put("march.tar")
-    watched.look()
+    watched.scan()
     assert watched.imported == []
-    watched.look()
+    watched.scan()
     assert watched.imported == [["march.tar"]]
     assert watched.there() == [] and watched.there("done") == ["march.tar", "march.tar.json"]
     assert (watched.folder / "done" / "march.tar.json").read_bytes() == RECEIPT.encode()
-    watched.look(5)
+    watched.scan(5)
     assert len(watched.imported) == 1
 
 
@@ -104,12 +104,12 @@ def test_a_file_that_grows_is_left_to_grow(watched: Watched) -> None:
     """However long the copy takes; a change of its time counts like one of its size."""
     for size in range(1, 6):
         watched.put("a.tar", b"x" * size)
-        watched.look()
+        watched.scan()
     for number in range(3):
         os.utime(watched.folder / "a.tar", ns=(number, number))
-        watched.look()
+        watched.scan()
     assert watched.imported == []
-    watched.look()
+    watched.scan()
     assert watched.imported == [["a.tar"]]
 
 
@@ -119,10 +119,10 @@ def test_what_is_being_copied_or_hidden_is_left_alone(watched: Watched) -> None:
     watched.put(".a.tar")
     (watched.folder / "folder").mkdir()
     (watched.folder / "link").symlink_to("/etc/passwd")
-    watched.look(5)
+    watched.scan(5)
     assert watched.imported == []
     (watched.folder / "a.tar.part").rename(watched.folder / "a.tar")
-    watched.look(2)
+    watched.scan(2)
     assert watched.imported == [["a.tar"]]
 
 
@@ -131,7 +131,7 @@ def test_what_is_refused_lies_beside_its_reason(watched: Watched) -> None:
     watched.errors = [BundleDamaged("a.tar: cut off at byte 5120; copy it again"), BundleUntrusted("b.tar: not signed")]
     watched.put("a.tar")
     watched.put("b.tar")
-    watched.look(5)
+    watched.scan(5)
     assert watched.imported == [["a.tar"], ["b.tar"]]
     assert watched.there("refused") == ["a.tar", "a.tar.json", "b.tar", "b.tar.json"]
     reasons = [json.loads((watched.folder / "refused" / f"{each}.tar.json").read_text()) for each in "ab"]
@@ -163,15 +163,15 @@ def test_what_time_or_another_bundle_can_mend_stays_and_is_said(
     """It is tried again, less and less often, and whoever asks is told why it lies there and when that is."""
     watched.errors = [error] * 3
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     assert (watched.there(), watched.there("refused"), len(watched.imported)) == (["a.tar"], [], 1)
     [waiting] = watched.inbox.waiting()
     assert (waiting.files, waiting.kind, waiting.reason) == (["a.tar"], type(error).__name__, str(error))
     assert (waiting.since, waiting.next) == ("2027-01-15T08:00:10Z", "2027-01-15T08:05:10Z")
     for times, pause in enumerate((RETRY, 2 * RETRY, 4 * RETRY), 1):
-        watched.look(int(pause / INTERVAL) - 1)
+        watched.scan(int(pause / INTERVAL) - 1)
         assert len(watched.imported) == times
-        watched.look()
+        watched.scan()
         assert len(watched.imported) == times + 1
     assert watched.there("done") == ["a.tar", "a.tar.json"] and watched.inbox.waiting() == []
     logged_errors.clear()
@@ -181,9 +181,9 @@ def test_it_is_tried_at_least_once_an_hour(watched: Watched) -> None:
     """However long a disk is full."""
     watched.errors = [OSError(28, "No space left on device")] * 30
     watched.put("a.tar")
-    watched.look(2 + int(6 * MAX_RETRY / INTERVAL))
+    watched.scan(2 + int(6 * MAX_RETRY / INTERVAL))
     before = len(watched.imported)
-    watched.look(int(4 * MAX_RETRY / INTERVAL))
+    watched.scan(int(4 * MAX_RETRY / INTERVAL))
     assert len(watched.imported) - before in (3, 4)
 
 
@@ -191,9 +191,9 @@ def test_a_file_that_is_changed_is_tried_at_once(watched: Watched) -> None:
     """Somebody gave the appliance leave to read it, or copied it again."""
     watched.errors = [BundleNotRead("a.tar: Permission denied")]
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     (watched.folder / "a.tar").chmod(0o640)
-    watched.look(2)
+    watched.scan(2)
     assert watched.there("done") == ["a.tar", "a.tar.json"]
 
 
@@ -218,11 +218,11 @@ class Chain:
 
 
 def test_an_increment_is_imported_after_the_bundle_it_builds_on(watched: Watched) -> None:
-    """Whatever their names: both lie in done/ after one look, and nobody waits five minutes."""
+    """Whatever their names: both lie in done/ after one scan, and nobody waits five minutes."""
     chain = Chain(watched, "zulu.tar", "alpha.tar")
     for name in ("alpha.tar", "zulu.tar"):
         watched.put(name)
-    watched.look(2)
+    watched.scan(2)
     assert chain.tried == ["alpha.tar", "zulu.tar", "alpha.tar"]
     assert watched.there() == [] and len(watched.there("done")) == 4
 
@@ -233,7 +233,7 @@ def test_a_year_of_increments_in_the_wrong_order_is_no_year_of_work(watched: Wat
     chain = Chain(watched, *names)
     for name in names:
         watched.put(name)
-    watched.look(2)
+    watched.scan(2)
     assert watched.there() == [] and len(chain.tried) < 2 * len(names)
 
 
@@ -242,12 +242,12 @@ def test_an_import_from_elsewhere_lets_what_lacks_something_be_tried(watched: Wa
     watched.errors = [BundleIncomplete("a", ("sha256:a",)), BundleNotStored("b"), BundleIncomplete("a", ("sha256:a",))]
     watched.put("a.tar")
     watched.put("b.tar")
-    watched.look(2)
-    watched.look(3)
+    watched.scan(2)
+    watched.scan(3)
     assert len(watched.imported) == 2
     for _ in range(2):
         watched.inbox.imported()
-        watched.look()
+        watched.scan()
     assert watched.imported[2:] == [["a.tar"], ["a.tar"]] and watched.there() == ["b.tar"]
 
 
@@ -256,26 +256,26 @@ def test_what_lacks_an_upstream_is_tried_when_the_configuration_was_read_again(w
     watched.errors = [BundleUpstreamUnknown("a"), BundleNotStored("b")]
     watched.put("a.tar")
     watched.put("b.tar")
-    watched.look(3)
+    watched.scan(3)
     assert watched.imported == [["a.tar"], ["b.tar"]]
     watched.inbox.configured()
-    watched.look()
+    watched.scan()
     assert watched.imported[2:] == [["a.tar"]] and watched.there() == ["b.tar"]
 
 
 def test_an_archive_that_ends_too_early_may_still_be_copied(watched: Watched) -> None:
-    """The copy halted for longer than two looks: it is taken when it goes on, and refused when it does not."""
+    """The copy halted for longer than two scans: it is taken when it goes on, and refused when it does not."""
     watched.errors = [BundleDamaged("a.tar: cut off", truncated=True), BundleDamaged("a.tar: cut off", truncated=True)]
     watched.put("a.tar", b"half")
-    watched.look(2)
+    watched.scan(2)
     assert watched.there() == ["a.tar"] and watched.inbox.waiting()[0].reason == "a.tar: cut off"
     watched.put("a.tar", b"more than half")
-    watched.look(2)
+    watched.scan(2)
     assert watched.there() == ["a.tar"] and len(watched.imported) == 2
     watched.errors = [BundleDamaged("a.tar: cut off", truncated=True)]
-    watched.look(int(STALLED / INTERVAL) - 3)
+    watched.scan(int(STALLED / INTERVAL) - 3)
     assert watched.there() == ["a.tar"] and len(watched.imported) == 2
-    watched.look(3)
+    watched.scan(3)
     assert watched.there("refused") == ["a.tar", "a.tar.json"]
 
 
@@ -284,12 +284,12 @@ def test_a_file_that_changes_while_it_is_read_is_not_judged_by_that(watched: Wat
     watched.slow = True
     watched.errors = [BundleDamaged("a.tar: it is there twice")]
     watched.put("a.tar", b"half")
-    watched.look(2)
+    watched.scan(2)
     watched.put("a.tar", b"more than half")
     watched.slow = False
     watched.waiting[0].callback(None)
     assert watched.there() == ["a.tar"] and watched.there("refused") == []
-    watched.look(2)
+    watched.scan(2)
     assert watched.there("done") == ["a.tar", "a.tar.json"]
 
 
@@ -297,7 +297,7 @@ def test_volumes_that_wait_for_others_are_named(watched: Watched) -> None:
     """With the numbers of those that lack."""
     watched.put("m-1f2e.v02of04.tar")
     watched.put("m-1f2e.v04of04.tar")
-    watched.look()
+    watched.scan()
     [waiting] = watched.inbox.waiting()
     assert waiting.files == ["m-1f2e.v02of04.tar", "m-1f2e.v04of04.tar"]
     assert waiting.reason == "of 4 volumes these are not here yet: 1, 3" and waiting.next is None
@@ -316,11 +316,11 @@ def test_what_cannot_be_moved_is_not_imported_again(watched: Watched, monkeypatc
         rename(source, target, **more)
 
     monkeypatch.setattr(os, "rename", failing)
-    watched.look(2)
+    watched.scan(2)
     [waiting] = watched.inbox.waiting()
     assert watched.there() == names[1:] and waiting.files == names[1:]
     assert "it is imported, and cannot be moved to done/: No space left on device; make room" in waiting.reason
-    watched.look(int(RETRY / INTERVAL) + 1)
+    watched.scan(int(RETRY / INTERVAL) + 1)
     assert watched.there() == [] and len(watched.imported) == 1
     assert [name for name in watched.there("done") if not name.endswith(".json")] == names
 
@@ -332,11 +332,11 @@ def test_what_our_own_side_could_not_take_stays_and_is_tried_again(
     """A full disk is not the bundle's fault."""
     watched.errors = [error]
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     assert watched.there() == ["a.tar"]
-    watched.look(int(RETRY / INTERVAL) - 2)
+    watched.scan(int(RETRY / INTERVAL) - 2)
     assert len(watched.imported) == 1
-    watched.look(3)
+    watched.scan(3)
     assert len(watched.imported) == 2 and watched.there("done") == ["a.tar", "a.tar.json"]
     logged_errors.clear()
 
@@ -346,10 +346,10 @@ def test_volumes_wait_for_each_other(watched: Watched) -> None:
     watched.put("m-1f2e.v01of02.tar")
     watched.put("m-9999.v02of02.tar")
     watched.put("other.tar")
-    watched.look(5)
+    watched.scan(5)
     assert watched.imported == [["other.tar"]]
     watched.put("m-1f2e.v02of02.tar")
-    watched.look(2)
+    watched.scan(2)
     assert watched.imported[1:] == [["m-1f2e.v01of02.tar", "m-1f2e.v02of02.tar"]]
     assert watched.there() == ["m-9999.v02of02.tar"]
     assert [name for name in watched.there("done") if "1f2e" in name and name.endswith(".json")] == [
@@ -362,7 +362,7 @@ def test_nothing_that_was_kept_is_overwritten(watched: Watched) -> None:
     """The same name a second time gets a number."""
     for data in (b"first", b"second!"):
         watched.put("a.tar", data)
-        watched.look(2)
+        watched.scan(2)
     assert watched.there("done") == ["2-a.tar", "2-a.tar.json", "a.tar", "a.tar.json"]
     assert (watched.folder / "done" / "a.tar").read_bytes() == b"first"
 
@@ -370,14 +370,14 @@ def test_nothing_that_was_kept_is_overwritten(watched: Watched) -> None:
 def test_a_receipt_that_was_kept_is_not_overwritten(watched: Watched) -> None:
     """Its archive was taken away to make room; nor is an archive whose name is that of a receipt."""
     watched.put("a.tar.json", b"an archive")
-    watched.look(2)
+    watched.scan(2)
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     assert (watched.folder / "done" / "a.tar.json").read_bytes() == b"an archive"
     (watched.folder / "done" / "2-a.tar.json").write_bytes(b"kept")
     (watched.folder / "done" / "2-a.tar").unlink()
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     assert (watched.folder / "done" / "2-a.tar.json").read_bytes() == b"kept"
     assert watched.there("done") == ["2-a.tar.json", "3-a.tar", "3-a.tar.json", "a.tar.json", "a.tar.json.json"]
 
@@ -390,12 +390,12 @@ def test_nothing_is_moved_through_a_link(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (watched.folder / where).symlink_to(elsewhere)
     watched.put("a.tar")
-    watched.look(4)
+    watched.scan(4)
     assert (watched.imported, watched.there(), list(elsewhere.iterdir())) == ([], ["a.tar"], [])
     [waiting] = watched.inbox.waiting()
     assert f"{where} is a link" in waiting.reason and "remove it" in waiting.reason
     (watched.folder / where).unlink()
-    watched.look(3)
+    watched.scan(3)
     assert watched.there("done") == ["a.tar", "a.tar.json"] and watched.inbox.waiting() == []
 
 
@@ -406,7 +406,7 @@ def test_a_link_that_appears_during_an_import_is_not_followed(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     watched.slow = True
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     (watched.folder / "done").symlink_to(elsewhere)
     watched.waiting[0].callback(None)
     assert watched.there() == ["a.tar"] and list(elsewhere.iterdir()) == []
@@ -416,7 +416,7 @@ def test_a_link_that_appears_during_an_import_is_not_followed(
 def test_a_name_that_cannot_be_written_down_is_said(watched: Watched, name: bytes, said: str) -> None:
     """Before the archive is imported for nothing, again and again."""
     Path(os.fsdecode(os.fsencode(watched.folder) + b"/" + name)).write_bytes(b"x")
-    watched.look(4)
+    watched.scan(4)
     [waiting] = watched.inbox.waiting()
     assert watched.imported == [] and said in waiting.reason and "rename it" in waiting.reason
 
@@ -425,13 +425,13 @@ def test_one_import_at_a_time(watched: Watched) -> None:
     """What comes meanwhile waits for its turn."""
     watched.slow = True
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     watched.put("b.tar")
-    watched.look(5)
+    watched.scan(5)
     assert watched.imported == [["a.tar"]]
     watched.slow = False
     watched.waiting[0].callback(None)
-    watched.look(3)
+    watched.scan(3)
     assert watched.imported == [["a.tar"], ["b.tar"]]
 
 
@@ -439,19 +439,19 @@ def test_a_folder_that_is_gone_is_looked_for_again(watched: Watched, logged_erro
     """A stick that was pulled out and comes back."""
     away = watched.folder.with_name("away")
     watched.folder.rename(away)
-    watched.look(2)
+    watched.scan(2)
     away.rename(watched.folder)
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     assert watched.imported == [["a.tar"]] and logged_errors == []
 
 
 def test_a_file_that_vanishes_is_forgotten(watched: Watched) -> None:
     """Somebody changed their mind."""
     watched.put("a.tar")
-    watched.look()
+    watched.scan()
     (watched.folder / "a.tar").unlink()
-    watched.look(3)
+    watched.scan(3)
     assert watched.imported == []
 
 
@@ -460,13 +460,13 @@ def test_a_stop_cuts_the_import_and_leaves_the_file(tmp_path: Path) -> None:
     watched = Watched(tmp_path)
     watched.slow = True
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     result(watched.inbox.stop())
     assert watched.waiting[0].called and watched.there() == ["a.tar"]
-    watched.look(5)
+    watched.scan(5)
     assert len(watched.imported) == 1
     again = Watched(tmp_path)
-    again.look(2)
+    again.scan(2)
     assert again.imported == [["a.tar"]]
     result(again.inbox.stop())
 
@@ -482,7 +482,7 @@ def test_an_import_that_was_cancelled_elsewhere_is_no_refusal(watched: Watched) 
     """The file stays."""
     watched.errors = [CancelledError()]
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     assert watched.there() == ["a.tar"] and watched.there("refused") == []
     assert not issubclass(CancelledError, PullcacheError)
 
@@ -498,7 +498,7 @@ def killed(folder: Path, state: MemoryDocuments, name: str, stage: str = "checki
     """A run of the appliance that ends while the file C{name} is imported."""
     watched = Watched(folder, state)
     watched.slow, watched.stage = True, stage
-    watched.look(2)
+    watched.scan(2)
     assert watched.imported == [[name]]
     DEAD.append(watched)
 
@@ -511,12 +511,12 @@ def test_what_the_process_died_of_is_not_opened_for_ever(tmp_path: Path) -> None
     for _ in range(MAX_OPENINGS):
         killed(tmp_path, state, "a.tar")
     watched = Watched(tmp_path, state)
-    watched.look(2)
+    watched.scan(2)
     assert watched.imported == [["b.tar"]] and watched.there("refused") == ["a.tar", "a.tar.json"]
     reason = json.loads((tmp_path / "refused" / "a.tar.json").read_text())
     assert reason["kind"] == "BundleDamaged" and "ended 2 times while it was opening this" in reason["reason"]
     (tmp_path / "refused" / "a.tar").rename(tmp_path / "a.tar")
-    watched.look(2)
+    watched.scan(2)
     assert watched.imported == [["b.tar"], ["a.tar"]]
     result(watched.inbox.stop())
 
@@ -530,7 +530,7 @@ def test_a_note_of_what_was_opened_that_is_damaged_is_set_aside(
     result(state.write(("inbox", "opened.json"), data, 0))
     (tmp_path / "a.tar").write_bytes(b"x")
     watched = Watched(tmp_path, state)
-    watched.look(2)
+    watched.scan(2)
     assert watched.imported == [["a.tar"]]
     assert [document for document, _ in state.damaged] == ["inbox/opened.json"] and logged_errors
     logged_errors.clear()
@@ -544,7 +544,7 @@ def test_a_power_cut_while_blobs_are_stored_does_not_count(tmp_path: Path) -> No
     for _ in range(5):
         killed(tmp_path, state, "a.tar", stage="storing")
     watched = Watched(tmp_path, state)
-    watched.look(2)
+    watched.scan(2)
     assert watched.there("done") == ["a.tar", "a.tar.json"]
     result(watched.inbox.stop())
 
@@ -556,13 +556,13 @@ def test_a_stop_and_a_refusal_do_not_count(tmp_path: Path) -> None:
     for _ in range(5):
         watched = Watched(tmp_path, state)
         watched.slow = True
-        watched.look(2)
+        watched.scan(2)
         result(watched.inbox.stop())
     killed(tmp_path, state, "a.tar")
     killed(tmp_path, state, "a.tar")
     (tmp_path / "a.tar").write_bytes(b"another")
     watched = Watched(tmp_path, state)
-    watched.look(2)
+    watched.scan(2)
     assert watched.there("done") == ["a.tar", "a.tar.json"]
     result(watched.inbox.stop())
 
@@ -571,7 +571,7 @@ def test_without_room_for_that_note_nothing_is_opened(watched: Watched, monkeypa
     """It would not be stored either; the file waits, and the status says for what."""
     monkeypatch.setattr(watched.state, "_write", lambda *_: os.write(-1, b""))
     watched.put("a.tar")
-    watched.look(2)
+    watched.scan(2)
     [waiting] = watched.inbox.waiting()
     assert watched.imported == [] and waiting.kind == "BundleNotStored"
     assert waiting.reason == "the store cannot be written: Bad file descriptor; make room in it"
