@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from appliance.flow.threads import InlineThreads
 
 from appliance.admin.metrics import Metrics
 from appliance.errors import ConfigError
+from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
