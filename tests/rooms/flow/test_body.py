@@ -283,6 +283,74 @@ class SilenceTests(SynchronousTestCase):
         sending.let_go()
 
 
+class Elsewhere:
+    """
+    A reader of a store that has its bytes on another machine, as far as a body uses one.
+
+    @ivar reads: those under way, with the range of each.
+    """
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[int, int, Deferred[bytes]]] = []
+
+    def read(self, start: int, stop: int) -> Deferred[bytes]:
+        self.reads.append((start, stop, Deferred()))
+        return self.reads[-1][2]
+
+    def send(self, *_: Any) -> bool:
+        return False
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """A hint."""
+
+    def arrive(self) -> None:
+        """The bytes of the read under way come."""
+        start, stop, reading = self.reads.pop()
+        reading.callback(DATA[start:stop])
+
+
+class ElsewhereTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reader, self.wire, self.clock = Elsewhere(), Wire(), Clock()
+        body = BlobBody(self.reader, [b"head", Span(5, SIZE), b"tail"], self.wire, self.wire, self.clock)
+        self.outcome: list[Any] = []
+        self.done = body.send()
+        self.done.addBoth(self.outcome.append)
+
+    def test_bytes_that_come_later_are_sent_when_they_come(self) -> None:
+        """Also to a transport that would take files; one read at a time, and none while the client is behind."""
+        with mock.patch.object(body_module, "CHUNK", 300):
+            while not self.outcome:
+                self.assertLessEqual(len(self.reader.reads), 1)
+                if self.reader.reads:
+                    self.reader.arrive()
+                self.assertEqual(self.reader.reads == [], self.wire.paused or bool(self.outcome))
+                self.wire.take_all()
+        self.assertEqual(bytes(self.wire.received), b"head" + DATA[5:] + b"tail")
+        self.assertEqual(self.outcome, [SIZE - 5 + 8])
+
+    def test_waiting_for_the_store_is_not_the_clients_silence(self) -> None:
+        """However long a read takes, the client has had nothing to take."""
+        self.wire.take_all()
+        for _ in range(5):
+            self.clock.advance(CLIENT_SILENCE)
+        self.assertEqual(self.outcome, [])
+
+    def test_a_client_that_leaves_ends_the_read(self) -> None:
+        """Nothing is fetched that no client waits for."""
+        [(_, _, reading)] = self.reader.reads
+        self.wire.producer.stopProducing()
+        self.assertIs(self.outcome[0].type, ConnectionDone)
+        self.assertTrue(reading.called)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_read_that_fails_ends_the_body(self) -> None:
+        """Its connection is aborted by who sends the body: less was sent than promised."""
+        [(_, _, reading)] = self.reader.reads
+        reading.errback(OSError(5, "Input/output error"))
+        self.assertIs(self.outcome[0].type, OSError)
+
+
 spans = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(lambda ends: Span(min(ends), max(ends)))
 steps = st.tuples(st.sampled_from(["grow", "take", "take", "stall"]), st.integers(1, 400))
 
