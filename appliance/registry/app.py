@@ -75,10 +75,6 @@ class RegistryApp:
         self._lane = lane
         self._blobs = BlobResponses(cache, lane, clock)
 
-    def resource(self) -> Resource:
-        """The resource to serve."""
-        return RegistryResource(self)
-
     def klein(self) -> KleinResource:
         """The routes alone, for requests that L{admit} has passed."""
         return self._app.resource()

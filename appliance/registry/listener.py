@@ -17,7 +17,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel
 from appliance.interfaces import IAccounts
-from appliance.registry.app import RegistryApp
+from appliance.registry.app import RegistryApp, RegistryResource
 from appliance.registry.failures import document
 from appliance.registry.hotlane import HotLane
 from appliance.registry.request import RegistryRequest
@@ -96,7 +96,7 @@ class RegistrySite(Site):
         self, app: RegistryApp, lane: HotLane, accounts: IAccounts, reactor: Any, connections: Connections
     ) -> None:
         requests = type("ListenerRequest", (RegistryRequest,), {"accounts": accounts})
-        super().__init__(app.resource(), requestFactory=requests, timeout=IDLE, reactor=reactor)
+        super().__init__(RegistryResource(app), requestFactory=requests, timeout=IDLE, reactor=reactor)
         self.connections = connections
         self.open: set[RegistryChannel] = set()
         self.protocol = lambda: RegistryChannel(  # type: ignore[method-assign,assignment,return-value]
