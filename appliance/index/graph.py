@@ -98,7 +98,7 @@ class Relations:
         self.seen: dict[Digest, bool] = {}
         self.names: dict[Digest, tuple[Digest, ...]] = {}
         self.children: dict[Digest, tuple[Digest, ...]] = {}
-        self.parents: dict[Digest, set[Digest]] = {}
+        self.parents: dict[Digest, list[Digest]] = {}
         self.subjects: dict[Digest, Digest] = {}
         self.referring: dict[Digest, dict[Digest, ReferrerDescriptor | None]] = {}
         self.sizes: dict[Digest, int] = {}
@@ -107,8 +107,10 @@ class Relations:
 
     def add(self, digest: Digest, manifest: Manifest, record: ManifestRecord) -> None:
         """A manifest, as the repository holds it or would."""
-        if digest not in self.seen:
-            self.weight += _DIGEST_WEIGHT * (1 + len(manifest.descriptors))
+        if digest not in self.names:
+            self.weight += _DIGEST_WEIGHT * (1 + len(manifest.descriptors) + len(manifest.manifests))
+            for child in manifest.manifests:
+                self.parents.setdefault(child.parsed(), []).append(digest)
         self.seen[digest] = not record.confirm
         self.names[digest] = names = tuple(descriptor.parsed() for descriptor in manifest.descriptors)
         for named, descriptor in zip(names, manifest.descriptors, strict=True):
@@ -118,14 +120,14 @@ class Relations:
             self.linked.update(names)
         if manifest.manifests:
             self.children[digest] = names[: len(manifest.manifests)]
-            for child in self.children[digest]:
-                self.parents.setdefault(child, set()).add(digest)
         if manifest.subject is not None:
             self.subjects[digest] = subject = manifest.subject.parsed()
             referrer = referrer_of(digest, record.size, manifest)
             is_small = len(referrer.raw) <= SMALL
-            self.referring.setdefault(subject, {})[digest] = referrer if is_small else None
-            self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if is_small else 0)
+            about = self.referring.setdefault(subject, {})
+            if digest not in about:
+                self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if is_small else 0)
+            about[digest] = referrer if is_small else None
 
     def naming(self, blobs: Iterable[Digest]) -> dict[Digest, list[Digest]]:
         """By digest, the manifests that name it, sorted; those that no manifest names are not in it."""
