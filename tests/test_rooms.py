@@ -286,6 +286,13 @@ def architecture(root: Path, page: str) -> str:
     return page
 
 
+def stale_entries(root: Path) -> list[str]:
+    """What the tables name and is not there any more."""
+    rooms = {room_of(path.relative_to(root)) for path in sources(root)}
+    places = {place for places in ONLY_AT.values() for place in places}
+    return sorted((set(MAY_IMPORT) - rooms) | {place for place in places if not (root / place).exists()})
+
+
 def stray_libraries(root: Path) -> list[str]:
     """Imports of a library outside the rooms, or the modules, it is kept in."""
     return [
@@ -363,6 +370,11 @@ def test_the_architecture_page_shows_the_arrows_as_they_are() -> None:
 def test_every_room_has_its_place() -> None:
     """A new room is placed among the arrows before it is used."""
     assert unplaced_rooms(CHECKOUT) == []
+
+
+def test_the_tables_name_what_is_there() -> None:
+    """A rule about a room that is gone holds nothing."""
+    assert stale_entries(CHECKOUT) == []
 
 
 def test_each_library_stays_in_its_rooms() -> None:
@@ -508,6 +520,12 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
 def test_an_import_along_the_arrows_is_left_alone(tmp_path: Path, path: str, source: str) -> None:
     """The rules forbid nothing that the design allows."""
     assert wrong_arrows(house(tmp_path, path, source)) == []
+
+
+def test_a_rule_about_nothing_is_found(tmp_path: Path) -> None:
+    """In a house with one room every other rule is about nothing."""
+    stale = stale_entries(house(tmp_path, "appliance/oci/digest.py", ""))
+    assert "upstream/http" in stale and "appliance/cli" in stale and "oci" not in stale
 
 
 def test_a_circle_is_found(tmp_path: Path) -> None:
