@@ -36,14 +36,14 @@ class PullThrough:
         blobs: Blobs,
         tags: Tags,
         referrers: ReferrerCache,
-        wants: Wants | None = None,
-        usage: Usage | None = None,
-        prefetch: Prefetch | None = None,
+        wants: Wants,
+        usage: Usage,
+        prefetch: Prefetch,
     ) -> None:
         """
-        @param wants: is given what could not be served; C{None}: that is not kept.
-        @param usage: is given what was pulled; C{None}: that is not counted.
-        @param prefetch: is given the same, and fetches what goes with it; C{None}: nothing is fetched ahead.
+        @param wants: is given what could not be served.
+        @param usage: is given what was pulled.
+        @param prefetch: is given the same, and fetches what goes with it.
         """
         self.access = access
         self._manifests = manifests
@@ -89,21 +89,19 @@ class PullThrough:
         """
         if remote.upstream not in self.access.remotes:
             return
-        if self._usage is not None:
-            self._usage.note(remote.upstream, remote.name, reference, times)
-        if self._prefetch is not None:
-            self._prefetch.pulled(remote.upstream, remote.name, reference, digest)
+        self._usage.note(remote.upstream, remote.name, reference, times)
+        self._prefetch.pulled(remote.upstream, remote.name, reference, digest)
 
     async def blob_size(self, remote: RemoteRepository, digest: Digest) -> BlobSize:
         """See L{Blobs.head}."""
-        self._note_request(remote)
+        self._prefetch.requested(remote.upstream, remote.name)
         return await self._blobs.head(remote, digest)
 
     async def blob(
         self, remote: RemoteRepository, digest: Digest, platform: str | None = None, span_of: SpanOf | None = None
     ) -> BlobAnswer | BypassedRange:
         """See L{Blobs.open}; C{platform} as with L{manifest}."""
-        self._note_request(remote)
+        self._prefetch.requested(remote.upstream, remote.name)
         asking = self._blobs.open(remote, digest, span_of)
         return await self._wanted(remote, str(digest), platform, asking)
 
@@ -122,18 +120,6 @@ class PullThrough:
         """See L{ReferrerCache.list}."""
         return await self._referrers.list(remote, subject)
 
-    async def known_referrers(self, upstream: str, name: str, subject: Digest) -> ReferrersAnswer | None:
-        """See L{ReferrerCache.known}; for the operator, also of what no client may read."""
-        return await self._referrers.known(upstream, name, subject)
-
-    def is_fetching(self, upstream: str, name: str, digest: Digest) -> bool:
-        """See L{Prefetch.is_fetching}; for the operator, by the repository's full name."""
-        return self._prefetch is not None and self._prefetch.is_fetching(upstream, name, digest)
-
-    def _note_request(self, remote: RemoteRepository) -> None:
-        if self._prefetch is not None:
-            self._prefetch.requested(remote.upstream, remote.name)
-
     async def _wanted(
         self,
         remote: RemoteRepository,
@@ -147,9 +133,9 @@ class PullThrough:
             answer = await asking
         except PullcacheError as error:
             reason = reason_for(error)
-            if noted and self._wants is not None and reason is not None:
+            if noted and reason is not None:
                 self._wants.note(remote.upstream, remote.name, reference, platform, reason)
             raise
         if self._wants:
-            self._wants.forget([(remote.upstream, remote.name, reference)])
+            self._wants.forget([remote.key(reference)])
         return answer

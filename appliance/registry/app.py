@@ -112,10 +112,10 @@ class RegistryApp:
         """distribution-spec end-3."""
         request.kind = "manifest"
         parsed = parse_identifier(reference)
-        remote, wanted = self._open(request, name)
+        remote, named = self._open(request, name)
         pulled = request.method == b"GET"
         answer = await self._cache.manifest(remote, parsed, request.platform, pulled)
-        request.say_where_from(answer.status, answer.warning, wanted.namespace)
+        request.say_where_from(answer.status, answer.warning, named.namespace)
         etag = str(answer.digest)
         headers = {"Docker-Content-Digest": etag, "ETag": f'"{etag}"', **ATTACHMENT}
         if request.has_current(etag):
@@ -131,20 +131,20 @@ class RegistryApp:
         """distribution-spec end-2."""
         request.kind = "blob"
         parsed = Digest.parse(digest)
-        remote, wanted = self._open(request, name)
+        remote, named = self._open(request, name)
         respond = self._blobs.head if request.method == b"HEAD" else self._blobs.get
-        return await respond(request, remote, parsed, wanted.namespace)
+        return await respond(request, remote, parsed, named.namespace)
 
     @_app.route("/v2/<path:name>/tags/list")
     async def tags(self, request: RegistryRequest, name: str) -> bytes:
         """distribution-spec end-8a, end-8b."""
         request.kind = "tags"
-        remote, wanted = self._open(request, name)
+        remote, named = self._open(request, name)
         answer = await self._cache.tags(remote)
         shown = tags_page(answer.tags, request.args)
-        request.say_where_from(answer.status, answer.warning, wanted.namespace)
-        link = shown.link(wanted.namespace)
-        body = msgspec.json.encode({"name": wanted.repository, "tags": shown.tags})
+        request.say_where_from(answer.status, answer.warning, named.namespace)
+        link = shown.link(named.namespace)
+        body = msgspec.json.encode({"name": named.repository, "tags": shown.tags})
         return request.answer(200, body, JSON, ATTACHMENT if link is None else ATTACHMENT | {"Link": link})
 
     @_app.route("/v2/<path:name>/referrers/<digest>")
@@ -152,11 +152,11 @@ class RegistryApp:
         """distribution-spec end-12a, end-12b."""
         request.kind = "referrers"
         subject, query = Digest.parse(digest), referrers_query(request.args)
-        remote, wanted = self._open(request, name)
+        remote, named = self._open(request, name)
         answer = await self._cache.referrers(remote, subject)
         shown = referrers_page(answer.referrers, query)
-        request.say_where_from(answer.status, answer.warning, wanted.namespace)
-        headers = ATTACHMENT | shown.headers(subject, wanted.namespace)
+        request.say_where_from(answer.status, answer.warning, named.namespace)
+        headers = ATTACHMENT | shown.headers(subject, named.namespace)
         return request.answer(200, shown.body, OCI_INDEX, headers)
 
     @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein's type knows IRequest only
@@ -199,11 +199,11 @@ class RegistryApp:
         @raise PullcacheError: see L{requested_name} and L{Access.open}.
         """
         namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
-        wanted = requested_name(name, namespaces, self.default_upstream, self.settings.upstream_for)
+        named = requested_name(name, namespaces, self.default_upstream, self.settings.upstream_for)
         # From here on the answer is made of what is in force now; one that comes after a change is not repeated.
-        if is_plain(request.uri, name, wanted, self.settings.upstreams[wanted.upstream].names()):
+        if is_plain(request.uri, name, named, self.settings.upstreams[named.upstream].names()):
             request.generation = self._lane.generation
-        return self._cache.access.open(wanted.upstream, wanted.repository, request.sender), wanted
+        return self._cache.access.open(named.upstream, named.repository, request.sender), named
 
 
 class RegistryResource(Resource):

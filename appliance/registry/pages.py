@@ -111,15 +111,14 @@ class ReferrersPage:
     def headers(self, subject: Digest, namespace: str | None) -> dict[str, str]:
         """What is said beside the index: that it was filtered, and where the next page is."""
         found = {"OCI-Filters-Applied": "artifactType"} if self.query.artifact_types else {}
-        return found if self.last is None else found | {"Link": self._link(subject, namespace)}
-
-    def _link(self, subject: Digest, namespace: str | None) -> str:
-        """Relative, as that of tags; the dot keeps C{sha256:} from being read as a scheme (RFC 3986 section 4.2)."""
+        if self.last is None:
+            return found
         query = [("artifactType", each) for each in self.query.artifact_types]
         query += [] if self.query.limit is None else [("n", str(self.query.limit))]
         query += [("last", str(self.last))]
         query += [] if namespace is None else [("ns", namespace)]
-        return f'<./{subject}?{urlencode(query)}>; rel="next"'
+        # Relative, as that of tags; the dot keeps sha256: from being read as a scheme (RFC 3986 section 4.2).
+        return found | {"Link": f'<./{subject}?{urlencode(query)}>; rel="next"'}
 
 
 def referrers_query(query: Query) -> ReferrersQuery:

@@ -64,17 +64,17 @@ def requested_name(
     return RequestedName(default, repository)
 
 
-def is_plain(uri: bytes, name: str, wanted: RequestedName, names: Collection[str]) -> bool:
+def is_plain(uri: bytes, name: str, named: RequestedName, names: Collection[str]) -> bool:
     """
     Whether a request is written in one of the few usual ways of naming a thing: no other case of an
     upstream's name, no percent-encoding, no slash at the end, no query beside an C{ns} of that upstream.
 
     @param uri: path and query as received.
-    @param name: as with L{requested_name}, which gave C{wanted}.
+    @param name: as with L{requested_name}, which gave C{named}.
     @param names: the upstream's name and aliases.
     """
     path, question, query = uri.partition(b"?")
-    prefix = name.removesuffix(wanted.repository).removesuffix("/")
+    prefix = name.removesuffix(named.repository).removesuffix("/")
     if b"%" in path or path.endswith(b"/") or (prefix and prefix not in names):
         return False
     if not question:
