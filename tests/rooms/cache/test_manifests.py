@@ -1,4 +1,4 @@
-"""Manifests: what is asked of whom, when a tag is stale, and what is served when asking fails."""
+"""Manifests: which upstream is asked for what, when a tag is stale, and what is served when asking fails."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_a_digest_once_held_is_never_asked_for() -> None:
 
 
 def test_a_digest_is_asked_for_in_each_repository() -> None:
-    """Knowing the digest of a private manifest that somebody else pulled is no permission to read it."""
+    """Knowing the digest of a private manifest that another client pulled is no permission to read it."""
     upstream = stocked()
     cache = Cache(upstream)
     ask(cache, Digest.of(ONE)), verbs(upstream)
@@ -245,7 +245,7 @@ def test_a_digest_is_asked_for_in_each_repository() -> None:
 
 
 def test_a_child_that_is_held_elsewhere_is_served_when_its_upstream_has_it() -> None:
-    """That an index names it is no word of the upstream: one HEAD is, and the manifest is not fetched again."""
+    """That an index names it is no answer of the upstream: one HEAD is, and the manifest is not fetched again."""
     upstream = stocked()
     whole = index(ONE)
     upstream.add_manifest("multi", whole, OCI_INDEX, "latest")
@@ -261,7 +261,7 @@ def test_a_child_that_is_held_elsewhere_is_served_when_its_upstream_has_it() -> 
 
 
 def test_a_child_whose_upstream_tells_no_digest_is_fetched() -> None:
-    """A HEAD that says nothing is no word either."""
+    """A HEAD without a digest is no answer either."""
     upstream = stocked()
     upstream.add_manifest("multi", index(ONE), OCI_INDEX, "latest")
     upstream.add_manifest("multi", ONE, OCI_MANIFEST)

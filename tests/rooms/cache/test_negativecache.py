@@ -29,7 +29,7 @@ def gone(unknown: bool = False) -> errors.UpstreamMissing:
 
 
 def test_a_404_is_believed_for_as_long_as_configured() -> None:
-    """Told again in the same words, and marked as remembered; afterwards the upstream is to be asked."""
+    """Said again in the same words, and marked as remembered; afterwards the upstream is to be asked."""
     clock = clock_at()
     missing = NegativeCache(clock)
     missing.put(TAG, gone(unknown=True), 30.0)
@@ -63,7 +63,7 @@ def test_a_clock_that_was_set_back_does_not_make_it_last() -> None:
 
 
 def test_made_up_names_do_not_fill_the_memory() -> None:
-    """The oldest is dropped, the newest kept; one that is heard again counts as new."""
+    """The oldest is dropped, the newest kept; one that is received again counts as new."""
     missing = NegativeCache(clock_at())
     missing.put(TAG, gone(), 30.0)
     for number in range(MISSING - 1):
@@ -137,7 +137,7 @@ def test_a_404_is_told_again_without_asking_until_its_time_is_over(which: int) -
 
 
 def test_asking_for_a_manifest_does_not_hide_the_blob_of_the_same_digest() -> None:
-    """Nobody can make a blob vanish by asking for it in the wrong place, nor a tag by that of another repository."""
+    """No client can make a blob vanish by asking for it in the wrong place, nor a tag by that of another repository."""
     upstream = empty()
     digest = upstream.add_blob("app", LAYER)
     upstream.add_manifest("app", ONE, OCI_MANIFEST, "latest")
@@ -165,7 +165,7 @@ def test_what_is_held_is_served_whatever_was_said_of_it_before() -> None:
 
 
 def test_a_blob_of_another_size_is_not_remembered_as_missing() -> None:
-    """That was our word, not the upstream's."""
+    """It was this appliance that said so, not the upstream."""
     hub, other = empty(), ScriptedUpstream("ghcr.io")
     hub.add_blob("app", LAYER)
     other.shelves["app"].blobs[Digest.of(LAYER)] = b"something longer"

@@ -24,7 +24,7 @@ def settings(**more: object) -> UpstreamSettings:
     [(999.9, False), (1000.0, True), (1059.9, True), (1060.0, False), (5000.0, False), (0.0, False)],
 )
 def test_a_tag_is_fresh_for_as_long_as_configured(now: float, fresh: bool) -> None:
-    """From the check until fresh_for is over; a word from the future, after a clock was set back, is not trusted."""
+    """From the check until fresh_for is over; what lies in the future, after a clock was set back, is not trusted."""
     assert is_fresh(CHECKED, now, settings()) is fresh
 
 

@@ -68,7 +68,7 @@ def test_such_an_answer_may_be_repeated_until_the_next_probe() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_doubtful_upstream_is_asked_once_and_nobody_waits(kind: str) -> None:
-    """What is cached comes at once with the doubt as its reason; the word that comes later serves whoever asks then."""
+    """What is cached comes at once, marked with the reason; the answer that comes later serves those who ask then."""
     upstream, cache = warm()
     upstream.availabilities["app"] = Availability(ask=True, wait=False, fault=DOWN)
     upstream.hang()
@@ -126,7 +126,7 @@ def test_what_is_not_cached_is_asked_for_whatever_is_expected(availability: Avai
     "availability", [Availability(), Availability(wait=False, fault=DOWN), Availability(False, False, DOWN)]
 )
 def test_what_may_not_be_served_does_not_shorten_the_wait(kind: str, more: Any, availability: Availability) -> None:
-    """An upstream that answers after three seconds still answers: an error after two would help nobody."""
+    """An upstream that answers after three seconds still answers: an error after two would help no client."""
     upstream, cache = warm(**more)
     upstream.availabilities["*"] = availability
     upstream.hang()
@@ -152,7 +152,7 @@ def test_with_unavailable_off_another_failure_still_serves_what_is_cached() -> N
 def test_a_disk_that_takes_no_news_does_not_stop_what_it_has(
     kind: str, monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]
 ) -> None:
-    """The upstream's word cannot be stored: what is held is served, with that for a reason."""
+    """The upstream's answer cannot be stored: what is held is served, with that for a reason."""
     upstream, cache = warm()
     upstream.add_manifest("app", TWO, OCI_MANIFEST, "latest")
 
@@ -170,7 +170,7 @@ def test_a_disk_that_takes_no_news_does_not_stop_what_it_has(
 
 
 def test_a_404_of_a_cached_tag_is_believed_for_a_while() -> None:
-    """Served stale at once, without a question, and repeatable for that long; then the upstream is asked again."""
+    """Served stale at once, without a request, and repeatable for that long; then the upstream is asked again."""
     upstream, cache = warm()
     del upstream.shelves["app"].tags["latest"]
     first, second = result(ask(cache, "tag")), result(ask(cache, "tag"))

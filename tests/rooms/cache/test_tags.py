@@ -81,7 +81,7 @@ def test_without_a_list_the_tags_held_are_better_than_nothing() -> None:
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_offline_lists_what_is_known(listed: bool) -> None:
-    """The list last heard and the tags held; of an unknown repository nothing, as an error."""
+    """The list received last and the tags held; of an unknown repository nothing, as an error."""
     upstream = stocked()
     cache = Cache(upstream)
     result(cache.through.manifest(cache.at(HUB, "app"), "a"))
@@ -150,7 +150,7 @@ def test_whatever_changes_the_names_are_those_of_the_tags() -> None:
 
 
 def test_what_an_upstream_lists_for_every_name_takes_no_file() -> None:
-    """Whoever makes repositories up, with an upstream that answers each with an empty list, does not fill the disk."""
+    """A client that makes repositories up, with an upstream that has an empty list of each, does not fill the disk."""
     upstream = ScriptedUpstream(HUB)
     upstream.add_manifest("app", image(b"x"), OCI_MANIFEST, "a")
     upstream.shelves["made/up"].tags.clear()

@@ -200,7 +200,7 @@ def test_a_damaged_document_is_set_aside(data: bytes, logged_errors: list[dict[s
 
 
 def test_a_pull_at_a_time_to_come_was_one_of_now() -> None:
-    """Whoever wrote it had another clock; it must not keep an image for years."""
+    """It was written by another clock; it must not keep an image for years."""
     documents, clock = MemoryDocuments(), TwoClocks(NOW)
     before = Usage(documents, clock)
     before.note(HUB, NGINX, "1")

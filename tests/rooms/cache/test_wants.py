@@ -149,7 +149,7 @@ def test_what_could_be_served_later_is_wanted_no_more() -> None:
 
 
 def test_names_made_up_cannot_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest unasked is dropped; what is asked for again and again stays."""
+    """The one requested longest ago is dropped; what is requested again and again stays."""
     monkeypatch.setattr(module, "LIMIT", 3)
     wants = Wants(MemoryDocuments(), clock_at())
     for reference in ("a", "b", "c", "a", "d", "e"):
@@ -189,7 +189,7 @@ def test_a_client_that_insists_is_heard_in_the_end(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_an_upstream_never_had_drives_out_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks a registry for what it does not have, again and again, leaves the other wants where they are."""
+    """A client that asks for what a registry does not have, again and again, leaves the other wants where they are."""
     monkeypatch.setattr(module, "LIMIT", 10)
     wants = Wants(MemoryDocuments(), clock_at())
     for number in range(60):
@@ -201,7 +201,7 @@ def test_what_an_upstream_never_had_drives_out_nothing_else(monkeypatch: pytest.
 
 
 def test_what_was_wanted_before_a_flood_is_wanted_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for once, of a repository that nothing is held of: it cannot be told from a made-up name, but was first."""
+    """Asked for once, of a repository that nothing is held of: it looks like a made-up name, but was first."""
     monkeypatch.setattr(module, "LIMIT", 10)
     wants = Wants(MemoryDocuments(), clock_at())
     wants.note(HUB, "team/app", "1", None, "offline")

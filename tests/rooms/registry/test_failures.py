@@ -206,7 +206,7 @@ def test_everything_else_is_told_as_it_is(said: str) -> None:
 
 
 def test_a_clients_own_words_stay() -> None:
-    """Who asks for an address is told of that address."""
+    """A client that asks for an address gets that address in the answer."""
     for error in (errors.UpstreamUnknown("10.0.0.5: no such upstream"), errors.NameInvalid("'/etc/passwd' is no name")):
         answer = refusal(error, "manifest")
         assert answer is not None and json.loads(answer.body)["errors"][0]["message"] == str(error)

@@ -119,7 +119,7 @@ def test_whatever_comes_a_target_is_a_configured_upstream_and_a_valid_name(name:
     ],
 )
 def test_one_thing_can_be_asked_for_in_few_ways(uri: str, plain: bool) -> None:
-    """Of all others no answer is kept, so that nobody fills the memory with spellings."""
+    """Of all others no answer is kept, so that no client fills the memory with spellings."""
     path, _, query = uri.partition("?")
     name = path.removeprefix("/v2/").partition("/manifests/")[0]
     wanted = route(name, *parse_qs(query).get("ns", []))
