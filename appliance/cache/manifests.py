@@ -98,7 +98,8 @@ class Manifests:
             return await self._current(remote, repository, tag, HIT)
         checked_at = self._checked_at(repository, tag, record)
         if freshness.is_fresh(checked_at, self._clock.seconds(), remote.settings):
-            return await self._current(remote, repository, tag, HIT)
+            until = freshness.fresh_until(checked_at, remote.settings)
+            return await self._answer(repository, record.digest, HIT, until)
         found = await self._tags.revalidate(self._by_tag(remote, repository, tag), checked_at)
         if not isinstance(found, Stale):
             status = replace(
