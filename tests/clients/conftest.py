@@ -84,16 +84,23 @@ def _client(kind: Any, folder: Path) -> Iterator[Any]:
     yield from tools.opened(kind(folder))
 
 
+def _fixture(kind: type[Any]) -> Any:
+    """A fixture that gives this client, where it is installed."""
+
+    @pytest.fixture
+    def client_of_kind(tmp_path: Path) -> Iterator[Any]:
+        yield from _client(kind, tmp_path)
+
+    return client_of_kind
+
+
 @pytest.fixture(params=[Skopeo, Podman, Containerd], ids=["skopeo", "podman", "containerd"])
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Each real client that is installed."""
     yield from _client(request.param, tmp_path)
 
 
-@pytest.fixture
-def skopeo(tmp_path: Path) -> Iterator[Skopeo]:
-    """skopeo, where it is installed."""
-    yield from _client(Skopeo, tmp_path)
+skopeo = _fixture(Skopeo)
 
 
 # -- what refers to an image ----------------------------------------------------------------------------------------
@@ -130,28 +137,9 @@ def cosign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cosign]:
     yield from _client(request.param, tmp_path)
 
 
-@pytest.fixture
-def cosign_2(tmp_path: Path) -> Iterator[Cosign]:
-    """The one that leaves tags."""
-    yield from _client(Cosign, tmp_path)
-
-
-@pytest.fixture
-def cosign_3(tmp_path: Path) -> Iterator[Cosign3]:
-    """The one that leaves referrers."""
-    yield from _client(Cosign3, tmp_path)
-
-
-@pytest.fixture
-def oras(tmp_path: Path) -> Iterator[Oras]:
-    """oras, where it is installed."""
-    yield from _client(Oras, tmp_path)
-
-
-@pytest.fixture
-def regctl(tmp_path: Path) -> Iterator[Regctl]:
-    """regctl, where it is installed."""
-    yield from _client(Regctl, tmp_path)
+#: Cosign 2 leaves tags, cosign 3 referrers.
+cosign_2, cosign_3 = _fixture(Cosign), _fixture(Cosign3)
+oras, regctl = _fixture(Oras), _fixture(Regctl)
 
 
 @pytest.fixture
