@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+APPLIANCE = ROOT / "appliance"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -41,3 +42,24 @@ def test_every_picture_has_its_source() -> None:
         assert picture.with_suffix(".dot").exists(), picture
         # Both on a light and on a dark page.
         assert "prefers-color-scheme" in picture.read_text()
+
+
+def _rows(title: str) -> list[list[str]]:
+    """The rows of the table below a heading of ARCHITECTURE.md, without its head."""
+    section = (ROOT / "appliance" / "ARCHITECTURE.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"][2:]
+
+
+@pytest.mark.parametrize(("change", "where"), _rows("Where a change goes"), ids=lambda text: text.split("`")[0][:40])
+def test_a_change_has_its_place_in_three_files_at_most(change: str, where: str) -> None:
+    """A newcomer finds the files that are named, and is told which one is still to be made."""
+    named = re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|md|yaml))`( \([^)]*\))?(, which does not exist yet)?", where)
+    missing = [name for name, _, made in named if not made and not any((at / name).exists() for at in (ROOT, APPLIANCE))]
+    assert 1 <= len(named) <= 3, where
+    assert missing == []
+
+
+def test_the_glossary_is_in_order_and_says_each_word_once() -> None:
+    words = [word for word, _ in _rows("Glossary")]
+    assert words == sorted(set(words))
+    assert len(words) >= 25
