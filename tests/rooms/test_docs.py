@@ -47,14 +47,16 @@ def test_every_picture_has_its_source() -> None:
 def _rows(title: str) -> list[list[str]]:
     """The rows of the table below a heading of ARCHITECTURE.md, without its head."""
     section = (ROOT / "appliance" / "ARCHITECTURE.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"][2:]
+    lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in cells] for cells in lines[2:]]
 
 
 @pytest.mark.parametrize(("change", "where"), _rows("Where a change goes"), ids=lambda text: text.split("`")[0][:40])
 def test_a_change_has_its_place_in_three_files_at_most(change: str, where: str) -> None:
     """A newcomer finds the files that are named, and is told which one is still to be made."""
     named = re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|md|yaml))`( \([^)]*\))?(, which does not exist yet)?", where)
-    missing = [name for name, _, made in named if not made and not any((at / name).exists() for at in (ROOT, APPLIANCE))]
+    there = [name for name, _, not_yet in named if not not_yet]
+    missing = [name for name in there if not (ROOT / name).exists() and not (APPLIANCE / name).exists()]
     assert 1 <= len(named) <= 3, where
     assert missing == []
 
