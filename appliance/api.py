@@ -2,7 +2,8 @@
 The schema of the admin API: what C{/api/v1/} is sent and what it answers, in JSON.
 
 The appliance encodes these, the command decodes them, and the OpenAPI document describes them: class names, fields and
-docstrings are part of that document. What is on a disk as well is defined where it is written (L{Receipt}, L{Totals}).
+docstrings are part of that document. What bundles and imports say of themselves is defined with them (L{Totals},
+L{Receipt}, L{Waiting}), in modules of values alone: the command loads them at every start.
 
 A new answer is a struct here and a L{Route} of the part that gives it.
 """
@@ -14,8 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from appliance.bundle.contents import Totals
-from appliance.bundle.inbox import Waiting
-from appliance.bundle.receipt import Receipt
+from appliance.bundle.receipt import Receipt, Waiting
 
 # -- status -----------------------------------------------------------------------------------------------------------
 

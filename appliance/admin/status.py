@@ -11,7 +11,7 @@ from twisted.web.server import Request
 from appliance import __version__
 from appliance.admin.route import Reply, Route, json
 from appliance.api import Counts, Damaged, RateLimitStatus, Status, Unreadable, UpstreamStatus, UrlStatus
-from appliance.bundle.inbox import Waiting
+from appliance.bundle.receipt import Waiting
 from appliance.cache.wants import Wants
 from appliance.flow.clock import wall, wall_at
 from appliance.index.repositories import Repositories

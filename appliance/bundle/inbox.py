@@ -35,7 +35,7 @@ from twisted.logger import Logger
 from appliance.bundle.importer import ImportProgress
 from appliance.bundle.inboxfolder import DONE, REFUSED, FileState, Verdict, archives_of, fault_of_name, files_in, move
 from appliance.bundle.openings import MAX_OPENINGS, Openings
-from appliance.bundle.receipt import Receipt
+from appliance.bundle.receipt import Receipt, Waiting
 from appliance.errors import (
     BundleDamaged,
     BundleError,
@@ -86,22 +86,6 @@ class InboxRefusal(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     reason: str
     missing: list[str] = []
-
-
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What lies in the inbox and cannot be taken now.
-
-    @ivar kind: the class of the error, C{""} for what no error was raised for; C{reason}: why, in words.
-    @ivar since: when that was first found, RFC 3339.
-    @ivar next: when it is tried again, RFC 3339; C{None} when that depends on the file.
-    """
-
-    files: list[str]
-    kind: str
-    reason: str
-    since: str
-    next: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 What an import did, kept as C{receipts/<id>/receipt.json}.
 
 The id begins with the time, so that a list of them is in the order in which they were imported.
+
+An archive that cannot be imported yet is L{Waiting}; that is not kept.
 """
 
 from __future__ import annotations
@@ -97,6 +99,22 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_fie
     def encode(self) -> bytes:
         """JSON."""
         return msgspec.json.encode(self)
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What lies in the inbox and cannot be taken now.
+
+    @ivar kind: the class of the error, C{""} for what no error was raised for; C{reason}: why, in words.
+    @ivar since: when that was first found, RFC 3339.
+    @ivar next: when it is tried again, RFC 3339; C{None} when that depends on the file.
+    """
+
+    files: list[str]
+    kind: str
+    reason: str
+    since: str
+    next: str | None = None
 
 
 class Receipts:
