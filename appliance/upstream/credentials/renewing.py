@@ -114,7 +114,7 @@ class RenewingCredential:
 
     async def _current(self) -> Secret:
         try:
-            await self._readings.run(False, lambda: self._read(again=False))
+            await self._read(again=False)
         except UpstreamError:
             if not self._may_be_being_written():
                 raise
@@ -150,7 +150,7 @@ class RenewingCredential:
     async def _gives_another(self, identity: str) -> bool:
         """Whether reading the source leads to another secret than the refused one of C{identity}."""
         try:
-            await self._readings.run(True, lambda: self._read(again=True))
+            await self._read(again=True)
         except UpstreamError:
             if not self._source.edited:
                 raise
@@ -159,6 +159,13 @@ class RenewingCredential:
         return self._presented is not None and self._presented.identity != identity
 
     async def _read(self, again: bool) -> None:
+        # One reading of a file is for all who wait. An issuer is asked once for all, too, but each waits its own time.
+        if self._source.edited:
+            await self._readings.run(again, lambda: self._read_source(again))
+        else:
+            await self._read_source(again)
+
+    async def _read_source(self, again: bool) -> None:
         self._begun += 1
         number = self._begun
         try:

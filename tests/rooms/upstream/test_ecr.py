@@ -20,7 +20,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     ReadTimeoutError,
 )
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
@@ -232,6 +232,33 @@ def test_nobody_waits_for_ever(clock: Clock, amazon: Aws) -> None:
     assert len(threads.waiting) == 1
     threads.step()
     assert result(late).danger_text == "password-1"
+
+
+def test_each_pull_waits_its_own_time(clock: Clock, amazon: Aws) -> None:
+    """One that comes when AWS has been silent for a minute does not fail with the first, a moment later."""
+    threads = HeldThreads()
+    credentials = credentials_from(clock, amazon, threads)
+    first = credentials.current()
+    clock.advance(TIMEOUT - 1)
+    second = credentials.current()
+    clock.advance(1)
+    failing(first, UpstreamTimeout)
+    threads.step()
+    assert result(second).danger_text == "password-1"
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_pull_that_leaves_stops_its_clock(clock: Clock, amazon: Aws) -> None:
+    """Nothing is left of it but the request to AWS, whose answer the next pull takes."""
+    threads = HeldThreads()
+    credentials = credentials_from(clock, amazon, threads)
+    left = credentials.current()
+    left.cancel()
+    failing(left, CancelledError)
+    assert clock.getDelayedCalls() == []
+    threads.step()
+    assert result(credentials.current()).danger_text == "password-1"
+    assert len(amazon.asked) == 1
 
 
 @pytest.mark.parametrize("text", ["", "%%%", base64.b64encode(b"no colon").decode(), "gIA="])
