@@ -276,8 +276,10 @@ class AuthenticatingClient:
             if (await self._front_door(None)).status != 401:
                 return False
             return (await self._front_door(Presented(shown))).status == 200
+        # A realm that is no URL says nothing of the secret: that error is not among those caught here.
+        wanted = TokenRequest.of(self._upstream, challenge, None)
         try:
-            await self._server.fetch(TokenRequest.of(self._upstream, challenge, None), self._realms.check, secret)
+            await self._server.fetch(wanted, self._realms.check, secret)
         except (LoginRefused, UpstreamDenied, UpstreamInvalid):
             return False
         return True

@@ -135,6 +135,19 @@ def test_a_password_the_token_server_refuses_is_not_sent_to_it_again(tmp_path: P
     assert net.asked == []
 
 
+def test_a_challenge_that_cannot_be_read_is_not_counted_against_the_password(tmp_path: Path) -> None:
+    """A realm that is no URL says nothing of a password that was accepted before."""
+    net = Net()
+    basic_registry(net, [BASIC])
+    registry: Server = net.servers[REGISTRY]
+    broken = Reply(401, {"WWW-Authenticate": 'Bearer realm=""'})
+    net.servers[REGISTRY] = lambda asked: broken if "/broken/" in asked.target else registry(asked)
+    asking = upstream(net, username="user", password_file=password(tmp_path))
+    net.result(asking.manifest("a", "t"))
+    assert type(net.fault(asking.manifest("broken", "t"))) is errors.UpstreamInvalid
+    assert net.timers() == []
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_one_forbidden_repository_does_not_keep_us_from_the_others(tmp_path: Path, status: int) -> None:
     """GitLab and GHCR refuse a token for what one may not have just as they refuse a wrong password."""
