@@ -23,7 +23,14 @@ import msgspec
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.errors import UpstreamDenied, UpstreamError, UpstreamInvalid, UpstreamMissing, UpstreamRefused
+from appliance.errors import (
+    PullcacheError,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamMissing,
+    UpstreamRefused,
+)
 from appliance.flow.singleflight import SingleFlight
 from appliance.upstream.answer import Answer, Http, Request
 from appliance.upstream.http.addresses import HostPatterns
@@ -191,9 +198,9 @@ class TokenRequest:
         return self.realm.at(target + ("&" if "?" in target else "?") + query) if query else self.realm
 
 
-class LoginRefused(Exception):
+class LoginRefused(PullcacheError):
     """
-    A token server answered 401 or 403 to a secret.
+    A token server answered 401 or 403 to a secret; it does not leave this room.
 
     @ivar fault: the same as one of C{appliance.errors}.
     """

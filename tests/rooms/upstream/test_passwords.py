@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -146,6 +147,26 @@ def test_a_challenge_that_cannot_be_read_is_not_counted_against_the_password(tmp
     net.result(asking.manifest("a", "t"))
     assert type(net.fault(asking.manifest("broken", "t"))) is errors.UpstreamInvalid
     assert net.timers() == []
+
+
+def test_a_refusal_that_no_client_waits_for_any_more_is_no_mistake(
+    tmp_path: Path, logged_errors: list[dict[str, Any]]
+) -> None:
+    """The client leaves while the token server looks at the password: nothing is written into the log as ours."""
+    net = Net()
+    guarded = Guarded(net)
+    guarded.grant = lambda asked: None
+    asking = upstream(net, username="user", password_file=password(tmp_path))
+    leaving = asking.manifest("a", "t")
+    net.settle()
+    leaving.cancel()
+    failing(leaving)
+    refusal = Reply(401)
+    answered = [wire for wire in net.wires if getattr(wire.protocol, "state", "") == "WAITING"]
+    assert len(answered) == 1
+    answered[0].send(refusal.head("GET") + refusal.rest())
+    net.settle()
+    assert logged_errors == []
 
 
 @pytest.mark.parametrize("status", [401, 403])
