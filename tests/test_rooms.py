@@ -560,7 +560,7 @@ def test_the_arrows_are_drawn_from_top_to_bottom(tmp_path: Path) -> None:
     assert drawn(arrows) == "tap      -> cache\ncache    -> store\nregistry -> store\nstore    -> oci"
 
 
-def test_a_room_nobody_placed_is_found(tmp_path: Path) -> None:
+def test_a_room_without_a_place_is_found(tmp_path: Path) -> None:
     """A room cannot slip past the arrows by being new."""
     house(tmp_path, "appliance/helpers/x.py", "")
     house(tmp_path, "appliance/utils.py", "")

@@ -245,7 +245,7 @@ def test_the_environments_proxy_and_its_password(
     passed(started, squid, f"TCP_TUNNEL/200 * CONNECT {NAME}:{front.port} {USER} ")
 
 
-def test_a_wrong_password_is_told_and_may_be_corrected(
+def test_a_wrong_password_is_reported_and_may_be_corrected(
     appliance: Starting, front: Nginx, squid: Squid, skopeo: Skopeo, tls: dict[str, Any], password_file: Path
 ) -> None:
     """The operator learns which proxy refused, the client that one did, nobody the password; the next file counts."""

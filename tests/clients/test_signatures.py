@@ -76,7 +76,7 @@ def test_cosign_3_verifies_what_cosign_2_signed(
     assert verifies(sealed)
 
 
-def test_what_nobody_signed_does_not_verify(registry: DockerRegistry, cosign: Cosign, appliance: Appliance) -> None:
+def test_what_is_not_signed_does_not_verify(registry: DockerRegistry, cosign: Cosign, appliance: Appliance) -> None:
     """Neither another image's signature nor a registry that is gone makes an image pass."""
     registry.add(REPOSITORY, "unsigned", UNSIGNED)
     cosign.sign(registry.authority, REPOSITORY, IMAGE.digest)

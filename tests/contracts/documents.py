@@ -47,7 +47,7 @@ class DocumentsContract(SynchronousTestCase):
         version = self.write(b"two", version)
         self.assertEqual(self.read(), (b"two", version))
 
-    def test_nobody_overwrites_what_they_have_not_seen(self) -> None:
+    def test_no_writer_overwrites_what_it_has_not_seen(self) -> None:
         """A write that names another version changes nothing."""
         first = self.write(b"one", 0)
         second = self.write(b"two", first)

@@ -162,7 +162,7 @@ class IngestContract(SynchronousTestCase):
         self.successResultOf(ingest.commit())
         self.assertIsNone(self.successResultOf(self.store.inspect(DIGEST)))
 
-    def test_what_nobody_receives_can_be_forgotten(self) -> None:
+    def test_what_is_not_being_received_can_be_forgotten(self) -> None:
         """Bytes and note; what is being received is not touched, and what is not there is no error."""
         self.cut()
         ingest = self.ingest()
@@ -369,7 +369,7 @@ class IngestContract(SynchronousTestCase):
                 self.assertEqual(self.store.total(), len(DATA))
                 self.assertEqual(self.store.unfinished(), [])
 
-    def test_nobody_needs_a_beginning_of_what_is_held(self) -> None:
+    def test_a_beginning_of_what_is_held_is_not_needed(self) -> None:
         """The first of two is cut after the second has brought the blob: nothing is left to resume."""
         first, second = self.written(DATA[:HALF]), self.ingest()
         self.successResultOf(first.note(ORIGIN))

@@ -147,7 +147,7 @@ class UpstreamContract:
             assert isinstance(fault, errors.UpstreamMissing)
             assert fault.upstream == upstream.name
 
-    def test_a_missing_repository_is_told_from_a_missing_tag(self) -> None:
+    def test_a_missing_repository_is_distinguished_from_a_missing_tag(self) -> None:
         """C{NAME_UNKNOWN}."""
         upstream = self.upstream_holding(EVERYTHING)
         whole, tag = self.fault(upstream.tags("library/absent")), self.fault(upstream.manifest(REPOSITORY, "absent"))

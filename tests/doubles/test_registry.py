@@ -194,7 +194,7 @@ def test_every_request_is_noted_with_what_was_sent(lab: Lab) -> None:
     assert (noted.status, noted.ended) == (200, "done")
 
 
-def test_a_fault_strikes_as_often_as_it_was_told_to(lab: Lab) -> None:
+def test_a_fault_strikes_as_often_as_it_is_to(lab: Lab) -> None:
     """The first is spared, two are hit, the fourth is well again."""
     lab.registry.misbehave("/v2/", faults.status(503), times=2, skip=1)
     assert [fetch(lab, "/v2/").status for _ in range(4)] == [200, 503, 503, 200]
@@ -281,7 +281,7 @@ def test_an_ignored_range_gets_200_and_everything(lab: Lab) -> None:
     assert (got.status, got.body, got.header("Content-Range")) == (200, layer.data, None)
 
 
-def test_a_redirect_goes_where_it_was_told_to(lab: Lab) -> None:
+def test_a_redirect_goes_where_it_is_to(lab: Lab) -> None:
     """The location goes out verbatim, its signature included."""
     lab.registry.misbehave("/v2/*", faults.redirect("http://cdn.test/x?signature=a%2Fb=", 307))
     got = fetch(lab, "/v2/library/tiny/manifests/latest")

@@ -33,7 +33,7 @@ def deliver() -> None:
     ip("address", "add", f"{ADDRESS}/32", "dev", "lo")
 
 
-def test_dropped_packets_hold_nobody_up(tmp_path: Path) -> None:
+def test_dropped_packets_hold_no_client_up(tmp_path: Path) -> None:
     """
     A tag that is held is served while every packet to the upstream is lost; the many that follow the first need not
     wait for it again; and when the packets arrive again, that is noticed.

@@ -25,7 +25,7 @@ def ask(authority: str, path: str, **fields: str) -> tuple[int, str | None]:
         connection.close()
 
 
-def test_neither_port_answers_a_page_of_somebody_else_nor_to_a_name_that_is_not_its_own(idle: Appliance) -> None:
+def test_neither_port_answers_a_foreign_page_nor_to_a_name_that_is_not_its_own(idle: Appliance) -> None:
     """Nor is a body read that nobody takes; programs and our own names are served as ever."""
     idle.settings["admin"]["hosts"] = ["console.example"]
     idle.settings["listen"][1]["hosts"] = ["cache.example", "127.0.0.1"]

@@ -95,7 +95,7 @@ def test_one_address_cannot_take_every_connection(idle: Appliance, upstream: Rem
     until(lambda: b"pullcache_connections 1.0" in ask(idle.admin, "/metrics").body, "those that left are forgotten")
 
 
-def test_clients_that_speak_tls_are_told_too(idle: Appliance, tmp_path: Path) -> None:
+def test_clients_that_speak_tls_get_an_answer_too(idle: Appliance, tmp_path: Path) -> None:
     """Within what they speak; a flood of them is closed, and leaves no mistake in the log."""
     idle.settings["connections"] = {"max": 1}
     place = ("127.0.0.1", listen_with_tls(idle, tmp_path))

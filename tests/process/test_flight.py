@@ -46,7 +46,7 @@ def test_a_client_that_leaves_at_ten_percent_does_not_disturb_the_second(
     assert [exchange.sent for exchange in cold.fetches()] == [cold.size]
 
 
-def test_a_flight_that_nobody_reads_goes_on_to_its_end(
+def test_a_flight_without_readers_goes_on_to_its_end(
     appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob
 ) -> None:
     """The only client leaves; the blob is stored all the same, and the next client costs the upstream nothing."""

@@ -157,7 +157,7 @@ def test_what_a_client_had_whole_before_a_kill_is_served_after_an_offline_start(
     check_store(appliance)
 
 
-def test_a_start_makes_blobs_of_what_is_whole_and_sweeps_what_nobody_can_use(
+def test_a_start_makes_blobs_of_what_is_whole_and_sweeps_what_is_of_no_use(
     appliance: Appliance, upstream: RemoteRegistry
 ) -> None:
     """

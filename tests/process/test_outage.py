@@ -75,7 +75,7 @@ def test_a_restart_without_an_upstream_serves_the_same(appliance: Appliance, ups
     check(appliance, held)
 
 
-def test_offline_contacts_nobody(idle: Appliance, upstream: RemoteRegistry) -> None:
+def test_offline_contacts_no_upstream(idle: Appliance, upstream: RemoteRegistry) -> None:
     """With C{offline: true}, what is held is served, what is not is an error, and no request leaves."""
     idle.start()
     held = fill(idle, upstream)

@@ -207,7 +207,7 @@ def test_when_tags_are_asked_for_again_can_be_said_in_words(keys: str, fresh_for
     assert upstream(keys).fresh_for == fresh_for
 
 
-def test_a_held_tag_that_is_gone_is_kept_unless_told_otherwise() -> None:
+def test_a_held_tag_that_is_gone_is_kept_unless_configured_otherwise() -> None:
     """Harbor deletes it; here it has to be asked for."""
     assert not upstream("missing: keep").delete_missing
     assert upstream("missing: delete").delete_missing
@@ -339,7 +339,7 @@ def test_a_name_of_digits_needs_no_quotes() -> None:
     ("written", "meant"),
     [('"-"', "-"), ("off", "off"), ("'off'", "off"), ("./off", Path("/off")), ("/tmp/p.log", Path("/tmp/p.log"))],
 )
-def test_the_access_log_goes_where_it_is_told(written: str, meant: str | Path) -> None:
+def test_the_access_log_goes_where_it_is_configured(written: str, meant: str | Path) -> None:
     """With or without quotes, `off` is none; a path is relative to the folder of the file."""
     assert config.parse(f"access_log: {written}", "/p.yaml").access_log == meant
 

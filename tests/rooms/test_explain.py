@@ -268,7 +268,7 @@ def test_one_secret_for_several_hosts_is_no_secret_between_two(fields: dict[str,
     ("key", "mode", "read"),
     [("password_file", 0o644, True), ("password_file", 0o604, True), ("token_file", 0o640, False)],
 )
-def test_a_secret_that_everybody_may_read_is_named(tmp_path: Path, key: str, mode: int, read: bool) -> None:
+def test_a_secret_that_all_users_may_read_is_named(tmp_path: Path, key: str, mode: int, read: bool) -> None:
     """With its path, and what to do about it; a group of one's own may read it."""
     path = written(tmp_path / "secret", mode)
     found = warned(changed(**{key: path}))

@@ -45,20 +45,20 @@ def test_no_size_is_guessed(text: str) -> None:
 
 
 @given(st.integers(0, 10**9 - 1), st.sampled_from(["ms", "s", "m", "h", "d"]))
-def test_a_duration_is_told_as_it_would_be_written(count: int, unit: str) -> None:
+def test_a_duration_is_put_in_words_as_it_would_be_written(count: int, unit: str) -> None:
     """What --check prints can be put into the file, and means the same."""
     seconds = duration(f"{count}{unit}")
     assert duration(words(seconds)) == pytest.approx(seconds, abs=0.0005)
 
 
 @given(st.integers(0, 10**12 - 1), st.sampled_from(["B", "KB", "MB", "GB", "KiB", "MiB", "GiB"]))
-def test_a_size_is_told_as_it_would_be_written(count: int, unit: str) -> None:
+def test_a_size_is_put_in_words_as_it_would_be_written(count: int, unit: str) -> None:
     """What --check prints can be put into the file, and means the same."""
     octets = size(f"{count}{unit}")
     assert size(size_words(octets)) == octets
 
 
 @pytest.mark.parametrize(("octets", "words"), [(0, "0B"), (40_000_000, "40MB"), (1 << 30, "1GiB"), (1001, "1001B")])
-def test_a_size_is_told_in_the_largest_unit(octets: int, words: str) -> None:
+def test_a_size_is_put_in_words_in_the_largest_unit(octets: int, words: str) -> None:
     """Short, and exact."""
     assert size_words(octets) == words

@@ -112,7 +112,7 @@ PAGES: list[Fields] = [
 
 @pytest.mark.parametrize("fields", PAGES)
 @pytest.mark.parametrize("path", ["/v2/", manifest(), manifest("v2"), blob(LAYER), "/v2/app/tags/list", "/nothing"])
-def test_a_page_of_somebody_else_gets_nothing(path: str, fields: Fields) -> None:
+def test_a_page_of_another_origin_gets_nothing(path: str, fields: Fields) -> None:
     """Neither does it make us pull, nor learn what we hold, whether the answer is prepared or not."""
     shop = Shop()
     shop.get(path), shop.get(path)

@@ -31,7 +31,7 @@ def limited(**limits: Any) -> Shop:
 
 @pytest.mark.parametrize("limits", [{"max": 3}, {"max_per_address": 3}], ids=["of all", "of one address"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_above_the_limit_a_client_is_told_to_come_again(limits: dict[str, int], method: str) -> None:
+def test_above_the_limit_a_client_is_asked_to_come_again(limits: dict[str, int], method: str) -> None:
     """503 as OCI JSON once it has asked, and the end of its connection; those before it notice nothing."""
     shop = limited(**limits)
     lines = [Line(shop.listener) for _ in range(3)]

@@ -79,7 +79,7 @@ def test_it_costs_one_round_trip_when_a_flight_has_begun_too() -> None:
     assert [each["Cache-Status"] for each in answers] == told
 
 
-def test_a_layer_whose_size_nobody_says_is_asked_for_first() -> None:
+def test_a_layer_of_unknown_size_is_asked_for_first() -> None:
     """What its last bytes are is known when its flight is open: then they are fetched on the side."""
     lazy = Lazy(named=False)
     line = lazy.ask("bytes=-51")

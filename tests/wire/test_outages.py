@@ -242,7 +242,7 @@ def test_whatever_the_upstream_does(behaviour: Behaviour, subject: Subject, tabl
 @pytest.mark.parametrize("subject", [TAG, TAGS], ids=lambda subject: subject.name)
 @pytest.mark.parametrize("behaviour", FAULTS, ids=lambda behaviour: behaviour.name)
 @pytest.mark.parametrize("own", [True, False], ids=["its class", "the others"])
-def test_each_class_of_trouble_can_be_told_instead(
+def test_each_class_of_trouble_can_be_reported_instead(
     own: bool, behaviour: Behaviour, subject: Subject, table: Callable[[Row], None]
 ) -> None:
     """serve_stale: {unavailable: false}, and so on: that class is told as if nothing was cached, the others are not."""
@@ -413,7 +413,7 @@ def test_when_it_is_over_everything_is_as_before(behaviour: Behaviour) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("behaviour", FAULTS, ids=lambda behaviour: behaviour.name)
-def test_head_is_told_what_get_is(behaviour: Behaviour, method: str) -> None:
+def test_head_is_answered_as_get_is(behaviour: Behaviour, method: str) -> None:
     """Status, Cache-Status and Warning of tags and digests."""
     for subject in (TAG, SUBJECTS[5], SUBJECTS[6]):
         check(under(Appliance(), behaviour).ask(subject.path, method), promised(behaviour, subject))

@@ -102,7 +102,7 @@ def test_the_namespace_that_was_followed_is_echoed() -> None:
         ("/favicon.ico", 404, "NAME_UNKNOWN"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_and_nobody_is_dialled(path: str, status: int, code: str) -> None:
+def test_what_cannot_be_asked_is_refused_and_no_upstream_is_dialled(path: str, status: int, code: str) -> None:
     """The right code, and no upstream sees anything of it."""
     shop = Shop()
     answer = shop.get(path)

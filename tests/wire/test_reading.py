@@ -126,7 +126,7 @@ TROUBLE = [
 
 @pytest.mark.parametrize("path", [manifest(), manifest(IMAGE_DIGEST), blob(LAYER), "/v2/app/tags/list"])
 @pytest.mark.parametrize(("error", "status", "told"), TROUBLE, ids=lambda each: type(each).__name__)
-def test_an_upstreams_trouble_is_told_each_time_and_never_remembered(
+def test_an_upstreams_trouble_is_reported_each_time_and_never_remembered(
     error: errors.UpstreamError, status: int, told: str, path: str
 ) -> None:
     """Whatever is no 404 says nothing of what is there: the next client gets it as soon as the upstream gives it."""

@@ -135,7 +135,7 @@ def test_head_says_what_get_would(query: str) -> None:
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_nobody_takes_trouble_for_no_signatures(error: errors.UpstreamError, status: int, code: str) -> None:
+def test_trouble_is_not_taken_for_no_signatures(error: errors.UpstreamError, status: int, code: str) -> None:
     """Neither an empty list nor the 404 by which clients go on to a tag, and take that one's 404 for "none"."""
     desk = shop(SIGNATURE)
     desk.hub.fail(error)
@@ -151,7 +151,7 @@ def test_nothing_refers_to_what_is_in_no_repository() -> None:
     assert listed(shop().get(f"/v2/absent/referrers/{SUBJECT}")) == []
 
 
-def test_a_list_heard_before_is_served_when_the_upstream_is_down() -> None:
+def test_a_list_received_before_is_served_when_the_upstream_is_down() -> None:
     """With a warning, and marked as stale."""
     desk = shop(SIGNATURE)
     desk.get(PATH)
@@ -162,7 +162,7 @@ def test_a_list_heard_before_is_served_when_the_upstream_is_down() -> None:
     assert "refused since noon" in (answer["Warning"] or "") and "stale" in (answer["Cache-Status"] or "")
 
 
-def test_offline_what_was_pulled_is_listed_and_what_nobody_asked_about_is_unknown() -> None:
+def test_offline_what_was_pulled_is_listed_and_what_was_not_asked_about_is_unknown() -> None:
     """A list heard while online as it was; else what is held, with a warning; else 502."""
     desk = shop(SIGNATURE)
     desk.hub.add_manifest("library/app", SEEN, OCI_MANIFEST)

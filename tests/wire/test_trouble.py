@@ -29,7 +29,7 @@ TROUBLE = [
 
 
 @pytest.mark.parametrize(("error", "status", "manifests", "blobs"), TROUBLE, ids=lambda each: type(each).__name__)
-def test_the_upstreams_trouble_is_told_as_what_it_is(
+def test_the_upstreams_trouble_is_reported_as_what_it_is(
     error: errors.UpstreamError, status: int, manifests: str, blobs: str
 ) -> None:
     """With nothing cached: the right status and code, the upstream named, no challenge and no header of its."""
@@ -194,7 +194,7 @@ def test_a_file_that_lost_its_end_cuts_the_connection(data: bytes, logged_errors
     logged_errors.clear()
 
 
-def test_clients_are_told_no_path_no_proxy_and_no_address_of_ours() -> None:
+def test_clients_see_no_path_no_proxy_and_no_address_of_ours() -> None:
     """Neither in an error nor in a Warning, from the hot lane neither; the fault itself is told."""
     secrets = ("squid.corp", "/etc/pullcache", "10.0.0.7")
     detail = "proxy http://squid.corp:3128: 10.0.0.7: the token from /etc/pullcache/t is refused"

@@ -48,7 +48,7 @@ def test_all_five_layers_are_there_when_one_was_asked_for() -> None:
     assert [counter.get(blob(each)) for each in (CONFIG, *LAYERS)] == [CONFIG, *LAYERS]
 
 
-def test_whoever_looks_at_the_headers_pulls_nothing() -> None:
+def test_looking_at_the_headers_pulls_nothing() -> None:
     """HEAD of the manifest by tag and digest, and of a blob, as often as one likes."""
     counter = Counter()
     for _ in range(3):

@@ -155,7 +155,7 @@ TROUBLE: list[tuple[errors.UpstreamError, int]] = [
 
 @pytest.mark.parametrize(("error", "status"), TROUBLE, ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("path", [blob(SMALL, MINE), manifest(Digest.of(SECRET), MINE)], ids=["blob", "manifest"])
-def test_an_upstream_that_cannot_say_is_told_as_such(error: errors.UpstreamError, status: int, path: str) -> None:
+def test_an_upstream_that_cannot_say_is_reported_as_such(error: errors.UpstreamError, status: int, path: str) -> None:
     """An honest error, not the bytes; the next one asks again."""
     made = shop(SMALL)
     made.hub.fail(error)

@@ -224,7 +224,7 @@ def test_too_many_wants_are_refused(site: Appliance) -> None:
     assert "split them" in site.error("POST", "exports", {"want": wants(*map(str, range(10_001)))})[2]
 
 
-def test_progress_is_told_to_who_accepts_lines(site: Appliance) -> None:
+def test_progress_is_reported_to_who_accepts_lines(site: Appliance) -> None:
     """Bytes fetched of bytes known to be lacking; the last line is what a client without lines is answered."""
     content = image("wanted", sizes=(60_000, 50_000))
     site.offer(content, "1")

@@ -146,7 +146,7 @@ def test_answers_prepared_before_are_forgotten_when_tags_move(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("choice", "outcome"), [("move", "moved"), ("keep", "kept")])
-def test_a_tag_that_means_something_else_is_treated_as_told(tmp_path: Path, choice: str, outcome: str) -> None:
+def test_a_tag_that_means_something_else_is_treated_as_ordered(tmp_path: Path, choice: str, outcome: str) -> None:
     """Moved, or kept."""
     site = Appliance()
     site.hold(image("here"), "1")
@@ -280,7 +280,7 @@ def test_what_is_no_archive_is_refused_by_its_name(tmp_path: Path, data: bytes |
     assert error["code"] == code and str(tmp_path / "x") in error["message"]
 
 
-def test_a_mistake_of_ours_is_told_as_one_and_logged(tmp_path: Path, logged_errors: list[dict[str, Any]]) -> None:
+def test_a_mistake_of_ours_is_reported_as_one_and_logged(tmp_path: Path, logged_errors: list[dict[str, Any]]) -> None:
     """The line has no details; the log has."""
     site = Appliance()
 

@@ -115,7 +115,7 @@ def test_the_folder_that_was_opened_is_read(tmp_path: Path) -> None:
     archive.close()
 
 
-def test_a_pipe_put_in_a_files_place_holds_nobody(tmp_path: Path) -> None:
+def test_a_pipe_put_in_a_files_place_holds_no_thread(tmp_path: Path) -> None:
     """Nor does a device: neither is read."""
     folder = unpacked(tmp_path / "folder")
     archive = open_archive(folder, Stop())
@@ -127,7 +127,7 @@ def test_a_pipe_put_in_a_files_place_holds_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_bytes(archives.tar(FILES)), unpacked], ids=["file", "folder"])
-def test_a_link_is_followed_for_whoever_named_it_only(tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_a_link_is_followed_only_where_a_caller_named_it(tmp_path: Path, make: Callable[[Path], object]) -> None:
     """A person means what it leads to; what lies in an inbox may have been put there to lead elsewhere."""
     make(tmp_path / "there")
     link = tmp_path / "link"
@@ -193,7 +193,7 @@ def test_a_compressed_archive_that_is_cut_is_refused(tmp_path: Path, wrap: Wrap)
 
 
 @pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS.keys())
-def test_what_is_cut_off_is_told_from_what_is_wrong(tmp_path: Path, wrap: Wrap) -> None:
+def test_what_is_cut_off_is_distinguished_from_what_is_wrong(tmp_path: Path, wrap: Wrap) -> None:
     """A copy of it may still be under way; what was changed stays wrong however long one waits."""
     data = wrap(archives.tar({"a": os.urandom(100_000), "b": os.urandom(100_000)}))
     for length in (len(data) // 3, len(data) // 2):

@@ -111,7 +111,7 @@ def test_an_index_comes_before_its_images_and_manifests_before_everything_else()
     assert found.platforms == ("linux/amd64", "linux/arm64")
 
 
-def test_a_platform_nobody_pulled_is_absent_and_the_image_is_whole() -> None:
+def test_a_platform_that_was_not_pulled_is_absent_and_the_image_is_whole() -> None:
     """My nodes pull one platform; the image can be exported all the same, and says which platform is not in it."""
     multi = images.multi_arch()
     amd64, arm64 = multi.children
@@ -234,7 +234,7 @@ def test_the_attestation_of_a_platform_goes_where_the_platform_goes() -> None:
     assert found.platforms == ("linux/arm64",)
 
 
-def test_an_attestation_that_nobody_pulled_is_absent() -> None:
+def test_an_attestation_that_was_not_pulled_is_absent() -> None:
     """Clients do not pull attestations; an image is whole without them, whatever I ask for."""
     index, notes = attested()
     held = without(blobs(index), *(blob for note in notes for blob in (note.manifest, *note.blobs)))
@@ -242,7 +242,7 @@ def test_an_attestation_that_nobody_pulled_is_absent() -> None:
         assert not follow(index, held, platforms).missing
 
 
-def test_the_payload_of_an_artifact_is_told_from_a_layer() -> None:
+def test_the_payload_of_an_artifact_is_distinguished_from_a_layer() -> None:
     """A signature travels before the bulk of the layers."""
     note = images.artifact(images.image("signed"))
     assert [piece.kind for piece in follow(note, blobs(note)).held] == ["manifest", "config", "artifact"]

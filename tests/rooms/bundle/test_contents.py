@@ -190,7 +190,7 @@ def test_no_two_documents_have_one_id() -> None:
 
 
 @pytest.mark.parametrize("version", [2, 10, 999_999_999])
-def test_a_newer_format_is_told_from_a_damaged_one(version: int) -> None:
+def test_a_newer_format_is_distinguished_from_a_damaged_one(version: int) -> None:
     """I learn that I need a newer program, whatever else the document says."""
     media_type = f"application/vnd.pullcache.bundle.v{version}+json"
     with pytest.raises(BundleTooNew, match=rf"a.tar, .*: format {version} of bundles is not known here.*newer"):

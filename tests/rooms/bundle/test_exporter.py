@@ -174,7 +174,7 @@ def test_docker_is_offered_amd64_wherever_it_stands_in_the_index() -> None:
     assert image["Config"].endswith(amd64.blobs[0].digest[7:])
 
 
-def test_too_many_images_for_docker_are_told() -> None:
+def test_too_many_images_for_docker_are_reported() -> None:
     """podman refuses a manifest.json of more than 1 MiB: it is left out, and I am told so."""
     site = Site()
     site.hold(images.image("many", (10,)), ("ghcr.io", "a/" + "b" * 200), *(f"{n:0128}" for n in range(3500)))
@@ -202,7 +202,7 @@ def test_one_platform_leaves_the_index_as_it_is_and_declares_the_others() -> Non
     assert json.loads(found["manifest.json"])[0]["Config"].endswith(arm64.blobs[0].digest[7:])
 
 
-def test_a_platform_that_no_image_has_is_told() -> None:
+def test_a_platform_that_no_image_has_is_reported() -> None:
     """I ask for a platform this image is not made for: the image is named, and is not in the bundle."""
     site = Site().hold(MULTI, NGINX, "1").hold(DOCKER, ("ghcr.io", "a"), "1")
     export = site.export(all=True, platforms=frozenset({"linux/s390x"}))
@@ -348,7 +348,7 @@ def test_a_signature_that_is_not_whole_is_named() -> None:
     assert inside(export.bundle) == digests(MULTI) and export.bundle.referrers == ()
 
 
-def test_a_name_that_means_nothing_is_told() -> None:
+def test_a_name_that_means_nothing_is_reported() -> None:
     """A typing error makes no empty bundle behind my back."""
     export = Site().hold(MULTI, NGINX, "1").export("nginx", "ngnix", want=(WantedReference("ghcr.io", "a", "v1"),))
     assert [omitted.ref for omitted in export.left_out] == ["ngnix", "ghcr.io/a:v1"]

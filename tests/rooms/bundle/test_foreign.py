@@ -173,7 +173,7 @@ def test_a_layer_that_is_missing_is_a_gap(tmp_path: Path) -> None:
     assert receiver.names() == {NAME: IMAGE.digest}
 
 
-def test_a_platform_somebody_once_looked_at_here_does_not_block(tmp_path: Path) -> None:
+def test_a_platform_that_a_client_once_looked_at_here_does_not_block(tmp_path: Path) -> None:
     """Its manifest and configuration are held, its layers never were, and the archive is of another platform."""
     amd64, arm64 = MULTI.children
     files = archives.layout([(MULTI, {IMAGE_NAME: NAME})])

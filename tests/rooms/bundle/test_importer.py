@@ -95,7 +95,7 @@ def test_an_upstream_that_is_not_configured_is_refused_with_the_line_that_is_mis
     assert (receipt.unknown_upstreams, receipt.notes) == ([], ["it is not signed; anybody could have made it"])
 
 
-def test_what_allow_and_deny_keep_from_clients_is_told(tmp_path: Path) -> None:
+def test_what_allow_and_deny_keep_from_clients_is_reported(tmp_path: Path) -> None:
     """It is imported, and nobody could pull it."""
     made = Site().hold(OTHER, GHCR, "v1")
     path = write(tmp_path, made.file(made.export(all=True)))

@@ -153,7 +153,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     [archives.layout([(MULTI, {IMAGE_NAME: "nginx:1"})]), archives.docker_save((MULTI.children[0], ["nginx:1"]))[0]],
     ids=["layout", "docker"],
 )
-def test_nothing_is_read_of_what_nobody_can_have_signed(
+def test_nothing_is_read_of_what_cannot_have_been_signed(
     tmp_path: Path, files: archives.Files, reads: Counter[str]
 ) -> None:
     """Where a signature is demanded, the policy is asked first."""

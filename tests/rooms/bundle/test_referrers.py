@@ -123,7 +123,7 @@ def test_what_is_found_in_several_ways_is_carried_and_listed_once(tmp_path: Path
     assert found(closed, MULTI) == [signature.digest]
 
 
-def test_what_the_fallback_tag_names_and_nobody_pulled_stays_known(tmp_path: Path) -> None:
+def test_what_the_fallback_tag_names_and_no_client_pulled_stays_known(tmp_path: Path) -> None:
     """The other side can see that there is one more, and that it is not there."""
     site, closed = Appliance(), Appliance(offline=True)
     site.hold(MULTI, "1")
@@ -177,7 +177,7 @@ def test_that_nothing_refers_to_an_image_crosses_the_gap_when_the_upstream_said_
         assert closed.get("images/nginx:1")["verifiable"] == ("nothing" if said else "unknown")
 
 
-def test_the_whole_tree_that_was_heard_is_listed_without_a_warning(tmp_path: Path) -> None:
+def test_the_whole_tree_that_was_received_is_listed_without_a_warning(tmp_path: Path) -> None:
     """Clients that show a tree ask of each referrer what refers to that, down to where nothing does."""
     site, closed = Appliance(), Appliance(offline=True)
     site.hold(MULTI, "1")
@@ -200,7 +200,7 @@ def test_a_list_of_which_something_stays_behind_is_not_called_whole(tmp_path: Pa
     assert "its upstream was not heard" in (listed(closed, MULTI).warning or "")
 
 
-def test_what_was_heard_here_later_is_not_replaced_by_an_older_bundle(tmp_path: Path) -> None:
+def test_what_was_received_here_later_is_not_replaced_by_an_older_bundle(tmp_path: Path) -> None:
     """An appliance that was online since knows better."""
     site, other = Appliance(), Appliance()
     site.hold(MULTI, "1")

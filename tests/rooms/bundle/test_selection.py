@@ -92,7 +92,7 @@ def test_since_means_pulled_since() -> None:
     assert names("nginx", since=200.0) == {"docker.io/library/nginx:1.27"}
 
 
-def test_what_means_nothing_is_told() -> None:
+def test_what_means_nothing_is_reported() -> None:
     """A typing error in a list of a hundred names is found."""
     selector = Selector(
         Selection(refs=("nginx", "ngnix:1.27"), want=(WantedReference("ghcr.io", "a", "v2"),)), upstream_for

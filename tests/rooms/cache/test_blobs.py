@@ -220,7 +220,7 @@ def test_when_the_other_upstream_fails_ours_is_asked() -> None:
 
 
 @pytest.mark.parametrize("question", ["blob", "blob_size"])
-def test_an_offline_appliance_serves_what_it_has_and_asks_nobody(question: str) -> None:
+def test_an_offline_appliance_serves_what_it_has_and_asks_no_upstream(question: str) -> None:
     """Held for this repository: served. Not held, or held for another one: not."""
     upstream = stocked()
     online = pulled(upstream)
@@ -253,7 +253,7 @@ def test_what_was_fetched_is_held(background: bool) -> None:
 
 @pytest.mark.parametrize("first", ["background", "fetched", "pulled"])
 @pytest.mark.parametrize("second", ["background", "fetched", "pulled"])
-def test_a_flight_is_background_work_only_while_nobody_waits_for_it(first: str, second: str) -> None:
+def test_a_flight_is_background_work_only_while_no_client_waits_for_it(first: str, second: str) -> None:
     """Whoever comes first, the blob is asked for once; from the next request on, it counts who waits."""
     upstream = stocked()
     cache = pulled(upstream)

@@ -259,7 +259,7 @@ def test_bytes_that_come_start_the_row_of_pauses_anew() -> None:
     assert trip.store.size(DIGEST) == SIZE
 
 
-def test_a_refusal_before_anything_was_promised_is_told_at_once() -> None:
+def test_a_refusal_before_anything_was_promised_is_reported_at_once() -> None:
     """The first request fails: the client does best to ask elsewhere, so it is not kept waiting."""
     for error in (
         errors.UpstreamUnavailable("u", "x"),
@@ -291,7 +291,7 @@ def test_too_many_requests_amid_a_blob_are_waited_out() -> None:
     assert trip.store.size(DIGEST) == SIZE
 
 
-def test_nobody_is_kept_waiting_for_an_hour_by_retry_after() -> None:
+def test_no_client_is_kept_waiting_for_an_hour_by_retry_after() -> None:
     """What clients wait for has a bound, whatever the upstream asks."""
     trip = Trip().depart()
     trip.body.feed(1000)

@@ -30,7 +30,7 @@ def test_a_flight_goes_on_where_an_earlier_one_was_stopped() -> None:
     assert again.store.size(DIGEST) == SIZE
 
 
-def test_readers_of_a_stopped_flight_are_told() -> None:
+def test_readers_of_a_stopped_flight_get_its_failure() -> None:
     """A stop of the appliance ends their waiting."""
     trip = Trip()
     trip.upstream.hang("blob")
@@ -59,7 +59,7 @@ class FullDisk(MemoryBlobStore):
         return fail(OSError(28, "No space left on device"))
 
 
-def test_a_disk_that_refuses_to_begin_is_told_to_who_waits() -> None:
+def test_a_disk_that_refuses_to_begin_is_reported_to_who_waits() -> None:
     """Clients get an answer instead of waiting for ever."""
     trip = Trip(store=FullDisk()).depart()
     assert isinstance(failing(trip.flight.opened()), OSError)
@@ -92,7 +92,7 @@ def test_the_rate_is_that_of_the_line_now_open() -> None:
     trip.body.complete()
 
 
-def test_a_flight_that_nobody_waits_for_says_so() -> None:
+def test_a_flight_that_no_client_waits_for_says_so() -> None:
     """It goes behind others upstream, up to the first request after somebody has come to read it."""
     trip = Trip()
     trip.flight.background = True
@@ -107,7 +107,7 @@ def test_a_flight_that_nobody_waits_for_says_so() -> None:
     trip.body.complete()
 
 
-def test_who_comes_while_a_body_is_on_its_way_in_the_background_has_it_hastened() -> None:
+def test_who_comes_while_a_body_is_on_its_way_in_the_background_has_it_asked_for_again() -> None:
     """It is asked for once, and goes on as what somebody waits for."""
     trip = Trip()
     trip.flight.background = True

@@ -208,7 +208,7 @@ def whole(store: MemoryBlobStore, blob: bytes, origin: Origin | None, sent: byte
 
 @pytest.mark.parametrize("offline", [False, True])
 @pytest.mark.parametrize("name", ["docker.io", "gone.example", None])
-def test_what_is_whole_becomes_a_blob_and_nobody_is_asked(name: str | None, offline: bool) -> None:
+def test_what_is_whole_becomes_a_blob_and_no_upstream_is_asked(name: str | None, offline: bool) -> None:
     """A kill came between the last byte and the blob: after a start it is held, whatever became of its upstream."""
     asked = upstream()
     cache = Cache(asked, offline=offline)
@@ -308,7 +308,7 @@ def test_offline_a_blob_that_lies_whole_without_a_note_is_found_when_it_is_asked
     assert store.unfinished() == sorted([wrong, Digest.of(BLOBS[2])])
 
 
-def test_what_nobody_can_go_on_with_is_thrown_away_after_a_week(captured_logs: list[dict[str, Any]]) -> None:
+def test_what_no_upstream_can_go_on_with_is_thrown_away_after_a_week(captured_logs: list[dict[str, Any]]) -> None:
     """And told; what an upstream has that is offline, or that is whole, is kept, whatever its age."""
     store = MemoryBlobStore()
     cache = Cache(upstream(), offline=True, store=store)

@@ -229,7 +229,7 @@ def test_it_does_not_give_way_for_ever() -> None:
     assert desk.holds(*LAYERS) == [True] * 5
 
 
-def test_a_client_that_comes_for_it_after_all_joins_and_waits_for_nobody() -> None:
+def test_a_client_that_comes_for_it_after_all_joins_and_does_not_queue() -> None:
     """One request upstream; what was in the background is no more."""
     desk = stocked()
     desk.pull("five")

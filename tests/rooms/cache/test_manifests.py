@@ -134,7 +134,7 @@ def test_concurrent_checks_are_one() -> None:
     assert {str(answer.status) for answer in answers} == {"pullcache; fwd=uri-miss; collapsed"}
 
 
-def test_a_hanging_upstream_holds_up_nobody_who_can_be_served() -> None:
+def test_a_hanging_upstream_holds_up_no_client_that_can_be_served() -> None:
     """After revalidate_within the cached manifest comes, marked stale; later comers wait for nothing at all."""
     upstream = stocked()
     cache = warm(upstream)
@@ -192,7 +192,7 @@ def test_whatever_the_upstream_does_what_is_cached_is_served(verb: str, error: e
 
 
 @pytest.mark.parametrize(("error", "kind"), TROUBLE, ids=lambda each: type(each).__name__)
-def test_with_its_switch_off_a_failure_is_told(error: errors.UpstreamError, kind: str) -> None:
+def test_with_its_switch_off_a_failure_is_reported(error: errors.UpstreamError, kind: str) -> None:
     """serve_stale: {...: false}."""
     upstream = stocked()
     cache = warm(upstream, serve_stale=StaleSettings(**{kind: False}))
@@ -201,7 +201,7 @@ def test_with_its_switch_off_a_failure_is_told(error: errors.UpstreamError, kind
 
 
 @pytest.mark.parametrize(("error", "kind"), TROUBLE, ids=lambda each: type(each).__name__)
-def test_with_nothing_cached_the_failure_is_told(error: errors.UpstreamError, kind: str) -> None:
+def test_with_nothing_cached_the_failure_is_reported(error: errors.UpstreamError, kind: str) -> None:
     """It is the upstream's fault and said to be, by tag and by digest."""
     upstream = stocked()
     upstream.fail(error)

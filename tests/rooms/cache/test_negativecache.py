@@ -121,7 +121,7 @@ def questions(cache: Cache) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("which", range(5), ids=["tag", "digest", "blob", "size", "tags"])
-def test_a_404_is_told_again_without_asking_until_its_time_is_over(which: int) -> None:
+def test_a_404_is_repeated_without_asking_until_its_time_is_over(which: int) -> None:
     """A cluster that asks for a misspelt image a hundred times costs the upstream one request in half a minute."""
     upstream = empty()
     cache = Cache(upstream)

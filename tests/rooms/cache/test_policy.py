@@ -29,7 +29,7 @@ def test_a_tag_is_fresh_for_as_long_as_configured(now: float, fresh: bool) -> No
 
 
 @pytest.mark.parametrize("now", [10.0, 1e9])
-def test_what_was_heard_nobody_knows_when_is_neither_fresh_nor_young_enough_for_max_stale(now: float) -> None:
+def test_what_was_received_at_an_unknown_time_is_neither_fresh_nor_young_enough_for_max_stale(now: float) -> None:
     """Also on a machine whose clock has begun at 1970 again."""
     assert not is_fresh(0.0, now, settings())
     down = errors.UpstreamUnavailable("u", "x")

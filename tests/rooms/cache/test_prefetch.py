@@ -338,7 +338,7 @@ def test_one_that_fails_holds_up_no_other() -> None:
     assert digests(lost)[0] in line["first"]
 
 
-def test_nothing_is_said_of_an_image_that_nobody_signed() -> None:
+def test_nothing_is_said_of_an_image_that_is_not_signed() -> None:
     """No referrers and no tags: most images."""
     desk = desk_of()
     with capturedLogs() as logged:
@@ -393,7 +393,7 @@ def test_an_upstream_that_failed_once_is_asked_for_the_rest() -> None:
     assert desk.holds(CONFIG, b"1") == [True, True]
 
 
-def test_a_list_that_was_not_heard_in_time_is_looked_at_again_soon() -> None:
+def test_a_list_that_was_not_received_in_time_is_looked_at_again_soon() -> None:
     """What was known is fetched; what is new comes a minute later, not ten."""
     desk = desk_of(fresh_for=None)
     desk.refer(IMAGE, b"old")

@@ -56,7 +56,7 @@ def test_a_blob_that_comes_begins_the_row_of_delays_anew() -> None:
     assert desk.asked("blob") == digests(*LAYERS[1:], CONFIG, LAYERS[0])
 
 
-def test_an_image_that_can_never_be_whole_takes_its_upstream_for_down_for_nobody() -> None:
+def test_an_image_that_can_never_be_whole_does_not_have_its_upstream_taken_for_down() -> None:
     """All its blobs fail: one is asked for at a time, ever more seldom, and none after the last delay."""
     desk = stocked()
     desk.upstream.fail(UpstreamUnavailable(HUB, "500"), "blob")

@@ -95,7 +95,7 @@ def test_a_range_far_ahead_is_fetched_on_the_side() -> None:
     assert large.cache.store.size(LARGE_DIGEST) == len(LARGE)
 
 
-def test_a_range_far_ahead_in_a_blob_that_nobody_has_asked_for_begins_its_flight_too() -> None:
+def test_a_range_far_ahead_in_a_blob_without_a_flight_begins_its_flight_too() -> None:
     """Both are asked for before either is answered; the range comes first, the whole is stored."""
     large = Large(cold=True)
     large.upstream.hang("blob")

@@ -366,7 +366,7 @@ def test_a_damaged_list_is_fetched_again(logged_errors: list[dict[str, Any]]) ->
     logged_errors.clear()
 
 
-def test_digests_that_somebody_makes_up_do_not_fill_the_disk() -> None:
+def test_digests_that_a_client_makes_up_do_not_fill_the_disk() -> None:
     """Nothing refers to them, and they are not held: that is remembered for a while, in memory."""
     upstream, desk = stocked()
     strangers = [Digest.of(str(number).encode()) for number in range(9)]

@@ -44,7 +44,7 @@ def ask(cache: Cache, kind: str) -> Deferred[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("fault", "told"), [(DOWN, "unavailable"), (LIMITED, "rate_limited")])
-def test_an_upstream_that_is_down_is_not_asked_and_nobody_waits(
+def test_an_upstream_that_is_down_is_not_asked_and_no_client_waits(
     kind: str, fault: errors.UpstreamError, told: str
 ) -> None:
     """A thousand pulls of what is cached: no question, no wait, the fault as the reason."""
@@ -67,7 +67,7 @@ def test_such_an_answer_may_be_repeated_until_the_next_probe() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_doubtful_upstream_is_asked_once_and_nobody_waits(kind: str) -> None:
+def test_a_suspect_upstream_is_asked_once_and_no_client_waits(kind: str) -> None:
     """What is cached comes at once, marked with the reason; the answer that comes later serves those who ask then."""
     upstream, cache = warm()
     upstream.availabilities["app"] = Availability(ask=True, wait=False, fault=DOWN)
@@ -81,7 +81,7 @@ def test_a_doubtful_upstream_is_asked_once_and_nobody_waits(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_doubtful_upstream_that_answers_at_once_is_believed(kind: str) -> None:
+def test_a_suspect_upstream_that_answers_at_once_is_believed(kind: str) -> None:
     """There is nothing to wait for then."""
     upstream, cache = warm()
     upstream.availabilities["app"] = Availability(ask=True, wait=False, fault=DOWN)
@@ -182,7 +182,7 @@ def test_a_404_of_a_cached_tag_is_believed_for_a_while() -> None:
     assert str(result(ask(cache, "tag")).status) == "pullcache; fwd=stale; fwd-status=304"
 
 
-def test_with_missing_off_a_404_is_told_and_nothing_is_deleted() -> None:
+def test_with_missing_off_a_404_is_reported_and_nothing_is_deleted() -> None:
     """When it comes back, nothing has to be fetched."""
     upstream, cache = warm(serve_stale=StaleSettings(missing=False))
     del upstream.shelves["app"].tags["latest"]
@@ -193,7 +193,7 @@ def test_with_missing_off_a_404_is_told_and_nothing_is_deleted() -> None:
     assert str(result(ask(cache, "tag")).status) == "pullcache; fwd=stale; fwd-status=304"
 
 
-def test_missing_delete_forgets_a_tag_that_is_gone_for_everybody_who_asks() -> None:
+def test_missing_delete_forgets_a_tag_that_is_gone_for_all_who_ask() -> None:
     """missing: delete. 404 for all who waited, durable; the manifest stays for who knows its digest."""
     upstream, cache = warm(delete_missing=True)
     del upstream.shelves["app"].tags["latest"]

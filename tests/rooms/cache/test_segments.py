@@ -174,7 +174,7 @@ def test_a_piece_that_ends_early_counts_as_cut() -> None:
     assert trip.is_stored()
 
 
-def test_a_piece_that_is_refused_for_a_while_waits_as_told() -> None:
+def test_a_piece_that_is_refused_for_a_while_waits_as_requested() -> None:
     """Too many requests: Retry-After is obeyed for that piece, the others go on."""
     trip = SegmentedTrip()
     trip.upstream.hang("blob")
@@ -406,7 +406,7 @@ def test_a_full_disk_fails_the_flight_and_closes_every_line(full: str) -> None:
     assert all(body.dropped for body in trip.bodies[1:])
 
 
-def test_background_work_is_asked_for_as_such_until_somebody_waits() -> None:
+def test_background_work_is_asked_for_as_such_until_a_client_waits() -> None:
     """A restart's flights go behind the pulls of clients; from when a client waits for one, it does not."""
     trip = SegmentedTrip(background=True).depart()
     trip.bodies[0].complete()

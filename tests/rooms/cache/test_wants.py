@@ -175,7 +175,7 @@ def test_made_up_names_drive_out_made_up_names(monkeypatch: pytest.MonkeyPatch) 
     assert {(HUB, NGINX, "2"), (HUB, "team/new", "1"), ("quay.io", "made/up-99", "1")} <= kept
 
 
-def test_a_client_that_insists_is_heard_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_insists_has_its_want_kept_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many made-up names were asked for again: what is new has its place, and keeps it when it is asked for."""
     monkeypatch.setattr(module, "LIMIT", 10)
     wants = Wants(MemoryDocuments(), clock_at())
@@ -334,7 +334,7 @@ def test_what_is_held_by_now_is_forgotten() -> None:
     }
 
 
-def test_forgetting_what_nobody_wants_is_no_error() -> None:
+def test_forgetting_what_is_not_wanted_is_no_error() -> None:
     """And changes nothing."""
     wants = Wants(MemoryDocuments(), clock_at())
     assert result(wants.review(lambda *_: succeed(True))) == 0

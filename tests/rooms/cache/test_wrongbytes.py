@@ -47,7 +47,7 @@ def test_a_descriptors_size_that_the_upstream_contradicts_is_only_a_hint(size: i
     assert trip.store.size(DIGEST) == SIZE and len(trip.asked()) == 1
 
 
-def test_a_size_unlike_the_descriptors_with_other_bytes_is_told_before_anything_was_promised() -> None:
+def test_a_size_unlike_the_descriptors_with_other_bytes_is_reported_before_anything_was_promised() -> None:
     """It was the upstream that was wrong: a clean failure, nothing kept."""
     trip = Trip(blob=BLOB + b"more").depart()
     opened = trip.flight.opened()
@@ -238,7 +238,7 @@ def test_a_body_without_end_and_size_is_given_up(size: int | None, monkeypatch: 
     assert len(trip.asked()) == 1
 
 
-def test_a_disk_that_fills_up_keeps_nothing_of_which_nobody_knows_the_end() -> None:
+def test_a_disk_that_fills_up_keeps_nothing_whose_end_is_not_known() -> None:
     """It may be a body without an end, and there is no room for anything else."""
     trip = Trip(size=None, store=FillingDisk())
     trip.upstream.tells_size = False

@@ -44,7 +44,7 @@ def ending(result: Receipt) -> Appliance:
     return answering({"receipt": json.loads(result.encode())})
 
 
-def test_the_appliance_is_told_where_the_files_are_from_the_root(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_appliance_is_sent_absolute_paths(tmp_path: Path, monkeypatch: Any) -> None:
     """A name that is relative to my folder means the same file to the appliance."""
     monkeypatch.chdir(tmp_path)
     appliance = ending(receipt())
@@ -164,7 +164,7 @@ def test_a_proxy_that_answers_in_html_is_found_out() -> None:
     assert "is it a pullcache admin endpoint" in ended.err
 
 
-def test_an_unknown_upstream_is_told() -> None:
+def test_an_unknown_upstream_is_reported() -> None:
     """I should know what to configure."""
     assert "quay.io" in ask(ending(receipt(unknown_upstreams=["quay.io"])), "import", "/a.tar").err
 

@@ -22,7 +22,7 @@ def flip(path: Path, what: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_a_whole_bundle_is_told_in_full(tmp_path: Path) -> None:
+def test_a_whole_bundle_is_reported_in_full(tmp_path: Path) -> None:
     """Signer, what is in it, and the root to read over the telephone."""
     key = SecretKey.generate()
     ended = run("verify", str(bundles.single(tmp_path / "a.tar", key)), "--trust", str(key.public))
@@ -207,7 +207,7 @@ def test_files_for_other_tools_may_say_the_same(tmp_path: Path) -> None:
         (bundles.NAME, Digest.of(IMAGE), b"not inside", "manifest.json"),
     ],
 )
-def test_other_tools_are_not_told_otherwise(
+def test_other_tools_find_nothing_else_in_it(
     tmp_path: Path, name: str, digest: Digest, config: bytes, blamed: str
 ) -> None:
     """No signature covers index.json and manifest.json: what skopeo or docker would read is compared with what is."""
@@ -216,7 +216,7 @@ def test_other_tools_are_not_told_otherwise(
     assert blamed in ended.err
 
 
-def test_docker_is_not_told_of_another_layer(tmp_path: Path) -> None:
+def test_docker_finds_no_other_layer_in_it(tmp_path: Path) -> None:
     """A layer that is not in the list is not in the image either."""
     path = with_tool_files(tmp_path, bundles.NAME, Digest.of(IMAGE), CONFIG, layer=b"not inside")
     assert "manifest.json" in run("verify", str(path)).err

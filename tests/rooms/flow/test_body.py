@@ -111,7 +111,7 @@ class BodyTests(SynchronousTestCase):
             self.assertIs(sending.failed_with(), UpstreamUnavailable)
             sending.let_go()
 
-    def test_a_failure_while_waiting_is_told_at_once(self) -> None:
+    def test_a_failure_while_waiting_is_reported_at_once(self) -> None:
         """And a source that had failed before gives what it has."""
         for sending in self.both_ways([Span(0, SIZE)], available=10):
             sending.wire.take_all()

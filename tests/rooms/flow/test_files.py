@@ -60,7 +60,7 @@ class TestDiskThreads(ThreadsContract):
         """See the contract."""
         self.reactor.calls.get(timeout=10)()
 
-    def test_the_work_is_done_elsewhere_and_told_here(self) -> None:
+    def test_the_work_is_done_in_a_thread_and_its_result_comes_here(self) -> None:
         """The reactor turns while the disk is slow, and hears of it on its own thread."""
         told: list[int] = []
         working = self.make().call(threading.get_ident)
@@ -73,7 +73,7 @@ class TestDiskThreads(ThreadsContract):
 # -- growth -----------------------------------------------------------------------------------------------------------
 
 
-def test_who_waits_is_told_once() -> None:
+def test_who_waits_gets_one_result() -> None:
     """Of more, or of the end; one who gave up, or never waited, is not."""
     growth = Growth(2)
     told: list[str] = []

@@ -114,7 +114,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(sum(self.sent), len(DATA) - 10)
         self.assertNotIn(self.server, self.reactor.writers)
 
-    def test_a_client_that_takes_nothing_keeps_nobody_busy(self) -> None:
+    def test_a_client_that_takes_nothing_keeps_no_thread_busy(self) -> None:
         """A full socket is no error and no byte is counted that did not leave."""
         self.send()
         for _ in range(50):
@@ -157,7 +157,7 @@ class ServerTests(SynchronousTestCase):
         self.send()
         self.assertRaises(ValueError, self.send)
 
-    def test_a_file_shorter_than_promised_is_told_to_who_sends_it(self) -> None:
+    def test_a_file_shorter_than_promised_is_reported_to_its_sender(self) -> None:
         """He aborts the connection: the client sees a cut, never a whole response with bytes missing."""
         self.send(0, len(DATA) + 1)
         self.run_all()
@@ -170,7 +170,7 @@ class ServerTests(SynchronousTestCase):
         assert self.protocol.reason is not None
         self.protocol.reason.trap(ConnectionAborted)
 
-    def test_a_disk_that_cannot_be_read_is_told_to_who_sends_the_file(self) -> None:
+    def test_a_disk_that_cannot_be_read_is_reported_to_the_files_sender(self) -> None:
         """It is no fault of the client's, and nothing more of the file is sent."""
         self.send()
         with mock.patch.object(os, "sendfile", side_effect=OSError(5, "Input/output error")):

@@ -36,7 +36,7 @@ def leave(waiter: Deferred[Any]) -> None:
 # -- one run for all who ask ------------------------------------------------------------------------------------------
 
 
-def test_everybody_gets_the_result_of_one_run() -> None:
+def test_all_who_wait_get_the_result_of_one_run() -> None:
     """Three ask, one run; who asks whether one is under way is told so from the first to the end."""
     work, runs = Work(), SingleFlight[str, str]()
     assert "tag" not in runs
@@ -60,7 +60,7 @@ def test_another_key_is_another_run() -> None:
     assert result(two) == "second"
 
 
-def test_a_failure_goes_to_everybody() -> None:
+def test_a_failure_goes_to_all_who_wait() -> None:
     """Each waiter gets it by itself: one that has dealt with it has not done so for the others."""
     work, runs = Work(), SingleFlight[str, str]()
     waiters = [runs.run("tag", work) for _ in range(3)]
@@ -103,7 +103,7 @@ def test_a_waiter_that_leaves_stops_nothing() -> None:
     assert result(second) == "done"
 
 
-def test_a_run_that_everybody_left_goes_on() -> None:
+def test_a_run_that_all_have_left_goes_on() -> None:
     """Its result is of use to the next one; a later comer joins it."""
     work, runs = Work(), SingleFlight[str, str]()
     leave(runs.run("tag", work))
@@ -114,14 +114,14 @@ def test_a_run_that_everybody_left_goes_on() -> None:
     assert result(late) == "done"
 
 
-def test_a_run_that_fails_for_nobody_leaves_no_trace() -> None:
+def test_a_run_that_fails_when_none_waits_leaves_no_trace() -> None:
     """An upstream's failure that no client waits for is not an error in the log."""
     work, runs = Work(), SingleFlight[str, str]()
     leave(runs.run("tag", work))
     work.gates[0].errback(UpstreamUnavailable("u", "gone"))
 
 
-def test_a_mistake_of_ours_is_logged_even_when_nobody_waits(logged_errors: list[dict[str, Any]]) -> None:
+def test_a_mistake_of_ours_is_logged_even_when_none_waits(logged_errors: list[dict[str, Any]]) -> None:
     """A programming error must not vanish with the client that saw it."""
     work, runs = Work(), SingleFlight[str, str]()
     leave(runs.run("tag", work))
@@ -133,7 +133,7 @@ def test_a_mistake_of_ours_is_logged_even_when_nobody_waits(logged_errors: list[
 # -- from within ------------------------------------------------------------------------------------------------------
 
 
-def test_one_waiter_may_drop_another_while_it_is_told() -> None:
+def test_one_waiter_may_drop_another_while_it_gets_the_result() -> None:
     """A callback that cancels its neighbour's wait does not break the telling."""
     work, runs = Work(), SingleFlight[str, str]()
     first, second, third = (runs.run("tag", work) for _ in range(3))
@@ -143,7 +143,7 @@ def test_one_waiter_may_drop_another_while_it_is_told() -> None:
     assert result(third) == "done"
 
 
-def test_one_waiter_may_begin_the_next_run_while_it_is_told() -> None:
+def test_one_waiter_may_begin_the_next_run_while_it_gets_the_result() -> None:
     """It gets the new run's result; those of the old run get theirs."""
     work, runs = Work(), SingleFlight[str, str]()
     first, second = runs.run("tag", work), runs.run("tag", work)

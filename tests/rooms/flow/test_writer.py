@@ -156,7 +156,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(self.disk.stored, b"abc")
         self.successResultOf(asked[0])
 
-    def test_a_full_disk_stops_the_upstream_and_is_told(self) -> None:
+    def test_a_full_disk_stops_the_upstream_and_is_reported(self) -> None:
         """Nothing is stored after a gap, and everybody who asks hears why."""
         writer = self.writer()
         writer.write(b"a")

@@ -216,7 +216,7 @@ def test_a_crash_before_the_rebuilt_document_is_written_loses_nothing(tmp_path: 
 
 
 @pytest.mark.parametrize("blocked", [False, True], ids=["gone", "a folder in its place"])
-def test_a_document_that_somebody_took_away_is_written_anew(tmp_path: Path, blocked: bool) -> None:
+def test_a_document_that_was_removed_by_hand_is_written_anew(tmp_path: Path, blocked: bool) -> None:
     """With the next change, without a restart; what it said before its last write is still there."""
     documents = opened(tmp_path)
     path = tmp_path / "repositories" / Path(*KEY)

@@ -182,7 +182,7 @@ def test_the_fallback_tag_of_a_long_digest_is_cut() -> None:
     assert shelf.listed(long) == [Digest.of(b"x")]
 
 
-def test_the_tags_of_cosign_are_told_when_they_are_held() -> None:
+def test_the_tags_of_cosign_are_named_when_they_are_held() -> None:
     """Whatever is behind them."""
     shelf = Shelf()
     stem = f"sha256-{SUBJECT.encoded}"

@@ -135,7 +135,7 @@ class TestDamaged(SynchronousTestCase):
             self.assertEqual(aside and aside[0], data)
 
 
-def test_a_list_that_somebody_else_replaced_meanwhile_is_replaced_all_the_same() -> None:
+def test_a_list_that_another_writer_replaced_meanwhile_is_replaced_all_the_same() -> None:
     """Each writer has all that the upstream said: the last one stays, and none is refused."""
     documents = MemoryDocuments()
     mine, theirs = ReferrerLists(documents), ReferrerLists(documents)

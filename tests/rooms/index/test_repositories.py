@@ -42,7 +42,7 @@ class TestLoading(RepositoriesCase):
         Repositories(documents)
         self.assertEqual(documents.reads, [])
 
-    def test_a_load_that_failed_is_told_to_all_and_tried_again(self) -> None:
+    def test_a_load_that_failed_fails_for_all_and_is_tried_again(self) -> None:
         """A disk error is no empty repository."""
         documents = SlowDocuments()
         repositories = Repositories(documents)
@@ -148,7 +148,7 @@ class TestSaving(RepositoriesCase):
         self.successResultOf(again[0])
         self.assertEqual(set(documents.writes[1][1].tags), {"first", "again"})
 
-    def test_a_failed_write_is_told_to_those_in_it_and_the_next_one_works(self) -> None:
+    def test_a_failed_write_fails_for_those_in_it_and_the_next_one_works(self) -> None:
         """A full disk is not for ever, and no caller is answered that something was kept when it was not."""
         documents, repositories, repository = self.slowly()
         first = self.save(repositories, repository, "first")
@@ -170,7 +170,7 @@ class TestSaving(RepositoriesCase):
         self.successResultOf(repositories.flush())
         self.assertEqual([set(written.tags) for _, written in documents.writes], [{"first"}, {"first"}])
 
-    def test_somebody_elses_write_is_not_overwritten(self) -> None:
+    def test_the_write_of_another_is_not_overwritten(self) -> None:
         """The document was replaced behind our back: the save says so."""
         documents = MemoryDocuments()
         repositories, repository = self.over(documents)

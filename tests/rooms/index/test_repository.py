@@ -201,7 +201,7 @@ def test_documents_made_to_exhaust_a_parser_are_damage(data: bytes) -> None:
         Repository.decode("docker.io", "library/nginx", data)
 
 
-def test_a_document_somebody_edited_is_salvaged_too() -> None:
+def test_a_document_that_was_edited_by_hand_is_salvaged_too() -> None:
     """Blanks and line ends of an editor do not hide the descriptors."""
     text = json.dumps(json.loads(sample().encode()), indent=2)
     salvaged = Repository.salvage("docker.io", "library/nginx", text[:-1].encode())

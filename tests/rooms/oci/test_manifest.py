@@ -174,7 +174,7 @@ def test_a_document_and_its_sender_that_name_two_types_are_refused(
         parse_manifest(encoded(document, mediaType=said), content_type)
 
 
-def test_the_word_of_an_index_counts_when_nobody_else_says() -> None:
+def test_the_word_of_an_index_counts_when_there_is_no_other() -> None:
     """A child is what it says itself, then what it came as, then what its descriptor says; and served as that."""
     own = encoded(IMAGE, mediaType=mediatypes.OCI_MANIFEST)
     assert parse_manifest(own, None, mediatypes.DOCKER_MANIFEST).media_type == mediatypes.OCI_MANIFEST

@@ -180,7 +180,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize(("said", "told"), INTERNAL)
-def test_clients_are_told_no_path_no_proxy_and_no_address_of_ours(said: str, told: str) -> None:
+def test_clients_see_no_path_no_proxy_and_no_address_of_ours(said: str, told: str) -> None:
     """What went wrong, without a map of the site; operators read the whole in the log and in the status."""
     for error in (errors.UpstreamUnavailable(UP, said), errors.UpstreamDenied(UP, said), errors.StoreError(said)):
         answer = refusal(error, "manifest")
@@ -200,7 +200,7 @@ def test_a_file_of_any_name_is_left_out(path: str) -> None:
 
 
 @pytest.mark.parametrize("said", HARMLESS)
-def test_everything_else_is_told_as_it_is(said: str) -> None:
+def test_everything_else_is_sent_as_it_is(said: str) -> None:
     """URLs of a registry, digests, moments and numbers are no secret."""
     assert for_clients(said) == said
 
@@ -213,6 +213,6 @@ def test_a_clients_own_words_stay() -> None:
 
 
 @given(st.text())
-def test_what_clients_are_told_is_one_line_that_drives_no_terminal(said: str) -> None:
+def test_what_clients_see_is_one_line_that_drives_no_terminal(said: str) -> None:
     """Whatever an upstream wrote into its answer."""
     assert for_clients(said).isprintable()

@@ -75,7 +75,7 @@ def test_a_client_s_platform_goes_into_the_wants() -> None:
     front.close()
 
 
-def test_prepared_answers_are_forgotten_when_told() -> None:
+def test_prepared_answers_are_forgotten_on_request() -> None:
     """After an import a tag may mean something else."""
     site = Appliance()
     content = image()

@@ -139,7 +139,7 @@ def test_a_full_disk_ahead_can_be_tried_again(tmp_path: Path, monkeypatch: pytes
     result(ingest.commit())
 
 
-def test_a_disk_without_room_for_another_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_for_another_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the Deferred, as every refusal of a disk."""
     ingest = result(opened(tmp_path).ingest(DIGEST))
     with monkeypatch.context() as patch:
@@ -165,7 +165,7 @@ def test_an_absorption_that_a_full_disk_cut_goes_on(tmp_path: Path, monkeypatch:
     result(ingest.commit())
 
 
-def test_bytes_ahead_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_ahead_that_cannot_be_read_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not waited for, and not taken for nought."""
     ingest = result(opened(tmp_path).ingest(DIGEST))
     result(ingest.write_ahead(0, [DATA]))

@@ -93,7 +93,7 @@ def test_a_commit_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
     assert not os.listdir(tmp_path / "partial")
 
 
-def test_a_deletion_is_on_the_disk_when_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_is_on_the_disk_when_it_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is synced behind it, also when another has just removed the blob: that one's may not be done yet."""
     store = opened(tmp_path)
     result(store.put(DIGEST, DATA))
@@ -169,7 +169,7 @@ def test_a_crash_in_a_deletion_leaves_the_blob_or_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "rename"])
-def test_a_disk_that_refuses_a_put_is_told_and_forgotten(
+def test_a_disk_that_refuses_a_put_is_reported_and_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """A full disk: the caller hears it, no rubbish stays, and with room again the same put succeeds."""

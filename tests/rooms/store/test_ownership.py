@@ -52,7 +52,7 @@ def test_two_processes_do_not_share_a_store(root: Path) -> None:
     claim(root)
 
 
-def test_a_lock_that_names_nobody_is_a_lock(root: Path) -> None:
+def test_a_lock_that_names_no_process_is_a_lock(root: Path) -> None:
     """The owner may have been stopped between locking and writing its number."""
     claim(root)
     with open(root / "lock", "r+b") as held:
@@ -149,7 +149,7 @@ def test_a_store_without_room_for_its_version_is_one_clear_line(root: Path, monk
     claim(root)
 
 
-def test_a_full_disk_keeps_nobody_from_serving(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_prevent_serving(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is there is claimed although not even the process number can be written."""
     claim(root)
 

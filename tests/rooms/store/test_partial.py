@@ -129,7 +129,7 @@ def test_a_commit_waits_for_a_write_that_was_cancelled(
     assert store.unfinished() == []
 
 
-def test_nobody_goes_on_in_a_file_that_a_thread_still_writes(tmp_path: Path) -> None:
+def test_no_ingest_goes_on_in_a_file_that_a_thread_still_writes(tmp_path: Path) -> None:
     """A fetch was cut in the middle of a write; whoever comes meanwhile has a file of its own."""
     threads = HeldThreads()
     store = opened(tmp_path, threads)

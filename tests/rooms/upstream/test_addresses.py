@@ -142,7 +142,7 @@ LITERALS = [
 
 
 @pytest.mark.parametrize(("host", "address"), LITERALS)
-def test_an_address_is_told_from_a_name_in_any_notation(host: str, address: str | None) -> None:
+def test_an_address_is_distinguished_from_a_name_in_any_notation(host: str, address: str | None) -> None:
     """As the C library reads it, since a proxy may resolve with that."""
     assert literal_of(host) == address
 

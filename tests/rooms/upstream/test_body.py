@@ -105,7 +105,7 @@ def test_a_consumer_may_pause_before_the_first_byte() -> None:
     ],
     ids=["length", "chunked", "close", "empty", "short length", "cut chunks"],
 )
-def test_an_end_is_told_from_a_cut(reply: Reply, expected: type[Exception] | None) -> None:
+def test_an_end_is_distinguished_from_a_cut(reply: Reply, expected: type[Exception] | None) -> None:
     """Where the framing tells; a body that ends with its connection is judged by its digest."""
     net, response, _ = opened(reply)
     sink = Sink()
@@ -284,7 +284,7 @@ def test_a_blob_may_take_as_long_as_it_takes() -> None:
     assert net.timers() == []
 
 
-def test_an_error_that_trickles_is_told_by_its_status() -> None:
+def test_an_error_that_trickles_is_known_by_its_status() -> None:
     """Its text is only for the message: what came of it within a minute will do."""
     net = Net()
     net.servers[REGISTRY] = lambda asked: Reply(404, {}, b"{", claim=86400, stall=True)

@@ -100,7 +100,7 @@ def ecr_public(
     return site, server, registry
 
 
-def test_ecr_public_gives_to_anybody() -> None:
+def test_ecr_public_gives_to_every_client() -> None:
     """With a token of its own, for the scope of the image."""
     site, server, _ = ecr_public()
     assert site.pull("docker/library/nginx") == PULLED

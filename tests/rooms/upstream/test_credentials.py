@@ -36,7 +36,7 @@ def wrote(path: Path, data: str) -> Path:
     return path
 
 
-def test_without_a_file_we_are_nobody() -> None:
+def test_without_a_file_we_are_anonymous() -> None:
     """Most upstreams are asked anonymously."""
     assert credentials_for(settings(), HOME, arguments(Clock())) is None
 
@@ -244,7 +244,7 @@ def test_the_wait_ends() -> None:
     assert rig.clock.getDelayedCalls() == []
 
 
-def test_everybody_shares_one_wait() -> None:
+def test_all_share_one_wait() -> None:
     """Twenty refusals make one look; who leaves takes nothing from the others."""
     rig = Rig()
     secret = rig.accepted()

@@ -121,7 +121,7 @@ def test_a_secret_is_a_password_for_the_user_aws(credentials: RenewingCredential
     assert "password-1" not in repr(secret) + secret.identity
 
 
-def test_nobody_is_asked_before_a_secret_is_needed(credentials: RenewingCredential, amazon: Aws) -> None:
+def test_aws_is_not_asked_before_a_secret_is_needed(credentials: RenewingCredential, amazon: Aws) -> None:
     """A start without a network is not held up, and a secret in its first hours is used again."""
     assert amazon.asked == []
     assert result(credentials.current()) == result(credentials.current())
@@ -140,7 +140,7 @@ def test_it_is_renewed_well_before_it_ends(clock: Clock, credentials: RenewingCr
     assert second.identity != first.identity
 
 
-def test_a_renewal_holds_up_nobody(clock: Clock, amazon: Aws) -> None:
+def test_a_renewal_holds_up_no_request(clock: Clock, amazon: Aws) -> None:
     """While AWS takes its time, pulls go on with the secret that is still alive."""
     threads = HeldThreads()
     credentials = credentials_from(clock, amazon, threads)
@@ -154,7 +154,7 @@ def test_a_renewal_holds_up_nobody(clock: Clock, amazon: Aws) -> None:
     assert result(credentials.current()).danger_text == "password-2"
 
 
-def test_everybody_who_waits_shares_one_request(clock: Clock, amazon: Aws) -> None:
+def test_all_who_wait_share_one_request(clock: Clock, amazon: Aws) -> None:
     """Twenty pulls at a start ask AWS once; one that leaves takes nothing from the others."""
     threads = HeldThreads()
     credentials = credentials_from(clock, amazon, threads)
@@ -220,7 +220,7 @@ def test_a_new_secret_that_is_refused_is_not_replaced(credentials: RenewingCrede
     assert len(amazon.asked) == 1
 
 
-def test_nobody_waits_for_ever(clock: Clock, amazon: Aws) -> None:
+def test_no_request_waits_for_ever(clock: Clock, amazon: Aws) -> None:
     """A credential process that hangs costs one thread and a time limit, however many pulls come."""
     threads = HeldThreads()
     credentials = credentials_from(clock, amazon, threads)
@@ -340,7 +340,7 @@ def test_without_botocore_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch
     EcrPublic().check(settings(kind="ecr-public"))
 
 
-def test_ecr_public_asks_aws_only_when_told(clock: Clock) -> None:
+def test_ecr_public_asks_aws_only_when_configured(clock: Clock) -> None:
     """Anybody may pull from it; who logs in may do so more often."""
     public = settings(kind="ecr-public", urls=("https://public.ecr.aws",))
     assert EcrPublic().credentials(public, arguments(clock, host="public.ecr.aws")) is None

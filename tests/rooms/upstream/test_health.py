@@ -376,7 +376,7 @@ def test_who_needs_a_lost_registry_finds_its_return_soon() -> None:
     assert len(watched.under_way) == 1
 
 
-def test_looking_forward_hastens_nothing() -> None:
+def test_looking_forward_makes_no_probe_come_sooner() -> None:
     """Cached answers need no registry: its health alone brings no probe forward."""
     watched = Watched()
     watched.bring(DOWN)

@@ -26,7 +26,7 @@ from tests.rooms.upstream.registries import (
 # -- Harbor ----------------------------------------------------------------------------------------------------------
 
 
-def test_harbor_gives_public_projects_to_anybody() -> None:
+def test_harbor_gives_public_projects_to_every_client() -> None:
     """A project that is a proxy is a part of the name."""
     site, server = harbor()
     assert site.pull("proxy/library/nginx") == PULLED

@@ -111,7 +111,7 @@ def test_each_kind_of_entry_means_what_it_means_to_go(no_proxy: str, host: str, 
 
 
 @pytest.mark.parametrize(("host", "_"), TOGETHER)
-def test_an_asterisk_exempts_everybody(host: str, _: bool) -> None:
+def test_an_asterisk_exempts_every_host(host: str, _: bool) -> None:
     """Wherever it stands in the list."""
     assert Exemptions(f"{SEVERAL},*").cover(host, 80)
 

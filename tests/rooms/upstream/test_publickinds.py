@@ -56,7 +56,7 @@ def docker_hub(repository: str = "library/nginx", **more: Any) -> tuple[Site, To
     return site, server, registry
 
 
-def test_docker_hub_gives_official_images_to_anybody() -> None:
+def test_docker_hub_gives_official_images_to_every_client() -> None:
     """`pull nginx` means library/nginx, with an anonymous token of another host that nobody had to configure."""
     site, server, _ = docker_hub()
     assert site.pull("nginx") == PULLED

@@ -61,7 +61,7 @@ def test_the_kinds_are_those_that_are_promised() -> None:
     assert sorted(adapter.kind for adapter in getPlugins(IAdapter)) == KINDS
 
 
-def test_an_unknown_kind_is_told_the_known_ones() -> None:
+def test_the_refusal_of_an_unknown_kind_names_the_known_ones() -> None:
     """A slip of the pen is corrected without the documentation."""
     with pytest.raises(ConfigError, match=r"^upstreams\.docker\.io\.kind: 'dokcerhub' is not known; acr, distr.*quay"):
         adapter_of(settings(kind="dokcerhub"))

@@ -299,7 +299,7 @@ def test_a_new_file_counts_for_the_next_connection(folder: Path) -> None:
     assert met.trusted and shown(met)[0] == "CN=renewed.example"
 
 
-def test_a_broken_new_file_changes_nothing_and_is_told_once(folder: Path, complaints: list[str]) -> None:
+def test_a_broken_new_file_changes_nothing_and_is_reported_once(folder: Path, complaints: list[str]) -> None:
     """What was read before stays in force until the file can be read again."""
     trust = Trust(settings(ca_file=folder / "ca.pem"))
     for spoil in (lambda: replace(folder / "ca.pem", b"half of it"), (folder / "ca.pem").unlink):
