@@ -24,11 +24,10 @@ from appliance.admin.status import StatusPage
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.inbox import Inbox
-from appliance.bundle.minisign import PublicKey
+from appliance.bundle.minisign import PublicKey, TrustPolicy
 from appliance.bundle.names import Names, is_own_host, listener_at
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Receipt, Receipts
-from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.cache.access import Access, Remote
 from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights

@@ -22,12 +22,11 @@ from appliance.bundle.archivecontents import ArchiveContents, NamedManifest, che
 from appliance.bundle.blobingest import BlobIngest, check_bytes, in_file_order
 from appliance.bundle.compression import Stop
 from appliance.bundle.importplan import ImportPlan, plan_import
-from appliance.bundle.minisign import PublicKey
+from appliance.bundle.minisign import PublicKey, TrustPolicy
 from appliance.bundle.names import Names, Renames
 from appliance.bundle.publication import OnExistingTag, Publication
 from appliance.bundle.reader import open_into, read_contents
 from appliance.bundle.receipt import Change, Receipt
-from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.errors import (
     BundleError,
     BundleIncomplete,

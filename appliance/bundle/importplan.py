@@ -12,10 +12,10 @@ from types import MappingProxyType
 
 from appliance.bundle.archive import Archive
 from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedManifest
-from appliance.bundle.bundlearchive import missing_volumes, volumes_of
 from appliance.bundle.closure import Closure, ImageBlob, closure
 from appliance.bundle.contents import MAX_MANIFEST_VALUES, MAX_REFS, Bundle, check_values
 from appliance.bundle.publication import HeldManifest, Published
+from appliance.bundle.reader import missing_volumes, volumes_of
 from appliance.errors import BlobDamaged, BundleDamaged, BundleIncomplete, ManifestInvalid, NotHeld
 from appliance.index.manifests import ManifestReader
 from appliance.interfaces import IBlobStore, IThreads

@@ -21,7 +21,7 @@ files is opened, and nothing that is there is written over.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from twisted.logger import Logger
 
 from appliance.bundle.importer import ImportProgress
 from appliance.bundle.inboxfolder import DONE, REFUSED, FileState, Verdict, archives_of, fault_of_name, files_in, move
-from appliance.bundle.openings import MAX_OPENINGS, Openings
 from appliance.bundle.receipt import Receipt, Waiting
 from appliance.errors import (
     BundleDamaged,
@@ -48,6 +47,7 @@ from appliance.errors import (
 )
 from appliance.flow.clock import wall, wall_at
 from appliance.flow.singleflight import ended
+from appliance.index.documents import read_document
 from appliance.interfaces import IDocuments, IThreads
 from appliance.oci.timestamps import timestamp
 
@@ -62,11 +62,16 @@ MAX_RETRY = 3600.0
 STALLED = 600.0
 """Seconds for which an archive that ends too early must stay as it is to be refused: its copy may only have halted."""
 
+MAX_OPENINGS = 2
+"""How often an archive is opened that the process did not outlive."""
+
 MENDABLE = (OSError, StoreError, BundleNotRead, BundleNotStored, BundleIncomplete, BundleUpstreamUnknown)
 """
 What time, room on a disk, another bundle or a line of the configuration can mend. Any other L{PullcacheError} is about
 the archive itself.
 """
+
+_OPENED = ("inbox", "opened.json")
 
 Run = Callable[[list[Path], Callable[[ImportProgress], None]], Coroutine[Any, Any, Receipt]]
 """Imports an archive, or all volumes of one, and calls its second argument with how far it is."""
@@ -121,7 +126,7 @@ class Inbox:
         self._run = run
         self._threads = threads
         self._clock = clock
-        self._openings = Openings(documents)
+        self._openings = _Openings(documents)
         # Every file of the last scan, and when it was first found like that.
         self._files: dict[str, tuple[FileState, float]] = {}
         # By the names of its files; what was tried last stands at the end.
@@ -349,3 +354,69 @@ class Inbox:
             if before is not None:
                 self._retries[*failed,] = before
             self._retry(tuple(failed), next(iter(failed.values())), verdict=verdict)
+
+
+# -- what was being opened when the process ended ---------------------------------------------------------------------
+
+
+class _Opened(msgspec.Struct, frozen=True):
+    """A file by name, bytes and time (nanoseconds), and how often it was opened without an end."""
+
+    name: str
+    size: int
+    mtime: int
+    times: int
+
+
+class _OpenedFiles(msgspec.Struct, frozen=True):
+    opened: list[_Opened]
+
+
+class _Openings:
+    """
+    Which archives were being opened when the process ended, kept as C{state/inbox/opened.json}.
+
+    An archive is written down before it is opened and crossed out when that has ended in any way, or has come as far as
+    its bulk data. One that stands there at the next start was being opened when the process was killed: by a power cut,
+    or because opening it took all memory. So it is given a second time, and no third one.
+
+    Every method may raise L{OSError}.
+    """
+
+    def __init__(self, documents: IDocuments) -> None:
+        self._documents = documents
+
+    async def begin(self, files: Mapping[str, tuple[int, int]], there: Sequence[str]) -> bool:
+        """
+        Write down that C{files} are being opened; durable on return.
+
+        @param files: size and time of each by name.
+        @param there: the names of all files of the inbox: others are forgotten.
+        @return: whether they may be opened: C{False}, and nothing written, when that was tried too often.
+        """
+        opened, version = await self._read()
+        before = {each.name: each for each in opened if each.name in there}
+        times = 1
+        for name, (size, mtime) in files.items():
+            known = before.get(name)
+            if known is not None and (known.size, known.mtime) == (size, mtime):
+                times = max(times, known.times + 1)
+        if times > MAX_OPENINGS:
+            return False
+        now = {name: _Opened(name, size, mtime, times) for name, (size, mtime) in files.items()}
+        await self._write([*(before | now).values()], version)
+        return True
+
+    async def end(self, names: Sequence[str]) -> None:
+        """Forget them: they were opened, or refused, and the process is still there."""
+        opened, version = await self._read()
+        left = [each for each in opened if each.name not in names]
+        if len(left) < len(opened):
+            await self._write(left, version)
+
+    async def _write(self, opened: list[_Opened], version: int) -> None:
+        await self._documents.write(_OPENED, msgspec.json.encode(_OpenedFiles(opened)), version)
+
+    async def _read(self) -> tuple[list[_Opened], int]:
+        found, version = await read_document(self._documents, _OPENED, msgspec.json.Decoder(_OpenedFiles).decode)
+        return [] if found is None else found.opened, version

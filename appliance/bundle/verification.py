@@ -19,13 +19,11 @@ from twisted.python.failure import Failure
 from appliance.bundle.archive import Archive
 from appliance.bundle.archivecontents import ArchiveContents
 from appliance.bundle.blobingest import check_bytes, in_file_order
-from appliance.bundle.bundlearchive import document_of, is_cut, missing_volumes
 from appliance.bundle.compression import Stop
 from appliance.bundle.contents import Bundle
 from appliance.bundle.importplan import ImportPlan, plan_import
-from appliance.bundle.minisign import PublicKey
-from appliance.bundle.reader import open_into, read_contents
-from appliance.bundle.trustpolicy import TrustPolicy
+from appliance.bundle.minisign import PublicKey, TrustPolicy
+from appliance.bundle.reader import document_of, is_cut, missing_volumes, open_into, read_contents
 from appliance.errors import NotOneBundle
 from appliance.flow.disk import InlineThreads
 from appliance.oci.digest import Digest

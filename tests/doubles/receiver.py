@@ -11,10 +11,10 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
+from appliance.bundle.minisign import TrustPolicy
 from appliance.bundle.names import Names
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
-from appliance.bundle.trustpolicy import TrustPolicy
 from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.minisign import PublicKey, SecretKey
-from appliance.bundle.trustpolicy import TrustPolicy
+from appliance.bundle.minisign import PublicKey, SecretKey, TrustPolicy
 from appliance.errors import (
     BundleUntrusted,
 )

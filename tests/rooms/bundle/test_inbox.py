@@ -12,8 +12,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from appliance.bundle.importer import ImportProgress
-from appliance.bundle.inbox import INTERVAL, MAX_RETRY, RETRY, STALLED, Inbox
-from appliance.bundle.openings import MAX_OPENINGS
+from appliance.bundle.inbox import INTERVAL, MAX_OPENINGS, MAX_RETRY, RETRY, STALLED, Inbox
 from appliance.bundle.receipt import Receipt
 from appliance.errors import (
     BundleDamaged,

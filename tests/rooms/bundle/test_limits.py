@@ -17,8 +17,7 @@ from appliance.bundle import archive as opening
 from appliance.bundle import contents, importplan, layoutarchive, tar
 from appliance.bundle.archive import Item, TarArchive, open_archive
 from appliance.bundle.compression import Stop
-from appliance.bundle.minisign import SecretKey
-from appliance.bundle.trustpolicy import TrustPolicy
+from appliance.bundle.minisign import SecretKey, TrustPolicy
 from appliance.errors import BundleDamaged, BundleError, BundleUntrusted
 from tests.doubles import archives, hostile, images
 from tests.doubles.archives import IMAGE_NAME, SUBJECT

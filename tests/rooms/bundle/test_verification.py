@@ -17,10 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.bundle import bundlejson, contents, tar
-from appliance.bundle.bundlearchive import FORMAT
 from appliance.bundle.contents import BUNDLE, SIGNATURE
-from appliance.bundle.minisign import SecretKey
-from appliance.bundle.trustpolicy import TrustPolicy
+from appliance.bundle.minisign import SecretKey, TrustPolicy
+from appliance.bundle.reader import FORMAT
 from appliance.errors import BundleError
 from appliance.oci.digest import Digest
 from tests.doubles import images
