@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "upstream/http": GROUND
     | {"upstream/url", "upstream/faults", "upstream/answer", "upstream/timeouts", "upstream/interfaces"}
     | {"upstream/credentials"},
-    "upstream/kinds": GROUND | {"upstream/interfaces", "upstream/url", "upstream/credentials"},
+    "upstream/kinds": GROUND | {"upstream/interfaces", "upstream/url", "upstream/faults", "upstream/credentials"},
     "cache": DECISIONS,
     "bundle": ARCHIVED,
     "registry": FRONTS,
@@ -92,7 +92,7 @@ ONLY_AT: dict[str, frozenset[str]] = {
     "zstandard": frozenset({"appliance/bundle/compression.py"}),
     "rich": frozenset({"appliance/cli"}),
     # An extra: whoever has no ECR has none of it.
-    "botocore": frozenset({"appliance/upstream/credentials/aws.py"}),
+    "botocore": frozenset({"appliance/upstream/kinds/ecr.py"}),
 }
 
 Import = tuple[Path, int, str]
@@ -432,9 +432,9 @@ def house(root: Path, path: str, source: str) -> Path:
         ("appliance/upstream/kinds/hub.py", "from ...index import documents"),
         ("appliance/upstream/kinds/hub.py", "from ..client import Client"),
         ("appliance/upstream/kinds/hub.py", "from appliance.upstream.http import auth"),
-        ("appliance/upstream/credentials/file.py", "from ..http import auth"),
-        ("appliance/upstream/credentials/file.py", "from appliance.upstream import table"),
-        ("appliance/upstream/credentials/file.py", "from appliance.upstream.kinds import ecr"),
+        ("appliance/upstream/credentials/configured.py", "from ..http import auth"),
+        ("appliance/upstream/credentials/configured.py", "from appliance.upstream import table"),
+        ("appliance/upstream/credentials/configured.py", "from appliance.upstream.kinds import ecr"),
         ("appliance/upstream/url.py", "from .faults import cleaned"),
         ("appliance/upstream/http/auth.py", "from ..client import RegistryClient"),
         ("appliance/upstream/http/auth.py", "from appliance.upstream import failover"),
@@ -493,7 +493,7 @@ def test_an_import_against_the_arrows_is_found(tmp_path: Path, path: str, source
         ("appliance/flow/pump.py", "from appliance import errors, interfaces\nfrom appliance.oci import ranges"),
         ("appliance/store/blobs.py", "from ..flow.disk import Threads\nfrom ..settings import Settings"),
         ("appliance/upstream/client.py", "from .http import auth\nfrom ..oci import digest"),
-        ("appliance/upstream/kinds/hub.py", "from ..credentials import file\nfrom ...oci import digest"),
+        ("appliance/upstream/kinds/hub.py", "from ..credentials import configured\nfrom ...oci import digest"),
         ("appliance/upstream/http/auth.py", "from ..answer import Answer\nfrom ..credentials import attempts"),
         (
             "appliance/cache/flights.py",
@@ -600,9 +600,9 @@ def test_a_room_without_a_place_is_found(tmp_path: Path) -> None:
         ("appliance/bundle/importer.py", "from rich.progress import Progress"),
         ("appliance/admin/exports.py", "import rich"),
         ("appliance/upstream/access/credentials.py", "import botocore.session"),
-        ("appliance/upstream/kinds/ecr.py", "def late():\n    from botocore import session"),
+        ("appliance/upstream/kinds/acr.py", "def late():\n    from botocore import session"),
         ("appliance/fields.py", "import yaml"),
-        ("appliance/upstream/credentials/acr.py", "import treq"),
+        ("appliance/upstream/credentials/helper.py", "import treq"),
         ("appliance/upstream/kinds/ecr.py", "from twisted.web.client import Agent"),
     ],
 )
@@ -624,7 +624,7 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/upstream/http/trust.py", "import cryptography.x509"),
         ("appliance/bundle/compression.py", "import zstandard"),
         ("appliance/cli/screen.py", "import rich.table\nimport richer, cryptographies"),
-        ("appliance/upstream/credentials/aws.py", "def late():\n    import botocore.session"),
+        ("appliance/upstream/kinds/ecr.py", "def late():\n    import botocore.session"),
         ("appliance/tap.py", "from twisted.internet import reactor"),
         ("appliance/registry/routes.py", "from twisted.web import http\nfrom twisted.internet import defer"),
         ("appliance/cache/flights.py", "from twisted.internet.interfaces import IReactorTime\nimport kleins, treqs"),

@@ -14,7 +14,7 @@ from appliance import errors
 from appliance.flow.disk import InlineThreads
 from appliance.registry.failures import for_clients, internal, refusal
 from appliance.registry.request import etag_matches, quotable
-from appliance.upstream.credentials.file import SecretFile
+from appliance.upstream.credentials.configured import SecretFile
 from appliance.upstream.http.proxy import Proxy
 from appliance.upstream.url import Url
 

@@ -18,7 +18,6 @@ from appliance.flow.disk import InlineThreads
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.client import RegistryClient
-from appliance.upstream.credentials.aws import EcrApi, aws_credentials
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
 from appliance.upstream.http.gate import Gate
 from appliance.upstream.http.identity import HttpClient
@@ -26,7 +25,7 @@ from appliance.upstream.http.tokens import post_form
 from appliance.upstream.interfaces import IAdapter, ICredentials
 from appliance.upstream.kinds.acr import Acr
 from appliance.upstream.kinds.dockerhub import DockerHub
-from appliance.upstream.kinds.ecr import Ecr, EcrPublic
+from appliance.upstream.kinds.ecr import Ecr, EcrApi, EcrPublic, aws_credentials
 from appliance.upstream.kinds.standard import STANDARD, Standard
 from appliance.upstream.kinds.wellknown import Gcr, Ghcr, GitLab, Harbor, K8s, Mcr, Quay
 from appliance.upstream.timeouts import Timeouts

@@ -15,10 +15,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from appliance.errors import UpstreamDenied, UpstreamError, UpstreamInvalid, UpstreamUnavailable
-from appliance.upstream.credentials.acr import AcrCredentials, claims_of, is_refresh_token, life_of
-from appliance.upstream.credentials.lease import MIN_INTERVAL
-from appliance.upstream.credentials.renewing import IAcceptedCredentials
+from appliance.upstream.credentials.renewing import MIN_INTERVAL, IAcceptedCredentials
 from appliance.upstream.interfaces import ICredentials, Secret
+from appliance.upstream.kinds.acr import AcrCredentials, claims_of, is_refresh_token, life_of
 from tests.doubles.deferreds import failing, result
 
 HOST = "contoso.azurecr.io"

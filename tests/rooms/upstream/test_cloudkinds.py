@@ -12,12 +12,11 @@ from appliance.errors import (
     UpstreamDenied,
 )
 from appliance.settings import UpstreamSettings
-from appliance.upstream.credentials.aws import EcrApi
 from appliance.upstream.credentials.configured import CredentialArguments
-from appliance.upstream.credentials.lease import MIN_INTERVAL
+from appliance.upstream.credentials.renewing import MIN_INTERVAL
 from appliance.upstream.interfaces import ICredentials
 from appliance.upstream.kinds.acr import Acr
-from appliance.upstream.kinds.ecr import EcrPublic
+from appliance.upstream.kinds.ecr import EcrApi, EcrPublic
 from tests.rooms.upstream.net import Asked, Reply
 from tests.rooms.upstream.registries import (
     INDEX,

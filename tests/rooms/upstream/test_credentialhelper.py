@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from appliance import errors
 from appliance.flow.disk import InlineThreads
-from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig
+from appliance.upstream.credentials.configured import HUB, DockerConfig
 from appliance.upstream.credentials.helper import KEPT, KEPT_FAULT, MAX_OUTPUT_BYTES, TIMEOUT, CredentialHelper
 from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.interfaces import Secret

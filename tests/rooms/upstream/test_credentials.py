@@ -14,8 +14,14 @@ from appliance import errors
 from appliance.flow.disk import InlineThreads
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.attempts import LoginAttempts
-from appliance.upstream.credentials.configured import credentials_for, token_credentials
-from appliance.upstream.credentials.file import MAX_SECRET_BYTES, PasswordFile, SecretFile, TokenFile
+from appliance.upstream.credentials.configured import (
+    MAX_SECRET_BYTES,
+    PasswordFile,
+    SecretFile,
+    TokenFile,
+    credentials_for,
+    token_credentials,
+)
 from appliance.upstream.credentials.renewing import GRACE, RETRY_DELAYS, IAcceptedCredentials, RenewingCredential
 from appliance.upstream.interfaces import ICredentials, Secret
 from appliance.upstream.url import Url

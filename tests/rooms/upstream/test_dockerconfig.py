@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from appliance import errors
 from appliance.flow.disk import InlineThreads
-from appliance.upstream.credentials.dockerconfig import HUB, DockerConfig, Server, host_of
+from appliance.upstream.credentials.configured import HUB, DockerConfig, Server, host_of
 from appliance.upstream.credentials.helper import CredentialHelper
 from appliance.upstream.interfaces import Secret
 from appliance.upstream.url import Url

@@ -35,14 +35,22 @@ from appliance.errors import (
 from appliance.flow.disk import InlineThreads
 from appliance.interfaces import IThreads
 from appliance.settings import UpstreamSettings
-from appliance.upstream.credentials import aws
-from appliance.upstream.credentials.aws import EcrApi, ask_botocore, aws_credentials, danger_proxies, fault_of, lease_of
 from appliance.upstream.credentials.configured import CredentialArguments
-from appliance.upstream.credentials.lease import FAILURE_SHARED, MIN_INTERVAL, TIMEOUT
-from appliance.upstream.credentials.renewing import RenewingCredential
+from appliance.upstream.credentials.renewing import FAILURE_SHARED, MIN_INTERVAL, TIMEOUT, RenewingCredential
 from appliance.upstream.http.proxy import proxies_for
 from appliance.upstream.interfaces import ICredentials, Secret
-from appliance.upstream.kinds.ecr import Ecr, EcrPublic, api_of
+from appliance.upstream.kinds import ecr
+from appliance.upstream.kinds.ecr import (
+    Ecr,
+    EcrApi,
+    EcrPublic,
+    api_of,
+    ask_botocore,
+    aws_credentials,
+    danger_proxies,
+    fault_of,
+    lease_of,
+)
 from tests.doubles.deferreds import failing, pending, result
 from tests.doubles.threads import HeldThreads
 
@@ -306,7 +314,7 @@ def test_ecr_takes_its_secret_from_aws(clock: Clock) -> None:
 )
 def test_the_settings_files_come_first(clock: Clock, monkeypatch: pytest.MonkeyPatch, files: dict[str, Any]) -> None:
     """With them botocore is not needed, and the host may be any."""
-    monkeypatch.setattr(aws, "find_spec", lambda name: None)
+    monkeypatch.setattr(ecr, "find_spec", lambda name: None)
     named = settings(urls=("https://registry.example",), **files)
     Ecr().check(named)
     own: Any = Ecr().credentials(named, arguments(clock))
@@ -332,7 +340,7 @@ def test_what_cannot_work_is_refused_at_the_start(wrong: dict[str, Any], words: 
 
 def test_without_botocore_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is one command away."""
-    monkeypatch.setattr(aws, "find_spec", lambda name: None)
+    monkeypatch.setattr(ecr, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'pullcache\[ecr\]'"):
         Ecr().check(settings())
     with pytest.raises(ConfigError, match=r"pip install 'pullcache\[ecr\]'"):

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from appliance import errors
 from appliance.flow.disk import InlineThreads
-from appliance.upstream.credentials.file import PasswordFile
+from appliance.upstream.credentials.configured import PasswordFile
 from appliance.upstream.interfaces import Secret
 from tests.doubles.deferreds import failing, result
 from tests.rooms.upstream.guarded import (

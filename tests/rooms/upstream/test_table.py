@@ -20,8 +20,8 @@ from appliance.oci.digest import Digest
 from appliance.settings import Settings, UpstreamSettings
 from appliance.upstream.client import RegistryClient
 from appliance.upstream.concurrency import LimitedUpstream
-from appliance.upstream.credentials import aws
 from appliance.upstream.interfaces import IAdapter, IUpstream, IUpstreamObserver
+from appliance.upstream.kinds import ecr
 from appliance.upstream.table import adapter_of, check_upstreams, offline_upstream_for, upstream_for
 from tests.doubles.deferreds import failing
 from tests.rooms.upstream.net import Counting, SilentObserver
@@ -176,7 +176,7 @@ def test_a_proxy_of_the_environment_is_checked_too() -> None:
 
 def test_an_upstream_that_is_offline_needs_no_more_than_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sealed site starts without botocore, without the CA of a network it does not have."""
-    monkeypatch.setattr(aws, "find_spec", lambda name: None)
+    monkeypatch.setattr(ecr, "find_spec", lambda name: None)
     wanting = {"kind": "ecr", "urls": (ECR,), "ca_file": Path("/nowhere/ca.pem")}
     check_upstreams(whole(**wanting, offline=True))
     sealed = whole(**wanting)

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from appliance import errors
 from appliance.flow.disk import InlineThreads
-from appliance.upstream.credentials.file import PasswordFile
+from appliance.upstream.credentials.configured import PasswordFile
 from appliance.upstream.credentials.renewing import RenewingCredential
 from appliance.upstream.http.tokens import MOST, Token, TokenKey, Tokens
 from appliance.upstream.interfaces import Health, IAdapter
