@@ -44,14 +44,25 @@ _REQUEST_LINE = re.compile(rb"((?:GET|HEAD) /v2/[!-~]{1,2048}) HTTP/1\.1\r\n")
 
 
 @dataclass(slots=True, eq=False)
+class Pulls:
+    """
+    How often a tag or digest was pulled by the lane, and was not taken yet. Apart from its answer, which may be dropped
+    or made anew meanwhile: nothing but the names stays in memory until then.
+    """
+
+    repository: RemoteRepository
+    reference: str
+    times: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class PreparedAnswer:
     """
     An answer: what stands before the date, what after it, and what to note of it.
 
     @ivar repository: what it was read from; L{Access.check} decides about that each time.
     @ivar cache: see L{IAccounts.answered}.
-    @ivar pulled: the tag or digest that is pulled with it, C{None} for nothing that is counted.
-    @ivar pulls: how often that was, and was not taken yet.
+    @ivar pulls: of the tag or digest that is pulled with it, C{None} for nothing that is counted.
     """
 
     before: bytes
@@ -62,13 +73,12 @@ class PreparedAnswer:
     kind: str
     code: int
     cache: str
-    pulled: str | None
-    pulls: int = 0
+    pulls: Pulls | None
 
     @property
     def cost(self) -> int:
         """Bytes of memory, roughly; those of its key left out."""
-        names = len(self.repository.name) + len(self.pulled or "")
+        names = len(self.repository.name) + (0 if self.pulls is None else len(self.pulls.reference))
         return len(self.before) + len(self.after) + names + _OVERHEAD
 
 
@@ -93,7 +103,7 @@ class HotLane:
         self._used = 0
         self._date = b""
         self._dated = 0
-        self._pulled: list[PreparedAnswer] = []
+        self._pulled: list[Pulls] = []
         self._hosts_known: set[bytes] = set()
 
     def remember(
@@ -130,10 +140,13 @@ class HotLane:
                 head.extend(b"%b: %b\r\n" % (name, value) for value in values)
         if before:
             after = b"".join(head) + b"\r\n" + body
+            replaced = self._drop(key)
+            pulls = None if replaced is None else replaced.pulls
+            if pulls is None and pulled is not None:
+                pulls = Pulls(repository, pulled)
             prepared = PreparedAnswer(
-                before, after, len(body), expires, repository, request.kind, request.code, request.cache, pulled
+                before, after, len(body), expires, repository, request.kind, request.code, request.cache, pulls
             )
-            self._drop(key)
             self._answers[key] = prepared
             self._used += len(key) + prepared.cost
             while self._used > BUDGET:
@@ -170,19 +183,18 @@ class HotLane:
         self._accounts.answered(
             client.address, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, prepared.cache
         )
-        if prepared.pulled is not None:
-            if not prepared.pulls:
-                self._pulled.append(prepared)
-            prepared.pulls += 1
+        pulls = prepared.pulls
+        if pulls is not None:
+            if not pulls.times:
+                self._pulled.append(pulls)
+            pulls.times += 1
         return True
 
     def take_pulls(self) -> list[tuple[RemoteRepository, str, int]]:
         """What was pulled by this lane since the last call: a tag or digest of which repository, and how often."""
-        taken = []
-        for prepared in self._pulled:
-            assert prepared.pulled is not None
-            taken.append((prepared.repository, prepared.pulled, prepared.pulls))
-            prepared.pulls = 0
+        taken = [(pulls.repository, pulls.reference, pulls.times) for pulls in self._pulled]
+        for pulls in self._pulled:
+            pulls.times = 0
         self._pulled.clear()
         return taken
 
@@ -208,7 +220,8 @@ class HotLane:
         self._hosts_known.add(named)
         return True
 
-    def _drop(self, key: bytes) -> None:
+    def _drop(self, key: bytes) -> PreparedAnswer | None:
         dropped = self._answers.pop(key, None)
         if dropped is not None:
             self._used -= len(key) + dropped.cost
+        return dropped

@@ -377,7 +377,7 @@ def test_what_is_kept_is_bounded_in_bytes_names_included(monkeypatch: pytest.Mon
         shop.get(manifest(tag, name)), shop.get(manifest(tag, name))
     answers: Any = shop.listener._lane._answers
     octets = [
-        len(key) + len(kept.before) + len(kept.after) + len(kept.repository.name) + len(kept.pulled or "")
+        len(key) + len(kept.before) + len(kept.after) + len(kept.repository.name) + len(kept.pulls.reference)
         for key, kept in answers.items()
     ]
     assert 0 < sum(octets) + 1024 * len(octets) <= 40_000

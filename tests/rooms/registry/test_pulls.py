@@ -29,10 +29,11 @@ class Front:
         self.transport = StringTransport()
         self.connection.makeConnection(self.transport)
 
-    def ask(self, path: str, method: str = "GET", agent: str = "x") -> int:
+    def ask(self, path: str, method: str = "GET", agent: str = "x", more: str = "") -> int:
         """The status of the answer."""
         self.transport.clear()
-        self.connection.dataReceived(f"{method} /v2/{path} HTTP/1.1\r\nHost: a\r\nUser-Agent: {agent}\r\n\r\n".encode())
+        head = f"{method} /v2/{path} HTTP/1.1\r\nHost: a\r\nUser-Agent: {agent}\r\n{more}\r\n"
+        self.connection.dataReceived(head.encode())
         return int(self.transport.value().split(b" ")[1])
 
     def close(self) -> None:
@@ -60,6 +61,22 @@ def test_every_pull_is_counted_whichever_lane_it_takes() -> None:
     uses = [site.usage.of(HUB, NGINX, reference) for reference in ("1", content.digest)]
     assert [use and use.pulls for use in uses] == [10, 5]
     assert len(site.usage) == 2 and front.listener.take_pulls() == []
+    front.close()
+
+
+def test_an_answer_that_is_made_anew_goes_on_counting() -> None:
+    """A client that takes both ways by turns has no answer kept beside the one in use until its pulls are taken."""
+    site = Appliance()
+    content = image()
+    site.hold(content, "1")
+    front = Front(site)
+    path = f"nginx/manifests/{content.digest}"
+    for _ in range(50):
+        assert front.ask(path, more="Content-Length: 0\r\n") == 200
+        assert front.ask(path) == 200
+    assert [(str(pull[0]), *pull[1:]) for pull in front.listener.take_pulls()] == [
+        (f"{HUB}/{NGINX}", content.digest, 50)
+    ]
     front.close()
 
 
