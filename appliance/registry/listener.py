@@ -5,6 +5,7 @@ has the hot lane in front of everything else.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -108,13 +109,7 @@ class RegistrySite(Site):
 
 
 class RegistryChannel(ServerChannel):
-    """
-    One client connection.
-
-    @ivar client: who is at the other end, from C{connectionMade} on.
-    """
-
-    client: Client
+    """One client connection."""
 
     allow = b"GET, HEAD"
 
@@ -122,6 +117,11 @@ class RegistryChannel(ServerChannel):
         super().__init__(connections)
         self._lane = lane
         self._open = open_channels
+
+    @cached_property
+    def client(self) -> Client:
+        """Who is at the other end, known from the first request on: before it comes what a load balancer says (PROXY)."""
+        return Client(getattr(self.transport.getPeer(), "host", "-"))
 
     @property
     def busy(self) -> bool:
@@ -138,7 +138,6 @@ class RegistryChannel(ServerChannel):
     def connectionMade(self) -> None:
         """A client connected."""
         self._open.add(self)
-        self.client = Client(getattr(self.transport.getPeer(), "host", "-"))
         super().connectionMade()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

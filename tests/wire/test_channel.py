@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.testing import StringTransport
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 
 from appliance.registry.listener import MAX_REQUEST_BODY
 from appliance.settings import ConnectionSettings
@@ -260,3 +263,17 @@ def test_closing_down_lets_an_answer_end() -> None:
     shop.hub.hanging[0].answer()
     assert busy.answers("GET")[0].body == IMAGE
     assert busy.closed and not shop.listener.busy
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_a_client_behind_a_load_balancer_is_known_by_its_own_address(repeat: int) -> None:
+    """What the PROXY protocol says comes after the connection is made, and counts for each lane."""
+    shop = Shop()
+    wrapped = HAProxyWrappingFactory(shop.listener.site).buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
+    transport = StringTransport(lenient=True)
+    wrapped.makeConnection(transport)
+    wrapped.dataReceived(b"PROXY TCP4 203.0.113.7 192.0.2.1 4000 5000\r\n")
+    for _ in range(repeat):
+        wrapped.dataReceived(request("GET", manifest()))
+    assert transport.value().count(b"HTTP/1.1 200 OK") == repeat
+    assert [told[0] for told in shop.accounts.told] == ["203.0.113.7"] * repeat
