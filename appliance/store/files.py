@@ -10,6 +10,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
+from appliance.flow.singleflight import shielded
 from appliance.interfaces import IBlobReader, IFileTransport, IThreads
 
 T = TypeVar("T")
@@ -69,7 +70,8 @@ class FileReader:
             file.release()
             return result
 
-        return self._threads.call(os.pread, file.fd, stop - start, start).addBoth(release)
+        # Who gives up does not close the file under the thread.
+        return shielded(self._threads.call(os.pread, file.fd, stop - start, start).addBoth(release))
 
     def send(
         self,

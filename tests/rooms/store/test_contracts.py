@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+from twisted.internet.defer import CancelledError
+
 from appliance.flow.disk import InlineThreads
 from appliance.interfaces import IBlobReader, IBlobStore
 from appliance.oci.digest import Digest
 from appliance.store.blobs import FilesystemBlobStore
+from appliance.store.files import AT_ONCE, FileReader, SharedFile
 from appliance.store.memory import MemoryBlobStore
 from appliance.store.ownership import Ownership
 from tests.contracts.blob_reader import BlobReaderContract
 from tests.contracts.blob_store import BlobStoreContract
 from tests.contracts.ingest import IngestContract
+from tests.doubles.threads import HeldThreads
 
 
 class OnDisk:
@@ -101,3 +107,20 @@ class TestUnderWayOnDisk(UnderWay, OnDisk, BlobReaderContract):
 
 class TestUnderWayInMemory(UnderWay, InMemory, BlobReaderContract):
     __test__ = True
+
+
+def test_a_read_that_is_given_up_keeps_its_file_open(tmp_path: Path) -> None:
+    """A thread cannot be stopped: the number of its file is no other file's before it has read."""
+    data = bytes(2 * AT_ONCE)
+    (tmp_path / "blob").write_bytes(data)
+    threads = HeldThreads()
+    file = SharedFile(os.open(tmp_path / "blob", os.O_RDONLY))
+    reader = FileReader(file, threads)
+    reading = reader.read(0, len(data))
+    reading.addErrback(lambda failure: failure.trap(CancelledError))
+    reading.cancel()
+    reader.close()
+    os.fstat(file.fd)
+    threads.work()
+    with pytest.raises(OSError):
+        os.fstat(file.fd)
