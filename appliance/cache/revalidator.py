@@ -94,7 +94,7 @@ class Revalidator(Generic[T]):
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._under_way: SingleFlight[ReferenceKey, T] = SingleFlight()
+        self._under_way: SingleFlight[ReferenceKey, T] = SingleFlight(OSError)
         self._began: dict[ReferenceKey, float] = {}
         self._missing = NegativeCache(clock)
 

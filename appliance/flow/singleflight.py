@@ -26,8 +26,10 @@ class SingleFlight(Generic[K, T]):
 
     _log = Logger()
 
-    def __init__(self) -> None:
+    def __init__(self, *noted: type[Exception]) -> None:
+        """@param noted: failures that the work itself logs or counts where they happen, as L{PullcacheError}s are."""
         self._runs: dict[K, Waiters[T]] = {}
+        self._noted = (PullcacheError, CancelledError, *noted)
 
     def __contains__(self, key: K) -> bool:
         return key in self._runs
@@ -38,7 +40,7 @@ class SingleFlight(Generic[K, T]):
 
         @return: the caller's own Deferred, with the run's result or failure. The run goes on when callers cancel
             theirs, the last one too: its result is of use to the next. A failure that no caller waits for any more is
-            logged, unless it is a L{PullcacheError}: such a one has been counted where it happened.
+            logged, unless it has been noted where it happened.
         """
         waiters = self._runs.get(key)
         if waiters is not None:
@@ -50,7 +52,7 @@ class SingleFlight(Generic[K, T]):
 
     def _ended(self, result: T | Failure, key: K) -> None:
         waiters = self._runs.pop(key)
-        if isinstance(result, Failure) and not waiters and not result.check(PullcacheError, CancelledError):
+        if isinstance(result, Failure) and not waiters and not result.check(*self._noted):
             self._log.failure("work that no caller waits for any more failed", result)
         waiters.fire(result)
 

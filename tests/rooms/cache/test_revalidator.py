@@ -162,7 +162,18 @@ def test_a_disk_that_takes_no_news_does_not_stop_what_it_has(
     monkeypatch.setattr(cache.documents, "write", lambda *each: Deferred.fromCoroutine(full()))
     answer = result(ask(cache, kind))
     assert answer.status.label == "stale" and "cannot be stored: No space left" in answer.warning
-    assert logged_errors
+    noted = len(logged_errors)
+    assert noted
+    logged_errors.clear()
+    upstream.add_manifest("app", image(b"three"), OCI_MANIFEST, "latest")
+    upstream.hang()
+    waiting = ask(cache, kind)
+    cache.clock.advance(10.0)
+    assert "no answer within" in result(waiting).warning
+    while upstream.hanging:
+        upstream.hanging.pop(0).answer()
+    # As often, also where no client waits for it any more.
+    assert len(logged_errors) == noted
     logged_errors.clear()
 
 
