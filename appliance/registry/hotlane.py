@@ -44,7 +44,7 @@ _REQUEST_LINE = re.compile(rb"((?:GET|HEAD) /v2/[!-~]{1,2048}) HTTP/1\.1\r\n")
 
 
 @dataclass(slots=True, eq=False)
-class Pulls:
+class PullCount:
     """
     How often a tag or digest was pulled by the lane, and was not taken yet. Apart from its answer, which may be dropped
     or made anew meanwhile: nothing but the names stays in memory until then.
@@ -73,7 +73,7 @@ class PreparedAnswer:
     kind: str
     code: int
     cache: str
-    pulls: Pulls | None
+    pulls: PullCount | None
 
     @property
     def cost(self) -> int:
@@ -103,7 +103,7 @@ class HotLane:
         self._used = 0
         self._date = b""
         self._dated = 0
-        self._pulled: list[Pulls] = []
+        self._pulled: list[PullCount] = []
         self._hosts_known: set[bytes] = set()
 
     def remember(
@@ -143,7 +143,7 @@ class HotLane:
             replaced = self._drop(key)
             pulls = None if replaced is None else replaced.pulls
             if pulls is None and pulled is not None:
-                pulls = Pulls(repository, pulled)
+                pulls = PullCount(repository, pulled)
             prepared = PreparedAnswer(
                 before, after, len(body), expires, repository, request.kind, request.code, request.cache, pulls
             )

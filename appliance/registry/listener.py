@@ -120,7 +120,7 @@ class RegistryChannel(ServerChannel):
 
     @cached_property
     def client(self) -> Client:
-        """Who is at the other end, known from the first request on: before it comes what a load balancer says (PROXY)."""
+        """Who is at the other end. Known from the first request on: a load balancer says so before it (PROXY)."""
         return Client(getattr(self.transport.getPeer(), "host", "-"))
 
     @property
