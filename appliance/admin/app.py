@@ -24,10 +24,9 @@ from appliance.admin import openapi
 from appliance.admin.failures import answer_for, document, internal
 from appliance.admin.metrics import CONTENT_TYPE, Metrics
 from appliance.admin.route import Reply, Route, check_query, json, send
-from appliance.admin.streaming import abort
 from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.connections import Connections
-from appliance.flow.http import ServerChannel, ServerRequest
+from appliance.flow.http import ServerChannel, ServerRequest, abort
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.settings import ConnectionSettings
 

@@ -7,22 +7,39 @@ Nothing of a planned export lies on a disk; what is kept is the list of what goe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.server import Request
 
 from appliance.admin.exportplanner import ExportPlanner, selection_of
 from appliance.admin.failures import Refused, answer_for, internal
-from appliance.admin.route import JSON, Parameter, Reply, Route, body, flag, json, media_type, raw, value, values
-from appliance.admin.streaming import NDJSON, JsonLines, PacedProgress, send_parts
+from appliance.admin.route import (
+    JSON,
+    NDJSON,
+    JsonLines,
+    Parameter,
+    Reply,
+    Route,
+    body,
+    flag,
+    json,
+    media_type,
+    raw,
+    value,
+    values,
+)
 from appliance.api import ExportOrder, Lack, LackingBlob, PlannedExport, VolumeFile
-from appliance.bundle.export import SIGNATURE_ROOM, Export, Omitted
-from appliance.errors import BundleIncomplete, ConfigError, NotHeld
+from appliance.bundle.export import SIGNATURE_ROOM, BlobPart, Export, Omitted
+from appliance.errors import BundleIncomplete, ConfigError, NotHeld, PullcacheError
+from appliance.flow.body import CLIENT_SILENCE, BlobBody, ClientStalled
 from appliance.flow.clock import wall
+from appliance.flow.http import ServerRequest, abort
 from appliance.interfaces import IBlobStore
+from appliance.oci.ranges import Span
 from appliance.oci.timestamps import timestamp
 from appliance.units import duration
 
@@ -40,6 +57,8 @@ _TEXT = "text/plain"
 
 # How many reasons an error names.
 _SHOWN = 5
+
+_log = Logger()
 
 
 class _Kept:
@@ -79,8 +98,6 @@ class Exports:
 
     @ivar sending: files being sent.
     """
-
-    _log = Logger()
 
     def __init__(self, planner: ExportPlanner, store: IBlobStore, clock: IReactorTime) -> None:
         self._planner = planner
@@ -131,17 +148,16 @@ class Exports:
         if NDJSON not in (request.getHeader("Accept") or ""):
             export, notes = await self._planner.plan(wanted, order.complete)
             return json(self._keep(export, notes).described(), 201)
-        lines = JsonLines(request)
-        lines.begin()
+        lines = JsonLines(request, self._clock)
         try:
-            export, notes = await self._planner.plan(wanted, order.complete, PacedProgress(lines, self._clock))
+            export, notes = await self._planner.plan(wanted, order.complete, lines.progress)
             lines.send({"export": self._keep(export, notes).described()})
         except CancelledError:
             raise
         except Exception as error:
             answer = answer_for(error)
             if answer is None:
-                self._log.failure("planning an export")
+                _log.failure("planning an export")
             lines.send((answer or internal())[1])
         return None
 
@@ -230,6 +246,40 @@ class Exports:
         now = self._clock.seconds()
         for name in [name for name, kept in self._kept.items() if kept.until <= now]:
             del self._kept[name]
+
+
+async def send_parts(
+    request: Request, parts: Iterable[bytes | BlobPart], store: IBlobStore, clock: IReactorTime
+) -> None:
+    """
+    Send C{parts} as the body of an answer whose headers are set, with its length; blobs come from the store, by
+    sendfile where the transport can.
+
+    A client that leaves is normal. When a blob cannot be read the connection is aborted: less was sent than promised.
+    """
+    silence = request.stall_timeout if isinstance(request, ServerRequest) else CLIENT_SILENCE
+    request.write(b"")
+    try:
+        before = b""
+        for part in parts:
+            if isinstance(part, bytes):
+                before += part
+            else:
+                reader = store.open(part.digest)
+                try:
+                    pieces: list[bytes | Span] = [before, part.span] if before else [part.span]
+                    await BlobBody(reader, pieces, request, request.transport, clock, silence).send()
+                finally:
+                    reader.close()
+                before = b""
+        request.write(before)
+    except CancelledError:
+        raise
+    except ConnectionDone:
+        pass
+    except (PullcacheError, ClientStalled, OSError) as error:
+        _log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
+        abort(request)
 
 
 _ONE_SHOT = (

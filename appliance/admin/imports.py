@@ -12,8 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused, answer_for, document, internal
-from appliance.admin.route import Reply, Route, body, json
-from appliance.admin.streaming import NDJSON, JsonLines, PacedProgress
+from appliance.admin.route import NDJSON, JsonLines, Reply, Route, body, json
 from appliance.api import ImportOrder, ReceiptList
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey
@@ -86,9 +85,8 @@ class Imports:
             trust=tuple(map(PublicKey.parse, order.trust)),
             renames=Renames(order.rename).prefixes,
         )
-        lines = JsonLines(request)
-        lines.begin()
-        lines.send(await self._outcome(files, options, PacedProgress(lines, self._clock)))
+        lines = JsonLines(request, self._clock)
+        lines.send(await self._outcome(files, options, lines))
 
     async def receipts(self, request: Request) -> Reply:
         """Those of all imports, oldest first."""
@@ -126,8 +124,8 @@ class Imports:
                 self._log.failure("the wants were not looked through")
         return receipt
 
-    async def _outcome(self, files: list[Path], options: ImportOptions, progress: PacedProgress) -> dict[str, object]:
-        importing = Deferred.fromCoroutine(self.run(files, options, progress))
+    async def _outcome(self, files: list[Path], options: ImportOptions, lines: JsonLines) -> dict[str, object]:
+        importing = Deferred.fromCoroutine(self.run(files, options, lines.progress))
         self._under_way.add(importing)
         try:
             return {"receipt": await importing}

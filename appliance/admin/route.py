@@ -1,5 +1,5 @@
 """
-One thing an operator can ask for: its path, what it takes and gives, and the method that answers.
+One thing an operator can ask for: its path, what it takes and gives, and the method that answers, whole or in lines.
 
 The same table makes the routes and the OpenAPI document, so that neither can know of one that the other does not.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
@@ -19,6 +20,11 @@ from appliance.flow.http import values_of
 S = TypeVar("S")
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+PROGRESS_INTERVAL = 0.25
+"""Seconds between two lines about the same stage, at least."""
+
 _TRUE = frozenset({"1", "true", "yes"})
 _FALSE = frozenset({"0", "false", "no", ""})
 
@@ -85,6 +91,38 @@ def send(request: Request, reply: Reply) -> bytes:
     request.setHeader("Content-Type", reply.content_type)
     request.setHeader("Content-Length", str(len(reply.body)))
     return b"" if request.method == b"HEAD" else reply.body
+
+
+class Staged(Protocol):
+    """How far something is; C{stage}: what is being done."""
+
+    @property
+    def stage(self) -> str: ...
+
+
+class JsonLines:
+    """An answer of JSON documents, one a line (NDJSON), each sent when it is known; making it sends the headers."""
+
+    def __init__(self, request: Request, clock: IReactorTime) -> None:
+        self._request = request
+        self._clock = clock
+        self._stage = ""
+        self._sent_at = 0.0
+        request.setHeader("Content-Type", NDJSON)
+        # A proxy that waits for a whole buffer would hide how far it is.
+        request.setHeader("X-Accel-Buffering", "no")
+        request.write(b"")
+
+    def send(self, document: object) -> None:
+        """Send one document."""
+        self._request.write(msgspec.json.encode(document) + b"\n")
+
+    def progress(self, progress: Staged) -> None:
+        """Send how far it is: each new stage at once, and the same one again every L{PROGRESS_INTERVAL} seconds."""
+        now = self._clock.seconds()
+        if progress.stage != self._stage or now - self._sent_at >= PROGRESS_INTERVAL:
+            self._stage, self._sent_at = progress.stage, now
+            self.send(progress)
 
 
 # -- what a request says --------------------------------------------------------------------------------------------

@@ -50,6 +50,12 @@ def values_of(headers: Headers, name: bytes) -> list[str]:
     return [value.decode("latin-1") for value in headers.getRawHeaders(name, [])]
 
 
+def abort(request: Request) -> None:
+    """Break the connection off, so that what was sent is not taken for the whole response."""
+    transport: Any = request.transport
+    transport.abortConnection()
+
+
 class ServerRequest(Request):
     """
     A request of either port: its body stays in memory, as far as its channel admits one, and is never taken for a form.

@@ -23,7 +23,7 @@ from werkzeug.exceptions import HTTPException
 from appliance.cache.access import RemoteRepository
 from appliance.cache.pullthrough import PullThrough
 from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
-from appliance.flow.http import ATTACHMENT
+from appliance.flow.http import ATTACHMENT, abort
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
@@ -181,7 +181,7 @@ class RegistryApp:
             self._log.error("{uri}: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
         if request.startedWriting:
             # The client has been promised something else; what follows would be taken for it.
-            request.abort()
+            abort(request)
             return b""
         # What was said of the answer that is not given after all.
         request.cache = "-"

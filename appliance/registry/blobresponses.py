@@ -16,7 +16,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, PullcacheError, RangeInvalid, RangeUnsatisfiable
 from appliance.flow.body import BlobBody, ClientStalled, Part, Relay
-from appliance.flow.http import ATTACHMENT, values_of
+from appliance.flow.http import ATTACHMENT, abort, values_of
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCTET_STREAM
 from appliance.oci.ranges import Span, parse_ranges
@@ -145,7 +145,7 @@ class BlobResponses:
 
     def _abort(self, request: RegistryRequest, error: Exception) -> None:
         self._log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)
-        request.abort()
+        abort(request)
 
 
 class Multipart(NamedTuple):

@@ -88,11 +88,6 @@ class RegistryRequest(ServerRequest):
         if namespace is not None:
             self.setHeader("OCI-Namespace", quotable(namespace))
 
-    def abort(self) -> None:
-        """Break the connection off, so that what was sent is not taken for the whole response."""
-        transport: Any = self.transport
-        transport.abortConnection()
-
     # -- its end ----------------------------------------------------------------------------------------------------
 
     def add_sent(self, octets: int) -> None:
