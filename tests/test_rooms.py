@@ -91,7 +91,7 @@ ONLY_AT: dict[str, frozenset[str]] = {
     "cryptography": frozenset({"appliance/bundle/minisign.py", "appliance/upstream/http/trust.py"}),
     "zstandard": frozenset({"appliance/bundle/compression.py"}),
     "rich": frozenset({"appliance/cli"}),
-    # An extra: whoever has no ECR has none of it.
+    # An extra: an installation without ECR has none of it.
     "botocore": frozenset({"appliance/upstream/kinds/ecr.py"}),
 }
 
@@ -158,7 +158,7 @@ def is_below(name: str, module: str) -> bool:
 
 
 def wrong_arrows(root: Path) -> list[str]:
-    """Imports of a room by one that may not know it, and rooms that nobody has placed yet."""
+    """Imports of a room by one that may not know it, and rooms that have no place yet."""
     wrong = []
     for path, line, name in imported(root):
         room, parts = room_of(path), tuple(name.split("."))

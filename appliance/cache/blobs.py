@@ -1,7 +1,7 @@
 """
 Blobs: held ones from the store, cold ones from a flight, and only those the repository is known to have.
 
-Storage is shared between repositories, what may be read through one is not: anyone can write a manifest that names a
+Storage is shared between repositories, what may be read through one is not: any user can write a manifest that names a
 digest. What came through another repository is served under this one only after its own upstream was asked, once, and
 said that it is there (compare CVE-2024-39897 and CVE-2026-35172). Where no upstream may be asked, a manifest that names
 it is enough.

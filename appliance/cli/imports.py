@@ -161,7 +161,7 @@ def _summary(receipt: Receipt) -> Iterator[tuple[str, str]]:
     yield ("would import" if receipt.dry_run else "imported"), f"{receipt.format} {receipt.bundle}"
     if receipt.title:
         yield "title", receipt.title
-    yield "signer", f"key {receipt.signer}" if receipt.signer else "nobody whom this appliance trusts"
+    yield "signer", f"key {receipt.signer}" if receipt.signer else "none that this appliance trusts"
     if receipt.content_root:
         yield "contentRoot", receipt.content_root
     yield "new", f"{count(receipt.new_blobs, 'blob')}, {size(receipt.new_bytes)}"

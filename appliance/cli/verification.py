@@ -61,7 +61,7 @@ def _signature(contents: ArchiveContents) -> str:
     if contents.signer is not None:
         return f"key {contents.signer} ({contents.comment})" if contents.comment else f"key {contents.signer}"
     if not contents.unchecked:
-        return "nobody: it is not signed"
+        return "none: it is not signed"
     try:
         signer = f"it is signed by key {claimed_key(contents.unchecked[0])}"
     except BundleUntrusted as error:

@@ -96,7 +96,7 @@ def shielded(work: Deferred[T]) -> Deferred[T]:
 
 
 def ended(work: Deferred[Any]) -> Deferred[None]:
-    """Fires with C{None} when C{work} has fired or failed; its result goes on to whoever awaits C{work} itself."""
+    """Fires with C{None} when C{work} has fired or failed; its result goes on to those who await C{work} itself."""
     over: Deferred[None] = Deferred()
 
     def fire(result: T) -> T:

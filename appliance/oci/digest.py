@@ -2,7 +2,7 @@
 Digests: the name of bytes by their hash.
 
 Grammar: OCI image specification, descriptor.md, "Digests". Of the registered algorithms those two are known that the
-standard library can compute; whoever holds a L{Digest} may build a path or a URL from it.
+standard library can compute; a path or a URL may be built from a L{Digest}.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Bytes of a blob under way that came before those in front of them.
 They lie in files without a name, a file for each stretch, and are copied to the end of the blob's own file when all in
 front of them is there. So that file never has a hole, and what is ahead is gone with the process, whichever way that
 ends: nothing has to be noted, swept or found out at the next start. In the blob's file itself, behind its end, they
-would need a record of how far it is whole, kept in step with each write and heeded by everybody who opens it meanwhile,
+would need a record of how far it is whole, kept in step with each write and heeded by all who open it meanwhile,
 as an import may. The price is that such bytes are written twice, seldom further than to the page cache; they are read
 once in any case, to be hashed in their order.
 """

@@ -53,7 +53,7 @@ class Images:
         self._serials = itertools.count(1)
 
     def make(self, purpose: str) -> Image:
-        """A new image whose layer nobody has."""
+        """A new image whose layer is held nowhere."""
         serial = next(self._serials)
         repository = f"bench/{purpose}-{serial}"
         layer = Blob(OCI.layer, serial.to_bytes(_SERIAL_BYTES, "big") + self._filling)
@@ -65,7 +65,7 @@ class Images:
 
 
 def _image(layer: Blob, title: str) -> Content:
-    # Nobody unpacks the layer, so its digest does for that of its tar.
+    # The layer is never unpacked, so its digest does for that of its tar.
     rootfs = {"type": "layers", "diff_ids": [sha256(title.encode())]}
     config = Blob(
         OCI.config,

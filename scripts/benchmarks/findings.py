@@ -39,7 +39,7 @@ class Bar:
 
     @property
     def met(self) -> bool | None:
-        """Whether it was; C{None}: nobody knows."""
+        """Whether it was; C{None}: not known."""
         if self.value is None:
             return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit

@@ -27,7 +27,7 @@ FRESH_FOR = 1.0
 """Seconds; short, so that the upstream's silence is met soon."""
 
 WITHIN = 2.0
-"""Seconds that somebody with a cached answer waits at most, as shipped."""
+"""Seconds that a client with a cached answer waits at most, as shipped."""
 
 HEALTHY, HOLE = "upstream well", "upstream silent"
 

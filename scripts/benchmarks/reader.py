@@ -32,7 +32,7 @@ class Cut(Exception):
 
 
 class Dropped:
-    """A body that nobody wants."""
+    """A body that is not wanted."""
 
     def __init__(self) -> None:
         self._buffer = bytearray(PIECE)

@@ -141,7 +141,7 @@ def settle(bench: Bench, octets: int | None = None) -> None:
     What was written before is on disk before the next clock starts, and memory for the blob has just been in use.
 
     A virtual machine gets memory from its host when it first touches it, and may give it back after seconds: a new file
-    of 200 MB can take half a second instead of a thirtieth, whoever writes it.
+    of 200 MB can take half a second instead of a thirtieth, for any writer.
 
     @param octets: as many as will be touched; C{None}: those of a blob on its way.
     """
@@ -181,8 +181,8 @@ def warm(bench: Bench) -> None:
 
 def cold(bench: Bench) -> None:
     """
-    A blob nobody has pulled yet, against the same blob without the appliance between: over the loopback, over a limited
-    line, and over one that is also long.
+    A blob that was not pulled yet, against the same blob without the appliance between: over the loopback, over a
+    limited line, and over one that is also long.
     """
     images = [bench.pushed("cold") for _ in range(bench.effort.rounds)]
     rate, round_trip = bench.effort.rate, bench.effort.round_trip

@@ -196,11 +196,11 @@ class Line:
 
 
 class BlackHole:
-    """Listens where somebody else did before, and never answers; it is there from the beginning to L{close}."""
+    """Listens where another server did before, and never answers; it is there from the beginning to L{close}."""
 
     def __init__(self, authority: str) -> None:
         host, _, port = authority.rpartition(":")
-        # The kernel accepts for it; nobody ever reads.
+        # The kernel accepts for it; nothing is ever read.
         self._listening = socket.create_server((host, int(port)), backlog=1024)
 
     def close(self) -> None:

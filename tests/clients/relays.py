@@ -100,7 +100,7 @@ NGINX_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Tinyproxy(Relay):
-    """Lets everybody of this machine through."""
+    """Lets every process of this machine through."""
 
     programs = ("tinyproxy",)
 

@@ -12,7 +12,7 @@ from tests.clients.tools import run
 from tests.process.service import Appliance
 
 NOWHERE = "http://127.0.0.1:9"
-"""Where the sealed side's upstream would be; nobody answers there, and nobody is to ask."""
+"""Where the sealed side's upstream would be; no server is there, and no request is to go there."""
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """
 cosign, oras and regctl: what signs, what attaches and what lists referrers.
 
-Each runs with folders of its own, and where the network would be there is a port that nobody listens on: Go's HTTP
+Each runs with folders of its own, and where the network would be there is a port without a listener: Go's HTTP
 client asks no proxy for a loopback address (C{golang.org/x/net/http/httpproxy}), so registries here are reached and
 nothing else is. cosign 3 looks for the keys of the public Sigstore before it signs; it says that it did not get them,
 and goes on.
@@ -63,7 +63,7 @@ class Cosign:
 
     def verify(self, authority: str, repository: str, reference: str) -> set[str]:
         """
-        The digests that somebody with the key signed, of the manifest with this tag or digest.
+        The digests that were signed with the key, of the manifest with this tag or digest.
 
         @raise Failed: there is no such signature, or it could not be looked for.
         """

@@ -47,7 +47,7 @@ class Login(Protocol):
 
 
 class Private:
-    """A registry that holds L{IMAGE} and more, and asks everybody for the one login that is good."""
+    """A registry that holds L{IMAGE} and more, and asks each client for the one login that is good."""
 
     def __init__(self, folder: Path, kind: Callable[[Path, DockerRegistry], Login]) -> None:
         self.folder = folder
@@ -250,7 +250,7 @@ def test_credentials_are_replaced_under_load_without_a_failed_pull(
 ) -> None:
     """
     Twenty clients pull all the time, what is held and what is not; the registry takes another password and no more the
-    old one, and a second later or earlier the new one is here: no restart, and nobody notices.
+    old one, and a second later or earlier the new one is here: no restart, and no client notices.
     """
     given = way(private, monkeypatch)
     given.give(PASSWORD)
@@ -309,7 +309,7 @@ class Load:
 
     @property
     def over(self) -> bool:
-        """Whether nobody pulls any more."""
+        """Whether no client pulls any more."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def _pull_all(self) -> None:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.real_client, pytest.mark.process]
 REPOSITORY = "team/app"
 IMAGE = images.multi_arch(REPOSITORY)
 NAME = "registry.test"
-"""What the registry is called; nobody but squid knows where that is."""
+"""What the registry is called; only squid knows where that is."""
 
 USER, PASSWORD = "us@er", "Danger pa:ss%word"
 MAX_NOTICE = 30.0
@@ -248,7 +248,7 @@ def test_the_environments_proxy_and_its_password(
 def test_a_wrong_password_is_reported_and_may_be_corrected(
     appliance: Starting, front: Nginx, squid: Squid, skopeo: Skopeo, tls: dict[str, Any], password_file: Path
 ) -> None:
-    """The operator learns which proxy refused, the client that one did, nobody the password; the next file counts."""
+    """The operator learns which proxy refused, the client that one did, neither the password; the next file counts."""
     password_file.write_text("Danger-wrong")
     login = {"proxy_username": USER, "proxy_password_file": str(password_file)}
     started = appliance(f"https://{NAME}:{front.port}", proxy=f"http://{squid.authority}", **login, **tls)

@@ -93,7 +93,7 @@ def test_what_was_pulled_here_is_pulled_there(
 def test_an_image_of_which_the_first_client_had_four_layers_of_five_is_there_for_the_next(
     skopeo: Skopeo, docker_registry: DockerRegistry, tmp_path: Path
 ) -> None:
-    """The base image came from elsewhere; the registry stops a little later, and somebody with nothing pulls all."""
+    """The base image came from elsewhere; the registry stops a little later, and a client with nothing pulls all."""
     tars = [random_tar(f"layer-{number}", 50_000) for number in range(5)]
     base, app = assemble(tars[:4], "amd64", Cmd=["/bin/base"]), assemble(tars, "amd64", Cmd=["/bin/app"])
     docker_registry.add("team/app", "base", base)

@@ -163,7 +163,7 @@ def test_referrers_from_everywhere_are_listed_once(
 
 
 def bundled(folder: Path, *contents: Content) -> Path:
-    """A bundle that somebody else made of these."""
+    """A bundle of these, made by another program."""
     site = Site()
     for content in contents:
         site.hold(content, (UPSTREAM, REPOSITORY))
@@ -198,7 +198,7 @@ def told(appliance: Appliance) -> set[tuple[str, ...]]:
 def test_a_hundred_clients_that_ask_for_one_list_are_one_walk_upstream(
     simulated: RemoteRegistry, tmp_path: Path
 ) -> None:
-    """A fleet that verifies a new image at once: each page is asked for once, and everybody is told everything."""
+    """A fleet that verifies a new image at once: each page is asked for once, and each client gets all of it."""
     with fronted(tmp_path, simulated.url) as appliance:
         assert told(appliance) == {tuple(sorted((attached(SBOM).digest, attached(SCAN).digest)))}
     assert [exchange.query for exchange in simulated.seen(f"{LISTS}/*")] == ["", "page=2"]
@@ -242,7 +242,7 @@ def test_oras_lists_what_refers_to_an_image_in_an_unpacked_bundle(
 def test_behind_the_gap_is_listed_what_a_bundle_brought(
     registry: DockerRegistry, oras: Oras, regctl: Regctl, appliance: Appliance, sealed: Appliance, tmp_path: Path
 ) -> None:
-    """The same as at the registry, with a warning that it may not be all; of what nobody asked about, no word."""
+    """The same as at the registry, with a warning that it may not be all; of what was not asked about, no word."""
     for digest in (TAG, *attach_three(registry, oras)):
         pull(appliance.authority, REPOSITORY, digest)
     name, scans = f"{registry.authority}/{NAME}", ("--plain-http", "--artifact-type", SCAN)

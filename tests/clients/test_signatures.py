@@ -34,7 +34,7 @@ def appliance(tmp_path: Path, registry: DockerRegistry) -> Iterator[Appliance]:
 def test_a_signature_verifies_with_its_registry_without_it_and_where_there_is_no_network(
     registry: DockerRegistry, cosign: Cosign, appliance: Appliance, sealed: Appliance, tmp_path: Path
 ) -> None:
-    """Signed at the registry with a key; whoever has the public key can check it wherever the image went."""
+    """Signed at the registry with a key; with the public key it can be checked wherever the image went."""
 
     def verifies(here: Appliance) -> bool:
         return cosign.verify(here.authority, REPOSITORY, TAG) == {IMAGE.digest}
@@ -60,7 +60,7 @@ def test_cosign_3_verifies_what_cosign_2_signed(
     sealed: Appliance,
     tmp_path: Path,
 ) -> None:
-    """It looks for referrers first; that there are none, or that nobody can tell, does not hide the tag."""
+    """It looks for referrers first; that there are none, or that it is not known, does not hide the tag."""
     cosign_3.key = cosign_2.key
 
     def verifies(here: Appliance) -> bool:
@@ -148,7 +148,7 @@ def with_crane(authority: str, folder: Path) -> None:
 def test_who_pulled_an_image_can_verify_it_without_its_registry(
     registry: DockerRegistry, cosign: Cosign, sealed: Appliance, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """With C{prefetch: {referrers: true}} nobody has to ask for the signature: it is here, and in bundles from here."""
+    """With C{prefetch: {referrers: true}} no client has to ask for the signature: it is here and in bundles."""
     reason = tools.missing(fetch.__name__.removeprefix("with_"))
     if reason:
         pytest.skip(reason)

@@ -69,12 +69,12 @@ class BlobReaderContract(SynchronousTestCase):
             self.assertEqual(self.successResultOf(self.read_by.read(start, stop)), DATA[start:stop])
 
     def test_behind_the_end_there_is_nothing(self) -> None:
-        """What is there of a range, and no error: whoever was promised more says so."""
+        """What is there of a range, and no error: the caller that was promised more says so."""
         for start, stop in ((SIZE - 5, SIZE + 5), (SIZE, SIZE + 1), (SIZE + 5, SIZE + 9), (0, 2 * SIZE)):
             self.assertEqual(self.successResultOf(self.read_by.read(start, stop)), DATA[start:stop])
 
     def test_a_range_is_sent_as_it_is_or_not_at_all(self) -> None:
-        """Its bytes come to the transport, each is reported, and nobody could write to what they lie in."""
+        """Its bytes come to the transport, each is reported, and what they lie in cannot be written to."""
         for start, stop in RANGES:
             if start == stop:
                 continue

@@ -56,12 +56,12 @@ class DocumentsContract(SynchronousTestCase):
         self.assertEqual(self.read(), (b"two", second))
 
     def test_a_document_that_is_not_there_has_no_version(self) -> None:
-        """Replacing what somebody removed fails instead of bringing it back."""
+        """Replacing what was removed meanwhile fails instead of bringing it back."""
         self.failureResultOf(self.documents.write(KEY, b"lost", 1), VersionConflict)
         self.assertIsNone(self.read())
 
     def test_what_is_set_aside_makes_room_and_is_kept(self) -> None:
-        """A damaged document is out of the way at once; nothing is deleted that somebody may want to look at."""
+        """A damaged document is out of the way at once; nothing is deleted that an operator may want to look at."""
         places = set()
         for _ in range(3):
             self.write(b"{torn", 0)

@@ -251,7 +251,7 @@ class IngestContract(SynchronousTestCase):
         self.successResultOf(ingest.note(ORIGIN))
         self.ahead(ingest, (100, 150), (HALF, len(DATA)))
         for _ in range(2):
-            # As after kill -9 first: nobody closed it.
+            # As after kill -9 first: it was not closed.
             self.store = self.again()
             self.assertEqual(self.store.unfinished(), [DIGEST])
             later = self.ingest()
@@ -276,7 +276,7 @@ class IngestContract(SynchronousTestCase):
             self.store = self.make()
 
     def test_a_blob_is_no_longer_than_what_was_absorbed(self) -> None:
-        """Bytes that somebody had written ahead of the end are no part of it."""
+        """Bytes that were written ahead of the end are no part of it."""
         ingest = self.ingest()
         self.ahead(ingest, (0, HALF), (HALF, len(DATA)))
         self.successResultOf(ingest.write_ahead(len(DATA), [b"more than there is"]))
@@ -285,7 +285,7 @@ class IngestContract(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.store.read(DIGEST, 2 * len(DATA))), DATA)
 
     def test_a_close_after_the_end_is_nothing(self) -> None:
-        """Whoever cleans up need not know how it ended."""
+        """The caller that cleans up need not know how it ended."""
         ingest = self.written(DATA)
         self.successResultOf(ingest.commit())
         ingest.close()
@@ -295,7 +295,7 @@ class IngestContract(SynchronousTestCase):
     # -- several of one blob ----------------------------------------------------------------------------------------
 
     def test_a_deleted_blob_does_not_take_what_is_under_way_with_it(self) -> None:
-        """The blob is evicted while somebody brings it again: nothing that came is lost, and it is held once more."""
+        """The blob is evicted while it is brought again: nothing that came is lost, and it is held once more."""
         self.cut()
         first, second = self.ingest(), self.ingest()
         self.successResultOf(second.write([DATA]))
@@ -353,7 +353,7 @@ class IngestContract(SynchronousTestCase):
         self.assertEqual((later.size, later.origin), (HALF + 1, ORIGIN))
 
     def test_the_first_of_two_that_is_right_is_the_blob(self) -> None:
-        """Whoever brings it; the other one's bytes are not, and the blob counts once."""
+        """Brought by either of two; the other one's bytes are not, and the blob counts once."""
         for early, late in ((0, 1), (1, 0)):
             for wrong in (None, early, late):
                 self.store = self.make()

@@ -45,7 +45,7 @@ class ThreadsContract(SynchronousTestCase):
         self.failureResultOf(failing, ValueError)
 
     def test_cancelling_drops_the_result_and_not_the_work(self) -> None:
-        """A file half written helps nobody: what was begun is done."""
+        """A file half written is of no use: what was begun is done."""
         done: list[str] = []
         deferred = self.make().call(done.append, "written")
         deferred.addErrback(lambda failure: failure.trap(CancelledError))

@@ -1,4 +1,4 @@
-"""A clock that counts, with another one on the wall that somebody sets."""
+"""A clock that counts, with another one on the wall that can be set."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ TAGGED = 1_700_000_000.0
 
 
 class Site:
-    """A store with what somebody pulled, and its exporter."""
+    """A store with what a client pulled, and its exporter."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}

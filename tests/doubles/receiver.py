@@ -209,7 +209,7 @@ class Receiver:
         )
 
     def recover(self) -> int:
-        """What happens before anybody is served."""
+        """What happens before a client is served."""
         count: int = result(self.publication.recover())
         return count
 
@@ -223,7 +223,7 @@ class Receiver:
         return self.importer.run(list(files), ImportOptions(**options), self.progress.append)
 
     def names(self) -> dict[str, str]:
-        """Every tag that is published, and every manifest that is held by digest because somebody asked for it."""
+        """Every tag that is published, and every manifest that is held by digest because a client asked for it."""
         found: dict[str, str] = {}
         for upstream, name in result(self.repositories.names()):
             repository = result(self._repository(upstream, name))

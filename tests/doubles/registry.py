@@ -84,7 +84,7 @@ class Registry(Resource):
 
     @ivar repositories: what is held, by name.
     @ivar requests: every request since the start, or since the list was cleared, oldest first.
-    @ivar guard: who may ask; C{None}: everybody.
+    @ivar guard: who may ask; C{None}: all.
     @ivar tokens: answers C{/token} on this origin; C{None}: there is no such path.
     @ivar strict_accept: refuse and convert like Debian's docker-registry when the Accept header lacks the stored type.
     @ivar page: most tags in one page of C{tags/list}.
@@ -197,7 +197,7 @@ class Registry(Resource):
             return error(405, "UNSUPPORTED")
         route = ROUTE.fullmatch(exchange.path)
         if route is not None and route["kind"] == "referrers" and not self.has_referrers:
-            # There is no such route, so nobody is asked who he is.
+            # There is no such route, so no login is asked for.
             return whole(b"404 page not found\n", "text/plain; charset=utf-8", status=404)
         name = route["name"] if route else None
         refusal = self.guard.refusal(exchange, name) if self.guard else None

@@ -1,7 +1,7 @@
 """
 The simulated registry as a process: C{python -m tests.doubles.serve --port 0 --image library/tiny:latest=20000}.
 
-The first line on standard output is the port. Whoever started it drives it over C{/_control/}, in JSON:
+The first line on standard output is the port. The process that started it drives it over C{/_control/}, in JSON:
 
   - C{GET requests}: the log; C{DELETE requests}: a new one.
   - C{POST faults} with C{{"pattern", "faults": [[NAME, {ARGUMENTS}], ...], "times", "skip"}}; C{DELETE faults}.
@@ -77,7 +77,7 @@ class Control(Resource):
 
 
 class Root(Resource):
-    """C{/_control/} for whoever started the process, the registry for everybody else."""
+    """C{/_control/} for the process that started this one, the registry for all others."""
 
     def __init__(self, registry: Registry) -> None:
         super().__init__()

@@ -90,7 +90,7 @@ class ScriptedBody:
 
     @ivar paused: whether the consumer asked for a pause; what is fed meanwhile waits.
     @ivar dropped: whether the connection was dropped: abandoned, stopped or cancelled.
-    @ivar is_awaited: whether it was said that somebody waits for it.
+    @ivar is_awaited: whether it was said that a client waits for it.
     """
 
     def __init__(self, upstream: str, data: bytes, start: int, size: int | None, validator: str | None) -> None:
@@ -215,8 +215,8 @@ class ScriptedUpstream:
     @ivar conditions: what L{condition} says.
     @ivar listed: what L{referrers} says, by repository and subject; nothing refers to any other subject of a repository
         that holds something.
-    @ivar stopped: whether nobody will ask again.
-    @ivar disconnected: whether nobody gets an answer any more.
+    @ivar stopped: whether it will not be asked again.
+    @ivar disconnected: whether it was cut off: no request gets an answer any more.
     """
 
     def __init__(self, name: str = "docker.io", library: bool = False) -> None:

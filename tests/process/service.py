@@ -26,8 +26,8 @@ PATIENCE = 120.0
 
 PORTS = range(12_000, 32_000)
 """
-Below those that connections get (C{ip_local_port_range}): while a process that was killed is started again, somebody's
-connection would sit on its port, and the start be refused.
+Below those that connections get (C{ip_local_port_range}): while a process that was killed is started again, another
+connection would have its port, and the start be refused.
 """
 
 PAUSE = 0.05
@@ -39,7 +39,7 @@ class Died(AssertionError):
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody has right now, nor gets by chance."""
+    """A TCP port on 127.0.0.1 that no process has right now, nor gets by chance."""
     while True:
         port = secrets.choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A client that stops reading costs no memory and holds up nobody."""
+"""A client that stops reading costs no memory and holds up no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An address that drops every packet: what is cached is served, at once from the second time on; nobody hangs."""
+"""An address that drops every packet: what is cached is served, at once from the second time on; no client hangs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def drop() -> None:
     ip("link", "set", "bottom", "up")
     ip("link", "set", "hole", "up")
     ip("route", "add", f"{ADDRESS}/32", "dev", "hole")
-    # To nobody's hardware address: without one the kernel would soon say that there is no route.
+    # To the hardware address of no machine: without one the kernel would soon say that there is no route.
     ip("neighbour", "add", ADDRESS, "lladdr", "02:00:00:00:00:01", "dev", "hole")
 
 

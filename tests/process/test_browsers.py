@@ -26,7 +26,7 @@ def ask(authority: str, path: str, **fields: str) -> tuple[int, str | None]:
 
 
 def test_neither_port_answers_a_foreign_page_nor_to_a_name_that_is_not_its_own(idle: Appliance) -> None:
-    """Nor is a body read that nobody takes; programs and our own names are served as ever."""
+    """A body that is not wanted is not read either; programs and our own names are served as ever."""
     idle.settings["admin"]["hosts"] = ["console.example"]
     idle.settings["listen"][1]["hosts"] = ["cache.example", "127.0.0.1"]
     idle.write()

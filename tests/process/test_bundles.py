@@ -194,7 +194,7 @@ def test_the_return_path_asks_for_exactly_what_is_missing(
 def test_what_was_wanted_there_is_fetched_here(
     appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path
 ) -> None:
-    """Nobody pulled it here: the names of the wants are enough; what the registry has not is named, with the reason."""
+    """The names of the wants are enough, with nothing pulled; what the registry has not is named, with the reason."""
     wanted = {
         ("team/app", "9"): upstream.add("team/app", "9", sizes=[300_000, 5000]),
         ("team/multi", "9"): upstream.add("team/multi", "9", "index", sizes=[70_000]),

@@ -1,4 +1,4 @@
-"""The service while somebody sets its clock a year back and forth, and clients go on pulling."""
+"""The service while its clock is set a year back and forth, and clients go on pulling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One fetch for everybody, over real sockets: who leaves stops nothing, and a line that is cut is resumed."""
+"""One fetch for all clients, over real sockets: one that leaves stops nothing, and a line that is cut is resumed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_an_upstream_that_resets_three_times_sends_only_the_cut_tails_again(
 
 
 def test_twenty_clients_on_one_cold_blob_cost_one_request(appliance: Appliance, cold: ColdBlob) -> None:
-    """Everybody gets every byte; the upstream sends them once."""
+    """Each client gets every byte; the upstream sends them once."""
     results: list[str] = []
 
     def client() -> None:

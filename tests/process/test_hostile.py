@@ -1,6 +1,6 @@
 """
-A registry that means harm, and the running service: it leads nobody elsewhere, and nothing of it reaches a client but
-bytes that are right.
+A registry that means harm, and the running service: its redirects are not followed elsewhere, and nothing of it reaches
+a client but bytes that are right.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BASIC = "Basic " + base64.b64encode(b"robot:hunter2").decode()
 
 @pytest.fixture
 def elsewhere() -> Iterator[RemoteRegistry]:
-    """A registry at another address, to which nobody has sent us."""
+    """A registry at another address, which no configuration names."""
     registry = RemoteRegistry("127.0.0.2").start()
     yield registry
     registry.kill()
@@ -157,8 +157,8 @@ def test_no_url_in_a_manifest_is_followed(
     known: Appliance, upstream: RemoteRegistry, elsewhere: RemoteRegistry
 ) -> None:
     """
-    A foreign layer is asked of its upstream and nobody else, with a password or without (CVE-2020-15157); the image is
-    not made whole by way of it either.
+    A foreign layer is asked of its upstream and no other server, with a password or without (CVE-2020-15157); the image
+    is not made whole by way of it either.
     """
     upstream.add("team/app"), elsewhere.add("team/app")
     layer = descriptor(FOREIGN_LAYER, b"foreign", urls=[f"{elsewhere.url}{APP}/blobs/x", "file:///etc/passwd"])

@@ -1,4 +1,4 @@
-"""Names that somebody makes up cost the service neither memory nor disk, nor what others want."""
+"""Names that a client makes up cost the service neither memory nor disk, nor what others want."""
 
 from __future__ import annotations
 

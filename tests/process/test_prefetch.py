@@ -1,4 +1,4 @@
-"""A signed image that was pulled can be verified without its upstream, whoever asked for the signature or not."""
+"""A signed image that was pulled can be verified without its upstream, even if no client asked for the signature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents on disk that cannot be understood, or not be read now: nothing of them is lost, and everybody is told."""
+"""Documents on disk that cannot be understood, or not be read now: nothing of them is lost, and each is reported."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_the_disk_does_not_give_now_is_read_later(idle: Appliance, upstream
     wants, aside = idle.store / "state" / "wants.json", idle.folder / "wants.json"
     index = idle.store / "repositories" / UPSTREAM / "team" / "app" / "_layout" / "index.json"
     for path in (wants, index):
-        # Reading a folder fails as a bad sector does: with an error of the disk, whoever reads.
+        # Reading a folder fails as a bad sector does: with an error of the disk, also for root.
         shutil.move(path, idle.folder / path.name)
         path.mkdir()
     idle.start()

@@ -53,7 +53,7 @@ def test_an_image_of_which_a_client_took_one_layer_is_pulled_without_its_upstrea
     """One layer of five was asked for; the upstream stops a little later; another client pulls all five."""
     content = image(upstream)
     pull_one_layer(appliance, content)
-    until(lambda: is_whole(appliance, content), "the layers that nobody asked for")
+    until(lambda: is_whole(appliance, content), "the layers that no client asked for")
     asked = [exchange.path for exchange in upstream.seen(f"/v2/{REPOSITORY}/blobs/*")]
     assert len(asked) == len(set(asked)) == len(content["blobs"])
     upstream.kill()
@@ -75,8 +75,8 @@ def test_who_pulls_all_of_it_costs_no_request_more(appliance: Appliance, upstrea
 
 def test_it_is_taken_up_again_after_a_kill_and_an_outage(appliance: Appliance, upstream: RemoteRegistry) -> None:
     """
-    The line is slow, the appliance is killed, the upstream is gone when it starts, and comes back: nobody pulls again,
-    and the image becomes whole; until then C{pullcache list} says that it is on its way.
+    The line is slow, the appliance is killed, the upstream is gone when it starts, and comes back: the image becomes
+    whole without another pull; until then C{pullcache list} says that it is on its way.
     """
     content = image(upstream)
     upstream.misbehave(f"/v2/{REPOSITORY}/blobs/*", ("late", {"seconds": 3600}), skip=1)
@@ -90,12 +90,12 @@ def test_it_is_taken_up_again_after_a_kill_and_an_outage(appliance: Appliance, u
     assert listed(appliance)["fetching"] and metrics(appliance)["pullcache_images_incomplete"] == 1
     upstream.start()
     assert image(upstream) == content
-    until(lambda: is_whole(appliance, content), "the layers that nobody asked for")
+    until(lambda: is_whole(appliance, content), "the layers that no client asked for")
     until(lambda: not listed(appliance)["fetching"], "it is said to be whole")
 
 
 def test_a_reload_decides_what_is_fetched(tmp_path: Path, upstream: RemoteRegistry) -> None:
-    """By default a platform that was pulled; with C{none} nothing that nobody asked for, with C{index} all of it."""
+    """By default a platform that was pulled; with C{none} nothing that no client asked for, with C{index} all of it."""
     made = Appliance(tmp_path / "whole", upstream.url, upstream={"prefetch": {"image": "none"}}).start()
     try:
         whole = upstream.add(REPOSITORY, "1", "index")

@@ -178,7 +178,7 @@ def test_check_says_what_a_key_means(fields: dict[str, Any], words: str) -> None
 
 
 def test_an_upstream_without_secrets_is_no_cause_for_warnings() -> None:
-    """Neither where only this machine reaches it nor where everybody does."""
+    """Neither where only this machine reaches it nor where all may do so."""
     assert warned(PROBLEM_FREE) == warned(PROBLEM_FREE, "tcp:port=5000") == []
 
 

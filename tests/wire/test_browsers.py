@@ -87,7 +87,7 @@ def test_what_is_not_http_gets_a_protected_answer(data: bytes) -> None:
 
 
 def test_an_error_is_no_attachment(monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]) -> None:
-    """Whoever looks at an address with a browser reads why; also where a blob was promised a moment before."""
+    """A user who opens an address in a browser reads why; also where a blob was promised a moment before."""
     shop = Shop()
     shop.get(blob(LAYER)), shop.listener.forget_answers()
     monkeypatch.setattr(MemoryReader, "read", lambda *_: succeed(b""))
@@ -126,7 +126,7 @@ def test_a_page_of_another_origin_gets_nothing(path: str, fields: Fields) -> Non
 
 
 def test_an_address_typed_by_hand_is_answered() -> None:
-    """Nobody else's page sent it; so is a page of our own."""
+    """No page of another origin sent it; a page of our own may, too."""
     shop = Shop()
     for fields in ([("Sec-Fetch-Site", "none")], [("Origin", "http://cache.test"), ("Sec-Fetch-Site", "same-origin")]):
         assert shop.ask("GET", manifest(), fields).status == 200

@@ -1,4 +1,4 @@
-"""The connection itself: limits, deadlines, bodies nobody wants, and clients that speak TLS to a plain port."""
+"""The connection itself: limits, deadlines, bodies that are not wanted, and clients that speak TLS to a plain port."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_large_body_is_refused_before_it_comes(
     expect: list[tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing of it is kept, in memory or on disk, and nobody is told to go on sending."""
+    """Nothing of it is kept, in memory or on disk, and no client is asked to go on sending."""
     monkeypatch.setattr("tempfile.TemporaryFile", lambda *_, **__: pytest.fail("spooled to disk"))
     line = Line(Shop().listener)
     line.send(request(method, "/v2/app/blobs/uploads/", [*fields, *expect]))

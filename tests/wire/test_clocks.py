@@ -1,4 +1,4 @@
-"""Somebody sets the clock, back or forth, while clients pull; and a store whose moments lie in the future."""
+"""The clock is set, back or forth, while clients pull; and a store whose moments lie in the future."""
 
 from __future__ import annotations
 

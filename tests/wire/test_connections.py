@@ -19,7 +19,7 @@ from tests.wire.line import Line, Shop, request
 
 
 def limited(**limits: Any) -> Shop:
-    """A listener with these limits, and nobody connected."""
+    """A listener with these limits, and no client connected."""
     shop = Shop()
     shop.line.lose()
     shop.listener.site.connections.limits = ConnectionSettings(**limits)
@@ -132,7 +132,7 @@ def test_the_table_forgets_who_left() -> None:
     ],
 )
 def test_who_a_client_is(peer: Any, client: str | None) -> None:
-    """Whoever has one IPv6 address has 2^64 of them."""
+    """A client with one IPv6 address has 2^64 of them."""
     assert client_of(peer) == client
 
 
@@ -167,7 +167,7 @@ def test_a_client_that_connects_and_says_nothing_is_cut_off() -> None:
 
 
 def test_the_limits_of_a_new_configuration_hold_for_the_next_request() -> None:
-    """Nobody has to connect again for them."""
+    """No client has to connect again for them."""
     shop = limited(head_timeout=10.0)
     line = Line(shop.listener)
     line.ask("GET", "/v2/")

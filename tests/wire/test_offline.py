@@ -1,4 +1,4 @@
-"""Offline: no packet leaves, not even to resolve a name, and everybody gets what is held at once."""
+"""Offline: no packet leaves, not even to resolve a name, and every client gets what is held at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPOSITORY = "library/app"
 
 class Unplugged(Clock):
     """
-    A reactor that reaches nobody.
+    A reactor that reaches no server.
 
     @ivar attempts: every attempt to connect, to resolve a name or to start a process.
     """

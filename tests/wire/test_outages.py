@@ -371,7 +371,7 @@ def test_the_return_of_an_upstream_is_noticed(name: str, lasting: float) -> None
 
 
 def test_who_needs_the_upstream_finds_its_return_soon() -> None:
-    """After an hour of darkness, somebody asks for what is not held: refused at once, and served some seconds later."""
+    """After an hour of darkness, a client asks for what is not held: refused at once, and served some seconds later."""
     appliance = under(Appliance(), BY_NAME["connection refused"])
     for _ in range(360):
         appliance.ask(TAG.path)

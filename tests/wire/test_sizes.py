@@ -1,4 +1,4 @@
-"""Descriptors that give a layer another size than it has: only its digest counts, for everybody."""
+"""Descriptors that give a layer another size than it has: only its digest counts, for every client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WRONG = [0, 1, SIZE - 1, SIZE + 1, 2**40]
 @pytest.mark.parametrize("order", ["wrong", "wrong, right", "right, wrong"])
 @pytest.mark.parametrize("tells_size", [True, False])
 def test_one_wrong_size_in_one_manifest_spoils_no_pull(wrong: int, order: str, tells_size: bool) -> None:
-    """Whoever pulls the layer, by whichever manifest: the right bytes with their right length, by one GET."""
+    """A client pulls the layer, by either manifest: the right bytes with their right length, by one GET."""
     shop = shop_with(*(wrong if each == "wrong" else SIZE for each in order.split(", ")))
     shop.hub.tells_size = tells_size or order == "wrong"
     for status in ("pullcache; fwd=uri-miss; stored", "pullcache; hit"):

@@ -93,7 +93,7 @@ def test_everything_held_is_served_with_the_upstream_gone_and_after_a_restart() 
     + [f"referrers/{IMAGE_DIGEST}"],
 )
 def test_what_may_not_be_pulled_is_denied(rest: str, prefix: str, method: str) -> None:
-    """403, and nobody is asked; by whatever name it is meant, and though all of it is held."""
+    """403, and no upstream is asked; by every name of it, and though all of it is held."""
     before = Shop()
     for held in (manifest(), manifest(IMAGE_DIGEST), blob(LAYER), "/v2/app/tags/list"):
         assert before.get(held).status == 200

@@ -1,4 +1,4 @@
-"""Over HTTP: whoever comes for an image when its upstream is gone gets all of it, whatever its first client had."""
+"""Over HTTP: when the upstream is gone a client gets all of an image, whatever the first client had of it already."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_looking_at_the_headers_pulls_nothing() -> None:
 
 
 def test_a_client_that_was_answered_from_memory_has_pulled_it() -> None:
-    """Its answer was prepared for somebody who only looked: the pull is noted with the next flush."""
+    """Its answer was prepared for a client that only looked: the pull is noted with the next flush."""
     counter = Counter()
     counter.get(manifest("five"))
     counter.desk.turn(GRACE)

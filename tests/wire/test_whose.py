@@ -1,7 +1,7 @@
 """
-One repository does not read another's: whoever may write a manifest can name any digest in it, and gets nothing by it.
+One repository does not read another's: a manifest can name any digest, and its writer gets nothing by it.
 
-A team's image came through GHCR; somebody else writes manifests into a repository of Docker Hub that name its digests.
+A team's image came through GHCR; another user writes manifests into a repository of Docker Hub that name its digests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def forget(made: Shop) -> None:
 
 
 def asked(made: Shop) -> list[str]:
-    """What was asked of anybody since."""
+    """What was asked of any upstream since."""
     return [call.verb for call in (*made.hub.calls, *made.ghcr.calls)]
 
 
@@ -92,7 +92,7 @@ def test_a_manifest_that_another_repository_holds_is_no_ones_who_lists_it(method
 
 
 def test_a_manifest_put_there_as_a_blob_is_no_better_than_one_put_there_as_such() -> None:
-    """Whoever can write a blob can write one that is a manifest and names what is not theirs."""
+    """A user who can write a blob can write one that is a manifest and names what is not theirs."""
     made = shop(SMALL)
     trick = image(SMALL, note="as a blob")
     made.hub.add_blob(MINE, trick)
@@ -226,7 +226,7 @@ def test_a_disk_that_cannot_note_it_fails_no_pull(logged_errors: list[Any]) -> N
 
 @pytest.mark.parametrize("tag", ["latest", "multi"])
 def test_an_ordinary_pull_costs_what_it_cost_and_is_served_without_its_upstream(tag: str) -> None:
-    """HEAD for the tag, one GET for each manifest and blob; after a restart nobody is asked and everything served."""
+    """HEAD for the tag, one GET for each manifest and blob; after a restart no upstream is asked and all is served."""
     made = Shop()
     child = Digest.of(made.hub._manifest("library/app", "v1")[1])
     paths = [manifest(tag), *([manifest(child)] if tag == "multi" else [])]
@@ -245,11 +245,11 @@ def test_an_ordinary_pull_costs_what_it_cost_and_is_served_without_its_upstream(
     assert made.hub.calls == []
 
 
-# -- where nobody is asked ------------------------------------------------------------------------------------------
+# -- where no upstream is asked -------------------------------------------------------------------------------------
 
 
 def test_offline_a_manifest_that_names_it_is_enough() -> None:
-    """There is nobody to ask, and what a site has it may use."""
+    """There is no upstream to ask, and what a site has it may use."""
     made = Shop(before=shop(SMALL, LARGE, CONFIG), offline=True)
     for data in (SMALL, LARGE, CONFIG):
         for method in ("HEAD", "GET"):

@@ -59,7 +59,7 @@ def test_files_are_read_by_name_in_any_order(tmp_path: Path, wrap: Wrap) -> None
 
 
 def test_a_folder_is_an_archive(tmp_path: Path) -> None:
-    """Whoever has unpacked one needs no tar again."""
+    """An unpacked bundle needs not be packed again."""
     archive = open_archive(unpacked(tmp_path), Stop())
     assert {name: whole(archive, item, LIMIT) for name, item in archive.items.items()} == FILES
 
@@ -96,7 +96,7 @@ def moved_outside(folder: Path, name: str) -> Path:
 
 
 def test_a_link_put_in_a_folders_place_is_not_followed(tmp_path: Path) -> None:
-    """Not at any step: whoever may write to the folder leads nobody out of it, also while it is read."""
+    """Not at any step: what is written into the folder leads no reader out of it, also while it is read."""
     folder = unpacked(tmp_path / "folder")
     archive = open_archive(folder, Stop())
     (folder / "folder").symlink_to(moved_outside(folder, "folder"))

@@ -93,7 +93,7 @@ def test_a_blob_that_is_not_listed_is_refused(tmp_path: Path, plain: bytes) -> N
 
 
 def test_a_blob_that_is_listed_and_not_inside_is_named(tmp_path: Path, plain: bytes) -> None:
-    """Somebody packed the bundle anew, and not all of it."""
+    """The bundle was packed anew, and not all of it."""
     layer = OTHER.layers[0]
     path = write(tmp_path, repacked(plain, lambda found: found.pop(f"blobs/sha256/{layer.digest[7:]}")))
     error = refuse(path)
@@ -138,7 +138,7 @@ def test_a_later_major_version_is_refused_as_such(tmp_path: Path, plain: bytes) 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "blobs/../../x"])
 def test_a_name_that_leads_out_is_refused(tmp_path: Path, plain: bytes, name: str) -> None:
-    """Although nothing is ever unpacked: whoever writes such a name is not to be trusted with the rest."""
+    """Although nothing is ever unpacked: the writer of such a name is not to be trusted with the rest."""
     path = write(tmp_path, archives.tar([*entries(plain).items(), (name, b"x")]))
     error = refuse(path)
     assert repr(name) in str(error) and "leads out of the archive" in str(error)
@@ -164,7 +164,7 @@ def test_too_many_entries_are_refused(tmp_path: Path, plain: bytes, monkeypatch:
 
 
 def test_a_pipe_does_not_hold_the_appliance(tmp_path: Path) -> None:
-    """Nobody may ever write to it."""
+    """It may never be written to."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     assert isinstance(refuse(path), BundleUnreadable)

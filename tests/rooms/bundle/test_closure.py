@@ -125,7 +125,7 @@ def test_a_platform_that_was_not_pulled_is_absent_and_the_image_is_whole() -> No
 
 
 def test_a_platform_whose_manifest_was_only_looked_at_is_absent() -> None:
-    """Somebody inspected the other platform without pulling it: my image is no less whole for that."""
+    """A client inspected the other platform without pulling it: the image is no less whole for that."""
     multi = images.multi_arch()
     found = follow(multi, without(blobs(multi), *multi.children[1].blobs))
     assert not found.missing

@@ -343,7 +343,7 @@ def test_the_name_of_an_entry_tells_the_blob(algorithm: str) -> None:
     ],
 )
 def test_every_other_name_is_no_blob(name: str) -> None:
-    """No path of anybody's choosing is taken for a blob."""
+    """No path that a sender chooses is taken for a blob."""
     assert contents.parse_name(name) is None
 
 

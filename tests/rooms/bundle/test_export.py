@@ -98,7 +98,7 @@ def test_too_small_a_volume_is_refused_with_a_better_one(volume: int) -> None:
 
 
 def test_a_bundle_of_endlessly_many_volumes_is_refused() -> None:
-    """Nobody carries ten thousand discs."""
+    """No person carries ten thousand discs."""
     with pytest.raises(BundleError, match="more than 9999 volumes"):
         pack(blobs(10**9), 64 * 1024 + RESERVED, RESERVED)
 

@@ -89,7 +89,7 @@ def test_docker_images_are_carried_bit_for_bit() -> None:
 
 
 def test_what_a_reader_needs_first_comes_first() -> None:
-    """A reader in one pass knows what a blob is before it comes; whoever verifies knows it before anything else."""
+    """A reader in one pass knows what a blob is before it comes; one that verifies knows it before anything else."""
     site = Site().hold(MULTI, NGINX, "1")
     names = list(entries(site.file(site.export(all=True))))
     assert names[:4] == ["oci-layout", "pullcache/bundle.json", "index.json", "manifest.json"]
@@ -550,7 +550,7 @@ def test_blobs_are_named_and_not_read() -> None:
 
 
 def test_unpacked_volumes_are_what_tar_makes_of_them(tmp_path: Path) -> None:
-    """Nobody needs this program to get at the images."""
+    """This program is not needed to get at the images."""
     site = Site().hold(MULTI, NGINX, "1")
     for data in site.files(site.export("nginx", volume_size=110_000)):
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:

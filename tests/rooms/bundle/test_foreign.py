@@ -96,7 +96,7 @@ def test_a_layout_in_a_folder_is_imported(tmp_path: Path) -> None:
 def test_a_name_is_found_wherever_a_tool_put_it(
     tmp_path: Path, annotations: dict[str, str], named: str | None, expected: str
 ) -> None:
-    """Or taken from whoever imports."""
+    """Or taken from the user who imports."""
     contents = offered(tmp_path, archives.layout([(IMAGE, annotations)]), named)
     assert names(contents) == {expected: IMAGE.digest}
 
@@ -240,7 +240,7 @@ def test_a_manifest_that_readers_may_differ_in_is_refused(tmp_path: Path, old: b
 
 @pytest.mark.parametrize(("key", "value"), [("manifests", "[]"), ("digest", '"sha256:0"'), ("annotations", "{}")])
 def test_an_index_that_readers_may_differ_in_is_refused(tmp_path: Path, key: str, value: str) -> None:
-    """Whoever looked at the archive with another tool imports what was seen there, or nothing."""
+    """A user who looked at the archive with another tool imports what was seen there, or nothing."""
     for other in (key, key.capitalize()):
         files = archives.layout([(IMAGE, {IMAGE_NAME: NAME})])
         first = f'"{other}":{value},"{key}"'.encode()

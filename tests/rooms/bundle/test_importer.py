@@ -44,7 +44,7 @@ def test_what_was_pulled_there_is_served_here(bundle: Path) -> None:
 
 
 def test_what_is_imported_is_pinned(bundle: Path) -> None:
-    """Nothing else can bring it back, so it stays until somebody says otherwise."""
+    """Nothing else can bring it back, so it stays until a user says otherwise."""
     receiver = Receiver()
     receipt = receiver.run(bundle)
     repository = result(receiver.repositories.get(*NGINX))
@@ -53,7 +53,7 @@ def test_what_is_imported_is_pinned(bundle: Path) -> None:
 
 
 def test_a_receipt_is_kept_over_a_restart(bundle: Path) -> None:
-    """Whoever asks later what came with a bundle is told."""
+    """What came with a bundle can be asked for later."""
     receiver = Receiver()
     first = receiver.run(bundle)
     receiver.start()
@@ -74,7 +74,7 @@ def test_a_second_import_reads_no_blob(bundle: Path) -> None:
 
 
 def test_an_upstream_that_is_not_configured_is_refused_with_the_line_that_is_missing(tmp_path: Path) -> None:
-    """Nobody could pull what is of it; the line that the message has is all that the configuration needs."""
+    """No client could pull what is of it; the line that the message has is all that the configuration needs."""
     made = Site().hold(OTHER, ("quay.example:5000", "a/b"), "v1").hold(MULTI, NGINX, "1.27")
     path = write(tmp_path, made.file(made.export(all=True)))
     receiver = Receiver()
@@ -96,7 +96,7 @@ def test_an_upstream_that_is_not_configured_is_refused_with_the_line_that_is_mis
 
 
 def test_what_allow_and_deny_keep_from_clients_is_reported(tmp_path: Path) -> None:
-    """It is imported, and nobody could pull it."""
+    """It is imported, and no client could pull it."""
     made = Site().hold(OTHER, GHCR, "v1")
     path = write(tmp_path, made.file(made.export(all=True)))
     receiver = Receiver(names=Names(upstream_for, permits=lambda upstream, name: (upstream, name) != GHCR))
@@ -130,7 +130,7 @@ def test_renaming_two_images_to_one_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bundle_in_a_folder_is_read_where_it_lies(tmp_path: Path, plain: bytes) -> None:
-    """Volumes that somebody unpacked into one folder are a bundle all the same."""
+    """Volumes that were unpacked into one folder are a bundle all the same."""
     for name, data in entries(plain).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
@@ -154,7 +154,7 @@ def test_a_link_in_a_folder_is_not_followed(tmp_path: Path, plain: bytes) -> Non
 
 @pytest.mark.parametrize("wrap", ["gzip", "zstd"])
 def test_a_compressed_bundle_is_read_without_being_unpacked(tmp_path: Path, plain: bytes, wrap: str) -> None:
-    """Somebody compressed it on the way; nothing is spooled for that."""
+    """It was compressed on the way; nothing is spooled for that."""
     data = gzip.compress(plain, 1) if wrap == "gzip" else zstandard.compress(plain)
     receiver = Receiver()
     receiver.run(write(tmp_path, data))
@@ -321,7 +321,7 @@ def test_volumes_are_taken_in_any_order(tmp_path: Path, order: int) -> None:
 
 
 def test_a_missing_volume_is_named_with_its_size(tmp_path: Path) -> None:
-    """Not a digest is what somebody looks for, but a disc."""
+    """A person looks for a disc, not for a digest."""
     paths = volumes(tmp_path)
     receiver = Receiver()
     gone = paths.pop(2)
@@ -330,7 +330,7 @@ def test_a_missing_volume_is_named_with_its_size(tmp_path: Path) -> None:
     assert (receiver.names(), receiver.held()) == ({}, 0)
     receiver.run(*paths, gone)
     assert receiver.names() == EXPECTED
-    # What was on the missing disc is held by now, so nobody misses it.
+    # What was on the missing disc is held by now, so it is not missing.
     assert receiver.run(*paths).new_blobs == 0
 
 

@@ -47,7 +47,7 @@ def test_an_unsigned_bundle_is_refused_where_a_signature_is_required(tmp_path: P
 
 
 def test_a_foreign_key_is_refused(tmp_path: Path) -> None:
-    """A signature by anybody is a signature by nobody."""
+    """A signature by an unknown key proves nothing."""
     ours, theirs = SecretKey.generate(), SecretKey.generate()
     with pytest.raises(BundleUntrusted, match=f"signed.tar: .*{theirs.public.key_id}.*not trusted"):
         Receiver(TrustPolicy((ours.public,))).run(signed(tmp_path, theirs))
@@ -90,7 +90,7 @@ def test_a_key_given_with_the_import_adds_nothing_to_the_configured_ones(
 
 
 def test_another_key_that_only_calls_itself_like_a_configured_one_is_not_it(tmp_path: Path) -> None:
-    """A key's id is eight bytes that anybody can choose."""
+    """A key's id is eight bytes that every signer can choose."""
     ours, theirs = SecretKey.generate(), SecretKey.generate()
     namesake = PublicKey(ours.public.key_id, theirs.public.raw)
     with pytest.raises(BundleUntrusted, match="none of those that this appliance trusts"):
@@ -129,7 +129,7 @@ def test_a_changed_list_of_contents_is_refused_by_its_signature(tmp_path: Path) 
 
 
 def test_another_tools_archive_is_refused_where_a_signature_is_required(tmp_path: Path) -> None:
-    """Nobody can have signed it."""
+    """It cannot have been signed."""
     path = write(tmp_path, archives.tar(archives.skopeo_oci(OTHER, "nginx:1")))
     with pytest.raises(BundleUntrusted, match="is an OCI image layout, which carries no signature"):
         Receiver(TrustPolicy((SecretKey.generate().public,))).run(path)

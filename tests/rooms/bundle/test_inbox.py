@@ -159,7 +159,7 @@ MENDABLE = [
 def test_what_time_or_another_bundle_can_mend_stays_and_is_said(
     watched: Watched, error: Exception, logged_errors: list[dict[str, Any]]
 ) -> None:
-    """It is tried again, less and less often, and whoever asks is told why it lies there and when that is."""
+    """It is tried again, less and less often, and the status says why it lies there and when that is."""
     watched.errors = [error] * 3
     watched.put("a.tar")
     watched.scan(2)
@@ -187,7 +187,7 @@ def test_it_is_tried_at_least_once_an_hour(watched: Watched) -> None:
 
 
 def test_a_file_that_is_changed_is_tried_at_once(watched: Watched) -> None:
-    """Somebody gave the appliance leave to read it, or copied it again."""
+    """The appliance may read it by now, or it was copied again."""
     watched.errors = [BundleNotRead("a.tar: Permission denied")]
     watched.put("a.tar")
     watched.scan(2)
@@ -217,7 +217,7 @@ class Chain:
 
 
 def test_an_increment_is_imported_after_the_bundle_it_builds_on(watched: Watched) -> None:
-    """Whatever their names: both lie in done/ after one scan, and nobody waits five minutes."""
+    """Whatever their names: both lie in done/ after one scan, and none waits five minutes."""
     chain = Chain(watched, "zulu.tar", "alpha.tar")
     for name in ("alpha.tar", "zulu.tar"):
         watched.put(name)
@@ -237,7 +237,7 @@ def test_a_year_of_increments_in_the_wrong_order_is_no_year_of_work(watched: Wat
 
 
 def test_an_import_from_elsewhere_lets_what_lacks_something_be_tried(watched: Watched) -> None:
-    """Somebody imported the base by hand; what waits for room is not touched."""
+    """The base was imported by hand; what waits for room is not touched."""
     watched.errors = [BundleIncomplete("a", ("sha256:a",)), BundleNotStored("b"), BundleIncomplete("a", ("sha256:a",))]
     watched.put("a.tar")
     watched.put("b.tar")
@@ -251,7 +251,7 @@ def test_an_import_from_elsewhere_lets_what_lacks_something_be_tried(watched: Wa
 
 
 def test_what_lacks_an_upstream_is_tried_when_the_configuration_was_read_again(watched: Watched) -> None:
-    """The line that the status asks for is there: nobody waits an hour for it to count."""
+    """The line that the status asks for is there: it counts at once, not after an hour."""
     watched.errors = [BundleUpstreamUnknown("a"), BundleNotStored("b")]
     watched.put("a.tar")
     watched.put("b.tar")
@@ -385,7 +385,7 @@ def test_a_receipt_that_was_kept_is_not_overwritten(watched: Watched) -> None:
 def test_nothing_is_moved_through_a_link(
     watched: Watched, tmp_path_factory: pytest.TempPathFactory, where: str
 ) -> None:
-    """Else whoever may write to the inbox would have files of the appliance's made anywhere."""
+    """Else a user who may write to the inbox would have files of the appliance's made anywhere."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (watched.folder / where).symlink_to(elsewhere)
     watched.put("a.tar")
@@ -446,7 +446,7 @@ def test_a_folder_that_is_gone_is_looked_for_again(watched: Watched, logged_erro
 
 
 def test_a_file_that_vanishes_is_forgotten(watched: Watched) -> None:
-    """Somebody changed their mind."""
+    """It was taken away again."""
     watched.put("a.tar")
     watched.scan()
     (watched.folder / "a.tar").unlink()
@@ -549,7 +549,7 @@ def test_a_power_cut_while_blobs_are_stored_does_not_count(tmp_path: Path) -> No
 
 
 def test_a_stop_and_a_refusal_do_not_count(tmp_path: Path) -> None:
-    """Only an end that nobody asked for does; nor is another file of the same name blamed for the first."""
+    """Only an end that was not asked for does; nor is another file of the same name blamed for the first."""
     state = MemoryDocuments()
     (tmp_path / "a.tar").write_bytes(b"x")
     for _ in range(5):

@@ -83,7 +83,7 @@ def test_a_signature_in_the_old_form_is_refused_with_advice() -> None:
 
 
 def test_minisign_verifies_and_signs_with_what_is_written_here(tmp_path: Path) -> None:
-    """Whoever does not trust this program may check with the other."""
+    """A user who does not trust this program may check with the other."""
     program = shutil.which("minisign")
     if program is None:
         pytest.skip("no minisign here")
@@ -118,7 +118,7 @@ def test_changed_bytes_are_not_what_was_signed(position: int, flip: int) -> None
 
 @given(st.integers(0, len(SIGNATURE) - 2), st.characters(codec="utf-8"))
 def test_a_changed_signature_is_none(position: int, character: str) -> None:
-    """Nothing in the file can be changed but the comment that nobody vouches for."""
+    """Nothing in the file can be changed but the comment that is not signed."""
     changed = SIGNATURE[:position] + character + SIGNATURE[position + 1 :]
     if changed.partition("\n")[2].rstrip("\r\n") == SIGNATURE.partition("\n")[2].rstrip("\r\n"):
         return
@@ -137,13 +137,13 @@ def test_a_signature_has_one_spelling() -> None:
 
 
 def test_the_trusted_comment_is_signed_too() -> None:
-    """Nobody can say of my signature what I did not say."""
+    """The trusted comment is signed, too."""
     with pytest.raises(BundleUntrusted):
         verify(DATA, SIGNATURE.replace("bundle sha256:1", "bundle sha256:2"), [KEY.public])
 
 
 def test_a_foreign_key_is_not_trusted_whatever_it_is_called() -> None:
-    """A signature by somebody else is refused, with both ids; taking the id of a trusted key does not help."""
+    """A signature by another key is refused, with both ids; taking the id of a trusted key does not help."""
     with pytest.raises(BundleUntrusted, match=r"by key 00000000000000CD.*\(trusted: 00000000000000AB\)"):
         verify(DATA, OTHER.sign(DATA, ""), [KEY.public])
     with pytest.raises(BundleUntrusted, match="trusted: none"):

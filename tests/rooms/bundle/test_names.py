@@ -62,13 +62,13 @@ def names(settings: Settings = SETTINGS) -> Names:
     ],
 )
 def test_what_stands_behind_an_address_of_ours_is_meant(name: str, meant: str) -> None:
-    """As clients could have written it; what is nobody's address of ours is left alone."""
+    """As clients could have written it; what is no address of ours is left alone."""
     assert names().behind(name) == meant
 
 
 @pytest.mark.parametrize("name", ["10.0.0.7:5002/library/nginx", "cache:5002/nginx", "cache:7000/nginx"])
 def test_a_name_behind_which_nothing_stands_is_refused(name: str) -> None:
-    """Its listener has no default, or nobody can say which listener it is; the next step is told."""
+    """Its listener has no default, or it is not known which listener it is; the message names the next step."""
     with pytest.raises(NameInvalid, match="has no default_upstream; write .*--rename"):
         names().behind(name)
 

@@ -98,7 +98,7 @@ ALL = {"library/nginx:1": NEW, "library/nginx:2": NEW, "a/b:1": NEW}
 
 
 def test_references_are_published_with_everything_beneath_them() -> None:
-    """Manifests by digest too, pinned, and whoever watches is told."""
+    """Manifests by digest too, pinned, and the observer is called."""
     appliance = Appliance()
     receipt = result(appliance.publish())
     assert appliance.tags() == ALL
@@ -110,7 +110,7 @@ def test_references_are_published_with_everything_beneath_them() -> None:
 
 
 def test_no_reader_sees_some_of_it() -> None:
-    """Until it is decided nobody sees any of it, and then all of it, however slow the disk."""
+    """Until it is decided no client sees any of it, and then all of it, however slow the disk."""
     appliance = Appliance()
     appliance.tags()
     appliance.index.held, appliance.state.held = [], []
@@ -209,7 +209,7 @@ def test_a_conflict_that_arose_since_the_preview_is_found() -> None:
 
 
 def test_cancelling_a_publication_that_is_decided_does_not_undo_half_of_it() -> None:
-    """Whoever waits is let go; the rest goes on."""
+    """The caller that waits is let go; the rest goes on."""
     appliance = Appliance()
     appliance.tags()
     appliance.index.held, appliance.state.held = [], []

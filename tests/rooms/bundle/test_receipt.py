@@ -78,7 +78,7 @@ def test_a_damaged_receipt_does_not_hide_the_others(logged_errors: list[dict[str
 
 
 def test_a_receipt_is_json_that_says_what_it_is() -> None:
-    """For whoever carries it back to the sender."""
+    """For the person who carries it back to the sender."""
     document = json.loads(receipt(new_bytes=5).encode())
     assert document["mediaType"] == "application/vnd.pullcache.receipt.v1+json"
     assert (document["bundle"], document["newBytes"], document["dryRun"]) == (BUNDLE, 5, False)

@@ -163,7 +163,7 @@ def test_an_increment_brings_the_signature_that_was_made_later(tmp_path: Path) -
 
 
 def test_that_nothing_refers_to_an_image_crosses_the_gap_when_the_upstream_said_so(tmp_path: Path) -> None:
-    """What nobody said is not answered with "none" on the other side either."""
+    """What no upstream said is not answered with "none" on the other side either."""
     for said in (True, False):
         site, closed = Appliance(), Appliance(offline=True)
         site.hold(MULTI, "1")
@@ -190,7 +190,7 @@ def test_the_whole_tree_that_was_received_is_listed_without_a_warning(tmp_path: 
 
 
 def test_a_list_of_which_something_stays_behind_is_not_called_whole(tmp_path: Path) -> None:
-    """A referrer that nobody pulled is not in the bundle, and its list is not known on the other side."""
+    """A referrer that was not pulled is not in the bundle, and its list is not known on the other side."""
     site, closed = Appliance(), Appliance(offline=True)
     site.hold(MULTI, "1")
     here, gone = by_subject(site, MULTI, "here"), artifact(MULTI, "text/gone")
@@ -213,7 +213,7 @@ def test_what_was_received_here_later_is_not_replaced_by_an_older_bundle(tmp_pat
 
 
 def forged(site: Appliance, folder: Path, **changes: Any) -> Path:
-    """What C{site} holds, in a bundle whose list of contents was written by somebody else."""
+    """What C{site} holds, in a bundle whose list of contents was written by another."""
     plan = site.ask("POST", "exports", {"all": True}).json
     found = entries(site.ask("GET", f"exports/{plan['id']}/volumes/1").body)
     fields = json.loads(found[contents.BUNDLE]) | changes

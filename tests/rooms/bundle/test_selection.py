@@ -75,7 +75,7 @@ def test_stars_stay_within_a_component_and_double_stars_do_not() -> None:
 
 
 def test_a_signature_comes_with_its_image_and_not_by_itself_unless_it_is_named() -> None:
-    """Whoever names signatures by their tags gets them; patterns for images do not stumble over them."""
+    """A user who names signatures by their tags gets them; patterns for images do not stumble over them."""
     signature = f"docker.io/library/nginx:{ONE.file_name}.sig"
     assert signature not in names("nginx") and signature not in names("**")
     assert names(f"nginx:{ONE.file_name}.sig") == {signature}
@@ -87,7 +87,7 @@ def test_all_means_all() -> None:
 
 
 def test_since_means_pulled_since() -> None:
-    """What nobody has pulled for long, or ever, stays here."""
+    """What was not pulled for long, or ever, stays here."""
     assert chosen(Selection(since=200.0)) == {"docker.io/library/nginx:1.27", "ghcr.io/a/b/c:v1"}
     assert names("nginx", since=200.0) == {"docker.io/library/nginx:1.27"}
 

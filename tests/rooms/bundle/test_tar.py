@@ -156,7 +156,7 @@ def test_archives_of_other_programs_are_read(form: int) -> None:
 
 
 def test_gnu_tar_of_a_folder_is_read(tmp_path: Path) -> None:
-    """An image layout that somebody packed with tar -C is recognised by its names."""
+    """An image layout that was packed with tar -C is recognised by its names."""
     if shutil.which("tar") is None:
         pytest.skip("no tar here")
     (tmp_path / "in").mkdir()
@@ -276,7 +276,7 @@ def test_what_could_deceive_is_refused(data: bytes, words: str) -> None:
     [b"/etc/x", b"../x", b"a/../x", b"a/..", b"..", b"a//b", b"a/./b", b"\xff", b"a\nb", b"\x1b[2J", b"", b"."],
 )
 def test_a_name_that_leads_elsewhere_is_marked(name: bytes) -> None:
-    """What a name like that holds is nobody's file."""
+    """What a name like that holds is no file."""
     (entry,) = entries(block(name, octal(1)) + blocks(b"1") + END)
     assert (entry.kind, entry.unsafe) == ("other", True)
     (entry,) = entries(extended(b"12 path=a\0b\n") + block() + END)

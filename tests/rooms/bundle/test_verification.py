@@ -188,7 +188,7 @@ def changed(draw: st.DataObject, data: bytes, signed: bool) -> bytes:
         found[at] = (name, draw.draw(st.sampled_from([content + b"\0", content[:-1], content * 2, b""])))
     else:
         documents = [number for number, (_, text) in enumerate(found) if text[:1] in b"{[" and text]
-        # What is signed cannot be sealed anew by anybody else.
+        # What is signed cannot be sealed anew without the key.
         at = (
             draw.draw(st.sampled_from(documents))
             if what == "json"
@@ -304,7 +304,7 @@ def test_a_signed_bundle_that_was_changed_beside_its_list_is_refused(tmp_path: P
 
 
 def test_a_file_for_other_tools_that_was_added_to_volumes_is_refused(tmp_path: Path) -> None:
-    """docker would load from it what nobody signed."""
+    """docker would load from it what was not signed."""
     first, *others = VOLUMES[True]
     docker = entries(WHOLE[True])["manifest.json"]
     paths = written(tmp_path, [packed([*unpacked(first), ("manifest.json", docker)]), *others])
@@ -359,7 +359,7 @@ def test_where_the_list_is_wrong_about_a_part_the_digest_of_the_blob_decides(tmp
 
 
 def test_an_increment_is_right_and_says_that_it_builds_on_others(tmp_path: Path) -> None:
-    """It can be verified before it is carried, and nobody takes it for something that could be imported alone."""
+    """It can be verified before it is carried, and is not taken for something that could be imported alone."""
     have = frozenset(Digest.parse(blob.digest) for part in MULTI.walk() for blob in (part.manifest, *part.blobs))
     [path] = written(tmp_path, files_of(False, have=have))
     ended = verified([path], False)

@@ -242,7 +242,7 @@ def test_an_offline_appliance_serves_what_it_has_and_asks_no_upstream(question: 
 
 @pytest.mark.parametrize("background", [True, False])
 def test_what_was_fetched_is_held(background: bool) -> None:
-    """Once, and behind what somebody waits for where that is wanted."""
+    """Once, and behind what a client waits for where that is wanted."""
     upstream = stocked()
     cache = pulled(upstream)
     for _ in range(2):
@@ -254,7 +254,7 @@ def test_what_was_fetched_is_held(background: bool) -> None:
 @pytest.mark.parametrize("first", ["background", "fetched", "pulled"])
 @pytest.mark.parametrize("second", ["background", "fetched", "pulled"])
 def test_a_flight_is_background_work_only_while_no_client_waits_for_it(first: str, second: str) -> None:
-    """Whoever comes first, the blob is asked for once; from the next request on, it counts who waits."""
+    """The blob is asked for once, in whatever order they come; from the next request on, it counts who waits."""
     upstream = stocked()
     cache = pulled(upstream)
     upstream.by_hand = True

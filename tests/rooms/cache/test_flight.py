@@ -89,7 +89,7 @@ def test_a_reader_that_leaves_stops_nothing() -> None:
 
 
 def test_a_flight_without_readers_goes_on_to_its_end() -> None:
-    """What was begun is kept, whoever left."""
+    """What was begun is kept when its readers leave."""
     trip = Trip().depart()
     trip.body.complete()
     assert trip.store.size(DIGEST) == SIZE

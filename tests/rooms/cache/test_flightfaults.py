@@ -93,7 +93,7 @@ def test_the_rate_is_that_of_the_line_now_open() -> None:
 
 
 def test_a_flight_that_no_client_waits_for_says_so() -> None:
-    """It goes behind others upstream, up to the first request after somebody has come to read it."""
+    """It goes behind others upstream, up to the first request after a reader has come."""
     trip = Trip()
     trip.flight.background = True
     trip.depart()
@@ -108,7 +108,7 @@ def test_a_flight_that_no_client_waits_for_says_so() -> None:
 
 
 def test_who_comes_while_a_body_is_on_its_way_in_the_background_has_it_asked_for_again() -> None:
-    """It is asked for once, and goes on as what somebody waits for."""
+    """It is asked for once, and goes on as what a client waits for."""
     trip = Trip()
     trip.flight.background = True
     trip.depart()
@@ -121,7 +121,7 @@ def test_who_comes_while_a_body_is_on_its_way_in_the_background_has_it_asked_for
 
 
 def test_who_comes_while_the_background_asks_is_not_last_in_the_queue() -> None:
-    """The question is put again as one that somebody waits for; the one in the background is dropped."""
+    """The question is put again as one that a client waits for; the one in the background is dropped."""
     trip = Trip()
     trip.flight.background = True
     trip.upstream.hang("blob")
@@ -147,7 +147,7 @@ def test_a_flight_that_is_stopped_while_it_asks_ends() -> None:
 
 
 def test_a_flight_is_wanted_unless_it_is_said_otherwise() -> None:
-    """A client's blob does not go behind anybody."""
+    """A client's blob goes behind no other."""
     trip = Trip().depart()
     trip.body.complete()
     assert [call.background for call in trip.upstream.asked("blob")] == [False]

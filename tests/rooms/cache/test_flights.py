@@ -291,7 +291,7 @@ def test_what_is_being_completed_is_waited_for(offline: bool) -> None:
 
 
 def test_offline_a_blob_that_lies_whole_without_a_note_is_found_when_it_is_asked_for() -> None:
-    """A manifest says how long it is; what is not whole is not held, and is hashed for nobody twice."""
+    """A manifest says how long it is; what is not whole is not held, and is not hashed twice."""
     store = Reading()
     cache = Cache(upstream(), offline=True, store=store)
     found, wrong = whole(store, BLOBS[0], None), whole(store, BLOBS[1], None, bytes(1000))

@@ -116,7 +116,7 @@ def test_an_index_that_refers_comes_with_its_children() -> None:
 
 
 def test_no_more_than_so_many_manifests_are_fetched_for_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may push to a repository cannot fill the disk of everybody who pulls from it; it is said."""
+    """A user who may push to a repository cannot fill the disks of those who pull from it; it is logged."""
     monkeypatch.setattr(prefetchrun, "MOST", 2)
     desk = desk_of()
     made = desk.refer(IMAGE, b"1", b"2", b"3")
@@ -166,7 +166,7 @@ def test_runtimes_that_pull_by_digest_get_it_too() -> None:
 
 @pytest.mark.parametrize("by_tag", [True, False])
 def test_a_signature_that_is_pulled_is_no_image(by_tag: bool) -> None:
-    """Whoever verifies sets off no search for the signatures of signatures."""
+    """A client that verifies sets off no search for the signatures of signatures."""
     desk = desk_of()
     [signature] = desk.refer(IMAGE, b"signature")
     tag = f"{SUBJECT.file_name}.sig"

@@ -257,7 +257,7 @@ def test_a_stop_drops_what_is_under_way_and_forgets_nothing() -> None:
 
 
 def test_an_image_that_is_held_no_more_is_forgotten() -> None:
-    """Whoever removed it."""
+    """Also when it was removed by hand."""
     desk = stocked()
     desk.pull("five")
     repository = result(desk.cache.repositories.get(HUB, APP))

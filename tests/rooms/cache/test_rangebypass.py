@@ -30,7 +30,7 @@ class Large:
     """
     A flight of sixteen megabytes, just begun.
 
-    @ivar cold: whether nobody has asked for the blob yet: there is no flight.
+    @ivar cold: whether the blob has not been asked for yet: there is no flight.
     """
 
     def __init__(self, cold: bool = False) -> None:

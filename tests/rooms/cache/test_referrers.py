@@ -236,7 +236,7 @@ def test_max_stale_counts_from_the_end_of_that_time() -> None:
 
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_hundred_who_ask_for_a_cold_list_are_one_question(leaves: bool) -> None:
-    """Whoever leaves; each gets the whole list."""
+    """Also when others leave; each gets the whole list."""
     upstream, desk = stocked(OLD, NEW)
     upstream.hang()
     asked = [desk.ask() for _ in range(100)]

@@ -179,7 +179,7 @@ def happen(eventful: EventfulFlight, events: list[tuple[Any, ...]]) -> None:
 
 
 def test_a_stop_waits_for_what_is_being_absorbed() -> None:
-    """A thread reads and writes the file just then: nobody closes it, and what it counts is kept."""
+    """A thread reads and writes the file just then: it is not closed, and what it counts is kept."""
     eventful = EventfulFlight(2, 0)
     slow, trip = eventful.store.slow, eventful.trip
     trip.bodies[1].complete()

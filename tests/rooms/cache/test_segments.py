@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("small_pieces")
     ],
 )
 def test_only_what_is_worth_it_comes_in_pieces(start: int, size: int | None, lines: int, stop: int | None) -> None:
-    """Not a small blob, nor the last bytes of a large one, nor one whose size nobody knows."""
+    """Not a small blob, nor the last bytes of a large one, nor one whose size is not known."""
     assert first_stop(start, size, lines) == stop
 
 
@@ -252,7 +252,7 @@ def test_a_piece_of_another_size_ends_the_flight() -> None:
 
 @pytest.mark.parametrize("size", [SIZE - 10, SIZE + 10])
 def test_pieces_come_although_a_descriptor_has_the_size_wrong(size: int) -> None:
-    """The first answer says how much there is; readers wait for the digest, since nobody knows yet who is right."""
+    """The first answer says how much there is; readers wait for the digest: which is right is not known yet."""
     trip = SegmentedTrip(size=size).depart()
     opened = trip.flight.opened()
     while not opened.called:
@@ -396,7 +396,7 @@ class FullDisk(MemoryBlobStore):
 
 @pytest.mark.parametrize("full", ["write", "write_ahead", "absorb"])
 def test_a_full_disk_fails_the_flight_and_closes_every_line(full: str) -> None:
-    """Readers are told; nobody writes on."""
+    """Readers get the failure; nothing more is written."""
     trip = SegmentedTrip(store=FullDisk(full)).depart()
     trip.bodies[1].feed(10)
     if full != "write_ahead":

@@ -134,7 +134,7 @@ def test_a_tag_that_comes_or_goes_is_in_the_next_page_or_not() -> None:
 
 
 def test_whatever_changes_the_names_are_those_of_the_tags() -> None:
-    """One goes and another comes before anybody looks: the list is not the one of before."""
+    """One goes and another comes before the list is looked at: it is not the one of before."""
     repository = Repository(HUB, "app")
     digest = Digest.of(b"x")
     for tag in ("b", "a"):

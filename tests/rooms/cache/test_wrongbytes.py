@@ -36,7 +36,7 @@ def test_wrong_bytes_are_thrown_away() -> None:
 
 @pytest.mark.parametrize("size", [SIZE - 7, SIZE + 7, 0, 10 * SIZE])
 def test_a_descriptors_size_that_the_upstream_contradicts_is_only_a_hint(size: int) -> None:
-    """The manifest says one size, the upstream another: nobody is promised one before the digest says who is right."""
+    """The manifest says one size, the upstream another: neither is promised before the digest is known."""
     trip = Trip(size=size).depart()
     opened = trip.flight.opened()
     trip.body.feed(SIZE - 1)
@@ -171,7 +171,7 @@ def test_what_is_here_whole_is_not_asked_for() -> None:
 
 
 def test_a_wrong_body_without_any_size_is_thrown_away() -> None:
-    """Nobody was promised anything yet: the failure is told."""
+    """Nothing was promised yet: the failure is reported."""
     trip = Trip(size=None, blob=b"not it")
     trip.upstream.tells_size = False
     trip.depart()
@@ -249,7 +249,7 @@ def test_a_disk_that_fills_up_keeps_nothing_whose_end_is_not_known() -> None:
     assert trip.store.unfinished() == []
 
 
-# -- somebody else brings the blob -----------------------------------------------------------------------------------
+# -- another writer brings the blob -----------------------------------------------------------------------------------
 
 
 def brought_by_an_import(trip: Trip) -> None:

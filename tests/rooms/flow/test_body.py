@@ -206,7 +206,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(bytes(sending.wire.received), DATA)
 
     def test_a_disk_that_cannot_be_read_ends_this_body_alone(self) -> None:
-        """Whoever waits for the same flight is told all the same, and nothing is held for ever."""
+        """Others that wait for the same flight get the failure all the same, and nothing is held for ever."""
         blob = Blob(DATA, available=0)
         broken, whole = Sending(blob, [Span(0, SIZE)], files=False), Sending(blob, [Span(0, SIZE)])
         with mock.patch.object(os, "pread", side_effect=OSError(5, "Input/output error")):

@@ -1,4 +1,4 @@
-"""The two clocks of the service: nobody sets the one that timers run by."""
+"""The two clocks of the service: the one that timers run by is never set."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class ServerTests(SynchronousTestCase):
         return bool(data)
 
     def run_all(self) -> None:
-        """Until nobody has anything to do."""
+        """Until there is nothing more to do."""
         while self.server in self.reactor.writers:
             self.turn()
             while self.read():

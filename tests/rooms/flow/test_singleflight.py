@@ -193,7 +193,7 @@ def test_a_waiter_that_left_is_called_no_more(left: int) -> None:
 
 
 def test_a_shielded_waiter_stops_nothing() -> None:
-    """It gives up; the work goes on, and whoever stays gets what it comes to."""
+    """It gives up; the work goes on, and those who stay get what it comes to."""
     work: Deferred[int] = Deferred()
     waiter = shielded(work)
     waiter.cancel()

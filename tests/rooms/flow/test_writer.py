@@ -146,7 +146,7 @@ class WriterTests(SynchronousTestCase):
         self.successResultOf(writer.drained())
 
     def test_a_producer_that_ends_when_it_is_stopped_finds_everything_counted(self) -> None:
-        """Whoever is told of the end and asks whether all is stored gets the right answer."""
+        """When the end is reported, the question whether all is stored has the right answer."""
         writer = self.writer(limit=3)
         asked: list[Deferred[None]] = []
         self.producer.on_stop = lambda: asked.append(writer.drained())
@@ -157,7 +157,7 @@ class WriterTests(SynchronousTestCase):
         self.successResultOf(asked[0])
 
     def test_a_full_disk_stops_the_upstream_and_is_reported(self) -> None:
-        """Nothing is stored after a gap, and everybody who asks hears why."""
+        """Nothing is stored after a gap, and all who ask get the reason."""
         writer = self.writer()
         writer.write(b"a")
         writer.write(bytes(HIGH + 1))
@@ -172,7 +172,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual((self.disk.stored, self.disk.calls), (b"a", 1))
 
     def test_a_store_that_raises_is_a_store_that_fails(self) -> None:
-        """At the first piece or a later one: nobody waits for ever for what will not be stored."""
+        """At the first piece or a later one: no caller waits for ever for what will not be stored."""
         for late in (False, True):
             disk, calls = Disk(), [0]
 

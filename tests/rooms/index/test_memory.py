@@ -77,7 +77,7 @@ def growth(work: Callable[[], Any]) -> int:
 
 
 def test_names_that_are_nowhere_are_not_kept() -> None:
-    """Whoever asks for a thousand repositories that do not exist has not made the process larger."""
+    """Requests for a thousand repositories that do not exist do not make the process larger."""
     repositories, lists = Repositories(MemoryDocuments()), TagLists(MemoryDocuments())
 
     def ask() -> None:
@@ -168,7 +168,7 @@ def test_the_names_are_looked_for_once() -> None:
 
 
 def test_what_is_not_written_yet_stays_in_memory_and_is_the_same_object(logged_errors: list[dict[str, Any]]) -> None:
-    """Nobody has it any more, there is no room for it: it is what the next to ask works on, until it is on disk."""
+    """No caller has it any more, there is no room for it: the next one gets this same object, until it is on disk."""
     documents = CountedDocuments()
     filled(documents, 2)
     repositories = Repositories(documents, 1)
@@ -296,7 +296,7 @@ def test_a_list_read_while_it_is_replaced_is_not_in_the_way_of_the_next() -> Non
 
 
 def test_a_document_that_is_not_sorted_is_listed_in_order() -> None:
-    """Whoever wrote it: pages are cut from a sorted list."""
+    """Also one written by hand: pages are cut from a sorted list."""
     documents = MemoryDocuments()
     result(documents.write((UP, "a", "_tags.json"), b'{"tags":["b","a","b"],"checked_at":1.0}', 0))
     assert result(TagLists(documents).get(UP, "a")) == TagList(["a", "b"], 1.0)

@@ -107,7 +107,7 @@ def test_what_is_kept_is_all_that_comes_along_and_nothing_else(model: Model, dig
 @given(models())
 @settings(deadline=None, max_examples=50)
 def test_the_roots_keep_everything(model: Model) -> None:
-    """Whoever lets no root go lets nothing go; and what has no tag and is brought along by nothing is a root."""
+    """With all roots kept, all is kept; and what has no tag and is brought along by nothing is a root."""
     repository, relations = model.built()
     tags, digests = relations.roots(repository)
     kept = relations.kept(repository, tags, digests)

@@ -75,7 +75,7 @@ def test_any_text_is_a_safe_digest_or_refused(text: str) -> None:
 
 
 def test_a_digest_cannot_be_made_around_its_grammar() -> None:
-    """Whoever holds a digest may build a path of it, however it was made."""
+    """A path may be built of every digest, however it was made."""
     with pytest.raises(DigestInvalid):
         Digest("sha256", "../../etc/passwd")
     for algorithm in ("md5", "nonsense"):

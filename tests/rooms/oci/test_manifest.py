@@ -291,7 +291,7 @@ def test_a_document_full_of_keys_is_looked_through_in_a_moment() -> None:
 
 
 def test_a_document_of_an_unknown_type_is_known_by_its_shape() -> None:
-    """A manifest of a type nobody has heard of is kept, and what it points to with it."""
+    """A manifest of an unknown type is kept, and what it points to with it."""
     assert len(parse_manifest(encoded(IMAGE, mediaType=UNKNOWN), None).blobs) == 3
     assert len(parse_manifest(encoded(INDEX, mediaType=UNKNOWN), None).manifests) == 2
 
@@ -303,7 +303,7 @@ def test_a_document_of_an_unknown_type_is_known_by_its_shape() -> None:
 @pytest.mark.parametrize("media_type", [*sorted(mediatypes.IMAGES | mediatypes.INDEXES), UNKNOWN])
 @pytest.mark.parametrize("value", [None, [LAYER]])
 def test_what_may_be_index_or_image_is_refused(field: str, media_type: str, value: object) -> None:
-    """Nobody gets me to run an image that my scanner saw as an index (CVE-2021-41190)."""
+    """An image to a runtime cannot be an index to a scanner (CVE-2021-41190)."""
     value = CONFIG if field == "config" and value else value
     with pytest.raises(ManifestInvalid, match=f"'manifests' and '{field}'"):
         parse_manifest(encoded(INDEX, **{field: value, "mediaType": media_type}), None)

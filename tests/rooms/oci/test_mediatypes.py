@@ -33,7 +33,7 @@ def test_a_media_type_is_known_when_seen(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "a/", "/b", "a/b/c", "a/b\n", "a/b;c=d", "a/b\r\nX: y", "\u00e9/b", "*/*"])
 def test_what_would_break_a_header_is_no_media_type(text: str) -> None:
-    """Nobody writes a header of their own into my answers through a manifest."""
+    """No manifest adds a header to our answers."""
     assert not mediatypes.is_media_type(text)
 
 

@@ -208,7 +208,7 @@ def test_a_beginning_that_cannot_be_read_leaves_nothing_open(tmp_path: Path, mon
 
 
 def test_foreign_files_are_no_blobs_under_way(tmp_path: Path) -> None:
-    """Notes, temporary files and what somebody put there are not taken for beginnings."""
+    """Notes, temporary files and what a user put there are not taken for beginnings."""
     store = opened(tmp_path)
     result(store.ingest(DIGEST)).close()
     for name in ("README", "sha256-short", "sha256-" + "z" * 64, "md5-" + "a" * 32, f"{DIGEST.file_name}.json", "-"):
@@ -217,7 +217,7 @@ def test_foreign_files_are_no_blobs_under_way(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_being_removed_is_not_gone_on_with(tmp_path: Path) -> None:
-    """Whoever comes for the blob meanwhile has a file of their own."""
+    """Another fetch of the blob meanwhile has a file of its own."""
     result(result(opened(tmp_path).ingest(DIGEST)).write([DATA[:10]]))
     threads = HeldThreads()
     store = opened(tmp_path, threads)
@@ -235,7 +235,7 @@ def test_a_file_that_is_being_removed_is_not_gone_on_with(tmp_path: Path) -> Non
 
 
 def test_notes_without_bytes_are_gone_after_a_start_and_other_files_stay(tmp_path: Path) -> None:
-    """A kill between a blob's name and the end of its note; and what somebody put there is not ours to remove."""
+    """A kill between a blob's name and the end of its note; and what a user put there is not ours to remove."""
     store = opened(tmp_path)
     ingest = result(store.ingest(DIGEST))
     result(ingest.note(Origin("docker.io", "library/nginx", 5)))
@@ -295,7 +295,7 @@ def test_a_blob_that_is_deleted_while_the_store_is_measured_counts_no_more(tmp_p
 
 
 def test_the_last_reader_closes_the_file() -> None:
-    """And only the last; nobody gets hold of it afterwards, and nobody can let go of it twice."""
+    """And only the last; afterwards it cannot be acquired, nor released twice."""
     file = SharedFile(os.memfd_create("shared"))
     file.acquire()
     file.acquire()
@@ -346,7 +346,7 @@ def test_the_probe_says_why_the_store_is_not_ready(tmp_path: Path, monkeypatch: 
 
 
 def test_a_blob_that_vanished_is_not_held(tmp_path: Path) -> None:
-    """What somebody deleted by hand is fetched again, not an internal error."""
+    """What was deleted by hand is fetched again, not an internal error."""
     store = opened(tmp_path)
     result(store.put(DIGEST, DATA))
     (tmp_path / "blobs" / "sha256" / DIGEST.encoded).unlink()

@@ -72,7 +72,7 @@ def test_a_shorter_number_replaces_a_longer_one(root: Path) -> None:
 
 
 def test_a_refused_claim_leaves_the_store_to_others(root: Path) -> None:
-    """Somebody who may not use a store does not keep it locked either."""
+    """A process that may not use a store does not keep it locked either."""
     claim(root)
     (root / "VERSION").write_text("2\n")
     with pytest.raises(StoreTooNew):
@@ -83,7 +83,7 @@ def test_a_refused_claim_leaves_the_store_to_others(root: Path) -> None:
 
 @pytest.mark.parametrize("left", [None, b"", b"\n"])
 def test_a_store_cut_while_it_was_made_is_a_new_one(root: Path, left: bytes | None) -> None:
-    """A power cut in the first second of the first start needs nobody's help."""
+    """A power cut in the first second of the first start needs no repair by hand."""
     claim(root)
     (root / "VERSION").unlink()
     (root / "VERSION.tmp").write_bytes(b"gar")

@@ -82,7 +82,7 @@ def writable(path: Path) -> list[str]:
 
 
 def test_a_blob_has_no_writer_from_when_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for a moment, whoever still reads what it was received into."""
+    """Not for a moment, also while a reader has what it was received into."""
     seen = []
     rename = os.rename
 
@@ -130,7 +130,7 @@ def test_a_commit_waits_for_a_write_that_was_cancelled(
 
 
 def test_no_ingest_goes_on_in_a_file_that_a_thread_still_writes(tmp_path: Path) -> None:
-    """A fetch was cut in the middle of a write; whoever comes meanwhile has a file of its own."""
+    """A fetch was cut in the middle of a write; another fetch meanwhile has a file of its own."""
     threads = HeldThreads()
     store = opened(tmp_path, threads)
     first = result(store.ingest(DIGEST))
@@ -183,7 +183,7 @@ def test_what_is_behind_the_bytes_that_were_hashed_is_cut_off(tmp_path: Path, mo
 
 
 def test_a_file_that_has_lost_its_end_becomes_no_blob(tmp_path: Path) -> None:
-    """Whoever shortened it: zeros in its place would have the right size."""
+    """Also one shortened by hand: zeros in its place would have the right size."""
     ingest = result(opened(tmp_path).ingest(DIGEST))
     result(ingest.write([DATA]))
     os.truncate(tmp_path / "partial" / DIGEST.file_name, 100)
@@ -193,7 +193,7 @@ def test_a_file_that_has_lost_its_end_becomes_no_blob(tmp_path: Path) -> None:
 
 
 def test_a_second_file_is_gone_when_it_is_closed(tmp_path: Path) -> None:
-    """Nobody resumes it; after a kill it is swept at start."""
+    """It is not resumed; after a kill it is swept at start."""
     store = opened(tmp_path)
     first, second, third = (result(store.ingest(DIGEST)) for _ in range(3))
     for ingest in (second, third):

@@ -86,7 +86,7 @@ class Registry:
     One repository of a registry.
 
     @ivar path: what stands before C{/v2/}.
-    @ivar challenge: what it answers to whoever may not; C{None}: anybody may.
+    @ivar challenge: what it answers to a client that may not; C{None}: all may.
     @ivar may: whether an Authorization is one that may.
     @ivar blobs: answers for blobs to those who may; C{manifests}: for manifests.
     @ivar pages: whatever else stands at a path of its origin, as a token server.
@@ -177,7 +177,7 @@ class Site:
         return self._adapter.credentials(settings, given) or credentials_for(settings, home, given)
 
     def pull(self, name: str) -> tuple[bytes, bytes]:
-        """Manifest and blob, as whoever pulls C{name} gets them."""
+        """Manifest and blob, as a client that pulls C{name} gets them."""
         upstream = self.upstream()
         repository = upstream.repository(name)
         manifest = self.net.result(upstream.manifest(repository, "latest"))

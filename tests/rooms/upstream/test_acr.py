@@ -45,7 +45,7 @@ class File:
     """
     A token file.
 
-    @ivar replacement: what it holds after somebody was told that the present content is refused.
+    @ivar replacement: what it holds once the present content was reported as refused.
     """
 
     source = "token_file"
@@ -124,7 +124,7 @@ def test_a_token_that_tells_no_tenant_is_exchanged_without(bench: Bench) -> None
 
 
 def test_it_is_renewed_before_it_ends(bench: Bench) -> None:
-    """In the last fifth of the life that its claims tell; nobody shows one that is over."""
+    """In the last fifth of the life that its claims name; none is shown that is over."""
     first = bench.current()
     bench.clock.advance(2.3 * HOUR)
     assert bench.current() == first
@@ -136,7 +136,7 @@ def test_it_is_renewed_before_it_ends(bench: Bench) -> None:
 
 
 def test_a_new_file_is_exchanged_at_its_first_use(bench: Bench) -> None:
-    """Whoever renews Entra's token replaces the file, and nothing needs a restart."""
+    """Another program renews Entra's token and replaces the file; nothing needs a restart."""
     first = bench.current()
     bench.file.text = entra(2)
     second = bench.current()

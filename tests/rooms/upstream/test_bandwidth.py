@@ -449,7 +449,7 @@ def test_a_clock_that_is_set_brings_no_flood_and_no_drought() -> None:
     st.lists(st.tuples(st.integers(0, 5), st.integers(1, 400_000), st.sampled_from(["send", "toggle", "end", "wait"])))
 )
 def test_bodies_come_and_go_in_any_order(steps: list[tuple[int, int, str]]) -> None:
-    """Nobody is held for ever, no connection is read that is to be paused, and no delayed call is left at the end."""
+    """No body is held for ever, no connection is read that is to be paused, and no delayed call is left at the end."""
     traffic = Traffic()
     paused: set[int] = set()
     for number, octets, what in steps:

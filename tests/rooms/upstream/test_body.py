@@ -158,7 +158,7 @@ def test_a_pause_is_no_silence() -> None:
 
 
 def test_a_clock_that_is_set_forward_cuts_no_body() -> None:
-    """Somebody corrects the time by a day in the middle of a pull."""
+    """The time is corrected by a day in the middle of a pull."""
     net, response, _ = opened(endless())
     done = response.deliver(Sink())
     net.settle()
@@ -309,7 +309,7 @@ def test_a_body_that_is_not_wanted_is_not_read_for_ever() -> None:
 
 
 def test_a_clock_that_is_set_forward_cuts_no_manifest() -> None:
-    """Somebody corrects the time by a day while it comes."""
+    """The time is corrected by a day while it comes."""
     net = Net()
     net.servers[REGISTRY] = lambda asked: Reply(200, {}, b"{", claim=1, stall=True)
     fetching = upstream(net).manifest("a", "latest")

@@ -46,7 +46,7 @@ def test_ecr_is_shown_awss_password_and_its_buckets_are_not() -> None:
 
 
 def test_ecrs_password_that_ended_is_replaced_within_the_pull() -> None:
-    """ECR says so with a 403; whoever pulls notices nothing."""
+    """ECR says so with a 403; the client that pulls notices nothing."""
     site, aws, registry = ecr()
     upstream = site.upstream()
     site.net.result(upstream.manifest("team/app", "latest"))

@@ -159,7 +159,7 @@ def test_an_answer_is_kept_for_five_minutes_and_asked_for_again_on_a_refusal(rig
 
 
 def test_many_questions_are_one_run(rig: Rig) -> None:
-    """And the answer is everybody's."""
+    """All who asked get the answer."""
     asked = [rig.get() for _ in range(20)]
     (program,) = rig.shop.programs
     program.says(ANSWER)
@@ -167,7 +167,7 @@ def test_many_questions_are_one_run(rig: Rig) -> None:
 
 
 def test_a_helper_that_takes_too_long_is_killed(rig: Rig) -> None:
-    """It waits for somebody to type a passphrase; its children's pipes are let go of, too."""
+    """It waits for a passphrase to be typed; its children's pipes are let go of, too."""
     asked = rig.get()
     rig.clock.advance(TIMEOUT)
     (program,) = rig.shop.programs
@@ -234,7 +234,7 @@ def test_a_helper_may_have_nothing(rig: Rig, output: object, code: int) -> None:
 
 @pytest.mark.parametrize("name", ["", "../evil", "a/b", "a b", "a\nb", "-x;rm", "é", "a\0"])
 def test_a_name_is_no_path(rig: Rig, name: str) -> None:
-    """Whoever writes the file may name a program of the PATH, nothing else."""
+    """The file may name a program of the PATH, nothing else."""
     config = rig.config({"credHelpers": {"registry.example": name}})
     fault = failing(Deferred.fromCoroutine(config.read(again=False)))
     assert type(fault) is errors.UpstreamDenied

@@ -1,4 +1,4 @@
-"""Where an upstream's secret comes from, and how it is followed while somebody replaces it."""
+"""Where an upstream's secret comes from, and how it is followed while it is replaced."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def too_much(path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_use_is_named_with_what_is_wrong(tmp_path: Path, make: object, word: str) -> None:
-    """And a pipe that nobody writes to does not hang anything."""
+    """A pipe without a writer does not hang anything either."""
     path = tmp_path / "f"
     make(path)  # type: ignore[operator]
     fault = failing(Deferred.fromCoroutine(PasswordFile("u", path, "up.example", InlineThreads()).read(again=False)))
@@ -215,7 +215,7 @@ def test_the_same_secret_keeps_its_identity_and_another_gets_another() -> None:
 
 
 def test_a_secret_that_was_never_accepted_is_looked_at_once_more_and_not_waited_for() -> None:
-    """It is wrong: nobody is about to change it."""
+    """It is wrong: no change of it is to be expected."""
     rig = Rig()
     secret = rig.current()
     assert result(rig.credential.refused(secret)) is False
@@ -225,7 +225,7 @@ def test_a_secret_that_was_never_accepted_is_looked_at_once_more_and_not_waited_
 
 
 def test_a_secret_that_is_accepted_no_more_is_waited_for_three_seconds() -> None:
-    """Whoever replaces it may have changed the registry first."""
+    """The registry may have been changed before the file."""
     rig = Rig()
     secret = rig.accepted()
     refused = rig.credential.refused(secret)
@@ -342,7 +342,7 @@ def test_a_refused_secret_is_not_come_back_to() -> None:
 
 @pytest.mark.parametrize("how", ["empty", "gone"])
 def test_a_file_that_is_being_written_does_not_take_the_secret_away(how: str) -> None:
-    """It is empty or missing for a moment; after a minute somebody meant it."""
+    """It is empty or missing for a moment; after a minute it is taken as meant."""
     rig = Rig()
     secret = rig.accepted()
     if how == "empty":

@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_named_and_not_repeated(tmp_path: Path, config: o
 
 
 def test_another_registrys_broken_entry_does_not_matter(tmp_path: Path) -> None:
-    """It is somebody else's."""
+    """It is the one of another registry."""
     config = {"auths": {"other.example": 7, "registry.example": auth("user:pass")}, "HttpHeaders": {"x": 1}}
     assert found(tmp_path, config) == Secret("", "user", "pass")
 

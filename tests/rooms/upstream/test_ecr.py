@@ -137,7 +137,7 @@ def test_aws_is_not_asked_before_a_secret_is_needed(credentials: RenewingCredent
 
 
 def test_it_is_renewed_well_before_it_ends(clock: Clock, credentials: RenewingCredential, amazon: Aws) -> None:
-    """In its last fifth the next use asks for another; nobody ever shows one that is over."""
+    """In its last fifth the next use asks for another; none is shown that is over."""
     first = result(credentials.current())
     clock.advance(9.5 * HOUR)
     assert result(credentials.current()) == first
@@ -349,7 +349,7 @@ def test_without_botocore_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_ecr_public_asks_aws_only_when_configured(clock: Clock) -> None:
-    """Anybody may pull from it; who logs in may do so more often."""
+    """Every client may pull from it; one that logs in may do so more often."""
     public = settings(kind="ecr-public", urls=("https://public.ecr.aws",))
     assert EcrPublic().credentials(public, arguments(clock, host="public.ecr.aws")) is None
     named = settings(kind="ecr-public", urls=("https://public.ecr.aws",), credentials="aws")

@@ -243,7 +243,7 @@ def test_a_document_says_itself_what_it_is(kind: str) -> None:
 @pytest.mark.parametrize("data", [listing(OLD)[:-1], b"{}", b"", b'{"schemaVersion": 2, "manifests": 7}', b"<html>"])
 @pytest.mark.parametrize("kind", [mediatypes.OCI_INDEX, "application/json"])
 def test_a_tag_that_cannot_be_read_is_not_nothing(data: bytes, kind: str) -> None:
-    """Somebody left something there about the image."""
+    """The tag there means something about the image."""
     rig = Rig()
     rig.tag(data=data, kind=kind)
     assert type(rig.fault()) is errors.UpstreamInvalid

@@ -40,7 +40,7 @@ def test_a_token_file_is_shown_to_the_registry_as_it_is(tmp_path: Path, challeng
 
 @pytest.mark.parametrize("text", ["", " \n", "a b", "a\nX-Evil: 1", "tökén"])
 def test_what_cannot_be_a_token_is_not_sent(tmp_path: Path, text: str) -> None:
-    """Somebody wrote something else into the file."""
+    """The file holds something else by now."""
     net = Net()
     Guarded(net)
     fault = net.fault(upstream(net, token_file=write(tmp_path / "token", text)).manifest("a", "t"))

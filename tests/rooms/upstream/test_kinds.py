@@ -63,12 +63,12 @@ EXPIRED = b'{"errors":[{"code":"DENIED","message":"Your Authorization Token has 
 def test_a_refusal_that_means_too_old_is_one_of_its_registry(
     status: int, said: bytes, bearer: bool, challenged: bool, kinds: list[str]
 ) -> None:
-    """Everybody else's 403 and 400 mean what they say."""
+    """Those of all other kinds mean what they say."""
     assert [each.kind for each in ADAPTERS if each().has_expired(status, said, bearer, challenged)] == kinds
 
 
 def test_what_is_known_of_referrers() -> None:
-    """GHCR and GitLab have none, so nobody asks; where reports differ it is found out."""
+    """GHCR and GitLab have none, so they are not asked for it; where reports differ it is found out."""
     known = {adapter.kind: adapter().has_referrers for adapter in ADAPTERS}
     assert [kind for kind, has in known.items() if has is False] == ["ghcr", "gitlab"]
     assert {known[kind] for kind in ("distribution", "dockerhub", "gcr", "k8s", "quay", "harbor")} == {None}

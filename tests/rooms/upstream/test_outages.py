@@ -95,7 +95,7 @@ def test_the_return_of_a_registry_is_noticed_by_a_probe() -> None:
 
 
 def test_a_question_turned_away_brings_the_next_probe_forward() -> None:
-    """Whoever needs a registry that came back finds it within seconds, not within minutes."""
+    """A client that needs a registry that came back finds it within seconds, not within minutes."""
     outages = Outages()
     outages.net.refusing.add(REGISTRY)
     for _ in range(2):

@@ -99,7 +99,7 @@ def test_a_host_that_the_file_does_not_know_is_asked_anonymously(tmp_path: Path,
 
 
 def test_a_login_that_is_written_later_is_taken(tmp_path: Path) -> None:
-    """Nobody restarts for it."""
+    """No restart is needed for it."""
     net = Net()
     guard(net, REGISTRY, basic_of("one"))
     file = docker_config(tmp_path, second_example="two")

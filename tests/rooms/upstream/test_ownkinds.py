@@ -45,7 +45,7 @@ def test_harbors_robots_keep_their_names(tmp_path: Path) -> None:
 
 
 def test_gitlab_coms_tokens_come_from_gitlab_com(tmp_path: Path) -> None:
-    """Another host that nobody has to name; a personal access token is enough; signatures keep their ends."""
+    """Another host that needs not be configured; a personal access token is enough; signatures keep their ends."""
     (tmp_path / "pat").write_text("glpat-x")
     site, server = gitlab("https://registry.gitlab.com", "https://gitlab.com", token_file=tmp_path / "pat")
     server.logins = {basic("oauth2", "glpat-x")}

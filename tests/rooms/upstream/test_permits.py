@@ -31,7 +31,7 @@ def test_the_last_connections_are_kept_for_what_is_urgent(
 
 
 def test_background_and_blobs_together_leave_one_to_manifests() -> None:
-    """Whoever of the two came first."""
+    """In whatever order the two came."""
     permits = ConcurrencyLimit(3)
     taken(permits, BACKGROUND, BLOB)
     waiting = permits.acquire(BLOB)
@@ -107,7 +107,7 @@ def test_a_long_queue_of_quick_answers_is_no_depth() -> None:
 
 
 def test_what_costs_nothing_needs_no_waiting() -> None:
-    """Nobody queues for a failure that is certain, not even who came before that was known."""
+    """No request queues for a failure that is certain, not even one that came before that was known."""
     permits = ConcurrencyLimit(1)
     taken(permits, BLOB)
     waiting = [permits.acquire(BLOB).addCallback(Permit.release) for _ in range(3)]

@@ -57,7 +57,7 @@ def docker_hub(repository: str = "library/nginx", **more: Any) -> tuple[Site, To
 
 
 def test_docker_hub_gives_official_images_to_every_client() -> None:
-    """`pull nginx` means library/nginx, with an anonymous token of another host that nobody had to configure."""
+    """`pull nginx` means library/nginx, with an anonymous token of another host that needs no configuration."""
     site, server, _ = docker_hub()
     assert site.pull("nginx") == PULLED
     assert server.queries == [{"service": ["registry.docker.io"], "scope": ["repository:library/nginx:pull"]}]
@@ -193,7 +193,7 @@ def test_a_blobs_size_is_learnt_where_signed_urls_refuse_head() -> None:
 
 
 def test_quay_gives_no_manifest_of_the_past() -> None:
-    """It sends schema 1 to whoever accepts Docker's types only; and its challenge names no scope."""
+    """It sends schema 1 to a client that accepts Docker's types only; and its challenge names no scope."""
     site, server = quay()
     assert site.pull("org/app") == PULLED
     assert server.queries == [{"service": ["quay.io"], "scope": ["repository:org/app:pull"]}]

@@ -56,7 +56,7 @@ REALMS = [
 def test_credentials_go_only_where_it_was_agreed(
     tmp_path: Path, realm: str, auth_hosts: tuple[str, ...], expected: type[errors.UpstreamError] | None
 ) -> None:
-    """Whoever answers for a registry must not be able to send our password elsewhere (CVE-2026-33540)."""
+    """A server that answers for a registry must not be able to send our password elsewhere (CVE-2026-33540)."""
     net = Net()
     guarded = Guarded(net, realm)
     for origin in (

@@ -111,7 +111,7 @@ def changed_at_the_registry_first(net: Net, asking: RegistryClient, path: Path, 
 
 
 def test_a_registry_whose_front_door_is_open_proves_no_password(tmp_path: Path) -> None:
-    """Everybody gets 200 at /v2/ there, so a wrong password is not taken for a good one."""
+    """Every client gets 200 at /v2/ there, so a wrong password is not taken for a good one."""
     net = Net()
     rotated = Rotated(net, bearer=False)
     registry: Server = rotated.registry
@@ -142,7 +142,7 @@ def test_a_redirect_is_an_acceptance(tmp_path: Path) -> None:
 
 
 def test_a_password_taken_away_under_load_is_not_shown_on(tmp_path: Path) -> None:
-    """Nobody writes a new one: after three seconds every pull is denied at once, and the registry has peace."""
+    """No new one is written: after three seconds every pull is denied at once, and the registry has peace."""
     net = Net()
     rotated = Rotated(net, bearer=False)
     asking = upstream(net, username="user", password_file=password(tmp_path, "old"))

@@ -255,6 +255,6 @@ def test_offline_no_question_is_asked() -> None:
 
 
 def test_observers_are_observers() -> None:
-    """Whoever counts implements all of it."""
+    """What counts implements all of it."""
     assert verifyObject(IUpstreamObserver, SilentObserver())
     assert verifyObject(IUpstreamObserver, Counting())

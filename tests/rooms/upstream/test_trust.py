@@ -146,7 +146,7 @@ def test_an_unknown_authority_is_not_believed(folder: Path) -> None:
 
 
 def test_a_certificate_for_another_name_is_not_believed(folder: Path) -> None:
-    """Whoever vouches for it."""
+    """Though its authority is trusted."""
     met = meet(Trust(settings(ca_file=folder / "ca.pem")), CA.issue("other.example"))
     assert not met.trusted and isinstance(met.reason, VerificationError)
 
