@@ -52,12 +52,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "upstream/url": VALUES,
     "upstream/faults": VALUES | {"upstream/url"},
     "upstream/answer": SEAMS | {"upstream/interfaces", "upstream/url", "upstream/faults"},
-    "upstream/timeouts": frozenset(),
     "upstream/interfaces": VALUES | {"settings"},
-    "upstream/credentials": GROUND | {"upstream/interfaces", "upstream/url", "upstream/faults"},
+    "upstream/credentials": GROUND | {"upstream/interfaces", "upstream/url"},
     "upstream/http": GROUND
-    | {"upstream/url", "upstream/faults", "upstream/answer", "upstream/timeouts", "upstream/interfaces"}
-    | {"upstream/credentials"},
+    | {"upstream/url", "upstream/faults", "upstream/answer", "upstream/interfaces", "upstream/credentials"},
     "upstream/kinds": GROUND | {"upstream/interfaces", "upstream/url", "upstream/faults", "upstream/credentials"},
     "cache": DECISIONS,
     "bundle": ARCHIVED,

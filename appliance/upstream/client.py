@@ -1,19 +1,19 @@
-"""One upstream over HTTP, asked as the distribution specification has it."""
+"""One upstream over HTTP, asked as the distribution specification has it; and one that is not asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from appliance.errors import UpstreamError, UpstreamUnavailable
+from appliance.errors import Offline, UpstreamError, UpstreamUnavailable
 from appliance.oci.digest import Digest
 from appliance.upstream import distribution
 from appliance.upstream.failover import Endpoint, Failover
-from appliance.upstream.http.gate import Gate
+from appliance.upstream.http.limits import Gate
 from appliance.upstream.interfaces import (
     Availability,
     Condition,
@@ -165,3 +165,72 @@ class RegistryClient:
         except UpstreamError as fault:
             self._observer.failed(self.name, fault.kind)
             raise
+
+
+@implementer(IUpstream)
+class OfflineUpstream:
+    """
+    Maps names of repositories and does nothing else; every request fails with L{Offline}.
+
+    @ivar name: the configured name.
+    """
+
+    def __init__(self, name: str, adapter: IAdapter) -> None:
+        self.name = name
+        self._adapter = adapter
+
+    def repository(self, name: str) -> str:
+        """See L{IUpstream.repository}."""
+        return self._adapter.repository(name)
+
+    def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
+        """Fails with L{Offline}."""
+        return self._refused(f"{repository} {reference}")
+
+    def manifest(self, repository: str, reference: str | Digest) -> Deferred[FetchedManifest]:
+        """Fails with L{Offline}."""
+        return self._refused(f"{repository} {reference}")
+
+    def availability(self, repository: str) -> Availability:
+        """No request is worth sending."""
+        return Availability(ask=False, wait=False)
+
+    def overdue(self, repository: str) -> None:
+        """No request was sent that could be late."""
+
+    def condition(self) -> Condition:
+        """No URL is contacted."""
+        return Condition()
+
+    def stop(self) -> None:
+        """There is no probe to stop."""
+
+    def disconnect(self) -> None:
+        """There is no connection to drop."""
+
+    def blob(
+        self,
+        repository: str,
+        digest: Digest,
+        start: int = 0,
+        stop: int | None = None,
+        validator: str | None = None,
+        background: bool = False,
+    ) -> Deferred[IBlobResponse]:
+        """Fails with L{Offline}."""
+        return self._refused(f"{repository} {digest}")
+
+    def blob_size(self, repository: str, digest: Digest) -> Deferred[int | None]:
+        """Fails with L{Offline}."""
+        return self._refused(f"{repository} {digest}")
+
+    def tags(self, repository: str) -> Deferred[list[str]]:
+        """Fails with L{Offline}."""
+        return self._refused(f"the tags of {repository}")
+
+    def referrers(self, repository: str, subject: Digest) -> Deferred[Referrers]:
+        """Fails with L{Offline}."""
+        return self._refused(f"a list of what refers to {repository}@{subject}")
+
+    def _refused(self, what: str) -> Deferred[Any]:
+        return fail(Offline(f"{self.name}: {what} is not held, and this appliance is offline"))

@@ -18,24 +18,21 @@ from zope.interface.verify import verifyObject
 from appliance.errors import ConfigError
 from appliance.interfaces import IThreads
 from appliance.settings import Settings, UpstreamSettings
-from appliance.upstream.client import RegistryClient
+from appliance.upstream.client import OfflineUpstream, RegistryClient
 from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream
 from appliance.upstream.credentials.attempts import LoginAttempts
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
 from appliance.upstream.failover import Endpoint
 from appliance.upstream.http.auth import AuthenticatingClient
-from appliance.upstream.http.bandwidth import BandwidthLimit
 from appliance.upstream.http.connect import agent_for
-from appliance.upstream.http.gate import Gate
 from appliance.upstream.http.identity import HttpClient
+from appliance.upstream.http.limits import BandwidthLimit, Gate, Timeouts
 from appliance.upstream.http.proxy import Proxies, proxies_for
 from appliance.upstream.http.redirect import RedirectingClient
 from appliance.upstream.http.tokens import Realms, Tokens, TokenServer, post_form
 from appliance.upstream.http.trust import Trust
 from appliance.upstream.interfaces import IAdapter, ICredentials, IUpstream, IUpstreamObserver
-from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.ratelimit import RateLimitBudget
-from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 
 # -- kinds ----------------------------------------------------------------------------------------------------------

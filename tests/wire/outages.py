@@ -25,10 +25,10 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry.listener import Listener
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
+from appliance.upstream.client import OfflineUpstream
 from appliance.upstream.http.addresses import AddressPolicy, literal_of
 from appliance.upstream.http.connect import OriginAgent
 from appliance.upstream.kinds.standard import STANDARD
-from appliance.upstream.offline import OfflineUpstream
 from appliance.upstream.url import Url
 from tests.doubles.manifests import CONFIG, image
 from tests.doubles.pullthrough import NOW, Cache

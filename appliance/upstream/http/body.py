@@ -8,12 +8,11 @@ bytes per second has L{LimitedDelivery} instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IConsumer, IDelayedCall, IProducer, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -22,85 +21,11 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
 from appliance.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
-from appliance.upstream.http.bandwidth import BandwidthLimit
-from appliance.upstream.http.gate import Gate
+from appliance.upstream.http.limits import BandwidthLimit, BodyLimits, Silence
 from appliance.upstream.interfaces import IBlobResponse
 
 #: Bytes of an error's body that are read, for its message.
 MAX_PROBLEM_BYTES = 64 * 1024
-#: How often within its limit silence is looked for: it is noticed at most this fraction of the limit late.
-_TICKS = 30
-
-
-@dataclass(frozen=True)
-class BodyLimits:
-    """
-    How a body is read.
-
-    @ivar upstream: on whose behalf, for errors.
-    @ivar silence: seconds without a byte, while not paused, after which it is given up.
-    @ivar received: called with bytes received since the last call.
-    @ivar whole: seconds after which it is given up even while bytes still come, C{None} for never.
-    @ivar bandwidth: how fast it may come together with all others, C{None} for any speed.
-    @ivar background: whether no client waits for it.
-    @ivar gate: drops it when it is closed, C{None} for none.
-    """
-
-    upstream: str
-    clock: IReactorTime
-    silence: float
-    received: Callable[[int], None] = lambda octets: None
-    whole: float | None = None
-    bandwidth: BandwidthLimit | None = None
-    background: bool = False
-    gate: Gate | None = None
-
-
-class Silence:
-    """
-    Notices that nothing comes any more, without touching a timer for every piece that does.
-
-    A counter is compared with itself at steady intervals. Ticks are counted instead of reading the clock, which the
-    operator may set.
-    """
-
-    def __init__(
-        self, clock: IReactorTime, limit: float, count: Callable[[], int], expired: Callable[[], None]
-    ) -> None:
-        """
-        @param limit: seconds in which C{count()} must change, while started.
-        @param count: any number that grows with progress; asked at every tick.
-        @param expired: called once, the timer stopped, when C{count()} has not changed for C{limit} seconds.
-        """
-        self._clock = clock
-        self._interval = limit / _TICKS
-        self._count = count
-        self._expired = expired
-        self._seen = 0
-        self._silent = 0
-        self._call: IDelayedCall | None = None
-
-    def start(self) -> None:
-        """Begin, or begin again, with the full limit."""
-        self.stop()
-        self._seen = self._count()
-        self._silent = 0
-        self._call = self._clock.callLater(self._interval, self._tick)
-
-    def stop(self) -> None:
-        """Expire no more until started again."""
-        call, self._call = self._call, None
-        if call is not None and call.active():
-            call.cancel()
-
-    def _tick(self) -> None:
-        self._call = None
-        seen, self._seen = self._seen, self._count()
-        self._silent = self._silent + 1 if seen == self._seen else 0
-        if self._silent >= _TICKS:
-            self._expired()
-        else:
-            self._call = self._clock.callLater(self._interval, self._tick)
 
 
 @implementer(IPushProducer)

@@ -48,9 +48,9 @@ from zope.interface import implementer
 from appliance.errors import UpstreamRefused
 from appliance.settings import UpstreamSettings
 from appliance.upstream.http.addresses import AddressPolicy, HostPatterns, literal_of
+from appliance.upstream.http.limits import Timeouts
 from appliance.upstream.http.proxy import Proxies, Proxy
 from appliance.upstream.http.tunnel import ForwardAgent, ProxyEndpoint, TunnelEndpoint
-from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 
 #: Idle connections kept to one host. Twisted keeps two, which a pull of many layers at once does not fit in.

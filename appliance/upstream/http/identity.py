@@ -15,11 +15,9 @@ from appliance import __version__
 from appliance.errors import UpstreamInvalid, UpstreamTimeout
 from appliance.upstream.answer import Answer, Request
 from appliance.upstream.faults import connection_fault, was_cancelled
-from appliance.upstream.http.bandwidth import BandwidthLimit
-from appliance.upstream.http.body import BodyLimits, ResponseBody
-from appliance.upstream.http.gate import Gate
+from appliance.upstream.http.body import ResponseBody
+from appliance.upstream.http.limits import BandwidthLimit, BodyLimits, Gate, Timeouts
 from appliance.upstream.interfaces import IUpstreamObserver
-from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 
 USER_AGENT = f"pullcache/{__version__}"

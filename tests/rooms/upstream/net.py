@@ -39,11 +39,10 @@ from appliance.settings import UpstreamSettings
 from appliance.upstream.client import RegistryClient
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
 from appliance.upstream.http.connect import OriginAgent
-from appliance.upstream.http.gate import Gate
+from appliance.upstream.http.limits import Gate, Timeouts
 from appliance.upstream.interfaces import Health, IAdapter, ICredentials, IUpstreamObserver, RateLimit
 from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.table import client_for
-from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 from tests.doubles.deferreds import failing, result
 

@@ -19,8 +19,8 @@ from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.client import RegistryClient
 from appliance.upstream.credentials.configured import CredentialArguments, credentials_for
-from appliance.upstream.http.gate import Gate
 from appliance.upstream.http.identity import HttpClient
+from appliance.upstream.http.limits import Gate, Timeouts
 from appliance.upstream.http.tokens import post_form
 from appliance.upstream.interfaces import IAdapter, ICredentials
 from appliance.upstream.kinds.acr import Acr
@@ -28,7 +28,6 @@ from appliance.upstream.kinds.dockerhub import DockerHub
 from appliance.upstream.kinds.ecr import Ecr, EcrApi, EcrPublic, aws_credentials
 from appliance.upstream.kinds.standard import STANDARD, Standard
 from appliance.upstream.kinds.wellknown import Gcr, Ghcr, GitLab, Harbor, K8s, Mcr, Quay
-from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 from tests.rooms.upstream.net import Asked, Net, Reply, Server, SilentObserver, Sink, client_over
 

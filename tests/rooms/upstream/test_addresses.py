@@ -18,13 +18,12 @@ from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.http.addresses import AddressPolicy, Reach, literal_of, reach_of
 from appliance.upstream.http.connect import ScreenedEndpoint, agent_for
-from appliance.upstream.http.gate import Gate
+from appliance.upstream.http.limits import Gate, Timeouts
 from appliance.upstream.http.proxy import Proxies
 from appliance.upstream.http.trust import Trust
 from appliance.upstream.interfaces import IUpstream
 from appliance.upstream.kinds.standard import STANDARD
 from appliance.upstream.table import client_for
-from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 from tests.doubles.deferreds import failing, result
 from tests.rooms.upstream.net import SilentObserver

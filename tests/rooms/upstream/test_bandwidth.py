@@ -16,9 +16,8 @@ from twisted.web.iweb import UNKNOWN_LENGTH
 
 from appliance.errors import UpstreamTimeout
 from appliance.upstream.concurrency import ConcurrencyLimit, LimitedResponse, Priority
-from appliance.upstream.http.bandwidth import BURST, TICK, BandwidthLimit
-from appliance.upstream.http.body import BlobResponse, BodyLimits, begin
-from appliance.upstream.timeouts import Timeouts
+from appliance.upstream.http.body import BlobResponse, begin
+from appliance.upstream.http.limits import BURST, TICK, BandwidthLimit, BodyLimits, Timeouts
 from tests.contracts.upstream import Taker
 from tests.doubles.deferreds import result
 

@@ -11,12 +11,10 @@ from twisted.web.iweb import UNKNOWN_LENGTH
 
 from appliance.errors import Offline
 from appliance.upstream.answer import Request
-from appliance.upstream.http.bandwidth import BandwidthLimit
-from appliance.upstream.http.body import BlobResponse, BodyLimits, ResponseBody
-from appliance.upstream.http.gate import Gate
+from appliance.upstream.http.body import BlobResponse, ResponseBody
 from appliance.upstream.http.identity import HttpClient
+from appliance.upstream.http.limits import BandwidthLimit, BodyLimits, Gate, Timeouts
 from appliance.upstream.interfaces import IUpstreamObserver
-from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 from tests.doubles.deferreds import failing
 from tests.rooms.upstream.net import Counting, SilentObserver

@@ -20,10 +20,10 @@ from zope.interface.verify import verifyObject
 from appliance.errors import ConfigError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from appliance.settings import NO_PROXY, UpstreamSettings
 from appliance.upstream.http.connect import agent_for, way_to
+from appliance.upstream.http.limits import Timeouts
 from appliance.upstream.http.proxy import Proxies, proxies_for
 from appliance.upstream.http.trust import Trust
 from appliance.upstream.http.tunnel import MAX_HEAD, TunnelEndpoint
-from appliance.upstream.timeouts import Timeouts
 from appliance.upstream.url import Url
 from tests.doubles.deferreds import failing, pending, result
 from tests.rooms.upstream.wires import PRIVATE, PUBLIC, Line, a_reactor, connected

@@ -13,10 +13,10 @@ from zope.interface.verify import verifyObject
 from appliance import errors
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
+from appliance.upstream.client import OfflineUpstream
 from appliance.upstream.concurrency import ConcurrencyLimit, LimitedUpstream
 from appliance.upstream.interfaces import IUpstream, Referrers
 from appliance.upstream.kinds.standard import STANDARD
-from appliance.upstream.offline import OfflineUpstream
 from tests.doubles.deferreds import failing, pending, result
 from tests.doubles.upstream import ScriptedUpstream
 from tests.rooms.upstream.net import REGISTRY, Reply

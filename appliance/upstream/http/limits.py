@@ -1,10 +1,10 @@
 """
-So many bytes a second for all bodies of one upstream together.
+What limits the requests to one upstream: durations, the end of all of them, and so many bytes a second for all bodies.
 
-A token bucket whose tokens are dealt out to the bodies under way. Bytes that have come cannot be sent back, so a body
-runs into debt by the piece it was reading and is held until that is paid; every debtor is dealt the same, however large
-its pieces are. A body that is slower than its part keeps a little of it for its next piece, and the rest goes to those
-that can use it.
+The last is a token bucket whose tokens are dealt out to the bodies under way. Bytes that have come cannot be sent back,
+so a body runs into debt by the piece it was reading and is held until that is paid; every debtor is dealt the same,
+however large its pieces are. A body that is slower than its part keeps a little of it for its next piece, and the rest
+goes to those that can use it.
 
 Nothing is done per piece but a subtraction: time is looked at when a body has used up what it was dealt, and a timer
 runs only while one is held.
@@ -13,8 +13,147 @@ runs only while one is held.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from appliance.errors import Offline
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """
+    Durations, in seconds.
+
+    @ivar connect: for resolving a name, and for each connection attempt.
+    @ivar headers: from the request to the end of the response's header section, connecting included; so it is longer
+        than C{connect}.
+    @ivar silence: without a byte of the body while it is not paused.
+    @ivar whole: for a body that is read into memory (a manifest, a token, tags, an error), even while bytes still
+        come; so it is longer than C{silence}. A blob may take any time.
+    @ivar idle: a connection is kept open for the next request. Shorter than common servers keep theirs (60 s and up),
+        so that a request seldom meets a connection that is being closed.
+    """
+
+    connect: float = 10.0
+    headers: float = 30.0
+    silence: float = 30.0
+    whole: float = 60.0
+    idle: int = 30
+
+
+class Gate:
+    """
+    What every request to one upstream, and every body of its answers, passes; L{close} ends them and stops all later
+    ones.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._closed = False
+        self._under_way: list[Callable[[], object]] = []
+
+    def check(self) -> None:
+        """Raises L{Offline} once it has been closed."""
+        if self._closed:
+            raise Offline(f"{self._upstream} is not asked any more: the configuration was read again")
+
+    def add(self, end: Callable[[], object]) -> None:
+        """A transfer is under way until L{remove}; C{end} ends it, at once when the gate is closed already."""
+        if self._closed:
+            end()
+        else:
+            self._under_way.append(end)
+
+    def remove(self, end: Callable[[], object]) -> None:
+        """The transfer is over; it is no error when it was not under way."""
+        if end in self._under_way:
+            self._under_way.remove(end)
+
+    def close(self) -> None:
+        """End what is under way and let nothing more by, for good."""
+        self._closed = True
+        # One at a time: the end of one may be that of another.
+        while self._under_way:
+            self._under_way.pop(0)()
+
+
+#: How often within its limit silence is looked for: it is noticed at most this fraction of the limit late.
+_TICKS = 30
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """
+    How a body is read.
+
+    @ivar upstream: on whose behalf, for errors.
+    @ivar silence: seconds without a byte, while not paused, after which it is given up.
+    @ivar received: called with bytes received since the last call.
+    @ivar whole: seconds after which it is given up even while bytes still come, C{None} for never.
+    @ivar bandwidth: how fast it may come together with all others, C{None} for any speed.
+    @ivar background: whether no client waits for it.
+    @ivar gate: drops it when it is closed, C{None} for none.
+    """
+
+    upstream: str
+    clock: IReactorTime
+    silence: float
+    received: Callable[[int], None] = lambda octets: None
+    whole: float | None = None
+    bandwidth: BandwidthLimit | None = None
+    background: bool = False
+    gate: Gate | None = None
+
+
+class Silence:
+    """
+    Notices that nothing comes any more, without touching a timer for every piece that does.
+
+    A counter is compared with itself at steady intervals. Ticks are counted instead of reading the clock, which the
+    operator may set.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, limit: float, count: Callable[[], int], expired: Callable[[], None]
+    ) -> None:
+        """
+        @param limit: seconds in which C{count()} must change, while started.
+        @param count: any number that grows with progress; asked at every tick.
+        @param expired: called once, the timer stopped, when C{count()} has not changed for C{limit} seconds.
+        """
+        self._clock = clock
+        self._interval = limit / _TICKS
+        self._count = count
+        self._expired = expired
+        self._seen = 0
+        self._silent = 0
+        self._call: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Begin, or begin again, with the full limit."""
+        self.stop()
+        self._seen = self._count()
+        self._silent = 0
+        self._call = self._clock.callLater(self._interval, self._tick)
+
+    def stop(self) -> None:
+        """Expire no more until started again."""
+        call, self._call = self._call, None
+        if call is not None and call.active():
+            call.cancel()
+
+    def _tick(self) -> None:
+        self._call = None
+        seen, self._seen = self._seen, self._count()
+        self._silent = self._silent + 1 if seen == self._seen else 0
+        if self._silent >= _TICKS:
+            self._expired()
+        else:
+            self._call = self._clock.callLater(self._interval, self._tick)
+
+
+# -- bytes a second ---------------------------------------------------------------------------------------------------
 
 #: Seconds whose worth of bytes may come at once after a time in which fewer came; with them comes the piece that each
 #: body was about to bring.
