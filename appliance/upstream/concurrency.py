@@ -16,12 +16,10 @@ from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
-from zope.interface import implementer
+from twisted.python.components import proxyForInterface
 
 from appliance.oci.digest import Digest
 from appliance.upstream.interfaces import (
-    Availability,
-    Condition,
     FetchedManifest,
     Health,
     IBlobResponse,
@@ -127,47 +125,24 @@ class ConcurrencyLimit:
         return (self.in_use < self._limit and theirs < max(1, self._limit - priority)) or self.free()
 
 
-@implementer(IUpstream)
-class LimitedUpstream:
+class LimitedUpstream(proxyForInterface(IUpstream, "_registry")):  # type: ignore[misc]
     """
     Another upstream with a limit on the answers open at once.
 
-    @ivar name: the other's.
+    What waits for a permit when it is disconnected fails when it gets one.
     """
 
+    _registry: IUpstream
+
     def __init__(self, registry: IUpstream, limit: ConcurrencyLimit) -> None:
-        self.name = registry.name
-        self._registry = registry
+        super().__init__(registry)
         self._limit = limit
         limit.free = self._fails_at_once
-
-    def repository(self, name: str) -> str:
-        """See L{IUpstream.repository}."""
-        full: str = self._registry.repository(name)
-        return full
-
-    def availability(self, repository: str) -> Availability:
-        """See L{IUpstream.availability}."""
-        availability: Availability = self._registry.availability(repository)
-        return availability
 
     def overdue(self, repository: str) -> None:
         """See L{IUpstream.overdue}; while questions wait here for a permit it is not the registry that is late."""
         if not self._limit.waiting:
             self._registry.overdue(repository)
-
-    def condition(self) -> Condition:
-        """See L{IUpstream.condition}."""
-        condition: Condition = self._registry.condition()
-        return condition
-
-    def stop(self) -> None:
-        """See L{IUpstream.stop}."""
-        self._registry.stop()
-
-    def disconnect(self) -> None:
-        """See L{IUpstream.disconnect}; what waits for a permit fails when it gets one."""
-        self._registry.disconnect()
 
     def head(self, repository: str, reference: str | Digest) -> Deferred[ManifestHead]:
         """See L{IUpstream.head}."""
@@ -226,24 +201,17 @@ class LimitedUpstream:
         return Deferred.fromCoroutine(answered())
 
     def _fails_at_once(self) -> bool:
-        urls = self.condition().urls
+        urls = self._registry.condition().urls
         return bool(urls) and all(url.health in _FAILS_AT_ONCE for url in urls)
 
 
-@implementer(IBlobResponse)
-class LimitedResponse:
-    """
-    An answer to a blob request that holds a permit until it is over.
+class LimitedResponse(proxyForInterface(IBlobResponse, "_response")):  # type: ignore[misc]
+    """An answer to a blob request that holds a permit until it is over."""
 
-    @ivar start: see L{IBlobResponse}, as for C{stop}, C{size} and C{validator}.
-    """
+    _response: IBlobResponse
 
     def __init__(self, response: IBlobResponse, permit: Permit) -> None:
-        self.start: int = response.start
-        self.stop: int | None = response.stop
-        self.size: int | None = response.size
-        self.validator: str | None = response.validator
-        self._response = response
+        super().__init__(response)
         self._permit = permit
         self._taken = False
 
@@ -261,10 +229,6 @@ class LimitedResponse:
             self._permit.release()
             raise
         return delivered.addBoth(over)
-
-    def awaited(self) -> None:
-        """See L{IBlobResponse.awaited}."""
-        self._response.awaited()
 
     def abandon(self) -> None:
         """See L{IBlobResponse.abandon}; after C{deliver} the body's end is what counts."""

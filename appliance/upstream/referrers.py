@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
@@ -132,16 +131,8 @@ class _NoApi(Exception):
         self.anywhere = anywhere
 
 
-@dataclass(frozen=True)
-class _ReferrersPage:
-    """
-    One page of the API's list.
-
-    @ivar following: the next one, C{None} after the last.
-    """
-
-    referrers: list[ReferrerDescriptor]
-    following: Url | None
+#: One page of the API's list, and the next one, C{None} after the last.
+_Page = tuple[list[ReferrerDescriptor], Url | None]
 
 
 class ReferrersClient:
@@ -192,12 +183,12 @@ class ReferrersClient:
 
     # -- the API ------------------------------------------------------------------------------------------------------
 
-    async def _walk(self, registry: Registry, repository: str, page: _ReferrersPage, found: ReferrersFound) -> None:
+    async def _walk(self, registry: Registry, repository: str, page: _Page, found: ReferrersFound) -> None:
         """All pages from C{page} on, or as many as give more than is taken."""
         followed: set[Url] = set()
         while True:
-            found.add(page.referrers)
-            following = page.following
+            referrers, following = page
+            found.add(referrers)
             if found.is_full or following is None:
                 return
             if following in followed or len(followed) == MAX_PAGES - 1:
@@ -210,7 +201,7 @@ class ReferrersClient:
                 message = f"{answer.what} answered no further page of referrers, and a part would pass for the whole"
                 raise UpstreamInvalid(self._upstream, message) from None
 
-    async def _page(self, registry: Registry, repository: str, url: Url) -> _ReferrersPage:
+    async def _page(self, registry: Registry, repository: str, url: Url) -> _Page:
         """C{artifactType} is never asked for: one unfiltered list serves every filter."""
         answer = await registry.request(Request("GET", url, repository, _FIELDS, may_leave=False))
         if answer.status != 200:
@@ -221,7 +212,7 @@ class ReferrersClient:
         body = await answer.body.read(MAX_PAGE_BYTES)
         following = next_page(answer)
         try:
-            return _ReferrersPage(parse_referrers(body), following)
+            return parse_referrers(body), following
         except ManifestInvalid as reason:
             if _is_json(body):
                 raise _NoApi(answer.what, anywhere=True) from None

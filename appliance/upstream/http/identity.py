@@ -4,6 +4,8 @@ One request and the head of its answer: what every request says of us, how long 
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.python.failure import Failure
@@ -75,10 +77,6 @@ class HttpClient:
         @param agent: reaches it, and wherever it leads.
         @param bandwidth: of all blobs, C{None} when they may come at any speed.
         """
-
-        def received(octets: int) -> None:
-            observer.received(upstream, octets)
-
         self.upstream = upstream
         self.answered = 0
         self._home = home.origin
@@ -87,6 +85,7 @@ class HttpClient:
         self._timeouts = timeouts
         self._observer = observer
         self._gate = gate
+        received = partial(observer.received, upstream)
         self.small = BodyLimits(upstream, clock, timeouts.silence, whole=timeouts.whole, gate=gate)
         self.blob = BodyLimits(upstream, clock, timeouts.silence, received, bandwidth=bandwidth, gate=gate)
 

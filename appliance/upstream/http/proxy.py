@@ -100,12 +100,13 @@ def proxies_for(settings: UpstreamSettings, environ: Mapping[str, str]) -> Proxi
     if settings.proxy is not None:
         fixed = _proxy(settings.proxy, f"{key}.proxy", _pair_of(settings, key))
         return Proxies(fixed, fixed)
-    said = read_environment(environ)
-    return Proxies(_named(said.http), _named(said.https), said.exempt.cover)
 
+    def named(name: str) -> Proxy | None:
+        spelling, danger_value = _variable(environ, name)
+        return _proxy(danger_value, spelling) if danger_value else None
 
-def _named(variable: ProxyVariable | None) -> Proxy | None:
-    return None if variable is None else _proxy(variable.danger_value, variable.name)
+    _, no_proxy = _variable(environ, "NO_PROXY")
+    return Proxies(named("HTTP_PROXY"), named("HTTPS_PROXY"), Exemptions(no_proxy).cover)
 
 
 def _proxy(danger_text: str, source: str, pair: Callable[[], bytes] | None = None) -> Proxy:
@@ -170,51 +171,9 @@ _PREFIX_LENGTH = re.compile(r"[^/]+/[0-9]{1,3}")
 Address = IPv4Address | IPv6Address
 
 
-@dataclass(frozen=True)
-class ProxyVariable:
-    """
-    One variable that names a proxy.
-
-    @ivar name: as it is spelled in the environment.
-    @ivar danger_value: as it stands there; may hold a password.
-    """
-
-    name: str
-    danger_value: str
-
-    def __repr__(self) -> str:
-        return f"<ProxyVariable {self.name}>"
-
-
-@dataclass(frozen=True)
-class Environment:
-    """
-    What the environment says of proxies.
-
-    @ivar http: the proxy for http URLs, C{None} for none; C{https}: the one for https URLs.
-    @ivar exempt: the hosts that are reached without.
-    """
-
-    http: ProxyVariable | None
-    https: ProxyVariable | None
-    exempt: Exemptions
-
-
-def read_environment(environ: Mapping[str, str]) -> Environment:
-    """What C{environ} says: the name in capitals counts before the one in small letters, an empty value not at all."""
-    no_proxy = _variable(environ, "NO_PROXY")
-    return Environment(
-        http=_variable(environ, "HTTP_PROXY"),
-        https=_variable(environ, "HTTPS_PROXY"),
-        exempt=Exemptions(no_proxy.danger_value if no_proxy else ""),
-    )
-
-
-def _variable(environ: Mapping[str, str], name: str) -> ProxyVariable | None:
-    for spelling in (name, name.lower()):
-        if environ.get(spelling):
-            return ProxyVariable(spelling, environ[spelling])
-    return None
+def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """How C{name} is spelled, in capitals before small letters, and its value; an empty value does not count."""
+    return next(((each, environ[each]) for each in (name, name.lower()) if environ.get(each)), (name, ""))
 
 
 class Exemptions:

@@ -8,7 +8,6 @@ reported once, and what was read before stays in force: certificates are renewed
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +39,6 @@ _KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1----
 Stamp = tuple[int, int, int] | None
 
 
-@dataclass(frozen=True)
-class _Material:
-    """
-    What was read.
-
-    @ivar root: the authorities of servers, C{None} when any certificate will do.
-    @ivar shown: arguments of L{CertificateOptions} for our own certificate, empty when there is none.
-    """
-
-    root: Any
-    shown: dict[str, Any]
-
-
 @implementer(IPolicyForHTTPS)
 class Trust:
     """
@@ -71,7 +57,7 @@ class Trust:
         self._key = f"upstreams.{settings.name}"
         self._paths = [path for path in (settings.ca_file, settings.client_cert, settings.client_key) if path]
         self._stamps = self._look()
-        self._material = _read(settings, self._key)
+        self._root, self._shown = _root(settings, self._key), _shown(settings, self._key)
         try:
             own = tuple(f"[{url.host}]" if ":" in url.host else url.host for url in map(Url.parse, settings.urls))
             self._shown_to = HostPatterns(own + settings.auth_hosts + settings.redirect_hosts)
@@ -82,10 +68,10 @@ class Trust:
         """See L{IPolicyForHTTPS}."""
         self._refresh()
         host = hostname.decode("ascii")
-        shown = self._material.shown if self._shown_to.covers(Url("https", host, port, "/")) else {}
-        if self._material.root is None:
+        shown = self._shown if self._shown_to.covers(Url("https", host, port, "/")) else {}
+        if self._root is None:
             return _AnyCertificate(host, CertificateOptions(**shown).getContext())
-        return optionsForClientTLS(host, trustRoot=self._material.root, extraCertificateOptions=shown)
+        return optionsForClientTLS(host, trustRoot=self._root, extraCertificateOptions=shown)
 
     def _refresh(self) -> None:
         stamps = self._look()
@@ -93,7 +79,8 @@ class Trust:
             return
         self._stamps = stamps
         try:
-            self._material = _read(self._settings, self._key)
+            # Neither is taken where the other cannot be read.
+            self._root, self._shown = _root(self._settings, self._key), _shown(self._settings, self._key)
         except ConfigError as reason:
             self._log.warn("{reason}; what was read before stays in force", reason=str(reason))
 
@@ -129,11 +116,8 @@ def _stamp(path: Path) -> Stamp:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _read(settings: UpstreamSettings, key: str) -> _Material:
-    return _Material(_root(settings, key), _shown(settings, key))
-
-
 def _root(settings: UpstreamSettings, key: str) -> Any:
+    """The authorities of servers, C{None} when any certificate will do."""
     if settings.insecure:
         return None
     if settings.ca_file is None:
@@ -144,6 +128,7 @@ def _root(settings: UpstreamSettings, key: str) -> Any:
 
 
 def _shown(settings: UpstreamSettings, key: str) -> dict[str, Any]:
+    """Arguments of L{CertificateOptions} for our own certificate, empty when there is none."""
     if settings.client_cert is None:
         return {}
     own, *chain = _certificates(settings.client_cert, f"{key}.client_cert")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from twisted.internet import error
+from twisted.internet import defer, error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -95,7 +95,7 @@ class TunnelEndpoint:
         tunnel: Any = await self._way.connect(opening)
         what = f"{self._proxy.shown}: CONNECT {_authority(self._target)}"
         head: Deferred[str] = tunnel.head
-        head.addTimeout(self._timeout, self._clock, lambda _, seconds: Failure(_Silent()))
+        head.addTimeout(self._timeout, self._clock)
         try:
             self._judge(await head, what)
             protocol: IProtocol = tunnel.open(factory)
@@ -107,7 +107,7 @@ class TunnelEndpoint:
         return protocol
 
     def _fault(self, reason: Exception, what: str) -> UpstreamError:
-        if isinstance(reason, _Silent):
+        if isinstance(reason, defer.TimeoutError):
             return UpstreamTimeout(self._upstream, f"{what}: no answer within {self._timeout:g} seconds")
         if isinstance(reason, _TooLong):
             return UpstreamUnavailable(self._upstream, f"{what}: the answer's head is longer than {MAX_HEAD} bytes")
@@ -135,10 +135,6 @@ class TunnelEndpoint:
         if not 200 <= status < 300:
             message = f"{what} answered {status} {cleaned(match[2] or '')}".rstrip()
             raise UpstreamUnavailable(self._upstream, message)
-
-
-class _Silent(Exception):
-    """The proxy did not answer CONNECT in time."""
 
 
 class _TooLong(Exception):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.upstream.http.proxy import Exemptions, read_environment
+from appliance.settings import UpstreamSettings
+from appliance.upstream.http.proxy import Exemptions, Proxies, proxies_for
 
 SEVERAL = (
     "corp.example, .inner.example, *.wild.example, 192.0.2.1, 192.0.2.2:81,192.0.2.3:80 ,10.0.0.0/30,"
@@ -132,23 +133,28 @@ def test_a_block_holds_its_addresses(base: int, length: int, other: int) -> None
     assert Exemptions(block).cover(str(IPv4Address(base)), 443)
 
 
+def read(environ: dict[str, str]) -> Proxies:
+    """What the environment says where the settings say nothing."""
+    return proxies_for(UpstreamSettings(name="up.example", urls=("https://up.example",)), environ)
+
+
 def test_capitals_count_before_small_letters() -> None:
     """As in Go; an empty variable is as good as none, and the other protocol's is not taken instead."""
     environ = {"https_proxy": "small:1", "HTTPS_PROXY": "capital:2", "HTTP_PROXY": "", "http_proxy": "small:3"}
-    read = read_environment(environ)
-    assert (read.https and read.https.name, read.https and read.https.danger_value) == ("HTTPS_PROXY", "capital:2")
-    assert (read.http and read.http.name, read.http and read.http.danger_value) == ("http_proxy", "small:3")
-    assert read_environment({"HTTP_PROXY": "p:1"}).https is None
-    assert read_environment({"ALL_PROXY": "p:1"}).http is None
+    said = read(environ)
+    assert said.https and (said.https.source, said.https.url.authority) == ("HTTPS_PROXY", "capital:2")
+    assert said.http and (said.http.source, said.http.url.authority) == ("http_proxy", "small:3")
+    assert read({"HTTP_PROXY": "p:1"}).https is None
+    assert read({"ALL_PROXY": "p:1"}).http is None
 
 
 def test_the_exemptions_are_read_from_either_spelling() -> None:
     """NO_PROXY before no_proxy."""
-    assert read_environment({"no_proxy": "a.example"}).exempt.cover("a.example", 443)
-    both = read_environment({"no_proxy": "a.example", "NO_PROXY": "b.example"}).exempt
-    assert (both.cover("a.example", 443), both.cover("b.example", 443)) == (False, True)
+    assert read({"no_proxy": "a.example"}).exempts("a.example", 443)
+    both = read({"no_proxy": "a.example", "NO_PROXY": "b.example"})
+    assert (both.exempts("a.example", 443), both.exempts("b.example", 443)) == (False, True)
 
 
 def test_a_variable_is_shown_without_its_value() -> None:
     """It may hold a password."""
-    assert "secret" not in repr(read_environment({"HTTPS_PROXY": "http://me:secret@proxy.example"}))
+    assert "secret" not in repr(read({"HTTPS_PROXY": "http://me:secret@proxy.example"}))
