@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import NoReturn
 
-from appliance.bundle.compression import ByteStream, Stop, open_stream
+from appliance.bundle.compression import Stop, open_stream
 from appliance.bundle.tar import MAX_ENTRIES, TarReader
 from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
 
@@ -51,29 +51,66 @@ class Item:
     start: int = 0
 
 
-class Archive(Protocol):
+class Archive:
     """
-    An archive that was opened.
+    An archive that was opened; its subclasses say where its bytes are.
 
     @ivar source: its path, for messages.
     @ivar items: its regular files by name, in the order in which they lie there.
     @ivar others: names of links, devices and the like, which are never read.
-    @ivar streamed: whether going back is slow: it is compressed.
     @ivar listed: bytes of memory that its entries take, and C{kept} those of documents that are remembered.
     """
 
-    source: str
-    items: dict[str, Item]
-    others: frozenset[str]
-    streamed: bool
-    listed: int
-    kept: int
+    kept = 0
+
+    def __init__(self, source: str, beside: Sequence[Archive] = ()) -> None:
+        """@param beside: what was opened before for the same import: all of it together has a bound."""
+        self.source = source
+        self.items: dict[str, Item] = {}
+        self.others: set[str] = set()
+        self.listed = 0
+        self._most_listed = MAX_LISTED - sum(archive.listed for archive in beside)
 
     def read(self, item: Item, start: int, size: int) -> bytes:
         """At most C{size} bytes from offset C{start} of the file; none only at its end. Raises L{BundleDamaged}."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close it, when the read that is under way has ended."""
+        raise NotImplementedError
+
+    def whole(self, item: Item, limit: int) -> bytes:
+        """A small file's bytes. Raises L{BundleDamaged} when it is larger than C{limit} bytes."""
+        if item.size > limit:
+            self.refuse(item.name, f"{item.size} bytes are too many for it, {limit} are allowed")
+        pieces: list[bytes] = []
+        while piece := self.read(item, sum(map(len, pieces)), limit):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def refuse(self, entry: str, why: str) -> NoReturn:
+        """Raises L{BundleDamaged}: what wrote the archive made a mistake."""
+        raise BundleDamaged(f"{self.source}, at {entry!r}: {why}; have the archive made again")
+
+    def add(self, name: str, item: Item | None) -> None:
+        """
+        Add a file to what it holds, or with C{None} what is no file; while it is opened.
+
+        @raise BundleDamaged: the name is there already, so that two readers may take it for two things; or there are
+            more and longer names than anything honest has.
+        """
+        if name in self.items or name in self.others:
+            self.refuse(name, "it is there twice")
+        self.listed += sys.getsizeof(name) + _ENTRY
+        if self.listed > self._most_listed:
+            raise BundleDamaged(
+                f"{self.source}: the names of its entries take more than {MAX_LISTED} bytes together, which nothing"
+                " honest needs; ask who made it"
+            )
+        if item is None:
+            self.others.add(name)
+        else:
+            self.items[name] = item
 
 
 def open_archive(path: Path, stop: Stop, follow_links: bool = True, beside: Sequence[Archive] = ()) -> Archive:
@@ -113,42 +150,23 @@ def _unopened(error: BundleError) -> BundleError:
     return error
 
 
-def whole(archive: Archive, item: Item, limit: int) -> bytes:
-    """A small file's bytes. Raises L{BundleDamaged} when it is larger than C{limit} bytes."""
-    if item.size > limit:
-        raise BundleDamaged(
-            f"{archive.source}, at {item.name!r}: {item.size} bytes are too many for it, {limit} are allowed; have the"
-            " archive made again"
-        )
-    pieces: list[bytes] = []
-    while piece := archive.read(item, sum(map(len, pieces)), limit):
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-class TarArchive:
+class TarArchive(Archive):
     """An L{Archive} in one file."""
 
     def __init__(self, source: str, fd: int, stop: Stop, beside: Sequence[Archive] = ()) -> None:
         """@param fd: the open file, which L{close} closes."""
-        self.source = source
-        self.kept = 0
-        self._stream: ByteStream = open_stream(source, fd, stop)
-        self.streamed = bool(self._stream.compression)
+        super().__init__(source, beside)
+        self._stream = open_stream(source, fd, stop)
         self._documents: dict[str, bytes] = {}
         self._room = _MAX_ALL_KEPT - sum(archive.kept for archive in beside)
         self._lock = Lock()
-        listing = _Listing(source, beside)
-        self.items = listing.items
         try:
-            self._scan(listing)
+            self._scan()
         except BaseException:
             self._stream.close()
             raise
-        self.others = frozenset(listing.others)
-        self.listed = listing.size
 
-    def _scan(self, listing: _Listing) -> None:
+    def _scan(self) -> None:
         """Read all headers; of a compressed archive remember the small documents, which need not be unpacked again."""
         head = self._stream.read(512)
         self._stream.seek(0)
@@ -165,18 +183,17 @@ class TarArchive:
                     " who made it"
                 )
             if entry.kind == "other":
-                listing.add(entry.name, None)
+                self.add(entry.name, None)
             if entry.kind != "file":
                 continue
-            listing.add(entry.name, Item(entry.name, entry.size, entry.start))
-            if self.streamed and entry.size <= min(_MAX_KEPT, self._room - self.kept):
+            self.add(entry.name, Item(entry.name, entry.size, entry.start))
+            if self._stream.compression and entry.size <= min(_MAX_KEPT, self._room - self.kept):
                 data = reader.whole(_MAX_KEPT)
                 if data[:1] in b"{[" or entry.name.startswith("pullcache/"):
                     self._documents[entry.name] = data
                     self.kept += len(data)
 
     def read(self, item: Item, start: int, size: int) -> bytes:
-        """See L{Archive.read}."""
         wanted = min(size, item.size - start)
         if wanted <= 0:
             return b""
@@ -191,47 +208,11 @@ class TarArchive:
         return data
 
     def close(self) -> None:
-        """See L{Archive.close}."""
         with self._lock:
             self._stream.close()
 
 
-class _Listing:
-    """
-    The entries of an archive while it is read, within bounds.
-
-    @ivar size: bytes of memory that they take.
-    """
-
-    def __init__(self, source: str, beside: Sequence[Archive]) -> None:
-        self.items: dict[str, Item] = {}
-        self.others: set[str] = set()
-        self.size = 0
-        self._source = source
-        self._room = MAX_LISTED - sum(archive.listed for archive in beside)
-
-    def add(self, name: str, item: Item | None) -> None:
-        """
-        Add a file, or with C{None} what is no file.
-
-        @raise BundleDamaged: the name is there already, so that two readers may take it for two things; or there are
-            more and longer names than anything honest has.
-        """
-        if name in self.items or name in self.others:
-            raise BundleDamaged(f"{self._source}, at {name!r}: it is there twice; have the archive made again")
-        self.size += sys.getsizeof(name) + _ENTRY
-        if self.size > self._room:
-            raise BundleDamaged(
-                f"{self._source}: the names of its entries take more than {MAX_LISTED} bytes together, which nothing"
-                " honest needs; ask who made it"
-            )
-        if item is None:
-            self.others.add(name)
-        else:
-            self.items[name] = item
-
-
-class FolderArchive:
+class FolderArchive(Archive):
     """
     An L{Archive} whose files lie in a folder; those are opened only while they are read.
 
@@ -239,28 +220,21 @@ class FolderArchive:
     write to the folder cannot lead the reader out of it, also not while it reads.
     """
 
-    streamed = False
-    kept = 0
-
     def __init__(self, source: str, fd: int, stop: Stop, beside: Sequence[Archive] = ()) -> None:
         """@param fd: the open folder, which L{close} closes."""
-        self.source = source
+        super().__init__(source, beside)
         self._root = fd
         self._stop = stop
         self._lock = Lock()
-        listing = _Listing(source, beside)
-        self.items = listing.items
         try:
             for name, status in self._walk(fd, ()):
-                listing.add(name, Item(name, status.st_size) if stat.S_ISREG(status.st_mode) else None)
+                self.add(name, Item(name, status.st_size) if stat.S_ISREG(status.st_mode) else None)
         except BaseException:
             self.close()
             raise
-        self.others = frozenset(listing.others)
-        self.listed = listing.size
 
     def read(self, item: Item, start: int, size: int) -> bytes:
-        """See L{Archive.read}. Raises L{OSError} where a link or something else stands in its place by now."""
+        """As any archive does. Raises L{OSError} where a link or something else stands in its place by now."""
         self._stop.check()
         wanted = min(size, item.size - start)
         if wanted <= 0:
@@ -282,7 +256,6 @@ class FolderArchive:
         return data
 
     def close(self) -> None:
-        """See L{Archive.close}."""
         with self._lock:
             if self._root >= 0:
                 os.close(self._root)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from appliance.bundle.archive import Archive, Item, whole
+from appliance.bundle.archive import Archive, Item
 from appliance.bundle.contents import Bundle
 from appliance.errors import BundleDamaged, BundleNotRead
 from appliance.oci.digest import Digest
-from appliance.oci.reference import full_name
+from appliance.oci.reference import DEFAULT_TAG, Reference, full_name
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class BlobSource:
         @raise BundleNotRead: the medium cannot be read.
         """
         try:
-            return b"".join(whole(file.archive, file.item, limit) for file in self.files)
+            return b"".join(file.archive.whole(file.item, limit) for file in self.files)
         except OSError as error:
             raise BundleNotRead(f"{self}: cannot be read: {error.strerror}; copy the archive again") from None
 
@@ -81,6 +81,12 @@ class NamedManifest:
     rebuilt: bool = False
     refers: bool = False
     original_name: str | None = None
+
+    @classmethod
+    def of(cls, name: Reference, digest: Digest, size: int, media_type: str, rebuilt: bool = False) -> NamedManifest:
+        """What another tool's archive calls C{name}: the tag C{latest} is meant where it has neither tag nor digest."""
+        tag = name.tag or (None if name.digest else DEFAULT_TAG)
+        return cls(name.upstream, name.repository, tag, digest, size, media_type, rebuilt)
 
     @property
     def name(self) -> str:
@@ -135,3 +141,8 @@ def check_names(source: str, roots: Sequence[NamedManifest]) -> None:
                 f"{source}: {root.name} is the name of two images in it, {meanings[root.name]} and {root.digest};"
                 " export them into separate archives"
             )
+
+
+def wrong_bytes(what: BlobFile | BlobSource, digest: Digest) -> BundleDamaged:
+    """The error for a blob that is not what its digest says."""
+    return BundleDamaged(f"{what}: its bytes do not have the digest {digest}; copy the archive again")

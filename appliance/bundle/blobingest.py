@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
-from appliance.bundle.archivecontents import BlobFile, BlobSource
+from appliance.bundle.archivecontents import BlobFile, BlobSource, wrong_bytes
 from appliance.errors import BlobDamaged, BundleDamaged, BundleNotRead, BundleNotStored
 from appliance.interfaces import IBlobStore, IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
@@ -70,7 +71,7 @@ class BlobIngest:
         try:
             await self._store.put(blob.digest, data)
         except BlobDamaged:
-            raise await self._damaged(blob) from None
+            await self._refuse(blob)
         self.read_bytes += 0 if blob.data is not None else blob.size
         self._progressed(str(blob), blob.size)
 
@@ -93,7 +94,7 @@ class BlobIngest:
                 self._progressed(str(blob), -blob.size)
                 if staged:
                     return False
-                raise await self._damaged(blob) from None
+                await self._refuse(blob)
             return True
         finally:
             ingest.close()
@@ -111,12 +112,12 @@ class BlobIngest:
             # Of no use when the loop was left by an error; its own error then must not be logged as unhandled.
             ahead.addErrback(lambda _: None)
 
-    async def _damaged(self, blob: BlobSource) -> BundleDamaged:
-        """The error for a blob that is wrong; of one in parts, that names the wrong part."""
+    async def _refuse(self, blob: BlobSource) -> NoReturn:
+        """Raise what is wrong with a blob; of one in parts, that names the wrong part."""
         for file in blob.files:
-            if file.sha256 and await self._threads.call(_sha256, file) != file.sha256:
-                return _wrong_part(file)
-        return BundleDamaged(f"{blob}: its bytes do not have the digest {blob.digest}; copy the archive again")
+            if file.sha256:
+                await self._threads.call(check_bytes, [file], None)
+        raise wrong_bytes(blob, blob.digest) from None
 
 
 def in_file_order(blobs: Iterable[BlobSource]) -> list[BlobSource]:
@@ -156,13 +157,9 @@ def check_bytes(
     if entire is not None and digest is not None and entire.hexdigest() == digest.encoded:
         return
     if wrong:
-        raise _wrong_part(wrong[0])
+        raise BundleDamaged(f"{wrong[0]}: this part is not what was written; copy that volume again")
     if digest is not None:
-        raise BundleDamaged(f"{files[0]}: its bytes do not have the digest {digest}; copy the archive again")
-
-
-def _wrong_part(file: BlobFile) -> BundleDamaged:
-    return BundleDamaged(f"{file}: this part is not what was written; copy that volume again")
+        raise wrong_bytes(files[0], digest)
 
 
 def _read_at(blob: BlobSource, start: int) -> bytes:
@@ -183,11 +180,3 @@ def _read_place(file: BlobFile, start: int) -> bytes:
             f"{file}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is"
             " stored by now is not read again"
         ) from None
-
-
-def _sha256(file: BlobFile) -> str:
-    hasher, start = hashlib.sha256(), 0
-    while data := file.archive.read(file.item, start, PIECE):
-        hasher.update(data)
-        start += len(data)
-    return hasher.hexdigest()

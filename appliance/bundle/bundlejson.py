@@ -112,10 +112,6 @@ def decode(data: bytes, source: str) -> Bundle:
     """
     if len(data) > MAX_BUNDLE_BYTES:
         _refuse(source, f"{len(data)} bytes are too many: {MAX_BUNDLE_BYTES} are allowed")
-    try:
-        check_values(data, MAX_BUNDLE_VALUES)
-    except ValueError as error:
-        _refuse(source, str(error))
     head = _parsed(_head_decoder, data, source, BUNDLE)
     version = _VERSION.fullmatch(head.media_type)
     if version is None:
@@ -148,6 +144,7 @@ def decode_mark(data: bytes, source: str) -> VolumeMark:
 def _parsed(decoder: msgspec.json.Decoder[T], data: bytes, source: str, entry: str) -> T:
     """Decode; everything that is wrong is a L{BundleDamaged}."""
     try:
+        check_values(data, MAX_BUNDLE_VALUES)
         return decoder.decode(data)
     except RecursionError:
         _refuse(source, "it is nested too deeply", entry)

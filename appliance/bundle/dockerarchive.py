@@ -13,18 +13,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import NoReturn
 
 import msgspec
 
-from appliance.bundle.archive import Archive, Item, whole
+from appliance.bundle.archive import Archive, Item
 from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest
 from appliance.bundle.contents import MANIFEST, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values
-from appliance.errors import BundleDamaged, BundleError, BundleUnreadable, DigestInvalid, PullcacheError
+from appliance.errors import BundleError, BundleUnreadable, DigestInvalid, PullcacheError
 from appliance.oci import imageconfig, mediatypes
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
-from appliance.oci.reference import DEFAULT_TAG, Reference
+from appliance.oci.reference import Reference
 
 FORMAT = "a docker archive"
 
@@ -76,7 +75,6 @@ class _DockerArchive:
         self._configs: dict[str, tuple[list[str], _Blob]] = {}
 
     def read(self, as_name: Reference | None) -> ArchiveContents:
-        """See L{read}."""
         images = self._images()
         if as_name is not None and len({image.config for image in images}) > 1:
             raise BundleError(
@@ -90,7 +88,7 @@ class _DockerArchive:
         for image in images:
             for root in self._rebuilt(image, as_name):
                 if roots.setdefault(root.name, root) != root:
-                    self._refuse(MANIFEST, f"{root.name} is the name of two images; export them one by one")
+                    self._archive.refuse(MANIFEST, f"{root.name} is the name of two images; export them one by one")
         self._contents.roots = list(roots.values())
         self._contents.notes.append(
             "a docker archive holds no manifest: it was rebuilt, so its digest is not the one in the original registry"
@@ -98,7 +96,7 @@ class _DockerArchive:
         return self._contents
 
     def _images(self) -> list[_SavedImage]:
-        data = whole(self._archive, self._archive.items[MANIFEST], MAX_INDEX_BYTES)
+        data = self._archive.whole(self._archive.items[MANIFEST], MAX_INDEX_BYTES)
         try:
             check_values(data, MAX_INDEX_VALUES)
             images = msgspec.json.decode(data, type=list[_SavedImage])
@@ -109,7 +107,7 @@ class _DockerArchive:
             ) from None
         names = sum(len(image.repo_tags or ()) for image in images)
         if not images or len(images) > MAX_REFS or names > MAX_REFS:
-            self._refuse(MANIFEST, f"it names {len(images)} images by {names} names; {MAX_REFS} are allowed")
+            self._archive.refuse(MANIFEST, f"it names {len(images)} images by {names} names; {MAX_REFS} are allowed")
         return images
 
     def _find_layers(self, image: _SavedImage) -> None:
@@ -117,7 +115,7 @@ class _DockerArchive:
         diff_ids, _ = self._config(image.config)
         layers = image.layers or []
         if len(layers) > _MAX_LAYERS or len(diff_ids) != len(layers):
-            self._refuse(image.config, f"it has {len(diff_ids)} layers, and {MANIFEST} {len(layers)}")
+            self._archive.refuse(image.config, f"it has {len(diff_ids)} layers, and {MANIFEST} {len(layers)}")
         for path, diff_id in zip(layers, diff_ids, strict=True):
             found = self._archive.items.get(path)
             if found is not None:
@@ -127,10 +125,10 @@ class _DockerArchive:
         """Digests of uncompressed layers, and the configuration that has them; read once, however many share it."""
         if path not in self._configs:
             item = self._item(path)
-            data = whole(self._archive, item, MAX_MANIFEST_BYTES)
+            data = self._archive.whole(item, MAX_MANIFEST_BYTES)
             config = imageconfig.parse_config(data)
             if config is None or config.rootfs is None or len(config.rootfs.diff_ids) > _MAX_LAYERS:
-                self._refuse(path, "it is no image's configuration")
+                self._archive.refuse(path, "it is no image's configuration")
             blob = _Blob(Digest.of(data), len(data), mediatypes.OCI_CONFIG)
             self._add(blob, item)
             self._configs[path] = config.rootfs.diff_ids, blob
@@ -166,18 +164,7 @@ class _DockerArchive:
                 names = [Reference.parse_familiar(name) for name in image.repo_tags]
             except PullcacheError as error:
                 raise BundleError(f"{self._archive.source}, {MANIFEST}: {error}; give it a name with --as") from None
-        return [
-            NamedManifest(
-                name.upstream,
-                name.repository,
-                name.tag or (None if name.digest else DEFAULT_TAG),
-                digest,
-                len(manifest),
-                mediatypes.OCI_MANIFEST,
-                rebuilt=True,
-            )
-            for name in names
-        ]
+        return [NamedManifest.of(name, digest, len(manifest), mediatypes.OCI_MANIFEST, rebuilt=True) for name in names]
 
     def _layer(self, path: str, diff_id: str) -> _Blob:
         """The layer as it lies there: compressed, or with the digest that the configuration has for it."""
@@ -192,7 +179,7 @@ class _DockerArchive:
                 else:
                     blob = _Blob(Digest.parse(diff_id), item.size, mediatypes.OCI_LAYER)
             except DigestInvalid as error:
-                self._refuse(item.name, str(error))
+                self._archive.refuse(item.name, str(error))
             self._layers[item.name] = blob
             self._add(blob, item)
         return self._layers[item.name]
@@ -212,14 +199,11 @@ class _DockerArchive:
     def _item(self, path: str) -> Item:
         item = self._archive.items.get(path)
         if item is None and path in self._archive.others:
-            self._refuse(path, "it is a link or device, which is never followed")
+            self._archive.refuse(path, "it is a link or device, which is never followed")
         if item is None:
-            self._refuse(MANIFEST, f"it names {path[:200]!r}, which is not there")
+            self._archive.refuse(MANIFEST, f"it names {path[:200]!r}, which is not there")
         return item
 
     def _add(self, blob: _Blob, item: Item) -> None:
         source = BlobSource(blob.digest, blob.size, (BlobFile(self._archive, item),))
         self._contents.blobs.setdefault(blob.digest, source)
-
-    def _refuse(self, entry: str, why: str) -> NoReturn:
-        raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from appliance.bundle.archive import Archive
-from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedManifest
+from appliance.bundle.archivecontents import ArchiveContents, BlobSource, NamedManifest, wrong_bytes
 from appliance.bundle.closure import Closure, ImageBlob, closure
 from appliance.bundle.contents import MAX_MANIFEST_VALUES, MAX_REFS, Bundle, check_values
 from appliance.bundle.publication import HeldManifest, Published
@@ -182,7 +182,7 @@ class _Planner:
             return None
         data = blob.data if blob.data is not None else await self._threads.call(blob.read, MAX_MANIFEST_BYTES)
         if not digest.matches(data):
-            raise BundleDamaged(f"{blob}: its bytes do not have the digest {digest}; copy the archive again")
+            raise wrong_bytes(blob, digest)
         self._document_bytes += len(data)
         if self._document_bytes > MAX_DOCUMENTS:
             raise BundleDamaged(f"{blob}: with it an image has more than {MAX_DOCUMENTS} bytes of manifests")

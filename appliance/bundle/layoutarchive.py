@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 import msgspec
 
-from appliance.bundle.archive import Archive, whole
+from appliance.bundle.archive import Archive
 from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest, check_names
 from appliance.bundle.contents import INDEX, MAX_INDEX_BYTES, MAX_INDEX_VALUES, MAX_REFS, check_values, parse_name
 from appliance.bundle.toolfiles import IMAGE_NAME, SUBJECT
-from appliance.errors import BundleDamaged, BundleError, ManifestInvalid, PullcacheError
+from appliance.errors import BundleError, ManifestInvalid, PullcacheError
 from appliance.index.repository import REF_NAME
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, check_keys, parse_manifest
-from appliance.oci.reference import DEFAULT_TAG, Reference, is_tag
+from appliance.oci.reference import Reference, is_tag
 from appliance.oci.referrer import subject_of
 
 FORMAT = "an OCI image layout"
@@ -51,23 +50,6 @@ class _LayoutIndex(msgspec.Struct, rename="camel"):
     layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """One entry of index.json."""
-
-    descriptor: Descriptor
-
-    @property
-    def annotations(self) -> dict[str, str]:
-        return self.descriptor.annotations or {}
-
-    @property
-    def kind(self) -> str:
-        """Hauler's and cosign's word for what it is, without their prefix."""
-        said = next((self.annotations[key] for key in _KINDS if key in self.annotations), "")
-        return said.partition("/")[2]
-
-
 @dataclass(frozen=True, slots=True)
 class _Links:
     """What is remembered of a manifest: digests of an index's children, and what it refers to."""
@@ -88,8 +70,6 @@ def read(archive: Archive, as_name: Reference | None) -> ArchiveContents:
 
 
 class _Layout:
-    """An OCI image layout."""
-
     def __init__(self, archive: Archive, as_name: Reference | None) -> None:
         self._archive = archive
         self._as_name = as_name
@@ -102,14 +82,13 @@ class _Layout:
         self._graph: dict[str, _Links] = {}
 
     def read(self) -> ArchiveContents:
-        """See L{read}."""
-        entries = [_Listed(descriptor) for descriptor in self._index()]
-        self._read_graph([entry.descriptor for entry in entries])
+        entries = self._index()
+        self._read_graph(entries)
         images = [entry for entry in entries if not self._refers(entry)]
         referrers = [entry for entry in entries if self._refers(entry)]
         contents = ArchiveContents(FORMAT, "", [self._archive.source], blobs=self._blobs)
         contents.roots = self._named(images)
-        named = {entry.annotations.get(IMAGE_NAME): entry.descriptor.parsed() for entry in images}
+        named = {_annotations(entry).get(IMAGE_NAME): entry.parsed() for entry in images}
         subjects = [self._subject(entry, named) for entry in referrers]
         places = self._places(contents.roots, set(subjects))
         left = []
@@ -117,15 +96,15 @@ class _Layout:
             found = self._placed(entry, subject, places)
             contents.roots += found
             if len(contents.roots) > MAX_REFS:
-                self._refuse(INDEX, f"with what refers to its images it comes to more than {MAX_REFS} names")
+                self._archive.refuse(INDEX, f"with what refers to its images it comes to more than {MAX_REFS} names")
             if not found:
-                left.append(f"{entry.descriptor.digest} refers to no image of this archive and was left out")
+                left.append(f"{entry.digest} refers to no image of this archive and was left out")
         more = [f"and {len(left) - _SHOWN} more of that kind"] if len(left) > _SHOWN else []
         contents.notes += left[:_SHOWN] + more
         return contents
 
     def _index(self) -> list[Descriptor]:
-        data = whole(self._archive, self._archive.items[INDEX], MAX_INDEX_BYTES)
+        data = self._archive.whole(self._archive.items[INDEX], MAX_INDEX_BYTES)
         try:
             check_values(data, MAX_INDEX_VALUES)
             index = msgspec.json.decode(data, type=_LayoutIndex)
@@ -133,11 +112,11 @@ class _Layout:
             for descriptor in index.manifests:
                 descriptor.parsed()
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, PullcacheError) as error:
-            self._refuse(INDEX, str(error))
+            self._archive.refuse(INDEX, str(error))
         if index.config is not msgspec.UNSET or index.layers is not msgspec.UNSET:
-            self._refuse(INDEX, "it is an index and a manifest at once")
+            self._archive.refuse(INDEX, "it is an index and a manifest at once")
         if not index.manifests or len(index.manifests) > MAX_REFS:
-            self._refuse(INDEX, f"it names {len(index.manifests)} manifests")
+            self._archive.refuse(INDEX, f"it names {len(index.manifests)} manifests")
         return index.manifests
 
     def _read_graph(self, roots: list[Descriptor]) -> None:
@@ -161,12 +140,14 @@ class _Layout:
                 continue
             item = blob.files[0].item
             try:
-                manifest = parse_manifest(whole(self._archive, item, MAX_MANIFEST_BYTES), None, media_type)
+                manifest = parse_manifest(self._archive.whole(item, MAX_MANIFEST_BYTES), None, media_type)
             except ManifestInvalid as error:
-                self._refuse(item.name, str(error))
+                self._archive.refuse(item.name, str(error))
             links += len(manifest.manifests)
             if links > MAX_LINKS:
-                self._refuse(INDEX, f"its indexes name more than {MAX_LINKS} manifests, which nothing honest does")
+                self._archive.refuse(
+                    INDEX, f"its indexes name more than {MAX_LINKS} manifests, which nothing honest does"
+                )
             children = tuple(child.digest for child in manifest.manifests if child.parsed() in self._blobs)
             self._graph[digest] = _Links(children, None if manifest.subject is None else manifest.subject.parsed())
             add(manifest.manifests)
@@ -193,16 +174,18 @@ class _Layout:
                 waiting += new
                 steps += 0 if links is None else len(links.children)
                 if steps > MAX_STEPS:
-                    self._refuse(INDEX, "its indexes name each other so often that they would be walked for hours")
+                    self._archive.refuse(
+                        INDEX, "its indexes name each other so often that they would be walked for hours"
+                    )
         return found
 
     # -- names ------------------------------------------------------------------------------------------------------
 
-    def _named(self, images: list[_Listed]) -> list[NamedManifest]:
+    def _named(self, images: list[Descriptor]) -> list[NamedManifest]:
         names = [self._name(image) for image in images]
         if self._as_name is not None:
-            distinct = {image.descriptor.digest for image in images}
-            unnamed = {image.descriptor.digest for image, name in zip(images, names, strict=True) if name is None}
+            distinct = {image.digest for image in images}
+            unnamed = {image.digest for image, name in zip(images, names, strict=True) if name is None}
             meant = distinct if len(distinct) == 1 else unnamed
             if len(meant) != 1:
                 raise BundleError(
@@ -210,8 +193,8 @@ class _Layout:
                     f" {len(unnamed)} of them without a name; export them into separate archives"
                 )
             for number, image in enumerate(images):
-                if image.descriptor.digest in meant:
-                    tag = image.annotations.get(REF_NAME, "")
+                if image.digest in meant:
+                    tag = _annotations(image).get(REF_NAME, "")
                     # A name without a tag is completed by the tag in the archive.
                     lacks_tag = self._as_name.tag is None and self._as_name.digest is None and is_tag(tag)
                     names[number] = replace(self._as_name, tag=tag) if lacks_tag else self._as_name
@@ -219,25 +202,25 @@ class _Layout:
         for image, name in zip(images, names, strict=True):
             if name is None:
                 raise BundleError(
-                    f"{self._archive.source}: {image.descriptor.digest} has no name in it; give it one with --as"
+                    f"{self._archive.source}: {image.digest} has no name in it; give it one with --as"
                     " (docker.io/library/nginx:1.27)"
                 )
-            root = _root(name, image.descriptor)
+            root = _root(name, image)
             if roots.setdefault(root.name, root) != root:
                 check_names(self._archive.source, [roots[root.name], root])
         return list(roots.values())
 
-    def _name(self, image: _Listed) -> Reference | None:
+    def _name(self, image: Descriptor) -> Reference | None:
         """The name in the annotations, C{None} when there is none or only a tag."""
-        full = image.annotations.get(IMAGE_NAME)
-        short = image.annotations.get(REF_NAME)
+        full = _annotations(image).get(IMAGE_NAME)
+        short = _annotations(image).get(REF_NAME)
         if full is not None:
             return self._parsed(full)
         if short is None:
             return None
         if not is_tag(short):
             return self._parsed(short)
-        for key, repository in (image.descriptor.annotations or {}).items():
+        for key, repository in _annotations(image).items():
             if key.startswith(_DISTRIBUTION):
                 # Several repositories may be listed; the first is as true as the others.
                 return self._parsed(f"{key.removeprefix(_DISTRIBUTION)}/{repository.partition(',')[0]}:{short}")
@@ -251,52 +234,55 @@ class _Layout:
 
     # -- what refers to images --------------------------------------------------------------------------------------
 
-    def _refers(self, entry: _Listed) -> bool:
-        if SUBJECT in entry.annotations or entry.kind in _SUFFIXES or entry.kind.startswith("referrers"):
+    def _refers(self, entry: Descriptor) -> bool:
+        kind = _kind(entry)
+        if SUBJECT in _annotations(entry) or kind in _SUFFIXES or kind.startswith("referrers"):
             return True
-        links = self._graph.get(entry.descriptor.digest)
+        links = self._graph.get(entry.digest)
         return links is not None and links.subject is not None
 
     def _placed(
-        self, entry: _Listed, subject: Digest | None, places: dict[Digest, set[tuple[str, str]]]
+        self, entry: Descriptor, subject: Digest | None, places: dict[Digest, set[tuple[str, str]]]
     ) -> list[NamedManifest]:
         """The referrer, in every repository that has what it refers to."""
-        suffix = _SUFFIXES.get(entry.kind)
+        suffix = _SUFFIXES.get(_kind(entry))
         tag = None if subject is None or suffix is None else f"{subject.file_name}{suffix}"
         found = set() if subject is None else places.get(subject, set())
         name = self._name(entry) if suffix is None else None
         if name is not None and subject_of(name.tag) is not None:
             # Cosign's own name, whose tag says what it refers to.
             found, tag = {(name.upstream, name.repository)}, name.tag
-        digest = entry.descriptor.parsed()
-        roots = (_root(Reference(*place, tag, digest), entry.descriptor) for place in sorted(found))
+        digest = entry.parsed()
+        roots = (_root(Reference(*place, tag, digest), entry) for place in sorted(found))
         return [replace(root, refers=True) for root in roots]
 
-    def _subject(self, entry: _Listed, named: dict[str | None, Digest]) -> Digest | None:
+    def _subject(self, entry: Descriptor, named: dict[str | None, Digest]) -> Digest | None:
         """
         What the entry refers to, C{None} when nothing says so.
 
         @param named: images by name; what hauler writes bears its image's own.
         """
-        said = entry.annotations.get(SUBJECT)
+        said = _annotations(entry).get(SUBJECT)
         if said is not None:
             try:
                 return Digest.parse(said)
             except PullcacheError as error:
-                self._refuse(INDEX, str(error))
-        links = self._graph.get(entry.descriptor.digest)
+                self._archive.refuse(INDEX, str(error))
+        links = self._graph.get(entry.digest)
         if links is not None and links.subject is not None:
             return links.subject
-        return named.get(entry.annotations.get(IMAGE_NAME))
-
-    def _refuse(self, entry: str, why: str) -> NoReturn:
-        raise BundleDamaged(f"{self._archive.source}, at {entry!r}: {why}; have the archive made again")
+        return named.get(_annotations(entry).get(IMAGE_NAME))
 
 
-def _root(name: Reference, descriptor: Descriptor) -> NamedManifest:
-    tag = name.tag
-    if tag is None and name.digest is None:
-        tag = DEFAULT_TAG
-    return NamedManifest(
-        name.upstream, name.repository, tag, descriptor.parsed(), descriptor.size, descriptor.media_type
-    )
+def _annotations(entry: Descriptor) -> dict[str, str]:
+    return entry.annotations or {}
+
+
+def _kind(entry: Descriptor) -> str:
+    """Hauler's and cosign's word for what it is, without their prefix."""
+    said = next((text for key in _KINDS if (text := _annotations(entry).get(key)) is not None), "")
+    return said.partition("/")[2]
+
+
+def _root(name: Reference, entry: Descriptor) -> NamedManifest:
+    return NamedManifest.of(name, entry.parsed(), entry.size, entry.media_type)

@@ -206,11 +206,7 @@ class Publication:
         journal, _ = await self._read()
         if journal.receipt is None:
             return 0
-        repositories = {
-            (change.upstream, change.repository): await self._repositories.get(change.upstream, change.repository)
-            for change in journal.changes
-        }
-        await self._carry_out(journal, repositories)
+        await self._carry_out(journal, await self._loaded(journal.changes))
         return len(journal.changes)
 
     async def _read(self) -> tuple[Journal, int]:
@@ -224,8 +220,9 @@ class Publication:
         if found is not None:
             await self._documents.write(_JOURNAL, msgspec.json.encode(NOTHING), found[1])
 
-    async def _loaded(self, roots: Iterable[NamedManifest]) -> dict[tuple[str, str], Repository]:
-        places = dict.fromkeys((root.upstream, root.repository) for root in roots)
+    async def _loaded(self, concerned: Iterable[NamedManifest | RepositoryChange]) -> dict[tuple[str, str], Repository]:
+        """The repositories of what C{concerned} holds, by upstream and name."""
+        places = dict.fromkeys((each.upstream, each.repository) for each in concerned)
         return {place: await self._repositories.get(*place) for place in places}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from appliance.bundle import dockerarchive, layoutarchive
-from appliance.bundle.archive import Archive, open_archive, whole
+from appliance.bundle.archive import Archive, open_archive
 from appliance.bundle.archivecontents import ArchiveContents, BlobFile, BlobSource, NamedManifest, check_names
 from appliance.bundle.bundlejson import decode, decode_mark, plain_file
 from appliance.bundle.compression import Stop
@@ -162,12 +162,12 @@ def _read_bundle(archives: Sequence[Archive], policy: TrustPolicy) -> ArchiveCon
     data = document_of(archives[0])
     for archive in archives[1:]:
         # Every file repeats it. One at a time: of a thousand volumes they would take all memory.
-        if archive.items[BUNDLE].size != len(data) or whole(archive, archive.items[BUNDLE], len(data)) != data:
+        if archive.items[BUNDLE].size != len(data) or archive.whole(archive.items[BUNDLE], len(data)) != data:
             raise BundleError(f"{archive.source} and {source} are not of one bundle; import one bundle at a time")
     signatures: dict[str, None] = {}
     for archive in archives:
         if (item := archive.items.get(SIGNATURE)) is not None:
-            signatures[whole(archive, item, MAX_SIGNATURE_BYTES).decode("utf-8", "replace")] = None
+            signatures[archive.whole(item, MAX_SIGNATURE_BYTES).decode("utf-8", "replace")] = None
     signed = policy.check(source, data, list(signatures))
     bundle = decode(data, source)
     for archive in archives:
@@ -202,7 +202,7 @@ def document_of(archive: Archive) -> bytes:
             f"{archive.source}: there is no {BUNDLE} in it; other archives can be imported, but carry nothing that"
             " could be verified or built on"
         )
-    return whole(archive, archive.items[BUNDLE], MAX_BUNDLE_BYTES)
+    return archive.whole(archive.items[BUNDLE], MAX_BUNDLE_BYTES)
 
 
 def missing_volumes(bundle: Bundle, archives: Sequence[Archive]) -> set[int]:
@@ -230,7 +230,7 @@ def volumes_of(blob: BlobEntry) -> set[int]:
 def _mark(archive: Archive) -> VolumeMark | None:
     """Which volume of which bundle the file is, C{None} when it does not say."""
     item = archive.items.get(VOLUME)
-    return None if item is None else decode_mark(whole(archive, item, _MAX_MARK), archive.source)
+    return None if item is None else decode_mark(archive.whole(item, _MAX_MARK), archive.source)
 
 
 def _entries(blob: BlobEntry) -> list[tuple[str, int, int]]:
@@ -270,12 +270,12 @@ def _check_plain_files(archives: Sequence[Archive], bundle: Bundle) -> None:
     def document(digest: Digest) -> bytes | None:
         name = blob_name(digest)
         archive = next((archive for archive in archives if name in archive.items), None)
-        return None if archive is None else whole(archive, archive.items[name], MAX_MANIFEST_BYTES)
+        return None if archive is None else archive.whole(archive.items[name], MAX_MANIFEST_BYTES)
 
     listed = {file.name: file for file in bundle.files}
     for archive in archives:
         for name in (name for name in PLAIN_NAMES if name in archive.items):
-            data = whole(archive, archive.items[name], MAX_INDEX_BYTES)
+            data = archive.whole(archive.items[name], MAX_INDEX_BYTES)
             if name in listed:
                 if plain_file(name, data) != listed[name]:
                     raise BundleDamaged(

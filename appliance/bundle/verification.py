@@ -61,7 +61,12 @@ def verify(files: Sequence[Path], keys: Sequence[PublicKey], hashed: Callable[[i
     try:
         for path in files:
             open_into(archives, path, Stop())
-        _check_that_one_bundle_was_given(archives)
+        first = document_of(archives[0]) if archives else b""
+        for archive in archives[1:]:
+            if document_of(archive) != first:
+                raise NotOneBundle(
+                    f"{archives[0].source} and {archive.source} are not of one bundle; verify each by itself"
+                )
         contents = read_contents(archives, None, TrustPolicy(tuple(keys)))
         assert contents.bundle is not None, "every archive holds a list of contents"
         absent = missing_volumes(contents.bundle, archives)
@@ -86,16 +91,6 @@ def verify(files: Sequence[Path], keys: Sequence[PublicKey], hashed: Callable[[i
     finally:
         for archive in archives:
             archive.close()
-
-
-def _check_that_one_bundle_was_given(archives: Sequence[Archive]) -> None:
-    """Raises as L{verify} does."""
-    first = document_of(archives[0]) if archives else b""
-    for archive in archives[1:]:
-        if document_of(archive) != first:
-            raise NotOneBundle(
-                f"{archives[0].source} and {archive.source} are not of one bundle; verify each by itself"
-            )
 
 
 def _result(work: Coroutine[Any, Any, ImportPlan]) -> ImportPlan:

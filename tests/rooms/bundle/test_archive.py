@@ -14,7 +14,7 @@ import zstandard
 from twisted.internet.defer import CancelledError
 
 from appliance.bundle import compression
-from appliance.bundle.archive import Archive, open_archive, whole
+from appliance.bundle.archive import Archive, open_archive
 from appliance.bundle.compression import Stop
 from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
 from tests.doubles import archives
@@ -53,7 +53,7 @@ def test_files_are_read_by_name_in_any_order(tmp_path: Path, wrap: Wrap) -> None
     archive = opened(tmp_path, wrap(archives.tar(FILES)))
     assert list(archive.items) == list(FILES)
     for name in reversed(FILES):
-        assert whole(archive, archive.items[name], LIMIT) == FILES[name]
+        assert archive.whole(archive.items[name], LIMIT) == FILES[name]
         assert archive.read(archive.items[name], 3, 2) == FILES[name][3:5]
     archive.close()
 
@@ -61,7 +61,7 @@ def test_files_are_read_by_name_in_any_order(tmp_path: Path, wrap: Wrap) -> None
 def test_a_folder_is_an_archive(tmp_path: Path) -> None:
     """An unpacked bundle needs not be packed again."""
     archive = open_archive(unpacked(tmp_path), Stop())
-    assert {name: whole(archive, item, LIMIT) for name, item in archive.items.items()} == FILES
+    assert {name: archive.whole(item, LIMIT) for name, item in archive.items.items()} == FILES
 
 
 def test_links_and_devices_are_seen_and_never_followed(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_folder_that_was_opened_is_read(tmp_path: Path) -> None:
     archive = open_archive(folder, Stop())
     folder.rename(tmp_path / "renamed")
     folder.symlink_to("/etc")
-    assert whole(archive, archive.items["folder/b"], LIMIT) == FILES["folder/b"]
+    assert archive.whole(archive.items["folder/b"], LIMIT) == FILES["folder/b"]
     archive.close()
 
 
@@ -144,7 +144,7 @@ def test_a_folder_is_closed(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "folder")
     before = len(os.listdir("/proc/self/fd"))
     archive = open_archive(folder, Stop())
-    whole(archive, archive.items["folder/b"], LIMIT)
+    archive.whole(archive.items["folder/b"], LIMIT)
     archive.close()
     archive.close()
     stopped = Stop()
@@ -277,7 +277,7 @@ def test_a_document_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     """Its size stands in its header."""
     archive = opened(tmp_path, archives.tar(FILES))
     with pytest.raises(BundleDamaged, match="at 'folder/b': 10240 bytes are too many for it, 100 are allowed"):
-        whole(archive, archive.items["folder/b"], 100)
+        archive.whole(archive.items["folder/b"], 100)
 
 
 def test_reading_stops_when_the_import_does(tmp_path: Path) -> None:

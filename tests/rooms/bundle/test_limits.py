@@ -63,7 +63,7 @@ def test_long_names_do_not_take_all_memory(tmp_path: Path, monkeypatch: pytest.M
 
 def test_as_many_blobs_as_may_be_are_no_long_names() -> None:
     """A bundle at its limit of entries, every one of them a part of a layer with a long digest."""
-    listing = opening._Listing("a.tar", ())
+    listing = opening.Archive("a.tar")
     for number in range(tar.MAX_ENTRIES):
         name = f"pullcache/parts/sha512/{number:0128x}/0001"
         listing.add(name, Item(name, 1))
