@@ -9,13 +9,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
 
-from appliance.bundle.builder import BundleBuilder
-from appliance.bundle.closure import Closure, closure
+import appliance
+from appliance.bundle.closure import KINDS, Absent, Closure, ImageBlob, closure
+from appliance.bundle.contents import (
+    AbsentPlatform,
+    BlobEntry,
+    BlobKind,
+    Bundle,
+    KnownReferrers,
+    Platforms,
+    Producer,
+    Provenance,
+    Ref,
+    ReferrerEntry,
+    Required,
+)
 from appliance.bundle.export import BlobSlice, Export, Omitted, packed
 from appliance.bundle.names import UpstreamFor
 from appliance.bundle.selection import Candidate, Selection, Selector
-from appliance.bundle.toolfiles import ToolFiles, docker_image
+from appliance.bundle.toolfiles import DockerImage, LayoutEntry, ToolFiles, docker_image
 from appliance.errors import BundleError
 from appliance.index.graph import Relations, relations_of
 from appliance.index.lists import ReferrerLists
@@ -24,46 +39,36 @@ from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import is_media_type
+from appliance.oci.reference import full_name
 from appliance.oci.referrer import subject_of
+from appliance.oci.timestamps import timestamp
 
 LastPulled = Callable[[str, str, str], float | None]
 """When a tag or digest of (upstream, repository) was last pulled, seconds since the epoch; C{None} when not known."""
 
 _READ = 4 * 1024 * 1024
+_MAX_LINE = 1024
 
 
-def never(upstream: str, repository: str, reference: str) -> float | None:
-    """No pull is known of anything."""
-    return None
-
-
+@dataclass(frozen=True)
 class Exporter:
-    """Plans bundles of what one store holds."""
+    """
+    Plans bundles of what one store holds.
 
-    def __init__(
-        self,
-        store: IBlobStore,
-        repositories: Repositories,
-        threads: IThreads,
-        site: str,
-        upstream_for: UpstreamFor,
-        last_pulled: LastPulled = never,
-        lists: ReferrerLists | None = None,
-        asks: Callable[[str], bool] = lambda _: False,
-    ) -> None:
-        """
-        @param site: the stable id of this appliance.
-        @param lists: the lists of referrers of upstreams; C{None}: there are none.
-        @param asks: whether a blob that came through another repository is requested of that upstream first.
-        """
-        self._asks = asks
-        self._lists = lists
-        self._store = store
-        self._repositories = repositories
-        self._threads = threads
-        self._site = site
-        self._upstream_for = upstream_for
-        self._last_pulled = last_pulled
+    @ivar site: the stable id of this appliance.
+    @ivar lists: the lists of referrers of upstreams; C{None}: there are none.
+    @ivar asks: whether a blob that came through another repository is requested of that upstream first.
+    """
+
+    store: IBlobStore
+    repositories: Repositories
+    threads: IThreads
+    site: str
+    upstream_for: UpstreamFor
+    last_pulled: LastPulled = lambda upstream, repository, reference: None
+    lists: ReferrerLists | None = None
+    asks: Callable[[str], bool] = lambda upstream: False
 
     async def plan(self, selection: Selection) -> Export:
         """
@@ -72,19 +77,17 @@ class Exporter:
         @return: a bundle with the references that are whole; what else was asked for is named in it.
         @raise BundleError: the selection makes no sense, or so small a volume does not.
         """
-        selector = Selector(selection, self._upstream_for)
-        plan = _ExportPlan(self._store, self._threads, selector, selection, self._last_pulled, self._lists, self._asks)
-        for upstream, name in await self._repositories.names():
-            if selector.concerns(upstream, name):
-                await plan.add(await self._repositories.read(upstream, name))
+        plan = _ExportPlan(self, selection)
+        for upstream, name in await self.repositories.names():
+            if plan.selector.concerns(upstream, name):
+                await plan.add(await self.repositories.read(upstream, name))
         builder = plan.builder
-        tool_files = ToolFiles.of(builder.entries, builder.images)
-        export = packed(builder.bundle(selection, self._site), tool_files, selection.volume_size)
+        export = packed(builder.bundle(selection, self.site), builder.tool_files(), selection.volume_size)
         parts = [each for volume in export.slices for each in volume if each.part is not None]
         if parts:
             export = export.with_hashes({part: await self._hash(part) for part in parts})
         # What was asked for and means nothing held; a wanted digest as well that is not in what it belongs to.
-        unanswered = dict.fromkeys(selector.unanswered())
+        unanswered = dict.fromkeys(plan.selector.unanswered())
         for want in selection.want:
             if (digest := want.digest) is not None and not builder.covers(digest):
                 unanswered[want.name] = None
@@ -95,13 +98,13 @@ class Exporter:
 
     async def _hash(self, part: BlobSlice) -> str:
         hasher, start, stop = hashlib.sha256(), part.start, part.start + part.size
-        reader = self._store.open(part.digest)
+        reader = self.store.open(part.digest)
         try:
             while start < stop:
                 data = await reader.read(start, min(start + _READ, stop))
                 if not data:
                     raise BundleError("a blob became shorter while it was exported; export again")
-                await self._threads.call(hasher.update, data)
+                await self.threads.call(hasher.update, data)
                 start += len(data)
         finally:
             reader.close()
@@ -112,40 +115,29 @@ class _ExportPlan:
     """
     What one export will hold, collected repository by repository.
 
+    @ivar selector: what is asked for, and what of it nothing was found for.
     @ivar left_out: references that were asked for and are not in it.
     @ivar partial: those that are in it as far as they go.
     """
 
-    def __init__(
-        self,
-        store: IBlobStore,
-        threads: IThreads,
-        selector: Selector,
-        selection: Selection,
-        last_pulled: LastPulled,
-        lists: ReferrerLists | None,
-        asks: Callable[[str], bool],
-    ) -> None:
-        self._store = store
-        self._asks = asks
-        self._size_of: SizeOf = store.size
-        self._lists = lists
-        self._manifests = HeldManifests(store, threads)
-        self._selector = selector
+    def __init__(self, exporter: Exporter, selection: Selection) -> None:
+        self._exporter = exporter
+        self._size_of: SizeOf = exporter.store.size
+        self._manifests = HeldManifests(exporter.store, exporter.threads)
         self._selection = selection
-        self._last_pulled = last_pulled
+        self.selector = Selector(selection, exporter.upstream_for)
         self.builder = BundleBuilder(selection.have)
         self.left_out: list[Omitted] = []
         self.partial: list[Omitted] = []
 
     async def add(self, repository: Repository) -> None:
         """Add what is meant of one repository."""
-        looked_for = self._selector.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
+        looked_for = self.selector.looked_for(repository.upstream, repository.name) - repository.manifests.keys()
         relations = await relations_of(repository, self._manifests)
-        self._size_of = self._store.size
-        if self._asks(repository.upstream):
-            self._size_of = relations.sizes_in(repository, self._store.size)
-        chosen = self._selector.choose(self._candidates(repository, relations), relations.naming(looked_for))
+        self._size_of = self._exporter.store.size
+        if self._exporter.asks(repository.upstream):
+            self._size_of = relations.sizes_in(repository, self._size_of)
+        chosen = self.selector.choose(self._candidates(repository, relations), relations.naming(looked_for))
         for candidate in sorted(chosen, key=lambda candidate: candidate.name):
             if not self.builder.holds(candidate.name):
                 await self._add_candidate(repository, relations, candidate)
@@ -156,7 +148,9 @@ class _ExportPlan:
         for tag, digest, implied in relations.references(repository):
             # Runtimes ask for a tag with HEAD and pull what it means by digest: both are pulls of the tag.
             references = [str(digest)] if tag is None else [tag, str(digest)]
-            pulls = [when for reference in references if (when := self._last_pulled(*place, reference)) is not None]
+            pulls = [
+                when for reference in references if (when := self._exporter.last_pulled(*place, reference)) is not None
+            ]
             yield Candidate(*place, tag, digest, max(pulls, default=None), implied)
 
     async def _add_candidate(self, repository: Repository, relations: Relations, candidate: Candidate) -> None:
@@ -179,7 +173,7 @@ class _ExportPlan:
         The image with the platforms that the other side wants of it; C{None} when it wants none, or one of them is not
         held: that is noted, and the others are taken all the same.
         """
-        platforms = self._selector.platforms(candidate)
+        platforms = self.selector.platforms(candidate)
         if self._selection.platforms or not platforms:
             return None
         found = await self._closure(repository, candidate.digest, frozenset(), platforms)
@@ -199,11 +193,11 @@ class _ExportPlan:
         for subject in queue:
             for digest, tag in relations.about(repository, subject):
                 queue += await self._add_referrer(repository, digest, subject, tag, queue)
-        if self._lists is None:
+        if (lists := self._exporter.lists) is None:
             return
         added = set(queue)
         for subject in queue:
-            known = await self._lists.get(repository.upstream, repository.name, subject)
+            known = await lists.get(repository.upstream, repository.name, subject)
             if known is not None and not known.cut and added.issuperset(each.digest for each in known.referrers):
                 self.builder.add_known_referrers(repository, subject)
 
@@ -243,3 +237,167 @@ class _ExportPlan:
 def _note(where: list[Omitted], omitted: Omitted) -> None:
     if all(noted.ref != omitted.ref for noted in where):
         where.append(omitted)
+
+
+# -- the document -----------------------------------------------------------------------------------------------------
+
+
+class BundleBuilder:
+    """
+    The contents of one bundle in the making: each blob once, and what is left to the other side.
+
+    @ivar created: seconds since the epoch: when the newest tag inside came to mean what it means.
+    """
+
+    def __init__(self, have: frozenset[Digest]) -> None:
+        """@param have: blobs that the other side holds: they are required instead of carried."""
+        self._have = have
+        self._refs: dict[str, Ref] = {}
+        self._blobs: dict[Digest, ImageBlob] = {}
+        self._required: dict[Digest, tuple[ImageBlob, dict[str, None]]] = {}
+        self._absent: dict[tuple[Digest, Digest], Absent] = {}
+        # By repository in full, digest, and tag or nothing.
+        self._referrers: dict[tuple[str, str, str], ReferrerEntry] = {}
+        self._known_referrers: set[tuple[str, Digest]] = set()
+        self._entries: dict[str, LayoutEntry] = {}
+        self._images: dict[tuple[Digest, ...], DockerImage] = {}
+        self.created = 0.0
+
+    def holds(self, name: str) -> bool:
+        """Whether the reference is in already."""
+        return name in self._refs
+
+    def covers(self, digest: Digest) -> bool:
+        """Whether the other side has the blob once it has imported this."""
+        return digest in self._blobs or digest in self._required or digest in self._have
+
+    def add_reference(self, repository: Repository, candidate: Candidate, closure: Closure) -> None:
+        """A reference with everything beneath it."""
+        held = repository.manifests[candidate.digest]
+        tag = repository.tags[candidate.tag] if candidate.tag is not None else None
+        self.created = max(self.created, tag.tagged_at if tag is not None else 0.0)
+        present = dict.fromkeys(map(_line, closure.platforms))
+        absent = dict.fromkeys(_line(child.platform) for child in closure.absent)
+        self._refs[candidate.name] = Ref(
+            name=candidate.name,
+            digest=str(candidate.digest),
+            media_type=held.media_type,
+            size=held.size,
+            upstream=Provenance(
+                registry=candidate.upstream,
+                repository=candidate.repository,
+                tag=candidate.tag,
+                resolved_at=None if tag is None else timestamp(tag.tagged_at),
+            ),
+            platforms=Platforms(
+                present=tuple(name for name in present if name),
+                absent=tuple(name for name in absent if name and name not in present),
+            ),
+        )
+        # What a tag such as sha256-<hex>.sig means is a referrer: no tool may take it for an image.
+        if subject_of(candidate.tag) is None:
+            self._add_entry(LayoutEntry(candidate.digest, held.size, held.media_type, candidate.name))
+        self._add_blobs(closure, candidate.name)
+
+    def add_referrer(
+        self, repository: Repository, digest: Digest, subject: Digest, closure: Closure, tag: str | None = None
+    ) -> None:
+        """A manifest that refers to another one, with everything beneath it."""
+        place = full_name(repository.upstream, repository.name, "")
+        held = repository.manifests[digest]
+        manifest = closure.manifests.get(digest)
+        artifact_type = manifest.artifact_type if manifest is not None else None
+        self._referrers[place, str(digest), tag or ""] = ReferrerEntry(
+            subject=str(subject),
+            digest=str(digest),
+            artifact_type=_line(artifact_type),
+            via="subject" if tag is None else "tag",
+            repository=place,
+            tag=tag,
+        )
+        self._add_entry(LayoutEntry(digest, held.size, held.media_type, None, subject, artifact_type))
+        self._add_blobs(closure, full_name(repository.upstream, repository.name, tag or digest))
+
+    def add_known_referrers(self, repository: Repository, subject: Digest) -> None:
+        """Say that everything that refers to C{subject}, by its upstream's list, is in."""
+        self._known_referrers.add((full_name(repository.upstream, repository.name, ""), subject))
+
+    def add_image(self, image: DockerImage, name: str | None) -> None:
+        """Something that docker and podman can load, under a full reference with a tag or under none."""
+        image = self._images.setdefault((image.config, *image.layers), image)
+        if name is not None:
+            image.names.append(name)
+
+    def _add_entry(self, entry: LayoutEntry) -> None:
+        self._entries.setdefault(entry.name or str(entry.digest), entry)
+
+    def _add_blobs(self, closure: Closure, name: str) -> None:
+        """Add what C{name} is made of: what the other side does not hold, and what it has to hold."""
+        for blob in closure.held:
+            if blob.digest not in self._have:
+                self._blobs.setdefault(blob.digest, blob)
+        for blob in (*(blob for blob in closure.held if blob.digest in self._have), *closure.missing):
+            self._required.setdefault(blob.digest, (blob, {}))[1][name] = None
+        for absent in closure.absent:
+            self._absent.setdefault((absent.index, absent.digest), absent)
+
+    def tool_files(self) -> ToolFiles:
+        """What other tools read: in C{index.json} names come first, then referrers that have none."""
+        named = {entry.digest for entry in self._entries.values() if entry.name is not None}
+        entries = [entry for entry in self._entries.values() if entry.name is not None or entry.digest not in named]
+        entries.sort(key=lambda entry: (entry.name is None, entry.name or "", entry.digest))
+        return ToolFiles.of(entries, list(self._images.values()))
+
+    def bundle(self, selection: Selection, site: str) -> Bundle:
+        """The document, with all blobs in the first volume; not sealed."""
+        increment = selection.is_increment or bool(self._required)
+        # In file order: what says how things hang together before what is bulky.
+        blobs = sorted(self._blobs.values(), key=lambda blob: KINDS.index(blob.kind))
+        # A child left out of one image may be asked for by its own digest.
+        absent = [
+            self._absent[key]
+            for key in sorted(self._absent)
+            if key[1] not in self._blobs and key[1] not in self._required
+        ]
+        return Bundle(
+            created=timestamp(self.created),
+            producer=Producer(name="pullcache", version=appliance.__version__),
+            site=site,
+            title=selection.title,
+            labels=selection.labels,
+            kind="increment" if increment else "full",
+            base=selection.base,
+            refs=tuple(self._refs[name] for name in sorted(self._refs)),
+            blobs=tuple(
+                BlobEntry(
+                    digest=str(blob.digest),
+                    size=blob.size,
+                    kind=_kind(blob),
+                    media_type=blob.media_type if is_media_type(blob.media_type) else "",
+                )
+                for blob in blobs
+            ),
+            requires=tuple(
+                Required(digest=str(digest), size=blob.size, kind=_kind(blob), needed_by=tuple(sorted(names)))
+                for digest, (blob, names) in sorted(self._required.items(), key=lambda each: each[0])
+            ),
+            absent_platforms=tuple(
+                AbsentPlatform(
+                    index=str(child.index), digest=str(child.digest), size=child.size, platform=_line(child.platform)
+                )
+                for child in absent
+            ),
+            referrers=tuple(self._referrers[key] for key in sorted(self._referrers)),
+            referrers_heard=tuple(
+                KnownReferrers(repository=place, subject=str(each)) for place, each in sorted(self._known_referrers)
+            ),
+        )
+
+
+def _kind(blob: ImageBlob) -> BlobKind:
+    return cast(BlobKind, blob.kind)
+
+
+def _line(text: str | None) -> str:
+    """What an image's author wrote, when it is fit to be shown: nothing else may enter the document."""
+    return text if text is not None and text.isprintable() and len(text) <= _MAX_LINE else ""
