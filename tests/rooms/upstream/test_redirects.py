@@ -219,6 +219,22 @@ def test_a_redirect_target_may_not_send_us_elsewhere_for_a_token(realm: str) -> 
     assert net.urls() == [REGISTRY + "/v2/a/manifests/t", CDN + "/v2/b/manifests/t"]
 
 
+def test_a_token_of_a_redirect_target_stays_with_it() -> None:
+    """It sends us back to where we came from once we show it: the registry does not get to see it."""
+    net = leading(CDN + "/v2/a/blobs/x")
+    artifact_registry(net, CDN + "/token")
+    challenging = net.servers[CDN]
+
+    def server(asked: Asked) -> Reply | None:
+        shown = asked.one("authorization") == "Bearer anonymous"
+        return Reply(307, {"Location": REGISTRY + "/back"}) if shown else challenging(asked)
+
+    net.servers[CDN] = server
+    assert body(net) == BLOB
+    assert net.asked[-1].url == REGISTRY + "/back"
+    assert [asked.one("authorization") for asked in net.asked if asked.origin == REGISTRY] == [None, None]
+
+
 def test_a_redirect_target_gets_no_password(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Whatever it asks for."""
     (tmp_path / "p").write_text("pw")
