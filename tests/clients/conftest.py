@@ -49,9 +49,7 @@ def _simulated(folder: Path) -> RemoteRegistry:
 
 
 def _real(kind: type[DockerRegistry], folder: Path) -> DockerRegistry:
-    reason = tools.missing(*kind.programs)
-    if reason:
-        pytest.skip(reason)
+    tools.need(*kind.programs)
     registry = kind(folder).start()
     for (repository, tag), content in HELD.items():
         registry.add(repository, tag, content)
@@ -78,9 +76,7 @@ def appliance(tmp_path: Path, upstream: Upstream) -> Iterator[Appliance]:
 
 
 def _client(kind: Any, folder: Path) -> Iterator[Any]:
-    reason = tools.missing(*kind.programs)
-    if reason:
-        pytest.skip(reason)
+    tools.need(*kind.programs)
     yield from tools.opened(kind(folder))
 
 

@@ -56,12 +56,6 @@ def bundle(tmp_path: Path) -> Path:
     return file
 
 
-def needs(*programs: str) -> None:
-    reason = tools.missing(*programs)
-    if reason:
-        pytest.skip(reason)
-
-
 class Loading(Podman):
     """podman with an empty storage."""
 
@@ -86,14 +80,14 @@ class Importing(Containerd):
 @pytest.fixture
 def podman(tmp_path: Path) -> Iterator[Loading]:
     """podman, where it is installed."""
-    needs(*Loading.programs)
+    tools.need(*Loading.programs)
     yield from tools.opened(Loading(tmp_path))
 
 
 @pytest.fixture
 def containerd(tmp_path: Path) -> Iterator[Importing]:
     """containerd, where it is installed."""
-    needs(*Importing.programs)
+    tools.need(*Importing.programs)
     yield from tools.opened(Importing(tmp_path))
 
 
@@ -193,7 +187,7 @@ def test_neither_podman_nor_ctr_takes_an_increment_for_an_image(
 @pytest.mark.parametrize("name", NAMED)
 def test_regctl_imports_each_image_by_its_full_name(bundle: Path, tmp_path: Path, name: str) -> None:
     """Whatever the format, the digest is the upstream's."""
-    needs("regctl")
+    tools.need("regctl")
     target = f"ocidir://{tmp_path}/regctl:x"
     home = {"HOME": str(tmp_path)}
     run("regctl", "image", "import", target, bundle, "--name", name, **home)
@@ -202,7 +196,7 @@ def test_regctl_imports_each_image_by_its_full_name(bundle: Path, tmp_path: Path
 
 def test_crane_pushes_an_unpacked_bundle_and_a_file_with_one_image(tmp_path: Path) -> None:
     """From a folder the digest stays; a file is a docker archive to crane, and may hold one image only."""
-    needs("crane", *DockerRegistry.programs)
+    tools.need("crane", *DockerRegistry.programs)
     registry = DockerRegistry(tmp_path).start()
     try:
         [file] = write(tmp_path, Site().hold(SCHEMA2, ("quay.io", "acme/bar"), "2.1"))
@@ -244,7 +238,7 @@ def test_oras_copies_each_image_with_what_refers_to_it(
 
 def test_oras_lists_what_refers_to_an_image_in_the_bundle(oras: Oras, bundle: Path, tmp_path: Path) -> None:
     """Nothing has to be imported to see it; regctl looks for a fallback tag there, and there is none."""
-    needs("regctl")
+    tools.need("regctl")
     folder = unpacked([bundle], tmp_path / "layout")
     for place in (bundle, folder):
         assert [found for found, _ in oras.referrers(f"{place}@{MULTI.digest}", "--oci-layout")] == [REFERRER.digest]

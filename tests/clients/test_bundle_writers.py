@@ -28,12 +28,6 @@ TINY = images.image("library/tiny")
 MULTI = images.multi_arch("library/multi")
 
 
-def need(*programs: str) -> None:
-    reason = tools.missing(*programs)
-    if reason:
-        pytest.skip(reason)
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """An OCI image layout that tools copy from."""
@@ -43,7 +37,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def skopeo(folder: Path, *arguments: str | Path) -> None:
-    need("skopeo")
+    tools.need("skopeo")
     run("skopeo", "--insecure-policy", "--tmpdir", folder, "copy", "--quiet", *arguments)
 
 
@@ -112,7 +106,7 @@ def test_skopeos_docker_archive(source: Path) -> None:
 @pytest.fixture
 def podman(source: Path) -> Iterator[list[str]]:
     """podman with a storage of its own that holds L{TINY} as L{NAME}."""
-    need("podman", "skopeo")
+    tools.need("podman", "skopeo")
     # podman refuses a run folder whose path is longer than 50 bytes, and pytest's folders are.
     runtime = tempfile.mkdtemp(prefix="podman")
     (source / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
@@ -149,7 +143,7 @@ def test_podman_save_as_oci_archive(source: Path, podman: list[str]) -> None:
 @pytest.mark.process
 def test_ctr_images_export(source: Path, tmp_path: Path) -> None:
     """All platforms, its metadata last."""
-    need(*Containerd.programs, "skopeo")
+    tools.need(*Containerd.programs, "skopeo")
     path = source / "seed.tar"
     skopeo(source, "--all", f"oci:{source}/multi:latest", f"oci-archive:{path}:{NAME}")
     client = Containerd(tmp_path)
@@ -181,7 +175,7 @@ def registry() -> Iterator[RemoteRegistry]:
 @pytest.mark.process
 def test_crane_pull(tmp_path: Path, registry: RemoteRegistry) -> None:
     """A docker archive of compressed layers, and a layout in a folder."""
-    need("crane")
+    tools.need("crane")
     name = f"{registry.authority}/library/tiny:latest"
     run("crane", "--insecure", "pull", name, tmp_path / "crane.tar")
     check_rebuilt(tmp_path / "crane.tar", TINY, name)
@@ -194,7 +188,7 @@ def test_crane_pull(tmp_path: Path, registry: RemoteRegistry) -> None:
 @pytest.mark.parametrize("compress", [(), ("--compress",)], ids=["plain", "gzip"])
 def test_regctl_image_export(tmp_path: Path, registry: RemoteRegistry, compress: tuple[str, ...]) -> None:
     """Of one platform and of all."""
-    need("regctl")
+    tools.need("regctl")
     host = ("--host", f"reg={registry.authority},tls=disabled")
     for repository, content in (("library/tiny", TINY), ("library/multi", MULTI)):
         name = f"{registry.authority}/{repository}:latest"

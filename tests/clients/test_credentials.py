@@ -75,9 +75,7 @@ class Private:
 
 
 def _private(request: pytest.FixtureRequest, folder: Path, kind: Any) -> Iterator[Private]:
-    reason = tools.missing(*kind.programs)
-    if reason:
-        pytest.skip(reason)
+    tools.need(*kind.programs)
     made = Private(folder, kind)
     yield made
     made.stop()

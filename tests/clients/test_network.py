@@ -30,13 +30,6 @@ MAX_NOTICE = 30.0
 """Seconds after which the appliance has asked an upstream again that was down."""
 
 
-def needed(*programs: str) -> None:
-    """Skip the test where one of the programs is not installed."""
-    reason = tools.missing(*programs)
-    if reason:
-        pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
 def ca() -> Identity:
     """The site's authority."""
@@ -46,7 +39,7 @@ def ca() -> Identity:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
     """Debian's docker-registry with L{IMAGE}, in the clear."""
-    needed(*DockerRegistry.programs)
+    tools.need(*DockerRegistry.programs)
     made = DockerRegistry(tmp_path).start()
     made.add(REPOSITORY, "latest", IMAGE)
     yield made
@@ -56,7 +49,7 @@ def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
 @pytest.fixture
 def front(tmp_path: Path, registry: DockerRegistry, ca: Identity) -> Iterator[Nginx]:
     """nginx before it, which wants a client certificate."""
-    needed(*Nginx.programs)
+    tools.need(*Nginx.programs)
     made = Nginx(tmp_path, registry.authority, ca.issue(NAME, "127.0.0.1"), clients=ca).start()
     yield made
     made.kill()
@@ -65,7 +58,7 @@ def front(tmp_path: Path, registry: DockerRegistry, ca: Identity) -> Iterator[Ng
 @pytest.fixture
 def tinyproxy(tmp_path: Path) -> Iterator[Tinyproxy]:
     """tinyproxy."""
-    needed(*Tinyproxy.programs)
+    tools.need(*Tinyproxy.programs)
     made = Tinyproxy(tmp_path).start()
     yield made
     made.kill()
@@ -74,7 +67,7 @@ def tinyproxy(tmp_path: Path) -> Iterator[Tinyproxy]:
 @pytest.fixture
 def squid(ca: Identity) -> Iterator[Squid]:
     """squid, which wants a password."""
-    needed(*Squid.programs, str(BASIC_AUTH))
+    tools.need(*Squid.programs, str(BASIC_AUTH))
     made = Squid((NAME,), ca.issue("localhost"))
     made.allow(USER, PASSWORD)
     made.start()

@@ -42,8 +42,7 @@ def check(appliance: Appliance, folder: Path, path: Path) -> None:
 @pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
 def test_skopeo(appliance: Appliance, tmp_path: Path, kind: str) -> None:
     """Both archives that skopeo writes."""
-    if reason := tools.missing("skopeo"):
-        pytest.skip(reason)
+    tools.need("skopeo")
     name = f"{appliance.authority}/{REPOSITORY}:latest"
     copy = ["skopeo", "--insecure-policy", "--tmpdir", tmp_path, "copy", "--quiet", "--src-tls-verify=false"]
     run(*copy, f"docker://{name}", f"{kind}:{tmp_path / 'saved.tar'}:{name}")
@@ -52,8 +51,7 @@ def test_skopeo(appliance: Appliance, tmp_path: Path, kind: str) -> None:
 
 def test_podman(appliance: Appliance, tmp_path: Path) -> None:
     """Pulled and saved, as people do it."""
-    if reason := tools.missing("podman"):
-        pytest.skip(reason)
+    tools.need("podman")
     # podman refuses a run folder whose path is longer than 50 bytes, and pytest's folders are.
     runtime = tempfile.mkdtemp(prefix="podman")
     policy = tmp_path / "policy.json"

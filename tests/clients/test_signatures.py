@@ -149,9 +149,7 @@ def test_who_pulled_an_image_can_verify_it_without_its_registry(
     registry: DockerRegistry, cosign: Cosign, sealed: Appliance, fetch: Fetch, tmp_path: Path
 ) -> None:
     """With C{prefetch: {referrers: true}} no client has to ask for the signature: it is here and in bundles."""
-    reason = tools.missing(fetch.__name__.removeprefix("with_"))
-    if reason:
-        pytest.skip(reason)
+    tools.need(fetch.__name__.removeprefix("with_"))
     cosign.sign(registry.authority, REPOSITORY, IMAGE.digest)
     signature = cosign.save(registry.authority, NAME, tmp_path / "straight") - parts(IMAGE)
     assert signature

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.doubles.images import Blob, Content, sha256
 from tests.process.service import UPSTREAM, Appliance, free_port, until
 
@@ -31,10 +33,11 @@ class Failed(AssertionError):
     """A command ended with an error; the message holds its standard error."""
 
 
-def missing(*programs: str) -> str | None:
-    """Why a test that needs C{programs} cannot run here."""
+def need(*programs: str) -> None:
+    """Skip the test where one of C{programs} is not installed."""
     absent = [program for program in programs if shutil.which(program) is None]
-    return f"not installed: {', '.join(absent)}" if absent else None
+    if absent:
+        pytest.skip(f"not installed: {', '.join(absent)}")
 
 
 def run(*command: str | Path, **environment: str) -> bytes:
