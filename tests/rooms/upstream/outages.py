@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.web.http_headers import Headers
+
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
 from appliance.upstream.interfaces import Health, RateLimit
@@ -32,6 +34,14 @@ class Watching(SilentObserver):
 
     def became(self, upstream: str, url: str, health: Health) -> None:
         self.states.append((url, health))
+
+
+class PullsLeft(Standard):
+    """Reads how many pulls of a hundred are left, as Docker Hub reports it."""
+
+    def rate_limit(self, headers: Headers) -> RateLimit | None:
+        values = headers.getRawHeaders("ratelimit-remaining")
+        return None if values is None else RateLimit(100, int(values[0]), 21600.0)
 
 
 class Outages:

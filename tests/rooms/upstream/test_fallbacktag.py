@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from twisted.web.http_headers import Headers
 
 from appliance import errors
 from appliance.oci import mediatypes
 from appliance.oci.digest import Digest
 from appliance.settings import UpstreamSettings
-from appliance.upstream.interfaces import RateLimit, Referrers
+from appliance.upstream.interfaces import Referrers
 from appliance.upstream.kinds.standard import Standard
 from appliance.upstream.kinds.wellknown import Ghcr
 from tests.rooms.upstream.net import AUTH, REGISTRY, Asked, Reply, client_over
+from tests.rooms.upstream.outages import PullsLeft
 from tests.rooms.upstream.referring import (
     API,
     HEAD,
@@ -277,19 +277,11 @@ def test_a_list_with_other_bytes_than_its_digest_is_refused() -> None:
     assert type(rig.fault()) is errors.UpstreamInvalid
 
 
-class Counting(Standard):
-    """Tells how many pulls are left, as Docker Hub does."""
-
-    def rate_limit(self, headers: Headers) -> RateLimit | None:
-        values = headers.getRawHeaders("ratelimit-remaining")
-        return None if values is None else RateLimit(100, int(values[0]), 21600.0)
-
-
 def test_pulls_that_are_kept_are_not_spent_on_lists() -> None:
     """C{keep_pulls}: a tag's list is a pull; that there is no tag costs none."""
     rig = Rig()
     settings = UpstreamSettings(name="up.example", urls=(REGISTRY,), keep_pulls=10)
-    rig.upstream = client_over(rig.net, settings, Counting())
+    rig.upstream = client_over(rig.net, settings, PullsLeft())
     few = {"ratelimit-remaining": "10;w=21600".partition(";")[0]}
     rig.api["*"] = Reply(200, {**INDEX, **few}, listing(SIGNATURE))
     assert rig.ask() == Referrers((SIGNATURE,))

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from twisted.web.http_headers import Headers
-
 from appliance import errors
 from appliance.upstream.interfaces import RateLimit
-from appliance.upstream.kinds.standard import Standard
 from tests.doubles.deferreds import failing
 from tests.rooms.upstream.net import AUTH, Asked, Reply
-from tests.rooms.upstream.outages import DIGEST, MANIFEST, RATE_LIMITED, UP, Outages
-
-
-class Counting(Standard):
-    """Tells how many pulls are left."""
-
-    def rate_limit(self, headers: Headers) -> RateLimit | None:
-        values = headers.getRawHeaders("ratelimit-remaining")
-        return None if values is None else RateLimit(100, int(values[0]), 21600.0)
+from tests.rooms.upstream.outages import DIGEST, MANIFEST, RATE_LIMITED, UP, Outages, PullsLeft
 
 
 def test_a_limit_on_one_repository_leaves_the_others_alone() -> None:
@@ -92,7 +81,7 @@ def test_a_token_server_that_wants_fewer_requests_stops_all() -> None:
 
 def test_pulls_are_left_to_others_before_the_limit_is_hit() -> None:
     """C{keep_pulls}: manifests are not fetched any more; checks and blobs, which cost nothing, go on."""
-    outages = Outages(adapter=Counting(), keep_pulls=10)
+    outages = Outages(adapter=PullsLeft(), keep_pulls=10)
     left = iter([11, 10, 10, 10])
 
     def server(asked: Asked) -> Reply:
@@ -115,7 +104,7 @@ def test_pulls_are_left_to_others_before_the_limit_is_hit() -> None:
 
 def test_a_used_up_allowance_is_looked_at_again_without_a_pull() -> None:
     """The window slides: a minute later one HEAD, which costs nothing, says how many are left by now."""
-    outages = Outages(adapter=Counting(), keep_pulls=10)
+    outages = Outages(adapter=PullsLeft(), keep_pulls=10)
     left = iter([5, 5, 60, 59])
     outages.serve(lambda asked: Reply(200, {"RateLimit-Remaining": str(next(left))}, MANIFEST))
     outages.pull()
