@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from appliance.errors import UpstreamDenied, UpstreamInvalid, UpstreamRefused
+from appliance.errors import UpstreamDenied, UpstreamError, UpstreamInvalid, UpstreamRefused
 from appliance.flow.singleflight import SingleFlight
 from appliance.upstream.answer import Answer, Http, Request
 from appliance.upstream.credentials.attempts import MAX_ATTEMPTS, LoginAttempts
@@ -222,8 +222,7 @@ class AuthenticatingClient:
 
     async def _fetch(self, challenge: Challenge, key: TokenKey, secret: Secret | None) -> Token | None:
         """A new token, C{None} when there is another secret than C{secret} to ask with."""
-        wanted = TokenRequest.of(self._upstream, challenge, key.scope)
-        self._realms.check(wanted.realm)
+        wanted = self._token_request(challenge, key.scope)
         if self._attempts is not None and await self._attempts.presentable() != secret:
             return None
         try:
@@ -235,6 +234,20 @@ class AuthenticatingClient:
         if self._attempts is not None and secret is not None:
             self._attempts.accepted(secret)
         return token
+
+    def _token_request(self, challenge: Challenge, scope: str | None) -> TokenRequest:
+        """
+        What C{challenge} wants asked. One that cannot be used is not remembered, so that the next request gets another.
+
+        @raise UpstreamInvalid: its realm is no URL; L{UpstreamRefused}: the realm was not agreed on.
+        """
+        try:
+            wanted = TokenRequest.of(self._upstream, challenge, scope)
+            self._realms.check(wanted.realm)
+        except UpstreamError:
+            self._challenge = None
+            raise
+        return wanted
 
     # -- the secret ---------------------------------------------------------------------------------------------------
 
@@ -276,8 +289,8 @@ class AuthenticatingClient:
             if (await self._front_door(None)).status != 401:
                 return False
             return (await self._front_door(Presented(shown))).status == 200
-        # A realm that is no URL says nothing of the secret: that error is not among those caught here.
-        wanted = TokenRequest.of(self._upstream, challenge, None)
+        # A challenge that cannot be used says nothing of the secret: that error is not among those caught here.
+        wanted = self._token_request(challenge, None)
         try:
             await self._server.fetch(wanted, self._realms.check, secret)
         except (LoginRefused, UpstreamDenied, UpstreamInvalid):

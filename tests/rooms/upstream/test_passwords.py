@@ -137,7 +137,7 @@ def test_a_password_the_token_server_refuses_is_not_sent_to_it_again(tmp_path: P
 
 
 def test_a_challenge_that_cannot_be_read_is_not_counted_against_the_password(tmp_path: Path) -> None:
-    """A realm that is no URL says nothing of a password that was accepted before."""
+    """A realm that is no URL says nothing of a password that was accepted before: other repositories go on with it."""
     net = Net()
     basic_registry(net, [BASIC])
     registry: Server = net.servers[REGISTRY]
@@ -147,6 +147,7 @@ def test_a_challenge_that_cannot_be_read_is_not_counted_against_the_password(tmp
     net.result(asking.manifest("a", "t"))
     assert type(net.fault(asking.manifest("broken", "t"))) is errors.UpstreamInvalid
     assert net.timers() == []
+    assert net.result(asking.manifest("a", "t")).data == MANIFEST
 
 
 def test_a_refusal_that_no_client_waits_for_any_more_is_no_mistake(

@@ -78,6 +78,17 @@ def test_credentials_go_only_where_it_was_agreed(
         assert "token realm" in str(fault)
 
 
+@pytest.mark.parametrize("realm", ["https://evil.example/token", ""])
+def test_a_realm_that_cannot_be_asked_is_not_kept_in_mind(tmp_path: Path, realm: str) -> None:
+    """Something else answered for the registry for a moment: the next pull asks the registry again, and succeeds."""
+    net = Net()
+    guarded = Guarded(net, realm)
+    asking = upstream(net, username="user", password_file=password(tmp_path))
+    net.fault(asking.manifest("a", "t"))
+    guarded.realm = REGISTRY + "/token"
+    assert net.result(asking.manifest("a", "t")).data == MANIFEST
+
+
 def test_an_http_upstream_may_have_an_http_token_server() -> None:
     """A registry on the site's own network without TLS."""
     net = Net()
