@@ -93,13 +93,14 @@ class Answer:
 
     @ivar upstream: on whose behalf the request was sent, for errors.
     @ivar request: what was answered: after redirects the last of them.
+    @ivar headers: not shown, since a Location may be signed.
     @ivar redirected: whether another origin than the configured one answered.
     """
 
     upstream: str
     request: Request
     status: int
-    headers: Headers
+    headers: Headers = field(repr=False)
     body: Body
     redirected: bool
 

@@ -6,14 +6,17 @@ import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_plus
 
 import pytest
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 
 from appliance import errors
 from appliance.settings import UpstreamSettings
+from appliance.upstream.answer import Answer, Request
 from appliance.upstream.credentials.configured import credentials_for
 from appliance.upstream.http.auth import Presented
 from appliance.upstream.url import Url
@@ -82,3 +85,12 @@ def test_secrets_are_not_shown(
     for text in (*shown, *map(repr, events)):
         assert CANARY not in text
         assert base64.b64encode(CANARY.encode()).decode()[:12] not in text
+
+
+def test_a_signed_location_is_not_shown() -> None:
+    """The address of a blob in a store is as good as the blob, and for an hour."""
+    headers = Headers({"Location": [f"https://store.example/blob?X-Amz-Signature={CANARY}"]})
+    url = Url.parse(f"https://store.example/blob?X-Amz-Signature={CANARY}")
+    request = Request("GET", url, danger_authorization=CANARY.encode(), danger_form=CANARY.encode())
+    unread: Any = None
+    assert CANARY not in repr(Answer("u", request, 307, headers, unread, redirected=False))
