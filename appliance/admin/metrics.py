@@ -113,7 +113,7 @@ class Metrics:
         self._failures.labels(upstream, kind).inc()
 
     def requested(self, upstream: str, method: str, status: int) -> None:
-        """See L{IUpstreamObserver.asked}."""
+        """See L{IUpstreamObserver.requested}."""
         self._asked.labels(upstream, method, str(status)).inc()
 
     def limited(self, upstream: str, limit: RateLimit) -> None:

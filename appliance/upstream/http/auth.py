@@ -99,7 +99,7 @@ class AuthenticatingClient:
         presented: Presented | None = None
         if at_home and self._challenge is not None:
             presented = await self._present(self._challenge, repository)
-        turns, returned = 0, False
+        replaced, returned = 0, False
         while True:
             answer = await self._send(request, presented)
             if answer.redirected:
@@ -109,17 +109,17 @@ class AuthenticatingClient:
                     return answer
                 returned = True
             else:
-                # A token is replaced once, a secret as often as it may be.
+                # What was presented is replaced once, and a secret more often, by the next one of its source.
                 is_secret = presented is not None and presented.secret is not None
-                may_turn = turns == 0 or (is_secret and turns < MAX_ATTEMPTS)
-                other = await self._instead(answer, repository, presented) if may_turn else None
+                may_replace = replaced == 0 or (is_secret and replaced < MAX_ATTEMPTS)
+                other = await self._instead(answer, repository, presented) if may_replace else None
                 if other is None:
                     if answer.status == 401:
                         self._forget(presented)
                     elif answer.status < 400:
                         self._accepted(presented)
                     return answer
-                turns, presented = turns + 1, other
+                replaced, presented = replaced + 1, other
             answer.body.discard()
 
     async def _send(self, request: Request, presented: Presented | None) -> Answer:

@@ -52,7 +52,7 @@ class Delivery(Protocol):
         self._ended = False
         self._silence = Silence(limits.clock, limits.silence, self._progress, self._silent)
         # A count that never grows is silence from the beginning: so this limit, too, does not read the clock.
-        self._whole = None if limits.whole is None else Silence(limits.clock, limits.whole, lambda: 0, self._endless)
+        self._whole = None if limits.whole is None else Silence(limits.clock, limits.whole, lambda: 0, self._too_slow)
 
     def connectionMade(self) -> None:
         """The body begins."""
@@ -119,7 +119,7 @@ class Delivery(Protocol):
         seconds = self._limits.silence
         self._drop(UpstreamTimeout(self._limits.upstream, f"no byte of the body for {seconds:g} seconds"))
 
-    def _endless(self) -> None:
+    def _too_slow(self) -> None:
         message = f"only {self._octets} bytes of the body within {self._limits.whole:g} seconds"
         self._drop(UpstreamTimeout(self._limits.upstream, message))
 

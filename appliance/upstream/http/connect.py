@@ -97,8 +97,8 @@ def agent_for(
         direct: IAgent = Agent.usingEndpointFactory(reactor, endpoints, pool)
         if proxies.http is None:
             return ProxiedAgent(direct, direct, proxies, screen)
-        way = way_to(proxies.http, reactor, timeouts, settings.name)
-        forward = ForwardAgent(ProxyAgent(way, reactor, pool), proxies.http, settings.name)
+        to_proxy = proxy_endpoint(proxies.http, reactor, timeouts, settings.name)
+        forward = ForwardAgent(ProxyAgent(to_proxy, reactor, pool), proxies.http, settings.name)
         return ProxiedAgent(direct, forward, proxies, screen)
 
     # An adapter's auth_hosts are not among them: what stands in a program opens no way inside.
@@ -200,8 +200,8 @@ class ForeignAgent:
 # -- endpoints --------------------------------------------------------------------------------------------------------
 
 
-def way_to(proxy: Proxy, reactor: Any, timeouts: Timeouts, upstream: str) -> ProxyEndpoint:
-    """The way to a proxy; one that speaks TLS has to have a certificate that the platform's authorities vouch for."""
+def proxy_endpoint(proxy: Proxy, reactor: Any, timeouts: Timeouts, upstream: str) -> ProxyEndpoint:
+    """Connects to a proxy; one that speaks TLS has to have a certificate of the platform's authorities."""
     url = proxy.url
     endpoint: IStreamClientEndpoint = ScreenedEndpoint(
         reactor, url.host, url.port, timeouts.connect, lambda host, addresses: addresses
@@ -239,8 +239,8 @@ class ScreenedEndpoints:
         if proxy is None:
             endpoint: IStreamClientEndpoint = ScreenedEndpoint(reactor, url.host, url.port, timeout, self._screen)
         else:
-            way = way_to(proxy, reactor, self._timeouts, self._upstream)
-            endpoint = TunnelEndpoint(way, proxy, url, reactor, timeout, self._upstream)
+            to_proxy = proxy_endpoint(proxy, reactor, self._timeouts, self._upstream)
+            endpoint = TunnelEndpoint(to_proxy, proxy, url, reactor, timeout, self._upstream)
         if url.scheme == "http":
             return endpoint
         return wrapClientTLS(self._trust.creatorForNetloc(uri.host, uri.port), endpoint, clock=reactor)

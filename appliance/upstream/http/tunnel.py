@@ -1,8 +1,8 @@
 """
 Through an HTTP proxy: tunnels to https origins (CONNECT, RFC 9110 section 9.3.6), whole requests for http ones.
 
-The proxy resolves the name of the target, so its addresses cannot be looked at here: what is screened are addresses
-that stand in the URL itself, in any notation, and the names of the loopback interface.
+The proxy resolves the name of the target, so its addresses are not known here: what is screened are addresses that
+stand in the URL itself, in any notation, and the names of the loopback interface.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _STATUS_LINE = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: (.*))?")
 
 @implementer(IStreamClientEndpoint)
 class ProxyEndpoint:
-    """The way to a proxy, with its name in every failure."""
+    """Connects to a proxy, whose name is in every failure."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, proxy: Proxy, upstream: str) -> None:
         """
@@ -66,14 +66,20 @@ class TunnelEndpoint:
     """A connection to a host and port on the far side of a proxy."""
 
     def __init__(
-        self, way: IStreamClientEndpoint, proxy: Proxy, target: Url, clock: IReactorTime, timeout: float, upstream: str
+        self,
+        to_proxy: IStreamClientEndpoint,
+        proxy: Proxy,
+        target: Url,
+        clock: IReactorTime,
+        timeout: float,
+        upstream: str,
     ) -> None:
         """
-        @param way: a L{ProxyEndpoint}.
+        @param to_proxy: a L{ProxyEndpoint}.
         @param target: whose host and port are connected to.
         @param timeout: seconds for the proxy's answer to CONNECT.
         """
-        self._way = way
+        self._to_proxy = to_proxy
         self._proxy = proxy
         self._target = target
         self._clock = clock
@@ -84,20 +90,20 @@ class TunnelEndpoint:
         """
         See L{IStreamClientEndpoint}.
 
-        @return: fails with L{UpstreamUnavailable} when the proxy cannot be reached, says no, or answers with anything
-            that is no HTTP; with L{UpstreamTimeout} when it does not answer.
+        @return: fails with L{UpstreamUnavailable} when the proxy cannot be reached, refuses, or answers with what is
+            no HTTP; with L{UpstreamTimeout} when it does not answer.
         """
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        opening = Factory.forProtocol(lambda: _Tunnel(self._question()))
+        opening = Factory.forProtocol(lambda: _Tunnel(self._connect_request()))
         opening.noisy = False
-        tunnel: Any = await self._way.connect(opening)
+        tunnel: Any = await self._to_proxy.connect(opening)
         what = f"{self._proxy.shown}: CONNECT {_authority(self._target)}"
         head: Deferred[str] = tunnel.head
         head.addTimeout(self._timeout, self._clock)
         try:
-            self._judge(await head, what)
+            self._check(await head, what)
             protocol: IProtocol = tunnel.open(factory)
         except BaseException as reason:
             tunnel.abort()
@@ -113,8 +119,8 @@ class TunnelEndpoint:
             return UpstreamUnavailable(self._upstream, f"{what}: the answer's head is longer than {MAX_HEAD} bytes")
         return connection_fault(self._upstream, what, reason)
 
-    def _question(self) -> bytes:
-        """RFC 9112 section 3.2.3: the port is always said."""
+    def _connect_request(self) -> bytes:
+        """RFC 9112 section 3.2.3: the port is always given."""
         authority = _authority(self._target)
         fields = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", f"User-Agent: pullcache/{__version__}"]
         head = "\r\n".join(fields).encode("ascii")
@@ -123,8 +129,8 @@ class TunnelEndpoint:
             head += b"\r\nProxy-Authorization: " + authorization
         return head + b"\r\n\r\n"
 
-    def _judge(self, head: str, what: str) -> None:
-        """Raises L{UpstreamUnavailable} unless the tunnel is there."""
+    def _check(self, head: str, what: str) -> None:
+        """Raises L{UpstreamUnavailable} unless the proxy's answer opens the tunnel."""
         line, *fields = _LINE_END.split(head)
         match = _STATUS_LINE.fullmatch(line)
         if match is None:
@@ -162,25 +168,26 @@ def _authority(url: Url) -> str:
 
 class _Tunnel(Protocol):
     """
-    Our side of the connection to the proxy: asks, takes the head of the answer, then hands everything through.
+    The connection to the proxy: sends CONNECT, takes the head of the answer, then passes everything on.
 
     @ivar head: fires with the header section of the final answer, its last line end left out, or with what cannot be
         one. Fails with what ended the connection.
     """
 
-    def __init__(self, danger_question: bytes) -> None:
+    def __init__(self, danger_request: bytes) -> None:
         self.head: Deferred[str] = Deferred()
-        self._danger_question = danger_question
+        self._danger_request = danger_request
         self._received = b""
         self._inner: IProtocol | None = None
 
     def connectionMade(self) -> None:
         """See L{IProtocol}."""
-        self._transport().write(self._danger_question)
+        self._transport().write(self._danger_request)
 
     def open(self, factory: IProtocolFactory) -> IProtocol:
         """The tunnel is there: what came behind the head, and all that comes, is for a protocol of C{factory}."""
-        inner = factory.buildProtocol(self._peer())
+        peer: IAddress = self._transport().getPeer()
+        inner = factory.buildProtocol(peer)
         if inner is None:
             raise error.NoProtocol()
         self._inner = inner
@@ -202,10 +209,10 @@ class _Tunnel(Protocol):
             return
         self._received += data
         if not self.head.called:
-            self._look()
+            self._take_head()
 
-    def _look(self) -> None:
-        """Interim answers (RFC 9110 section 15.2) come before the final one."""
+    def _take_head(self) -> None:
+        """Fire L{head} once it is whole. Interim answers (RFC 9110 section 15.2) may come before the final one."""
         while (end := _END.search(self._received)) is not None:
             head = self._received[: end.start()].decode("latin-1")
             match = _STATUS_LINE.fullmatch(_LINE_END.split(head)[0])
@@ -227,10 +234,6 @@ class _Tunnel(Protocol):
 
     def _transport(self) -> Any:
         return self.transport
-
-    def _peer(self) -> IAddress:
-        peer: IAddress = self._transport().getPeer()
-        return peer
 
 
 @implementer(IAgent)

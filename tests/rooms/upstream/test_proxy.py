@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 
 from appliance.errors import ConfigError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from appliance.settings import NO_PROXY, UpstreamSettings
-from appliance.upstream.http.connect import agent_for, way_to
+from appliance.upstream.http.connect import agent_for, proxy_endpoint
 from appliance.upstream.http.limits import Timeouts
 from appliance.upstream.http.proxy import Proxies, proxies_for
 from appliance.upstream.http.trust import Trust
@@ -139,8 +139,8 @@ class Collecting(Protocol):
 def tunnel(reactor: Any) -> Deferred[Any]:
     proxy = proxies_for(upstream(proxy=PROXY), {}).https
     assert proxy is not None
-    way = way_to(proxy, reactor, Timeouts(), "up.example")
-    endpoint = TunnelEndpoint(way, proxy, Url.parse("https://registry.example"), reactor, 10.0, "up.example")
+    to_proxy = proxy_endpoint(proxy, reactor, Timeouts(), "up.example")
+    endpoint = TunnelEndpoint(to_proxy, proxy, Url.parse("https://registry.example"), reactor, 10.0, "up.example")
     return endpoint.connect(Factory.forProtocol(Collecting))
 
 
@@ -533,7 +533,7 @@ def test_the_endpoints_keep_their_interface() -> None:
     reactor, _ = a_reactor({})
     proxy = proxies_for(upstream(proxy=PROXY), {}).https
     assert proxy is not None
-    through = way_to(proxy, reactor, Timeouts(), "u")
+    through = proxy_endpoint(proxy, reactor, Timeouts(), "u")
     assert verifyObject(IStreamClientEndpoint, through)
     target = Url.parse("https://registry.example")
     assert verifyObject(IStreamClientEndpoint, TunnelEndpoint(through, proxy, target, reactor, 1.0, "u"))
