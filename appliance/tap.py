@@ -134,6 +134,12 @@ class PullcacheService(Service):
         folder, threads = self._settings.store, self._threads
         self._store = store = FilesystemBlobStore(folder, threads)
         documents = FilesystemDocuments(folder, threads)
+
+        def make_upstream(upstream: UpstreamSettings, offline: bool) -> IUpstream:
+            if offline:
+                return offline_upstream_for(upstream)
+            return upstream_for(upstream, self._reactor, self._metrics, threads)
+
         return Services(
             self._settings,
             clock=self._reactor,
@@ -142,14 +148,9 @@ class PullcacheService(Service):
             documents=documents,
             probe=lambda: store.probe().addCallback(lambda _: documents.probe()),
             state=FilesystemDocuments(folder, threads, "state"),
-            make_upstream=self._upstream,
+            make_upstream=make_upstream,
             metrics=self._metrics,
         )
-
-    def _upstream(self, upstream: UpstreamSettings, offline: bool) -> IUpstream:
-        if offline:
-            return offline_upstream_for(upstream)
-        return upstream_for(upstream, self._reactor, self._metrics, self._threads)
 
     def startService(self) -> None:
         """Take up what was cut, and follow SIGHUP."""

@@ -61,12 +61,12 @@ def verify(files: Sequence[Path], keys: Sequence[PublicKey], hashed: Callable[[i
     try:
         for path in files:
             open_into(archives, path, Stop())
+        # Also of one archive alone: one without a list of contents is refused here.
         first = document_of(archives[0]) if archives else b""
         for archive in archives[1:]:
             if document_of(archive) != first:
-                raise NotOneBundle(
-                    f"{archives[0].source} and {archive.source} are not of one bundle; verify each by itself"
-                )
+                both = f"{archives[0].source} and {archive.source}"
+                raise NotOneBundle(f"{both} are not of one bundle; verify each by itself")
         contents = read_contents(archives, None, TrustPolicy(tuple(keys)))
         assert contents.bundle is not None, "every archive holds a list of contents"
         absent = missing_volumes(contents.bundle, archives)

@@ -92,12 +92,12 @@ class Flights:
         """
         self._access = access
         waiting = self._store.unfinished()
-        workers = [Deferred.fromCoroutine(self._resume_some(waiting)) for _ in range(RESUMED_AT_ONCE)]
-        await DeferredList(workers)
 
-    async def _resume_some(self, waiting: list[Digest]) -> None:
-        while waiting and not self._stopped:
-            await self._resume(waiting.pop())
+        async def work() -> None:
+            while waiting and not self._stopped:
+                await self._resume(waiting.pop())
+
+        await DeferredList([Deferred.fromCoroutine(work()) for _ in range(RESUMED_AT_ONCE)])
 
     async def _resume(self, digest: Digest) -> None:
         if await self.complete(digest):

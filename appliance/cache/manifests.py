@@ -136,8 +136,14 @@ class Manifests:
         try:
             digest, fetched = await self._resolve(remote, repository, tag)
         except UpstreamMissing:
-            if remote.settings.delete_missing:
-                await self._forget(repository, tag)
+            record = repository.tags.get(tag)
+            # What a bundle brought was never the upstream's to keep.
+            if remote.settings.delete_missing and record is not None and record.pinned is None:
+                del repository.tags[tag]
+                self._log.info("{name}:{tag} is gone upstream, and forgotten", name=repository.name, tag=tag)
+                await self._repositories.save(repository).addErrback(
+                    lambda failure: self._log.failure("a tag that is gone was not removed on disk", failure)
+                )
             raise
         moved = repository.tag(tag, digest, wall(self._clock))
         self._checked_at(repository, tag, repository.tags[tag])
@@ -169,17 +175,6 @@ class Manifests:
             why = f"{remote.name}:{tag} is said to be {digest}, which is not there: {error.detail}"
             raise UpstreamInvalid(remote.upstream, why) from error
         return digest, True
-
-    async def _forget(self, repository: Repository, tag: str) -> None:
-        """Drop a tag that its upstream has no more; one that a bundle brought was never the upstream's to keep."""
-        record = repository.tags.get(tag)
-        if record is None or record.pinned is not None:
-            return
-        del repository.tags[tag]
-        self._log.info("{name}:{tag} is gone upstream, and forgotten", name=repository.name, tag=tag)
-        await self._repositories.save(repository).addErrback(
-            lambda failure: self._log.failure("a tag that is gone was not removed on disk", failure)
-        )
 
     # -- by digest --------------------------------------------------------------------------------------------------
 

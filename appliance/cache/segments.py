@@ -115,8 +115,14 @@ class Segments:
         self._plan(granted)
         for _ in range(2 * self._lines - 1):
             self._plan()
+
+        async def work() -> None:
+            while True:
+                self._go_on()
+                await self._bring(await self._wanted.get())
+
         front = Deferred.fromCoroutine(self._lead())
-        under_way = [front, *(Deferred.fromCoroutine(self._work()) for _ in range(self._lines))]
+        under_way = [front, *(Deferred.fromCoroutine(work()) for _ in range(self._lines))]
         try:
             # The workers end only by a failure; the front ends when all is there.
             await DeferredList(under_way, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True)
@@ -154,12 +160,6 @@ class Segments:
             self._window.popleft()
             self._plan()
 
-    async def _work(self) -> None:
-        """Bring one piece after the other."""
-        while True:
-            self._go_on()
-            await self._bring(await self._wanted.get())
-
     async def _bring(self, piece: Piece) -> None:
         backoff, before, stored = Backoff(), piece.reached, self._stored
         while (error := await self._ask_for(piece)) is not None:
@@ -180,26 +180,21 @@ class Segments:
         """One request for what is missing of the piece; why some is afterwards."""
         error: PullcacheError
         try:
-            await self._line(piece)
+            self._go_on()
+            response, piece.granted = piece.granted, None
+            if response is None:
+                response = await self._ask(piece.reached, piece.stop)
+            writer = ThreadWriter(
+                lambda data: Deferred.fromCoroutine(self._store(piece, data)), 0, piece.stop - piece.reached
+            )
+            try:
+                await response.deliver(writer)
+            finally:
+                await _to_the_end(writer.drained())
             error = UpstreamUnavailable(self._upstream, f"the body of a range ended at {piece.reached}")
         except (UpstreamUnavailable, UpstreamRateLimited) as failed:
             error = failed
         return error if piece.reached < piece.stop else None
-
-    async def _line(self, piece: Piece) -> None:
-        self._go_on()
-        response, piece.granted = piece.granted, None
-        if response is None:
-            response = await self._ask(piece.reached, piece.stop)
-
-        def store(data: list[bytes]) -> Deferred[None]:
-            return Deferred.fromCoroutine(self._store(piece, data))
-
-        writer = ThreadWriter(store, 0, piece.stop - piece.reached)
-        try:
-            await response.deliver(writer)
-        finally:
-            await _to_the_end(writer.drained())
 
     async def _store(self, piece: Piece, data: list[bytes]) -> None:
         octets = sum(map(len, data))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
-from typing import Any
 
 from appliance.bundle.archivecontents import ArchiveContents
 from appliance.bundle.minisign import claimed_key
@@ -72,7 +71,23 @@ def _signature(contents: ArchiveContents) -> str:
 def _report(screen: Screen, found: Verified) -> None:
     bundle = found.bundle
     if screen.as_json:
-        screen.document(_document(found))
+        screen.document(
+            {
+                "id": bundle.id,
+                "title": bundle.title,
+                "kind": bundle.kind,
+                "created": bundle.created,
+                "site": bundle.site,
+                "signer": found.contents.signer,
+                "signature": _signature(found.contents),
+                "contentRoot": bundle.content_root,
+                "totals": bundle.totals,
+                "refs": bundle.refs,
+                "requires": bundle.requires,
+                "volumeCount": bundle.volume_count,
+                "absentVolumes": list(found.absent),
+            }
+        )
         return
     screen.table(list(_summary(found)))
     screen.say()
@@ -109,22 +124,3 @@ def _summary(found: Verified) -> Iterator[tuple[str, str]]:
         needed = sum(each.size for each in bundle.requires)
         yield "requires", f"{count(len(bundle.requires), 'blob')}, {size(needed)}, that must be held already"
     yield "contentRoot", bundle.content_root
-
-
-def _document(found: Verified) -> dict[str, Any]:
-    bundle = found.bundle
-    return {
-        "id": bundle.id,
-        "title": bundle.title,
-        "kind": bundle.kind,
-        "created": bundle.created,
-        "site": bundle.site,
-        "signer": found.contents.signer,
-        "signature": _signature(found.contents),
-        "contentRoot": bundle.content_root,
-        "totals": bundle.totals,
-        "refs": bundle.refs,
-        "requires": bundle.requires,
-        "volumeCount": bundle.volume_count,
-        "absentVolumes": list(found.absent),
-    }

@@ -176,7 +176,7 @@ class BlobBody:
         self._busy, self._ready = True, ready
         self._prefetch()
         if self._files is None or not self._reader.send(
-            self._start, ready, self._files, self._file_sent, self._file_failed
+            self._start, ready, self._files, self._file_sent, lambda error: self._end(Failure(error))
         ):
             reading = self._reader.read(self._start, min(ready, self._start + CHUNK))
             reading.addCallback(self._read).addErrback(self._end)
@@ -209,9 +209,6 @@ class BlobBody:
             self._prefetch()
         else:
             self._pump()
-
-    def _file_failed(self, error: OSError) -> None:
-        self._end(Failure(error))
 
     def _prefetch(self) -> None:
         if self._start + READ_AHEAD // 2 >= self._prefetched:

@@ -70,7 +70,7 @@ class _Served:
     """
     A connection that is served.
 
-    @ivar client: see L{client_of}; C{None} where clients cannot be told apart, as on a unix socket.
+    @ivar client: see L{client_of}; C{None} where clients cannot be distinguished, as on a unix socket.
     @ivar octets: bytes that had left when it was last seen to move; C{since}: when that was, seconds of the clock.
     """
 

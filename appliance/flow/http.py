@@ -191,13 +191,20 @@ class ServerChannel(HTTPChannel):
             self._forget_deadline()
             self._write_refusal(503, self.overload(), [(b"Retry-After", RETRY_AFTER)])
             return
-        if self._idle() and self.serve_prepared(data):
+        # Whether the next bytes begin a request and nothing stands before it.
+        is_idle = not (self.requests or self._receivedHeaderSize or self._buffer or self._waitingForTransport)
+        if is_idle and self.serve_prepared(data):
             if self._deadline is not None:
                 self._forget_deadline()
             self.resetTimeout()
             return
         super().dataReceived(data)
-        self._watch()
+        # A request that is not whole yet is held to its deadline.
+        is_receiving = bool(self._buffer) or (bool(self.requests) and not self._handlingRequest)
+        if not is_receiving:
+            self._forget_deadline()
+        elif self._deadline is None and not self._lingering:
+            self._deadline = self.callLater(self._timeout, self._too_slow)
 
     def allHeadersReceived(self) -> None:
         """Refuse a body that is too long before it comes, and before C{100 Continue} is sent."""
@@ -236,18 +243,6 @@ class ServerChannel(HTTPChannel):
         self._forget_deadline()
         self._connections.leave(self)
         super().connectionLost(reason)
-
-    def _idle(self) -> bool:
-        """Whether the next bytes begin a request and nothing stands before it."""
-        return not (self.requests or self._receivedHeaderSize or self._buffer or self._waitingForTransport)
-
-    def _watch(self) -> None:
-        """Hold a request that is not whole yet to its deadline."""
-        receiving = bool(self._buffer) or (bool(self.requests) and not self._handlingRequest)
-        if not receiving:
-            self._forget_deadline()
-        elif self._deadline is None and not self._lingering:
-            self._deadline = self.callLater(self._timeout, self._too_slow)
 
     def _too_slow(self) -> None:
         self._deadline = None

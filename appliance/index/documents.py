@@ -107,7 +107,12 @@ class FilesystemDocuments:
 
     def set_aside(self, key: Key) -> Deferred[str]:
         """See L{IDocuments.set_aside}."""
-        return self._threads.call(self._set_aside, key).addCallback(self._was_set_aside, key)
+
+        def note(aside: str) -> str:
+            self.damaged.append(("/".join(key), aside))
+            return aside
+
+        return self._threads.call(self._set_aside, key).addCallback(note)
 
     def list(self, prefix: Key, name: str) -> Deferred[Keys]:
         """See L{IDocuments.list}."""
@@ -135,10 +140,6 @@ class FilesystemDocuments:
             if len(self.unreadable) < MOST_UNREADABLE:
                 self.unreadable[name] = reason
         return failure
-
-    def _was_set_aside(self, aside: str, key: Key) -> str:
-        self.damaged.append(("/".join(key), aside))
-        return aside
 
     def _path(self, key: Key) -> Path:
         return self._root.joinpath(*safe(key))

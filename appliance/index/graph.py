@@ -12,6 +12,7 @@ what is held, and keeps as much of it as there is room for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -287,7 +288,12 @@ class ManifestGraph:
         No more are looked at than it takes to see that there are more than are kept for one subject.
         """
         relations = await self.relations(repository)
-        found = await self._listed(repository, subject)
+        found: list[ReferrerDescriptor] = []
+        if (fallback := repository.tags.get(fallback_tag(subject))) is not None:
+            data = await self.manifests.document(fallback.digest)
+            # What is no image index lists nothing (distribution-spec).
+            with suppress(ManifestInvalid):
+                found = [] if data is None else parse_referrers(data)
         referring = relations.referring.get(subject, {})
         room = MAX_REFERRERS_BYTES
         for digest in islice(sorted(referring), MAX_REFERRERS + 1):
@@ -339,15 +345,6 @@ class ManifestGraph:
         # A bundle may have brought what was only pulled before: then it is looked at again.
         unseen = [each for each, record in known if relations.seen.get(each) not in (True, not record.confirm)]
         return [each for each in unseen if self._store.size(each) is not None]
-
-    async def _listed(self, repository: Repository, subject: Digest) -> list[ReferrerDescriptor]:
-        """What the fallback tag held here lists; what is no image index lists nothing (distribution-spec)."""
-        record = repository.tags.get(fallback_tag(subject))
-        data = None if record is None else await self.manifests.document(record.digest)
-        try:
-            return [] if data is None else parse_referrers(data)
-        except ManifestInvalid:
-            return []
 
     def _known(self, repository: Repository) -> Relations:
         return self._relations.get(_place(repository)) or Relations()

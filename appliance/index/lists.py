@@ -168,9 +168,12 @@ class ReferrerLists:
         """
         @param budget: bytes of memory.
         """
-        self._lists = _Lists(
-            documents, _encode_referrers, _decode_referrers, _weigh_referrers, LeastRecentlyUsed(budget, LIMIT)
-        )
+
+        def weigh(found: ReferrerList) -> int:
+            return sum(len(each.raw) + _REFERRER_OVERHEAD for each in found.referrers)
+
+        known = LeastRecentlyUsed[Key, tuple[ReferrerList | None, int]](budget, LIMIT)
+        self._lists = _Lists(documents, _encode_referrers, _decode_referrers, weigh, known)
 
     async def get(self, upstream: str, name: str, subject: Digest) -> ReferrerList | None:
         """The list as last received, C{None} when there was none."""
@@ -202,10 +205,6 @@ class _ReferrersDocument(msgspec.Struct):
 
 def _referrers_key(upstream: str, name: str, subject: Digest) -> Key:
     return (upstream, *name.split("/"), REFERRERS, f"{subject.file_name}.json")
-
-
-def _weigh_referrers(found: ReferrerList) -> int:
-    return sum(len(each.raw) + _REFERRER_OVERHEAD for each in found.referrers)
 
 
 def _encode_referrers(found: ReferrerList) -> bytes:

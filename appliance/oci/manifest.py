@@ -110,10 +110,11 @@ def parse_manifest(data: bytes, content_type: str | None, described_as: str | No
     _refuse_ambiguous(document)
     media_type = _media_type(document, content_type, described_as)
     _check_shape(document, media_type)
+    config = (document.config,) if isinstance(document.config, Descriptor) else ()
     manifest = Manifest(
         media_type=media_type,
         manifests=tuple(document.manifests or ()),
-        blobs=_blobs(document),
+        blobs=(*config, *(document.layers or ()), *(document.blobs or ())),
         subject=document.subject,
         artifact_type=document.artifact_type,
         annotations=document.annotations or {},
@@ -194,7 +195,9 @@ def _media_type(document: _ManifestDocument, content_type: str | None, described
     media_type = document.media_type or claimed or claimed_type(described_as) or _inferred(document)
     if media_type in mediatypes.SCHEMA1:
         raise ManifestInvalid("a manifest of Docker schema 1; only schema version 2 is kept")
-    if not mediatypes.may_be_manifest(media_type) or _is_misspelt(media_type):
+    # A known type in another case: some readers know it then, and some do not.
+    is_misspelt = media_type != media_type.lower() in mediatypes.INDEXES | mediatypes.IMAGES
+    if not mediatypes.may_be_manifest(media_type) or is_misspelt:
         raise ManifestInvalid(f"{media_type[:160]!r} is no media type of a manifest")
     return media_type
 
@@ -206,11 +209,6 @@ def claimed_type(content_type: str | None) -> str | None:
     """
     claimed = mediatypes.without_parameters(content_type or "")
     return None if claimed in _GENERIC or not mediatypes.may_be_manifest(claimed) else claimed
-
-
-def _is_misspelt(media_type: str) -> bool:
-    """Whether it is a known type in another case: some readers know it then, and some do not."""
-    return media_type.lower() in mediatypes.INDEXES | mediatypes.IMAGES and media_type != media_type.lower()
 
 
 def _inferred(document: _ManifestDocument) -> str:
@@ -232,12 +230,6 @@ def _check_shape(document: _ManifestDocument, media_type: str) -> None:
             raise ManifestInvalid(f"no 'config' in a document of type {media_type}")
     elif media_type != mediatypes.OCI_ARTIFACT_MANIFEST and not any(map(document.has, _POINTERS)):
         raise ManifestInvalid(f"a document of type {media_type} that points to nothing")
-
-
-def _blobs(document: _ManifestDocument) -> tuple[Descriptor, ...]:
-    """Config, layers and an artifact manifest's blobs, as far as there are any."""
-    config = (document.config,) if isinstance(document.config, Descriptor) else ()
-    return (*config, *(document.layers or ()), *(document.blobs or ()))
 
 
 def _check_digests(manifest: Manifest) -> None:

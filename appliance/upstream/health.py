@@ -249,13 +249,15 @@ class UrlHealth:
             self._cancel_timers()
         elif state is not RATE_LIMITED and not self._stopped:
             self._probes.begin()
-        self._report(f"after {lasted:.0f} s: {reason}")
-
-    def _report(self, reason: str) -> None:
-        level = LogLevel.info if self.state is UP else LogLevel.warn
-        fields = {"upstream": self._upstream, "url": self._url, "state": self.state.value, "reason": reason}
-        self._log.emit(level, "{upstream}: {url} is {state} {reason}", **fields)
-        self._observer.became(self._upstream, self._url, self.state)
+        self._log.emit(
+            LogLevel.info if state is UP else LogLevel.warn,
+            "{upstream}: {url} is {state} {reason}",
+            upstream=self._upstream,
+            url=self._url,
+            state=state.value,
+            reason=f"after {lasted:.0f} s: {reason}",
+        )
+        self._observer.became(self._upstream, self._url, state)
 
     def _judge(self, outcome: Outcome) -> None:
         """A probe has ended."""
@@ -371,7 +373,7 @@ class Probes:
         self.at_longest = self._pause >= LONGEST_PAUSE
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
         self._probe = probe = Deferred.fromCoroutine(self._outcome())
-        probe.addCallback(self._ended, probe).addErrback(self._dropped)
+        probe.addCallback(self._ended, probe).addErrback(lambda failure: failure.trap(CancelledError))
 
     async def _outcome(self) -> Outcome:
         try:
@@ -393,6 +395,3 @@ class Probes:
         self._judge(outcome)
         if self._running and self._timer is None:
             self._schedule()
-
-    def _dropped(self, failure: Failure) -> None:
-        failure.trap(CancelledError)

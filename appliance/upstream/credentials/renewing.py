@@ -23,7 +23,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -108,7 +108,10 @@ class RenewingCredential:
 
         A secret that was never accepted is simply wrong: its source is read once more, without waiting for a change.
         """
-        return Deferred.fromCoroutine(self._refused(secret.identity))
+        identity = secret.identity
+        if self._presented is None or self._presented.identity != identity:
+            return succeed(True)
+        return self._renewals.run(identity, lambda: self._renew(identity))
 
     def accepted(self, secret: Secret) -> None:
         """See L{IAcceptedCredentials.accepted}."""
@@ -127,11 +130,6 @@ class RenewingCredential:
             self._present(self._found)
         assert self._presented is not None, "a reading gives a secret or fails"
         return self._presented
-
-    async def _refused(self, identity: str) -> bool:
-        if self._presented is None or self._presented.identity != identity:
-            return True
-        return await self._renewals.run(identity, lambda: self._renew(identity))
 
     async def _renew(self, identity: str) -> bool:
         """Whether another secret than the refused one is presented now."""

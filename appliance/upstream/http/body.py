@@ -161,7 +161,7 @@ class Delivery(Protocol):
     def _let_go(self) -> None:
         """
         After the last byte, which TLS may hand out during a pause, the connection stays readable: it is not ours any
-        more, and when C{twisted.web} closes it in good order, TLS waits to hear from the other side.
+        more, and when C{twisted.web} closes it in good order, TLS waits for the other side.
         """
         if self._paused or self._held:
             self._wire().resumeProducing()
