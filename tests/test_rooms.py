@@ -250,7 +250,7 @@ def rooms_imported(root: Path) -> dict[str, set[str]]:
 
 
 def outer_room(path: str) -> str:
-    """The room; of its inner ones only those that may be looked at from outside are told apart."""
+    """The room; of its inner ones only those that may be looked at from outside have one of their own."""
     room = room_of(Path(path))
     if room not in DECISIONS:
         room = room.partition("/")[0]

@@ -245,7 +245,7 @@ def herd(bench: Bench) -> None:
         findings.add("herd", name, "first byte", "ms", [each["first"] * 1e3 for each in rounds])
         findings.add("herd", name, "upstream bytes", "x blob", [each["upstream"] for each in rounds])
         findings.add("herd", name, "memory growth", "MiB", [each["growth"] / MIB for each in rounds])
-    findings.add("herd", APPLIANCE, "bytes told by metrics", "x blob", [told])
+    findings.add("herd", APPLIANCE, "bytes counted by metrics", "x blob", [told])
     clients = f"{effort.herd_clients} clients, one cold blob:"
     mine = measured[APPLIANCE]
     findings.at_most("herd", f"{clients} upstream bytes / blob", 1.0, max(each["upstream"] for each in mine), 4)

@@ -22,7 +22,7 @@ ACCEPT = ", ".join(
     )
 )
 PATIENCE = 60.0
-"""Seconds without a byte after which a test is told that nothing comes."""
+"""Seconds without a byte after which a test fails: nothing comes."""
 
 PIECE = 256 * 1024
 

@@ -257,7 +257,7 @@ def test_a_wrong_password_is_reported_and_may_be_corrected(
 
 
 def test_a_proxy_that_is_gone_is_named(appliance: Starting, front: Nginx, tls: dict[str, Any]) -> None:
-    """To the operator; the client hears that there is one. And the registry is not asked without it."""
+    """To the operator; the client sees that there is one. And the registry is not asked without it."""
     proxy = f"http://127.0.0.1:{service.free_port()}"
     started = appliance(f"https://{front.authority}", proxy=proxy, **tls)
     body = refused(started).body.decode()

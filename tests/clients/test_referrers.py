@@ -189,7 +189,7 @@ def simulated() -> Iterator[RemoteRegistry]:
 
 
 def told(appliance: Appliance) -> set[tuple[str, ...]]:
-    """What a hundred clients are told at the same time: the digests on each of the lists that they get."""
+    """What a hundred clients get at the same time: the digests on each of the lists that they get."""
     with ThreadPoolExecutor(CLIENTS) as clients:
         lists = [clients.submit(descriptors, appliance.authority) for _ in range(CLIENTS)]
         return {tuple(sorted(each["digest"] for each in listed.result())) for listed in lists}

@@ -59,7 +59,7 @@ class BlobReaderContract(SynchronousTestCase):
         self.addCleanup(self.read_by.close)
 
     def test_provides_the_interface(self) -> None:
-        """It is what it says."""
+        """By zope's C{verifyObject}."""
         verifyObject(IBlobReader, self.read_by)
         self.assertEqual(self.read_by.size, SIZE)
 

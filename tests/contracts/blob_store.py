@@ -35,7 +35,7 @@ class BlobStoreContract(SynchronousTestCase):
         self.successResultOf(self.store.put(digest, data))
 
     def test_provides_the_interface(self) -> None:
-        """It is what it says."""
+        """By zope's C{verifyObject}."""
         verifyObject(IBlobStore, self.store)
 
     def test_what_is_put_is_held(self) -> None:

@@ -36,7 +36,7 @@ class DocumentsContract(SynchronousTestCase):
         return self.successResultOf(self.documents.read(key))
 
     def test_provides_the_interface(self) -> None:
-        """It is what it says."""
+        """By zope's C{verifyObject}."""
         verifyObject(IDocuments, self.documents)
 
     def test_what_is_written_is_read(self) -> None:

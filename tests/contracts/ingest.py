@@ -64,7 +64,7 @@ class IngestContract(SynchronousTestCase):
         ingest.close()
 
     def test_provides_the_interface(self) -> None:
-        """It is what it says."""
+        """By zope's C{verifyObject}."""
         ingest = self.ingest()
         verifyObject(IIngest, ingest)
         self.assertEqual((ingest.digest, ingest.size, ingest.origin), (DIGEST, 0, None))
@@ -224,7 +224,7 @@ class IngestContract(SynchronousTestCase):
         self.assertEqual(ingest.size, 1000)
 
     def test_a_hole_is_not_absorbed(self) -> None:
-        """Our own mistake is told, and what is there goes on to be a beginning."""
+        """Our own mistake is raised, and what is there goes on to be a beginning."""
         ingest = self.written(DATA[:100])
         self.ahead(ingest, (200, 300))
         for stop in (101, 200, 250, 300):

@@ -31,7 +31,7 @@ class ThreadsContract(SynchronousTestCase):
         return self.successResultOf(deferred)
 
     def test_provides_the_interface(self) -> None:
-        """It is what it says."""
+        """By zope's C{verifyObject}."""
         verifyObject(IThreads, self.make())
 
     def test_the_result_is_the_functions(self) -> None:
@@ -39,7 +39,7 @@ class ThreadsContract(SynchronousTestCase):
         self.assertEqual(self.result(self.make().call(divmod, 17, 5)), (3, 2))
 
     def test_a_failure_is_the_functions(self) -> None:
-        """I hear what the function raised, as it raised it."""
+        """The caller gets what the function raised, as it raised it."""
         failing = self.make().call(int, "seven")
         self.settle()
         self.failureResultOf(failing, ValueError)

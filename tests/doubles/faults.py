@@ -51,7 +51,7 @@ def endless() -> Fault:
     return lambda answer: replace(answer, length=None, endless=True)
 
 
-# -- how the end of the body is told --------------------------------------------------------------------------------
+# -- how the end of the body is shown -------------------------------------------------------------------------------
 
 
 def no_length(framing: str = "chunked") -> Fault:

@@ -1,5 +1,5 @@
 """
-A registry to pull from that does as it is told, and misbehaves when it is told to.
+A registry to pull from that does as it is set up, and misbehaves when it is set up to.
 
 L{Registry} is a leaf resource, so it runs behind a real port as well as in memory
 (C{treq.testing.RequestTraversalAgent(registry)}). It answers the pull side of the OCI distribution specification for

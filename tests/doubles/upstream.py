@@ -1,7 +1,7 @@
 """
 An upstream in memory, driven by a script: what it holds, what it refuses, when it answers, and how its bodies come.
 
-It answers at once unless told to hang; bodies come whole unless they are fed by hand.
+It answers at once unless set to hang; bodies come whole unless they are fed by hand.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def test_dropped_packets_hold_no_client_up(tmp_path: Path) -> None:
             assert pull(appliance.authority, "team/app", "1").digest == digest
             drop()
             assert pull(appliance.authority, "team/app", "1").digest == digest
-            # A wait of revalidate_within for each of these would take longer than the test's patience.
+            # A wait of revalidate_within for each of these would take longer than the test waits.
             assert all(is_stale(appliance) for _ in range(100))
             deliver()
             until(lambda: not is_stale(appliance), "the return was noticed")

@@ -57,7 +57,7 @@ def shown(exchanges: list[Exchange]) -> set[str | None]:
 def test_a_token_server_of_its_choice_is_not_asked(
     known: Appliance, upstream: RemoteRegistry, elsewhere: RemoteRegistry
 ) -> None:
-    """The password goes nowhere: not there, not into the log, and clients are told of no challenge."""
+    """The password goes nowhere: not there, not into the log, and clients get no challenge."""
     upstream.add("team/app")
     upstream.misbehave("*", wanting(f'Bearer realm="{elsewhere.url}/token",service="x"'))
     reply = ask(known.authority, f"{APP}/manifests/latest")

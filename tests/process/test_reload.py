@@ -40,7 +40,7 @@ def test_going_offline_ends_transfers_and_no_request_follows(
     """
     A layer is being sent, another one's line is cut again and again, a range far ahead is fetched on the side, and a
     tag is being checked. Then offline: the clients' connections are aborted, the tag is answered from the cache, what
-    came is kept, and the upstream hears nothing more. Online again, a pull goes on from there.
+    came is kept, and the upstream gets no more requests. Online again, a pull goes on from there.
     """
     appliance = idle.start()
     (slow, slow_path), (cut, cut_path) = (layer(upstream, appliance, name) for name in ("team/slow", "team/cut"))

@@ -100,7 +100,7 @@ def test_a_store_that_another_process_owns_is_refused_in_one_line(appliance: App
 
 
 def test_a_store_of_a_newer_version_is_refused_in_one_line(idle: Appliance) -> None:
-    """It is left alone."""
+    """Nothing in it is changed."""
     idle.store.mkdir()
     (idle.store / "VERSION").write_text("999\n")
     assert "999" in refusal(idle)

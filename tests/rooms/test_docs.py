@@ -53,7 +53,7 @@ def _rows(title: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(("change", "where"), _rows("Where a change goes"), ids=lambda text: text.split("`")[0][:40])
 def test_a_change_has_its_place_in_three_files_at_most(change: str, where: str) -> None:
-    """A newcomer finds the files that are named, and is told which one is still to be made."""
+    """A newcomer finds the files that are named, and learns which one is still to be made."""
     named = re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|md|yaml))`( \([^)]*\))?(, which does not exist yet)?", where)
     there = [name for name, _, not_yet in named if not not_yet]
     missing = [name for name in there if not (ROOT / name).exists() and not (APPLIANCE / name).exists()]

@@ -66,7 +66,7 @@ class Answer:
 
 @implementer(IAccounts)
 class Accounts:
-    """Keeps what it is told."""
+    """Keeps what it receives."""
 
     def __init__(self, clock: Any) -> None:
         self.clock = clock

@@ -92,9 +92,9 @@ def missing(asked: Asked) -> Reply:
 class ScreenedAgent:
     """Refuses where the real endpoints do: before anything is sent."""
 
-    def __init__(self, agent: IAgent, standing: AddressPolicy) -> None:
+    def __init__(self, agent: IAgent, policy: AddressPolicy) -> None:
         self._agent = agent
-        self._standing = standing
+        self._policy = policy
 
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
@@ -103,7 +103,7 @@ class ScreenedAgent:
         literal = literal_of(host)
         try:
             if literal is not None:
-                self._standing.from_public(host, [literal])
+                self._policy.from_public(host, [literal])
         except UpstreamRefused:
             return fail()
         return self._agent.request(method, uri, headers, bodyProducer)

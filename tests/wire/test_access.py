@@ -95,7 +95,7 @@ def test_another_repository_is_asked_about_by_its_own_name() -> None:
 
 
 def test_an_export_fetches_nothing_that_may_not_be_read() -> None:
-    """What is lacking stays so, and the operator is told why."""
+    """What is lacking stays so, and the operator learns why."""
     site, content = Appliance(), image()
     site.offer(content, "1")
     rule = Rule(site.through.access)

@@ -63,7 +63,7 @@ def test_so_are_a_layers(data: bytes) -> None:
     ["sha256:" + "a" * 128, "sha512:" + "a" * 64, "sha256:" + "A" * 64, "md5:" + "a" * 32, "sha256:" + "../" * 21],
 )
 def test_what_cannot_be_verified_is_not_asked_for(reference: str) -> None:
-    """400 or 404, and no upstream hears of it."""
+    """400 or 404, and no upstream is asked."""
     shop = Shop()
     for where in (f"/v2/app/manifests/{reference}", f"/v2/app/blobs/{reference}", f"/v2/app/referrers/{reference}"):
         assert shop.get(where).status in (400, 404)

@@ -245,7 +245,7 @@ def test_whatever_the_upstream_does(behaviour: Behaviour, subject: Subject, tabl
 def test_each_class_of_trouble_can_be_reported_instead(
     own: bool, behaviour: Behaviour, subject: Subject, table: Callable[[Row], None]
 ) -> None:
-    """serve_stale: {unavailable: false}, and so on: that class is told as if nothing was cached, the others are not."""
+    """serve_stale: {unavailable: false}, and so on: that class is reported as if nothing was cached, others are not."""
     switches = {
         kind: (kind == behaviour.kind) is not own for kind in ("missing", "denied", "rate_limited", "unavailable")
     }

@@ -63,7 +63,7 @@ def test_none_is_an_empty_index() -> None:
 
 
 def test_a_type_is_filtered_here() -> None:
-    """The upstream is asked once for all of them, and clients are told that it was done."""
+    """The upstream is asked once for all of them, and clients see that it was done."""
     desk = shop(SIGNATURE, SBOM)
     for query, found in (
         ("artifactType=application/vnd.sig", [SIGNATURE]),
@@ -163,7 +163,7 @@ def test_a_list_received_before_is_served_when_the_upstream_is_down() -> None:
 
 
 def test_offline_what_was_pulled_is_listed_and_what_was_not_asked_about_is_unknown() -> None:
-    """A list heard while online as it was; else what is held, with a warning; else 502."""
+    """A list received while online as it was; else what is held, with a warning; else 502."""
     desk = shop(SIGNATURE)
     desk.hub.add_manifest("library/app", SEEN, OCI_MANIFEST)
     desk.get(manifest(Digest.of(SEEN)))

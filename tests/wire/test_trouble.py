@@ -1,4 +1,4 @@
-"""How a client is told of trouble, and that no response is completed with wrong bytes."""
+"""What a client sees of trouble, and that no response is completed with wrong bytes."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_file_that_lost_its_end_cuts_the_connection(data: bytes, logged_errors
 
 
 def test_clients_see_no_path_no_proxy_and_no_address_of_ours() -> None:
-    """Neither in an error nor in a Warning, from the hot lane neither; the fault itself is told."""
+    """Neither in an error nor in a Warning, from the hot lane neither; the fault itself is named."""
     secrets = ("squid.corp", "/etc/pullcache", "10.0.0.7")
     detail = "proxy http://squid.corp:3128: 10.0.0.7: the token from /etc/pullcache/t is refused"
     fault = errors.UpstreamDenied("docker.io", detail)

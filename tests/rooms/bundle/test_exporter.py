@@ -108,7 +108,7 @@ def test_the_same_store_gives_the_same_bytes() -> None:
 
 
 def test_a_reference_says_where_it_came_from() -> None:
-    """The other side knows which registry, repository and tag a digest came from, and when that was heard."""
+    """The other side knows which registry, repository and tag a digest came from, and when that was received."""
     site = Site().hold(MULTI, NGINX, "1.27", "latest").hold(DOCKER, ("ghcr.io", "a"))
     tagged, latest, plain = site.export(all=True).bundle.refs
     assert (tagged.name, latest.name) == ("docker.io/library/nginx:1.27", "docker.io/library/nginx:latest")

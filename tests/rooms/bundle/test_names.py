@@ -46,7 +46,7 @@ def names(settings: Settings = SETTINGS) -> Names:
         ("cache.site/docker.io/a/b", "docker.io/a/b"),
         ("cache.site:443/docker.io/a/b", "docker.io/a/b"),
         ("cache:7000/ghcr.io/a/b", "ghcr.io/a/b"),
-        # An upstream that is not configured stays what it says, so that the next step can be told.
+        # An upstream that is not configured stays what it says, so that the message can name the next step.
         ("berth:5000/quay.example/a/b", "quay.example/a/b"),
         # Patterns.
         ("berth:5000/**", "**"),
@@ -100,7 +100,7 @@ def test_prefixes_are_renamed_by_whole_components(place: tuple[str, str], meant:
 
 
 def test_what_no_name_begins_with_is_known() -> None:
-    """A misspelt prefix can be told."""
+    """A misspelt prefix is reported."""
     renames = Renames({"a.corp": "ghcr.io", "b.corp": "ghcr.io"})
     names().meant("a.corp", "x", renames)
     assert list(renames.unused) == ["b.corp"]

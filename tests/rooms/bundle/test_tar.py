@@ -114,7 +114,7 @@ def test_huge_files_and_long_names_are_said_in_pax(name: str, size: int) -> None
 
 @given(st.integers(0, 2**50), PATHS)
 def test_the_room_a_file_takes_is_known_beforehand(size: int, name: str) -> None:
-    """The length of a bundle is told before it is made."""
+    """The length of a bundle is known before it is made."""
     assert tar.extent(size, name) == len(tar.header(name, size)) + size + len(tar.padding(size))
     assert tar.extent(size, name) % BLOCK == 0
 

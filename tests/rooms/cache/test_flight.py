@@ -97,7 +97,7 @@ def test_a_flight_without_readers_goes_on_to_its_end() -> None:
 
 
 def test_waiting_readers_may_drop_each_other() -> None:
-    """One that is told first and ends another one's wait leaves the rest their answer."""
+    """One that fires first and ends another one's wait leaves the rest their answer."""
     trip = Trip()
     trip.upstream.hang("blob")
     trip.depart()
@@ -226,7 +226,7 @@ def test_an_answer_that_leaves_a_gap_is_not_taken() -> None:
 
 
 def test_pauses_grow_while_no_byte_comes_and_then_it_is_given_up() -> None:
-    """A dead upstream is asked less and less often; in the end readers are told, and what came is kept."""
+    """A dead upstream is asked less and less often; in the end readers get the failure, and what came is kept."""
     trip = Trip().depart()
     trip.body.feed(1000)
     landed = trip.flight.landed()

@@ -67,7 +67,7 @@ def test_a_disk_that_refuses_to_begin_is_reported_to_who_waits() -> None:
 
 
 def test_a_disk_that_fills_up_fails_the_flight_and_not_the_appliance() -> None:
-    """The upstream's connection is dropped, readers are told, what was written stays."""
+    """The upstream's connection is dropped, readers get the failure, what was written stays."""
     trip = Trip(store=FillingDisk()).depart()
     trip.body.feed(900)
     trip.body.feed(900)

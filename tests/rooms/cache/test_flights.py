@@ -373,7 +373,7 @@ def under(cache: Cache, registry: ScriptedUpstream, offline: bool = False, **set
 
 @pytest.mark.parametrize("change", ["offline", "removed", "denied"])
 def test_a_flight_ends_when_its_upstream_may_not_be_asked_any_more(change: str) -> None:
-    """Its bytes are kept, its readers are told, and it is neither asked again nor resumed."""
+    """Its bytes are kept, its readers get the failure, and it is neither asked again nor resumed."""
     asked = upstream()
     cache = Cache(asked)
     left_behind(cache.store, BLOBS[3:])

@@ -35,7 +35,7 @@ def test_what_was_received_at_an_unknown_time_is_neither_fresh_nor_young_enough_
     down = errors.UpstreamUnavailable("u", "x")
     assert may_serve_stale(down, 0.0, now, settings())
     assert not may_serve_stale(down, 0.0, now, settings(max_stale=300.0))
-    # What was heard before the process began, where the clock was put right since.
+    # What was received before the process began, where the clock was put right since.
     assert is_fresh(-20.0, now=10.0, settings=settings())
     assert may_serve_stale(down, -20.0, 10.0, settings(max_stale=300.0))
 

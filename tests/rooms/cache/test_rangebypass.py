@@ -165,7 +165,7 @@ def test_a_fast_flight_that_stops_is_not_waited_for() -> None:
 
 
 def test_a_flight_that_comes_near_meanwhile_is_enough() -> None:
-    """The patience is not waited out when the write head arrives."""
+    """The wait ends when the write head arrives."""
     large = Large()
     waiting = large.aside(PULL)
     large.flight.feed(FAR.start - NEAR)

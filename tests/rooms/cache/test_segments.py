@@ -193,7 +193,7 @@ def test_a_piece_that_is_refused_for_a_while_waits_as_requested() -> None:
 
 
 def test_a_dead_upstream_is_given_up_after_a_minute() -> None:
-    """Readers are told then, and what was whole is kept."""
+    """Readers get the failure then, and what was whole is kept."""
     trip = SegmentedTrip().depart()
     trip.bodies[0].feed(50)
     landed = trip.flight.landed()
@@ -278,7 +278,7 @@ def test_an_upstream_without_ranges_sends_the_whole_over_one_line() -> None:
 
 
 def test_an_upstream_that_refuses_a_piece_is_asked_for_the_whole() -> None:
-    """416 to the first range: the client does not hear of it."""
+    """416 to the first range: the client does not see it."""
     trip = SegmentedTrip()
     trip.upstream.fail_once("blob", errors.RangeIgnored("docker.io", "416"))
     trip.depart()

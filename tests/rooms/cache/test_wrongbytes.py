@@ -17,7 +17,7 @@ from tests.rooms.cache.flying import BLOB, DIGEST, NAME, SIZE, FillingDisk, Trip
 
 
 def discarded(trip: Trip) -> bool:
-    """Nothing is kept, readers were told, and they never had the last byte."""
+    """Nothing is kept, readers got the failure, and they never had the last byte."""
     assert trip.flight.growth.failure is not None
     assert trip.flight.growth.available < SIZE
     return (
@@ -273,7 +273,7 @@ def test_a_flight_ends_well_after_an_import_has_brought_its_blob() -> None:
 
 
 def test_an_upstream_is_not_asked_again_for_what_an_import_has_brought() -> None:
-    """The line is cut: readers are told at once, and find the blob when they come again."""
+    """The line is cut: readers get the failure at once, and find the blob when they come again."""
     trip = Trip().depart()
     trip.body.feed(1000)
     brought_by_an_import(trip)

@@ -103,7 +103,7 @@ def test_no_appliance_is_said_with_the_address_and_how_to_change_it() -> None:
 
 @pytest.mark.parametrize("admin", ["127.0.0.1:5001", "ftp://x", "http://"])
 def test_an_address_that_is_none_is_wrong_usage(admin: str) -> None:
-    """A mistyped variable is told apart from an appliance that is down."""
+    """A mistyped variable is distinguished from an appliance that is down."""
     command = started("inventory", "-o", "-", admin=admin)
     out, err = command.communicate(timeout=PATIENCE)
     assert (command.returncode, out, err.count("\n")) == (2, "", 1)

@@ -169,7 +169,7 @@ def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_a_foreign_key_is_wrong_usage(tmp_path: Path) -> None:
-    """A file that is no key is told apart from a bundle that is not trusted."""
+    """A file that is no key is distinguished from a bundle that is not trusted."""
     assert run("verify", str(bundles.single(tmp_path / "a.tar")), "--trust", "nonsense").code == 2
 
 

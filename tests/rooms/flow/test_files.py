@@ -61,7 +61,7 @@ class TestDiskThreads(ThreadsContract):
         self.reactor.calls.get(timeout=10)()
 
     def test_the_work_is_done_in_a_thread_and_its_result_comes_here(self) -> None:
-        """The reactor turns while the disk is slow, and hears of it on its own thread."""
+        """The reactor turns while the disk is slow, and gets the result on its own thread."""
         told: list[int] = []
         working = self.make().call(threading.get_ident)
         working.addCallback(lambda worker: told.extend([worker, threading.get_ident()]))
@@ -129,7 +129,7 @@ def test_a_file_in_the_way_of_a_folder_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failing", ["fsync", "rename"])
 def test_a_refused_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    """And nothing beside it."""
+    """No temporary file stays beside it."""
     path, temporary = tmp_path / "file", tmp_path / "file.tmp"
     write_file(path, b"old", temporary)
 

@@ -91,7 +91,7 @@ def test_other_names_are_not(host: str) -> None:
 
 
 def test_a_listener_with_names_answers_to_no_other() -> None:
-    """Nor to its address, nor to a request without any."""
+    """Its own address is refused as well, and so is a request without Host."""
     for host in (Host("localhost"), Host("10.0.0.5"), None):
         with pytest.raises(HostUnknown):
             refuse_other_host(host, ("cache.example",), "hosts of this listener")

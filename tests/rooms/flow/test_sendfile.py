@@ -100,7 +100,7 @@ class ServerTests(SynchronousTestCase):
         self.server.send_file(self.file, start, length, self.sent.append, self.failures.append)
 
     def test_provides_the_interface(self) -> None:
-        """It is what it says."""
+        """By zope's C{verifyObject}."""
         verifyObject(IFileTransport, self.server)
         self.assertIs(file_transport(self.server), self.server)
 
@@ -153,7 +153,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(bytes(self.received), b"--" + DATA[0:5] + b"--" + DATA[7:9] + b"--")
 
     def test_one_file_at_a_time(self) -> None:
-        """A second one before the first has gone is a mistake that is told."""
+        """A second one before the first has gone is a mistake that is raised."""
         self.send()
         self.assertRaises(ValueError, self.send)
 
@@ -180,7 +180,7 @@ class ServerTests(SynchronousTestCase):
         self.assertIsNone(self.protocol.reason)
 
     def test_what_left_is_counted_and_what_waits_is_seen(self) -> None:
-        """Bytes of both kinds, so that a client that takes nothing can be told from one with nothing to take."""
+        """Bytes of both kinds, so that a client that takes nothing differs from one with nothing to take."""
         self.assertEqual(self.server.progress(), (0, False))
         self.server.write(b"header")
         self.assertEqual(self.server.progress(), (0, True))
@@ -195,7 +195,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(self.server.progress(), (6 + len(DATA), False))
 
     def test_a_client_that_left_loses_the_connection(self) -> None:
-        """The producer is told by the connection, and the file is not touched again."""
+        """The producer is stopped by the connection, and the file is not touched again."""
         self.client.close()
         producer = mock.Mock()
         self.server.registerProducer(producer, True)

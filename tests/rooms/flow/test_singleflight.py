@@ -37,7 +37,7 @@ def leave(waiter: Deferred[Any]) -> None:
 
 
 def test_all_who_wait_get_the_result_of_one_run() -> None:
-    """Three ask, one run; who asks whether one is under way is told so from the first to the end."""
+    """Three ask, one run; while it lasts, it says that it is under way."""
     work, runs = Work(), SingleFlight[str, str]()
     assert "tag" not in runs
     waiters = []

@@ -19,7 +19,7 @@ from appliance.flow.writer import HIGH, LOW, ThreadWriter
 
 
 class Disk:
-    """Takes pieces and keeps the caller waiting until it is told to go on."""
+    """Takes pieces and keeps the caller waiting until the test lets it go on."""
 
     def __init__(self) -> None:
         self.stored = b""
@@ -45,7 +45,7 @@ class Disk:
 
 @implementer(IPushProducer)
 class Producer:
-    """Remembers what it was told."""
+    """Remembers its calls."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -83,7 +83,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual((self.disk.stored, self.disk.calls), (b"abc", 2))
 
     def test_drained_waits_for_all_that_was_written(self) -> None:
-        """Also for what is written after the asking; each who asks is told once."""
+        """Also for what is written after the asking; each Deferred fires once."""
         writer = self.writer()
         self.successResultOf(writer.drained())
         writer.write(b"a")

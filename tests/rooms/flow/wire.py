@@ -21,7 +21,7 @@ BUFFER = 100
 @implementer(IConsumer, IFileTransport)
 class Wire:
     """
-    Takes writes into a buffer and file ranges after it, and hands both to the client as it is told.
+    Takes writes into a buffer and file ranges after it, and hands both to the client as the test says.
 
     @ivar received: what the client has.
     """

@@ -234,7 +234,7 @@ def test_a_document_that_was_removed_by_hand_is_written_anew(tmp_path: Path, blo
 
 
 def test_of_two_writes_at_the_same_time_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On two threads too: the loser hears of it, and the winner's bytes are whole."""
+    """On two threads too: the loser gets an error, and the winner's bytes are whole."""
     documents = opened(tmp_path)
     inside, go_on = threading.Event(), threading.Event()
 

@@ -213,7 +213,7 @@ def test_a_hundred_who_ask_are_one_pass() -> None:
 
 
 def test_a_pass_that_failed_is_tried_again() -> None:
-    """All who wait hear of it; a disk that cannot be read is no empty list."""
+    """All who wait get the error; a disk that cannot be read is no empty list."""
     shelf = Shelf()
     shelf.store.gates = []
     held = shelf.hold(signature("one"))

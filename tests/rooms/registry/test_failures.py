@@ -190,7 +190,7 @@ def test_clients_see_no_path_no_proxy_and_no_address_of_ours(said: str, told: st
 
 @pytest.mark.parametrize("path", ["/srv/my secrets/hub.txt", "/srv/a,b;c (d)/hub.txt", "/srv/pull's/hub.txt"])
 def test_a_file_of_any_name_is_left_out(path: str) -> None:
-    """Of a secret's file, clients hear that it cannot be used."""
+    """Of a secret's file, clients see that it cannot be used."""
     for name in ("password_file", "token_file", "auth_file"):
         file = SecretFile(name, Path(path), "up.example", InlineThreads())
         fault = file.fault("cannot be read: No such file or directory")

@@ -75,7 +75,7 @@ def test_what_means_nothing_is_refused(name: str, namespaces: list[str], error: 
 
 
 def test_without_a_default_a_bare_name_means_nothing() -> None:
-    """Nor does it become anything by chance."""
+    """No upstream is guessed for it."""
     with pytest.raises(UpstreamUnknown):
         route("nginx", default=None)
 

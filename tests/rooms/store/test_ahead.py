@@ -327,7 +327,7 @@ def test_a_reader_that_is_closed_during_a_read_keeps_its_file_until_the_end(tmp_
 
 
 def test_the_probe_says_why_the_store_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk or a lost mount is told, and asking every second leaves nothing behind."""
+    """A full disk or a lost mount is reported, and asking every second leaves nothing behind."""
     store = opened(tmp_path)
     result(store.probe())
 

@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 
 class Disk:
-    """Records what is asked of the operating system, and crashes before the step it is told."""
+    """Records what is asked of the operating system, and crashes before the step it is given."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, crash_at: int | None = None) -> None:
         self.calls: list[tuple[str, str]] = []
@@ -172,7 +172,7 @@ def test_a_crash_in_a_deletion_leaves_the_blob_or_nothing(tmp_path: Path) -> Non
 def test_a_disk_that_refuses_a_put_is_reported_and_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """A full disk: the caller hears it, no rubbish stays, and with room again the same put succeeds."""
+    """A full disk: the caller gets the error, no rubbish stays, and with room again the same put succeeds."""
     store = opened(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(os, call, _refuse)

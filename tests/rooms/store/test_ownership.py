@@ -43,7 +43,7 @@ def test_claiming_again_changes_nothing(root: Path) -> None:
 
 
 def test_two_processes_do_not_share_a_store(root: Path) -> None:
-    """The second is told who owns it, and the first is not disturbed."""
+    """The second learns who owns it, and the first is not disturbed."""
     owner = Ownership.claim(root)
     with pytest.raises(StoreLocked, match=re.escape(str(root)) + rf".*pid {os.getpid()}\)"):
         Ownership.claim(root)

@@ -20,7 +20,7 @@ HTML = Reply(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>Log in")
 
 
 def descriptor(name: str, **more: object) -> bytes:
-    """Of an artifact that is told from others by its name; the blanks are its own."""
+    """Of an artifact with a name of its own; the blanks are its own."""
     digest = Digest.of(name.encode())
     return json.dumps(
         {"digest": str(digest), "mediaType": mediatypes.OCI_MANIFEST, "size": 5, **more}, indent=1

@@ -56,7 +56,7 @@ class File:
         self.complaints = 0
 
     def accepted(self, secret: Secret) -> None:
-        """It makes no difference here."""
+        """See L{IAcceptedCredentials.accepted}; not recorded."""
 
     def current(self) -> Deferred[Secret]:
         return succeed(Secret(f"token_file#{hash(self.text)}", "", self.text, Secret.Use.BEARER))

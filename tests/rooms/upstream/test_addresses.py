@@ -106,9 +106,9 @@ def test_every_address_has_a_place(address: str, reach: Reach) -> None:
 )
 def test_who_may_lead_where(own: list[str], led: list[str], passed: list[str] | None) -> None:
     """A public upstream never leads inside, a private one may, and to link-local addresses none leads."""
-    standing = AddressPolicy("up.example")
-    assert standing.own("registry.example", own) == own
-    screen = standing.from_private if standing.private else standing.from_public
+    policy = AddressPolicy("up.example")
+    assert policy.own("registry.example", own) == own
+    screen = policy.from_private if policy.private else policy.from_public
     if passed is not None:
         assert screen("led.example", led) == passed
         return
@@ -168,12 +168,12 @@ def test_a_number_is_an_address(number: int) -> None:
 )
 def test_a_named_host_may_be_private(host: str, addresses: list[str], passed: list[str] | None) -> None:
     """But a name does not open the way to a link-local address: only that address itself does."""
-    standing = AddressPolicy("up.example")
+    policy = AddressPolicy("up.example")
     if passed is not None:
-        assert standing.named(host, addresses) == passed
+        assert policy.named(host, addresses) == passed
         return
     with pytest.raises(UpstreamRefused, match="link-local"):
-        standing.named(host, addresses)
+        policy.named(host, addresses)
 
 
 # -- connections ----------------------------------------------------------------------------------------------------
@@ -327,9 +327,9 @@ def test_a_literal_address_goes_through_the_same_rules(url: str) -> None:
 def test_only_screened_addresses_of_a_name_are_tried() -> None:
     """Of a name with addresses inside and outside, only those outside are connected to."""
     reactor, _ = a_reactor({"cdn.example": [PRIVATE, PUBLIC, "::1"]})
-    standing = AddressPolicy("up.example")
+    policy = AddressPolicy("up.example")
 
-    endpoint = ScreenedEndpoint(reactor, "cdn.example", 443, 10.0, standing.from_public)
+    endpoint = ScreenedEndpoint(reactor, "cdn.example", 443, 10.0, policy.from_public)
     connecting = endpoint.connect(Factory.forProtocol(Protocol))
     reactor.pump([0.5] * 8)
     assert connected(reactor) == [(PUBLIC, 443)]

@@ -321,7 +321,7 @@ def test_a_clock_that_is_set_forward_cuts_no_manifest() -> None:
 
 
 def test_a_pause_at_the_last_byte_leaves_the_connection_readable() -> None:
-    """It is closed in good order, for which TLS waits to hear from the other side."""
+    """It is closed in good order, for which TLS waits for the other side."""
     net, response, wire = opened(Reply(200, {"Connection": "close"}, b"whole"))
     sink = Sink(pause_at=5)
     assert net.result(response.deliver(sink)) is None

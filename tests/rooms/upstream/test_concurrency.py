@@ -50,7 +50,7 @@ class TestOneAtATime(UpstreamContract):
 
 
 class TestWithRoom(TestOneAtATime):
-    """So it does with more than it needs."""
+    """It keeps the promises of IUpstream with more permits than it needs."""
 
     @pytest.fixture(autouse=True)
     def permits(self) -> Any:

@@ -54,7 +54,7 @@ class Program:
         self.let_go = True
 
     def says(self, output: bytes | object, code: int = 0, problem: bytes = b"") -> None:
-        """It writes, and exits."""
+        """The program writes C{output} and C{problem}, and exits with C{code}."""
         self.protocol.errReceived(problem)
         self.protocol.outReceived(output if isinstance(output, bytes) else json.dumps(output).encode())
         self.exits(code)

@@ -196,7 +196,7 @@ class Rig:
 
 
 def test_it_provides_what_it_promises() -> None:
-    """L{ICredentials}, and the power to be told what was accepted."""
+    """L{ICredentials}, and takes note of what was accepted."""
     credential = Rig().credential
     assert verifyObject(ICredentials, credential)
     assert verifyObject(IAcceptedCredentials, credential)
@@ -397,7 +397,7 @@ def test_nothing_shows_the_secret() -> None:
 
 
 class Plain:
-    """L{ICredentials} of an adapter's own, which is not told what is accepted; says no in its own time."""
+    """L{ICredentials} of an adapter's own, which takes no note of what is accepted; says no in its own time."""
 
     def __init__(self) -> None:
         self.secret = Secret("a", "u", "x")

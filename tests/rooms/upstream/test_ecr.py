@@ -90,7 +90,7 @@ def token(password: str) -> str:
 
 
 class Aws:
-    """AWS as a function: gives a new password each time, or raises what it is told to."""
+    """AWS as a function: gives a new password each time, or raises what it is given."""
 
     def __init__(self) -> None:
         self.asked: list[EcrApi] = []

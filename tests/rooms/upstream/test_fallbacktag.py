@@ -232,7 +232,7 @@ def test_a_tag_that_means_an_image_lists_nothing(kind: str, head: Reply | None) 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", ""])
 def test_a_document_says_itself_what_it_is(kind: str) -> None:
-    """Where its type tells nothing."""
+    """By its bytes, where its type does not say."""
     rig = Rig()
     rig.tag(data=IMAGE, kind=kind)
     assert rig.ask() == Referrers(())

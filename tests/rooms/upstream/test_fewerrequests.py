@@ -102,7 +102,7 @@ def test_pulls_are_left_to_others_before_the_limit_is_hit() -> None:
     outages.end()
 
 
-def test_a_used_up_allowance_is_looked_at_again_without_a_pull() -> None:
+def test_a_used_up_budget_is_looked_at_again_without_a_pull() -> None:
     """The window slides: a minute later one HEAD, which costs nothing, says how many are left by now."""
     outages = Outages(adapter=PullsLeft(), keep_pulls=10)
     left = iter([5, 5, 60, 59])

@@ -137,7 +137,7 @@ def test_the_table_people_read_is_the_one_that_counts() -> None:
 @pytest.mark.parametrize("event", Event)
 @pytest.mark.parametrize("state", Health)
 def test_every_event_leads_where_the_table_says(state: Health, event: Event) -> None:
-    """And an event that cannot happen in a state is a mistake that is raised, not one that goes unnoticed."""
+    """An event that cannot happen in a state is a mistake that is raised, not one that goes unnoticed."""
     watched = Watched()
     watched.bring(state)
     after = TRANSITIONS[event].get(state)
@@ -435,7 +435,7 @@ def test_a_rest_of_unknown_length_is_longer_every_time() -> None:
 
 
 def test_the_longer_of_two_rests_counts() -> None:
-    """And many refusals at once are one wait."""
+    """Many refusals at once are one wait."""
     watched = Watched()
     watched.bring(RATE_LIMITED)
     watched.health.limited(UpstreamRateLimited("up.example", "answered 429", 5.0))

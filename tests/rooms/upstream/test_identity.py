@@ -72,7 +72,7 @@ def test_a_form_is_sent_with_its_length() -> None:
 
 
 def test_a_question_has_no_body() -> None:
-    """Nor a length of one."""
+    """Neither bytes nor a Content-Length."""
     head, _, body = sent("GET", None).partition(b"\r\n\r\n")
     assert b"content-length" not in head.lower()
     assert body == b""

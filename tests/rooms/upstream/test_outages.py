@@ -212,7 +212,7 @@ def test_answers_of_every_sort_are_answers() -> None:
 
 
 def test_a_cancelled_question_is_neither_a_success_nor_a_failure() -> None:
-    """Clients that lose patience say nothing of the registry."""
+    """Clients that give up say nothing of the registry."""
     outages = Outages()
     outages.net.holes.add(REGISTRY)
     for _ in range(5):

@@ -48,7 +48,7 @@ def test_manifests_in_flight_do_not_count_against_a_blobs_part() -> None:
 
 
 def test_the_urgent_goes_before_who_waits_longer() -> None:
-    """And within a rank it is first come, first served."""
+    """And within a priority it is first come, first served."""
     permits = ConcurrencyLimit(1)
     held = taken(permits, QUESTION)
     order: list[str] = []
@@ -84,7 +84,7 @@ def test_a_permit_is_returned_once() -> None:
 
 
 def test_who_does_not_want_to_wait_any_more_leaves_the_queue() -> None:
-    """And takes nothing with him."""
+    """And gives up no permit of another."""
     permits = ConcurrencyLimit(1)
     held = taken(permits, QUESTION)
     gone, stays = permits.acquire(QUESTION), permits.acquire(QUESTION)
@@ -119,6 +119,6 @@ def test_what_costs_nothing_needs_no_waiting() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_no_permits_at_all_is_a_mistake(limit: int) -> None:
-    """It would wait for ever."""
+    """Every request would wait for ever."""
     with pytest.raises(ValueError, match="at least 1"):
         ConcurrencyLimit(limit)

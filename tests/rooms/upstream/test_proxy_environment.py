@@ -125,7 +125,7 @@ def test_no_text_breaks_the_start(no_proxy: str, host: str, port: int) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 32), st.integers(0, 2**32 - 1))
 def test_a_block_holds_its_addresses(base: int, length: int, other: int) -> None:
-    """And no others."""
+    """All of them, and no others."""
     block = f"{IPv4Address(base)}/{length}"
     address = IPv4Address(other)
     expected = address in ip_network(block, strict=False) or address.is_loopback

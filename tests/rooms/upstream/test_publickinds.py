@@ -79,7 +79,7 @@ def test_docker_hubs_blobs_come_from_elsewhere_without_our_token() -> None:
 
 
 def test_docker_hub_knows_me_by_my_access_token(tmp_path: Path) -> None:
-    """The token server is told; the registry gets its token, not my password."""
+    """The token server gets the password; the registry gets its token, not my password."""
     (tmp_path / "pat").write_text("dckr_pat_x\n")
     site, server, _ = docker_hub(username="me", password_file=tmp_path / "pat")
     server.logins = {basic("me", "dckr_pat_x")}
