@@ -105,7 +105,7 @@ class Services:
         self.usage = usage = Usage(state, clock)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
         manifests = Manifests(store, repositories, graph, clock)
-        blobs = Blobs(store, repositories, graph, flights, clock)
+        self.blobs = blobs = Blobs(store, repositories, graph, flights, clock)
         referrers = ReferrerCache(repositories, lists, graph, clock)
         self.prefetch = Prefetch(
             PrefetchSources(

@@ -28,9 +28,9 @@ class Flights:
 
     _log = Logger()
 
-    def __init__(self, store: IBlobStore, clock: IReactorTime, repositories: Repositories | None = None) -> None:
+    def __init__(self, store: IBlobStore, clock: IReactorTime, repositories: Repositories) -> None:
         """
-        @param repositories: where each blob is noted as that of the repository it was fetched for; C{None}: nowhere.
+        @param repositories: where each blob is noted as that of the repository it was fetched for.
         """
         self._repositories = repositories
         self._store = store
@@ -239,10 +239,9 @@ class Flights:
 
     def _link(self, upstream: str, name: str, digest: Digest, size: int | None) -> None:
         """Note that the blob is the repository's: its upstream gave it there."""
-        repositories = self._repositories
-        if repositories is not None and size is not None:
-            found = repositories.get(upstream, name)
-            found.addCallback(lambda known: repositories.save_soon(known) if known.link(digest, size) else None)
+        if size is not None:
+            found = self._repositories.get(upstream, name)
+            found.addCallback(lambda known: self._repositories.save_soon(known) if known.link(digest, size) else None)
             found.addErrback(lambda failure: self._log.failure("a blob was not noted", failure))
 
     def _ended(self, result: None | Failure, flight: Flight) -> None:

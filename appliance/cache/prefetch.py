@@ -48,9 +48,9 @@ from appliance.cache.prefetchrun import (
     ReferrerPrefetch,
     RetryLater,
 )
-from appliance.cache.statefile import StateFile
 from appliance.errors import DigestInvalid, PullcacheError
 from appliance.flow.singleflight import ended
+from appliance.index.documents import StateFile
 from appliance.interfaces import IDocuments
 from appliance.oci.digest import Digest
 from appliance.oci.referrer import subject_of

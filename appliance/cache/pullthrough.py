@@ -105,12 +105,9 @@ class PullThrough:
         asking = self._blobs.open(remote, digest, span_of)
         return await self._wanted(remote, str(digest), platform, asking)
 
-    async def fetch_blob(
-        self, remote: RemoteRepository, digest: Digest, background: bool = False, wanted: bool = True
-    ) -> None:
+    async def fetch_blob(self, remote: RemoteRepository, digest: Digest, wanted: bool = True) -> None:
         """See L{Blobs.fetch}; C{wanted} as with L{manifest}."""
-        asking = self._blobs.fetch(remote, digest, background)
-        await self._wanted(remote, str(digest), None, asking, wanted)
+        await self._wanted(remote, str(digest), None, self._blobs.fetch(remote, digest), wanted)
 
     async def tags(self, remote: RemoteRepository) -> TagsAnswer:
         """See L{Tags.list}."""

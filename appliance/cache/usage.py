@@ -16,8 +16,8 @@ from typing import NamedTuple
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.cache.statefile import EpochSeconds, StateFile
 from appliance.flow.clock import wall
+from appliance.index.documents import EpochSeconds, StateFile
 from appliance.interfaces import IDocuments
 from appliance.oci.reference import ReferenceKey
 

@@ -24,9 +24,9 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from appliance.cache.statefile import EpochSeconds, StateFile
 from appliance.errors import NotHeld, Offline, UpstreamError, UpstreamMissing
 from appliance.flow.clock import wall
+from appliance.index.documents import EpochSeconds, StateFile
 from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IDocuments

@@ -82,7 +82,7 @@ class Cache:
             metrics=self.metrics,
         )
         self.repositories, self.flights, self.through = services.repositories, services.flights, services.cache
-        self.access, self.remotes = services.access, services.access.remotes
+        self.access, self.remotes, self.blobs = services.access, services.access.remotes, services.blobs
 
     def at(self, upstream: str, name: str) -> RemoteRepository:
         """A repository, when it may be read."""

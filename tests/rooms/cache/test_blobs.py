@@ -246,7 +246,7 @@ def test_what_was_fetched_is_held(background: bool) -> None:
     upstream = stocked()
     cache = pulled(upstream)
     for _ in range(2):
-        result(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background))
+        result(cache.blobs.fetch(cache.at(HUB, "app"), LAYER_DIGEST, background))
     assert cache.store.size(LAYER_DIGEST) == len(LAYER)
     assert [call.background for call in upstream.calls] == [background]
 
@@ -262,7 +262,7 @@ def test_a_flight_is_background_work_only_while_no_client_waits_for_it(first: st
     def ask(how: str) -> Deferred[Any]:
         if how == "pulled":
             return begin(cache.through.blob(cache.at(HUB, "app"), LAYER_DIGEST))
-        return begin(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, how == "background"))
+        return begin(cache.blobs.fetch(cache.at(HUB, "app"), LAYER_DIGEST, how == "background"))
 
     asking = [ask(how) for how in (first, second)]
     upstream.bodies[0].feed(1000)
@@ -281,14 +281,14 @@ def test_what_cannot_be_fetched_says_why(background: bool) -> None:
     upstream = stocked()
     cache = pulled(upstream)
     upstream.fail(errors.UpstreamUnavailable(HUB, "x"))
-    failing(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background), errors.UpstreamUnavailable)
+    failing(cache.blobs.fetch(cache.at(HUB, "app"), LAYER_DIGEST, background), errors.UpstreamUnavailable)
     upstream.fail(errors.UpstreamMissing(HUB, "x"))
     upstream.calls.clear()
     for _ in range(2):
-        failing(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background), errors.UpstreamMissing)
+        failing(cache.blobs.fetch(cache.at(HUB, "app"), LAYER_DIGEST, background), errors.UpstreamMissing)
     assert len(upstream.calls) == 1
     offline = Cache(upstream, before=cache, offline=True)
-    failing(offline.through.fetch_blob(offline.at(HUB, "app"), LAYER_DIGEST, background), errors.Offline)
+    failing(offline.blobs.fetch(offline.at(HUB, "app"), LAYER_DIGEST, background), errors.Offline)
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -300,7 +300,7 @@ def test_who_fetches_is_not_failed_by_anothers_upstream(background: bool) -> Non
         result(cache.through.manifest(cache.at(name, "app"), "latest"))
     other.hang("blob")
     begin(cache.through.blob(cache.at(OTHER, "app"), LAYER_DIGEST)).addErrback(lambda _: None)
-    fetching = begin(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background))
+    fetching = begin(cache.blobs.fetch(cache.at(HUB, "app"), LAYER_DIGEST, background))
     other.hanging[0].refuse(errors.UpstreamUnavailable(OTHER, "x"))
     result(fetching)
     assert [call.background for call in upstream.asked("blob")] == [background]
@@ -310,7 +310,7 @@ def test_a_blob_that_no_manifest_names_is_noted_when_it_was_fetched() -> None:
     """It is served afterwards without asking, after a restart too."""
     upstream = stocked()
     cache = Cache(upstream)
-    result(cache.through.fetch_blob(cache.at(HUB, "app"), LAYER_DIGEST, background=True))
+    result(cache.blobs.fetch(cache.at(HUB, "app"), LAYER_DIGEST, background=True))
     upstream.calls.clear()
     later = Cache(upstream, before=cache)
     assert content(result(later.through.blob(later.at(HUB, "app"), LAYER_DIGEST))) == LAYER
