@@ -285,6 +285,11 @@ class Secret:
     use: Secret.Use = Use.PASSWORD
 
 
+def is_token(text: str) -> bool:
+    """Whether C{text} can stand behind C{Bearer} in an Authorization field: ASCII, and no space in it."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
+
+
 class ICredentials(Interface):
     """The source of the secret that one host of an upstream is shown."""
 

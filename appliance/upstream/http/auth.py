@@ -27,7 +27,7 @@ from appliance.upstream.http.tokens import (
     TokenServer,
     basic,
 )
-from appliance.upstream.interfaces import IAdapter, Secret
+from appliance.upstream.interfaces import IAdapter, Secret, is_token
 from appliance.upstream.url import Url
 
 #: How stores refuse a signed URL that is too old or was not meant for this request.
@@ -215,7 +215,7 @@ class AuthenticatingClient:
         if secret.use is Secret.Use.PASSWORD:
             return Presented(basic(secret), secret=secret)
         text = secret.danger_text
-        if not (text.isascii() and text.isprintable() and text and " " not in text):
+        if not is_token(text):
             why = "is no token, which is ASCII without spaces; write the token there and nothing else"
             raise UpstreamDenied(self._upstream, f"{self._attempts.source} {why}")
         return Presented(b"Bearer " + text.encode("ascii"), secret=secret)

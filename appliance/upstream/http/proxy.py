@@ -186,10 +186,11 @@ class Exemptions:
     """
 
     def __init__(self, no_proxy: str) -> None:
-        entries = [entry for text in no_proxy.split(",") if (entry := _entry(text.strip().lower())) is not None]
+        texts = [text.strip().lower() for text in no_proxy.split(",")]
+        entries = [_entry(text) for text in texts]
+        self._all = "*" in texts
         self._blocks = tuple(entry for entry in entries if isinstance(entry, _Block))
         self._hosts = tuple(entry for entry in entries if isinstance(entry, _Host))
-        self._all = any(isinstance(entry, _Everything) for entry in entries)
 
     def cover(self, host: str, port: int) -> bool:
         """
@@ -203,11 +204,6 @@ class Exemptions:
         if address is not None:
             return any(block.covers(address, port) for block in self._blocks)
         return any(entry.covers(host, port) for entry in self._hosts)
-
-
-@dataclass(frozen=True)
-class _Everything:
-    """C{*}."""
 
 
 @dataclass(frozen=True)
@@ -234,10 +230,8 @@ class _Host:
         return meant and self.port in ("", str(port))
 
 
-def _entry(text: str) -> _Everything | _Block | _Host | None:
+def _entry(text: str) -> _Block | _Host | None:
     """What one entry means, C{None} when Go passes over it."""
-    if text == "*":
-        return _Everything()
     if (network := _network(text)) is not None:
         return _Block(network)
     host, port = _split(text) or (text, "")

@@ -35,7 +35,7 @@ from appliance.flow.singleflight import SingleFlight
 from appliance.upstream.answer import Answer, Http, Request
 from appliance.upstream.http.addresses import HostPatterns
 from appliance.upstream.http.challenge import Challenge
-from appliance.upstream.interfaces import Secret
+from appliance.upstream.interfaces import Secret, is_token
 from appliance.upstream.url import Url
 
 CLIENT_ID = "pullcache"
@@ -291,7 +291,7 @@ class TokenServer:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise UpstreamInvalid(answer.upstream, f"{answer.what} answered no JSON of a token") from None
         text = given.token or given.access_token or ""
-        if not (text.isascii() and text.isprintable() and text and " " not in text):
+        if not is_token(text):
             raise UpstreamInvalid(answer.upstream, f"{answer.what} answered no usable token")
         # What is no positive number counts as not given. NaN is none, as JSON has none.
         try:

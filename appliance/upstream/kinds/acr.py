@@ -21,7 +21,7 @@ from appliance.errors import UpstreamDenied, UpstreamInvalid
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.configured import CredentialArguments, Post, token_credentials
 from appliance.upstream.credentials.renewing import IAcceptedCredentials, Lease, LeasedSecret, RenewingCredential
-from appliance.upstream.interfaces import ICredentials, Secret
+from appliance.upstream.interfaces import ICredentials, Secret, is_token
 from appliance.upstream.kinds.standard import Standard
 
 #: What the registry calls itself in its tokens.
@@ -136,7 +136,7 @@ class AcrCredentials:
             text = msgspec.json.decode(body, type=_ExchangeAnswer).refresh_token
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             text = ""
-        if not (text and text.isascii() and text.isprintable() and " " not in text):
+        if not is_token(text):
             raise UpstreamInvalid(self._upstream, "/oauth2/exchange answered no usable refresh_token")
         self._file.accepted(token)
         return Lease(Secret("", "", text, Secret.Use.IDENTITY), life_of(text))

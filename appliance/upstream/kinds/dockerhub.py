@@ -12,8 +12,6 @@ import re
 
 from twisted.web.http_headers import Headers
 
-from appliance.errors import ConfigError
-from appliance.settings import UpstreamSettings
 from appliance.upstream.interfaces import RateLimit
 from appliance.upstream.kinds.standard import Standard
 
@@ -41,14 +39,8 @@ class DockerHub(Standard):
         "*.r2.cloudflarestorage.com",
     )
 
-    def check(self, settings: UpstreamSettings) -> None:
-        """An access token is the password of a user or an organisation, whose name has to be given."""
-        super().check(settings)
-        if settings.token_file is not None:
-            raise ConfigError(
-                f"upstreams.{settings.name}.token_file: Docker Hub takes an access token as a password; "
-                "give username and password_file instead"
-            )
+    #: It is the password of a user or an organisation, whose name has to be given.
+    no_token_file = "Docker Hub takes an access token as a password; give username and password_file instead"
 
     def repository(self, name: str) -> str:
         """C{nginx} is C{library/nginx}; a name with a slash is whole."""

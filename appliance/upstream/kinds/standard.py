@@ -19,6 +19,7 @@ class Standard:
 
     @cvar token_username: the user name that the content of C{token_file} is the password of; C{None}: it is a token for
         the registry itself.
+    @cvar no_token_file: why C{token_file} is refused, and what to give instead; empty where it is not.
     """
 
     kind = "distribution"
@@ -26,14 +27,17 @@ class Standard:
     redirect_hosts: tuple[str, ...] = ()
     has_referrers: bool | None = None
     token_username: str | None = None
+    no_token_file = ""
 
     def check(self, settings: UpstreamSettings) -> None:
-        """Refuses C{credentials}: most kinds have none but those in the files that the settings name."""
+        """Refuses C{credentials}, since most kinds have none but those in the settings' files, and L{no_token_file}."""
         if settings.credentials is not None:
             raise ConfigError(
                 f"upstreams.{settings.name}.credentials: {settings.credentials!r} is not for the kind {self.kind}; "
                 "leave it out"
             )
+        if self.no_token_file and settings.token_file is not None:
+            raise ConfigError(f"upstreams.{settings.name}.token_file: {self.no_token_file}")
 
     def repository(self, name: str) -> str:
         """Names are whole as they are written."""

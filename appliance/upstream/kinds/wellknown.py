@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from appliance.errors import ConfigError
-from appliance.settings import UpstreamSettings
 from appliance.upstream.kinds.standard import Standard
 
 
@@ -62,15 +60,9 @@ class Harbor(Standard):
     """
 
     kind = "harbor"
-
-    def check(self, settings: UpstreamSettings) -> None:
-        """A robot's secret is a password, which needs the robot's name."""
-        super().check(settings)
-        if settings.token_file is not None:
-            raise ConfigError(
-                f"upstreams.{settings.name}.token_file: Harbor takes a robot's secret as a password; "
-                "give username (as robot$project+name) and password_file instead"
-            )
+    no_token_file = (
+        "Harbor takes a robot's secret as a password; give username (as robot$project+name) and password_file instead"
+    )
 
 
 class K8s(Standard):
