@@ -91,6 +91,11 @@ class ServerRequest(Request):
         self.responseHeaders.setRawHeaders(b"Server", [SERVER])
         super().render(resrc)
 
+    def unregisterProducer(self) -> None:
+        """See L{IConsumer}; where the connection is gone there is nothing left to do."""
+        if self.channel is not None:
+            super().unregisterProducer()
+
     def _handleStar(self) -> None:
         """C{OPTIONS *} is answered as any other request is; Twisted would say yes to it by itself."""
         site: Any = self.site

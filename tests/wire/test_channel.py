@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 
+from appliance.flow import body
+from appliance.interfaces import IBlobReader
 from appliance.registry.listener import MAX_REQUEST_BODY
 from appliance.settings import ConnectionSettings
-from tests.wire.line import IMAGE, LAYER, Line, Shop, blob, manifest, parse, request
+from tests.doubles.deferreds import failing
+from tests.wire.line import IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, parse, request
 
 REQUEST_DEADLINE = ConnectionSettings().head_timeout
 
@@ -277,3 +282,29 @@ def test_a_client_behind_a_load_balancer_is_known_by_its_own_address(repeat: int
         wrapped.dataReceived(request("GET", manifest()))
     assert transport.value().count(b"HTTP/1.1 200 OK") == repeat
     assert [told[0] for told in shop.accounts.told] == ["203.0.113.7"] * repeat
+
+
+def test_a_client_leaves_with_requests_behind_a_blob(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one begins when the first ends, and ends with the connection: no error, and no file stays open."""
+    monkeypatch.setattr(body, "CHUNK", 1000)
+    shop = Shop()
+    shop.get(blob(LARGE))
+    opened: list[IBlobReader] = []
+    monkeypatch.setattr(shop.cache.store, "open", lambda digest, give=shop.cache.store.open: watched(give(digest)))
+
+    def watched(reader: IBlobReader) -> IBlobReader:
+        opened.append(reader)
+        return reader
+
+    transport, write = shop.line.transport, shop.line.transport.write
+
+    def fill(data: bytes) -> None:
+        write(data)
+        transport.producer.pauseProducing()
+
+    monkeypatch.setattr(transport, "write", fill)
+    shop.line.send(request("GET", blob(LARGE)) * 3)
+    assert len(opened) == 1
+    shop.line.lose()
+    assert len(opened) == 2
+    assert [failing(reader.read(0, 1)).errno for reader in opened] == [errno.EBADF] * 2
