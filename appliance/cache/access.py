@@ -10,20 +10,24 @@ is decided there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from appliance.errors import NotPermitted, PullcacheError, UpstreamUnknown
+from appliance.flow.lru import LeastRecentlyUsed
 from appliance.oci.digest import Digest
 from appliance.oci.reference import ReferenceKey
 from appliance.settings import UpstreamSettings
 from appliance.upstream.interfaces import IUpstream
 
+KNOWN = 1000
+"""The most repositories of an upstream that stay resolved in memory, by their names as clients write them."""
+
 
 @dataclass(frozen=True)
 class Remote:
     """
-    A configured upstream.
+    A configured upstream; another one is made when the configuration is read again.
 
     @ivar settings: its part of the configuration.
     @ivar registry: asks it.
@@ -33,6 +37,9 @@ class Remote:
     settings: UpstreamSettings
     registry: IUpstream
     offline: bool
+    _known: LeastRecentlyUsed[str, RemoteRepository] = field(
+        default_factory=lambda: LeastRecentlyUsed(KNOWN), init=False, repr=False, compare=False
+    )
 
     @property
     def name(self) -> str:
@@ -43,7 +50,12 @@ class Remote:
         """
         @param name: as people write it (Docker Hub: C{nginx} is C{library/nginx}); a full name means itself.
         """
-        return RemoteRepository(self.name, self.registry.repository(name), self.settings, self.registry, self.offline)
+        known = self._known.get(name)
+        if known is None:
+            full = self.registry.repository(name)
+            known = RemoteRepository(self.name, full, self.settings, self.registry, self.offline)
+            self._known.put(name, known, 1)
+        return known
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,8 @@ def values_of(headers: Headers, name: bytes) -> list[str]:
 
     Bytes outside ASCII are opaque (RFC 9110 section 5.5); here each is a character, so that no value is an error.
     """
-    return [value.decode("latin-1") for value in headers.getRawHeaders(name, [])]
+    values = headers.getRawHeaders(name)
+    return [] if values is None else [value.decode("latin-1") for value in values]
 
 
 def abort(request: Request) -> None:

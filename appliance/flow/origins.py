@@ -103,10 +103,11 @@ def refuse_other_host(host: Host | None, hosts: Sequence[str], key: str, address
 
 def refuse_foreign_page(headers: Headers, host: Host | None) -> None:
     """Raises L{ForeignPage} for what a browser sends for a page of another origin than C{host}."""
-    sites = values_of(headers, b"Sec-Fetch-Site")
+    sites, origins, pages = (values_of(headers, name) for name in (b"Sec-Fetch-Site", b"Origin", b"Referer"))
+    if not (sites or origins or pages):
+        return
     foreign = [site for site in sites if site.strip().lower() not in _SAME]
-    foreign += [origin for origin in values_of(headers, b"Origin") if not _is_page_of(origin, host)]
-    pages = values_of(headers, b"Referer")
+    foreign += [origin for origin in origins if not _is_page_of(origin, host)]
     # A browser that says same-origin knows better than a Host that a proxy between may have replaced.
     if pages and (not sites or "none" in sites):
         program = "Mozilla/" not in "".join(values_of(headers, b"User-Agent"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from msgspec import structs
 
 from appliance.admin.exportplanner import Completion
-from appliance.cache.access import Access, Client, RemoteRepository
+from appliance.cache.access import KNOWN, Access, Client, RemoteRepository
 from appliance.errors import NotPermitted
 from appliance.interfaces import Origin
 from appliance.oci.digest import Digest
@@ -83,6 +86,21 @@ def test_the_decision_knows_what_is_read_and_who_reads_it(method: str, path: str
         shop.ask(method, path, fields)
         assert rule.asked == [("docker.io/library/app", client)]
         rule.asked.clear()
+
+
+def test_a_repository_is_resolved_once_and_anew_for_another_configuration() -> None:
+    """Names that a client makes up take no memory for that, and what was resolved before a reload decides nothing."""
+    access = Shop().cache.through.access
+    remote, first = access.remotes[HUB], access.open(HUB, "app")
+    assert access.open(HUB, "app") is first and str(first) == f"{HUB}/library/app"
+    denying = replace(remote, settings=structs.replace(remote.settings, deny=("library/*",)))
+    access.remotes = {HUB: denying}
+    with pytest.raises(NotPermitted):
+        access.open(HUB, "app")
+    access.remotes = {HUB: remote}
+    for number in range(KNOWN + 5):
+        access.open(HUB, f"made/up{number}")
+    assert len(remote._known) == KNOWN and access.open(HUB, "app") is not first
 
 
 def test_another_repository_is_asked_about_by_its_own_name() -> None:
