@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import zstandard
 from twisted.internet.defer import CancelledError
@@ -49,29 +49,7 @@ class Stop:
             raise CancelledError
 
 
-class ByteStream(Protocol):
-    """
-    Bytes that are read forward; going to another position is cheap, or not.
-
-    @ivar compression: C{"gzip"}, C{"zstd"}, or C{""} for bytes as they lie in the file.
-    """
-
-    compression: str
-
-    def read(self, size: int) -> bytes:
-        """At most C{size} of the next bytes, none only at the end."""
-
-    def skip(self, size: int) -> None:
-        """Pass over bytes; past the end is no error."""
-
-    def seek(self, position: int) -> None:
-        """Go to a position, counted in unpacked bytes."""
-
-    def close(self) -> None:
-        """Close the file."""
-
-
-def open_stream(path: str, fd: int, stop: Stop) -> ByteStream:
+def open_stream(path: str, fd: int, stop: Stop) -> PlainStream | DecompressedStream:
     """
     The bytes of the regular file that is open as C{fd}, which the stream closes. Blocking, as everything on it is.
 
@@ -94,7 +72,11 @@ def open_stream(path: str, fd: int, stop: Stop) -> ByteStream:
 
 
 class PlainStream:
-    """A L{ByteStream} of a file's own bytes."""
+    """
+    Bytes that are read forward as they lie in the file; going to another position is cheap.
+
+    @ivar compression: C{""}; in a L{DecompressedStream} C{"gzip"} or C{"zstd"}.
+    """
 
     compression = ""
 
@@ -104,29 +86,29 @@ class PlainStream:
         self._position = 0
 
     def read(self, size: int) -> bytes:
-        """See L{ByteStream}."""
+        """At most C{size} of the next bytes, none only at the end."""
         self._stop.check()
         data = os.pread(self._fd, size, self._position)
         self._position += len(data)
         return data
 
     def skip(self, size: int) -> None:
-        """See L{ByteStream}."""
+        """Pass over bytes; past the end is no error."""
         self._position += size
 
     def seek(self, position: int) -> None:
-        """See L{ByteStream}."""
+        """Go to a position, counted in unpacked bytes."""
         self._position = position
 
     def close(self) -> None:
-        """See L{ByteStream}."""
+        """Close the file; once more is no error."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class DecompressedStream:
-    """A L{ByteStream} of what a compressed file holds; going back means unpacking from the beginning again."""
+    """A L{PlainStream} of what a compressed file holds; going back means unpacking from the beginning again."""
 
     def __init__(self, path: str, fd: int, compression: str, stop: Stop) -> None:
         self.compression = compression
@@ -137,7 +119,7 @@ class DecompressedStream:
         self._begin()
 
     def read(self, size: int) -> bytes:
-        """See L{ByteStream}. Raises L{BundleDamaged}, and L{BundleError} for a bomb."""
+        """Raises L{BundleDamaged}, and L{BundleError} for a bomb."""
         self._stop.check()
         try:
             data: bytes = self._unpacked.read(min(size, 4 * _PIECE))
@@ -157,7 +139,6 @@ class DecompressedStream:
         return data
 
     def skip(self, size: int) -> None:
-        """See L{ByteStream}."""
         while size:
             data = self.read(min(size, _PIECE))
             if not data:
@@ -165,7 +146,7 @@ class DecompressedStream:
             size -= len(data)
 
     def seek(self, position: int) -> None:
-        """See L{ByteStream}. Raises L{BundleError} when that was done too often."""
+        """Raises L{BundleError} when going back was done too often."""
         if position < self._position:
             self._rewinds += 1
             if self._rewinds > MAX_REWINDS:
@@ -177,7 +158,6 @@ class DecompressedStream:
         self.skip(position - self._position)
 
     def close(self) -> None:
-        """See L{ByteStream}."""
         self._file.close()
 
     def _begin(self) -> None:

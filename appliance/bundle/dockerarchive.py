@@ -10,6 +10,7 @@ are never followed: the layer is found by its digest, which stands in the config
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -189,8 +190,7 @@ class _DockerArchive:
         match = _HEX.fullmatch(item.name)
         if match is not None and item.name.endswith((".gz", ".zst")):
             return Digest("sha256", match[1])
-        hasher = Digest.of(b"").hasher()
-        start = 0
+        hasher, start = hashlib.sha256(), 0
         while piece := self._archive.read(item, start, _PIECE):
             hasher.update(piece)
             start += len(piece)

@@ -218,14 +218,15 @@ def _with_places(
         for blob_slice in volume:
             placed.setdefault(str(blob_slice.digest), []).append((number, blob_slice))
 
-    def part(number: int, blob_slice: BlobSlice, n: int) -> Part:
-        return Part(n=n, size=blob_slice.size, sha256=hashes.get(blob_slice, "0" * 64), volume=number)
-
     return tuple(
         msgspec.structs.replace(
             blob,
             volume=placed[blob.digest][0][0],
-            parts=tuple(part(number, each, each.part) for number, each in placed[blob.digest] if each.part is not None),
+            parts=tuple(
+                Part(n=each.part, size=each.size, sha256=hashes.get(each, "0" * 64), volume=number)
+                for number, each in placed[blob.digest]
+                if each.part is not None
+            ),
         )
         for blob in blobs
     )
