@@ -119,7 +119,12 @@ def parse_manifest(data: bytes, content_type: str | None, described_as: str | No
         artifact_type=document.artifact_type,
         annotations=document.annotations or {},
     )
-    _check_digests(manifest)
+    subject = () if manifest.subject is None else (manifest.subject,)
+    for descriptor in (*manifest.manifests, *manifest.blobs, *subject):
+        try:
+            descriptor.parsed()
+        except DigestInvalid as error:
+            raise ManifestInvalid(f"cannot verify what it points to: {error}") from None
     return manifest
 
 
@@ -230,13 +235,3 @@ def _check_shape(document: _ManifestDocument, media_type: str) -> None:
             raise ManifestInvalid(f"no 'config' in a document of type {media_type}")
     elif media_type != mediatypes.OCI_ARTIFACT_MANIFEST and not any(map(document.has, _POINTERS)):
         raise ManifestInvalid(f"a document of type {media_type} that points to nothing")
-
-
-def _check_digests(manifest: Manifest) -> None:
-    """Raises L{ManifestInvalid} when something is named by a digest that cannot be verified."""
-    subject = () if manifest.subject is None else (manifest.subject,)
-    for descriptor in (*manifest.manifests, *manifest.blobs, *subject):
-        try:
-            descriptor.parsed()
-        except DigestInvalid as error:
-            raise ManifestInvalid(f"cannot verify what it points to: {error}") from None

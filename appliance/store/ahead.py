@@ -68,7 +68,13 @@ class Ahead:
             if stretch.stop == offset and not stretch.busy:
                 stretch.busy = True
                 return stretch
-        file = self._spare.pop() if self._spare else self._nameless()
+        if self._spare:
+            file = self._spare.pop()
+        else:
+            # It has no name, so that the kernel removes it however the process ends.
+            fd, path = tempfile.mkstemp(".tmp", f"{self._name}.", self._folder)
+            os.unlink(path)
+            file = SharedFile(fd)
         self._stretches.append(Stretch(file, offset))
         return self._stretches[-1]
 
@@ -96,11 +102,6 @@ class Ahead:
         for file in (*(each.file for each in self._stretches), *self._spare):
             file.release()
         self._stretches, self._spare = [], []
-
-    def _nameless(self) -> SharedFile:
-        fd, path = tempfile.mkstemp(".tmp", f"{self._name}.", self._folder)
-        os.unlink(path)
-        return SharedFile(fd)
 
 
 def gathered(pieces: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:

@@ -2,9 +2,9 @@
 An upstream of which no more is requested at once than it is meant to give.
 
 Manifests go before blobs, and what a client waits for before background work; see L{ConcurrencyLimit}. A permit is held
-from the question until its answer is whole, its token request and all its pages included: so it wraps a whole upstream
+from the request until its answer is whole, its token request and all its pages included: so it wraps a whole upstream
 and not single HTTP requests. A blob's is held until its body has ended, however it ends. While the upstream is known to
-be down or wants fewer requests no question waits for a permit, since none leads to more than a failure at once.
+be down or wants fewer requests no request waits for a permit, since none leads to more than a failure at once.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ConcurrencyLimit:
 
     @property
     def waiting(self) -> int:
-        """Questions that wait for one."""
+        """Requests that wait for one."""
         return sum(map(len, self._waiting.values()))
 
     def acquire(self, priority: Priority) -> Deferred[Permit]:
@@ -140,7 +140,7 @@ class LimitedUpstream(proxyForInterface(IUpstream, "_registry")):  # type: ignor
         limit.free = self._fails_at_once
 
     def overdue(self, repository: str) -> None:
-        """See L{IUpstream.overdue}; while questions wait here for a permit it is not the registry that is late."""
+        """See L{IUpstream.overdue}; while requests wait here for a permit it is not the registry that is late."""
         if not self._limit.waiting:
             self._registry.overdue(repository)
 

@@ -124,7 +124,7 @@ class FaultyNet(Net):
 
     def origin_agent(self, url: Url) -> IAgent:
         """See L{Net.origin_agent}."""
-        return OriginAgent(url, self.agent("own"), ScreenedAgent(self.agent("led"), AddressPolicy(UP)))
+        return OriginAgent(url, self.agent("own"), ScreenedAgent(self.agent("foreign"), AddressPolicy(UP)))
 
     def clear(self) -> None:
         """The registry is well."""

@@ -287,7 +287,7 @@ class Net:
 
     def origin_agent(self, url: Url) -> IAgent:
         """For L{client_for}: which of its agents was used stands in L{Asked.agent}."""
-        return OriginAgent(url, self.agent("own"), self.agent("led"))
+        return OriginAgent(url, self.agent("own"), self.agent("foreign"))
 
     def agent(self, name: str) -> IAgent:
         pool = HTTPConnectionPool(self.clock)

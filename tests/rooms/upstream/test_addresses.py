@@ -86,7 +86,7 @@ def test_every_address_has_a_place(address: str, reach: Reach) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "led", "passed"),
+    ("own", "foreign", "passed"),
     [
         ([PUBLIC], [PUBLIC], [PUBLIC]),
         ([PUBLIC], [PRIVATE], None),
@@ -104,18 +104,18 @@ def test_every_address_has_a_place(address: str, reach: Reach) -> None:
         ([LINK], [PRIVATE], [PRIVATE]),
     ],
 )
-def test_who_may_lead_where(own: list[str], led: list[str], passed: list[str] | None) -> None:
+def test_which_foreign_addresses_are_accepted(own: list[str], foreign: list[str], passed: list[str] | None) -> None:
     """A public upstream never leads inside, a private one may, and to link-local addresses none leads."""
     policy = AddressPolicy("up.example")
     assert policy.own("registry.example", own) == own
     screen = policy.from_private if policy.private else policy.from_public
     if passed is not None:
-        assert screen("led.example", led) == passed
+        assert screen("cdn.example", foreign) == passed
         return
     with pytest.raises(UpstreamRefused) as caught:
-        screen("led.example", led)
-    assert "led.example" in str(caught.value) and led[0] in str(caught.value)
-    assert ("link-local" if LINK in led else "private") in str(caught.value)
+        screen("cdn.example", foreign)
+    assert "cdn.example" in str(caught.value) and foreign[0] in str(caught.value)
+    assert ("link-local" if LINK in foreign else "private") in str(caught.value)
 
 
 LITERALS = [
@@ -293,9 +293,9 @@ def test_a_connection_is_not_used_under_a_stricter_rule_than_it_was_made_under()
     answer(reactor, 0, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     result(own).deliverBody(Protocol())
     names.table["registry.example"] = [LINK]
-    led = agent.foreign.request(b"GET", b"http://registry.example/v2/")
+    request = agent.foreign.request(b"GET", b"http://registry.example/v2/")
     reactor.advance(0)
-    assert type(failing(led)) is UpstreamRefused
+    assert type(failing(request)) is UpstreamRefused
     again = agent.own.request(b"GET", b"http://registry.example/v2/")
     assert len(connected(reactor)) == 1
     again.addErrback(lambda _: None).cancel()

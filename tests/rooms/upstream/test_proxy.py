@@ -49,8 +49,8 @@ class Near:
         home = Url.parse(chosen.urls[0])
         self.agent = agent_for(chosen, home, self.reactor, Trust(chosen), Timeouts(), proxies)
 
-    def ask(self, url: str, led: bool = False) -> Deferred[Any]:
-        agent = self.agent.foreign if led else self.agent.own
+    def ask(self, url: str, foreign: bool = False) -> Deferred[Any]:
+        agent = self.agent.foreign if foreign else self.agent.own
         asking: Deferred[Any] = agent.request(b"GET", url.encode(), Headers({"X-Mine": ["1"]}))
         self.reactor.advance(0)
         return asking
@@ -482,7 +482,7 @@ LINKED = ["169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]", "0xa9fea9f
 def test_a_public_upstream_leads_to_no_inside_address_of_a_proxys(scheme: str, host: str) -> None:
     """The proxy stands inside, and is not asked: addresses in the URL are refused in every notation."""
     near = Near(proxy=PROXY)
-    fault = near.fault(near.ask(f"{scheme}://{host}/latest/meta-data", led=True))
+    fault = near.fault(near.ask(f"{scheme}://{host}/latest/meta-data", foreign=True))
     assert type(fault) is UpstreamRefused
     assert connected(near.reactor) == [] and near.names.asked == []
 
@@ -491,7 +491,7 @@ def test_a_public_upstream_leads_to_no_inside_address_of_a_proxys(scheme: str, h
 def test_names_are_the_proxys_to_resolve(host: str) -> None:
     """What a name stands for behind a proxy is not known here, so it is asked for."""
     near = Near(proxy=PROXY)
-    asking = near.ask(f"https://{host}/x", led=True)
+    asking = near.ask(f"https://{host}/x", foreign=True)
     assert Line(near.reactor).said.startswith(f"CONNECT {host}:443 ".encode())
     let_go(asking)
 
@@ -504,27 +504,27 @@ def test_redirect_hosts_name_the_exceptions() -> None:
         ("https://localhost:9000/x", "localhost:9000"),
         ("https://169.254.169.254/x", "169.254.169.254:443"),
     ):
-        asking = near.ask(url, led=True)
+        asking = near.ask(url, foreign=True)
         assert Line(near.reactor).said.startswith(f"CONNECT {host} ".encode())
         let_go(asking)
     for url in ("https://10.0.0.2/x", "https://localhost/x", "https://169.254.169.253/x"):
-        assert type(near.fault(near.ask(url, led=True))) is UpstreamRefused
+        assert type(near.fault(near.ask(url, foreign=True))) is UpstreamRefused
 
 
 def test_a_private_upstream_by_address_leads_to_its_neighbours() -> None:
     """An upstream configured by a private address is known to be private without being resolved."""
     near = Near(proxy=PROXY, urls=("https://10.0.0.1:5000",))
-    asking = near.ask("https://10.0.0.2/x", led=True)
+    asking = near.ask("https://10.0.0.2/x", foreign=True)
     assert Line(near.reactor).said.startswith(b"CONNECT 10.0.0.2:443 ")
     let_go(asking)
-    assert type(near.fault(near.ask("https://169.254.169.254/x", led=True))) is UpstreamRefused
+    assert type(near.fault(near.ask("https://169.254.169.254/x", foreign=True))) is UpstreamRefused
 
 
 def test_what_is_reached_without_the_proxy_is_screened_as_ever() -> None:
     """NO_PROXY takes a host out of the proxy's hands, not out of the rules."""
     near = Near({"HTTPS_PROXY": PROXY, "NO_PROXY": "inside.example"})
     near.names.table["inside.example"] = ["10.9.9.9"]
-    assert type(near.fault(near.ask("https://inside.example/x", led=True))) is UpstreamRefused
+    assert type(near.fault(near.ask("https://inside.example/x", foreign=True))) is UpstreamRefused
     assert connected(near.reactor) == []
 
 

@@ -38,7 +38,7 @@ def test_a_redirect_is_followed(status: int) -> None:
     assert body(net) == BLOB
     assert net.asked[1].url == SIGNED
     assert net.asked[1].method == "GET"
-    assert [asked.agent for asked in net.asked] == ["own", "led"]
+    assert [asked.agent for asked in net.asked] == ["own", "foreign"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_redirect_target_may_give_us_a_token_of_its_own(path: str, challenge_s
     at_cdn = [asked for asked in net.asked if asked.origin == CDN]
     assert [asked.one("authorization") for asked in at_cdn] == [None, None, "Bearer anonymous"]
     assert at_cdn[1].target == f"/token?service=cdn&scope={asked_scope}"
-    assert all(asked.agent == "led" for asked in at_cdn)
+    assert all(asked.agent == "foreign" for asked in at_cdn)
 
 
 @pytest.mark.parametrize(

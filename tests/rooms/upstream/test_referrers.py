@@ -111,7 +111,7 @@ def test_however_they_come_each_is_listed_once_in_its_order(pages: list[list[int
 
 
 def test_a_redirect_within_the_registry_is_followed() -> None:
-    """And the next page is found from where it led."""
+    """The next page is found relative to where the redirect ended."""
     rig = Rig()
     rig.api["*"] = redirect(301, "/v2/b/referrers/x")
     rig.api["/v2/b/referrers/x"] = page(SIGNATURE, link="?p=2")

@@ -130,8 +130,8 @@ def test_a_redirect_is_an_acceptance(tmp_path: Path) -> None:
 
     def blobs_elsewhere(asked: Asked) -> Reply | None:
         reply = registry(asked)
-        led = reply is not None and reply.status == 200 and "/blobs/" in asked.target
-        return Reply(307, {"Location": "https://cdn.example/x"}) if led else reply
+        is_redirected = reply is not None and reply.status == 200 and "/blobs/" in asked.target
+        return Reply(307, {"Location": "https://cdn.example/x"}) if is_redirected else reply
 
     net.servers[REGISTRY] = blobs_elsewhere
     net.servers["https://cdn.example"] = lambda asked: OK
