@@ -161,7 +161,7 @@ class Services:
         self.imports = Imports(
             importer, receipts, wants, HeldReferences(store, repositories, graph, access.asks), clock, self._imported
         )
-        self.exports = Exports(ExportPlanner(exporter, Completion(cache, flights), names), store, clock)
+        self.exports = Exports(ExportPlanner(exporter, Completion(cache), flights, names), store, clock)
         self.images = Images(
             store, threads, repositories, usage, names, referrers.known, self.prefetch.is_fetching, access.asks
         )

@@ -105,9 +105,10 @@ def _wanted(wants: WantList) -> tuple[WantedReference, ...]:
 class ExportPlanner:
     """Plans exports of one appliance."""
 
-    def __init__(self, exporter: Exporter, completion: Completion, names: Names) -> None:
+    def __init__(self, exporter: Exporter, completion: Completion, flights: Flights, names: Names) -> None:
         self._exporter = exporter
         self._completion = completion
+        self._flights = flights
         self._names = names
 
     async def plan(
@@ -131,7 +132,7 @@ class ExportPlanner:
             ),
         )
         # A client that has its image whole may be a moment ahead of the disk.
-        await self._completion.settled()
+        await self._flights.committed()
         if not (complete or selection.want):
             return await self._exporter.plan(selection), []
         fetching = replace(selection, volume_size=None)
@@ -218,17 +219,9 @@ class Completion:
 
     _log = Logger()
 
-    def __init__(self, cache: PullThrough, flights: Flights) -> None:
-        """
-        @param flights: those of C{cache}.
-        """
+    def __init__(self, cache: PullThrough) -> None:
         self._cache = cache
-        self._flights = flights
         self._places = DeferredSemaphore(AT_ONCE)
-
-    def settled(self) -> Deferred[None]:
-        """See L{Flights.committed}."""
-        return self._flights.committed()
 
     async def fetch(
         self,

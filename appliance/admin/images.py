@@ -98,9 +98,10 @@ class Images:
             # Each blob is looked for once, and each manifest read once as a rule.
             relations = await relations_of(repository, self._manifests)
             size_of = self._size_of(repository, relations)
-            place = (repository.upstream, repository.name)
             references = relations.references(repository)
-            candidates = [Candidate(*place, tag, digest, None, implied) for tag, digest, implied in references]
+            candidates = [
+                Candidate(*repository.place, tag, digest, None, implied) for tag, digest, implied in references
+            ]
             chosen = sorted(
                 (each for each in candidates if pattern.pick(each) is not None), key=lambda candidate: candidate.name
             )
@@ -130,7 +131,7 @@ class Images:
                 continue
             size_of = self._size_of(repository, await relations_of(repository, self._manifests))
             found = await self._closure(repository, candidate.digest, size_of)
-            known = await self._known_referrers(repository.upstream, repository.name, found.root)
+            known = await self._known_referrers(*repository.place, found.root)
             referrers = [each async for each in self._referrers(repository, found, size_of)]
             verifiable = "unknown" if known is None else "nothing"
             if referrers:
@@ -153,7 +154,7 @@ class Images:
 
     def _image(self, repository: Repository, candidate: Candidate, found: Closure) -> Image:
         references = [candidate.tag] if candidate.tag is not None else []
-        use = self._usage.of(repository.upstream, repository.name, *references, str(candidate.digest))
+        use = self._usage.of(*repository.place, *references, str(candidate.digest))
         record = repository.tags.get(candidate.tag or "")
         platforms = self._platforms(repository, found)
         return Image(
@@ -170,7 +171,7 @@ class Images:
             last_pulled=None if use is None else timestamp(use.last),
             pinned=repository.pinned.get(candidate.digest) if record is None else record.pinned,
             fetching=any(platform.fetching for platform in platforms)
-            or (bool(found.missing) and self._is_fetching(repository.upstream, repository.name, found.root)),
+            or (bool(found.missing) and self._is_fetching(*repository.place, found.root)),
         )
 
     def _platforms(self, repository: Repository, found: Closure) -> list[PlatformState]:
@@ -190,7 +191,7 @@ class Images:
             missing = lacking[digest] + (digest in gone)
             state = "incomplete" if missing else "held" if digest in found.manifests else "absent"
             fetching = state != "held" and any(
-                self._is_fetching(repository.upstream, repository.name, each) for each in {found.root, digest}
+                self._is_fetching(*repository.place, each) for each in {found.root, digest}
             )
             states.append(PlatformState(platform, str(digest), state, missing, fetching))
         return states
@@ -220,7 +221,7 @@ class Images:
 
     async def _known_about(self, repository: Repository, subject: Digest) -> AsyncIterator[tuple[Digest, Referrer]]:
         """What is known to refer to C{subject} itself, as if none of it were held."""
-        answer = await self._known_referrers(repository.upstream, repository.name, subject)
+        answer = await self._known_referrers(*repository.place, subject)
         for each in [] if answer is None else answer.referrers:
             kind, size = each.artifact_type or "", _size(each.raw)
             yield each.digest, Referrer(str(each.digest), each.media_type, kind, str(subject), size=size)
@@ -279,12 +280,11 @@ class Images:
 
 def _exact(repository: Repository, pattern: Pattern) -> Candidate | None:
     """The one reference that a name means in C{repository}."""
-    place = (repository.upstream, repository.name)
     if pattern.digest is not None:
         digest = next((digest for digest in repository.manifests if str(digest) == pattern.digest), None)
-        return None if digest is None else Candidate(*place, None, digest)
+        return None if digest is None else Candidate(*repository.place, None, digest)
     record = repository.tags.get(pattern.tag or DEFAULT_TAG)
-    return None if record is None else Candidate(*place, pattern.tag or DEFAULT_TAG, record.digest)
+    return None if record is None else Candidate(*repository.place, pattern.tag or DEFAULT_TAG, record.digest)
 
 
 class _Sized(msgspec.Struct):

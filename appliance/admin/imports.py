@@ -40,7 +40,7 @@ class Imports:
         wants: Wants,
         held: HeldReferences,
         clock: IReactorTime,
-        imported: Callable[[], None] = lambda: None,
+        imported: Callable[[], None],
     ) -> None:
         """
         @param imported: called after each import that was published.

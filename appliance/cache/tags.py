@@ -91,13 +91,12 @@ class Tags:
         held, listed = repository.tag_names, [] if upstreams is None else upstreams.tags
         if not held or not listed:
             return held or listed
-        place = (repository.upstream, repository.name)
-        made = self._merged.get(place)
+        made = self._merged.get(repository.place)
         if made is None or made.held is not held or made.listed is not listed:
             # Two sorted runs: sorting them is merging them.
             tags = list(dict.fromkeys(sorted([*listed, *held])))
             made = _Merged(held, listed, tags if len(tags) > len(listed) else listed)
-            self._merged.put(place, made, min(_WEIGHT * len(tags), MERGED))
+            self._merged.put(repository.place, made, min(_WEIGHT * len(tags), MERGED))
         return made.tags
 
 

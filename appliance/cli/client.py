@@ -134,7 +134,9 @@ class AdminClient:
 
     def pieces(self, response: IResponse) -> BodyPieces:
         """The body in pieces, at the pace of its reader."""
-        return BodyPieces.of(response, self.url)
+        pieces = BodyPieces(self.url)
+        response.deliverBody(pieces)
+        return pieces
 
     def parsed(self, data: bytes) -> Any:
         """A JSON document of the appliance. Raises L{CommandFailed}."""
@@ -237,19 +239,15 @@ class BodyPieces(Protocol):
     """
 
     def __init__(self, source: str) -> None:
+        """
+        @param source: names the sender in errors.
+        """
         self._source = source
         self._pieces: deque[bytes] = deque()
         self._waiting = 0
         self._paused = False
         self._end: Failure | None = None
         self._reader: Deferred[None] | None = None
-
-    @classmethod
-    def of(cls, response: IResponse, source: str) -> BodyPieces:
-        """The body of C{response}; C{source} names the sender in errors."""
-        pieces = cls(source)
-        response.deliverBody(pieces)
-        return pieces
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

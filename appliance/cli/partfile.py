@@ -19,21 +19,16 @@ class PartFile:
     A context: it is left with L{finish} done, or C{path.part} is removed and C{path} is as it was.
     """
 
-    def __init__(self, path: Path, mode: int = 0o666) -> None:
-        """
-        @param mode: permissions of the file, less the umask.
-        """
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._part = path.with_name(path.name + ".part")
-        self._mode = mode
         self.size = 0
         self._waiting: list[bytes] = []
         self._written = 0
 
     def __enter__(self) -> PartFile:
         try:
-            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, self._mode)
-            self._file = os.fdopen(descriptor, "wb", buffering=0)
+            self._file = self._part.open("wb", buffering=0)
         except OSError as error:
             raise self._failed(error) from error
         return self

@@ -321,7 +321,7 @@ class ManifestGraph:
         relations = self._known(repository)
         if not self._unseen(repository, relations):
             return succeed(relations)
-        return self._learning.run(_place(repository), lambda: self._learn(repository, relations))
+        return self._learning.run(repository.place, lambda: self._learn(repository, relations))
 
     async def _learn(self, repository: Repository, relations: Relations) -> Relations:
         def unreadable(digest: Digest, error: PullcacheError) -> None:
@@ -347,14 +347,10 @@ class ManifestGraph:
         return [each for each in unseen if self._store.size(each) is not None]
 
     def _known(self, repository: Repository) -> Relations:
-        return self._relations.get(_place(repository)) or Relations()
+        return self._relations.get(repository.place) or Relations()
 
     def _remember(self, repository: Repository, relations: Relations) -> None:
         """Keep what was learnt. Where no manifest is held there is nothing to learn: made-up names cost no memory."""
         if repository.manifests:
             # What takes more than there is room for stays until another is learnt: it takes longest to learn.
-            self._relations.put(_place(repository), relations, min(relations.weight, self._budget))
-
-
-def _place(repository: Repository) -> tuple[str, str]:
-    return repository.upstream, repository.name
+            self._relations.put(repository.place, relations, min(relations.weight, self._budget))

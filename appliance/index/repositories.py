@@ -184,12 +184,11 @@ class Repositories:
         """Keep it in memory among those used last, if there is a document."""
         if self._states[repository].version:
             # One that is larger than all may be together stays until another is used: it takes longest to read.
-            self._recent.put((repository.upstream, repository.name), repository, min(repository.weight, self._budget))
+            self._recent.put(repository.place, repository, min(repository.weight, self._budget))
         return repository
 
     def _count(self, repository: Repository) -> None:
-        place = (repository.upstream, repository.name)
-        self._counts[place] = (len(repository.tags), len(repository.manifests))
+        self._counts[repository.place] = (len(repository.tags), len(repository.manifests))
 
     async def _rebuild(self, upstream: str, name: str, data: bytes, error: DocumentDamaged) -> Repository:
         """From the document before the last write, and from the descriptors of the damaged one that are whole."""
@@ -213,7 +212,7 @@ class Repositories:
 
     async def _commit(self, repository: Repository, state: _State) -> None:
         """Write until no caller waits: one that comes during a write is served by the next write."""
-        key = _key(repository.upstream, repository.name)
+        key = _key(*repository.place)
         try:
             while state.requested:
                 waiting, state.waiting = state.waiting, Waiters()

@@ -116,6 +116,11 @@ class Repository:
         self._tag_names: list[str] = []
 
     @property
+    def place(self) -> tuple[str, str]:
+        """The upstream's configured name and the repository's full name there."""
+        return self.upstream, self.name
+
+    @property
     def tag_names(self) -> list[str]:
         """The names of the tags, sorted: the same list, not to be changed, until a tag comes or goes."""
         if len(self._tag_names) != len(self.tags):

@@ -119,7 +119,7 @@ def test_an_export_fetches_nothing_that_may_not_be_read() -> None:
     rule = Rule(site.through.access)
     rule.refused = True
     wanted = [Digest.parse(content.layers[0].digest)]
-    told = result(Completion(site.through, site.flights).fetch(HUB, NGINX, ["1"], wanted))
+    told = result(Completion(site.through).fetch(HUB, NGINX, ["1"], wanted))
     assert len(told) == 2 and all("is not for you" in why for why in told)
     planned = site.ask("POST", "exports", {"refs": ["nginx:1"], "complete": True}).json
     assert any("is not for you" in note for note in planned["notes"])

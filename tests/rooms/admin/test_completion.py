@@ -19,7 +19,7 @@ def test_what_was_fetched_is_held() -> None:
     site, content = Appliance(), image()
     site.offer(content, "1")
     blobs = [Digest.parse(blob.digest) for blob in content.blobs]
-    completion = Completion(site.through, site.flights)
+    completion = Completion(site.through)
     assert result(completion.fetch(HUB, NGINX, ["1", Digest.parse(content.digest)], blobs)) == []
     assert all(site.store.size(digest) is not None for digest in [Digest.parse(content.digest), *blobs])
     assert len(site.hub.asked("blob")) == len(blobs) and len(site.usage) == 0
@@ -29,7 +29,7 @@ def test_blobs_of_an_export_do_not_go_behind_those_of_clients() -> None:
     """An operator waits for the export, as a client does for a pull."""
     site, content = Appliance(), image()
     site.offer(content, "1")
-    completion = Completion(site.through, site.flights)
+    completion = Completion(site.through)
     assert result(completion.fetch(HUB, NGINX, [], [Digest.parse(content.layers[0].digest)])) == []
     assert [call.background for call in site.hub.asked("blob")] == [False]
 
@@ -40,7 +40,7 @@ def test_it_waits_until_the_blob_is_there() -> None:
     site.offer(content, "1")
     site.hub.by_hand = True
     layer = Digest.parse(content.layers[0].digest)
-    fetching = begin(Completion(site.through, site.flights).fetch(HUB, NGINX, [], [layer]))
+    fetching = begin(Completion(site.through).fetch(HUB, NGINX, [], [layer]))
     assert not fetching.called
     site.hub.bodies[0].feed(10**6)
     site.hub.bodies[0].end()
@@ -60,7 +60,7 @@ def test_it_waits_until_the_blob_is_in_the_store() -> None:
         ingest.commit = lambda: disk.addCallback(lambda _: commit())
         return ingest
 
-    fetching = begin(Completion(site.through, site.flights).fetch(HUB, NGINX, [], [digest]))
+    fetching = begin(Completion(site.through).fetch(HUB, NGINX, [], [digest]))
     assert not fetching.called and site.store.size(digest) is None
     disk.callback(None)
     assert result(fetching) == [] and site.store.size(digest) is not None
@@ -72,7 +72,7 @@ def test_one_that_fails_holds_up_no_other() -> None:
     site.offer(content, "1")
     lost = Digest.of(b"lost")
     wanted = [lost, *(Digest.parse(blob.digest) for blob in content.blobs)]
-    [why] = result(Completion(site.through, site.flights).fetch(HUB, NGINX, [], wanted))
+    [why] = result(Completion(site.through).fetch(HUB, NGINX, [], wanted))
     assert str(lost) in why and f"{HUB}/{NGINX}" in why
     assert all(site.store.size(digest) is not None for digest in wanted[1:])
 
@@ -82,7 +82,7 @@ def test_only_a_few_are_fetched_at_a_time_for_all_exports_together() -> None:
     site, content = Appliance(), image(sizes=(10,) * 10)
     site.offer(content, "1")
     site.hub.hang("blob")
-    completion = Completion(site.through, site.flights)
+    completion = Completion(site.through)
     blobs = [Digest.parse(blob.digest) for blob in content.blobs]
     fetching = [begin(completion.fetch(HUB, NGINX, [], half)) for half in (blobs[:5], blobs[5:])]
     assert len(site.hub.hanging) == AT_ONCE
@@ -97,7 +97,7 @@ def test_a_caller_that_gave_up_is_not_waited_for() -> None:
     site, content = Appliance(), image(sizes=(10,) * 10)
     site.offer(content, "1")
     site.hub.hang("blob")
-    completion = Completion(site.through, site.flights)
+    completion = Completion(site.through)
     blobs = [Digest.parse(blob.digest) for blob in content.blobs]
     fetching = begin(completion.fetch(HUB, NGINX, [], blobs))
     fetching.addErrback(lambda failure: None)
