@@ -290,9 +290,7 @@ def host_of(key: str) -> str:
 
 
 class DockerConfig:
-    """
-    One registry's secret out of such a file, or from the program it names: a L{SecretSource}.
-    """
+    """One registry's secret out of such a file, or from the program it names: a L{SecretSource}."""
 
     edited = True
 

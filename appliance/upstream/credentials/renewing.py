@@ -243,8 +243,8 @@ Obtain = Callable[[], Coroutine[Deferred[Any], Any, Lease]]
 
 class LeasedSecret:
     """
-    A L{SecretSource}: one secret at a time, from C{obtain}. That is never under
-    way twice: an issuer that hangs costs one thread, however many requests come.
+    A L{SecretSource}: one secret at a time, from C{obtain}. That is never under way twice: an issuer that hangs costs
+    one thread, however many requests come.
 
     @ivar shown: the issuer, for messages.
     """
