@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, fail
 
 from appliance import errors
+from appliance.flow.body import BlobBody
+from appliance.interfaces import IBlobReader
 from appliance.oci.digest import Digest
+from appliance.store.memory import MemoryBlobStore, MemoryReader
 from tests.wire.held import IMAGE_DIGEST, warm
 from tests.wire.line import HUB, IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, request
 
@@ -166,31 +169,60 @@ def test_the_first_client_leaves_and_the_second_gets_everything() -> None:
     assert len(shop.hub.asked("blob")) == 1
 
 
-class Truncating:
-    """A store whose files lost their end."""
+class CutReader(MemoryReader):
+    """Of bytes whose end was lost after their size was read."""
 
-    def __init__(self, store: object) -> None:
-        self._store = store
+    def read(self, start: int, stop: int) -> Deferred[bytes]:
+        return super().read(min(start, 100), min(stop, 100))
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
 
-    def open(self, digest: Digest) -> object:
-        file = self._store.open(digest)  # type: ignore[attr-defined]
-        os.ftruncate(file.fd, 100)
-        return file
+class CutStore(MemoryBlobStore):
+    """Every blob has lost its end."""
+
+    def open(self, digest: Digest) -> IBlobReader:
+        return CutReader(self._blobs[digest])
 
 
 @pytest.mark.parametrize("data", [LAYER, LARGE], ids=["small", "large"])
 def test_a_file_that_lost_its_end_cuts_the_connection(data: bytes, logged_errors: list[dict[str, Any]]) -> None:
     """The disk has less than was promised: no response of a wrong length, neither now nor from the hot lane."""
     shop = warm()
-    again = Shop(before=shop, store=Truncating(shop.cache.store))
+    store = CutStore()
+    store._blobs = shop.cache.store._blobs
+    again = Shop(before=shop, store=store)
     for _ in range(2):
         line = Line(again.listener).send(request("GET", blob(data)))
-        sent = line.received()
-        status = sent[9:12]
-        assert line.aborted or status == b"500", sent[:60]
+        head, _, body = line.received().partition(b"\r\n\r\n")
+        if data is LARGE:
+            assert line.aborted and head.startswith(b"HTTP/1.1 200 ") and body == data[:100]
+        else:
+            assert head.startswith(b"HTTP/1.1 500 ") and b"has lost its end on disk" in body
+    logged_errors.clear()
+
+
+def test_a_mistake_of_ours_in_the_middle_of_a_body_cuts_the_connection(
+    logged_errors: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error document would be taken for the blob's bytes; it is logged."""
+    shop = warm()
+    monkeypatch.setattr(BlobBody, "send", lambda body: fail(ValueError("a detail for the log")))
+    line = Line(shop.listener).send(request("GET", blob(LARGE)))
+    head, _, body = line.received().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ") and body == b""
+    assert line.aborted
+    assert [str(event["log_failure"].value) for event in logged_errors] == ["a detail for the log"]
+    logged_errors.clear()
+
+
+def test_a_manifest_that_is_damaged_on_disk_is_not_served(logged_errors: list[dict[str, Any]]) -> None:
+    """After a restart, by tag and by digest, online and offline: 500, and none of its bytes."""
+    shop = warm()
+    shop.cache.store._blobs[Digest.of(IMAGE)] = IMAGE[:-1] + b" "
+    for again in (Shop(before=shop), Shop(before=shop, offline=True)):
+        for reference in ("latest", IMAGE_DIGEST):
+            answer = again.get(manifest(reference))
+            assert (answer.status, answer.error["code"]) == (500, "UNKNOWN")
+    assert len(logged_errors) == 4
     logged_errors.clear()
 
 
