@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import cast
 
@@ -98,16 +99,13 @@ class Exporter:
 
     async def _hash(self, part: BlobSlice) -> str:
         hasher, start, stop = hashlib.sha256(), part.start, part.start + part.size
-        reader = self.store.open(part.digest)
-        try:
+        with closing(self.store.open(part.digest)) as reader:
             while start < stop:
                 data = await reader.read(start, min(start + _READ, stop))
                 if not data:
                     raise BundleError("a blob became shorter while it was exported; export again")
                 await self.threads.call(hasher.update, data)
                 start += len(data)
-        finally:
-            reader.close()
         return hasher.hexdigest()
 
 

@@ -10,6 +10,7 @@ only the first keeps digests. Everything here blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -81,11 +82,8 @@ def list_of_contents(path: Path) -> Bundle:
     @raise BundleUnreadable: it is no bundle of pullcache.
     @raise BundleDamaged: it is truncated, or made to deceive.
     """
-    archive = open_archive(path, Stop())
-    try:
+    with closing(open_archive(path, Stop())) as archive:
         return decode(document_of(archive), archive.source)
-    finally:
-        archive.close()
 
 
 def read_contents(archives: Sequence[Archive], as_name: str | None, policy: TrustPolicy) -> ArchiveContents:
