@@ -56,11 +56,11 @@ def verify(local: Local, options: Namespace) -> int:
 
 
 def _signature(contents: ArchiveContents) -> str:
-    """Who signed it, for people."""
+    """Who signed it, for people; scripts have learnt these words."""
     if contents.signer is not None:
         return f"key {contents.signer} ({contents.comment})" if contents.comment else f"key {contents.signer}"
     if not contents.unchecked:
-        return "none: it is not signed"
+        return "nobody: it is not signed"
     try:
         signer = f"it is signed by key {claimed_key(contents.unchecked[0])}"
     except BundleUntrusted as error:
