@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import socket
@@ -60,23 +59,9 @@ class Registry(DockerRegistry):
         assert self._process is not None, "not started"
         return self._process.pid
 
-    def start(self) -> Registry:
+    def start(self, **sections: Any) -> Registry:
         """Start it and wait until it answers."""
-        if self._remote is None:
-            super().start()
-            return self
-        config = self._folder / "config.yml"
-        settings = {
-            "version": 0.1,
-            "storage": {"filesystem": {"rootdirectory": str(self._folder / "storage")}},
-            "http": {"addr": self.authority},
-            "proxy": {"remoteurl": self._remote},
-        }
-        config.write_text(json.dumps(settings))
-        with (self._folder / "log").open("wb") as log:
-            command = ["docker-registry", "serve", str(config)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        until(self._answers, "docker-registry answers")
+        super().start(**sections, **({} if self._remote is None else {"proxy": {"remoteurl": self._remote}}))
         return self
 
     def push(self, image: Image) -> None:

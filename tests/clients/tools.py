@@ -33,11 +33,16 @@ class Failed(AssertionError):
     """A command ended with an error; the message holds its standard error."""
 
 
+def missing(*programs: str) -> str | None:
+    """Why what needs C{programs} cannot run here, C{None} when it can."""
+    absent = [program for program in programs if shutil.which(program) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
 def need(*programs: str) -> None:
     """Skip the test where one of C{programs} is not installed."""
-    absent = [program for program in programs if shutil.which(program) is None]
-    if absent:
-        pytest.skip(f"not installed: {', '.join(absent)}")
+    if reason := missing(*programs):
+        pytest.skip(reason)
 
 
 def run(*command: str | Path, **environment: str) -> bytes:
