@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.doubles.images import Blob, Content, sha256
 from tests.process.service import UPSTREAM, Appliance, free_port, until
 
@@ -41,6 +39,9 @@ def missing(*programs: str) -> str | None:
 
 def need(*programs: str) -> None:
     """Skip the test where one of C{programs} is not installed."""
+    # Here, since scripts/demo uses this module where pytest is not installed.
+    import pytest
+
     if reason := missing(*programs):
         pytest.skip(reason)
 
