@@ -118,6 +118,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
 
 
 Verifiable = Literal["yes", "incomplete", "nothing", "unknown"]
+"""What L{ImageDetail.verifiable} says; there it is any text, since an appliance of another version may say more."""
 
 
 class PlatformState(msgspec.Struct, frozen=True, rename="camel"):

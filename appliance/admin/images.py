@@ -17,7 +17,7 @@ from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, number, value
-from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState, Referrer
+from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState, Referrer, Verifiable
 from appliance.bundle.closure import Closure, closure, is_image
 from appliance.bundle.names import Names
 from appliance.bundle.selection import Candidate, Pattern, parse_pattern
@@ -133,7 +133,7 @@ class Images:
             found = await self._closure(repository, candidate.digest, size_of)
             known = await self._known_referrers(*repository.place, found.root)
             referrers = [each async for each in self._referrers(repository, found, size_of)]
-            verifiable = "unknown" if known is None else "nothing"
+            verifiable: Verifiable = "unknown" if known is None else "nothing"
             if referrers:
                 verifiable = "yes" if all(each.state == "held" for each in referrers) else "incomplete"
             record = repository.tags.get(candidate.tag or "")
