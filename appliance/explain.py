@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
-from appliance.fields import endpoint_parts
+from appliance.fields import UNLIMITED, endpoint_parts
 from appliance.settings import (
     AWS,
+    DEFAULT_RESERVE,
     DOCKER_HUB,
     IMAGE_INDEX,
     IMAGE_NONE,
@@ -20,6 +22,8 @@ from appliance.settings import (
     NO_LOG,
     STANDARD_OUTPUT,
     BundleSettings,
+    RetentionRules,
+    RetentionSettings,
     Settings,
     UpstreamSettings,
 )
@@ -52,6 +56,7 @@ def describe(settings: Settings) -> str:
         f" {words(limits.head_timeout)} to arrive, a client that takes nothing {words(limits.stall_timeout)}",
         f"at a stop, transfers under way get {words(settings.shutdown_grace)}",
         f"bundles: {_bundles(settings.bundles)}",
+        f"retention: {_retention(settings.retention)}",
     ]
     for upstream in settings.upstreams.values():
         aliases = f" (also {', '.join(upstream.names()[1:])})" if upstream.names()[1:] else ""
@@ -98,6 +103,31 @@ def _bundles(bundles: BundleSettings) -> str:
     return f"exported as {bundles.site or 'the name of this machine'}; imported {taken}{watched}{aliases}"
 
 
+def _retention(retention: RetentionSettings) -> str:
+    default = " or ".join(map(str, DEFAULT_RESERVE))
+    reserve = retention.reserve or f"{default} of the disk, the smaller,"
+    grace = f"a blob stays for {words(retention.grace)} in any case" if retention.grace else "none is too new to go"
+    return f"{_rules(retention) or 'no rule'}; {reserve} is left free, the least recently pulled goes for it; {grace}"
+
+
+def _rules(rules: RetentionRules) -> str:
+    """What a rule says of images and blobs, empty when none says anything."""
+    kept = []
+    if rules.keep_for not in (None, inf):
+        kept.append(f"for {words(rules.keep_for)} since the last pull")
+    if rules.keep_last not in (None, inf):
+        kept.append(f"the {rules.keep_last:.0f} tags of a repository that were pulled last")
+    said = [f"kept {' and '.join(kept)}"] if kept else []
+    if rules.max_size not in (None, inf):
+        said.append(f"at most {size_words(int(rules.max_size))}, the least recently pulled goes first")
+    for key in ("keep_for", "keep_last", "max_size"):
+        if getattr(rules, key) == inf:
+            said.append(f"{key.replace('_', ' ')}: {UNLIMITED}")
+    if rules.keep:
+        said.append(f"always {' '.join(rules.keep)}")
+    return "; ".join(said)
+
+
 def _facts(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     """The lines about one upstream: the word before the colon, and the rest."""
     yield "from", ", then ".join(upstream.urls)
@@ -140,6 +170,8 @@ def _facts(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
     yield "images", _IMAGE_WORDS[upstream.prefetch.image]
     fresh = f"fresh for {words(upstream.referrers_fresh_for)}" if upstream.referrers_fresh_for else "always asked for"
     yield "referrers", fresh + (", fetched along with an image" if upstream.prefetch.referrers else "")
+    if rules := _rules(upstream.retention):
+        yield "retention", rules
     denied = f", but not {' '.join(upstream.deny)}" if upstream.deny else ""
     yield "repositories", f"{' '.join(upstream.allow)}{denied}" or "none"
     for field in msgspec.structs.fields(upstream):
@@ -153,7 +185,7 @@ _IN_WORDS = frozenset(
     name urls aliases kind offline fresh_for revalidate revalidate_within serve_stale max_stale missing_for
     delete_missing username password_file token_file auth_file credentials ca_file client_cert client_key insecure proxy
     proxy_username proxy_password_file auth_hosts redirect_hosts keep_pulls max_connections max_rate segments
-    referrers_fresh_for prefetch allow deny
+    referrers_fresh_for prefetch retention allow deny
     """.split()
 )
 """The keys that L{_facts} puts into sentences; a newer one is shown with its value when it is not the default."""

@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from appliance import units
-from appliance.errors import ConfigError
+from appliance.errors import ConfigError, NameInvalid
+from appliance.oci.pattern import ReferencePattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,85 @@ def _rate(text: str) -> int:
 
 Rate = Annotated[int, Written(_rate)]
 """Bytes per second."""
+
+
+# -- what is kept ---------------------------------------------------------------------------------------------------
+
+UNLIMITED = "unlimited"
+
+
+def _keep_for(text: str) -> float:
+    seconds = units.duration(text)
+    if not seconds:
+        raise ConfigError("keeps nothing; write a duration such as 7d")
+    return seconds
+
+
+KeepFor = Annotated[float, Written(_keep_for, words={UNLIMITED: inf})]
+"""Seconds, more than none; C{inf} for any number."""
+
+
+def _budget(text: str) -> int:
+    octets = units.size(text)
+    if not octets:
+        raise ConfigError("keeps nothing; write a size such as 200GB")
+    return octets
+
+
+Budget = Annotated[float, Written(_budget, words={UNLIMITED: inf})]
+"""Bytes, more than none; C{inf} for any number."""
+
+
+KeepLast = Annotated[float, Written(whole(1, 1_000_000).read, words={UNLIMITED: inf})]
+"""So many tags, C{inf} for any number."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """
+    Some of a disk.
+
+    @ivar octets: so many bytes; C{None} where C{percent} says it.
+    """
+
+    octets: int | None = None
+    percent: int = 0
+
+    def of(self, disk: int) -> int:
+        """Bytes of a disk that has C{disk} of them."""
+        return disk * self.percent // 100 if self.octets is None else self.octets
+
+    def __str__(self) -> str:
+        return f"{self.percent}%" if self.octets is None else units.size_words(self.octets)
+
+
+def _share(text: str) -> Share:
+    if match := re.fullmatch(r"([0-9]{1,9})%", text):
+        if int(match[1]) >= 100:
+            raise ConfigError("leaves nothing of the disk for the store; write less than 100%")
+        return Share(percent=int(match[1]))
+    try:
+        return Share(units.size(text))
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or a share of the disk: 5%") from None
+
+
+Reserve = Annotated[Share, Written(_share)]
+
+
+def _kept(text: str) -> str:
+    # Of any upstream: which there are is not known yet.
+    try:
+        place = ReferencePattern.parse(text, lambda name: None).place
+    except NameInvalid:
+        place = ""
+    if not re.fullmatch(r"[a-z0-9._*?!:/\[\]-]+", place):
+        raise ConfigError("is no reference and no pattern; write such as library/nginx:1.27*, team/** or **")
+    return text
+
+
+Kept = Annotated[str, Written(_kept)]
+"""A pattern of references (C{appliance.oci.pattern})."""
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
@@ -284,7 +365,7 @@ def _pattern(text: str) -> str:
 
 
 Pattern = Annotated[str, Written(_pattern)]
-"""A pattern of repositories, as L{appliance.settings.matches} understands it."""
+"""A pattern of repositories, as L{appliance.oci.pattern.matches} understands it."""
 
 
 def _public_key(text: str) -> str:

@@ -10,7 +10,6 @@ own: nothing in this module holds one.
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -20,6 +19,7 @@ import msgspec
 
 from appliance import fields
 from appliance.fields import Written
+from appliance.oci.pattern import matches
 from appliance.oci.reference import DOCKER_HUB as DOCKER_HUB
 from appliance.units import duration
 
@@ -36,6 +36,9 @@ STANDARD_OUTPUT = "-"
 NO_LOG = "off"
 DEFAULT_PORT = re.compile(r":(?:443|80)$")
 """The end of a host name with a port that goes without saying."""
+
+DEFAULT_RESERVE = (fields.Share(percent=5), fields.Share(2 * 10**9))
+"""The smaller of these is left free of the disk, where nothing is configured."""
 
 _IMPLIED_ALIASES = {DOCKER_HUB: ("index.docker.io", "registry-1.docker.io")}
 
@@ -103,6 +106,43 @@ class PrefetchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What of the image itself."""
     referrers: bool = False
     """Whether what refers to it is fetched, too."""
+
+
+class RetentionRules(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What stays of what was pulled; C{None} where nothing is said, C{inf} for C{unlimited}.
+
+    With C{keep_for} or C{keep_last} an image goes when neither keeps it. What an import brought, what is pinned and
+    what C{keep} names stays in any case.
+    """
+
+    keep_for: fields.KeepFor | None = None
+    """Since the last pull."""
+    max_size: fields.Budget | None = None
+    """Of blobs: all of them, or what the repositories of one upstream need. The least recently pulled goes first."""
+    keep_last: fields.KeepLast | None = None
+    """So many tags of each repository, those pulled last."""
+    keep: tuple[fields.Kept, ...] = ()
+    """Patterns of references that never go by a rule; under an upstream without its name."""
+
+
+class RetentionSettings(RetentionRules, frozen=True, kw_only=True):
+    """What stays, of all upstreams."""
+
+    reserve: fields.Reserve | None = None
+    """What of the disk is left free; C{None} for L{DEFAULT_RESERVE}."""
+    grace: fields.Duration = 3600.0
+    """A blob that came this recently is not removed."""
+
+    def reserved(self, disk: int) -> int:
+        """
+        Bytes of a disk of C{disk} bytes that are left free. Where the disk has not so many, the default: a mistake in
+        the unit shall not empty the store.
+        """
+        wanted = None if self.reserve is None else self.reserve.of(disk)
+        if wanted is None or wanted >= disk:
+            return min(share.of(disk) for share in DEFAULT_RESERVE)
+        return wanted
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +215,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     referrers_fresh_for: fields.Duration = 600.0
     """A list of referrers that was received this recently is served without asking."""
     prefetch: PrefetchSettings = PrefetchSettings()
+    retention: RetentionRules = RetentionRules()
+    """Each key that is given here holds instead of the one for all upstreams; patterns add to those."""
 
     allow: tuple[fields.Pattern, ...] = ("**",)
     """Repositories that may be pulled through, without the upstream's name."""
@@ -226,6 +268,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What transfers under way get to end at a stop."""
     connections: ConnectionSettings = ConnectionSettings()
     bundles: BundleSettings = BundleSettings()
+    retention: RetentionSettings = RetentionSettings()
     upstreams: dict[fields.UpstreamName, UpstreamSettings] = {}
     """By canonical name, in the order of the file."""
 
@@ -233,27 +276,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The canonical name of the upstream that C{name} means, in any case and with or without a default port."""
         return self._canonical.get(DEFAULT_PORT.sub("", name.lower()))
 
+    def rules_for(self, upstream: str) -> RetentionRules:
+        """
+        What holds for one upstream, configured or not any more. Its C{max_size} is its own, C{inf} where it has none;
+        patterns are whole, with the upstream.
+        """
+        common = self.retention
+        own = self.upstreams[upstream].retention if upstream in self.upstreams else RetentionRules()
+        return RetentionRules(
+            keep_for=_first(own.keep_for, common.keep_for),
+            max_size=_first(own.max_size),
+            keep_last=_first(own.keep_last, common.keep_last),
+            keep=(*common.keep, *(f"{upstream}/{pattern}" for pattern in own.keep)),
+        )
+
     @cached_property
     def _canonical(self) -> dict[str, str]:
         return {name: upstream.name for upstream in self.upstreams.values() for name in upstream.names()}
 
 
-def matches(pattern: str, repository: str) -> bool:
-    """
-    Whether the pattern covers the whole repository name.
-
-    C{*} and C{?} stand for any characters and for one character within a path component, C{**} for any number of whole
-    components, none included. Takes time proportional to the lengths of both, whatever the pattern.
-    """
-    parts = repository.split("/")
-    reached = {0}
-    for piece in pattern.split("/"):
-        if piece == "**":
-            reached = set(range(min(reached, default=len(parts) + 1), len(parts) + 1))
-        else:
-            reached = {at + 1 for at in reached if at < len(parts) and fnmatchcase(parts[at], piece)}
-    return len(parts) in reached
-
-
 def _any_matches(patterns: tuple[str, ...], repository: str) -> bool:
     return "**" in patterns or any(matches(pattern, repository) for pattern in patterns)
+
+
+def _first(*said: float | None) -> float:
+    return next((each for each in said if each is not None), inf)

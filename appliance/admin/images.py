@@ -31,10 +31,10 @@ from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.imageconfig import named
+from appliance.oci.pattern import matches
 from appliance.oci.reference import DEFAULT_TAG
 from appliance.oci.referrer import fallback_tag
 from appliance.oci.timestamps import timestamp
-from appliance.settings import matches
 
 _EVERYTHING = Pattern("**", "**", None, None)
 _WILD = frozenset("*?[")

@@ -29,7 +29,6 @@ from appliance.bundle.contents import (
     Required,
 )
 from appliance.bundle.export import BlobSlice, Export, Omitted, packed
-from appliance.bundle.names import UpstreamFor
 from appliance.bundle.selection import Candidate, Selection, Selector
 from appliance.bundle.toolfiles import DockerImage, LayoutEntry, ToolFiles, docker_image
 from appliance.errors import BundleError
@@ -41,6 +40,7 @@ from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import is_media_type
+from appliance.oci.pattern import UpstreamFor
 from appliance.oci.reference import full_name
 from appliance.oci.referrer import subject_of
 from appliance.oci.timestamps import timestamp

@@ -16,11 +16,9 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from appliance.errors import NameInvalid
+from appliance.oci.pattern import UpstreamFor
 from appliance.oci.reference import Reference, official, parse_prefix
 from appliance.settings import DEFAULT_PORT, ListenSettings, Settings
-
-UpstreamFor = Callable[[str], str | None]
-"""The canonical name of the upstream that a name or an alias means, C{None} for one that is not configured."""
 
 ListenerAt = Callable[[str], ListenSettings | None]
 """The listener that clients reach at an address (C{host} or C{host:port}), C{None} for one that is not ours."""

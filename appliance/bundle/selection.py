@@ -1,31 +1,19 @@
 """
 What an export is to hold: names and patterns, and which of the references held they mean.
 
-::
-
-    nginx                        every tag of docker.io/library/nginx, and what is held of it by digest alone
-    grafana/*:1*                 of docker.io, as with docker: no upstream is named
-    ghcr.io/**                   everything of an upstream
-    **                           everything
-    quay.io/a/b@sha256:...       one manifest
-
-C{*} and C{?} stand for characters within one component, C{**} for any number of components.
+C{appliance.oci.pattern} has the grammar of patterns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 from appliance.bundle.contents import Base
-from appliance.bundle.names import UpstreamFor
-from appliance.errors import BundleError
+from appliance.errors import BundleError, NameInvalid
 from appliance.oci.digest import Digest
-from appliance.oci.reference import DOCKER_HUB, full_name, official
-from appliance.settings import matches
-
-_WILD = frozenset("*?[")
+from appliance.oci.pattern import ReferencePattern, UpstreamFor, matches
+from appliance.oci.reference import full_name
 
 
 @dataclass(frozen=True, order=True)
@@ -81,31 +69,15 @@ class WantedReference:
         return Digest.parse(self.reference) if ":" in self.reference else None
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """
-    One name or pattern as the user wrote it.
-
-    @ivar place: of upstream and repository.
-    @ivar tag: C{None} when any will do.
-    @ivar digest: C{None} when any will do.
-    """
-
-    text: str
-    place: str
-    tag: str | None
-    digest: str | None
+class Pattern(ReferencePattern):
+    """One name or pattern of an export, or of a list."""
 
     def pick(self, candidate: Candidate) -> Candidate | None:
         """C{candidate} under the name it is meant by, C{None} when it is not meant."""
-        if not matches(self.place, candidate.place):
-            return None
-        if self.tag is not None and not fnmatchcase(candidate.tag or "", self.tag):
+        if not self.covers(candidate.place, candidate.tag, str(candidate.digest)):
             return None
         if self.digest is None:
             return None if candidate.implied and self.tag is None else candidate
-        if self.digest != str(candidate.digest):
-            return None
         return candidate if self.tag is not None else replace(candidate, tag=None)
 
 
@@ -114,7 +86,7 @@ class Selection:
     """
     What to export, and how.
 
-    @ivar refs: names and patterns; the module's docstring has their grammar.
+    @ivar refs: names and patterns; C{appliance.oci.pattern} has their grammar.
     @ivar all: everything that is held.
     @ivar since: only what was pulled at that time or later, seconds since the epoch; without C{refs}, all of that.
     @ivar platforms: of an index only these, as in C{linux/arm64}; none: whatever was pulled.
@@ -230,20 +202,10 @@ def parse_pattern(text: str, upstream_for: UpstreamFor) -> Pattern:
 
     @raise BundleError: it is neither.
     """
-    rest, at, digest = text.strip().partition("@")
-    head, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:
-        head, tag = rest, ""
-    if not head or not all(head.split("/")) or any(blank in head for blank in " \t") or (at and not digest):
-        raise BundleError(f"{text[:160]!r} is no reference and no pattern: write it as in docker.io/library/nginx:1.27")
-    first, slash, repository = head.partition("/")
-    upstream = upstream_for(first) if slash else None
-    if upstream is None and slash and (first == "localhost" or {".", ":", *_WILD} & set(first)):
-        upstream = first
-    if upstream is None:
-        upstream, repository = DOCKER_HUB, head
-    place = f"{upstream}/{repository if repository == '**' else official(upstream, repository)}"
-    return Pattern(text.strip(), "**" if head == "**" else place, tag or None, digest or None)
+    try:
+        return Pattern.parse(text, upstream_for)
+    except NameInvalid as error:
+        raise BundleError(str(error)) from None
 
 
 def parse_list(text: str) -> tuple[str, ...]:

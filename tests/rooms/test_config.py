@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address
+from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,12 +15,15 @@ from hypothesis import strategies as st
 from appliance import config
 from appliance.errors import ConfigError
 from appliance.explain import describe
+from appliance.fields import Share
 from appliance.settings import (
     AdminSettings,
     BundleSettings,
     ConnectionSettings,
     ListenSettings,
     PrefetchSettings,
+    RetentionRules,
+    RetentionSettings,
     Settings,
     StaleSettings,
     UpstreamSettings,
@@ -102,6 +106,8 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "connections: {max: 100, max_per_address: 10, head_timeout: 5s, stall_timeout: 1h}\n"
         f"bundles: {{trust: [{PUBLIC_KEY}], require_signature: true, accept_callers_keys: true,\n"
         "  inbox: ., site: berth-3, aliases: [Cache.site, cache:5000]}\n"
+        "retention: {keep_for: 7d, max_size: 200GB, keep_last: unlimited, keep: ['ghcr.io/**'], reserve: 10%,\n"
+        "  grace: 0s}\n"
         "upstreams:\n"
         "  docker.io:\n"
         "    url: ['https://one.example/prefix', 'http://[::1]:5000']\n"
@@ -129,6 +135,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "    max_rate: 40MB\n"
         "    segments: 4\n"
         "    prefetch: {image: index, referrers: true}\n"
+        "    retention: {keep_for: unlimited, max_size: 20GB, keep_last: 3, keep: ['library/nginx:1.27*']}\n"
         "    allow: [library/*]\n"
         "    deny: [library/bad]\n"
     )
@@ -151,6 +158,14 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
             inbox=tmp_path,
             site="berth-3",
             aliases=("cache.site", "cache:5000"),
+        ),
+        retention=RetentionSettings(
+            keep_for=7 * 86400.0,
+            max_size=200 * 10**9,
+            keep_last=inf,
+            keep=("ghcr.io/**",),
+            reserve=Share(percent=10),
+            grace=0.0,
         ),
         upstreams={
             "docker.io": UpstreamSettings(
@@ -180,6 +195,7 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
                 max_rate=40_000_000,
                 segments=4,
                 prefetch=PrefetchSettings(image="index", referrers=True),
+                retention=RetentionRules(keep_for=inf, max_size=20 * 10**9, keep_last=3, keep=("library/nginx:1.27*",)),
                 allow=("library/*",),
                 deny=("library/bad",),
             )
@@ -320,6 +336,37 @@ def test_a_rate_is_a_size_per_second(written: str, octets: int | None) -> None:
 def test_no_limit_on_connections_is_written_as_nothing() -> None:
     """~ is any number."""
     assert upstream("max_connections: ~").max_connections is None
+
+
+def test_what_an_upstream_says_of_retention_holds_instead_of_what_is_said_for_all() -> None:
+    """Key by key; unlimited switches a rule off, patterns add up, and a budget is each one's own."""
+    settings = config.parse(
+        "retention: {keep_for: 7d, keep_last: 5, max_size: 1GB, keep: [nginx]}\n"
+        "upstreams: {a: {url: https://h, retention: {keep_for: unlimited, keep: ['x:1*']}}, b: {url: https://h}}",
+        "/etc/p.yaml",
+    )
+    assert settings.rules_for("a") == RetentionRules(keep_for=inf, max_size=inf, keep_last=5, keep=("nginx", "a/x:1*"))
+    week = 7 * 86400.0
+    for other in ("b", "not.configured.any.more"):
+        assert settings.rules_for(other) == RetentionRules(keep_for=week, max_size=inf, keep_last=5, keep=("nginx",))
+
+
+@pytest.mark.parametrize(
+    ("reserve", "disk", "octets"),
+    [
+        ("~", 10**9, 5 * 10**7),
+        ("~", 10**12, 2 * 10**9),
+        ("10%", 10**9, 10**8),
+        ("0%", 10**9, 0),
+        ("1MB", 10**9, 10**6),
+        ("0B", 10**9, 0),
+        ("1GB", 10**9, 5 * 10**7),
+        ("5TB", 10**12, 2 * 10**9),
+    ],
+)
+def test_a_reserve_that_the_disk_cannot_have_is_the_default(reserve: str, disk: int, octets: int) -> None:
+    """A mistake in the unit empties no store."""
+    assert config.parse(f"retention: {{reserve: {reserve}}}", "/etc/p.yaml").retention.reserved(disk) == octets
 
 
 @pytest.mark.parametrize("kind", ["distribution", "ecr-public", "acr", "k8s", "ours2"])

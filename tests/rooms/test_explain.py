@@ -40,6 +40,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
     text = (
         "listen: [{endpoint: 'tcp:port=5000', default_upstream: docker.io}]\n"
         "admin: {endpoint: 'tcp:port=5001'}\n"
+        "retention: {keep_for: 30d, max_size: 200GB}\n"
         "upstreams:\n"
         "  docker.io: {url: [http://one.example, https://two.example], username: me, password_file: secret,\n"
         "    fresh_for: 90s, max_stale: 7d, serve_stale: {missing: false}, auth_hosts: [t.example], deny: [x/**]}\n"
@@ -47,7 +48,8 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "    segments: 4, token_file: secret, insecure: true, client_cert: cert, client_key: secret,\n"
         "    proxy: 'http://proxy.example:1', proxy_username: them, proxy_password_file: secret,\n"
         "    redirect_hosts: ['*.c.example'], keep_pulls: 20, max_connections: 4, max_rate: 40MB,\n"
-        "    referrers_fresh_for: 0, prefetch: {image: index, referrers: true}}\n"
+        "    referrers_fresh_for: 0, prefetch: {image: index, referrers: true},\n"
+        "    retention: {keep_for: unlimited, keep_last: 3, keep: [team/**]}}\n"
     )
     assert describe(parse(text, str(tmp_path / "p.yaml"))) == (
         "store: /var/lib/pullcache\n"
@@ -59,6 +61,8 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         " 15m\n"
         "at a stop, transfers under way get 10s\n"
         "bundles: exported as the name of this machine; imported signed or not\n"
+        "retention: kept for 30d since the last pull; at most 200GB, the least recently pulled goes first; 5% or 2GB of"
+        " the disk, the smaller, is left free, the least recently pulled goes for it; a blob stays for 1h in any case\n"
         "\n"
         "upstream docker.io (also index.docker.io, registry-1.docker.io)\n"
         "  from: http://one.example, then https://two.example\n"
@@ -90,6 +94,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "  large blobs: in 4 ranges at once\n"
         "  images: all platforms of what is pulled are made whole in the background\n"
         "  referrers: always asked for, fetched along with an image\n"
+        "  retention: kept the 3 tags of a repository that were pulled last; keep for: unlimited; always team/**\n"
         "  repositories: **\n"
         "\n"
         "warning: the admin endpoint tcp:port=5001 can be reached from other machines, and asks for no login\n"

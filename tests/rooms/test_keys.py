@@ -19,6 +19,8 @@ from appliance.settings import (
     ConnectionSettings,
     ListenSettings,
     PrefetchSettings,
+    RetentionRules,
+    RetentionSettings,
     Settings,
     StaleSettings,
     UpstreamSettings,
@@ -35,9 +37,11 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "admin": AdminSettings,
     "connections": ConnectionSettings,
     "bundles": BundleSettings,
+    "retention": RetentionSettings,
     "upstreams.docker.io": UpstreamSettings,
     "upstreams.docker.io.serve_stale": StaleSettings,
     "upstreams.docker.io.prefetch": PrefetchSettings,
+    "upstreams.docker.io.retention": RetentionRules,
 }
 
 
