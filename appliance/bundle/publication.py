@@ -311,6 +311,6 @@ def apply(repository: Repository, change: RepositoryChange, journal: Journal) ->
         if current is None or str(current.digest) in (tag.digest, tag.previous):
             repository.tag(tag.name, digest, journal.now, journal.bundle)
         else:
-            repository.pinned[digest] = journal.bundle
+            repository.pin(digest, journal.bundle)
     for text in change.pinned:
-        repository.pinned[Digest.parse(text)] = journal.bundle
+        repository.pin(Digest.parse(text), journal.bundle)

@@ -139,7 +139,7 @@ class Manifests:
             record = repository.tags.get(tag)
             # What a bundle brought was never the upstream's to keep.
             if remote.settings.delete_missing and record is not None and record.pinned is None:
-                del repository.tags[tag]
+                repository.untag(tag)
                 self._log.info("{name}:{tag} is gone upstream, and forgotten", name=repository.name, tag=tag)
                 await self._repositories.save(repository).addErrback(
                     lambda failure: self._log.failure("a tag that is gone was not removed on disk", failure)
@@ -269,7 +269,7 @@ class Manifests:
         """Note a manifest that the store has, durable on return; C{confirm} as L{Repository.hold} has it."""
         if any(descriptor.digest == str(EMPTY_DIGEST) for descriptor in manifest.blobs):
             await self._store.put(EMPTY_DIGEST, EMPTY)
-            repository.blobs[EMPTY_DIGEST] = len(EMPTY)
+            repository.link(EMPTY_DIGEST, len(EMPTY))
         repository.hold(digest, manifest.media_type, size, confirm)
         self._graph.add(repository, digest, manifest, size)
         await self._repositories.save(repository)

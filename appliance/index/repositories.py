@@ -198,9 +198,7 @@ class Repositories:
             if (found := await self._documents.read(previous(_key(upstream, name)))) is not None:
                 repository = Repository.decode(upstream, name, found[0])
         aside = await self._documents.set_aside(_key(upstream, name))
-        salvaged = Repository.salvage(upstream, name, data)
-        repository.manifests.update(salvaged.manifests)
-        repository.tags.update(salvaged.tags)
+        repository.overlay(Repository.salvage(upstream, name, data))
         self._log.error(
             "{error}; set aside as {aside}; {tags} tags and {manifests} manifests were rebuilt",
             error=error,

@@ -8,8 +8,9 @@ C{annotations.md}); a manifest held without a tag is a descriptor without it. Wh
 on a tag's descriptor
 ``io.pullcache.tagged``  when the tag was first seen to mean this digest, RFC 3339 UTC
 ``io.pullcache.checked`` when the upstream last said so
-``io.pullcache.pinned``  id of the bundle that brought it; on manifests without a tag as well
+``io.pullcache.locked``  C{"true"}: an operator wants that it never means another digest
 on any descriptor
+``io.pullcache.pinned``  what keeps it from retention: the id of the bundle that brought it, or C{operator}
 ``io.pullcache.confirm`` C{"true"}: an upstream gave the manifest. What it names is this repository's only where the
                          upstream has said so, digest by digest. Without it, what the manifest names is the
                          repository's: a bundle brought it, or a version that did not know this annotation
@@ -23,8 +24,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import msgspec
 
@@ -38,8 +41,12 @@ REF_NAME = "org.opencontainers.image.ref.name"
 TAGGED = "io.pullcache.tagged"
 CHECKED = "io.pullcache.checked"
 PINNED = "io.pullcache.pinned"
+LOCKED = "io.pullcache.locked"
 CONFIRM = "io.pullcache.confirm"
 BLOBS = "io.pullcache.blobs"
+
+OPERATOR = "operator"
+"""In the place of a bundle's id: an operator pinned it."""
 
 # How a descriptor begins, with any blanks that an editor put there.
 _DESCRIPTOR = re.compile(r'\{\s*"mediaType"')
@@ -87,33 +94,39 @@ class Tag:
     @ivar digest: the manifest's digest.
     @ivar tagged_at: when it was first seen to mean this, seconds since the epoch.
     @ivar checked_at: when the upstream last said so, seconds since the epoch; 0 when that is not known.
-    @ivar pinned: id of the bundle that brought it, which keeps it from eviction; C{None} when an upstream did.
+    @ivar pinned: what keeps it from retention: the id of the bundle that brought it, or L{OPERATOR}; C{None}: nothing.
+    @ivar locked: whether it is to mean this digest whatever an upstream or a bundle says.
     """
 
     digest: Digest
     tagged_at: float
     checked_at: float
     pinned: str | None = None
+    locked: bool = False
 
 
 class Repository:
     """
-    One repository of one upstream, in memory.
+    One repository of one upstream, in memory. All that changes it is a method of it.
 
     @ivar tags: by name; each tag's manifest is in L{manifests}.
     @ivar manifests: manifests held, by digest.
     @ivar blobs: sizes of blobs that the upstream gave here, or said that it has here, by digest.
-    @ivar pinned: manifests that a bundle brought without a tag, with its id.
+    @ivar pinned: manifests without a tag that are kept from retention, with the bundle's id or L{OPERATOR}.
     """
 
     def __init__(self, upstream: str, name: str) -> None:
         self.upstream = upstream
         self.name = name
-        self.tags: dict[str, Tag] = {}
-        self.manifests: dict[Digest, ManifestRecord] = {}
-        self.blobs: dict[Digest, int] = {}
-        self.pinned: dict[Digest, str] = {}
-        self._tag_names: list[str] = []
+        self._tags: dict[str, Tag] = {}
+        self._manifests: dict[Digest, ManifestRecord] = {}
+        self._blobs: dict[Digest, int] = {}
+        self._pinned: dict[Digest, str] = {}
+        self.tags: Mapping[str, Tag] = MappingProxyType(self._tags)
+        self.manifests: Mapping[Digest, ManifestRecord] = MappingProxyType(self._manifests)
+        self.blobs: Mapping[Digest, int] = MappingProxyType(self._blobs)
+        self.pinned: Mapping[Digest, str] = MappingProxyType(self._pinned)
+        self._tag_names: list[str] | None = None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -123,8 +136,8 @@ class Repository:
     @property
     def tag_names(self) -> list[str]:
         """The names of the tags, sorted: the same list, not to be changed, until a tag comes or goes."""
-        if len(self._tag_names) != len(self.tags):
-            self._tag_names = sorted(self.tags)
+        if self._tag_names is None:
+            self._tag_names = sorted(self._tags)
         return self._tag_names
 
     @property
@@ -132,44 +145,130 @@ class Repository:
         """What it takes in memory in bytes, roughly."""
         return 1000 + 250 * len(self.tags) + 450 * len(self.manifests) + 300 * (len(self.blobs) + len(self.pinned))
 
+    # -- what is held -----------------------------------------------------------------------------------------------
+
     def hold(self, digest: Digest, media_type: str, size: int, confirm: bool = False) -> None:
         """
         Note a manifest; the first media type a digest came with stays.
 
         @param confirm: see L{ManifestRecord}; a manifest that was trusted once stays so.
         """
-        held = self.manifests.setdefault(digest, ManifestRecord(media_type, size, confirm))
-        if held.confirm and not confirm:
-            self.manifests[digest] = replace(held, confirm=False)
+        held = self._manifests.get(digest)
+        if held is None:
+            self._manifests[digest] = ManifestRecord(media_type, size, confirm)
+        elif held.confirm and not confirm:
+            self._manifests[digest] = replace(held, confirm=False)
+
+    def drop(self, *digests: Digest) -> None:
+        """
+        Hold these manifests no longer, nor their pins; one that is not held is no error. What they name stays noted.
+
+        @raise ValueError: a tag means one of them.
+        """
+        gone = set(digests)
+        for name, tag in self._tags.items():
+            if tag.digest in gone:
+                raise ValueError(f"{self.upstream}/{self.name}:{name} means {tag.digest}")
+        for digest in digests:
+            self._pinned.pop(digest, None)
+            self._manifests.pop(digest, None)
 
     def link(self, digest: Digest, size: int) -> bool:
         """Its upstream has a blob of that many bytes here; whether that is news, to be saved."""
-        if self.blobs.get(digest) == size:
+        if self._blobs.get(digest) == size:
             return False
-        self.blobs[digest] = size
+        self._blobs[digest] = size
         return True
+
+    def unlink(self, digest: Digest) -> bool:
+        """Forget that its upstream has the blob here; whether that is news, to be saved."""
+        return self._blobs.pop(digest, None) is not None
+
+    # -- what tags mean ---------------------------------------------------------------------------------------------
 
     def tag(self, name: str, digest: Digest, now: float, pinned: str | None = None) -> bool:
         """
         Let the tag mean C{digest}, a manifest held; whether it meant something else before.
 
-        @param pinned: the bundle that says so, C{None} for an upstream; a pin stays while the digest does.
+        A bundle's pin stays while the digest does, an operator's wherever the tag goes. A locked tag does not move.
+
+        @param pinned: the bundle that says so, C{None} for an upstream.
         """
-        before = self.tags.get(name)
+        before = self._tags.get(name)
+        if before is not None and before.pinned == OPERATOR:
+            pinned = OPERATOR
         if before is not None and before.digest == digest:
-            self.tags[name] = replace(before, checked_at=now, pinned=pinned or before.pinned)
+            self._tags[name] = replace(before, checked_at=now, pinned=pinned or before.pinned)
             return False
         if before is None:
-            self._tag_names = []
-        self.tags[name] = Tag(digest, now, now, pinned)
+            self._tag_names = None
+        elif before.locked:
+            return False
+        self._tags[name] = Tag(digest, now, now, pinned)
         return True
+
+    def untag(self, name: str) -> None:
+        """Forget the tag, with its pin; its manifest is held on. One that is not there is no error."""
+        if self._tags.pop(name, None) is not None:
+            self._tag_names = None
+
+    # -- what is kept -----------------------------------------------------------------------------------------------
+
+    def pin(self, what: str | Digest, by: str) -> None:
+        """
+        Keep a tag, or a manifest without one, from retention. An operator's pin stays that.
+
+        @param what: a tag, or the digest of a manifest held.
+        @param by: id of the bundle that brought it, or L{OPERATOR}.
+        @raise KeyError: there is no such tag.
+        """
+        if isinstance(what, Digest):
+            if self._pinned.get(what) != OPERATOR:
+                self._pinned[what] = by
+        elif self._tags[what].pinned != OPERATOR:
+            self._tags[what] = replace(self._tags[what], pinned=by)
+
+    def unpin(self, what: str | Digest) -> str | None:
+        """
+        Lift what keeps a tag, or a manifest without one, from retention; and the tag's lock.
+
+        @return: who had pinned it, as in L{pin}; C{None} when it was not pinned.
+        @raise KeyError: there is no such tag.
+        """
+        if isinstance(what, Digest):
+            return self._pinned.pop(what, None)
+        before = self._tags[what]
+        self._tags[what] = replace(before, pinned=None, locked=False)
+        return before.pinned
+
+    def lock(self, name: str) -> None:
+        """
+        Let the tag mean what it means whatever an upstream or a bundle says, until it is unpinned.
+
+        @raise KeyError: there is no such tag.
+        """
+        self._tags[name] = replace(self._tags[name], locked=True)
+
+    def overlay(self, other: Repository) -> None:
+        """Take over what C{other} holds, in place of what is held here under the same names."""
+        self._manifests.update(other.manifests)
+        self._tags.update(other.tags)
+        self._blobs.update(other.blobs)
+        self._pinned.update(other.pinned)
+        self._tag_names = None
+
+    # -- the document -----------------------------------------------------------------------------------------------
 
     def encode(self) -> bytes:
         """The index document."""
         described: list[tuple[Digest, dict[str, str]]] = []
         for name, tag in sorted(self.tags.items()):
             said = {REF_NAME: name, TAGGED: timestamp(tag.tagged_at), CHECKED: timestamp(tag.checked_at)}
-            described.append((tag.digest, said if tag.pinned is None else said | {PINNED: tag.pinned}))
+            if tag.pinned is not None:
+                said[PINNED] = tag.pinned
+            if tag.locked:
+                said[LOCKED] = "true"
+            described.append((tag.digest, said))
         tagged = {tag.digest for tag in self.tags.values()}
         for digest in self.manifests:
             if digest not in tagged:
@@ -198,7 +297,7 @@ class Repository:
             for entry in index.manifests:
                 repository._admit(entry)
             for digest, size in msgspec.json.decode(index.annotations.get(BLOBS, "{}"), type=dict[str, int]).items():
-                repository.blobs[Digest.parse(digest)] = size
+                repository._blobs[Digest.parse(digest)] = size
         except (msgspec.DecodeError, DigestInvalid, TagInvalid, ValueError, OverflowError, RecursionError) as error:
             raise DocumentDamaged(f"index of {upstream}/{name}: {error}") from error
         return repository
@@ -223,10 +322,11 @@ class Repository:
         self.hold(digest, entry.media_type, entry.size, entry.annotations.get(CONFIRM) == "true")
         pinned = entry.annotations.get(PINNED)
         if (name := entry.annotations.get(REF_NAME)) is not None:
-            tagged_at = _seconds(entry.annotations.get(TAGGED))
-            self.tags[parse_tag(name)] = Tag(digest, tagged_at, _seconds(entry.annotations.get(CHECKED)), pinned)
+            tagged_at, checked_at = _seconds(entry.annotations.get(TAGGED)), _seconds(entry.annotations.get(CHECKED))
+            locked = entry.annotations.get(LOCKED) == "true"
+            self._tags[parse_tag(name)] = Tag(digest, tagged_at, checked_at, pinned, locked)
         elif pinned is not None:
-            self.pinned[digest] = pinned
+            self._pinned[digest] = pinned
 
 
 def _seconds(text: str | None) -> float:

@@ -429,7 +429,7 @@ def test_a_blob_that_was_pulled_without_a_manifest_is_in_the_inventory(site: App
     """Its upstream said that the repository has it."""
     result(site.store.put(Digest.of(b"alone"), b"alone"))
     repository = result(site.repositories.get(HUB, NGINX))
-    repository.blobs[Digest.of(b"alone")] = 5
+    repository.link(Digest.of(b"alone"), 5)
     result(site.repositories.save(repository))
     site.hold(image(), "1")
     assert {"digest": str(Digest.of(b"alone")), "size": 5} in site.get("inventory")["blobs"]

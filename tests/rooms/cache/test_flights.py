@@ -266,7 +266,7 @@ def test_a_start_reads_nothing_that_it_does_not_use() -> None:
 def known(cache: Cache, digest: Digest) -> None:
     """The repository is known to have the blob."""
     repository = result(cache.repositories.get("docker.io", NAME))
-    repository.blobs[digest] = 1000
+    repository.link(digest, 1000)
     result(cache.repositories.save(repository))
 
 

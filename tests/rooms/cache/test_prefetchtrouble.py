@@ -261,6 +261,7 @@ def test_an_image_that_is_held_no_more_is_forgotten() -> None:
     desk = stocked()
     desk.pull("five")
     repository = result(desk.cache.repositories.get(HUB, APP))
-    del repository.manifests[WHOLE], repository.tags["five"]
+    repository.untag("five")
+    repository.drop(WHOLE)
     desk.turn(GRACE)
     assert blobs_asked(desk) == [] and desk.prefetch.images == 0

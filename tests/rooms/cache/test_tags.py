@@ -142,10 +142,10 @@ def test_whatever_changes_the_names_are_those_of_the_tags() -> None:
     first = repository.tag_names
     repository.tag("a", Digest.of(b"y"), 2.0)
     assert first == ["a", "b"] and repository.tag_names is first
-    del repository.tags["a"]
+    repository.untag("a")
     repository.tag("c", digest, 3.0)
     assert repository.tag_names == ["b", "c"]
-    del repository.tags["b"]
+    repository.untag("b")
     assert repository.tag_names == ["c"]
 
 

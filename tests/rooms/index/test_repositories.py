@@ -108,7 +108,7 @@ class TestSaving(RepositoriesCase):
         repositories = Repositories(documents, clock=clock)
         repository = self.successResultOf(repositories.get(*WHERE))
         for number in range(20):
-            repository.blobs[Digest.of(b"%d" % number)] = 1
+            repository.link(Digest.of(b"%d" % number), 1)
             repositories.save_soon(repository)
             clock.advance(SAVE_DELAY / 40)
         self.assertEqual(documents.writes, [])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import DocumentDamaged
-from appliance.index.repository import ManifestRecord, Repository, Tag
+from appliance.index.repository import OPERATOR, ManifestRecord, Repository, Tag
 from appliance.oci.digest import Digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -31,13 +31,26 @@ def repositories(draw: st.DrawFn) -> Repository:
         repository.hold(digest, draw(media_types), draw(sizes))
     if repository.manifests:
         held = st.sampled_from(sorted(repository.manifests))
-        repository.tags = draw(st.dictionaries(tag_names, st.builds(Tag, held, times, times), max_size=6))
-    repository.blobs = draw(st.dictionaries(digests, sizes, max_size=4))
+        for name, (digest, tagged, checked) in draw(
+            st.dictionaries(tag_names, st.tuples(held, times, times), max_size=6)
+        ).items():
+            repository.tag(name, digest, tagged)
+            repository.tag(name, digest, checked)
+        keepers = st.sampled_from([OPERATOR, "0f4f3b6e"])
+        for tag in draw(st.sets(st.sampled_from(["none", *repository.tags]))) - {"none"}:
+            repository.pin(tag, draw(keepers))
+        for tag in draw(st.sets(st.sampled_from(["none", *repository.tags]))) - {"none"}:
+            repository.lock(tag)
+        for digest in draw(st.sets(held)) - {tag.digest for tag in repository.tags.values()}:
+            repository.pin(digest, draw(keepers))
+    for digest, size in draw(st.dictionaries(digests, sizes, max_size=4)).items():
+        repository.link(digest, size)
     return repository
 
 
 def state(repository: Repository) -> tuple[Any, ...]:
-    return repository.upstream, repository.name, repository.tags, repository.manifests, repository.blobs
+    held = (repository.tags, repository.manifests, repository.blobs, repository.pinned)
+    return repository.upstream, repository.name, *map(dict, held)
 
 
 def sample() -> Repository:
@@ -48,13 +61,13 @@ def sample() -> Repository:
         if number < 3:
             repository.tag(f"1.{number}", digest, 1_700_000_000.0 + number)
     repository.tag("latest", Digest.of(b"\x02"), 1_700_000_009.0)
-    repository.blobs[Digest.of(b"layer")] = 123456
+    repository.link(Digest.of(b"layer"), 123456)
     return repository
 
 
 @given(repositories())
 def test_what_is_written_is_what_is_read(repository: Repository) -> None:
-    """Tags, manifests, blobs and times survive a restart."""
+    """Tags, manifests, blobs, times, pins and locks survive a restart."""
     read = Repository.decode("docker.io", "library/nginx", repository.encode())
     assert state(read) == state(repository)
     assert state(Repository.decode("docker.io", "library/nginx", read.encode())) == state(repository)
@@ -89,6 +102,58 @@ def test_a_moved_tag_forgets_what_it_meant_and_a_checked_one_does_not() -> None:
     assert repository.tags["latest"] == Tag(Digest.of(b"\x02"), 1_700_000_009.0, 1_800_000_000.0)
     assert repository.tag("latest", Digest.of(b"\x00"), 1_800_000_001.0) is True
     assert repository.tags["latest"] == Tag(Digest.of(b"\x00"), 1_800_000_001.0, 1_800_000_001.0)
+
+
+def test_a_bundles_pin_goes_with_the_digest_and_an_operators_stays_with_the_tag() -> None:
+    """What a bundle brought is not what an upstream brings next; what an operator keeps is the name."""
+    one, two = Digest.of(b"\x00"), Digest.of(b"\x01")
+    repository = sample()
+    repository.tag("latest", one, 1.0, "bundle-1")
+    repository.tag("latest", one, 2.0)
+    assert repository.tags["latest"].pinned == "bundle-1"
+    repository.tag("latest", two, 3.0)
+    assert repository.tags["latest"].pinned is None
+    repository.pin("latest", OPERATOR)
+    for digest, bundle in ((one, None), (two, "bundle-2"), (two, "bundle-3")):
+        repository.tag("latest", digest, 4.0, bundle)
+        assert repository.tags["latest"].pinned == OPERATOR
+    assert (repository.unpin("latest"), repository.unpin("latest")) == (OPERATOR, None)
+
+
+def test_a_locked_tag_means_what_it_means_until_it_is_unpinned() -> None:
+    """Whoever says otherwise; that it was checked is noted."""
+    one, two = Digest.of(b"\x00"), Digest.of(b"\x01")
+    repository = sample()
+    repository.tag("1.0", one, 5.0)
+    repository.lock("1.0")
+    assert not repository.tag("1.0", two, 6.0) and not repository.tag("1.0", two, 6.0, "bundle")
+    assert not repository.tag("1.0", one, 7.0)
+    assert (repository.tags["1.0"].digest, repository.tags["1.0"].checked_at) == (one, 7.0)
+    repository.unpin("1.0")
+    assert repository.tag("1.0", two, 8.0)
+
+
+def test_no_manifest_that_a_tag_means_is_dropped() -> None:
+    """Such a document could never be written again. Without its tags it goes with its pin, and takes nothing along."""
+    repository = sample()
+    tagged, free = Digest.of(b"\x00"), Digest.of(b"\x03")
+    with pytest.raises(ValueError, match=r"nginx:1\.0 means sha256"):
+        repository.drop(free, tagged)
+    assert {tagged, free} <= repository.manifests.keys(), "all of them, or none"
+    repository.pin(free, OPERATOR)
+    repository.untag("1.0")
+    repository.drop(free, tagged)
+    assert repository.manifests.keys().isdisjoint({tagged, free}) and not repository.pinned
+    assert Digest.of(b"layer") in repository.blobs
+    assert repository.unlink(Digest.of(b"layer")) and not repository.unlink(Digest.of(b"layer"))
+
+
+def test_what_is_held_is_changed_by_methods_only() -> None:
+    """Else a change would not be saved."""
+    repository = sample()
+    for held in (repository.tags, repository.manifests, repository.blobs, repository.pinned):
+        with pytest.raises(TypeError):
+            held["x"] = None  # type: ignore[index]
 
 
 def test_the_media_type_a_manifest_came_with_stays() -> None:
