@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -81,7 +82,7 @@ class Kept:
 class Relations:
     """
     How the manifests of one repository are related, as far as they were added. Pure. What has left the repository since
-    is taken as not there.
+    and was not L{removed<remove>} is taken as not there.
 
     @ivar seen: by manifest, whether it was trusted (L{ManifestRecord}) when it was added.
     @ivar names: by manifest, the digests of its children and blobs.
@@ -90,7 +91,7 @@ class Relations:
     @ivar referring: by subject the manifests that refer to it, with their descriptors; C{None} for one that is made
         when it is asked for.
     @ivar sizes: bytes of what is named; C{disputed}: digests that two descriptors give different sizes.
-    @ivar linked: digests that a trusted manifest names.
+    @ivar linked: by digest that trusted manifests name, how many do.
     @ivar weight: what all that takes in memory in bytes, roughly.
     """
 
@@ -104,31 +105,66 @@ class Relations:
         self.referring: dict[Digest, dict[Digest, ReferrerDescriptor | None]] = {}
         self.sizes: dict[Digest, int] = {}
         self.disputed: set[Digest] = set()
-        self.linked: set[Digest] = set()
+        self.linked: dict[Digest, int] = {}
+        # How many manifests name a digest, where more than one does; and those that count in linked.
+        self._shared: dict[Digest, int] = {}
+        self._trusted: set[Digest] = set()
 
     def add(self, digest: Digest, manifest: Manifest, record: ManifestRecord) -> None:
         """A manifest, as the repository holds it or would."""
-        if digest not in self.names:
-            self.weight += _DIGEST_WEIGHT * (1 + len(manifest.descriptors) + len(manifest.manifests))
-            for child in manifest.manifests:
-                self.parents.setdefault(child.parsed(), []).append(digest)
+        self.remove(digest)
         self.seen[digest] = not record.confirm
         self.names[digest] = names = tuple(descriptor.parsed() for descriptor in manifest.descriptors)
         for named, descriptor in zip(names, manifest.descriptors, strict=True):
-            if self.sizes.setdefault(named, descriptor.size) != descriptor.size:
-                self.disputed.add(named)
+            if named not in self.sizes:
+                self.sizes[named] = descriptor.size
+            else:
+                self._shared[named] = self._shared.get(named, 1) + 1
+                if self.sizes[named] != descriptor.size:
+                    self.disputed.add(named)
+            if not record.confirm:
+                self.linked[named] = self.linked.get(named, 0) + 1
         if not record.confirm:
-            self.linked.update(names)
+            self._trusted.add(digest)
         if manifest.manifests:
             self.children[digest] = names[: len(manifest.manifests)]
+            for child in self.children[digest]:
+                self.parents.setdefault(child, []).append(digest)
         if manifest.subject is not None:
             self.subjects[digest] = subject = manifest.subject.parsed()
             referrer = referrer_of(digest, record.size, manifest)
-            is_small = len(referrer.raw) <= SMALL
             about = self.referring.setdefault(subject, {})
-            if digest not in about:
-                self.weight += _DIGEST_WEIGHT + (len(referrer.raw) if is_small else 0)
-            about[digest] = referrer if is_small else None
+            about[digest] = referrer if len(referrer.raw) <= SMALL else None
+        self.weight += self._weight_of(digest)
+
+    def remove(self, digest: Digest) -> None:
+        """
+        A manifest that the repository holds no longer, with all that only it said. Sizes that were disputed because of
+        it stay so. One that was not added is no error.
+        """
+        self.seen.pop(digest, None)
+        if digest not in self.names:
+            return
+        self.weight -= self._weight_of(digest)
+        for child in self.children.pop(digest, ()):
+            _take_out(self.parents, child, digest)
+        if (subject := self.subjects.pop(digest, None)) is not None:
+            _take_out(self.referring, subject, digest)
+        for named in self.names.pop(digest):
+            if named in self._shared:
+                _count_down(self._shared, named, 1)
+            else:
+                del self.sizes[named]
+                self.disputed.discard(named)
+            if digest in self._trusted:
+                _count_down(self.linked, named, 0)
+        self._trusted.discard(digest)
+
+    def _weight_of(self, digest: Digest) -> int:
+        """Of a manifest that is added."""
+        referrer = self.referring[self.subjects[digest]][digest] if digest in self.subjects else None
+        digests = 1 + len(self.names[digest]) + len(self.children.get(digest, ())) + (digest in self.subjects)
+        return _DIGEST_WEIGHT * digests + (0 if referrer is None else len(referrer.raw))
 
     def naming(self, blobs: Iterable[Digest]) -> dict[Digest, list[Digest]]:
         """By digest, the manifests that name it, sorted; those that no manifest names are not in it."""
@@ -219,6 +255,24 @@ class Relations:
         return Kept(frozenset(kept_tags), frozenset(kept), frozenset(blobs))
 
 
+def _take_out(related: dict[Digest, Any], one: Digest, other: Digest) -> None:
+    """C{other} out of those that are related to C{one}; each is there once, or as often as it was added."""
+    others = related[one]
+    if isinstance(others, dict):
+        del others[other]
+    else:
+        others.remove(other)
+    if not others:
+        del related[one]
+
+
+def _count_down(counts: dict[Digest, int], digest: Digest, least: int) -> None:
+    """One less; what comes down to C{least} is not counted any more."""
+    counts[digest] -= 1
+    if counts[digest] <= least:
+        del counts[digest]
+
+
 def tagged_about(repository: Repository, subject: Digest) -> Iterator[tuple[str, Digest]]:
     """The tags held under which something about C{subject} may be found, and what they mean."""
     for tag in (fallback_tag(subject), *cosign_tags(subject)):
@@ -260,6 +314,13 @@ class ManifestGraph:
         record = repository.manifests.get(digest) or ManifestRecord(manifest.media_type, size, confirm=True)
         relations.add(digest, manifest, record)
         self._remember(repository, relations)
+
+    def forget(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        """The repository holds these manifests no longer: what they alone said is not known any more."""
+        if (relations := self._relations.get(repository.place)) is not None:
+            for digest in digests:
+                relations.remove(digest)
+            self._remember(repository, relations)
 
     async def named(self, repository: Repository, digest: Digest, thorough: bool = False) -> Named | None:
         """
@@ -351,6 +412,8 @@ class ManifestGraph:
 
     def _remember(self, repository: Repository, relations: Relations) -> None:
         """Keep what was learnt. Where no manifest is held there is nothing to learn: made-up names cost no memory."""
-        if repository.manifests:
+        if not repository.manifests:
+            self._relations.drop(repository.place)
+        else:
             # What takes more than there is room for stays until another is learnt: it takes longest to learn.
             self._relations.put(repository.place, relations, min(relations.weight, self._budget))

@@ -134,8 +134,26 @@ def test_what_is_noted_and_not_there_is_not_listed_until_it_comes() -> None:
     assert shelf.listed() == []
     result(shelf.store.put(digest, data))
     assert shelf.listed() == [digest]
-    del shelf.repository.manifests[digest]
+    shelf.repository.drop(digest)
     assert shelf.listed() == []
+
+
+def test_what_only_a_forgotten_manifest_named_is_not_the_repositorys() -> None:
+    """It may be another one's; what others name too stays known, and nothing is read for that."""
+    shelf = Shelf()
+    common, alone = Digest.of(b"layer"), Digest.of(b"alone!")
+    first = shelf.hold(image(b"layer"))
+    second = shelf.hold(image(b"layer", b"alone!"))
+    assert result(shelf.graph.named(shelf.repository, alone)) == Named(6, linked=True)
+    shelf.store.reads.clear()
+    shelf.repository.drop(second)
+    shelf.graph.forget(shelf.repository, [second])
+    assert result(shelf.graph.named(shelf.repository, alone)) is None
+    assert result(shelf.graph.named(shelf.repository, common)) == Named(5, linked=True)
+    shelf.repository.drop(first)
+    shelf.graph.forget(shelf.repository, [first])
+    assert result(shelf.graph.named(shelf.repository, common)) is None
+    assert shelf.store.reads == []
 
 
 def test_what_cannot_be_read_hides_nothing_else() -> None:

@@ -43,20 +43,24 @@ class Model:
         """The same as the program has it."""
         repository, relations = Repository("docker.io", "app"), Relations()
         for digest in sorted(self.held):
-            children = [descriptor(child) for index, child in sorted(self.children) if index == digest]
-            blobs = [descriptor(blob) for manifest, blob in sorted(self.blobs) if manifest == digest]
-            subject = self.subjects.get(digest)
-            manifest = Manifest(
-                OCI_INDEX if children else OCI_MANIFEST,
-                tuple(children),
-                tuple(blobs),
-                None if subject is None else descriptor(subject),
-            )
+            manifest = self.manifest(digest)
             repository.hold(digest, manifest.media_type, 1)
             relations.add(digest, manifest, repository.manifests[digest])
         for tag, digest in self.tags.items():
             repository.tag(tag, digest, 1.0)
         return repository, relations
+
+    def manifest(self, digest: Digest) -> Manifest:
+        """Of that digest, as its document says."""
+        children = [descriptor(child) for index, child in sorted(self.children) if index == digest]
+        blobs = [descriptor(blob) for manifest, blob in sorted(self.blobs) if manifest == digest]
+        subject = self.subjects.get(digest)
+        return Manifest(
+            OCI_INDEX if children else OCI_MANIFEST,
+            tuple(children),
+            tuple(blobs),
+            None if subject is None else descriptor(subject),
+        )
 
     def edges(self) -> set[tuple[Digest, Digest]]:
         """Pairs of manifests held of which the first brings the second along."""
@@ -169,16 +173,42 @@ def test_what_has_left_the_repository_keeps_nothing(model: Model, gone: set[Dige
     """It was looked at while it was held."""
     repository, relations = model.built()
     for digest in gone & model.held:
-        del repository.manifests[digest]
         for tag in [tag for tag, record in repository.tags.items() if record.digest == digest]:
-            del repository.tags[tag], model.tags[tag]
+            repository.untag(tag)
+            del model.tags[tag]
             model.about.pop(tag, None)
+        repository.drop(digest)
     model.held -= gone
     for digest in model.held:
         assert relations.kept(repository, (), [digest]).manifests == model.kept({digest})
         child = any(index in model.held for index, each in model.children if each == digest)
         refers = model.subjects.get(digest) in model.held
         assert relations.is_implied(repository, digest, None) == (child or refers)
+
+
+@given(models(), st.lists(st.sampled_from(NODES)), st.sets(st.sampled_from(NODES)), st.sets(st.sampled_from(NODES)))
+@settings(deadline=None, max_examples=100)
+def test_what_is_removed_leaves_nothing_behind(
+    model: Model, again: list[Digest], pulled: set[Digest], gone: set[Digest]
+) -> None:
+    """As if it had never been there, however often it was added, and by whom: what it alone named is not known now."""
+    repository, relations = Repository("docker.io", "app"), Relations()
+    for confirm in (True, False):
+        for digest in [*sorted(model.held), *again]:
+            if digest in model.held and (confirm or digest not in pulled):
+                repository.hold(digest, OCI_MANIFEST, 1, confirm)
+                relations.add(digest, model.manifest(digest), repository.manifests[digest])
+    for digest in gone:
+        relations.remove(digest)
+    fresh = Relations()
+    for digest in sorted(model.held - gone):
+        fresh.add(digest, model.manifest(digest), repository.manifests[digest])
+    assert vars_of(relations) == vars_of(fresh)
+
+
+def vars_of(relations: Relations) -> dict[str, object]:
+    """All there is of it, whatever came first."""
+    return vars(relations) | {"parents": {child: sorted(each) for child, each in relations.parents.items()}}
 
 
 def test_an_index_goes_with_its_children_and_with_what_refers_to_them() -> None:
