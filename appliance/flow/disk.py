@@ -1,4 +1,9 @@
-"""Work on the disk: threads for what blocks, and files that a power cut leaves with the old content or the new."""
+"""
+Work on the disk: threads for what blocks, and files that a power cut leaves with the old content or the new.
+
+What changes a store is asked of C{os} by name (C{os.write}, C{os.rename}; L{Path.unlink} and its like do the same),
+never of a buffered file: so tests can stop the process at each such call, and forget what was not synced.
+"""
 
 from __future__ import annotations
 
@@ -66,14 +71,22 @@ def make_folder(folder: Path) -> None:
         fsync_folder(path.parent)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Make C{path} of C{data}, its bytes on the disk and no descriptor open on return; an error leaves no file."""
+def write_new(path: Path, data: bytes, synced: bool = True) -> None:
+    """
+    Make C{path} of C{data}, no descriptor open on return; an error leaves no file.
+
+    @param synced: whether its bytes are on the disk by then.
+    """
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            if synced:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -85,7 +98,7 @@ def write_file(path: Path, data: bytes, temporary: Path) -> None:
 
     @param temporary: a name in the same file system, free for this call; gone afterwards.
     """
-    write_synced(temporary, data)
+    write_new(temporary, data)
     try:
         os.rename(temporary, path)
     except BaseException:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
-from appliance.flow.disk import fsync_folder, write_synced
+from appliance.flow.disk import fsync_folder, write_new
 from appliance.flow.singleflight import shielded
 from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, Unfinished
 from appliance.oci.digest import Digest
@@ -141,7 +141,7 @@ class FilesystemBlobStore:
         os.listdir(self._partial)
         path = self._partial / f"probe.{next(self._temporaries)}.tmp"
         try:
-            path.write_bytes(b"probe")
+            write_new(path, b"probe", synced=False)
         finally:
             path.unlink(missing_ok=True)
 
@@ -177,7 +177,7 @@ class FilesystemBlobStore:
             fsync_folder(path.parent)
             return
         temporary = self._temporary(digest)
-        write_synced(temporary, data)
+        write_new(temporary, data)
         try:
             self._publish(temporary, digest, len(data))
         except BaseException:

@@ -27,6 +27,7 @@ from twisted.internet.defer import Deferred, DeferredLock, execute, fail, succee
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged
+from appliance.flow.disk import write_new
 from appliance.flow.singleflight import shielded
 from appliance.interfaces import IBlobReader, IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
@@ -203,7 +204,7 @@ class PartialBlob:
             return
         # Not synced: losing it costs only the resumption after a power cut.
         temporary = self._note.with_suffix(".note.tmp")
-        temporary.write_bytes(data)
+        write_new(temporary, data, synced=False)
         temporary.rename(self._note)
 
     def _commit(self) -> None:

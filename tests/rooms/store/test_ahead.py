@@ -331,12 +331,11 @@ def test_the_probe_says_why_the_store_is_not_ready(tmp_path: Path, monkeypatch: 
     store = opened(tmp_path)
     result(store.probe())
 
-    def full(path: Path, data: bytes) -> int:
-        path.touch()
+    def full(fd: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space left"):
             result(store.probe())
     assert os.listdir(tmp_path / "partial") == []
