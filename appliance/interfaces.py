@@ -7,7 +7,7 @@ work is ``async def``. Sizes and offsets are bytes, durations seconds; a range i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -146,7 +146,7 @@ class IIngest(Interface):
     def commit() -> Deferred[None]:
         """
         Make it a blob: durable when the Deferred fires. From then on its file cannot be written to. Where another
-        ingest has committed the blob meanwhile, that one stays.
+        ingest has committed the blob meanwhile, that one stays, unless it has lost its end since: then it is set aside.
 
         Fails with L{BlobDamaged} when the digest is wrong; the bytes are gone then.
         """
@@ -190,6 +190,20 @@ class Unfinished:
     written: float
 
 
+@dataclass(frozen=True)
+class SetAside:
+    """
+    A blob that was found damaged: its bytes lie beside the store's blobs, for who wants to look at them.
+
+    @ivar size: bytes of it, which are not those of the digest.
+    @ivar since: when it was set aside, seconds since the epoch.
+    """
+
+    digest: Digest
+    size: int
+    since: float
+
+
 class IBlobStore(Interface):
     """Immutable bytes by digest; manifests and blobs alike."""
 
@@ -212,7 +226,8 @@ class IBlobStore(Interface):
 
     def put(digest: Digest, data: bytes) -> Deferred[None]:
         """
-        Store a small blob that is wholly here; durable when the Deferred fires. Storing what is held is no error.
+        Store a small blob that is wholly here; durable when the Deferred fires. Storing what is held is no error; a
+        file of that name that holds something else is set aside.
 
         Fails with L{BlobDamaged} when C{data} does not have C{digest}.
         """
@@ -241,6 +256,29 @@ class IBlobStore(Interface):
 
         Who has it open goes on reading it, and one that is being received is not touched: it may become the blob again.
         """
+
+    def verify(digest: Digest, paced: Callable[[int], Awaitable[None]] | None = None) -> Deferred[bool]:
+        """
+        Read a held blob again, piece by piece; fires with whether it has its digest. What the disk cannot read counts
+        as damaged. What was not in memory before is not left there.
+
+        Fails with L{NotHeld}, also when it is deleted before it is opened, and with another L{OSError} than those of a
+        damaged disk, such as one about permissions: then nothing is known. Cancelling ends it after the piece in hand.
+
+        @param paced: is given the bytes of each piece that was read, and is waited for before the next one.
+        """
+
+    def set_aside(digest: Digest) -> Deferred[bool]:
+        """
+        Hold a blob no more and keep its bytes as L{damaged}, in place of older ones of that digest; durable when the
+        Deferred fires. Fires with whether it was held. Who has it open goes on reading.
+        """
+
+    def damaged() -> Deferred[list[SetAside]]:
+        """What was set aside, sorted by digest; also what is held again by now."""
+
+    def drop_damaged(digest: Digest) -> Deferred[None]:
+        """Keep the bytes that were set aside no more; where there are none it is no error."""
 
     def total() -> int:
         """Bytes of all blobs held."""

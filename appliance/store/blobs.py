@@ -1,16 +1,20 @@
-"""Blobs by digest in the file system: C{blobs/<algorithm>/<hex>}, immutable once there."""
+"""
+Blobs by digest in the file system: C{blobs/<algorithm>/<hex>}, immutable once there. Those that were found damaged are
+moved to C{damaged/<algorithm>-<hex>}.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
@@ -18,12 +22,18 @@ from zope.interface import implementer
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
 from appliance.flow.disk import fsync_folder, write_new
 from appliance.flow.singleflight import shielded
-from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, Unfinished
+from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, SetAside, Unfinished
 from appliance.oci.digest import Digest
 from appliance.store.files import FileReader, SharedFile
-from appliance.store.partial import PARTIAL, PartialBlob, read_note, unlink
+from appliance.store.partial import PARTIAL, READ, PartialBlob, read_note, unlink
 
 T = TypeVar("T")
+
+DAMAGED = "damaged"
+"""The folder of what was set aside."""
+
+_DISK_FAULTS = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
+"""What a disk says of bytes that it has lost, and a file system of those whose checksum is wrong."""
 
 
 @implementer(IBlobStore)
@@ -34,6 +44,7 @@ class FilesystemBlobStore:
         self._blobs = root / "blobs"
         self._folder = str(self._blobs)
         self._partial = root / PARTIAL
+        self._damaged = root / DAMAGED
         self._threads = threads
         self._total = 0
         # What got its name or lost it while the others are being added up.
@@ -66,11 +77,7 @@ class FilesystemBlobStore:
 
     def open(self, digest: Digest) -> IBlobReader:
         """See L{IBlobStore.open}."""
-        try:
-            fd = os.open(f"{self._folder}/{digest.algorithm}/{digest.encoded}", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotHeld(f"{digest} is not in the store") from None
-        return FileReader(SharedFile(fd), self._threads)
+        return FileReader(self._opened(digest), self._threads)
 
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
         """See L{IBlobStore.read}."""
@@ -126,9 +133,57 @@ class FilesystemBlobStore:
         """See L{IBlobStore.delete}."""
         return shielded(self._threads.call(self._delete, digest))
 
+    def verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None = None) -> Deferred[bool]:
+        """See L{IBlobStore.verify}."""
+        return Deferred.fromCoroutine(self._verify(digest, paced))
+
+    def set_aside(self, digest: Digest) -> Deferred[bool]:
+        """See L{IBlobStore.set_aside}."""
+        return shielded(self._threads.call(self._set_aside, digest))
+
+    def damaged(self) -> Deferred[list[SetAside]]:
+        """See L{IBlobStore.damaged}."""
+        return self._threads.call(self._list_damaged)
+
+    def drop_damaged(self, digest: Digest) -> Deferred[None]:
+        """See L{IBlobStore.drop_damaged}."""
+        return shielded(self._threads.call(unlink, self._damaged / digest.file_name))
+
     def total(self) -> int:
         """See L{IBlobStore.total}."""
         return self._total
+
+    async def _verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None) -> bool:
+        hasher, offset, count = digest.hasher(), 0, READ
+        try:
+            while count == READ:
+                count = await shielded(self._threads.call(self._hash, digest, offset, hasher))
+                offset += count
+                if paced is not None:
+                    await paced(count)
+        except OSError as error:
+            if error.errno in _DISK_FAULTS:
+                return False
+            raise
+        return bool(hasher.hexdigest() == digest.encoded)
+
+    def _hash(self, digest: Digest, offset: int, hasher: Any) -> int:
+        """Add up to L{READ} bytes of a blob to C{hasher}; how many there were. No file stays open between pieces."""
+        file = self._opened(digest)
+        try:
+            try:
+                os.preadv(file.fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+                in_memory = True
+            except OSError:
+                in_memory = False
+            data = os.pread(file.fd, READ, offset)
+            hasher.update(data)
+            if not in_memory:
+                # Clients' blobs stay in memory, whatever else is looked at.
+                os.posix_fadvise(file.fd, offset, len(data), os.POSIX_FADV_DONTNEED)
+            return len(data)
+        finally:
+            file.release()
 
     def _inspect(self, path: Path) -> Unfinished | None:
         try:
@@ -148,6 +203,13 @@ class FilesystemBlobStore:
     def _path(self, digest: Digest) -> Path:
         return self._blobs / digest.algorithm / digest.encoded
 
+    def _opened(self, digest: Digest) -> SharedFile:
+        try:
+            fd = os.open(f"{self._folder}/{digest.algorithm}/{digest.encoded}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotHeld(f"{digest} is not in the store") from None
+        return SharedFile(fd)
+
     def _read(self, digest: Digest, limit: int) -> bytes:
         try:
             with open(self._path(digest), "rb") as file:
@@ -157,6 +219,17 @@ class FilesystemBlobStore:
         if len(data) > limit:
             raise BlobDamaged(f"{digest} is larger than the {limit} bytes it may have here")
         return data
+
+    def _is(self, digest: Digest, data: bytes) -> bool:
+        """Whether what is held as C{digest} is C{data}; what the disk has lost is not."""
+        try:
+            return self._read(digest, len(data)) == data
+        except (NotHeld, BlobDamaged):
+            return False
+        except OSError as error:
+            if error.errno in _DISK_FAULTS:
+                return False
+            raise
 
     def _read_all(self, digests: Sequence[Digest], limit: int) -> dict[Digest, bytes]:
         found: dict[Digest, bytes] = {}
@@ -173,9 +246,11 @@ class FilesystemBlobStore:
             raise BlobDamaged(f"{len(data)} bytes do not have the digest {digest}")
         path = self._path(digest)
         if path.exists():
-            # Maybe since a moment ago, by another thread.
-            fsync_folder(path.parent)
-            return
+            if self._is(digest, data):
+                # Maybe since a moment ago, by another thread.
+                fsync_folder(path.parent)
+                return
+            self._set_aside(digest)
         temporary = self._temporary(digest)
         write_new(temporary, data)
         try:
@@ -187,10 +262,13 @@ class FilesystemBlobStore:
     def _publish(self, path: Path, digest: Digest, size: int) -> None:
         """
         Give the file C{path} the blob's name, unless a file has it already: then that one is the blob, and C{path} is
-        gone. Durable on return. The file is whole and synced, and has no writer any more.
+        gone. One of another length is no blob, and set aside. Durable on return. The file is whole and synced, and has
+        no writer any more.
         """
         final = self._path(digest)
         with self._naming:
+            if self.size(digest) not in (None, size):
+                self._move_aside(digest)
             if final.exists():
                 path.unlink()
             else:
@@ -205,12 +283,42 @@ class FilesystemBlobStore:
         with self._naming, suppress(FileNotFoundError):
             size = path.stat().st_size
             path.unlink()
-            if self._changed is None or path.name in self._changed:
-                self._total -= size
-            else:
-                self._changed.add(path.name)
+            self._uncount(path.name, size)
         # Also where another has just removed it: its removal may not be durable yet.
         fsync_folder(path.parent)
+
+    def _set_aside(self, digest: Digest) -> bool:
+        with self._naming:
+            return self._move_aside(digest)
+
+    def _move_aside(self, digest: Digest) -> bool:
+        path = self._path(digest)
+        try:
+            size = path.stat().st_size
+            os.rename(path, self._damaged / digest.file_name)
+        except FileNotFoundError:
+            return False
+        self._uncount(path.name, size)
+        # Where it went before where it was: after a power cut it may have both names, and never none.
+        fsync_folder(self._damaged)
+        fsync_folder(path.parent)
+        return True
+
+    def _uncount(self, name: str, size: int) -> None:
+        if self._changed is None or name in self._changed:
+            self._total -= size
+        else:
+            self._changed.add(name)
+
+    def _list_damaged(self) -> list[SetAside]:
+        found = []
+        for entry in os.scandir(self._damaged):
+            algorithm, _, encoded = entry.name.partition("-")
+            with suppress(DigestInvalid, FileNotFoundError):
+                # Its bytes were written before that; its name is what has changed.
+                said = entry.stat()
+                found.append(SetAside(Digest(algorithm, encoded), said.st_size, said.st_ctime))
+        return sorted(found, key=lambda each: each.digest)
 
     def _temporary(self, digest: Digest) -> Path:
         return self._partial / f"{digest.file_name}.{next(self._temporaries)}.tmp"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, NotHeld
-from appliance.interfaces import IBlobReader, IBlobStore, IFileTransport, IIngest, Origin, Unfinished
+from appliance.interfaces import IBlobReader, IBlobStore, IFileTransport, IIngest, Origin, SetAside, Unfinished
 from appliance.oci.digest import Digest
 
 
@@ -22,12 +22,13 @@ class MemoryBlobStore:
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
         self._partial: dict[Digest, tuple[bytes, Origin | None]] = {}
+        self._damaged: dict[Digest, bytes] = {}
         self._receiving: set[Digest] = set()
 
     def again(self) -> MemoryBlobStore:
         """What a new process would find: as much as this one has, and no ingest open."""
         store = MemoryBlobStore()
-        store._blobs, store._partial = self._blobs, dict(self._partial)
+        store._blobs, store._partial, store._damaged = self._blobs, dict(self._partial), self._damaged
         return store
 
     def size(self, digest: Digest) -> int | None:
@@ -64,16 +65,16 @@ class MemoryBlobStore:
         """See L{IBlobStore.put}."""
         if not digest.matches(data):
             return fail(BlobDamaged(f"{len(data)} bytes do not have the digest {digest}"))
-        self._blobs[digest] = data
+        self._publish(digest, data)
         return succeed(None)
 
     def ingest(self, digest: Digest) -> Deferred[IIngest]:
         """See L{IBlobStore.ingest}."""
         if digest in self._receiving:
-            return succeed(_MemoryIngest(self._blobs, {}, digest, lambda: None))
+            return succeed(_MemoryIngest(self._blobs, {}, digest, lambda: None, self._publish))
         self._receiving.add(digest)
         closed = partial(self._receiving.discard, digest)
-        return succeed(_MemoryIngest(self._blobs, self._partial, digest, closed))
+        return succeed(_MemoryIngest(self._blobs, self._partial, digest, closed, self._publish))
 
     def unfinished(self) -> list[Digest]:
         """See L{IBlobStore.unfinished}."""
@@ -98,9 +99,42 @@ class MemoryBlobStore:
         self._blobs.pop(digest, None)
         return succeed(None)
 
+    def verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None = None) -> Deferred[bool]:
+        """See L{IBlobStore.verify}: all of it is one piece."""
+        return Deferred.fromCoroutine(self._verify(digest, paced))
+
+    def set_aside(self, digest: Digest) -> Deferred[bool]:
+        """See L{IBlobStore.set_aside}."""
+        data = self._blobs.pop(digest, None)
+        if data is not None:
+            self._damaged[digest] = data
+        return succeed(data is not None)
+
+    def damaged(self) -> Deferred[list[SetAside]]:
+        """See L{IBlobStore.damaged}; all was set aside at the beginning of time."""
+        return succeed([SetAside(digest, len(data), 0.0) for digest, data in sorted(self._damaged.items())])
+
+    def drop_damaged(self, digest: Digest) -> Deferred[None]:
+        """See L{IBlobStore.drop_damaged}."""
+        self._damaged.pop(digest, None)
+        return succeed(None)
+
     def total(self) -> int:
         """See L{IBlobStore.total}."""
         return sum(map(len, self._blobs.values()))
+
+    async def _verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None) -> bool:
+        data = self._blobs.get(digest)
+        if data is None:
+            raise NotHeld(f"{digest} is not in the store")
+        if paced is not None:
+            await paced(len(data))
+        return digest.matches(data)
+
+    def _publish(self, digest: Digest, data: bytes) -> None:
+        held = self._blobs.setdefault(digest, data)
+        if held != data:
+            self._damaged[digest], self._blobs[digest] = held, data
 
 
 @implementer(IBlobReader)
@@ -150,8 +184,10 @@ class _MemoryIngest:
         partial: dict[Digest, tuple[bytes, Origin | None]],
         digest: Digest,
         closed: Callable[[], None],
+        publish: Callable[[Digest, bytes], None],
     ) -> None:
         self._blobs = blobs
+        self._publish = publish
         self._partial = partial
         self._when_closed = closed
         data, self.origin = partial.setdefault(digest, (b"", None))
@@ -220,7 +256,7 @@ class _MemoryIngest:
         self.close()
         if not self.digest.matches(data):
             return fail(BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}"))
-        self._blobs.setdefault(self.digest, data)
+        self._publish(self.digest, data)
         return succeed(None)
 
     def discard(self) -> Deferred[None]:

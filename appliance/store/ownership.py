@@ -7,6 +7,7 @@ One process owns a store, and knows its layout's version.
     <store>/lock      held (flock) by the process that owns the store
     <store>/blobs/sha256/<hex>, blobs/sha512/<hex>
     <store>/partial/  blobs under way, and temporary files
+    <store>/damaged/  blobs that were found damaged
     <store>/repositories/, <store>/state/
 """
 
@@ -21,7 +22,7 @@ from appliance.errors import StoreError, StoreLocked, StoreTooNew
 from appliance.flow.disk import make_folder, write_file
 
 VERSION = 1
-FOLDERS = ("blobs/sha256", "blobs/sha512", "partial", "repositories", "state")
+FOLDERS = ("blobs/sha256", "blobs/sha512", "partial", "damaged", "repositories", "state")
 
 
 class Ownership:

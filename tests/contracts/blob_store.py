@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -27,6 +28,10 @@ class BlobStoreContract(SynchronousTestCase):
     @abstractmethod
     def make(self) -> IBlobStore:
         """An empty store."""
+
+    @abstractmethod
+    def damage(self, digest: Digest, data: bytes) -> None:
+        """What the disk gives of a held blob from now on."""
 
     def setUp(self) -> None:
         self.store = self.make()
@@ -141,3 +146,104 @@ class BlobStoreContract(SynchronousTestCase):
             self.assertEqual(self.successResultOf(self.store.read(DIGEST, 1000)), DATA)
             self.assertEqual(self.store.total(), len(DATA))
             self.delete()
+
+    # -- damage -----------------------------------------------------------------------------------------------------
+
+    def verify(self, digest: Digest = DIGEST) -> bool:
+        return self.successResultOf(self.store.verify(digest))
+
+    def set_aside(self, digest: Digest = DIGEST) -> bool:
+        return self.successResultOf(self.store.set_aside(digest))
+
+    def damaged(self) -> list[tuple[Digest, int]]:
+        return [(each.digest, each.size) for each in self.successResultOf(self.store.damaged())]
+
+    def test_a_blob_that_is_as_it_was_is_right(self) -> None:
+        """Whatever its algorithm, and the empty one too; looking at it changes nothing."""
+        for data, algorithm in ((DATA, "sha256"), (DATA, "sha512"), (b"", "sha256")):
+            digest = Digest.of(data, algorithm)
+            self.put(digest, data)
+            self.assertTrue(self.verify(digest))
+            self.assertEqual(self.successResultOf(self.store.read(digest, 1000)), data)
+        self.assertEqual(self.damaged(), [])
+
+    def test_one_byte_less_more_or_other_is_found(self) -> None:
+        """Whatever a disk does to it."""
+        self.put()
+        for damage in (DATA[:-1], DATA + b" ", b"", DATA[:5] + b"!" + DATA[6:]):
+            self.damage(DIGEST, damage)
+            self.assertFalse(self.verify())
+
+    def test_what_is_not_held_cannot_be_verified(self) -> None:
+        """It may have been deleted a moment ago: that is no damage."""
+        self.failureResultOf(self.store.verify(OTHER), NotHeld)
+
+    def test_who_verifies_sets_the_pace(self) -> None:
+        """It is given the bytes of each piece, and no other is read before it is ready; it may give up there."""
+        self.put()
+        pieces: list[int] = []
+        ready: Deferred[None] = Deferred()
+
+        def paced(count: int) -> Deferred[None]:
+            pieces.append(count)
+            return ready
+
+        verifying = self.store.verify(DIGEST, paced)
+        self.assertEqual(pieces, [len(DATA)])
+        self.assertNoResult(verifying)
+        ready.callback(None)
+        self.assertTrue(self.successResultOf(verifying))
+
+        ready = Deferred()
+        verifying = self.store.verify(DIGEST, paced)
+        verifying.cancel()
+        self.failureResultOf(verifying, CancelledError)
+
+    def test_what_is_set_aside_is_held_no_more_and_kept(self) -> None:
+        """It is gone from every answer and from the sum, and lies where a person can look at it, also later on."""
+        self.put()
+        self.put(OTHER, b"something else")
+        self.damage(DIGEST, b"x" * len(DATA))
+        self.assertTrue(self.set_aside())
+        self.assertIsNone(self.store.size(DIGEST))
+        self.assertRaises(NotHeld, self.store.open, DIGEST)
+        self.assertEqual(self.store.total(), len(b"something else"))
+        self.assertEqual(self.damaged(), [(DIGEST, len(DATA))])
+        self.assertFalse(self.set_aside())
+        self.assertEqual(self.damaged(), [(DIGEST, len(DATA))])
+
+    def test_who_has_a_damaged_blob_open_goes_on(self) -> None:
+        """Its connection is told of the damage in its own way, by what it reads."""
+        self.put()
+        reader = self.store.open(DIGEST)
+        self.addCleanup(reader.close)
+        self.set_aside()
+        self.assertEqual(self.successResultOf(reader.read(5, 1000)), DATA[5:])
+
+    def test_the_right_bytes_make_it_a_blob_again(self) -> None:
+        """What was set aside stays there until it is dropped; a second damage takes the place of the first."""
+        self.put()
+        for damage in (b"one", b"two and more"):
+            self.damage(DIGEST, damage)
+            self.set_aside()
+            self.put()
+            self.assertTrue(self.verify())
+            self.assertEqual(self.damaged(), [(DIGEST, len(damage))])
+        for _ in range(2):
+            self.successResultOf(self.store.drop_damaged(DIGEST))
+            self.assertEqual(self.damaged(), [])
+        self.assertTrue(self.verify())
+
+    def test_damaged_bytes_do_not_stand_in_the_way_of_right_ones(self) -> None:
+        """Whoever stores the blob again has it whole, also where the damage was not seen before."""
+        self.put()
+        for damage in (DATA[:-1], DATA + b" ", b"x" * len(DATA)):
+            self.damage(DIGEST, damage)
+            self.put()
+            self.assertTrue(self.verify())
+        self.damage(DIGEST, DATA[:-1])
+        ingest = self.successResultOf(self.store.ingest(DIGEST))
+        self.successResultOf(ingest.write([DATA]))
+        self.successResultOf(ingest.commit())
+        self.assertTrue(self.verify())
+        self.assertEqual(self.damaged(), [(DIGEST, len(DATA) - 1)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
-from appliance.interfaces import IBlobReader, IBlobStore, IDocuments, IIngest, Origin, Unfinished
+from appliance.interfaces import IBlobReader, IBlobStore, IDocuments, IIngest, Origin, SetAside, Unfinished
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import result
@@ -109,6 +109,18 @@ class BrittleStore:
 
     def delete(self, digest: Digest) -> Deferred[None]:
         return self._disk.run(lambda: self._store.delete(digest))
+
+    def verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None = None) -> Deferred[bool]:
+        return self._store.verify(digest, paced)
+
+    def set_aside(self, digest: Digest) -> Deferred[bool]:
+        return self._disk.run(lambda: self._store.set_aside(digest))
+
+    def damaged(self) -> Deferred[list[SetAside]]:
+        return self._store.damaged()
+
+    def drop_damaged(self, digest: Digest) -> Deferred[None]:
+        return self._disk.run(lambda: self._store.drop_damaged(digest))
 
     def total(self) -> int:
         return self._store.total()

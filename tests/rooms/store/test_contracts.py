@@ -40,6 +40,10 @@ class OnDisk:
         Ownership.claim(self.root).release()
         return FilesystemBlobStore(self.root, InlineThreads())
 
+    def damage(self, digest: Digest, data: bytes) -> None:
+        """See L{BlobStoreContract}."""
+        (self.root / "blobs" / digest.algorithm / digest.encoded).write_bytes(data)
+
 
 class InMemory:
     """The twin: what a new process would find is what this one has."""
@@ -53,6 +57,10 @@ class InMemory:
     def again(self) -> IBlobStore:
         """See the contracts."""
         return self.store.again()
+
+    def damage(self, digest: Digest, data: bytes) -> None:
+        """See L{BlobStoreContract}."""
+        self.store._blobs[digest] = data
 
 
 class TestBlobsOnDisk(OnDisk, BlobStoreContract):
