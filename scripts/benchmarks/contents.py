@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,16 +58,20 @@ class Images:
         serial = next(self._serials)
         repository = f"bench/{purpose}-{serial}"
         layer = Blob(OCI.layer, serial.to_bytes(_SERIAL_BYTES, "big") + self._filling)
-        return Image(repository, _image(layer, repository))
+        # The layer is never unpacked, so its digest does for that of its tar.
+        return Image(repository, image_of([layer], [sha256(repository.encode())], repository))
 
     @cached_property
     def _filling(self) -> bytes:
         return random.Random(1).randbytes(self.size - _SERIAL_BYTES)
 
 
-def _image(layer: Blob, title: str) -> Content:
-    # The layer is never unpacked, so its digest does for that of its tar.
-    rootfs = {"type": "layers", "diff_ids": [sha256(title.encode())]}
+def image_of(layers: Sequence[Blob], diff_ids: Sequence[str], title: str) -> Content:
+    """
+    An image of these layers, and of a config that no image of another C{title} has.
+
+    @param diff_ids: of each layer the digest of its tar.
+    """
     config = Blob(
         OCI.config,
         encode(
@@ -75,7 +80,7 @@ def _image(layer: Blob, title: str) -> Content:
                 "architecture": "amd64",
                 "os": "linux",
                 "config": {},
-                "rootfs": rootfs,
+                "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
                 "history": [{"created": CREATED, "created_by": title}],
             }
         ),
@@ -84,6 +89,6 @@ def _image(layer: Blob, title: str) -> Content:
         "schemaVersion": 2,
         "mediaType": OCI.manifest,
         "config": config.descriptor(),
-        "layers": [layer.descriptor()],
+        "layers": [layer.descriptor() for layer in layers],
     }
-    return Content(Blob(OCI.manifest, encode(document)), (config, layer), platform="amd64")
+    return Content(Blob(OCI.manifest, encode(document)), (config, *layers), platform="amd64")

@@ -45,6 +45,7 @@ class Effort:
     @ivar bundles: rounds of the row about bundles.
     @ivar bundle_bytes: of all layers of a bundle together.
     @ivar bundle_images: how many these are.
+    @ivar images: in the largest store.
     """
 
     rounds: int
@@ -55,6 +56,7 @@ class Effort:
     bundles: int
     bundle_bytes: int
     bundle_images: int
+    images: int
     rate: float = 100e6
     round_trip: float = 0.02
     warm_clients: int = 4
@@ -96,9 +98,13 @@ class Servers:
 
     def appliance(self, name: str = "appliance", upstream_url: str | None = None, **upstream: Any) -> Appliance:
         """With an empty store; C{upstream} goes into that part of its configuration."""
-        started = appliance(self._folder / name, upstream_url or self._upstream.url, **upstream)
-        self._stack.callback(started.kill)
-        return started
+        return self.configured(name, upstream_url, **upstream).start()
+
+    def configured(self, name: str, upstream_url: str | None = None, **upstream: Any) -> Appliance:
+        """As L{appliance}, not started yet: its folder may be filled first."""
+        made = appliance(self._folder / name, upstream_url or self._upstream.url, **upstream)
+        self._stack.callback(made.kill)
+        return made
 
     def proxy(self) -> Registry:
         """docker-registry as a pull-through cache with an empty store."""

@@ -22,9 +22,9 @@ _KIB = re.compile(r"(VmRSS|VmHWM):\s+([0-9]+) kB")
 
 
 def appliance(folder: Path, upstream_url: str, **upstream: Any) -> Appliance:
-    """The appliance with an empty store, configured as it is shipped where it matters here, but for C{upstream}."""
+    """The appliance, configured as it is shipped where it matters here, but for C{upstream}; its store is empty."""
     shipped = {"fresh_for": "1m", "revalidate_within": "2s"}
-    return Appliance(folder, upstream_url, upstream={**shipped, **upstream}).start()
+    return Appliance(folder, upstream_url, upstream={**shipped, **upstream})
 
 
 def received(of: Appliance) -> int:

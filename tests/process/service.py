@@ -113,6 +113,12 @@ class Appliance:
 
     def start(self) -> Appliance:
         """Start it and wait until it says that it is ready."""
+        self.launch()
+        until(self._is_ready, "ready")
+        return self
+
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -121,8 +127,6 @@ class Appliance:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        until(self._is_ready, "ready")
-        return self
 
     def _is_ready(self) -> bool:
         if self.process.poll() is not None:
