@@ -109,14 +109,39 @@ class IIngest(Interface):
     Each has a file of its own, also where several receive the same blob at once. The caller waits for each Deferred
     before the next call; L{note} and L{write_ahead} may overlap with others. What a cancelled call has begun goes on,
     and the next one waits for its end.
+
+    An I{unstored} one only passes the bytes on: it never becomes a blob, and what came is gone when it is closed and
+    its readers are. They lie in a file without a name; from where the disk takes no more of them, the latest are in
+    memory, and the readers have to keep up with each other.
     """
 
     digest = Attribute("the L{Digest} the whole must have")
     size = Attribute("bytes received so far (int)")
     origin = Attribute("the L{Origin} noted with the bytes, for a resumption after a restart")
+    stored = Attribute("whether it can become a blob (bool)")
+    start = Attribute("offset of the first byte that a new reader can have (int): 0 while none was dropped from memory")
+    readers = Attribute("how many L{reader}s are open (int)")
+
+    def unstore() -> None:
+        """It is stored no more, for instance since the disk refused. What came can be read on. Immediate."""
+
+    def room() -> Deferred[None]:
+        """
+        Fires when more may be written: at once, but for an unstored one whose readers have left too much in memory. A
+        write that does not wait for it is no error.
+        """
+
+    def shed() -> int:
+        """
+        Give up the readers that have stood still since the last call and keep others waiting; how many. Their reads
+        fail from now on. Immediate.
+        """
 
     def write(data: list[bytes]) -> Deferred[None]:
-        """Append and hash C{data}. Fails with L{OSError} when the disk refuses."""
+        """
+        Append and hash C{data}. Fails with L{OSError} when the disk refuses: then none of it was, and it may be written
+        again. That of an unstored one does not fail for the disk.
+        """
 
     def write_ahead(offset: int, data: list[bytes]) -> Deferred[None]:
         """
@@ -137,8 +162,11 @@ class IIngest(Interface):
     def note(origin: Origin) -> Deferred[None]:
         """Remember where the bytes come from, durably enough to resume."""
 
-    def reader() -> IBlobReader:
-        """A reader of the bytes received so far and of those still to come. Raises L{OSError} after the end."""
+    def reader(start: int = 0) -> IBlobReader:
+        """
+        A reader of the bytes received so far and of those still to come, from offset C{start} on: of an unstored one,
+        what is in front of that may be gone. Raises L{OSError} after the end.
+        """
 
     def verify() -> bool:
         """Whether what was received has the digest."""
@@ -148,7 +176,8 @@ class IIngest(Interface):
         Make it a blob: durable when the Deferred fires. From then on its file cannot be written to. Where another
         ingest has committed the blob meanwhile, that one stays, unless it has lost its end since: then it is set aside.
 
-        Fails with L{BlobDamaged} when the digest is wrong; the bytes are gone then.
+        Fails with L{BlobDamaged} when the digest is wrong; the bytes are gone then. Fails with L{OSError} when the disk
+        refuses, or it is unstored: then there is no blob.
         """
 
     def discard() -> Deferred[None]:
@@ -205,7 +234,14 @@ class SetAside:
 
 
 class IBlobStore(Interface):
-    """Immutable bytes by digest; manifests and blobs alike."""
+    """
+    Immutable bytes by digest; manifests and blobs alike.
+
+    What is to be stored, by L{put} or L{ingest}, is refused with L{OSError} (C{ENOSPC}) where less than C{floor} bytes
+    of the disk would be left, so that there is room for documents.
+    """
+
+    floor = Attribute("bytes of the disk that blobs leave free (int); may be set")
 
     def size(digest: Digest) -> int | None:
         """The blob's size, C{None} when it is not held. Immediate."""
@@ -232,9 +268,11 @@ class IBlobStore(Interface):
         Fails with L{BlobDamaged} when C{data} does not have C{digest}.
         """
 
-    def ingest(digest: Digest) -> Deferred[IIngest]:
+    def ingest(digest: Digest, keep: bool = True) -> Deferred[IIngest]:
         """
         Receive a blob: fires with an L{IIngest} that goes on where an earlier one was closed or cut.
+
+        @param keep: C{False} for an unstored one, which begins with nothing. That does not fail for the disk.
 
         While one is open, another of the same digest begins with nothing, and what it received is gone when it is
         closed. Whichever is committed first becomes the blob; the others' bytes are gone when they are closed.
@@ -282,6 +320,16 @@ class IBlobStore(Interface):
 
     def total() -> int:
         """Bytes of all blobs held."""
+
+    def free() -> int:
+        """
+        Bytes of the disk that are free for us. Immediate.
+
+        Raises L{OSError}: C{EROFS} where nothing can be written at all, others where it cannot be found out.
+        """
+
+    def capacity() -> int:
+        """Bytes of the whole disk. Immediate. Raises L{OSError} where that cannot be found out."""
 
 
 # -- index ----------------------------------------------------------------------------------------------------------

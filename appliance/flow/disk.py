@@ -7,6 +7,7 @@ never of a buffered file: so tests can stop the process at each such call, and f
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,18 @@ class InlineThreads:
     def call(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """See L{IThreads.call}; the Deferred has fired when this returns."""
         return execute(function, *args)
+
+
+_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """
+    Whether the disk does not take what was to be written: it is full, a quota is used up, it is broken or read-only.
+
+    What it holds can be served all the same, and what an upstream sends can be passed on.
+    """
+    return isinstance(error, OSError) and error.errno in _REFUSALS
 
 
 # -- files that survive -----------------------------------------------------------------------------------------------

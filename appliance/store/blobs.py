@@ -22,10 +22,18 @@ from zope.interface import implementer
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
 from appliance.flow.disk import fsync_folder, write_new
 from appliance.flow.singleflight import shielded
-from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, SetAside, Unfinished
+from appliance.interfaces import (
+    IBlobReader,
+    IBlobStore,
+    IIngest,
+    IThreads,
+    SetAside,
+    Unfinished,
+)
 from appliance.oci.digest import Digest
 from appliance.store.files import FileReader, SharedFile
 from appliance.store.partial import PARTIAL, READ, PartialBlob, read_note, unlink
+from appliance.store.window import Memory
 
 T = TypeVar("T")
 
@@ -52,6 +60,8 @@ class FilesystemBlobStore:
         self._naming = Lock()
         self._temporaries = count(1)
         self._receiving: set[Digest] = set()
+        self._memory = Memory()
+        self.floor = 0
 
     def measure(self) -> Deferred[None]:
         """Add up what the folder holds, once at start; until it fires L{total} counts only what came since."""
@@ -91,14 +101,14 @@ class FilesystemBlobStore:
         """See L{IBlobStore.put}."""
         return self._threads.call(self._put, digest, data)
 
-    def ingest(self, digest: Digest) -> Deferred[IIngest]:
+    def ingest(self, digest: Digest, keep: bool = True) -> Deferred[IIngest]:
         """See L{IBlobStore.ingest}."""
-        final = self._path(digest)
-        if digest in self._receiving:
-            return PartialBlob(self._temporary(digest), final, digest, self._threads, self._publish).load()
-        self._receiving.add(digest)
-        path, closed = self._partial / digest.file_name, partial(self._receiving.discard, digest)
-        return PartialBlob(path, final, digest, self._threads, self._publish, closed).load()
+        path, closed = self._temporary(digest), _nothing
+        if keep and digest not in self._receiving:
+            self._receiving.add(digest)
+            path, closed = self._partial / digest.file_name, partial(self._receiving.discard, digest)
+        shared = (self._threads, self._publish, self._admit, self._memory)
+        return PartialBlob(path, self._path(digest), digest, *shared, closed, keep).load()
 
     def unfinished(self) -> list[Digest]:
         """See L{IBlobStore.unfinished}."""
@@ -152,6 +162,18 @@ class FilesystemBlobStore:
     def total(self) -> int:
         """See L{IBlobStore.total}."""
         return self._total
+
+    def free(self) -> int:
+        """See L{IBlobStore.free}."""
+        disk = os.statvfs(self._folder)
+        if disk.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self._folder)
+        return disk.f_bavail * disk.f_frsize
+
+    def capacity(self) -> int:
+        """See L{IBlobStore.capacity}."""
+        disk = os.statvfs(self._folder)
+        return disk.f_blocks * disk.f_frsize
 
     async def _verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None) -> bool:
         hasher, offset, count = digest.hasher(), 0, READ
@@ -251,6 +273,7 @@ class FilesystemBlobStore:
                 fsync_folder(path.parent)
                 return
             self._set_aside(digest)
+        self._admit(len(data))
         temporary = self._temporary(digest)
         write_new(temporary, data)
         try:
@@ -320,6 +343,11 @@ class FilesystemBlobStore:
                 found.append(SetAside(Digest(algorithm, encoded), said.st_size, said.st_ctime))
         return sorted(found, key=lambda each: each.digest)
 
+    def _admit(self, length: int) -> None:
+        """Raises L{OSError} when C{length} more bytes of blobs would not leave C{floor}."""
+        if self.floor and self.free() < self.floor + length:
+            raise OSError(errno.ENOSPC, "no more room than is reserved for documents")
+
     def _temporary(self, digest: Digest) -> Path:
         return self._partial / f"{digest.file_name}.{next(self._temporaries)}.tmp"
 
@@ -331,3 +359,7 @@ class FilesystemBlobStore:
                 with suppress(FileNotFoundError):
                     found[blob.name] = blob.stat().st_size
         return found
+
+
+def _nothing() -> None:
+    """No other writer of that file is waited for."""

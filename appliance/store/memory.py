@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, NotHeld
-from appliance.interfaces import IBlobReader, IBlobStore, IFileTransport, IIngest, Origin, SetAside, Unfinished
+from appliance.interfaces import (
+    IBlobReader,
+    IBlobStore,
+    IFileTransport,
+    IIngest,
+    Origin,
+    SetAside,
+    Unfinished,
+)
 from appliance.oci.digest import Digest
+from appliance.store.window import Memory, Window
 
+UNBOUNDED = 1 << 62
 
 @implementer(IBlobStore)
 class MemoryBlobStore:
     """L{IBlobStore} in a dict; what is under way outlives a closed ingest, as it does on disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = UNBOUNDED) -> None:
+        """@param capacity: bytes that it takes; what is unstored counts."""
         self._blobs: dict[Digest, bytes] = {}
         self._partial: dict[Digest, tuple[bytes, Origin | None]] = {}
         self._damaged: dict[Digest, bytes] = {}
         self._receiving: set[Digest] = set()
+        self._capacity = capacity
+        # Those whose bytes are nowhere else.
+        self._detached: set[_MemoryIngest] = set()
+        self._memory = Memory()
+        self.floor = 0
 
     def again(self) -> MemoryBlobStore:
         """What a new process would find: as much as this one has, and no ingest open."""
-        store = MemoryBlobStore()
+        store = MemoryBlobStore(self._capacity)
         store._blobs, store._partial, store._damaged = self._blobs, dict(self._partial), self._damaged
         return store
 
@@ -65,16 +81,18 @@ class MemoryBlobStore:
         """See L{IBlobStore.put}."""
         if not digest.matches(data):
             return fail(BlobDamaged(f"{len(data)} bytes do not have the digest {digest}"))
+        if digest not in self._blobs:
+            try:
+                self._admit(len(data))
+            except OSError as error:
+                return fail(error)
         self._publish(digest, data)
         return succeed(None)
 
-    def ingest(self, digest: Digest) -> Deferred[IIngest]:
+    def ingest(self, digest: Digest, keep: bool = True) -> Deferred[IIngest]:
         """See L{IBlobStore.ingest}."""
-        if digest in self._receiving:
-            return succeed(_MemoryIngest(self._blobs, {}, digest, lambda: None, self._publish))
-        self._receiving.add(digest)
-        closed = partial(self._receiving.discard, digest)
-        return succeed(_MemoryIngest(self._blobs, self._partial, digest, closed, self._publish))
+        ingest = _MemoryIngest(self, digest, keep, keep and digest not in self._receiving)
+        return succeed(ingest)
 
     def unfinished(self) -> list[Digest]:
         """See L{IBlobStore.unfinished}."""
@@ -122,6 +140,19 @@ class MemoryBlobStore:
     def total(self) -> int:
         """See L{IBlobStore.total}."""
         return sum(map(len, self._blobs.values()))
+
+    def free(self) -> int:
+        """See L{IBlobStore.free}."""
+        partial = sum(len(data) for data, _ in self._partial.values())
+        return self._capacity - self.total() - partial - sum(len(each.lying) for each in self._detached)
+
+    def capacity(self) -> int:
+        """See L{IBlobStore.capacity}."""
+        return self._capacity
+
+    def _admit(self, length: int) -> None:
+        if self.free() < self.floor + length:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async def _verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None) -> bool:
         data = self._blobs.get(digest)
@@ -176,49 +207,77 @@ class MemoryReader:
 
 @implementer(IIngest)
 class _MemoryIngest:
-    """See L{IIngest}."""
+    """
+    See L{IIngest}.
 
-    def __init__(
-        self,
-        blobs: dict[Digest, bytes],
-        partial: dict[Digest, tuple[bytes, Origin | None]],
-        digest: Digest,
-        closed: Callable[[], None],
-        publish: Callable[[Digest, bytes], None],
-    ) -> None:
-        self._blobs = blobs
-        self._publish = publish
-        self._partial = partial
-        self._when_closed = closed
-        data, self.origin = partial.setdefault(digest, (b"", None))
+    @ivar lying: what stands for its file; readers hold it as well, and see it grow.
+    """
+
+    def __init__(self, store: MemoryBlobStore, digest: Digest, stored: bool, named: bool) -> None:
+        """@param named: whether its bytes are kept for a resumption."""
+        self._store = store
+        self._is_named = named
+        data: bytes = b""
+        self.origin: Origin | None = None
+        if named:
+            data, self.origin = store._partial.setdefault(digest, (b"", None))
+            store._receiving.add(digest)
+        else:
+            store._detached.add(self)
         self._hasher: Any = digest.hasher()
         self._hasher.update(data)
         self._ahead: dict[int, bytes] = {}
+        self._window = Window(store._memory)
         self._is_open = True
-        # Readers hold it as well, and see it grow.
-        self._data = bytearray(data)
+        self.lying = bytearray(data)
         self.digest = digest
+        self.stored = stored
 
     @property
     def size(self) -> int:
         """See L{IIngest}."""
-        return len(self._data)
+        return self._window.stop if self._window.is_open else len(self.lying)
+
+    @property
+    def start(self) -> int:
+        """See L{IIngest}."""
+        return self._window.start if self._window.is_open and self._window.start > self._window.begin else 0
+
+    @property
+    def readers(self) -> int:
+        """See L{IIngest}."""
+        return self._window.readers
+
+    def unstore(self) -> None:
+        """See L{IIngest.unstore}."""
+        if self.stored and self._is_open:
+            self.stored = False
+            self._forget()
+            self._let_go()
+            self._store._detached.add(self)
+
+    def room(self) -> Deferred[None]:
+        """See L{IIngest.room}."""
+        return self._window.room()
+
+    def shed(self) -> int:
+        """See L{IIngest.shed}."""
+        return self._window.shed()
 
     def write(self, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write}."""
-        if not self._is_open:
-            return fail(self._closed())
-        joined = b"".join(data)
-        self._hasher.update(joined)
-        self._data += joined
-        self._keep()
-        return succeed(None)
+        return execute(self._write, b"".join(data))
 
     def write_ahead(self, offset: int, data: list[bytes]) -> Deferred[None]:
         """See L{IIngest.write_ahead}."""
         if not self._is_open:
             return fail(self._closed())
-        self._ahead[offset] = b"".join(data)
+        joined = b"".join(data)
+        try:
+            self._admit(len(joined))
+        except OSError as error:
+            return fail(error)
+        self._ahead[offset] = joined
         return succeed(None)
 
     def absorb(self, stop: int) -> Deferred[None]:
@@ -230,6 +289,10 @@ class _MemoryIngest:
                 return fail(ValueError(f"byte {reached} was not written ahead"))
             pieces.append(self._ahead[found[0]][reached - found[0] : stop - found[0]])
             reached += len(pieces[-1])
+        try:
+            self._admit(sum(map(len, pieces)))
+        except OSError as error:
+            return fail(error)
         return self.write(pieces)
 
     def note(self, origin: Origin) -> Deferred[None]:
@@ -238,11 +301,11 @@ class _MemoryIngest:
         self._keep()
         return succeed(None)
 
-    def reader(self) -> IBlobReader:
+    def reader(self, start: int = 0) -> IBlobReader:
         """See L{IIngest.reader}."""
         if not self._is_open:
             raise self._closed()
-        return MemoryReader(self._data)
+        return self._window.reader(MemoryReader(self.lying), start)
 
     def verify(self) -> bool:
         """See L{IIngest.verify}."""
@@ -252,17 +315,21 @@ class _MemoryIngest:
         """See L{IIngest.commit}."""
         if not self._is_open:
             return fail(self._closed())
-        data, _ = self._partial.pop(self.digest)
+        if not self.stored:
+            self.close()
+            return fail(OSError(errno.ENOSPC, f"{self.digest}: it is unstored"))
+        data = bytes(self.lying)
+        self._forget()
         self.close()
         if not self.digest.matches(data):
             return fail(BlobDamaged(f"{self.size} bytes do not have the digest {self.digest}"))
-        self._publish(self.digest, data)
+        self._store._publish(self.digest, data)
         return succeed(None)
 
     def discard(self) -> Deferred[None]:
         """See L{IIngest.discard}."""
         if self._is_open:
-            self._partial.pop(self.digest, None)
+            self._forget()
         self.close()
         return succeed(None)
 
@@ -270,13 +337,48 @@ class _MemoryIngest:
         """See L{IIngest.close}."""
         if self._is_open:
             self._is_open = False
-            if self.digest in self._blobs:
-                self._partial.pop(self.digest, None)
-            self._when_closed()
+            self._window.close()
+            if self.digest in self._store._blobs:
+                self._forget()
+            self._let_go()
+
+    def _forget(self) -> None:
+        if self._is_named:
+            self._store._partial.pop(self.digest, None)
+
+    def _let_go(self) -> None:
+        """Another may go on with what has the name."""
+        if self._is_named:
+            self._is_named = False
+            self._store._receiving.discard(self.digest)
+        self._store._detached.discard(self)
+
+    def _write(self, data: bytes) -> None:
+        if not self._is_open:
+            raise self._closed()
+        try:
+            self._admit(len(data))
+        except OSError:
+            if self.stored:
+                raise
+            if not self._window.is_open:
+                self._window.open(len(self.lying))
+            self._window.put(data)
+        else:
+            self.lying += data
+        self._hasher.update(data)
+        self._keep()
+
+    def _admit(self, length: int) -> None:
+        """Raises L{OSError} when so many bytes cannot be added to what lies here."""
+        if self._window.is_open:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._store._admit(length)
 
     def _keep(self) -> None:
         self._ahead = {at: data for at, data in self._ahead.items() if at + len(data) > self.size}
-        self._partial[self.digest] = (bytes(self._data), self.origin)
+        if self._is_named:
+            self._store._partial[self.digest] = (bytes(self.lying), self.origin)
 
     def _closed(self) -> OSError:
         return OSError(errno.EBADF, f"{self.digest}: the file is closed")

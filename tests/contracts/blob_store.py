@@ -5,6 +5,7 @@ L{tests.contracts.blob_reader}.
 
 from __future__ import annotations
 
+import errno
 from abc import abstractmethod
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -105,6 +106,20 @@ class BlobStoreContract(SynchronousTestCase):
         """A restart has nothing to fetch when nothing was cut."""
         self.put()
         self.assertEqual(self.store.unfinished(), [])
+
+    # -- room -------------------------------------------------------------------------------------------------------
+
+    def test_blobs_leave_the_room_that_is_reserved_for_documents(self) -> None:
+        """What would take it is refused, and nothing of it is held; what is held already is stored as ever."""
+        self.put()
+        self.assertLessEqual(self.store.free(), self.store.capacity())
+        self.store.floor = 1 << 63
+        refused = self.failureResultOf(self.store.put(OTHER, b"something else"), OSError)
+        self.assertEqual(refused.value.errno, errno.ENOSPC)
+        self.assertIsNone(self.store.size(OTHER))
+        self.put()
+        self.store.floor = 0
+        self.put(OTHER, b"something else")
 
     # -- deleting ---------------------------------------------------------------------------------------------------
 

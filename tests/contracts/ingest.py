@@ -16,6 +16,10 @@ from appliance.oci.digest import Digest
 DATA = bytes(range(256)) * 700
 DIGEST = Digest.of(DATA)
 HALF = len(DATA) // 2
+# So long that the disk is looked at in between.
+LONG = DATA * 4
+LONG_DIGEST = Digest.of(LONG)
+BEGUN = 500_000
 ORIGIN = Origin("docker.io", "library/nginx", len(DATA), '"a-validator"')
 
 
@@ -291,6 +295,106 @@ class IngestContract(SynchronousTestCase):
         ingest.close()
         ingest.close()
         self.assertEqual(self.store.size(DIGEST), len(DATA))
+
+    # -- unstored ---------------------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """From now on the disk is full."""
+        self.store.floor = 1 << 63
+
+    def unstored(self) -> IIngest:
+        """One that was begun, has L{BEGUN} bytes in its file, and goes on in memory."""
+        ingest = self.ingest(LONG_DIGEST)
+        self.successResultOf(ingest.write([LONG[:BEGUN]]))
+        self.fill()
+        self.failureResultOf(ingest.write([LONG[BEGUN:]]), OSError)
+        ingest.unstore()
+        return ingest
+
+    def test_what_the_disk_refused_is_not_counted(self) -> None:
+        """The rest may be written again when there is room: the blob is right."""
+        ingest = self.ingest(LONG_DIGEST)
+        self.successResultOf(ingest.write([LONG[:BEGUN]]))
+        self.fill()
+        self.failureResultOf(ingest.write([LONG[BEGUN:]]), OSError)
+        self.assertEqual((ingest.size, ingest.stored), (BEGUN, True))
+        self.store.floor = 0
+        self.successResultOf(ingest.write([LONG[BEGUN:]]))
+        self.successResultOf(ingest.commit())
+        self.assertEqual(self.successResultOf(self.store.read(LONG_DIGEST, len(LONG))), LONG)
+
+    def test_what_is_unstored_passes_by(self) -> None:
+        """Readers get every byte and the digest is judged; afterwards nothing is left, neither blob nor beginning."""
+        for full in (False, True):
+            if full:
+                self.fill()
+            ingest = self.successResultOf(self.store.ingest(DIGEST, keep=False))
+            reader = ingest.reader()
+            self.assertEqual((ingest.stored, ingest.size, ingest.readers), (False, 0, 1))
+            self.successResultOf(ingest.note(ORIGIN))
+            for start in range(0, len(DATA), 50_000):
+                self.successResultOf(ingest.write([DATA[start : start + 99], DATA[start + 99 : start + 50_000]]))
+                self.assertEqual(self.successResultOf(reader.read(start, len(DATA))), DATA[start : start + 50_000])
+            self.assertTrue(ingest.verify())
+            self.failureResultOf(ingest.commit(), OSError)
+            reader.close()
+            self.assertRaises(OSError, ingest.reader)
+            self.assertEqual((ingest.readers, self.store.size(DIGEST), self.store.unfinished()), (0, None, []))
+
+    def test_it_goes_on_unstored_where_the_disk_refused(self) -> None:
+        """A reader sees no seam between what is in the file and what is in memory, and the hash is right."""
+        ingest = self.ingest(LONG_DIGEST)
+        self.successResultOf(ingest.note(ORIGIN))
+        early = ingest.reader()
+        self.successResultOf(ingest.write([LONG[:BEGUN]]))
+        self.fill()
+        self.failureResultOf(ingest.write([LONG[BEGUN:]]), OSError)
+        ingest.unstore()
+        self.assertEqual(self.store.unfinished(), [])
+        self.successResultOf(ingest.write([LONG[BEGUN:-10]]))
+        self.successResultOf(ingest.write([LONG[-10:]]))
+        self.assertEqual((ingest.size, ingest.stored, ingest.start, early.size), (len(LONG), False, 0, len(LONG)))
+        for reader in (early, ingest.reader()):
+            read = b""
+            while len(read) < len(LONG):
+                read += self.successResultOf(reader.read(len(read), len(read) + 100_000))
+            self.assertEqual(read, LONG)
+            reader.close()
+        self.assertTrue(ingest.verify())
+
+    def test_another_fetch_is_stored_beside_an_unstored_one(self) -> None:
+        """There is room again: the next one begins with nothing, and neither takes bytes of the other."""
+        ingest = self.unstored()
+        self.store.floor = 0
+        other = self.ingest(LONG_DIGEST)
+        self.assertEqual((other.size, other.stored), (0, True))
+        self.successResultOf(other.write([LONG[:1000]]))
+        ingest.close()
+        self.assertEqual(self.store.unfinished(), [LONG_DIGEST])
+        self.successResultOf(other.write([LONG[1000:]]))
+        self.successResultOf(other.commit())
+        self.assertEqual(self.store.size(LONG_DIGEST), len(LONG))
+
+    def test_readers_of_an_unstored_one_have_the_rest_when_it_has_ended(self) -> None:
+        """A client that is behind gets the last bytes after the upstream has sent them."""
+        ingest = self.unstored()
+        reader = ingest.reader(BEGUN - 5)
+        self.successResultOf(ingest.write([LONG[BEGUN:]]))
+        ingest.close()
+        self.assertEqual(self.successResultOf(reader.read(BEGUN - 5, BEGUN)), LONG[BEGUN - 5 : BEGUN])
+        self.assertEqual(self.successResultOf(reader.read(BEGUN, len(LONG))), LONG[BEGUN:])
+
+    def test_segments_are_refused_where_there_is_no_room(self) -> None:
+        """What came ahead before stays; one stream goes on in its place."""
+        ingest = self.ingest(LONG_DIGEST)
+        self.successResultOf(ingest.write_ahead(BEGUN, [LONG[BEGUN:]]))
+        self.successResultOf(ingest.write([LONG[:BEGUN]]))
+        self.fill()
+        self.failureResultOf(ingest.write_ahead(len(LONG), [b"more"]), OSError)
+        self.failureResultOf(ingest.absorb(len(LONG)), OSError)
+        ingest.unstore()
+        self.successResultOf(ingest.write([LONG[BEGUN:]]))
+        self.assertTrue(ingest.verify())
 
     # -- several of one blob ----------------------------------------------------------------------------------------
 
