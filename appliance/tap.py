@@ -162,6 +162,7 @@ class PullcacheService(Service):
         for kept, what in (
             (services.wants, "reading the wants"),
             (services.usage, "reading the usage"),
+            (services.moves, "reading the moves of tags"),
             (services.prefetch, "reading what is to be fetched"),
         ):
             Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what)
@@ -242,6 +243,7 @@ class PullcacheService(Service):
             services.repositories.flush().addErrback(self._failed, "saving repositories"),
             Deferred.fromCoroutine(services.wants.flush()).addErrback(self._failed, "saving the wants"),
             Deferred.fromCoroutine(services.usage.flush()).addErrback(self._failed, "saving the usage"),
+            Deferred.fromCoroutine(services.moves.flush()).addErrback(self._failed, "saving the moves of tags"),
             Deferred.fromCoroutine(services.prefetch.flush()).addErrback(self._failed, "saving what is to be fetched"),
         ]
         return DeferredList(writes).addCallback(lambda _: None)

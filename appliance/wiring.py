@@ -7,7 +7,7 @@ What differs between the two is passed in: the clock, the threads, the store, th
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from appliance.bundle.inbox import Inbox
 from appliance.bundle.minisign import PublicKey, TrustPolicy
 from appliance.bundle.names import Names, is_own_host, listener_at
 from appliance.bundle.publication import Publication
-from appliance.bundle.receipt import Receipt, Receipts
+from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.cache.access import Access, Remote
 from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
 from appliance.cache.manifests import Manifests
+from appliance.cache.moves import Moves
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
@@ -104,7 +105,8 @@ class Services:
         self.wants = wants = Wants(state, clock, repositories.holds)
         self.usage = usage = Usage(state, clock)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
-        manifests = Manifests(store, repositories, graph, clock)
+        self.moves = moves = Moves(state, clock)
+        manifests = Manifests(store, repositories, graph, moves, clock)
         self.blobs = blobs = Blobs(store, repositories, graph, flights, clock)
         referrers = ReferrerCache(repositories, lists, graph, clock)
         self.prefetch = Prefetch(
@@ -150,7 +152,7 @@ class Services:
             self._permits,
         )
         receipts = Receipts(state)
-        self._publication = Publication(repositories, state, receipts, lambda _: self.forget_answers())
+        self._publication = Publication(repositories, state, receipts, self._published)
         trusted = tuple(map(PublicKey.parse, bundles.trust))
         policy = TrustPolicy(trusted, bundles.require_signature, bundles.accept_callers_keys)
         importer = Importer(store, self._publication, threads, policy, names, clock, site, lists)
@@ -189,6 +191,7 @@ class Services:
         watch("prefetches", "Images whose referrers are being fetched.", lambda: self.prefetch.referrers)
         watch("images_incomplete", "Images pulled and not known to be whole.", lambda: self.prefetch.images)
         watch("store_bytes", "Bytes of all blobs held.", store.total)
+        watch("moves_refused", "Locked tags whose upstream says something else.", lambda: len(moves.all_refused))
         watch("wants", "References asked for and not served.", lambda: len(wants))
         watch("documents_damaged", "Documents set aside.", lambda: len(documents.damaged) + len(state.damaged))
         watch(
@@ -257,6 +260,13 @@ class Services:
     async def _receive(self, files: list[Path], progress: Callable[[ImportProgress], None]) -> Receipt:
         """Import what the inbox found."""
         return await self.imports.run(files, ImportOptions(follow_links=False), progress)
+
+    def _published(self, bundle: str, now: float, changes: Sequence[Change]) -> None:
+        for each in changes:
+            if each.tag is not None and each.previous is not None and each.outcome == "moved":
+                place = (each.upstream, each.repository, each.tag)
+                self.moves.note(*place, each.previous, each.digest, bundle, now)
+        self.forget_answers()
 
     def _imported(self) -> None:
         if self.inbox is not None:

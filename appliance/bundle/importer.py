@@ -24,7 +24,7 @@ from appliance.bundle.compression import Stop
 from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey, TrustPolicy
 from appliance.bundle.names import Names, Renames
-from appliance.bundle.publication import OnExistingTag, Publication
+from appliance.bundle.publication import OnExistingTag, Publication, notes_of
 from appliance.bundle.reader import open_into, read_contents
 from appliance.bundle.receipt import Change, Receipt
 from appliance.errors import (
@@ -178,7 +178,8 @@ class Importer:
         changes = await self._publication.preview(contents.roots, options.on_existing_tag)
         plan = await plan_import(contents, archives, self._store, self._threads)
         if options.dry_run:
-            return self._receipt(contents, plan, changes, 0, dry_run=True)
+            receipt = self._receipt(contents, plan, changes, 0, dry_run=True)
+            return msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes_of(changes)])
         if plan.incomplete is not None:
             raise plan.incomplete
 

@@ -34,6 +34,9 @@ from appliance.oci.reference import parse_repository
 
 T = TypeVar("T")
 
+Observer = Callable[[str, float, Sequence[Change]], None]
+"""Called with the id of a bundle, when its publication was decided (epoch), and what that has changed."""
+
 _JOURNAL = ("publication", "journal.json")
 
 OnExistingTag = Literal["move", "keep", "refuse"]
@@ -102,11 +105,12 @@ class Publication:
         repositories: Repositories,
         documents: IDocuments,
         receipts: Receipts,
-        published: Callable[[Sequence[Change]], None] = lambda _: None,
+        published: Observer = lambda bundle, now, changes: None,
     ) -> None:
         """
         @param documents: of the appliance's state, not of its repositories.
-        @param published: called with what changed, in the same turn of the reactor.
+        @param published: called in the turn of the reactor in which repositories change. Where a publication that was
+            cut is carried out again, those of its tags that had moved before are not among the changes.
         """
         self._repositories = repositories
         self._documents = documents
@@ -169,7 +173,7 @@ class Publication:
         repositories = await self._loaded(published.root for published in content)
         receipt = await self._receipts.named(receipt)
         changes = decide([published.root for published in content], repositories, on_existing_tag)
-        receipt = msgspec.structs.replace(receipt, refs=changes)
+        receipt = msgspec.structs.replace(receipt, refs=changes, notes=[*receipt.notes, *notes_of(changes)])
         journal = Journal(bundle, now, repository_changes(content, changes), receipt)
         _, version = await self._read()
         try:
@@ -192,9 +196,16 @@ class Publication:
     async def _carry_out(self, journal: Journal, repositories: dict[tuple[str, str], Repository]) -> Receipt:
         """Change the repositories at once, then save them."""
         assert journal.receipt is not None
+        moved: set[tuple[str, str, str]] = set()
         for change in journal.changes:
-            apply(repositories[change.upstream, change.repository], change, journal)
-        self._published(journal.receipt.refs)
+            place = (change.upstream, change.repository)
+            moved.update((*place, tag) for tag in apply(repositories[place], change, journal))
+        refs = journal.receipt.refs
+        self._published(
+            journal.bundle,
+            journal.now,
+            [each for each in refs if each.outcome != "moved" or (each.upstream, each.repository, each.tag) in moved],
+        )
         for change in journal.changes:
             await self._repositories.save(repositories[change.upstream, change.repository])
         await self._receipts.keep(journal.receipt)
@@ -229,6 +240,15 @@ class Publication:
 # -- what is decided: values and functions of values ------------------------------------------------------------------
 
 
+def notes_of(changes: Sequence[Change]) -> list[str]:
+    """What the user should know of them beside their outcomes."""
+    locked = [change.name for change in changes if change.locked]
+    if not locked:
+        return []
+    shown = ", ".join(locked[:_SHOWN]) + (f" and {len(locked) - _SHOWN} more" if len(locked) > _SHOWN else "")
+    return [f"locked here, and left as it was: {shown}; what the archive has of it is held by digest (pullcache unpin)"]
+
+
 def decide(
     roots: Sequence[NamedManifest], repositories: dict[tuple[str, str], Repository], on_existing_tag: OnExistingTag
 ) -> list[Change]:
@@ -247,9 +267,11 @@ def decide(
 def _change(root: NamedManifest, repository: Repository, on_existing_tag: OnExistingTag) -> Change:
     before = None if root.tag is None else repository.tags.get(root.tag)
     previous = None if before is None or before.digest == root.digest else str(before.digest)
+    # What is to be refused is refused whatever else would keep it.
+    is_locked = previous is not None and before is not None and before.locked and on_existing_tag != "refuse"
     outcome: Outcome
     if previous is not None:
-        outcome = "kept" if on_existing_tag == "keep" else "moved"
+        outcome = "kept" if on_existing_tag == "keep" or is_locked else "moved"
     elif before is not None or (root.tag is None and root.digest in repository.manifests):
         outcome = "unchanged"
     else:
@@ -262,6 +284,7 @@ def _change(root: NamedManifest, repository: Repository, on_existing_tag: OnExis
         digest=str(root.digest),
         previous=previous,
         outcome=outcome,
+        locked=is_locked,
         rebuilt=root.rebuilt,
         refers=root.refers,
         renamed_from=root.original_name,
@@ -301,16 +324,23 @@ def repository_changes(content: Sequence[Published], changes: Sequence[Change]) 
     return list(found.values())
 
 
-def apply(repository: Repository, change: RepositoryChange, journal: Journal) -> None:
-    """Change the repository; doing it again changes nothing, and what was changed since stays."""
+def apply(repository: Repository, change: RepositoryChange, journal: Journal) -> list[str]:
+    """
+    Change the repository; doing it again changes nothing, and what was changed or locked since stays.
+
+    @return: the tags that mean something else now.
+    """
+    moved = []
     for manifest in change.manifests:
         repository.hold(Digest.parse(manifest.digest), manifest.media_type, manifest.size)
     for tag in change.tags:
         digest = Digest.parse(tag.digest)
         current = repository.tags.get(tag.name)
-        if current is None or str(current.digest) in (tag.digest, tag.previous):
-            repository.tag(tag.name, digest, journal.now, journal.bundle)
-        else:
+        is_as_decided = current is None or str(current.digest) in (tag.digest, tag.previous)
+        if is_as_decided and repository.tag(tag.name, digest, journal.now, journal.bundle):
+            moved.append(tag.name)
+        if repository.tags[tag.name].digest != digest:
             repository.pin(digest, journal.bundle)
     for text in change.pinned:
         repository.pin(Digest.parse(text), journal.bundle)
+    return moved

@@ -32,6 +32,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     @ivar tag: C{None} for a manifest that is known by its digest only.
     @ivar previous: what the tag meant before, when that was something else.
     @ivar outcome: C{"kept"}: the tag still means C{previous}, and C{digest} is held all the same.
+    @ivar locked: it was kept because the tag is locked here (C{pullcache pin --digest}).
     @ivar rebuilt: the archive had no manifest, so that C{digest} is not the one in the original registry.
     @ivar refers: it is a signature or the like of another.
     @ivar renamed_from: its full name in the archive, when that is another.
@@ -44,6 +45,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     digest: str
     previous: str | None = None
     outcome: Outcome
+    locked: bool = False
     rebuilt: bool = False
     refers: bool = False
     renamed_from: str | None = None

@@ -14,8 +14,9 @@ from twisted.logger import Logger
 from appliance.cache import freshness
 from appliance.cache.access import RemoteRepository
 from appliance.cache.freshness import MonotonicTimes
+from appliance.cache.moves import Moves
 from appliance.cache.revalidator import Revalidator, Stale, UpstreamQuery
-from appliance.cache.status import HIT, CacheStatus
+from appliance.cache.status import HIT, LOCKED, CacheStatus
 from appliance.errors import BlobDamaged, ManifestInvalid, Offline, PullcacheError, UpstreamInvalid, UpstreamMissing
 from appliance.flow.clock import wall
 from appliance.flow.lru import LeastRecentlyUsed
@@ -55,10 +56,14 @@ class ManifestAnswer:
 
 @dataclass(frozen=True)
 class _Checked:
-    """What asking for a tag brought: whether it means something else now, and whether a manifest was fetched."""
+    """
+    What asking for a tag brought: whether it means something else now, whether a manifest was fetched, and whether the
+    upstream says something else that is not served, since the tag is locked.
+    """
 
     moved: bool
     fetched: bool
+    refused: bool = False
 
 
 class Manifests:
@@ -67,8 +72,17 @@ class Manifests:
     _log = Logger()
 
     def __init__(
-        self, store: IBlobStore, repositories: Repositories, graph: ManifestGraph, clock: IReactorTime
+        self,
+        store: IBlobStore,
+        repositories: Repositories,
+        graph: ManifestGraph,
+        moves: Moves,
+        clock: IReactorTime,
     ) -> None:
+        """
+        @param moves: is given each tag that moved, or was kept from it.
+        """
+        self._moves = moves
         self._store = store
         self._repositories = repositories
         self._graph = graph
@@ -94,14 +108,17 @@ class Manifests:
                 raise Offline(f"{remote}:{tag} is not held, and this appliance is offline")
             fetched = await self._tags.fetch(self._by_tag(remote, repository, tag))
             return await self._current(remote, repository, tag, fetched.status(cached=False))
+        hit = LOCKED if record.locked and self._moves.refused(*repository.place, tag) is not None else HIT
         if remote.offline:
-            return await self._current(remote, repository, tag, HIT)
+            return await self._current(remote, repository, tag, hit)
         checked_at = self._checked_at(repository, tag, record)
         if freshness.is_fresh(checked_at, self._clock.seconds(), remote.settings):
             until = freshness.fresh_until(checked_at, remote.settings)
-            return await self._answer(repository, record.digest, HIT, until)
+            return await self._answer(repository, record.digest, hit, until)
         found = await self._tags.revalidate(self._by_tag(remote, repository, tag), checked_at)
         if not isinstance(found, Stale):
+            if found.value.refused and not found.value.fetched:
+                return await self._current(remote, repository, tag, LOCKED)
             status = replace(
                 found.status(cached=True),
                 fwd_status=200 if found.value.moved else 304,
@@ -132,7 +149,7 @@ class Manifests:
         return self._checked.seconds((repository.upstream, repository.name, tag), record.checked_at)
 
     async def _check(self, remote: RemoteRepository, repository: Repository, tag: str) -> _Checked:
-        """Ask what the tag means; afterwards it is recorded, and its manifest held."""
+        """Ask what the tag means; afterwards it is recorded, and its manifest held. A locked tag does not move."""
         try:
             digest, fetched = await self._resolve(remote, repository, tag)
         except UpstreamMissing:
@@ -145,36 +162,70 @@ class Manifests:
                     lambda failure: self._log.failure("a tag that is gone was not removed on disk", failure)
                 )
             raise
+        # Read now: it may have been locked, or moved by an import, meanwhile.
+        before = repository.tags.get(tag)
+        refused = before is not None and before.locked and before.digest != digest
+        if before is not None and refused:
+            if self._moves.refuse(*repository.place, tag, before.digest, digest):
+                self._log.warn(
+                    "{name}:{tag} is {said} upstream now; it is locked here to {held}, which is served",
+                    name=remote,
+                    tag=tag,
+                    said=digest,
+                    held=before.digest,
+                )
+            digest = before.digest
+            fetched = await self._have(remote, repository, digest, f"{remote.name}:{tag} is locked here to")
         moved = repository.tag(tag, digest, wall(self._clock))
         self._checked_at(repository, tag, repository.tags[tag])
         if moved:
+            if before is not None:
+                self._moves.note(*repository.place, tag, before.digest, digest)
             await self._repositories.save(repository)
         else:
             self._repositories.touch(repository)
-        return _Checked(moved, fetched)
+        if not refused:
+            self._moves.settle(*repository.place, tag)
+        return _Checked(moved, fetched, refused)
 
     async def _resolve(self, remote: RemoteRepository, repository: Repository, tag: str) -> tuple[Digest, bool]:
-        """What the tag means, its manifest held now, and whether that had to be fetched."""
+        """
+        What the tag means, its manifest held now, and whether that had to be fetched. What a locked tag does not mean
+        is not held for it.
+        """
         head = await remote.registry.head(remote.name, tag)
         if head.digest is None:
             # Some registries do not say; then the manifest is fetched by tag and hashed.
             fetched = await remote.registry.manifest(remote.name, tag)
             digest = Digest.of(fetched.data)
-            if self._holds(repository, digest):
+            if self._holds(repository, digest) or self._refuses(repository, tag, digest):
                 return digest, False
             await self._keep(remote, repository, digest, fetched.data, fetched.content_type)
             return digest, True
-        digest = head.digest
+        if self._refuses(repository, tag, head.digest):
+            return head.digest, False
+        return head.digest, await self._have(remote, repository, head.digest, f"{remote.name}:{tag} is said to be")
+
+    def _refuses(self, repository: Repository, tag: str, digest: Digest) -> bool:
+        """Whether the tag is locked to something else."""
+        record = repository.tags.get(tag)
+        return record is not None and record.locked and record.digest != digest
+
+    async def _have(self, remote: RemoteRepository, repository: Repository, digest: Digest, said: str) -> bool:
+        """
+        Hold what a tag means; whether it had to be fetched.
+
+        @param said: how it is known to mean that, for an error.
+        """
         if self._holds(repository, digest):
-            return digest, False
+            return False
         try:
-            # The upstream has just named this digest: an earlier 404 of it counts no more.
+            # It is known to be there: an earlier 404 of it counts no more.
             await self._digests.fetch(self._by_digest(remote, repository, digest), believe_missing=False)
         except UpstreamMissing as error:
             # Not "no such tag".
-            why = f"{remote.name}:{tag} is said to be {digest}, which is not there: {error.detail}"
-            raise UpstreamInvalid(remote.upstream, why) from error
-        return digest, True
+            raise UpstreamInvalid(remote.upstream, f"{said} {digest}, which is not there: {error.detail}") from error
+        return True
 
     # -- by digest --------------------------------------------------------------------------------------------------
 

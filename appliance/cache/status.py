@@ -49,3 +49,6 @@ class CacheStatus:
 
 
 HIT = CacheStatus(hit=True)
+
+LOCKED = CacheStatus(hit=True, detail="locked")
+"""The upstream says another digest, which is not served: the tag is locked."""

@@ -209,7 +209,9 @@ class Receiver:
         state = BrittleDocuments(self.state, self.disk)
         self.repositories = Repositories(BrittleDocuments(self._index, self.disk))
         self.receipts = Receipts(state)
-        self.publication = Publication(self.repositories, state, self.receipts, self.published.extend)
+        self.publication = Publication(
+            self.repositories, state, self.receipts, lambda bundle, now, changes: self.published.extend(changes)
+        )
         self.importer = Importer(
             BrittleStore(self.store, self.disk),
             self.publication,

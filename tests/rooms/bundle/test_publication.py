@@ -65,7 +65,9 @@ class Appliance:
         self.repositories = Repositories(self.index)
         self.receipts = Receipts(self.state)
         self.told: list[Change] = []
-        self.publication = Publication(self.repositories, self.state, self.receipts, self.told.extend)
+        self.publication = Publication(
+            self.repositories, self.state, self.receipts, lambda bundle, now, changes: self.told.extend(changes)
+        )
 
     def restarted(self) -> Appliance:
         self.index.held = self.state.held = None
@@ -206,6 +208,61 @@ def test_a_conflict_that_arose_since_the_preview_is_found() -> None:
     with pytest.raises(BundleConflict):
         result(appliance.publish(on_existing_tag="refuse"))
     assert appliance.tags() == {"library/nginx:2": OLD}
+
+
+@pytest.mark.parametrize("on_existing_tag", ["move", "keep"])
+def test_a_locked_tag_is_left_as_it_is(on_existing_tag: str) -> None:
+    """Whatever the import wants; the receipt says so, and what came is held by its digest."""
+    appliance = Appliance()
+    repository = appliance.hold("1", OLD)
+    repository.lock("1")
+    receipt = result(appliance.publish(on_existing_tag=on_existing_tag))
+    assert [(each.outcome, each.locked) for each in receipt.refs if each.name == "docker.io/library/nginx:1"] == [
+        ("kept", True)
+    ]
+    assert any("docker.io/library/nginx:1" in note and "locked here" in note for note in receipt.notes)
+    assert appliance.tags() == ALL | {"library/nginx:1": OLD} and repository.pinned[NEW] == BUNDLE
+    [dry] = result(appliance.publication.preview([CONTENT[0].root], on_existing_tag))
+    assert (dry.outcome, dry.locked) == ("kept", True)
+
+
+def test_a_locked_tag_that_means_the_same_is_no_conflict() -> None:
+    """It is unchanged; one that means something else is a conflict where those are to be refused."""
+    appliance = Appliance()
+    appliance.hold("1", NEW).lock("1")
+    receipt = result(appliance.publish())
+    assert (receipt.refs[0].outcome, receipt.refs[0].locked, receipt.notes) == ("unchanged", False, [])
+    appliance.hold("2", NEW).lock("2")
+    with pytest.raises(BundleConflict):
+        result(appliance.publish([root(OLD, "2")], on_existing_tag="refuse"))
+
+
+def test_a_tag_that_is_locked_while_an_import_is_published_stays() -> None:
+    """The journal was decided before; the tag is not told as moved."""
+    appliance = Appliance()
+    repository = appliance.hold("1", OLD)
+    appliance.state.held = []
+    Deferred.fromCoroutine(appliance.publish())
+    repository.lock("1")
+    while appliance.state.held:
+        appliance.state.let()
+    assert appliance.tags()["library/nginx:1"] == OLD and repository.pinned[NEW] == BUNDLE
+    assert "docker.io/library/nginx:1" not in {change.name for change in appliance.told}
+
+
+def test_a_tag_that_moved_before_a_kill_is_not_told_again() -> None:
+    """What was carried out then is carried out again, and changes nothing."""
+    appliance = Appliance()
+    appliance.hold("1", OLD)
+    appliance.index.held, appliance.state.held = [], []
+    Deferred.fromCoroutine(appliance.publish())
+    appliance.state.let()
+    assert [change.outcome for change in appliance.told if change.tag == "1"] == ["moved", "new"]
+    appliance.index.let()
+    after = appliance.restarted()
+    result(after.publication.recover())
+    assert after.tags() == ALL
+    assert "moved" not in {change.outcome for change in after.told}
 
 
 def test_cancelling_a_publication_that_is_decided_does_not_undo_half_of_it() -> None:
