@@ -117,6 +117,12 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
 # -- images -----------------------------------------------------------------------------------------------------------
 
 
+OPERATOR = "operator"
+"""What L{Image.pinned} says where no bundle did it."""
+
+UPSTREAM = "upstream"
+"""What L{TagMove.by} says where no bundle did it."""
+
 Verifiable = Literal["yes", "incomplete", "nothing", "unknown"]
 """What L{ImageDetail.verifiable} says; there it is any text, since an appliance of another version may say more."""
 
@@ -143,7 +149,8 @@ class Image(msgspec.Struct, frozen=True, rename="camel"):
 
     @ivar size: bytes of all that is held of it, manifests included.
     @ivar last_pulled: RFC 3339, C{None} when no pull is known; C{pulls} is how often.
-    @ivar pinned: id of the bundle that brought it, which keeps it.
+    @ivar pinned: what keeps it from retention: the id of the bundle that brought it, or L{OPERATOR}; C{None}: nothing.
+    @ivar locked: whether the tag does not move, whatever its upstream or a bundle says.
     @ivar offline: whether all that was pulled of it can be served without an upstream.
     @ivar fetching: whether some of what is not here is on its way.
     """
@@ -161,6 +168,7 @@ class Image(msgspec.Struct, frozen=True, rename="camel"):
     last_pulled: str | None = None
     pinned: str | None = None
     fetching: bool = False
+    locked: bool = False
 
 
 class MissingBlob(msgspec.Struct, frozen=True, rename="camel"):
@@ -189,6 +197,23 @@ class Referrer(msgspec.Struct, frozen=True, rename="camel"):
     missing: int = 0
 
 
+class TagMove(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
+    """
+    A tag that came to mean another digest.
+
+    @ivar at: when, RFC 3339.
+    @ivar source: the digest before (C{from} in the document); C{target}: the one since then (C{to}).
+    @ivar by: C{upstream}, or the id of the bundle that an import published.
+    @ivar refused: whether the tag was locked, and stayed as it was.
+    """
+
+    at: str
+    source: str
+    target: str
+    by: str
+    refused: bool = False
+
+
 class ImageDetail(msgspec.Struct, frozen=True, rename="camel"):
     """
     One image, looked at closely.
@@ -197,6 +222,8 @@ class ImageDetail(msgspec.Struct, frozen=True, rename="camel"):
         of that is not held, C{"nothing"} when its upstream said that nothing does, C{"unknown"} when nobody said.
     @ivar warning: why there may be more that refers to it.
     @ivar tagged: when the tag was first seen to mean this, RFC 3339; C{checked}: when its upstream last said so.
+    @ivar moves: of the tag, as far as they are known, newest first.
+    @ivar upstream_digest: what the upstream of a locked tag says that it means, where that is something else.
     """
 
     image: Image
@@ -206,11 +233,13 @@ class ImageDetail(msgspec.Struct, frozen=True, rename="camel"):
     warning: str | None = None
     tagged: str | None = None
     checked: str | None = None
+    moves: list[TagMove] = []
+    upstream_digest: str | None = None
 
 
 class ImageList(msgspec.Struct, frozen=True, omit_defaults=True):
     """
-    Images by name.
+    Images by name, or in the order that was asked for.
 
     @ivar next: the C{last} of the page after this one; not there when this one ends the list.
     """

@@ -165,7 +165,7 @@ class Services:
         )
         self.exports = Exports(ExportPlanner(exporter, Completion(cache), flights, names), store, clock)
         self.images = Images(
-            store, threads, repositories, usage, names, referrers.known, self.prefetch.is_fetching, access.asks
+            store, threads, repositories, usage, moves, names, referrers.known, self.prefetch.is_fetching, access.asks
         )
         self.inventory = InventoryPage(store, repositories, wants, threads, site, clock)
         self.status = StatusPage(

@@ -10,17 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
+from heapq import merge
+from itertools import islice
 
 import msgspec
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
 from appliance.admin.route import Parameter, Reply, Route, json, number, value
-from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState, Referrer, Verifiable
+from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState, Referrer, TagMove, Verifiable
 from appliance.bundle.closure import Closure, closure, is_image
 from appliance.bundle.names import Names
 from appliance.bundle.selection import Candidate, Pattern, parse_pattern
+from appliance.cache.moves import Moves
 from appliance.cache.referrers import ReferrersAnswer
 from appliance.cache.usage import Usage
 from appliance.errors import NotHeld
@@ -39,6 +43,30 @@ from appliance.oci.timestamps import timestamp
 _EVERYTHING = Pattern("**", "**", None, None)
 _WILD = frozenset("*?[")
 
+BY_NAME = "name"
+
+# By the word for it; the greatest first.
+_ORDERS: dict[str, Callable[[Image], float | str]] = {
+    "size": lambda image: image.size,
+    "last-pulled": lambda image: image.last_pulled or "",
+    "pulls": lambda image: image.pulls,
+}
+
+# Lines that are sorted, or put together, in one turn.
+_RUN = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An image of a list that is sorted by C{key}; C{image}: as it is sent."""
+
+    key: float | str
+    name: str
+    image: bytes
+
+    def __lt__(self, other: _Line) -> bool:
+        return (self.name < other.name) if self.key == other.key else (self.key > other.key)  # type: ignore[operator]
+
 
 class Images:
     """Answers about what is held."""
@@ -49,6 +77,7 @@ class Images:
         threads: IThreads,
         repositories: Repositories,
         usage: Usage,
+        moves: Moves,
         names: Names,
         known_referrers: Callable[[str, str, Digest], Awaitable[ReferrersAnswer | None]],
         is_fetching: Callable[[str, str, Digest], bool],
@@ -61,6 +90,8 @@ class Images:
         @param asks: whether that upstream is asked for what came through another repository.
         """
         self._store = store
+        self._threads = threads
+        self._moves = moves
         self._repositories = repositories
         self._usage = usage
         self._names = names
@@ -74,8 +105,10 @@ class Images:
         pattern = Parameter("pattern", "A name or a pattern, as in ghcr.io/team/*:1.*; absent: everything.")
         count = Parameter("n", "The most images of one page; absent: all of them.")
         last = Parameter("last", "A full name: the images after it, in the order of names. The field next of a page.")
+        order = Parameter("sort", f"By {BY_NAME}, if absent; or by {', '.join(_ORDERS)}, the greatest or latest first.")
+        query = (pattern, count, last, order)
         return [
-            Route("GET", "/api/v1/images", self.images, "The images held.", ImageList, (pattern, count, last)),
+            Route("GET", "/api/v1/images", self.images, "The images held.", ImageList, query),
             Route(
                 "GET",
                 "/api/v1/images/<path:reference>",
@@ -92,8 +125,29 @@ class Images:
         With C{n} no more than so many by name, and C{next} when there are more: the C{last} of the next page.
         """
         text, last, limit = value(request, "pattern"), value(request, "last"), number(request, "n")
+        order = value(request, "sort") or BY_NAME
         pattern = _EVERYTHING if text is None else parse_pattern(self._names.behind(text), self._names.upstream_for)
-        found: list[Image] = []
+        if order == BY_NAME:
+            # One more shows whether there is another page.
+            found = [each async for each in self._listed(pattern, last, None if limit is None else limit + 1)]
+            if limit is None or len(found) <= limit:
+                return json(ImageList(found))
+            return json(ImageList(found[:limit], found[limit - 1].name))
+        if order not in _ORDERS:
+            there = ", ".join((BY_NAME, *_ORDERS))
+            raise Refused(400, "bad-request", f"sort={order[:40]}: there is no such order; there are {there}")
+        if last is not None:
+            raise Refused(400, "bad-request", f"last goes with the order of names, not with sort={order}")
+        return await self._sorted(self._listed(pattern), _ORDERS[order], limit)
+
+    async def _listed(self, pattern: Pattern, last: str | None = None, most: int | None = None) -> AsyncIterator[Image]:
+        """
+        The images that C{pattern} means, by name.
+
+        @param last: only those after it.
+        @param most: so many of them, C{None} for all.
+        """
+        count = 0
         async for repository in self._meant(pattern, last or ""):
             # Each blob is looked for once, and each manifest read once as a rule.
             relations = await relations_of(repository, self._manifests)
@@ -107,18 +161,40 @@ class Images:
             )
             if last is not None:
                 chosen = [candidate for candidate in chosen if candidate.name > last]
-            if limit is not None:
-                # One more shows whether there is another page.
-                chosen = chosen[: limit - len(found) + 1]
+            if most is not None:
+                chosen = chosen[: most - count]
+            count += len(chosen)
             for first in range(0, len(chosen), AT_ONCE):
                 batch = chosen[first : first + AT_ONCE]
                 config = await self._read_ahead(repository, batch)
                 for candidate in batch:
-                    if len(found) == limit:
-                        return json(ImageList(found, found[-1].name))
                     whole = await self._closure(repository, candidate.digest, size_of, config)
-                    found.append(self._image(repository, candidate, whole))
-        return json(ImageList(found))
+                    yield self._image(repository, candidate, whole)
+            if count == most:
+                return
+
+    async def _sorted(
+        self, images: AsyncIterator[Image], key: Callable[[Image], float | str], limit: int | None
+    ) -> Reply:
+        """
+        The list with the image of the greatest key first, by name where keys are equal; C{limit}: so many of it.
+
+        It is sorted as it comes, and put together, in pieces that take some milliseconds each: there may be a hundred
+        thousand. Each is kept as the bytes that are sent.
+        """
+        runs: list[list[_Line]] = [[]]
+        async for image in images:
+            if len(runs[-1]) == _RUN:
+                runs[-1].sort()
+                runs.append([])
+            runs[-1].append(_Line(key(image), image.name, msgspec.json.encode(image)))
+        runs[-1].sort()
+        found: list[bytes] = []
+        for line in islice(merge(*runs), limit):
+            found.append(line.image)
+            if len(found) % _RUN == 0:
+                await self._threads.call(lambda: None)
+        return Reply(b'{"images":[' + b",".join(found) + b"]}")
 
     async def image(self, request: Request, reference: str) -> Reply:
         """Without a tag or digest C{latest} is meant."""
@@ -137,6 +213,7 @@ class Images:
             if referrers:
                 verifiable = "yes" if all(each.state == "held" for each in referrers) else "incomplete"
             record = repository.tags.get(candidate.tag or "")
+            refused = self._moves.refused(*repository.place, candidate.tag or "")
             return json(
                 ImageDetail(
                     image=self._image(repository, candidate, found),
@@ -146,6 +223,11 @@ class Images:
                     warning=None if known is None else known.warning,
                     tagged=None if record is None else timestamp(record.tagged_at),
                     checked=None if record is None or not record.checked_at else timestamp(record.checked_at),
+                    moves=[
+                        TagMove(timestamp(each.at), each.source, each.target, each.by, each.refused)
+                        for each in self._moves.of(*repository.place, candidate.tag or "")
+                    ],
+                    upstream_digest=None if refused is None else refused.target,
                 )
             )
         raise NotHeld(f"{reference[:160]} is not held")
@@ -153,8 +235,10 @@ class Images:
     # -- one image --------------------------------------------------------------------------------------------------
 
     def _image(self, repository: Repository, candidate: Candidate, found: Closure) -> Image:
-        references = [candidate.tag] if candidate.tag is not None else []
-        use = self._usage.of(*repository.place, *references, str(candidate.digest))
+        # Runtimes ask what a tag means, and pull the manifest of their platform by its digest.
+        root = found.manifests.get(found.root)
+        children = [child.digest for child in root.manifests] if root is not None else []
+        use = self._usage.of(*repository.place, candidate.tag or "", str(candidate.digest), *children)
         record = repository.tags.get(candidate.tag or "")
         platforms = self._platforms(repository, found)
         return Image(
@@ -170,6 +254,7 @@ class Images:
             pulls=0 if use is None else use.pulls,
             last_pulled=None if use is None else timestamp(use.last),
             pinned=repository.pinned.get(candidate.digest) if record is None else record.pinned,
+            locked=record is not None and record.locked,
             fetching=any(platform.fetching for platform in platforms)
             or (bool(found.missing) and self._is_fetching(*repository.place, found.root)),
         )

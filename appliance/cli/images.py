@@ -6,13 +6,16 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from appliance.api import Image, ImageDetail, ImageList
+from appliance.api import OPERATOR, UPSTREAM, Image, ImageDetail, ImageList, TagMove
 from appliance.cli.client import quoted
 from appliance.cli.command import DONE, Commands, Session, new_command
 from appliance.cli.screen import count, moment, short, size
 
 _ON_ITS_WAY = " (on its way)"
 
+
+BY_NAME = "name"
+ORDERS = ("size", "last-pulled", "pulls")
 
 PAGE = 500
 """Images that are asked for at once, so that the appliance answers others in between."""
@@ -22,6 +25,9 @@ def add_to(commands: Commands) -> None:
     """Add C{list} and C{show}."""
     parser = new_command(commands, "list", "list the images held, and the platforms that can be served offline")
     parser.add_argument("pattern", metavar="PATTERN", nargs="?", help="a name or pattern: nginx, 'ghcr.io/**', '*:1.*'")
+    parser.add_argument(
+        "--sort", choices=(BY_NAME, *ORDERS), default=BY_NAME, help="the greatest or latest first; names from a to z"
+    )
     parser.set_defaults(ask=listed)
     parser = new_command(commands, "show", "show one image: platforms held and absent, referrers, what it lacks")
     parser.add_argument("reference", metavar="REF", help="docker.io/library/nginx:1.27, nginx:1.27, ...@sha256:...")
@@ -30,7 +36,10 @@ def add_to(commands: Commands) -> None:
 
 async def listed(session: Session, options: Namespace) -> int:
     """A line for each image."""
-    parameters = {"n": str(PAGE)} | ({} if options.pattern is None else {"pattern": options.pattern})
+    # Pages are of names; another order is known when all images are.
+    parameters = {"n": str(PAGE)} if options.sort == BY_NAME else {"sort": options.sort}
+    if options.pattern is not None:
+        parameters["pattern"] = options.pattern
     documents: list[Any] = []
     found: list[Image] = []
     while True:
@@ -46,12 +55,28 @@ async def listed(session: Session, options: Namespace) -> int:
         return DONE
     if found:
         rows = [
-            (each.name, short(each.digest), size(each.size), moment(each.last_pulled), _offline(each)) for each in found
+            (
+                each.name,
+                short(each.digest),
+                size(each.size),
+                moment(each.last_pulled),
+                str(each.pulls),
+                _pinned(each),
+                _offline(each),
+            )
+            for each in found
         ]
-        session.screen.table([("REFERENCE", "DIGEST", "SIZE", "LAST PULLED", "OFFLINE"), *rows])
+        session.screen.table([("REFERENCE", "DIGEST", "SIZE", "LAST PULLED", "PULLS", "PINNED", "OFFLINE"), *rows])
     else:
         session.screen.note("nothing of that is held" if options.pattern else "nothing is held yet")
     return DONE
+
+
+def _pinned(image: Image) -> str:
+    """By whom, in a word."""
+    if image.pinned is None:
+        return "-"
+    return "locked" if image.locked else OPERATOR if image.pinned == OPERATOR else "bundle"
 
 
 def _offline(image: Image) -> str:
@@ -88,11 +113,16 @@ async def shown(session: Session, options: Namespace) -> int:
         for each in detail.referrers
     ]
     missing = [(each.kind, size(each.size), each.digest) for each in detail.missing]
+    moves = [
+        (moment(each.at), each.by if each.by == UPSTREAM else f"bundle {short(each.by)}", each.source, _target(each))
+        for each in detail.moves
+    ]
     session.screen.table(list(_summary(detail)))
     for heading, rows in (
         (("PLATFORM", "STATE", "DIGEST"), platforms),
         (("REFERRER", "TYPE", "SIZE", "STATE", "TAG"), referrers),
         (("MISSING", "SIZE", "DIGEST"), missing),
+        (("MOVED", "BY", "FROM", "TO"), moves),
     ):
         if rows:
             session.screen.say()
@@ -113,7 +143,14 @@ def _summary(detail: ImageDetail) -> Iterator[tuple[str, str]]:
     if detail.tagged:
         yield "tagged", f"{moment(detail.tagged)}, last checked {moment(detail.checked)}"
     if image.pinned:
-        yield "pinned", f"by bundle {image.pinned}"
+        by = "by an operator" if image.pinned == OPERATOR else f"by bundle {image.pinned}"
+        yield "pinned", f"{by}; locked: the tag does not move" if image.locked else by
+    if detail.upstream_digest:
+        yield "upstream", f"says {detail.upstream_digest} instead, which is not served"
+
+
+def _target(move: TagMove) -> str:
+    return f"{move.target} (refused)" if move.refused else move.target
 
 
 def _verifiable(detail: ImageDetail) -> str:

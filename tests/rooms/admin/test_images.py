@@ -10,10 +10,13 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.defer import execute
 
+from appliance import api
+from appliance.cache.moves import UPSTREAM
 from appliance.cache.prefetch import GRACE
 from appliance.errors import Offline
 from appliance.flow.disk import InlineThreads
 from appliance.index.manifests import HeldManifests
+from appliance.index.repository import OPERATOR
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from tests.doubles.appliance import HUB, NGINX, Appliance
@@ -244,6 +247,92 @@ def test_a_line_tells_when_it_was_pulled_and_what_pins_it(site: Appliance) -> No
     assert (line["pulls"], line["lastPulled"], line["pinned"]) == (3, LATER, "sha256:b")
 
 
+def test_a_pull_of_a_platform_by_its_digest_is_a_pull_of_the_tag(site: Appliance) -> None:
+    """So do runtimes pull; retention counts the same way."""
+    content = multi_arch()
+    site.hold(content, "1")
+    site.usage.note(HUB, NGINX, content.children[1].digest)
+    line = site.get("images")["images"][0]
+    assert (line["pulls"], line["lastPulled"]) == (1, LATER)
+
+
+def test_a_line_tells_whether_an_operator_pinned_it_and_whether_it_is_locked(site: Appliance) -> None:
+    """Scripts tell a bundle's id from an operator's pin by the word."""
+    assert (api.OPERATOR, api.UPSTREAM) == (OPERATOR, UPSTREAM)
+    site.hold(image(), "1", "2", "3")
+    repository = result(site.repositories.get(HUB, NGINX))
+    for tag in ("1", "2"):
+        repository.pin(tag, OPERATOR)
+    repository.lock("2")
+    assert [(each["pinned"], each["locked"]) for each in site.get("images")["images"]] == [
+        ("operator", False),
+        ("operator", True),
+        (None, False),
+    ]
+
+
+def sortable(site: Appliance) -> dict[str, int]:
+    """Images in many repositories, pulled now and then; how often each name was."""
+    pulls = {}
+    for number in range(30):
+        name = f"team/app-{number % 7}"
+        site.hold(image(f"app {number}", [number * 7919 % 10 * 10_000]), str(number), name=name)
+        for _ in range(times := number * 31 % 11):
+            site.clock.advance(1)
+            site.usage.note(HUB, name, str(number))
+        pulls[f"docker.io/{name}:{number}"] = times
+    return pulls
+
+
+@pytest.mark.parametrize(
+    ("order", "key"), [("size", "size"), ("pulls", "pulls"), ("last-pulled", "lastPulled"), ("name", "name")]
+)
+@pytest.mark.parametrize("run", [1000, 3])
+def test_the_list_comes_in_other_orders(
+    site: Appliance, monkeypatch: pytest.MonkeyPatch, order: str, key: str, run: int
+) -> None:
+    """The greatest, or the latest, first; what is equal, by name, and what was never pulled last."""
+    monkeypatch.setattr("appliance.admin.images._RUN", run)
+    pulls = sortable(site)
+    by_name = site.get("images")["images"]
+    assert [each["name"] for each in by_name] == sorted(pulls)
+    found = site.get(f"images?sort={order}")["images"]
+    if order != "name":
+        by_name.sort(key=lambda each: each[key] or "" if key == "lastPulled" else each[key], reverse=True)
+    assert found == by_name
+    assert {each["name"]: each["pulls"] for each in found} == pulls
+    assert site.get(f"images?sort={order}&n=4")["images"] == found[:4]
+    assert site.get(f"images?sort={order}&pattern=team/app-1")["images"] == [
+        each for each in found if each["repository"] == "team/app-1"
+    ]
+
+
+def test_a_long_list_in_another_order_lets_others_have_their_turn(
+    site: Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is put together in pieces."""
+    monkeypatch.setattr("appliance.admin.images._RUN", 3)
+    sortable(site)
+    turns = list[int]()
+    threads: Any = site.services.images._threads
+    monkeypatch.setattr(threads, "call", lambda function, *args: turns.append(1) or execute(function, *args))
+    site.get("images?sort=size")
+    assert len(turns) >= 30 // 3
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("sort=age", "sort=age: there is no such order; there are name, size, last-pulled, pulls"),
+        ("sort=size&last=a", "last goes with the order of names"),
+    ],
+)
+def test_an_order_that_is_not_known_is_refused(site: Appliance, query: str, reason: str) -> None:
+    """With those there are."""
+    code, word, message = site.error("GET", f"images?{query}")
+    assert (code, word) == (400, "bad-request") and reason in message
+
+
 # -- show -----------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +363,29 @@ def test_one_image_is_shown_with_what_refers_to_it_and_what_it_lacks(site: Appli
         (signature.digest, content.children[0].digest, ""),
     ]
     assert shown["tagged"] == shown["checked"] == "2023-11-14T22:13:20Z"
+
+
+def test_the_moves_of_a_tag_are_shown(site: Appliance) -> None:
+    """Newest first, those that were refused too; and what the upstream of a locked tag says now."""
+    old, new = image("old"), image("new")
+    site.offer(old, "1")
+    result(site.through.manifest(site.at(HUB, NGINX), "1"))
+    assert site.get("images/nginx:1")["moves"] == []
+    site.clock.advance(600)
+    site.offer(new, "1")
+    result(site.through.manifest(site.at(HUB, NGINX), "1"))
+    moved = {"at": "2027-01-15T08:10:00Z", "from": old.digest, "to": new.digest, "by": "upstream", "refused": False}
+    shown = site.get("images/nginx:1")
+    assert (shown["moves"], shown["upstreamDigest"]) == ([moved], None)
+    result(site.repositories.get(HUB, NGINX)).lock("1")
+    site.clock.advance(600)
+    site.offer(old, "1")
+    result(site.through.manifest(site.at(HUB, NGINX), "1"))
+    shown = site.get("images/nginx:1")
+    refused = moved | {"at": "2027-01-15T08:20:00Z", "from": new.digest, "to": old.digest, "refused": True}
+    assert (shown["moves"], shown["upstreamDigest"]) == ([refused, moved], old.digest)
+    assert shown["image"]["digest"] == new.digest
+    assert site.get(f"images/nginx@{new.digest}")["moves"] == []
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,39 @@ def receipt(answer: Answer) -> Any:
     return answer.lines[-1]["receipt"]
 
 
+def test_a_tag_that_an_import_moves_is_shown_with_its_bundle(tmp_path: Path) -> None:
+    """Who looks at an image later sees since when it means this, and which bundle said so."""
+    site = Appliance(offline=True)
+    old, new = image("old"), image("new")
+    site.hold(old, "1")
+    done = receipt(site.ask("POST", "imports", {"files": [bundle(tmp_path, new, image("other"))]}))
+    [moved] = site.get("images/nginx:1")["moves"]
+    assert moved == {
+        "at": "2027-01-15T08:00:00Z",
+        "from": old.digest,
+        "to": new.digest,
+        "by": done["bundle"],
+        "refused": False,
+    }
+    assert site.get("images/nginx:2")["moves"] == []
+
+
+def test_an_import_leaves_a_locked_tag_as_it_is(tmp_path: Path) -> None:
+    """The dry run says so too, and the receipt says how to lift it."""
+    site = Appliance(offline=True)
+    old, new = image("old"), image("new")
+    site.hold(old, "1")
+    result(site.repositories.get(HUB, NGINX)).lock("1")
+    files = [bundle(tmp_path, new)]
+    for dry_run in (True, False):
+        done = receipt(site.ask("POST", "imports", {"files": files, "dryRun": dry_run}))
+        assert [(each["outcome"], each["locked"]) for each in done["refs"]] == [("kept", True)]
+        assert any("docker.io/library/nginx:1" in note and "pullcache unpin" in note for note in done["notes"])
+    assert site.get("images/nginx:1")["image"]["digest"] == old.digest
+    assert site.get("images/nginx:1")["moves"] == []
+    assert site.get(f"images/nginx@{new.digest}")["image"]["pinned"] == done["bundle"]
+
+
 def refusal(answer: Answer) -> Any:
     assert answer.code == 200 and set(answer.lines[-1]) == {"error"}
     return answer.lines[-1]["error"]

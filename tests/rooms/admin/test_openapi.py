@@ -106,6 +106,7 @@ def test_the_names_of_the_schemas_stay(document: Any) -> None:
         "ReceiptList",
         "Referrer",
         "Status",
+        "TagMove",
         "Totals",
         "Unreadable",
         "UpstreamStatus",

@@ -112,6 +112,32 @@ def test_list_and_show_say_what_is_on_its_way() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("marks", "shown"),
+    [
+        ({}, "-"),
+        ({"pinned": DIGEST}, "bundle"),
+        ({"pinned": "operator"}, "operator"),
+        ({"pinned": "operator", "locked": True}, "locked"),
+    ],
+)
+def test_list_says_how_often_it_was_pulled_and_what_keeps_it(marks: dict[str, Any], shown: str) -> None:
+    """Beside its size and the last pull: that is what retention goes by."""
+    heading, row = ask(Appliance({"GET images": {"images": [IMAGE | marks]}}), "list").out.splitlines()
+    assert heading.split() == ["REFERENCE", "DIGEST", "SIZE", "LAST", "PULLED", "PULLS", "PINNED", "OFFLINE"]
+    assert row.split()[4:8] == ["2026-11-20", "07:00", "3", shown]
+
+
+@pytest.mark.parametrize("order", ["size", "last-pulled", "pulls"])
+def test_list_is_sorted_by_the_appliance(order: str) -> None:
+    """It comes whole, in that order."""
+    images = [IMAGE | {"name": f"app:{number}"} for number in (2, 1, 3)]
+    appliance = Appliance({"GET images": {"images": images}})
+    out = ask(appliance, "list", "--sort", order, "app").out
+    assert [each.parameters for each in appliance.asked] == [{"pattern": "app", "sort": order}]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["app:2", "app:1", "app:3"]
+
+
 @pytest.mark.parametrize("options", [("list",), ("--json", "list")])
 def test_list_takes_page_after_page(options: tuple[str, ...]) -> None:
     """However many there are: what is shown is one list, and each page is asked for behind the one before."""
@@ -186,6 +212,22 @@ def test_show_tells_whether_signatures_can_be_verified_offline(
         " ".join(line.split()) for line in ask(Appliance({"GET images/a:1": found}), "show", "a:1").out.splitlines()
     ]
     assert [line for line in lines if line.startswith("verifiable")] == ([] if shown is None else [shown])
+
+
+def test_show_tells_how_a_tag_moved_and_what_keeps_it() -> None:
+    """When, by whom, from what to what, with whole digests; and what its upstream says of a locked one."""
+    moves = [
+        {"at": "2026-11-20T07:00:00Z", "from": DIGEST, "to": CHILD, "by": "upstream", "refused": True},
+        {"at": "2026-11-19T07:00:00Z", "from": CHILD, "to": DIGEST, "by": f"sha256:{'b' * 64}", "refused": False},
+    ]
+    image = IMAGE | {"pinned": "operator", "locked": True}
+    found = DETAIL | {"image": image, "moves": moves, "upstreamDigest": CHILD}
+    out = ask(Appliance({"GET images/a:1": found}), "show", "a:1").out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "pinned by an operator; locked: the tag does not move" in lines
+    assert f"upstream says {CHILD} instead, which is not served" in lines
+    assert f"2026-11-20 07:00 upstream {DIGEST} {CHILD} (refused)" in lines
+    assert f"2026-11-19 07:00 bundle sha256:bbbbbbbbbbbb {CHILD} {DIGEST}" in lines
 
 
 def test_an_image_that_is_not_held_is_an_error_of_one_line() -> None:
