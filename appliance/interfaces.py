@@ -7,9 +7,9 @@ work is ``async def``. Sizes and offsets are bytes, durations seconds; a range i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
@@ -219,6 +219,19 @@ class Unfinished:
     written: float
 
 
+class Stored(NamedTuple):
+    """
+    A blob that is held.
+
+    @ivar size: bytes.
+    @ivar modified: when its last byte came, seconds since the epoch.
+    """
+
+    digest: Digest
+    size: int
+    modified: float
+
+
 @dataclass(frozen=True)
 class SetAside:
     """
@@ -242,6 +255,10 @@ class IBlobStore(Interface):
     """
 
     floor = Attribute("bytes of the disk that blobs leave free (int); may be set")
+
+    leases = Attribute(
+        "which blobs are in use (L{appliance.store.leases.Leases}): those that are open, are being received or are put"
+    )
 
     def size(digest: Digest) -> int | None:
         """The blob's size, C{None} when it is not held. Immediate."""
@@ -288,11 +305,20 @@ class IBlobStore(Interface):
     def forget(digest: Digest) -> Deferred[bool]:
         """Throw away what is left of such a blob; C{False}, and nothing is, when it is being received now."""
 
-    def delete(digest: Digest) -> Deferred[None]:
+    def delete(*digests: Digest) -> Deferred[None]:
         """
-        Hold a blob no more; durable when the Deferred fires. One that is not held is no error.
+        Hold some blobs no more: from now on none of them is, and durably when the Deferred fires. What is not held is
+        no error. Fails with L{OSError} when the disk refuses; then the rest is gone all the same.
 
-        Who has it open goes on reading it, and one that is being received is not touched: it may become the blob again.
+        Who has one open goes on reading it, and one that is being received is not touched: it may become the blob
+        again. Leases are not looked at: that is the caller's part, in the same turn of the reactor.
+        """
+
+    def walk() -> AsyncIterator[list[Stored]]:
+        """
+        All blobs, in no order, some hundred at a time. What comes or goes meanwhile may be among them or not. Where
+        there is a reactor, others are served between two of the lists. Afterwards L{total} is right also where files
+        were removed by hand. Raises L{OSError}.
         """
 
     def verify(digest: Digest, paced: Callable[[int], Awaitable[None]] | None = None) -> Deferred[bool]:

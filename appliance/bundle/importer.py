@@ -40,6 +40,7 @@ from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.reference import Reference
 from appliance.oci.timestamps import seconds_of, timestamp
+from appliance.store.leases import Lease
 
 #: How many notes of one kind a receipt has.
 _SHOWN = 5
@@ -133,7 +134,8 @@ class Importer:
             progress(ImportProgress(stage="checking"))
             contents = await self._threads.call(read_contents, archives, options.as_name, policy)
             contents = await self._threads.call(self._named_as_here, contents, options)
-            return await self._import(contents, archives, options, progress)
+            with self._store.leases.take(()) as lease:
+                return await self._import(contents, archives, lease, options, progress)
         finally:
             # Whatever a thread is still reading ends soon, and the files are closed after it.
             stop.request()
@@ -168,15 +170,16 @@ class Importer:
         self,
         contents: ArchiveContents,
         archives: Sequence[Archive],
+        lease: Lease,
         options: ImportOptions,
         progress: Callable[[ImportProgress], None],
     ) -> Receipt:
-        """Plan, store and publish."""
+        """Plan, store and publish; C{lease} is taken of all that is needed."""
         unknown = self._names.missing(root.upstream for root in contents.roots)
         if unknown is not None and not options.dry_run:
             raise BundleUpstreamUnknown(f"{contents.source}: {unknown}")
         changes = await self._publication.preview(contents.roots, options.on_existing_tag)
-        plan = await plan_import(contents, archives, self._store, self._threads)
+        plan = await plan_import(contents, archives, self._store, self._threads, lease=lease)
         if options.dry_run:
             receipt = self._receipt(contents, plan, changes, 0, dry_run=True)
             return msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes_of(changes)])

@@ -21,6 +21,7 @@ from appliance.index.manifests import ManifestReader
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, claimed_type, parse_manifest
+from appliance.store.leases import Lease
 
 #: The most blobs and manifests that one image names, each as often as it is named, and that all images of an import do:
 #: a hundred for each name that a bundle may have. Indexes that share their children are walked for each of them.
@@ -61,10 +62,12 @@ async def plan_import(
     store: IBlobStore,
     threads: IThreads,
     assumed: Mapping[Digest, int] = MappingProxyType({}),
+    lease: Lease | None = None,
 ) -> ImportPlan:
     """
     Look at everything beneath the roots.
 
+    @param lease: is taken of each blob beneath a root before it is looked for in the store, so that it stays there.
     @param assumed: sizes of blobs that count as held although they cannot be read here: what an increment builds on,
         where it is verified without a store.
     @raise BundleDamaged: a document is not what it should be.
@@ -74,7 +77,7 @@ async def plan_import(
         if incomplete is not None:
             new = [blob for blob in contents.blobs.values() if store.size(blob.digest) is None]
             return ImportPlan(new=new, incomplete=incomplete)
-    return await _Planner(contents, store, threads, assumed).run()
+    return await _Planner(contents, store, threads, assumed, lease or store.leases.take(())).run()
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,18 @@ class _Planner:
     """Looks at what is beneath each root, and plans the import."""
 
     def __init__(
-        self, contents: ArchiveContents, store: IBlobStore, threads: IThreads, assumed: Mapping[Digest, int]
+        self,
+        contents: ArchiveContents,
+        store: IBlobStore,
+        threads: IThreads,
+        assumed: Mapping[Digest, int],
+        lease: Lease,
     ) -> None:
         self._contents = contents
         self._store = store
         self._threads = threads
         self._assumed = assumed
+        self._lease = lease
         self._manifests = ManifestReader(self._read, threads, MAX_REMEMBERED)
         self._plan = ImportPlan()
         self._missing: dict[Digest, ImageBlob] = {}
@@ -172,6 +181,7 @@ class _Planner:
 
     async def _read(self, digest: Digest) -> bytes | None:
         """A small blob from the store, else from the archive. Raises L{BundleDamaged} when it has another digest."""
+        self._lease.add(digest)
         if self._store.size(digest) is not None:
             try:
                 return await self._store.read(digest, MAX_MANIFEST_BYTES)
@@ -193,6 +203,7 @@ class _Planner:
         return data
 
     def _size(self, digest: Digest) -> int | None:
+        self._lease.add(digest)
         held = self._store.size(digest)
         if held is not None:
             return held

@@ -12,6 +12,7 @@ from appliance.cache.flight import Flight, State
 from appliance.errors import Offline, PullcacheError
 from appliance.flow.singleflight import ended
 from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, Unfinished
 from appliance.oci.digest import Digest
 from appliance.upstream.interfaces import IUpstream
@@ -73,12 +74,16 @@ class Flights:
         if digest in self._under_way:
             raise ValueError(f"{digest} is under way already")
         flight = Flight(registry, repository, digest, size, self._store, self._clock, segments, background)
+        # Up to the repository's note, which may come after the last byte.
+        lease = self._store.leases.take((digest,))
         landing = Deferred.fromCoroutine(flight.fly())
         self._under_way[digest] = (flight, landing)
-        landing.addBoth(self._ended, flight)
-        flight.landed().addCallbacks(
+        noted = flight.landed().addCallbacks(
             lambda _: self._link(registry.name, repository, digest, flight.size), lambda _: None
         )
+        over = DeferredList([ended(landing), noted])
+        landing.addBoth(self._ended, flight)
+        over.addCallback(lambda _: lease.close())
         return flight
 
     # -- what an earlier process left -------------------------------------------------------------------------------
@@ -142,18 +147,20 @@ class Flights:
             size = left.origin.size
         if size is None or left.size < size:
             return
+        lease = self._store.leases.take((digest,))
         ingest = await self._store.ingest(digest)
         try:
             if ingest.verify():
                 await ingest.commit()
                 if left.origin is not None and left.origin.upstream is not None:
-                    self._link(left.origin.upstream, left.origin.repository, digest, size)
+                    await self._link(left.origin.upstream, left.origin.repository, digest, size)
                 self._log.info("{digest} was received whole by an earlier process; it is held now", digest=digest)
             else:
                 # Damaged by a power cut, or longer than was noted: who goes on with it finds out.
                 self._not_whole[digest] = left
         finally:
             ingest.close()
+            lease.close()
 
     async def sweep(self, access: Access, now: float) -> None:
         """
@@ -237,12 +244,17 @@ class Flights:
             return ended(self._under_way[digest][1])
         return ended(self._completing[digest]) if digest in self._completing else succeed(None)
 
-    def _link(self, upstream: str, name: str, digest: Digest, size: int | None) -> None:
-        """Note that the blob is the repository's: its upstream gave it there."""
-        if size is not None:
-            found = self._repositories.get(upstream, name)
-            found.addCallback(lambda known: self._repositories.save_soon(known) if known.link(digest, size) else None)
-            found.addErrback(lambda failure: self._log.failure("a blob was not noted", failure))
+    def _link(self, upstream: str, name: str, digest: Digest, size: int | None) -> Deferred[None]:
+        """Note that the blob is the repository's: its upstream gave it there. Fires when it is, or cannot be."""
+        if size is None:
+            return succeed(None)
+
+        def note(repository: Repository) -> None:
+            if repository.link(digest, size):
+                self._repositories.save_soon(repository)
+
+        noted = self._repositories.get(upstream, name).addCallback(note)
+        return noted.addErrback(lambda failure: self._log.failure("a blob was not noted", failure))
 
     def _ended(self, result: None | Failure, flight: Flight) -> None:
         del self._under_way[flight.digest]

@@ -115,7 +115,9 @@ class Manifests:
         if freshness.is_fresh(checked_at, self._clock.seconds(), remote.settings):
             until = freshness.fresh_until(checked_at, remote.settings)
             return await self._answer(repository, record.digest, hit, until)
-        found = await self._tags.revalidate(self._by_tag(remote, repository, tag), checked_at)
+        # It is in use, although its last pull may be long ago.
+        with self._store.leases.take((record.digest,)):
+            found = await self._tags.revalidate(self._by_tag(remote, repository, tag), checked_at)
         if not isinstance(found, Stale):
             if found.value.refused and not found.value.fetched:
                 return await self._current(remote, repository, tag, LOCKED)
@@ -295,11 +297,12 @@ class Manifests:
 
     async def _hold(self, repository: Repository, digest: Digest, confirm: bool) -> bool:
         """Hold here what the store has; whether it is a manifest."""
-        size, manifest = self._store.size(digest), await self._graph.manifests.manifest(digest, "")
-        if size is None or manifest is None:
-            return False
-        await self._note(repository, digest, manifest, size, confirm)
-        return True
+        with self._store.leases.take((digest,)):
+            size, manifest = self._store.size(digest), await self._graph.manifests.manifest(digest, "")
+            if size is None or manifest is None:
+                return False
+            await self._note(repository, digest, manifest, size, confirm)
+            return True
 
     async def _keep(
         self, remote: RemoteRepository, repository: Repository, digest: Digest, data: bytes, content_type: str | None
@@ -312,18 +315,24 @@ class Manifests:
             manifest = parse_manifest(data, content_type)
         except ManifestInvalid as error:
             raise UpstreamInvalid(remote.upstream, f"{remote.name}@{digest}: {error}") from error
-        await self._store.put(digest, data)
-        self._in_memory.put(digest, data, len(data))
-        await self._note(repository, digest, manifest, len(data), confirm=True)
+        with self._store.leases.take((digest,)):
+            await self._store.put(digest, data)
+            self._in_memory.put(digest, data, len(data))
+            await self._note(repository, digest, manifest, len(data), confirm=True)
 
     async def _note(self, repository: Repository, digest: Digest, manifest: Manifest, size: int, confirm: bool) -> None:
-        """Note a manifest that the store has, durable on return; C{confirm} as L{Repository.hold} has it."""
-        if any(descriptor.digest == str(EMPTY_DIGEST) for descriptor in manifest.blobs):
-            await self._store.put(EMPTY_DIGEST, EMPTY)
-            repository.link(EMPTY_DIGEST, len(EMPTY))
-        repository.hold(digest, manifest.media_type, size, confirm)
-        self._graph.add(repository, digest, manifest, size)
-        await self._repositories.save(repository)
+        """
+        Note a manifest that the store has, and of which the caller has a lease; durable on return. C{confirm} as
+        L{Repository.hold} has it.
+        """
+        # What it names is referred to from here on.
+        with self._store.leases.take(descriptor.parsed() for descriptor in manifest.descriptors):
+            if any(descriptor.digest == str(EMPTY_DIGEST) for descriptor in manifest.blobs):
+                await self._store.put(EMPTY_DIGEST, EMPTY)
+                repository.link(EMPTY_DIGEST, len(EMPTY))
+            repository.hold(digest, manifest.media_type, size, confirm)
+            self._graph.add(repository, digest, manifest, size)
+            await self._repositories.save(repository)
 
     async def _answer(
         self,
@@ -336,7 +345,8 @@ class Manifests:
         media_type = repository.manifests[digest].media_type
         data = self._in_memory.get(digest)
         if data is None:
-            data = await self._store.read(digest, MAX_MANIFEST_BYTES)
+            with self._store.leases.take((digest,)):
+                data = await self._store.read(digest, MAX_MANIFEST_BYTES)
             if not digest.matches(data):
                 raise _damaged(digest)
             # What an earlier version kept may be what is not kept any more.

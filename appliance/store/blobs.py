@@ -8,31 +8,27 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
 from appliance.flow.disk import fsync_folder, write_new
-from appliance.flow.singleflight import shielded
-from appliance.interfaces import (
-    IBlobReader,
-    IBlobStore,
-    IIngest,
-    IThreads,
-    SetAside,
-    Unfinished,
-)
+from appliance.flow.singleflight import ended, shielded
+from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, SetAside, Stored, Unfinished
 from appliance.oci.digest import Digest
 from appliance.store.files import FileReader, SharedFile
+from appliance.store.leases import Leases
 from appliance.store.partial import PARTIAL, READ, PartialBlob, read_note, unlink
+from appliance.store.walk import Walk
 from appliance.store.window import Memory
 
 T = TypeVar("T")
@@ -55,9 +51,11 @@ class FilesystemBlobStore:
         self._damaged = root / DAMAGED
         self._threads = threads
         self._total = 0
-        # What got its name or lost it while the others are being added up.
-        self._changed: set[str] | None = set()
         self._naming = Lock()
+        # Those that go on have to know what gets its name or loses it meanwhile.
+        self._walks: WeakSet[Walk] = WeakSet()
+        self._leaving: dict[Digest, Deferred[None]] = {}
+        self.leases = Leases()
         self._temporaries = count(1)
         self._receiving: set[Digest] = set()
         self._memory = Memory()
@@ -66,12 +64,11 @@ class FilesystemBlobStore:
     def measure(self) -> Deferred[None]:
         """Add up what the folder holds, once at start; until it fires L{total} counts only what came since."""
 
-        def measured(found: dict[str, int]) -> None:
-            with self._naming:
-                self._total += sum(size for name, size in found.items() if name not in (self._changed or ()))
-                self._changed = None
+        async def measure() -> None:
+            async for _ in self.walk():
+                pass
 
-        return self._threads.call(self._sizes).addCallback(measured)
+        return Deferred.fromCoroutine(measure())
 
     def probe(self) -> Deferred[None]:
         """Fires when the store can be read and written; fails with L{OSError} when it cannot."""
@@ -79,6 +76,8 @@ class FilesystemBlobStore:
 
     def size(self, digest: Digest) -> int | None:
         """See L{IBlobStore.size}."""
+        if digest in self._leaving:
+            return None
         # A list of images asks for a hundred thousand: joining a Path costs more than the system call.
         try:
             return os.stat(f"{self._folder}/{digest.algorithm}/{digest.encoded}").st_size
@@ -87,7 +86,7 @@ class FilesystemBlobStore:
 
     def open(self, digest: Digest) -> IBlobReader:
         """See L{IBlobStore.open}."""
-        return FileReader(self._opened(digest), self._threads)
+        return FileReader(self._opened(digest), self._threads, self.leases.take((digest,)))
 
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
         """See L{IBlobStore.read}."""
@@ -99,15 +98,24 @@ class FilesystemBlobStore:
 
     def put(self, digest: Digest, data: bytes) -> Deferred[None]:
         """See L{IBlobStore.put}."""
-        return self._threads.call(self._put, digest, data)
+        lease = self.leases.take((digest,))
+
+        def over(result: T) -> T:
+            lease.close()
+            return result
+
+        return self._settled(digest).addCallback(lambda _: self._threads.call(self._put, digest, data)).addBoth(over)
 
     def ingest(self, digest: Digest, keep: bool = True) -> Deferred[IIngest]:
         """See L{IBlobStore.ingest}."""
+        return self._settled(digest).addCallback(lambda _: self._ingest(digest, keep))
+
+    def _ingest(self, digest: Digest, keep: bool) -> Deferred[IIngest]:
         path, closed = self._temporary(digest), _nothing
         if keep and digest not in self._receiving:
             self._receiving.add(digest)
             path, closed = self._partial / digest.file_name, partial(self._receiving.discard, digest)
-        shared = (self._threads, self._publish, self._admit, self._memory)
+        shared = (self._threads, self._publish, self._admit, self._memory, self.leases)
         return PartialBlob(path, self._path(digest), digest, *shared, closed, keep).load()
 
     def unfinished(self) -> list[Digest]:
@@ -139,9 +147,31 @@ class FilesystemBlobStore:
 
         return shielded(gone.addBoth(over).addCallback(lambda _: True))
 
-    def delete(self, digest: Digest) -> Deferred[None]:
+    def delete(self, *digests: Digest) -> Deferred[None]:
         """See L{IBlobStore.delete}."""
-        return shielded(self._threads.call(self._delete, digest))
+        # Else one that is looked for now would be found, and be gone a moment later.
+        gone: Deferred[None] = Deferred()
+        self._leaving |= dict.fromkeys(digests, gone)
+
+        def over(result: T) -> T:
+            for digest in digests:
+                if self._leaving.get(digest) is gone:
+                    del self._leaving[digest]
+            gone.callback(None)
+            return result
+
+        return shielded(self._threads.call(self._delete, digests).addBoth(over))
+
+    async def walk(self) -> AsyncIterator[list[Stored]]:
+        """See L{IBlobStore.walk}."""
+        with self._naming:
+            walk = Walk(self._blobs, self._naming)
+            self._walks.add(walk)
+        while found := await self._threads.call(walk.batch):
+            yield found
+        with self._naming:
+            self._walks.discard(walk)
+            self._total = walk.total()
 
     def verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None = None) -> Deferred[bool]:
         """See L{IBlobStore.verify}."""
@@ -227,6 +257,8 @@ class FilesystemBlobStore:
 
     def _opened(self, digest: Digest) -> SharedFile:
         try:
+            if digest in self._leaving:
+                raise FileNotFoundError
             fd = os.open(f"{self._folder}/{digest.algorithm}/{digest.encoded}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotHeld(f"{digest} is not in the store") from None
@@ -295,20 +327,38 @@ class FilesystemBlobStore:
             if final.exists():
                 path.unlink()
             else:
-                if self._changed is not None:
-                    self._changed.add(final.name)
                 os.rename(path, final)
-                self._total += size
+                self._count(digest, 0, size)
         fsync_folder(final.parent)
 
-    def _delete(self, digest: Digest) -> None:
-        path = self._path(digest)
-        with self._naming, suppress(FileNotFoundError):
-            size = path.stat().st_size
-            path.unlink()
-            self._uncount(path.name, size)
-        # Also where another has just removed it: its removal may not be durable yet.
-        fsync_folder(path.parent)
+    def _delete(self, digests: Sequence[Digest]) -> None:
+        refused: OSError | None = None
+        for digest in digests:
+            path = self._path(digest)
+            try:
+                with self._naming:
+                    size = path.stat().st_size
+                    path.unlink()
+                    self._count(digest, size, 0)
+            except FileNotFoundError:
+                # Another has just removed it: that may not be durable yet.
+                continue
+            except OSError as error:
+                refused = error
+        for algorithm in {digest.algorithm for digest in digests}:
+            fsync_folder(self._blobs / algorithm)
+        if refused is not None:
+            raise refused
+
+    def _count(self, digest: Digest, before: int, now: int) -> None:
+        """The blob had C{before} bytes and has C{now}; with the lock held."""
+        self._total += now - before
+        for walk in self._walks:
+            walk.changed(digest, before, now)
+
+    def _settled(self, digest: Digest) -> Deferred[None]:
+        """Fires when the blob is not about to go, as it could although it has just come."""
+        return ended(self._leaving[digest]) if digest in self._leaving else succeed(None)
 
     def _set_aside(self, digest: Digest) -> bool:
         with self._naming:
@@ -321,17 +371,11 @@ class FilesystemBlobStore:
             os.rename(path, self._damaged / digest.file_name)
         except FileNotFoundError:
             return False
-        self._uncount(path.name, size)
+        self._count(digest, size, 0)
         # Where it went before where it was: after a power cut it may have both names, and never none.
         fsync_folder(self._damaged)
         fsync_folder(path.parent)
         return True
-
-    def _uncount(self, name: str, size: int) -> None:
-        if self._changed is None or name in self._changed:
-            self._total -= size
-        else:
-            self._changed.add(name)
 
     def _list_damaged(self) -> list[SetAside]:
         found = []
@@ -350,15 +394,6 @@ class FilesystemBlobStore:
 
     def _temporary(self, digest: Digest) -> Path:
         return self._partial / f"{digest.file_name}.{next(self._temporaries)}.tmp"
-
-    def _sizes(self) -> dict[str, int]:
-        """Bytes of each blob that is found, by the name of its file."""
-        found = {}
-        for algorithm in os.scandir(self._blobs):
-            for blob in os.scandir(algorithm.path) if algorithm.is_dir() else ():
-                with suppress(FileNotFoundError):
-                    found[blob.name] = blob.stat().st_size
-        return found
 
 
 def _nothing() -> None:

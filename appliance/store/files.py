@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from appliance.flow.singleflight import shielded
 from appliance.interfaces import IBlobReader, IFileTransport, IThreads
+from appliance.store.leases import Lease
 
 T = TypeVar("T")
 
@@ -49,10 +50,14 @@ class SharedFile:
 class FileReader:
     """L{IBlobReader} on a file that is open for reading; ranges are sent by C{sendfile(2)}."""
 
-    def __init__(self, file: SharedFile, threads: IThreads) -> None:
-        """@param file: acquired for this reader."""
+    def __init__(self, file: SharedFile, threads: IThreads, lease: Lease | None = None) -> None:
+        """
+        @param file: acquired for this reader.
+        @param lease: of the blob, for this reader.
+        """
         self._file: SharedFile | None = file
         self._threads = threads
+        self._lease = lease
 
     @property
     def size(self) -> int:
@@ -98,6 +103,8 @@ class FileReader:
         file, self._file = self._file, None
         if file is not None:
             file.release()
+            if self._lease is not None:
+                self._lease.close()
 
     @property
     def _fd(self) -> int:

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, execute, fail, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, NotHeld
-from appliance.interfaces import (
-    IBlobReader,
-    IBlobStore,
-    IFileTransport,
-    IIngest,
-    Origin,
-    SetAside,
-    Unfinished,
-)
+from appliance.interfaces import IBlobReader, IBlobStore, IFileTransport, IIngest, Origin, SetAside, Stored, Unfinished
 from appliance.oci.digest import Digest
+from appliance.store.leases import Lease, Leases
 from appliance.store.window import Memory, Window
 
 UNBOUNDED = 1 << 62
+
 
 @implementer(IBlobStore)
 class MemoryBlobStore:
@@ -35,6 +29,7 @@ class MemoryBlobStore:
         self._partial: dict[Digest, tuple[bytes, Origin | None]] = {}
         self._damaged: dict[Digest, bytes] = {}
         self._receiving: set[Digest] = set()
+        self.leases = Leases()
         self._capacity = capacity
         # Those whose bytes are nowhere else.
         self._detached: set[_MemoryIngest] = set()
@@ -56,7 +51,7 @@ class MemoryBlobStore:
         """See L{IBlobStore.open}."""
         if digest not in self._blobs:
             raise NotHeld(f"{digest} is not in the store")
-        return MemoryReader(self._blobs[digest])
+        return MemoryReader(self._blobs[digest], self.leases.take([digest]))
 
     def read(self, digest: Digest, limit: int) -> Deferred[bytes]:
         """See L{IBlobStore.read}."""
@@ -86,7 +81,8 @@ class MemoryBlobStore:
                 self._admit(len(data))
             except OSError as error:
                 return fail(error)
-        self._publish(digest, data)
+        with self.leases.take((digest,)):
+            self._publish(digest, data)
         return succeed(None)
 
     def ingest(self, digest: Digest, keep: bool = True) -> Deferred[IIngest]:
@@ -112,10 +108,16 @@ class MemoryBlobStore:
         self._partial.pop(digest, None)
         return succeed(True)
 
-    def delete(self, digest: Digest) -> Deferred[None]:
+    def delete(self, *digests: Digest) -> Deferred[None]:
         """See L{IBlobStore.delete}."""
-        self._blobs.pop(digest, None)
+        for digest in digests:
+            self._blobs.pop(digest, None)
         return succeed(None)
+
+    async def walk(self) -> AsyncIterator[list[Stored]]:
+        """See L{IBlobStore.walk}; all came at the beginning of time."""
+        if found := [Stored(digest, len(data), 0.0) for digest, data in self._blobs.items()]:
+            yield found
 
     def verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None = None) -> Deferred[bool]:
         """See L{IBlobStore.verify}: all of it is one piece."""
@@ -172,8 +174,10 @@ class MemoryBlobStore:
 class MemoryReader:
     """L{IBlobReader} on bytes, which may grow meanwhile."""
 
-    def __init__(self, data: bytes | bytearray) -> None:
+    def __init__(self, data: bytes | bytearray, lease: Lease | None = None) -> None:
+        """@param lease: of the blob, for this reader."""
         self._data: bytes | bytearray | None = data
+        self._lease = lease
 
     @property
     def size(self) -> int:
@@ -203,6 +207,8 @@ class MemoryReader:
     def close(self) -> None:
         """See L{IBlobReader.close}."""
         self._data = None
+        if self._lease is not None:
+            self._lease.close()
 
 
 @implementer(IIngest)
@@ -210,12 +216,14 @@ class _MemoryIngest:
     """
     See L{IIngest}.
 
+
     @ivar lying: what stands for its file; readers hold it as well, and see it grow.
     """
 
     def __init__(self, store: MemoryBlobStore, digest: Digest, stored: bool, named: bool) -> None:
         """@param named: whether its bytes are kept for a resumption."""
         self._store = store
+        self._lease = store.leases.take((digest,))
         self._is_named = named
         data: bytes = b""
         self.origin: Origin | None = None
@@ -305,7 +313,8 @@ class _MemoryIngest:
         """See L{IIngest.reader}."""
         if not self._is_open:
             raise self._closed()
-        return self._window.reader(MemoryReader(self.lying), start)
+        lease = self._store.leases.take((self.digest,))
+        return self._window.reader(MemoryReader(self.lying, lease), start)
 
     def verify(self) -> bool:
         """See L{IIngest.verify}."""
@@ -340,6 +349,7 @@ class _MemoryIngest:
             self._window.close()
             if self.digest in self._store._blobs:
                 self._forget()
+            self._lease.close()
             self._let_go()
 
     def _forget(self) -> None:

@@ -38,6 +38,7 @@ from appliance.interfaces import IBlobReader, IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
 from appliance.store.ahead import Ahead, Stretch, gathered, write_pieces
 from appliance.store.files import FileReader, SharedFile
+from appliance.store.leases import Leases
 from appliance.store.window import Memory, Window
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class PartialBlob:
         publish: Callable[[Path, Digest, int], None],
         admit: Callable[[int], None],
         memory: Memory,
+        leases: Leases,
         closed: Callable[[], None] = lambda: None,
         keep: bool = True,
     ) -> None:
@@ -74,6 +76,7 @@ class PartialBlob:
         @param publish: gives a whole and synced file of that digest and size its name, on a thread.
         @param admit: raises L{OSError} when so many more bytes may not be written, on a thread.
         @param memory: shared by all of the store.
+        @param leases: where the blob counts as in use until L{close}.
         @param closed: called when the file may have another writer.
         @param keep: whether it can become a blob; else C{path} is a C{.tmp}, and its name goes at once.
         """
@@ -87,6 +90,8 @@ class PartialBlob:
         # Not looked at before each small piece.
         self._unadmitted = 0
         self._window = Window(memory)
+        self._leases = leases
+        self._lease = leases.take((digest,))
         self._when_closed = closed
         self._hasher: Any = digest.hasher()
         self._ahead = Ahead(path.parent, digest.file_name)
@@ -179,7 +184,8 @@ class PartialBlob:
         if not hasattr(self, "_file"):
             return self._window.reader(None, start)
         self._file.acquire()
-        return self._window.reader(FileReader(self._file, self._threads), start)
+        lease = self._leases.take((self.digest,))
+        return self._window.reader(FileReader(self._file, self._threads, lease), start)
 
     def verify(self) -> bool:
         """See L{IIngest.verify}."""
@@ -215,7 +221,12 @@ class PartialBlob:
             # The beginning of a blob that has come from elsewhere meanwhile is of no use.
             if self.stored and (not self._is_kept or self._final.exists()):
                 over = self._threads.call(unlink, self._path).addErrback(lambda _: None)
-        return over.addCallback(lambda _: self._ended())
+
+        def closed(_: None) -> None:
+            self._lease.close()
+            self._ended()
+
+        return over.addCallback(closed)
 
     def _ended(self) -> None:
         """The file may have another writer: said once."""

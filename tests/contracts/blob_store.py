@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from appliance.errors import BlobDamaged, NotHeld
-from appliance.interfaces import IBlobStore
+from appliance.interfaces import IBlobStore, Stored
 from appliance.oci.digest import Digest
 
 DATA = b"a manifest, or a small blob\n"
@@ -262,3 +262,80 @@ class BlobStoreContract(SynchronousTestCase):
         self.successResultOf(ingest.commit())
         self.assertTrue(self.verify())
         self.assertEqual(self.damaged(), [(DIGEST, len(DATA) - 1)])
+
+    def test_several_are_deleted_at_once(self) -> None:
+        """Those that are not held among them change nothing."""
+        self.put()
+        self.put(OTHER, b"something else")
+        self.assertIsNone(self.successResultOf(self.store.delete(DIGEST, Digest.of(b"never here"), OTHER)))
+        self.assertEqual((self.store.size(DIGEST), self.store.size(OTHER), self.store.total()), (None, None, 0))
+
+    # -- leases -----------------------------------------------------------------------------------------------------
+
+    def test_a_blob_is_in_use_while_it_is_open(self) -> None:
+        """From the first reader to the last, and no other blob with it."""
+        self.put()
+        self.assertNotIn(DIGEST, self.store.leases)
+        readers = [self.store.open(DIGEST) for _ in range(2)]
+        for reader in readers:
+            self.assertIn(DIGEST, self.store.leases)
+            self.assertNotIn(OTHER, self.store.leases)
+            reader.close()
+        readers[0].close()
+        self.assertNotIn(DIGEST, self.store.leases)
+
+    def test_what_cannot_be_opened_is_not_in_use(self) -> None:
+        """Nothing is left behind by a request for what is not held."""
+        self.assertRaises(NotHeld, self.store.open, DIGEST)
+        self.assertNotIn(DIGEST, self.store.leases)
+
+    def test_a_blob_is_in_use_while_it_is_put(self) -> None:
+        """Who watches knows of it afterwards, held before or not."""
+        for _ in range(2):
+            with self.store.leases.watch() as watch:
+                self.put()
+            self.assertIn(DIGEST, watch)
+            self.assertNotIn(DIGEST, self.store.leases)
+
+    def test_a_blob_is_in_use_while_it_is_received(self) -> None:
+        """From the beginning to the end of each writer; and then as long as it is read."""
+        first, second = (self.successResultOf(self.store.ingest(DIGEST)) for _ in range(2))
+        reader = first.reader()
+        for ingest in (first, second):
+            self.assertIn(DIGEST, self.store.leases)
+            ingest.close()
+        self.assertIn(DIGEST, self.store.leases)
+        reader.close()
+        self.assertNotIn(DIGEST, self.store.leases)
+
+    def test_a_blob_that_was_received_is_in_use_no_more(self) -> None:
+        """Committed or thrown away, closed once more or not."""
+        for end in ("commit", "discard"):
+            ingest = self.successResultOf(self.store.ingest(DIGEST))
+            self.successResultOf(ingest.write([DATA]))
+            self.successResultOf(getattr(ingest, end)())
+            ingest.close()
+            self.assertNotIn(DIGEST, self.store.leases)
+
+    # -- all of them ------------------------------------------------------------------------------------------------
+
+    def walked(self) -> list[Stored]:
+        async def walk() -> list[Stored]:
+            return [each async for batch in self.store.walk() for each in batch]
+
+        found = self.successResultOf(Deferred.fromCoroutine(walk()))
+        return sorted(found)
+
+    def test_a_walk_finds_all_blobs_and_nothing_else(self) -> None:
+        """With their sizes; what is still being received is no blob."""
+        self.assertEqual(self.walked(), [])
+        held = {Digest.of(data, algorithm): data for data in (b"", DATA) for algorithm in ("sha256", "sha512")}
+        for digest, data in held.items():
+            self.put(digest, data)
+        ingest = self.successResultOf(self.store.ingest(OTHER))
+        self.addCleanup(ingest.close)
+        self.successResultOf(ingest.write([b"some"]))
+        found = self.walked()
+        self.assertEqual({each.digest: each.size for each in found}, {each: len(data) for each, data in held.items()})
+        self.assertEqual(self.store.total(), 2 * len(DATA))
+        self.assertTrue(all(each.modified >= 0 for each in found))

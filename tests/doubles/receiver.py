@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
-from appliance.interfaces import IBlobReader, IBlobStore, IDocuments, IIngest, Origin, SetAside, Unfinished
+from appliance.interfaces import IBlobReader, IBlobStore, IDocuments, IIngest, Origin, SetAside, Stored, Unfinished
 from appliance.oci.digest import Digest
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import result
@@ -76,6 +76,7 @@ class BrittleStore:
     def __init__(self, store: MemoryBlobStore, disk: Disk) -> None:
         self._store = store
         self._disk = disk
+        self.leases = store.leases
 
     def size(self, digest: Digest) -> int | None:
         return self._store.size(digest)
@@ -107,8 +108,11 @@ class BrittleStore:
     def forget(self, digest: Digest) -> Deferred[bool]:
         return self._store.forget(digest)
 
-    def delete(self, digest: Digest) -> Deferred[None]:
-        return self._disk.run(lambda: self._store.delete(digest))
+    def delete(self, *digests: Digest) -> Deferred[None]:
+        return self._disk.run(lambda: self._store.delete(*digests))
+
+    def walk(self) -> AsyncIterator[list[Stored]]:
+        return self._store.walk()
 
     def verify(self, digest: Digest, paced: Callable[[int], Awaitable[None]] | None = None) -> Deferred[bool]:
         return self._store.verify(digest, paced)

@@ -225,7 +225,7 @@ TIMEOUT = 75.0
 
 
 @dataclass(frozen=True)
-class Lease:
+class SecretLease:
     """
     A secret as given.
 
@@ -238,7 +238,7 @@ class Lease:
 
 
 #: Asks the issuer. Fails with the subclasses of L{appliance.errors.UpstreamError}.
-Obtain = Callable[[], Coroutine[Deferred[Any], Any, Lease]]
+Obtain = Callable[[], Coroutine[Deferred[Any], Any, SecretLease]]
 
 
 class LeasedSecret:
@@ -257,7 +257,7 @@ class LeasedSecret:
         self._clock = clock
         self._obtain = obtain
         self._requests: SingleFlight[None, Secret] = SingleFlight()
-        self._lease: Lease | None = None
+        self._lease: SecretLease | None = None
         #: When the lease was received, and when the issuer was asked last; seconds of the clock.
         self._received = 0.0
         self._requested: float | None = None

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from appliance.errors import UpstreamDenied, UpstreamInvalid
 from appliance.settings import UpstreamSettings
 from appliance.upstream.credentials.configured import CredentialArguments, Post, token_credentials
-from appliance.upstream.credentials.renewing import IAcceptedCredentials, Lease, LeasedSecret, RenewingCredential
+from appliance.upstream.credentials.renewing import IAcceptedCredentials, LeasedSecret, RenewingCredential, SecretLease
 from appliance.upstream.interfaces import ICredentials, Secret, is_token
 from appliance.upstream.kinds.standard import Standard
 
@@ -110,7 +110,7 @@ class AcrCredentials:
     def _exchange_of(self, token: Secret) -> RenewingCredential:
         """What C{token} is exchanged for; what an earlier one was exchanged for is forgotten."""
 
-        async def obtain() -> Lease:
+        async def obtain() -> SecretLease:
             try:
                 return await self._exchange(token)
             except UpstreamDenied:
@@ -125,7 +125,7 @@ class AcrCredentials:
             self._exchanged = token.identity, RenewingCredential(leased, self._clock)
         return self._exchanged[1]
 
-    async def _exchange(self, token: Secret) -> Lease:
+    async def _exchange(self, token: Secret) -> SecretLease:
         """One exchange. C{tenant} is the token's own; it may be left out where the token has none."""
         tenant = claims_of(token.danger_text).get("tid")
         form = {"grant_type": "access_token", "service": self._host}
@@ -139,7 +139,7 @@ class AcrCredentials:
         if not is_token(text):
             raise UpstreamInvalid(self._upstream, "/oauth2/exchange answered no usable refresh_token")
         self._file.accepted(token)
-        return Lease(Secret("", "", text, Secret.Use.IDENTITY), life_of(text))
+        return SecretLease(Secret("", "", text, Secret.Use.IDENTITY), life_of(text))
 
 
 def is_refresh_token(text: str) -> bool:

@@ -29,7 +29,7 @@ from appliance.errors import (
 from appliance.interfaces import IThreads
 from appliance.settings import AWS, UpstreamSettings
 from appliance.upstream.credentials.configured import CredentialArguments
-from appliance.upstream.credentials.renewing import Lease, LeasedSecret, RenewingCredential
+from appliance.upstream.credentials.renewing import LeasedSecret, RenewingCredential, SecretLease
 from appliance.upstream.faults import cleaned
 from appliance.upstream.interfaces import ICredentials, Secret
 from appliance.upstream.kinds.standard import Standard
@@ -198,7 +198,7 @@ def aws_credentials(
     """
     asked = ask or partial(ask_botocore, settings, danger_proxy)
 
-    async def obtain() -> Lease:
+    async def obtain() -> SecretLease:
         return lease_of(settings.name, await threads.call(asked, api))
 
     leased = LeasedSecret(settings.name, f"AWS {api.service} in {api.region}", clock, obtain)
@@ -243,7 +243,7 @@ def danger_proxies(settings: UpstreamSettings, danger_proxy: Callable[[], str | 
     return {} if url is None else {"http": url, "https": url}
 
 
-def lease_of(upstream: str, answer: Mapping[str, Any]) -> Lease:
+def lease_of(upstream: str, answer: Mapping[str, Any]) -> SecretLease:
     """
     User name and password of an answer of C{GetAuthorizationToken}.
 
@@ -265,7 +265,7 @@ def lease_of(upstream: str, answer: Mapping[str, Any]) -> Lease:
         life = (given["expiresAt"] - parsedate_to_datetime(date)).total_seconds()
     except (ValueError, LookupError, TypeError, OverflowError):
         life = LIFE
-    return Lease(Secret("", username, password), min(max(life, _LEAST_LIFE), LIFE))
+    return SecretLease(Secret("", username, password), min(max(life, _LEAST_LIFE), LIFE))
 
 
 def fault_of(upstream: str, reason: Exception) -> UpstreamError:
