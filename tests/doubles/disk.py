@@ -41,8 +41,11 @@ CALLS = (
 GROWING = (*WRITES, "open", "mkdir", "link", "symlink")
 """Those that a full disk refuses."""
 
-Tree = dict[str, tuple[str, int, bytes]]
-"""What is below a folder, by path: C{"folder"}, C{"file"} or C{"link"}, a number of the file, and its bytes."""
+Tree = dict[str, tuple[str, int, bytes, float]]
+"""
+What is below a folder, by path: C{"folder"}, C{"file"} or C{"link"}, a number of the file, its bytes, and when they
+were written (0 where the disk has no clock).
+"""
 
 Cut = Literal["kill", "old", "zeros", "empty", "short", "random"]
 """
@@ -64,6 +67,7 @@ class _Node:
     @ivar path: where it last got a name, for people.
     @ivar synced: the bytes of a file that are durable, or where a link leads.
     @ivar last: its bytes when its last name went.
+    @ivar written: when its bytes were written last.
     @ivar names: of a folder: what is in it; C{durable}: what was when it was last synced.
     """
 
@@ -71,6 +75,7 @@ class _Node:
     synced: bytes = b""
     path: str = ""
     last: bytes | None = None
+    written: float = 0.0
     names: dict[str, _Node] = field(default_factory=dict)
     durable: dict[str, _Node] = field(default_factory=dict)
 
@@ -103,8 +108,10 @@ class Disk:
     @ivar observe: called before each call, and in the middle of each write, with what is about to be done.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: Callable[[], float] | None = None) -> None:
+        """@param clock: gives the time at which files are written, seconds since the epoch; C{None}: the real one."""
         self.root = root
+        self._clock = clock
         self.calls: list[Call] = []
         self.stop_at: int | None = None
         self.refuse: Callable[[Call], int | None] | None = None
@@ -170,7 +177,7 @@ class Disk:
             data = node.synced
             if node.kind == "file":
                 data = _left_of(node.synced, self._bytes(node, where), cut, chance)
-            tree[path] = (node.kind, numbers.setdefault(node, len(numbers)), data)
+            tree[path] = (node.kind, numbers.setdefault(node, len(numbers)), data, node.written)
         return tree
 
     # -- the calls --------------------------------------------------------------------------------------------------
@@ -188,6 +195,7 @@ class Disk:
             node = self._files[_identity(fd)] = _Node("file")
             if is_new:
                 self._changed((*self._place(below), node))
+            self._stamp(fd, node)
         return fd
 
     def _written(self, name: str) -> Callable[..., int]:
@@ -210,6 +218,7 @@ class Disk:
                 self._real["pwrite"](fd, whole[:half], here)
                 raise Stopped
             written = real(fd, whole if name in ("write", "pwrite") else [whole], *where)
+            self._stamp(fd, node)
             return written
 
         return write
@@ -331,6 +340,12 @@ class Disk:
         if number is not None:
             raise OSError(number, os.strerror(number), f"{self._base}/{path}")
 
+    def _stamp(self, fd: int, node: _Node) -> None:
+        """It was written just now."""
+        if self._clock is not None:
+            node.written = self._clock()
+            os.utime(fd, (node.written, node.written))
+
     def _found(self, path: str) -> _Node:
         """The model of what is at C{path}, all durable."""
         found = os.lstat(path)
@@ -341,6 +356,7 @@ class Disk:
             return _Node("folder", path=path[len(self._prefix) :], names=names, durable=dict(names))
         with open(path, "rb") as file:
             node = _Node("file", file.read(), path[len(self._prefix) :])
+        node.written = 0.0 if self._clock is None else found.st_mtime
         return self._files.setdefault((found.st_dev, found.st_ino), node)
 
     def _changed(self, *names: tuple[_Node, str, _Node | None]) -> None:
@@ -443,7 +459,7 @@ def lay_out(tree: Tree, folder: Path) -> Path:
     """Make C{folder} of C{tree}."""
     folder.mkdir(parents=True)
     first: dict[int, Path] = {}
-    for path, (kind, number, data) in tree.items():
+    for path, (kind, number, data, written) in tree.items():
         target = folder / path
         if kind == "folder":
             target.mkdir()
@@ -453,6 +469,8 @@ def lay_out(tree: Tree, folder: Path) -> Path:
             os.link(first[number], target)
         else:
             target.write_bytes(data)
+            if written:
+                os.utime(target, (written, written))
             first[number] = target
     return folder
 

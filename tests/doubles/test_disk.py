@@ -25,7 +25,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 def files(disk: Disk, cut: Cut, seed: int = 0) -> dict[str, bytes]:
     """What is left of files, by path."""
-    return {path: data for path, (kind, _, data) in disk.left(cut, seed).items() if kind == "file"}
+    return {path: data for path, (kind, _, data, _) in disk.left(cut, seed).items() if kind == "file"}
 
 
 def test_a_kill_leaves_everything(disk: Disk) -> None:
@@ -150,3 +150,16 @@ def test_chosen_calls_fail(disk: Disk) -> None:
     os.unlink(disk.root / "new")
     disk.refuse = None
     write_new(disk.root / "there" / "new", b"new")
+
+
+def test_a_disk_with_a_clock_says_when_a_file_was_written(tmp_path: Path) -> None:
+    """In the folder and in what is left of it; a rename is no writing."""
+    (tmp_path / "disk").mkdir()
+    now = [1000.0]
+    disk = Disk(tmp_path / "disk", lambda: now[0])
+    with disk.mounted():
+        write_new(disk.root / "new", b"x")
+        now[0] = 2000.0
+        os.rename(disk.root / "new", disk.root / "renamed")
+    assert (disk.root / "renamed").stat().st_mtime == 1000
+    assert (lay_out(disk.left("kill"), tmp_path / "left") / "renamed").stat().st_mtime == 1000

@@ -17,9 +17,16 @@ from appliance.cache.access import RemoteRepository
 from appliance.cache.blobs import BlobAnswer
 from appliance.flow.disk import InlineThreads
 from appliance.index.documents import FilesystemDocuments
+from appliance.index.repository import Tag
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
-from appliance.settings import IMAGE_NONE, BundleSettings, PrefetchSettings, Settings, UpstreamSettings
+from appliance.settings import (
+    IMAGE_NONE,
+    BundleSettings,
+    PrefetchSettings,
+    Settings,
+    UpstreamSettings,
+)
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
 from appliance.wiring import Services
@@ -132,6 +139,11 @@ class Site:
         for upstream, name in result(self.services.repositories.names()):
             repository = result(self.services.repositories.get(upstream, name))
             found |= {(upstream, name, tag): str(record.digest) for tag, record in repository.tags.items()}
+        return found
+
+    def tag(self, upstream: str, name: str, tag: str) -> Tag | None:
+        """What is noted of a tag."""
+        found: Tag | None = result(self.services.repositories.get(upstream, name)).tags.get(tag)
         return found
 
     # -- what must be so, always ------------------------------------------------------------------------------------

@@ -138,7 +138,8 @@ def check(ended: Ended, upstream: ScriptedUpstream, folder: Path) -> None:
         published = {name: tags.get(name) for name in ended.promises.together}
         assert published == ended.promises.together or not any(published.values()), f"half published: {published}"
         for key in ended.promises.pinned:
-            assert pin_of(again, key), f"{key} is not pinned"
+            record = again.tag(*key)
+            assert record is not None and record.pinned, f"{key} is not pinned"
         again.end()
         # With the upstream back, everything can be pulled, and is right.
         last = Site(folder, clock_at(), upstream)
@@ -151,13 +152,6 @@ def check(ended: Ended, upstream: ScriptedUpstream, folder: Path) -> None:
         last.check()
         assert os.listdir(folder / "partial") == []
         last.end()
-
-
-def pin_of(site: Site, key: Name) -> str | None:
-    """What keeps a tag."""
-    upstream, name, tag = key
-    pinned: str | None = result(site.services.repositories.get(upstream, name)).tags[tag].pinned
-    return pinned
 
 
 def check_all(scenario: Scenario, folder: Path) -> None:

@@ -1,0 +1,290 @@
+"""
+Whatever happens, in whatever order: nothing that was promised is lost.
+
+Pulls, moves of tags, imports, time, upstreams that are gone, and kills and power cuts in the middle of all that. A
+simple model says what must be held. A run is a seed and a number of steps; when one fails its last steps are told, and
+the same seed does the same again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import PullcacheError, UpstreamUnavailable
+from appliance.index.repository import OPERATOR
+from appliance.oci.digest import Digest
+from tests.doubles import exports, images
+from tests.doubles.disk import CUTS, Call, Disk, Tree, lay_out
+from tests.doubles.images import Content
+from tests.doubles.pullthrough import clock_at
+from tests.doubles.upstream import ScriptedUpstream
+from tests.rooms.crash.site import Site
+
+RUNS = int(os.environ.get("PULLCACHE_RANDOM_RUNS", "10"))
+STEPS = int(os.environ.get("PULLCACHE_RANDOM_STEPS", "210"))
+
+HUB, GHCR = "docker.io", "ghcr.io"
+PLACES = ((HUB, "library/one"), (HUB, "team/two"), (GHCR, "team/two"))
+TAGS = ("1", "2", "latest")
+
+Name = tuple[str, str, str]
+"""Upstream, repository and tag."""
+Image = tuple[str, str, str]
+"""Upstream, repository and digest."""
+
+
+def _contents() -> list[Content]:
+    """Images that share layers, indexes that share images, and what refers to them."""
+    tars = [images.random_tar(f"layer-{number}", 300 + 200 * number) for number in range(6)]
+    plain = [
+        images.assemble([tars[number % 6], tars[(number * 5 + 1) % 6]], "amd64", Cmd=[f"/{number}"])
+        for number in range(8)
+    ]
+    indexes = [images.index(plain[0], plain[1]), images.index(plain[1], plain[2]), images.index(*plain[3:6])]
+    nested = images.index(indexes[0], plain[6])
+    return [*plain, *indexes, nested, images.artifact(plain[0]), images.artifact(indexes[1])]
+
+
+CONTENTS = _contents()
+BY_DIGEST = {part.digest: part for content in CONTENTS for part in content.walk()}
+
+
+@dataclass
+class Model:
+    """
+    What must be so.
+
+    @ivar tags: what each tag means here.
+    @ivar whole: images of which everything was brought, and that nothing has taken away since.
+    @ivar pins: tags that stay, with what keeps them.
+    """
+
+    tags: dict[Name, str] = field(default_factory=dict)
+    whole: set[Image] = field(default_factory=set)
+    pins: dict[Name, str] = field(default_factory=dict)
+
+
+class World:
+    """An appliance, its upstreams, and a driver that does one thing after the other."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.chance = random.Random(seed)
+        self.folder = folder
+        self.clock = clock_at()
+        self.upstreams = {name: ScriptedUpstream(name) for name in (HUB, GHCR)}
+        self.online = True
+        self.model = Model()
+        self.lives = 0
+        self.trace: list[str] = []
+        for place in PLACES:
+            self._publish(place, "1", CONTENTS[0])
+        self._start({})
+
+    # -- the process ------------------------------------------------------------------------------------------------
+
+    def _start(self, tree: Tree) -> None:
+        """A process on what is left of the one before."""
+        self.lives += 1
+        self.disk = Disk(lay_out(tree, self.folder / str(self.lives)), self.clock.seconds)
+        self._mounted = self.disk.mounted()
+        self._mounted.__enter__()
+        self.site = Site(self.disk.root, self.clock, *self.upstreams.values())
+
+    def _end(self) -> None:
+        self.site.end()
+        self._mounted.__exit__(None, None, None)
+
+    def run(self, steps: int) -> None:
+        """So many steps; told when one fails."""
+        try:
+            for number in range(steps):
+                step = self._step()
+                self.trace.append(f"{number}: {step}")
+                if number % 5 == 0:
+                    self.check()
+            self.check()
+        except Exception as error:
+            raise AssertionError("\n".join([*self.trace[-25:], f"then: {type(error).__name__}: {error}"])) from error
+        finally:
+            self._end()
+
+    def _step(self) -> str:
+        does: Callable[[], str] = self.chance.choices(
+            [self.pull, self.pull_by_digest, self.pull_manifest, self.move, self.import_, self.wait, self.go_offline],
+            [8, 3, 2, 4, 2, 3, 1],
+        )[0]
+        if self.chance.random() < 0.15:
+            return self._crash(does)
+        return does()
+
+    def _crash(self, does: Callable[[], str]) -> str:
+        """End at some call of what is being done, and start again."""
+        calls, cut = self.chance.choice((3, 20, 60, 200)), self.chance.choice(CUTS)
+        left: list[tuple[str, Tree]] = []
+        at = len(self.disk.calls) + self.chance.randrange(1, calls)
+
+        def look(call: Call) -> None:
+            if call.number >= at and not left:
+                left.append((f"{call.name} {call.path}", self.disk.left(cut, at)))
+
+        before = deepcopy(self.model)
+        self.disk.observe = look
+        done = does()
+        self.disk.observe = None
+        where, tree = left[0] if left else ("its end", self.disk.left(cut, at))
+        self._end()
+        self._start(tree)
+        self.trace.append(f"   {cut} at {where}, in: {done}")
+        if left:
+            self._settle(before, together=does == self.import_)
+        self.check()
+        return f"{cut} at {where}, in: {done}"
+
+    def _settle(self, before: Model, together: bool) -> None:
+        """What was being done may be done or not; C{together}: all of it or nothing."""
+        after, tags = self.model, self.site.tags()
+        moved = {name for name in {**before.tags, **after.tags} if before.tags.get(name) != after.tags.get(name)}
+        if together:
+            now = {name: tags.get(name) for name in moved}
+            assert now in [{name: each.tags.get(name) for name in moved} for each in (before, after)], "half published"
+        for name in moved:
+            assert tags.get(name) in (before.tags.get(name), after.tags.get(name)), f"{name} is {tags.get(name)}"
+            if name in tags:
+                after.tags[name] = tags[name]
+            else:
+                after.tags.pop(name, None)
+        after.whole &= before.whole
+        pins = {name for name in {**before.pins, **after.pins} if before.pins.get(name) != after.pins.get(name)}
+        for name in pins:
+            record = self.site.tag(*name)
+            pinned = None if record is None else record.pinned
+            assert pinned in (before.pins.get(name), after.pins.get(name)), f"{name} is pinned by {pinned}"
+            if pinned is None:
+                after.pins.pop(name, None)
+            else:
+                after.pins[name] = pinned
+
+    # -- what is done -----------------------------------------------------------------------------------------------
+
+    def _place(self) -> tuple[str, str]:
+        return self.chance.choice(PLACES)
+
+    def _publish(self, place: tuple[str, str], tag: str, content: Content) -> None:
+        """The upstream has it."""
+        upstream, name = self.upstreams[place[0]], place[1]
+        for part in content.walk():
+            tags = (tag,) if part is content else ()
+            upstream.add_manifest(name, part.manifest.data, part.manifest.media_type, *tags)
+            for blob in part.blobs:
+                upstream.add_blob(name, blob.data)
+
+    def move(self) -> str:
+        """A tag means something else upstream."""
+        place, tag, content = self._place(), self.chance.choice(TAGS), self.chance.choice(CONTENTS)
+        self._publish(place, tag, content)
+        return f"{place}:{tag} is {content.digest[7:15]} upstream"
+
+    def wait(self) -> str:
+        """Time passes."""
+        seconds = self.chance.choice((5, 120, 7200, 3 * 24 * 3600))
+        self.clock.advance(seconds)
+        self.site.flush()
+        return f"wait {seconds} s"
+
+    def go_offline(self) -> str:
+        """The upstreams are gone, or back."""
+        self.online = not self.online
+        for name, upstream in self.upstreams.items():
+            upstream.heal()
+            if not self.online:
+                upstream.fail(UpstreamUnavailable(name, "unplugged"))
+        return f"online: {self.online}"
+
+    def pull(self) -> str:
+        """A client pulls a tag."""
+        place, tag = self._place(), self.chance.choice(TAGS)
+        return self._pull(place, tag, whole=True)
+
+    def pull_manifest(self) -> str:
+        """A client asks for a manifest, and has all layers."""
+        return self._pull(self._place(), self.chance.choice(TAGS), whole=False)
+
+    def pull_by_digest(self) -> str:
+        """A client pulls by digest."""
+        place = self._place()
+        digests = sorted(self.upstreams[place[0]].shelves[place[1]].manifests, key=str)
+        return self._pull(place, self.chance.choice(digests), whole=True)
+
+    def _pull(self, place: tuple[str, str], reference: str | Digest, whole: bool) -> str:
+        upstream, name = place
+        said = f"pull {upstream}/{name} {str(reference)[:15]}{'' if whole else ', its manifest'}"
+        key = (upstream, name, str(reference))
+        was = self.model.tags.get(key)
+        try:
+            digest = str(Digest.of(self.site.manifest(upstream, name, reference)))
+            if isinstance(reference, str):
+                self.model.tags[key] = digest
+                if digest != was and self.model.pins.get(key) != OPERATOR:
+                    # A bundle's pin goes with what it brought.
+                    self.model.pins.pop(key, None)
+                means = self.upstreams[upstream].shelves[name].tags.get(reference)
+                assert digest in (was, str(means)), f"{key} is {digest}, not {was} or {means}"
+            if whole:
+                self.site.pull(upstream, name, Digest.parse(digest))
+                self._have(upstream, name, digest)
+        except PullcacheError as error:
+            held = isinstance(reference, str) and was is not None and (upstream, name, was) in self.model.whole
+            assert not held, f"{said}: it is held whole: {error}"
+            assert not self.online or not isinstance(error, UpstreamUnavailable), f"{said}: {error}"
+            return f"{said}: {type(error).__name__}"
+        return f"{said}: {digest[7:15]}"
+
+    def _have(self, upstream: str, name: str, digest: str) -> None:
+        """All of it was brought."""
+        self.model.whole |= {(upstream, name, part.digest) for part in BY_DIGEST[digest].walk()}
+
+    def import_(self) -> str:
+        """A bundle is imported."""
+        sender = exports.Site()
+        brought: dict[Name, Content] = {}
+        for _ in range(self.chance.randint(1, 3)):
+            content, place, tag = self.chance.choice(CONTENTS), self._place(), self.chance.choice(TAGS)
+            sender.hold(content, place, tag)
+            brought[(*place, tag)] = content
+        path = self.folder / f"bundle-{len(self.trace)}.tar"
+        path.write_bytes(sender.file(sender.export(all=True)))
+        receipt = self.site.import_(path)
+        path.unlink()
+        for name, content in brought.items():
+            self.model.tags[name] = content.digest
+            if self.model.pins.get(name) != OPERATOR:
+                self.model.pins[name] = receipt.bundle
+            self._have(name[0], name[1], content.digest)
+        return f"import {[(*name, content.digest[7:15]) for name, content in brought.items()]}"
+
+    # -- what must be so --------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Everything that the model says, and nothing dangling."""
+        self.site.check()
+        assert self.site.tags() == self.model.tags
+        asked = {name: len(each.calls) for name, each in self.upstreams.items()}
+        for upstream, name, digest in self.model.whole:
+            self.site.pull(upstream, name, Digest.parse(digest))
+        assert asked == {name: len(each.calls) for name, each in self.upstreams.items()}, "what was held was asked for"
+        for key, by in self.model.pins.items():
+            record = self.site.tag(*key)
+            assert record is not None and record.pinned == by, f"{key}: pinned by {record and record.pinned}, not {by}"
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_whatever_happens_nothing_that_is_referenced_is_lost(seed: int, tmp_path: Path) -> None:
+    """Never a dangling tag, never a damaged blob, never one lost that something references."""
+    World(seed, tmp_path).run(STEPS)
