@@ -248,6 +248,43 @@ class ImageList(msgspec.Struct, frozen=True, omit_defaults=True):
     next: str | None = None
 
 
+# -- pins -------------------------------------------------------------------------------------------------------------
+
+
+class PinOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    What is to be pinned.
+
+    @ivar reference: a name or a pattern, as a list takes it.
+    @ivar digest: whether its tags are to be locked: they do not move then, whatever their upstreams or bundles say.
+    """
+
+    reference: str
+    digest: bool = False
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """
+    An image that was pinned, or is pinned no more.
+
+    @ivar before: what kept it from retention: the id of a bundle, or C{operator}; C{None}: nothing. C{pinned}: what
+        does now.
+    @ivar locked: whether its tag is kept from moving now.
+    """
+
+    name: str
+    digest: str
+    before: str | None = None
+    pinned: str | None = None
+    locked: bool = False
+
+
+class PinList(msgspec.Struct, frozen=True):
+    """What was pinned, or is pinned no more, by name."""
+
+    pins: list[Pin]
+
+
 # -- inventory and wants ----------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from appliance.admin.images import Images
 from appliance.admin.imports import Imports
 from appliance.admin.inventory import InventoryPage
 from appliance.admin.metrics import Metrics
+from appliance.admin.pins import PinPages
 from appliance.admin.status import StatusPage
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
@@ -33,6 +34,7 @@ from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
 from appliance.cache.manifests import Manifests
 from appliance.cache.moves import Moves
+from appliance.cache.pins import Pins
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
@@ -167,6 +169,7 @@ class Services:
         self.images = Images(
             store, threads, repositories, usage, moves, names, referrers.known, self.prefetch.is_fetching, access.asks
         )
+        self.pins = PinPages(Pins(repositories, graph, moves), names)
         self.inventory = InventoryPage(store, repositories, wants, threads, site, clock)
         self.status = StatusPage(
             lambda: self.settings,
@@ -182,7 +185,7 @@ class Services:
         )
         self.admin = None
         if settings.admin is not None:
-            parts = (self.status, self.images, self.inventory, self.exports, self.imports)
+            parts = (self.status, self.images, self.pins, self.inventory, self.exports, self.imports)
             self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin.hosts)
 
         watch = metrics.watch

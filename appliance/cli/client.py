@@ -102,9 +102,11 @@ class AdminClient:
             raise refusal(document, f"{self.url} answered with status {response.code}")
         return response
 
-    async def fetch(self, path: str, parameters: Parameters | None = None) -> Any:
-        """The JSON document at C{path}; raises as L{open} does."""
-        return self.parsed(await self._body(await self.open("GET", path, parameters=parameters)))
+    async def fetch(
+        self, path: str, parameters: Parameters | None = None, method: str = "GET", body: bytes | None = None
+    ) -> Any:
+        """The JSON document at C{path}, or that C{method} is answered with; raises as L{open} does."""
+        return self.parsed(await self._body(await self.open(method, path, body, parameters=parameters)))
 
     async def fetch_bytes(self, path: str) -> bytes:
         """The bytes at C{path}, for what is small; raises as L{open} does."""

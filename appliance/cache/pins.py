@@ -1,0 +1,161 @@
+"""
+Pins: what an operator keeps from retention, and the tags that are locked to what they mean.
+
+Which references a name or a pattern means among those held is decided here, for all that an operator does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from appliance.cache.moves import Moves
+from appliance.errors import NotHeld
+from appliance.index.graph import ManifestGraph, Relations
+from appliance.index.repositories import Repositories
+from appliance.index.repository import OPERATOR, Repository
+from appliance.oci.digest import Digest
+from appliance.oci.pattern import ReferencePattern, matches
+from appliance.oci.reference import full_name
+
+_WILD = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class HeldName:
+    """
+    A reference that is held.
+
+    @ivar tag: C{None} for a manifest by its digest alone.
+    """
+
+    tag: str | None
+    digest: Digest
+
+    def within(self, repository: Repository) -> str:
+        """The full reference."""
+        return full_name(*repository.place, self.tag or self.digest)
+
+
+@dataclass(frozen=True)
+class PinChange:
+    """
+    What was pinned, or is pinned no more.
+
+    @ivar name: in full.
+    @ivar before: what kept it from retention, as in L{Repository.pin}; C{None}: nothing. C{pinned}: what does now.
+    @ivar locked: whether its tag is locked now.
+    """
+
+    name: str
+    digest: Digest
+    before: str | None
+    pinned: str | None
+    locked: bool
+
+
+async def meant(
+    pattern: ReferencePattern, repositories: Repositories, graph: ManifestGraph
+) -> AsyncIterator[tuple[Repository, Relations, list[HeldName]]]:
+    """
+    What a name or a pattern means among what is held, repository by repository, by name. What comes along with another
+    image, such as a child or a signature, is meant only by its own tag or digest.
+    """
+    for place in sorted(await repositories.names()):
+        if matches(pattern.place, "/".join(place)):
+            repository = await repositories.read(*place)
+            relations = await graph.relations(repository)
+            if found := names_in(repository, relations, pattern):
+                yield repository, relations, found
+
+
+def names_in(repository: Repository, relations: Relations, pattern: ReferencePattern) -> list[HeldName]:
+    """What C{pattern} means of one repository that it covers, sorted by name."""
+    tag, digest = pattern.tag, pattern.digest
+    if digest is not None and tag is None:
+        return [HeldName(None, each) for each in repository.manifests if str(each) == digest]
+    if tag is not None and not _WILD & set(tag):
+        record = repository.tags.get(tag)
+        is_meant = record is not None and digest in (None, str(record.digest))
+        return [HeldName(tag, record.digest)] if record is not None and is_meant else []
+    place = "/".join(repository.place)
+    found = [
+        HeldName(each, meaning)
+        for each, meaning, implied in relations.references(repository)
+        if not implied and pattern.covers(place, each, str(meaning))
+    ]
+    return sorted(found, key=lambda name: name.within(repository))
+
+
+class Pins:
+    """Pins and unpins what one appliance holds."""
+
+    def __init__(self, repositories: Repositories, graph: ManifestGraph, moves: Moves) -> None:
+        """
+        @param moves: forgets what a tag was kept from when it is not locked any more.
+        """
+        self._repositories = repositories
+        self._graph = graph
+        self._moves = moves
+
+    async def pin(self, pattern: ReferencePattern, lock: bool = False) -> list[PinChange]:
+        """
+        Keep what C{pattern} means from retention; durable on return.
+
+        @param lock: let its tags mean what they mean, whatever their upstreams or bundles say.
+        @raise NotHeld: it means nothing that is held.
+        @raise OSError: it is pinned, and could not be saved.
+        """
+        done = []
+        async for repository, _, names in meant(pattern, self._repositories, self._graph):
+            for name in names:
+                before = _pin_of(repository, name)
+                repository.pin(name.tag or name.digest, OPERATOR)
+                if lock and name.tag is not None:
+                    repository.lock(name.tag)
+                done.append(_change(repository, name, before))
+            await self._repositories.save(repository)
+        if not done:
+            raise NotHeld(f"{pattern.text[:160]} is not held; pull it first, then pin it")
+        return done
+
+    async def unpin(self, pattern: ReferencePattern) -> list[PinChange]:
+        """
+        Lift what keeps it from retention, a bundle's pin too, and its lock; and the pins with which a bundle brought
+        what comes along with it. Durable on return.
+
+        @return: what C{pattern} means and was pinned.
+        @raise NotHeld: it means nothing that is held.
+        @raise OSError: it is unpinned, and could not be saved.
+        """
+        done, found = [], False
+        async for repository, relations, names in meant(pattern, self._repositories, self._graph):
+            found = True
+            for name in names:
+                before = _pin_of(repository, name)
+                if before is None:
+                    continue
+                repository.unpin(name.tag or name.digest)
+                if name.tag is not None:
+                    self._moves.settle(*repository.place, name.tag)
+                kept = relations.kept(repository, [name.tag] if name.tag else [], [name.digest])
+                for tag in kept.tags:
+                    if repository.tags[tag].pinned == before != OPERATOR:
+                        repository.unpin(tag)
+                for digest in kept.manifests:
+                    if repository.pinned.get(digest) == before != OPERATOR:
+                        repository.unpin(digest)
+                done.append(_change(repository, name, before))
+            await self._repositories.save(repository)
+        if not found:
+            raise NotHeld(f"{pattern.text[:160]} is not held")
+        return done
+
+
+def _pin_of(repository: Repository, name: HeldName) -> str | None:
+    return repository.pinned.get(name.digest) if name.tag is None else repository.tags[name.tag].pinned
+
+
+def _change(repository: Repository, name: HeldName, before: str | None) -> PinChange:
+    locked = name.tag is not None and repository.tags[name.tag].locked
+    return PinChange(name.within(repository), name.digest, before, _pin_of(repository, name), locked)
