@@ -188,6 +188,7 @@ class PullcacheService(Service):
         self._sweeping.stop()
         await services.stop_imports()
         await services.prefetch.stop()
+        services.repair.stop()
         await self._ports.close()
         deadline = self._reactor.seconds() + self._settings.shutdown_grace
         for listener in services.listeners:
@@ -249,10 +250,16 @@ class PullcacheService(Service):
         return DeferredList(writes).addCallback(lambda _: None)
 
     def _sweep(self) -> Deferred[None]:
-        """Remove beginnings of blobs that no fetch continues; fires when done, or not, which is logged."""
+        """
+        Remove beginnings of blobs that no fetch continues, and try again what is damaged; fires when done, or not,
+        which is logged.
+        """
         services = self._services
         sweeping = Deferred.fromCoroutine(services.flights.sweep(services.access, wall(self._reactor)))
-        return sweeping.addErrback(self._failed, "sweeping what is unfinished")
+        sweeping.addErrback(self._failed, "sweeping what is unfinished")
+        mending = Deferred.fromCoroutine(services.repair.resume())
+        mending.addErrback(self._failed, "finding what was set aside")
+        return DeferredList([sweeping, mending]).addCallback(lambda _: None)
 
     def _failed(self, failure: Failure, what: str) -> None:
         if failure.check(OSError, PullcacheError):

@@ -7,7 +7,7 @@ What differs between the two is passed in: the clock, the threads, the store, th
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from appliance.bundle.minisign import PublicKey, TrustPolicy
 from appliance.bundle.names import Names, is_own_host, listener_at
 from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
-from appliance.cache.access import Access, Remote
+from appliance.cache.access import Access, Remote, RemoteRepository
 from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
 from appliance.cache.manifests import Manifests
@@ -39,6 +39,7 @@ from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
+from appliance.cache.repair import Repair
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import HeldReferences, Wants
@@ -47,6 +48,7 @@ from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IDocuments, IThreads
+from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
 from appliance.settings import Settings, UpstreamSettings
 from appliance.upstream.interfaces import IUpstream
@@ -108,8 +110,10 @@ class Services:
         self.usage = usage = Usage(state, clock)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
         self.moves = moves = Moves(state, clock)
-        manifests = Manifests(store, repositories, graph, moves, clock)
-        self.blobs = blobs = Blobs(store, repositories, graph, flights, clock)
+        self.repair = repair = Repair(store, repositories, graph, wants, access, self._fetch, self._forget)
+        graph.damaged = repair.suspect
+        self._manifests = manifests = Manifests(store, repositories, graph, moves, repair, clock)
+        self.blobs = blobs = Blobs(store, repositories, graph, flights, repair, clock)
         referrers = ReferrerCache(repositories, lists, graph, clock)
         self.prefetch = Prefetch(
             PrefetchSources(
@@ -196,6 +200,7 @@ class Services:
         watch("store_bytes", "Bytes of all blobs held.", store.total)
         watch("moves_refused", "Locked tags whose upstream says something else.", lambda: len(moves.all_refused))
         watch("wants", "References asked for and not served.", lambda: len(wants))
+        watch("damaged_blobs", "Blobs found damaged and not held again.", lambda: len(repair.lacking))
         watch("documents_damaged", "Documents set aside.", lambda: len(documents.damaged) + len(state.damaged))
         watch(
             "documents_unreadable",
@@ -248,6 +253,7 @@ class Services:
         for listener, listen in zip(self.listeners, settings.listen, strict=True):
             listener.configure(settings, listen)
         self.prefetch.reconsider()
+        self.repair.reconsider()
         if self.inbox is not None:
             self.inbox.configured()
 
@@ -255,6 +261,17 @@ class Services:
         """Tags may mean something else by now, though no upstream said so: prepared answers are dropped."""
         for listener in self.listeners:
             listener.forget_answers()
+
+    def _fetch(self, remote: RemoteRepository, digest: Digest, is_manifest: bool) -> Awaitable[object]:
+        """Fetch what was damaged, behind whatever a client waits for."""
+        if is_manifest:
+            return self._manifests.by_digest(remote, digest)
+        return self.blobs.fetch(remote, digest, background=True)
+
+    def _forget(self, digest: Digest) -> None:
+        """It was set aside: no answer is given from memory."""
+        self._manifests.forget(digest)
+        self.forget_answers()
 
     def _remote(self, settings: Settings, upstream: UpstreamSettings) -> Remote:
         offline = settings.offline or upstream.offline

@@ -143,7 +143,7 @@ class _Planner:
         self._plan.new = [
             self._contents.blobs[digest]
             for digest in self._plan.needed
-            if self._store.size(digest) is None and digest not in self._assumed
+            if self._held(digest) is None and digest not in self._assumed
         ]
         return self._plan
 
@@ -182,11 +182,15 @@ class _Planner:
     async def _read(self, digest: Digest) -> bytes | None:
         """A small blob from the store, else from the archive. Raises L{BundleDamaged} when it has another digest."""
         self._lease.add(digest)
-        if self._store.size(digest) is not None:
+        if self._held(digest) is not None:
             try:
-                return await self._store.read(digest, MAX_MANIFEST_BYTES)
+                data = await self._store.read(digest, MAX_MANIFEST_BYTES)
             except (NotHeld, BlobDamaged):
                 return None
+            if digest.matches(data):
+                return data
+            # The archive may have it whole.
+            await self._store.set_aside(digest)
         blob = self._contents.blobs.get(digest)
         if blob is None or blob.size > MAX_MANIFEST_BYTES:
             return None
@@ -202,9 +206,14 @@ class _Planner:
             raise BundleDamaged(f"{blob}: {error}; have the archive made again") from None
         return data
 
+    def _held(self, digest: Digest) -> int | None:
+        """The size of a held blob. One of another length than the archive's is damaged here, or there: it is stored."""
+        held, inside = self._store.size(digest), self._contents.blobs.get(digest)
+        return None if inside is not None and inside.size != held else held
+
     def _size(self, digest: Digest) -> int | None:
         self._lease.add(digest)
-        held = self._store.size(digest)
+        held = self._held(digest)
         if held is not None:
             return held
         blob = self._contents.blobs.get(digest)

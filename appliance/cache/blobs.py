@@ -22,6 +22,7 @@ from appliance.cache.bypass import BypassedRange, RangeBypass, SpanOf
 from appliance.cache.flight import Flight
 from appliance.cache.flights import Flights
 from appliance.cache.freshness import NegativeCache
+from appliance.cache.repair import Repair
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import NotHeld, Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
 from appliance.flow.body import Growth
@@ -67,9 +68,16 @@ class Blobs:
     _log = Logger()
 
     def __init__(
-        self, store: IBlobStore, repositories: Repositories, graph: ManifestGraph, flights: Flights, clock: IReactorTime
+        self,
+        store: IBlobStore,
+        repositories: Repositories,
+        graph: ManifestGraph,
+        flights: Flights,
+        repair: Repair,
+        clock: IReactorTime,
     ) -> None:
         self._store = store
+        self._repair = repair
         self._repositories = repositories
         self._graph = graph
         self._flights = flights
@@ -93,6 +101,8 @@ class Blobs:
             held = await self._held(remote, digest, named.size)
         if held is not None and named is not None and not named.linked:
             named = await self._graph.named(repository, digest, thorough=True)
+        if held is not None and named is not None and not await self._is_right(digest, held, named.size):
+            held = None
         if held is not None and named is not None and (named.linked or remote.offline):
             return BlobSize(held, HIT)
         if remote.offline:
@@ -122,6 +132,13 @@ class Blobs:
             if not remote.offline or await self._held(remote, digest, size) is None:
                 return await self._board(remote, repository, digest, size, span_of)
             reader = self._store.open(digest)
+        held = reader.size
+        if size not in (None, held):
+            reader.close()
+            # Where it cannot be set aside it is fetched all the same.
+            if not await self._is_right(digest, held, size) and self._store.size(digest) in (None, held):
+                return await self._board(remote, repository, digest, size, span_of)
+            reader = self._store.open(digest)
         return BlobAnswer(reader.size, status, reader)
 
     async def fetch(self, remote: RemoteRepository, digest: Digest, background: bool = False) -> None:
@@ -136,7 +153,8 @@ class Blobs:
         """
         repository = await self._repositories.get(remote.upstream, remote.name)
         size, _ = await self._named(remote, repository, digest)
-        if await self._held(remote, digest, size) is not None:
+        held = await self._held(remote, digest, size)
+        if held is not None and await self._is_right(digest, held, size):
             return
         flight, _ = self._flight(remote, digest, size, background)
         try:
@@ -148,6 +166,14 @@ class Blobs:
             return await self.fetch(remote, digest, background)
         # Landed is not stored: the bytes are still being made a blob.
         await self._flights.ended(digest)
+
+    def suspect(self, digest: Digest) -> None:
+        """It could not be read while it was sent: it is looked at, and fetched again when it is damaged."""
+        self._repair.suspect(digest)
+
+    def is_right(self, digest: Digest) -> Deferred[bool]:
+        """As L{suspect}; fires with whether it is held and whole. Fails with L{OSError} when the disk does not say."""
+        return self._repair.examine(digest, anew=True)
 
     # -- cold ones --------------------------------------------------------------------------------------------------
 
@@ -175,8 +201,8 @@ class Blobs:
         if _flies_for(flight, remote) and repository.link(digest, flight.size):
             self._repositories.save_soon(repository)
         status = CacheStatus(fwd="uri-miss", stored=not joined, collapsed=joined)
-        if self._store.size(digest) is not None:
-            # It has ended meanwhile, and has no readers any more.
+        # When it has ended meanwhile, it has no readers any more.
+        with suppress(NotHeld):
             return BlobAnswer(flight.size, status, self._store.open(digest))
         return BlobAnswer(flight.size, status, flight.reader(), flight.growth)
 
@@ -240,6 +266,10 @@ class Blobs:
             held = self._store.size(digest)
         return held
 
+    async def _is_right(self, digest: Digest, held: int, named: int | None) -> bool:
+        """Whether a blob of C{held} bytes is whole; it is hashed only where it is named with another size."""
+        return named in (None, held) or await self._repair.examine(digest)
+
     def _confirmed(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> Deferred[int]:
         """As L{_confirm}, once for all who want to know meanwhile."""
         return self._asking.run(remote.key(digest), partial(self._confirm, remote, repository, digest))
@@ -262,6 +292,8 @@ class Blobs:
         size = held if held is not None else said
         if size is None:
             raise UpstreamTimeout(remote.upstream, f"{digest}: its size is not told")
+        if held is not None and said is not None and not await self._is_right(digest, held, said):
+            held, size = None, said
         if said is not None and said != size:
             raise UpstreamMissing(remote.upstream, f"{digest}: {said} bytes there, {size} here")
         try:

@@ -15,9 +15,18 @@ from appliance.cache import freshness
 from appliance.cache.access import RemoteRepository
 from appliance.cache.freshness import MonotonicTimes
 from appliance.cache.moves import Moves
+from appliance.cache.repair import Repair
 from appliance.cache.revalidator import Revalidator, Stale, UpstreamQuery
 from appliance.cache.status import HIT, LOCKED, CacheStatus
-from appliance.errors import BlobDamaged, ManifestInvalid, Offline, PullcacheError, UpstreamInvalid, UpstreamMissing
+from appliance.errors import (
+    BlobDamaged,
+    ManifestInvalid,
+    NotHeld,
+    Offline,
+    PullcacheError,
+    UpstreamInvalid,
+    UpstreamMissing,
+)
 from appliance.flow.clock import wall
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.index.graph import ManifestGraph
@@ -77,6 +86,7 @@ class Manifests:
         repositories: Repositories,
         graph: ManifestGraph,
         moves: Moves,
+        repair: Repair,
         clock: IReactorTime,
     ) -> None:
         """
@@ -84,6 +94,7 @@ class Manifests:
         """
         self._moves = moves
         self._store = store
+        self._repair = repair
         self._repositories = repositories
         self._graph = graph
         self._clock = clock
@@ -114,7 +125,7 @@ class Manifests:
         checked_at = self._checked_at(repository, tag, record)
         if freshness.is_fresh(checked_at, self._clock.seconds(), remote.settings):
             until = freshness.fresh_until(checked_at, remote.settings)
-            return await self._answer(repository, record.digest, hit, until)
+            return await self._answer(remote, repository, record.digest, hit, until)
         # It is in use, although its last pull may be long ago.
         with self._store.leases.take((record.digest,)):
             found = await self._tags.revalidate(self._by_tag(remote, repository, tag), checked_at)
@@ -130,7 +141,7 @@ class Manifests:
         if tag not in repository.tags:
             # It was forgotten (delete_missing): what the upstream said is the answer.
             raise found.fault
-        return await self._answer(repository, record.digest, found.status, found.until, found.warning)
+        return await self._answer(remote, repository, record.digest, found.status, found.until, found.warning)
 
     def _by_tag(self, remote: RemoteRepository, repository: Repository, tag: str) -> UpstreamQuery[_Checked]:
         return UpstreamQuery(remote, tag, lambda: self._check(remote, repository, tag))
@@ -144,7 +155,7 @@ class Manifests:
             until: float | None = self._clock.seconds() + freshness.OFFLINE_FRESH_FOR
         else:
             until = freshness.fresh_until(self._checked_at(repository, tag, record), remote.settings)
-        return await self._answer(repository, record.digest, status, until)
+        return await self._answer(remote, repository, record.digest, status, until)
 
     def _checked_at(self, repository: Repository, tag: str, record: Tag) -> float:
         """When the upstream last said so, seconds of the clock; 0 when that is not known."""
@@ -245,7 +256,7 @@ class Manifests:
                 return await self._borrowed(remote, repository, digest)
             fetched = await self._digests.fetch(self._by_digest(remote, repository, digest))
             status = fetched.status(cached=False)
-        return await self._answer(repository, digest, status, None)
+        return await self._answer(remote, repository, digest, status, None)
 
     def _by_digest(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> UpstreamQuery[None]:
         return UpstreamQuery(remote, str(digest), lambda: self._fetch(remote, repository, digest))
@@ -270,12 +281,13 @@ class Manifests:
             raise absent
         try:
             data = await self._store.read(digest, MAX_MANIFEST_BYTES)
+            if not digest.matches(data):
+                self._repair.suspect(digest)
+                raise absent
             manifest = parse_manifest(data, None)
         except PullcacheError:
             # A layer, as a rule.
             raise absent from None
-        if not digest.matches(data):
-            raise _damaged(digest)
         self._graph.add(repository, digest, manifest, len(data))
         until = self._clock.seconds() + freshness.OFFLINE_FRESH_FOR
         return ManifestAnswer(digest, manifest.media_type, data, HIT, until)
@@ -334,8 +346,13 @@ class Manifests:
             self._graph.add(repository, digest, manifest, size)
             await self._repositories.save(repository)
 
+    def forget(self, digest: Digest) -> None:
+        """It is not held any more: not in memory either."""
+        self._in_memory.drop(digest)
+
     async def _answer(
         self,
+        remote: RemoteRepository,
         repository: Repository,
         digest: Digest,
         status: CacheStatus,
@@ -346,9 +363,14 @@ class Manifests:
         data = self._in_memory.get(digest)
         if data is None:
             with self._store.leases.take((digest,)):
-                data = await self._store.read(digest, MAX_MANIFEST_BYTES)
-            if not digest.matches(data):
-                raise _damaged(digest)
+                data = await self._whole(digest)
+                if data is None:
+                    # Its bytes were damaged, or removed by hand a moment ago.
+                    if remote.offline:
+                        raise Offline(f"{remote}@{digest} is not held, and this appliance is offline")
+                    fetched = await self._digests.fetch(self._by_digest(remote, repository, digest))
+                    status = fetched.status(cached=False)
+                    data = await self._store.read(digest, MAX_MANIFEST_BYTES)
             # What an earlier version kept may be what is not kept any more.
             try:
                 found = parse_manifest(data, None, media_type).media_type
@@ -361,6 +383,16 @@ class Manifests:
             self._in_memory.put(digest, data, len(data))
         return ManifestAnswer(digest, media_type, data, status, fresh_until, warning)
 
-
-def _damaged(digest: Digest) -> BlobDamaged:
-    return BlobDamaged(f"{digest} is damaged on disk; remove the file and it is fetched again")
+    async def _whole(self, digest: Digest) -> bytes | None:
+        """The bytes of a held manifest; C{None} when it is not held any more, since they were damaged for example."""
+        try:
+            data = await self._store.read(digest, MAX_MANIFEST_BYTES)
+            if digest.matches(data):
+                return data
+        except NotHeld:
+            return None
+        except (BlobDamaged, OSError) as error:
+            self._log.warn("{digest} cannot be read: {error}", digest=digest, error=error)
+        if await self._repair.examine(digest, anew=True):
+            raise BlobDamaged(f"{digest} cannot be read now, and is not damaged; ask again")
+        return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
+
 from appliance.cache.access import Access, RemoteRepository
 from appliance.cache.blobs import BlobAnswer, Blobs, BlobSize
 from appliance.cache.bypass import BypassedRange, SpanOf
@@ -104,6 +106,14 @@ class PullThrough:
         self._prefetch.requested(remote.upstream, remote.name)
         asking = self._blobs.open(remote, digest, span_of)
         return await self._wanted(remote, str(digest), platform, asking)
+
+    def suspect_blob(self, digest: Digest) -> None:
+        """See L{Blobs.suspect}."""
+        self._blobs.suspect(digest)
+
+    def is_right_blob(self, digest: Digest) -> Deferred[bool]:
+        """See L{Blobs.is_right}."""
+        return self._blobs.is_right(digest)
 
     async def fetch_blob(self, remote: RemoteRepository, digest: Digest, wanted: bool = True) -> None:
         """See L{Blobs.fetch}; C{wanted} as with L{manifest}."""

@@ -38,6 +38,9 @@ LIMIT = 10_000
 
 NAME = "wants.json"
 
+DAMAGED = "damaged"
+"""Why something is wanted that was held, and was found damaged; it stays the reason until it is here again."""
+
 Group = tuple[str, str | None, bool, bool]
 """
 Upstream, a repository that is held or C{None} for all others, whether it was requested more than once, and whether the
@@ -51,7 +54,7 @@ class Want(msgspec.Struct, kw_only=True):
 
     @ivar reference: a tag, or a digest as text.
     @ivar platform: what the client runs on, as in C{linux/arm64}; C{None} when it did not say.
-    @ivar reason: why it was refused, the last time: see L{reason_for}.
+    @ivar reason: why it was refused, the last time: see L{reason_for}; or L{DAMAGED}.
     @ivar first: when it was requested first, seconds since the epoch; C{last}: and last.
     @ivar count: how often.
     @ivar held: whether something of the repository was held then.
@@ -71,6 +74,10 @@ class Want(msgspec.Struct, kw_only=True):
     def key(self) -> ReferenceKey:
         """What tells wants apart."""
         return self.upstream, self.repository, self.reference
+
+    def is_damaged(self, digest: Digest) -> bool:
+        """Whether it is that digest, and wanted because it was found damaged."""
+        return self.reason == DAMAGED and self.reference == str(digest)
 
     @property
     def group(self) -> Group:
@@ -125,6 +132,10 @@ class Wants:
         )
         self._document.changed = True
 
+    def get(self, key: ReferenceKey) -> Want | None:
+        """The want, if there is one."""
+        return self._wants.get(key)
+
     def forget(self, keys: Iterable[ReferenceKey]) -> int:
         """These are here now; how many of them were wanted."""
         met = [key for key in keys if self._remove(key) is not None]
@@ -164,6 +175,7 @@ class Wants:
             want.count += before.count
             want.platform = want.platform or before.platform
             want.held = want.held or before.held
+            want.reason = DAMAGED if before.reason == DAMAGED else want.reason
         self._wants[want.key] = want
         if not stays:
             self._groups.setdefault(want.group, OrderedDict())[want.key] = None

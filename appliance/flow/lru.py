@@ -38,6 +38,10 @@ class LeastRecentlyUsed(Generic[K, V]):
         self._values.move_to_end(key)
         return found[0]
 
+    def values(self) -> list[V]:
+        """All of them; that makes none more recently used."""
+        return [value for value, _ in self._values.values()]
+
     def put(self, key: K, value: V, weight: int) -> None:
         """
         Keep a value, in place of what is kept under C{key}.

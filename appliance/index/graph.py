@@ -11,7 +11,7 @@ what is held, and keeps as much of it as there is room for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from appliance.errors import ManifestInvalid, PullcacheError
+from appliance.errors import BlobDamaged, ManifestInvalid, PullcacheError
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.singleflight import SingleFlight
 from appliance.index.manifests import HeldManifests, SizeOf
@@ -294,6 +294,7 @@ class ManifestGraph:
     The relations of each repository, learnt from its manifests when they are first needed.
 
     @ivar manifests: reads those held.
+    @ivar damaged: called with each manifest that has other bytes than its digest says.
     """
 
     _log = Logger()
@@ -307,6 +308,7 @@ class ManifestGraph:
         self._budget = budget
         self._relations: LeastRecentlyUsed[tuple[str, str], Relations] = LeastRecentlyUsed(budget)
         self._learning: SingleFlight[tuple[str, str], Relations] = SingleFlight()
+        self.damaged: Callable[[Digest], None] = lambda digest: None
 
     def add(self, repository: Repository, digest: Digest, manifest: Manifest, size: int) -> None:
         """A manifest of C{size} bytes was added to the repository, or served as if it was: then it may only name."""
@@ -321,6 +323,15 @@ class ManifestGraph:
             for digest in digests:
                 relations.remove(digest)
             self._remember(repository, relations)
+
+    def unlearn(self, digest: Digest) -> None:
+        """
+        A manifest was found damaged, and is not held now. What was learnt of its right bytes stays true; where it could
+        not be read it is looked at again when it is held again.
+        """
+        for relations in self._relations.values():
+            if digest not in relations.names:
+                relations.seen.pop(digest, None)
 
     async def named(self, repository: Repository, digest: Digest, thorough: bool = False) -> Named | None:
         """
@@ -389,6 +400,8 @@ class ManifestGraph:
             if (record := repository.manifests.get(digest)) is not None:
                 relations.seen[digest] = not record.confirm
             self._log.warn("{place}: {error}", place=f"{repository.upstream}/{repository.name}", error=error)
+            if isinstance(error, BlobDamaged):
+                self.damaged(digest)
 
         # At once, so that what is added during the pass is added to these.
         self._remember(repository, relations)

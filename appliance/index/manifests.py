@@ -157,5 +157,5 @@ class HeldManifests(ManifestReader):
             raise BlobDamaged(f"{digest} is larger than the {MAX_MANIFEST_BYTES} bytes that a manifest may have")
         data = await self._store.read(digest, MAX_MANIFEST_BYTES)
         if not digest.matches(data):
-            raise BlobDamaged(f"{digest} is damaged on disk; remove the file and it is fetched again")
+            raise BlobDamaged(f"{digest} is damaged on disk")
         return data

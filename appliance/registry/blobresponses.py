@@ -66,6 +66,16 @@ class BlobResponses:
         @return: the body where it is small, C{None} where it was sent.
         @raise PullcacheError: nothing was sent yet; the caller tells the client.
         """
+        return await self._get(request, remote, digest, namespace, False)
+
+    async def _get(
+        self,
+        request: RegistryRequest,
+        remote: RemoteRepository,
+        digest: Digest,
+        namespace: str | None,
+        is_retried: bool,
+    ) -> bytes | None:
         unmodified = request.has_current(str(digest))
         wanted = _wanted_ranges(request, digest)
 
@@ -92,30 +102,41 @@ class BlobResponses:
             if spans is None:
                 request.begin(200, answer.size, OCTET_STREAM, _headers(digest))
                 if answer.growth is None and answer.size <= BODY_LIMIT:
-                    return await self._small(request, remote, digest, answer)
-                await self._send(request, answer, [Span(0, answer.size)])
+                    body = await self._small(request, remote, digest, answer, is_retried)
+                    # Nothing was sent yet: this client gets it from the upstream, where one may be asked.
+                    return body if body is not None else await self._get(request, remote, digest, namespace, True)
+                await self._send(request, digest, answer, [Span(0, answer.size)])
             elif len(spans) == 1:
                 _begin_part(request, digest, spans[0], answer.size)
-                await self._send(request, answer, spans)
+                await self._send(request, digest, answer, spans)
             else:
                 several = multipart(spans, answer.size, digest, OCTET_STREAM)
                 request.begin(206, several.length, several.content_type, _headers(digest))
-                await self._send(request, answer, several.parts)
+                await self._send(request, digest, answer, several.parts)
             return None
         finally:
             answer.close()
 
     async def _small(
-        self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, answer: BlobAnswer
-    ) -> bytes:
-        body = await answer.reader.read(0, answer.size)
-        if len(body) != answer.size:
-            raise BlobDamaged(f"{digest} has lost its end on disk: {len(body)} of {answer.size} bytes")
+        self, request: RegistryRequest, remote: RemoteRepository, digest: Digest, answer: BlobAnswer, is_retried: bool
+    ) -> bytes | None:
+        """The body, C{None} when the blob was damaged and is held no more."""
+        try:
+            body = await answer.reader.read(0, answer.size)
+        except OSError:
+            body = b""
+        # It may stay in memory: nothing wrong is to be given from there for ever.
+        if not digest.matches(body):
+            if await self._cache.is_right_blob(digest) or is_retried:
+                raise BlobDamaged(f"{digest} has lost its end on disk: {len(body)} of {answer.size} bytes")
+            return None
         if answer.status == HIT:
             self._lane.remember(request, body, None, remote)
         return body
 
-    async def _send(self, request: RegistryRequest, answer: BlobAnswer, parts: Sequence[Part]) -> None:
+    async def _send(
+        self, request: RegistryRequest, digest: Digest, answer: BlobAnswer, parts: Sequence[Part]
+    ) -> None:
         """
         Send the body. When something comes between, the connection is aborted: an error body would be taken for the
         blob's bytes, and finishing early would splice the next response into it.
@@ -129,6 +150,8 @@ class BlobResponses:
             pass
         except (PullcacheError, ClientStalled, OSError) as error:
             self._abort(request, error)
+            if isinstance(error, OSError) and answer.growth is None:
+                self._cache.suspect_blob(digest)
         finally:
             request.add_sent(body.sent - body.written)
 

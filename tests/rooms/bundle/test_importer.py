@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,28 @@ def test_a_second_import_reads_no_blob(bundle: Path) -> None:
     again = receiver.run(bundle)
     assert (again.new_blobs, again.read_bytes) == (0, 0)
     assert again.held_bytes == receiver.held()
+
+
+@pytest.mark.parametrize("wrong", [lambda data: data[:-1], lambda data: data + b" ", lambda data: b""])
+def test_what_lost_its_end_is_mended_by_a_bundle_that_has_it(bundle: Path, wrong: Callable[[bytes], bytes]) -> None:
+    """The bundle lists its size: what is here is no blob of that size, and does not stand in the way."""
+    receiver = Receiver()
+    receiver.run(bundle)
+    for content in (MULTI, OTHER):
+        for blob in (content.manifest, *content.blobs):
+            receiver.store._blobs[Digest.parse(blob.digest)] = wrong(blob.data)
+    receiver.run(bundle)
+    assert receiver.serves(MULTI, NGINX) and receiver.serves(OTHER, GHCR)
+
+
+def test_a_manifest_that_is_damaged_here_is_mended_by_a_bundle_that_has_it(bundle: Path) -> None:
+    """Of the same length: its bytes are read in any case, and found wrong."""
+    receiver = Receiver()
+    receiver.run(bundle)
+    data = MULTI.manifest.data
+    receiver.store._blobs[Digest.parse(MULTI.digest)] = data[:-1] + b" "
+    receiver.run(bundle)
+    assert receiver.serves(MULTI, NGINX)
 
 
 def test_an_upstream_that_is_not_configured_is_refused_with_the_line_that_is_missing(tmp_path: Path) -> None:
