@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from sys import intern
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from appliance.errors import DigestInvalid
 
@@ -27,8 +29,8 @@ _ENCODED = {algorithm: re.compile(f"[a-f0-9]{{{length}}}") for algorithm, length
 _SHOWN = 160
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+# There may be a million: made and compared in C, and nothing that the garbage collector would have to visit.
+class Digest(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
     """
     One digest, always of a known algorithm and well formed; anything else raises L{DigestInvalid} when made.
 
@@ -58,7 +60,7 @@ class Digest:
         algorithm, colon, encoded = text.partition(":")
         if not colon:
             raise DigestInvalid(f"{text[:_SHOWN]!r} is no digest: there is no colon in it")
-        return cls(algorithm, encoded)
+        return cls(intern(algorithm), encoded)
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
