@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING
 
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
-from appliance.admin.route import Parameter, Reply, Route, json, value
+from appliance.admin.route import Parameter, Reply, Route, json, send_pieces, value
 from appliance.api import HeldBlob, Inventory, WantEntry, WantList
 from appliance.cache.wants import Wants
 from appliance.flow.clock import wall
-from appliance.index.manifests import HeldManifests
+from appliance.index.manifests import TURN, HeldManifests
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
 from appliance.oci.reference import full_name
 from appliance.oci.timestamps import timestamp
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 _FORMATS = ("json", "text")
+
+Group = tuple[str, str]
+"""Algorithm, and the first two characters of the hash."""
 
 
 class InventoryPage:
@@ -51,19 +59,18 @@ class InventoryPage:
             Route("GET", "/api/v1/wants", self.wants, "What was asked for and lacking.", WantList, (form,)),
         ]
 
-    async def inventory(self, request: Request) -> Reply:
+    async def inventory(self, request: Request) -> None:
         """Everything that some repository can serve; what only lies in the store is left out."""
-        manifests: set[Digest] = set()
-        named: set[Digest] = set()
+        known = _Known()
         for place in await self._repositories.names():
             repository = await self._repositories.read(*place)
-            manifests.update(repository.manifests)
-            named.update(repository.blobs)
+            for digests, are_manifests in ((list(repository.manifests), True), (list(repository.blobs), False)):
+                for first in range(0, len(digests), TURN):
+                    known.add(digests[first : first + TURN], are_manifests)
+                    await self._manifests.walked(len(digests))
             async for _, manifest in self._manifests.held(repository):
-                named.update(blob.parsed() for blob in manifest.blobs)
-        # Every blob is looked for once more, and all of it is written at once: that may take seconds.
-        taken = timestamp(wall(self._clock))
-        return await self._threads.call(lambda: json(self._inventory(manifests, named, taken)))
+                known.add(blob.parsed() for blob in manifest.blobs)
+        await send_pieces(request, self._inventory(known))
 
     def wants(self, request: Request) -> Reply:
         """In the order in which they were asked for last, the oldest first."""
@@ -88,16 +95,63 @@ class InventoryPage:
             return Reply("".join(f"{entry.name}\n" for entry in entries).encode(), content_type="text/plain")
         return json(WantList(site=self._site, taken=timestamp(wall(self._clock)), wants=entries))
 
-    def _inventory(self, manifests: Iterable[Digest], named: Iterable[Digest], taken: str) -> Inventory:
-        sizes = {str(digest): self._store.size(digest) for digest in {*manifests, *named}}
-        blobs = [HeldBlob(digest=digest, size=size) for digest, size in sorted(sizes.items()) if size is not None]
+    async def _inventory(self, known: _Known) -> AsyncIterator[bytes]:
+        """An L{Inventory} in pieces, of which each takes a turn of a thread: every blob is looked for once more."""
+        head = msgspec.json.encode({"site": self._site, "taken": timestamp(wall(self._clock))})
+        yield head[:-1] + b',"blobs":['
         generation = hashlib.sha256()
-        for blob in blobs:
-            generation.update(f"{blob.digest} {blob.size}\n".encode("ascii"))
-        return Inventory(
-            site=self._site,
-            taken=taken,
-            generation=f"sha256:{generation.hexdigest()}",
-            manifests=sorted(digest for digest in map(str, manifests) if sizes[digest] is not None),
-            blobs=blobs,
-        )
+        comma = b""
+        for group in known.groups():
+            if blobs := await self._threads.call(self._held, known, group, generation):
+                yield comma + b",".join(blobs)
+                comma = b","
+        yield f'],"generation":"sha256:{generation.hexdigest()}","manifests":['.encode("ascii")
+        comma = b""
+        for group in known.groups():
+            # By now those that are not held are not among them.
+            if manifests := [f'"{digest}"' for digest, is_manifest in known.of(group) if is_manifest]:
+                yield comma + ",".join(manifests).encode("ascii")
+                comma = b","
+            await self._manifests.walked(len(manifests))
+        yield b"]}"
+
+    def _held(self, known: _Known, group: Group, generation: _Hash) -> list[bytes]:
+        """Of those in C{group}, each that is held as a L{HeldBlob}; the others are forgotten."""
+        found = []
+        for digest, _ in known.of(group):
+            size = self._store.size(digest)
+            if size is None:
+                known.forget(digest)
+            else:
+                generation.update(f"{digest} {size}\n".encode("ascii"))
+                found.append(msgspec.json.encode(HeldBlob(digest=str(digest), size=size)))
+        return found
+
+
+class _Known:
+    """
+    A great many digests, in order, each with whether it is a manifest's. A digest takes a hundred bytes; and as they
+    are in some hundred groups, no sort and no growth of a table takes more than a millisecond.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[Group, dict[bytes, bool]] = {}
+
+    def add(self, digests: Iterable[Digest], are_manifests: bool = False) -> None:
+        """Add some; what was once a manifest stays one."""
+        for digest in digests:
+            group = self._groups.setdefault((digest.algorithm, digest.encoded[:2]), {})
+            key = bytes.fromhex(digest.encoded)
+            group[key] = are_manifests or group.get(key, False)
+
+    def forget(self, digest: Digest) -> None:
+        """One that was added is not wanted any more."""
+        del self._groups[digest.algorithm, digest.encoded[:2]][bytes.fromhex(digest.encoded)]
+
+    def groups(self) -> list[Group]:
+        """All groups, in order."""
+        return sorted(self._groups)
+
+    def of(self, group: Group) -> list[tuple[Digest, bool]]:
+        """The digests of a group, in order, and whether each is a manifest's."""
+        return [(Digest(group[0], key.hex()), is_manifest) for key, is_manifest in sorted(self._groups[group].items())]

@@ -6,13 +6,15 @@ The same table makes the routes and the OpenAPI document, so that neither can kn
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.web.server import Request
+from zope.interface import implementer
 
 from appliance.admin.failures import Refused
 from appliance.flow.http import values_of
@@ -91,6 +93,51 @@ def send(request: Request, reply: Reply) -> bytes:
     request.setHeader("Content-Type", reply.content_type)
     request.setHeader("Content-Length", str(len(reply.body)))
     return b"" if request.method == b"HEAD" else reply.body
+
+
+async def send_pieces(request: Request, pieces: AsyncIterator[bytes]) -> None:
+    """
+    Send a JSON document in pieces; each is made when the client has taken what came before it, so that there is never
+    much of it in memory. What C{pieces} raises breaks the connection off.
+    """
+    request.setHeader("Content-Type", JSON)
+    pace = _Pace()
+    request.registerProducer(pace, True)
+    try:
+        async for piece in pieces:
+            request.write(piece)
+            await pace.resumed()
+    finally:
+        request.unregisterProducer()
+
+
+@implementer(IPushProducer)
+class _Pace:
+    """Knows whether a client takes what is sent."""
+
+    def __init__(self) -> None:
+        self._paused = False
+        self._waiting: Deferred[None] | None = None
+
+    async def resumed(self) -> None:
+        """Wait until it does; one caller at a time."""
+        if self._paused:
+            self._waiting = Deferred()
+            await self._waiting
+
+    def pauseProducing(self) -> None:
+        """See L{IPushProducer.pauseProducing}."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """See L{IPushProducer.resumeProducing}."""
+        self._paused = False
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    def stopProducing(self) -> None:
+        """See L{IPushProducer.stopProducing}. The answer of a client that left is cancelled."""
 
 
 class Staged(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -49,12 +50,18 @@ class SlowTransport(StringTransport):
         producer.resumeProducing()
 
 
+def asked(site: Appliance, request: bytes, room: int) -> tuple[Any, SlowTransport]:
+    """A connection on which C{request} was made by a client that takes C{room} bytes for now."""
+    connection = site.app.site().buildProtocol(None)  # type: ignore[arg-type]
+    transport = SlowTransport(room)
+    connection.makeConnection(transport)
+    connection.dataReceived(request)
+    return connection, transport
+
+
 def halted(site: Appliance) -> tuple[Any, SlowTransport]:
     """A connection on which an export has begun and halted in the middle."""
-    connection = site.app.site().buildProtocol(None)  # type: ignore[arg-type]
-    transport = SlowTransport(40_000)
-    connection.makeConnection(transport)
-    connection.dataReceived(REQUEST)
+    connection, transport = asked(site, REQUEST, 40_000)
     assert site.services.busy and not transport.aborted
     return connection, transport
 
@@ -126,3 +133,32 @@ def test_the_next_request_on_the_connection_is_answered() -> None:
     connection.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:5001\r\n\r\n")
     assert transport.value().endswith(b'{"status":"ok"}')
     connection.connectionLost(Failure(ConnectionDone()))
+
+
+# -- documents in pieces ----------------------------------------------------------------------------------------------
+
+INVENTORY = b"GET /api/v1/inventory HTTP/1.0\r\nHost: 127.0.0.1:5001\r\n\r\n"
+
+
+def test_an_inventory_is_made_while_it_is_read() -> None:
+    """Little of it waits in memory for a client that halts, and when it goes on it gets the rest."""
+    site, content = held()
+    whole = site.get("inventory")
+    connection, transport = asked(site, INVENTORY, 250)
+    begun = len(transport.value())
+    assert 250 <= begun < 600
+    transport.go_on()
+    assert msgspec.json.decode(transport.value().partition(b"\r\n\r\n")[2]) == whole
+    assert len(whole["blobs"]) == 5
+    connection.connectionLost(Failure(ConnectionDone()))
+
+
+def test_a_client_that_leaves_ends_its_inventory() -> None:
+    """Nothing more is looked for on its behalf, and nothing is logged as an error."""
+    site, _ = held()
+    connection, _ = asked(site, INVENTORY, 250)
+    looked: list[Digest] = []
+    size = site.store.size
+    site.store.size = lambda digest: looked.append(digest) or size(digest)  # type: ignore
+    connection.connectionLost(Failure(ConnectionDone()))
+    assert not looked
