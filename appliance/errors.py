@@ -194,6 +194,10 @@ class StoreTooNew(StoreError):
     """The store was written by a newer version."""
 
 
+class NoSpace(StoreError):
+    """A blob is not stored since the disk takes no more; it can be passed on to who reads it, and to no other use."""
+
+
 class DocumentDamaged(StoreError):
     """A JSON document could not be read; it was set aside."""
 

@@ -40,6 +40,7 @@ from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.repair import Repair
+from appliance.cache.space import Space
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import HeldReferences, Wants
@@ -105,7 +106,8 @@ class Services:
 
         # What is held, and what is fetched of the rest.
         self.repositories = repositories = Repositories(documents, clock=clock)
-        self.flights = flights = Flights(store, clock, repositories)
+        self.space = space = Space(store, clock, settings.retention, metrics.unstored)
+        self.flights = flights = Flights(store, clock, repositories, space)
         self.wants = wants = Wants(state, clock, repositories.holds)
         self.usage = usage = Usage(state, clock)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
@@ -199,6 +201,7 @@ class Services:
         watch("images_incomplete", "Images pulled and not known to be whole.", lambda: self.prefetch.images)
         watch("store_bytes", "Bytes of all blobs held.", store.total)
         watch("moves_refused", "Locked tags whose upstream says something else.", lambda: len(moves.all_refused))
+        watch("disk_free_bytes", "Bytes of the store's disk that are free.", space.free)
         watch("wants", "References asked for and not served.", lambda: len(wants))
         watch("damaged_blobs", "Blobs found damaged and not held again.", lambda: len(repair.lacking))
         watch("documents_damaged", "Documents set aside.", lambda: len(documents.damaged) + len(state.damaged))
@@ -243,6 +246,7 @@ class Services:
             remotes[each.name] = before[each.name] if is_same else self._remote(settings, each)
         self.settings = settings
         self.access.remotes = remotes
+        self.space.configure(settings.retention)
         self.flights.configure(self.access)
         for name, remote in before.items():
             now = remotes.get(name)

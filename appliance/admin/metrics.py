@@ -58,6 +58,7 @@ class Metrics:
         self._pulls_left = self._gauge(
             "upstream_rate_limit_remaining_pulls", "Pulls left of them, as the upstream last said.", ("upstream",)
         )
+        self._unstored = self._counter("unstored_bytes", "Bytes passed on and not stored for want of room.", ())
         self._dropped = self._counter("connections_dropped", "Connections refused or broken off.", ("reason",))
         self._states = self._gauge(
             "upstream_url_state", "1 for the state a URL of an upstream is in.", ("upstream", "url", "state")
@@ -107,6 +108,10 @@ class Metrics:
         blobs, total = self._prefetched
         blobs.labels(upstream).inc()
         total.labels(upstream).inc(octets)
+
+    def unstored(self, octets: int) -> None:
+        """So many bytes were passed on and not stored, since the disk has no room for them."""
+        self._unstored.inc(octets)
 
     def failed(self, upstream: str, kind: str) -> None:
         """See L{IUpstreamObserver.failed}."""

@@ -23,8 +23,8 @@ from appliance.cache.flight import Flight
 from appliance.cache.flights import Flights
 from appliance.cache.freshness import NegativeCache
 from appliance.cache.repair import Repair
-from appliance.cache.status import HIT, CacheStatus
-from appliance.errors import NotHeld, Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
+from appliance.cache.status import HIT, NO_SPACE, CacheStatus
+from appliance.errors import NoSpace, NotHeld, Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
 from appliance.flow.body import Growth
 from appliance.flow.singleflight import SingleFlight
 from appliance.index.graph import ManifestGraph
@@ -150,6 +150,7 @@ class Blobs:
         @param background: whether no client waits for it: it goes behind whatever a client waits for.
         @raise UpstreamError: it is not held, and the upstream did not send it whole.
         @raise Offline: it is not held and no upstream may be asked.
+        @raise NoSpace: the disk does not take it.
         """
         repository = await self._repositories.get(remote.upstream, remote.name)
         size, _ = await self._named(remote, repository, digest)
@@ -160,12 +161,16 @@ class Blobs:
         try:
             if not background:
                 await flight.opened()
+            if not flight.stored:
+                raise _unstored(digest)
             await flight.landed()
         except UpstreamError as error:
             await self._failed(remote, flight, error)
             return await self.fetch(remote, digest, background)
         # Landed is not stored: the bytes are still being made a blob.
         await self._flights.ended(digest)
+        if self._store.size(digest) is None:
+            raise _unstored(digest)
 
     def suspect(self, digest: Digest) -> None:
         """It could not be read while it was sent: it is looked at, and fetched again when it is damaged."""
@@ -185,6 +190,10 @@ class Blobs:
         size: int | None,
         span_of: SpanOf | None,
     ) -> BlobAnswer | BypassedRange:
+        def first_wanted() -> int:
+            span = None if span_of is None or flight.size is None else span_of(flight.size)
+            return 0 if span is None else span.start
+
         flight, joined = self._flight(remote, digest, size)
         if span_of is not None:
             # What keeps the range from being fetched on the side is no failure; that of the flight is raised below.
@@ -192,6 +201,9 @@ class Blobs:
                 bypassed = await self._bypass.open(remote, flight, span_of)
                 if bypassed is not None:
                     return bypassed
+        if flight.start > first_wanted():
+            # An unstored one that has passed by: the next one is for all who come from now on.
+            flight, joined = self._begin(remote, digest, flight.size), False
         try:
             await flight.opened()
         except UpstreamError as error:
@@ -200,11 +212,14 @@ class Blobs:
         assert flight.size is not None
         if _flies_for(flight, remote) and repository.link(digest, flight.size):
             self._repositories.save_soon(repository)
-        status = CacheStatus(fwd="uri-miss", stored=not joined, collapsed=joined)
+        detail = None if flight.stored else NO_SPACE
+        status = CacheStatus(fwd="uri-miss", stored=flight.stored and not joined, collapsed=joined, detail=detail)
         # When it has ended meanwhile, it has no readers any more.
         with suppress(NotHeld):
             return BlobAnswer(flight.size, status, self._store.open(digest))
-        return BlobAnswer(flight.size, status, flight.reader(), flight.growth)
+        if flight.start > first_wanted():
+            return await self._board(remote, repository, digest, flight.size, span_of)
+        return BlobAnswer(flight.size, status, flight.reader(first_wanted()), flight.growth)
 
     def _flight(
         self, remote: RemoteRepository, digest: Digest, size: int | None, background: bool = False
@@ -216,8 +231,11 @@ class Blobs:
         if flight is not None:
             return flight, True
         self._missing.check(remote.key(digest))
+        return self._begin(remote, digest, size, background), False
+
+    def _begin(self, remote: RemoteRepository, digest: Digest, size: int | None, background: bool = False) -> Flight:
         segments = remote.settings.segments
-        return self._flights.start(remote.registry, remote.name, digest, size, segments, background), False
+        return self._flights.start(remote.registry, remote.name, digest, size, segments, background)
 
     async def _failed(self, remote: RemoteRepository, flight: Flight, error: UpstreamError) -> None:
         """Raises what the flight failed with; returns, when it is over, if our own upstream may do better."""
@@ -313,6 +331,10 @@ class Blobs:
 def _flies_for(flight: Flight, remote: RemoteRepository) -> bool:
     """Whether the flight asks what this repository's upstream would be asked."""
     return (flight.registry.name, flight.repository) == (remote.upstream, remote.name)
+
+
+def _unstored(digest: Digest) -> NoSpace:
+    return NoSpace(f"{digest} is not stored: the disk has no room for it; free some, or give retention a limit")
 
 
 def _offline(remote: RemoteRepository, digest: Digest) -> Offline:

@@ -93,7 +93,8 @@ class RangeBypass:
 
     async def open(self, remote: RemoteRepository, flight: Flight, span_of: SpanOf) -> BypassedRange | None:
         """
-        The upstream's answer to just the range that is wanted, where it is far ahead of what has come.
+        The upstream's answer to just the range that is wanted, where it is far ahead of what has come, or an unstored
+        flight has it no more.
 
         C{None} when it is near enough, or not granted: then it comes with the flight.
 
@@ -102,11 +103,15 @@ class RangeBypass:
         if flight.size is None:
             await flight.opened()
         size, span = flight.size, None if flight.size is None else span_of(flight.size)
-        if size is None or span is None or flight.whole_only or span.start - flight.growth.available <= NEAR:
+        if size is None or span is None or flight.whole_only:
+            return None
+        if flight.start <= span.start <= flight.growth.available + NEAR:
             return None
         wait = SMALL_WAIT if span.length <= SMALL else LARGE_WAIT
 
         def is_far() -> bool:
+            if span.start < flight.start:
+                return True
             return should_bypass(span.start, flight.growth.available, flight.rate(), wait)
 
         # What a small range may lose by waiting is more than it costs to ask.

@@ -16,6 +16,9 @@ response with wrong bytes is ever completed.
 
 A descriptor's size is a hint (L{appliance.cache.length}). Bytes are thrown away only where their digest is wrong.
 
+Where the disk has no room for it (L{appliance.cache.space}) a flight is I{unstored}: it goes on for its readers, who
+may have to keep up with each other, and ends with the last of them.
+
 Where more than one segment is wanted, the request at OPENING is for the first piece of what is missing. When just that
 is granted, the rest is fetched as L{appliance.cache.segments} says; an answer that is not the range asked for, then or
 later, leads to one stream from where the bytes are whole.
@@ -23,11 +26,12 @@ later, leads to one stream from where the bytes are whole.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -35,7 +39,9 @@ from twisted.python.failure import Failure
 from appliance.cache.backoff import Backoff
 from appliance.cache.length import Length, WrongBytes
 from appliance.cache.segments import Segments, first_stop
+from appliance.cache.space import Space
 from appliance.errors import (
+    NoSpace,
     PullcacheError,
     RangeIgnored,
     UpstreamInvalid,
@@ -43,11 +49,18 @@ from appliance.errors import (
     UpstreamUnavailable,
 )
 from appliance.flow.body import Growth
+from appliance.flow.disk import is_refusal
 from appliance.flow.singleflight import Waiters
 from appliance.flow.writer import ThreadWriter
 from appliance.interfaces import IBlobReader, IBlobStore, IIngest, Origin
 from appliance.oci.digest import Digest
 from appliance.upstream.interfaces import IBlobResponse, IUpstream
+
+LOOK = 10.0
+"""
+Seconds between two looks at the readers of an unstored flight: those who stand still while others wait are given up,
+and without any it ends.
+"""
 
 
 class State(Enum):
@@ -91,6 +104,7 @@ class Flight:
         size: int | None,
         store: IBlobStore,
         clock: IReactorTime,
+        space: Space,
         segments: int = 1,
         background: bool = False,
     ) -> None:
@@ -106,6 +120,13 @@ class Flight:
         self.growth = Growth()
         self._store = store
         self._clock = clock
+        self._space = space
+        self._passed_on = 0
+        self._room: Deferred[None] | None = None
+        self._is_draining = False
+        self._looking: IDelayedCall | None = None
+        self._was_read = True
+        self._flying: Deferred[None] | None = None
         self._ingest: IIngest | None = None
         self._opening: Waiters[None] = Waiters()
         self._landing: Waiters[None] = Waiters()
@@ -121,6 +142,23 @@ class Flight:
     def size(self) -> int | None:
         """Bytes of the whole as far as is known by now, C{None} until it is said; certain when it has landed."""
         return self._length.size
+
+    @property
+    def stored(self) -> bool:
+        """Whether it will be in the store, as far as is known by now."""
+        return self._ingest is None or bool(self._ingest.stored)
+
+    @property
+    def start(self) -> int:
+        """The first byte that who joins it now can have: more than 0 where those in front of it are gone."""
+        return 0 if self._ingest is None else int(self._ingest.start)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the disk is still to take of it, as far as is known by now."""
+        if self._ingest is None or not self._ingest.stored or self.size is None:
+            return 0
+        return max(0, self.size - int(self._ingest.size))
 
     def opened(self) -> Deferred[None]:
         """
@@ -144,10 +182,13 @@ class Flight:
             return fail(self._failure)
         return succeed(None) if self.state is State.LANDED else self._landing.wait()
 
-    def reader(self) -> IBlobReader:
-        """A reader of the bytes up to C{growth}, and of those to come; once it is open, and before it has ended."""
+    def reader(self, start: int = 0) -> IBlobReader:
+        """
+        A reader of the bytes from C{start} up to C{growth}, and of those to come; once it is open, and before it has
+        ended.
+        """
         assert self._ingest is not None
-        return self._ingest.reader()
+        return self._ingest.reader(start)
 
     def rate(self) -> float:
         """Bytes a second since the line was opened; 0 while nothing can be said."""
@@ -162,16 +203,20 @@ class Flight:
         @raise PullcacheError: the flight failed, its readers too. What came is kept, unless its digest is wrong.
         """
         try:
-            await self._fetch()
+            self._flying = Deferred.fromCoroutine(self._fetch())
+            await self._flying
         except CancelledError:
             self._fail(Failure(self.ending or UpstreamUnavailable(self.registry.name, "this appliance is stopping")))
             raise
         except Exception:
             self._fail(Failure())
             raise
+        finally:
+            if self._looking is not None:
+                self._looking.cancel()
 
     async def _fetch(self) -> None:
-        ingest = self._ingest = await self._store.ingest(self.digest)
+        ingest = self._ingest = await self._begin()
         left = ingest.size
         try:
             await self._receive(ingest)
@@ -185,6 +230,33 @@ class Flight:
             await self._fetch()
         finally:
             ingest.close()
+
+    async def _begin(self) -> IIngest:
+        """What the bytes go into."""
+        refused: OSError | None = None
+        if await self._has_room():
+            try:
+                begun: IIngest = await self._store.ingest(self.digest)
+                return begun
+            except OSError as error:
+                if not is_refusal(error):
+                    raise
+                refused = error
+                self._space.refused(error)
+        if self.background:
+            raise NoSpace(f"{self.digest}: the disk has no room for it") from refused
+        passing: IIngest = await self._store.ingest(self.digest, keep=False)
+        self._look(passing)
+        return passing
+
+    async def _has_room(self) -> bool:
+        more = self.size or 0
+        if not self._space.is_short(more):
+            return True
+        with suppress(OSError):
+            left = await self._store.inspect(self.digest)
+            more -= 0 if left is None else left.size
+        return await self._space.room(max(0, more))
 
     async def _receive(self, ingest: IIngest) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""
@@ -229,8 +301,9 @@ class Flight:
 
     async def _leg(self, ingest: IIngest) -> IBlobResponse | None:
         """One request, from where the last one stopped; its answer when that is the first piece of several."""
+        await ingest.room()
         validator = ingest.origin.validator if ingest.origin is not None and ingest.size else None
-        stop = first_stop(ingest.size, self.size, self.segments)
+        stop = first_stop(ingest.size, self.size, self.segments if ingest.stored else 1)
         try:
             response = await self._answer(ingest.size, stop, validator)
         except RangeIgnored:
@@ -240,6 +313,9 @@ class Flight:
             stop, self.segments = None, 1
             response = await self._answer(ingest.size, None, validator)
         try:
+            if self.size is None and response.size is not None and ingest.stored:
+                if not await self._space.room(max(0, response.size - ingest.size)):
+                    self._unstore(ingest)
             self._board(ingest, response)
         except BaseException:
             response.abandon()
@@ -252,14 +328,19 @@ class Flight:
         # Beside the first bytes, not before them: a client waits for those.
         noting = self._note(ingest, response)
         self._coming = response
+        self._is_draining = False
         try:
             await response.deliver(writer)
         finally:
             self._coming = None
+            # What came is in memory; the next request waits for the readers, not the end of this one.
+            self._is_draining = True
+            if self._room is not None:
+                self._room.cancel()
             await self._drain(ingest, writer, noting)
         return None
 
-    async def _in_segments(self, ingest: IIngest, granted: IBlobResponse) -> RangeIgnored | None:
+    async def _in_segments(self, ingest: IIngest, granted: IBlobResponse) -> PullcacheError | None:
         """All that is missing, in pieces, beginning with the granted one; what ended that before it was done."""
         assert self.size is not None
         validator = granted.validator
@@ -278,6 +359,13 @@ class Flight:
         except RangeIgnored as ignored:
             self.segments = 1
             return ignored
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            # One stream needs least room, and can do without any.
+            self._space.refused(error)
+            self.segments = 1
+            return UpstreamUnavailable(self.registry.name, f"the rest comes as one stream: {error.strerror or error}")
         finally:
             await noting
         return None
@@ -323,7 +411,11 @@ class Flight:
 
     def _note(self, ingest: IIngest, response: IBlobResponse) -> Deferred[None]:
         noting: Deferred[None] = ingest.note(Origin(self.registry.name, self.repository, self.size, response.validator))
-        return noting
+        return noting.addErrback(self._not_noted)
+
+    def _not_noted(self, failure: Failure) -> None:
+        """Without a note the bytes are not taken up by another process."""
+        self._space.refused(_refusal_of(failure))
 
     async def _drain(self, ingest: IIngest, writer: ThreadWriter, noting: Deferred[None]) -> None:
         """What came is on disk before anything else happens; the disk's and the size's faults go before the line's."""
@@ -340,16 +432,62 @@ class Flight:
 
     def _writer(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
         def store(pieces: list[bytes]) -> Deferred[None]:
-            return ingest.write(pieces).addCallback(lambda _: self.growth.advance(self._readable(ingest)))
+            written: Deferred[None] = ingest.write(pieces)
+            return written.addErrback(self._not_written, ingest, pieces).addCallback(self._written, ingest)
 
         return ThreadWriter(store, ingest.size - response.start, max(0, self._length.most - ingest.size))
+
+    def _not_written(self, failure: Failure, ingest: IIngest, pieces: list[bytes]) -> Deferred[None]:
+        """The disk did not take C{pieces}: from here on the flight is unstored."""
+        self._space.refused(_refusal_of(failure))
+        self._unstore(ingest)
+        passed: Deferred[None] = ingest.write(pieces)
+        return passed
+
+    def _unstore(self, ingest: IIngest) -> None:
+        """From here on the flight is unstored. Raises L{NoSpace} when no client waits for it."""
+        ingest.unstore()
+        if self.background:
+            raise NoSpace(f"{self.digest}: the disk has no room for it")
+        self._look(ingest)
+
+    def _written(self, _: None, ingest: IIngest) -> Deferred[None] | None:
+        self.growth.advance(self._readable(ingest))
+        if ingest.stored:
+            return None
+        self._space.passed(ingest.size - self._passed_on)
+        self._passed_on = ingest.size
+        room: Deferred[None] = ingest.room()
+        if room.called or self._is_draining:
+            return None
+        if not self._length.promised:
+            room.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+            raise NoSpace(f"{self.digest}: the disk has no room for it, and its size is not told")
+        self._room = room
+        return room.addErrback(lambda failure: failure.trap(CancelledError)).addCallback(self._made_room)
+
+    def _made_room(self, _: object) -> None:
+        self._room = None
+
+    def _look(self, ingest: IIngest) -> None:
+        """See to the readers of an unstored flight, now and then."""
+        is_awaited = ingest.readers > 0 or len(self._opening) > 0
+        if not is_awaited and not self._was_read and self._flying is not None:
+            self._looking = None
+            self.ending = NoSpace(f"{self.digest}: the disk has no room for it, and no client reads it any more")
+            self._flying.cancel()
+            return
+        self._was_read = is_awaited
+        if given_up := ingest.shed():
+            self._log.info("{digest}: {count} readers were too slow for the others", digest=self.digest, count=given_up)
+        self._looking = self._clock.callLater(LOOK, self._look, ingest)
 
     async def _land(self, ingest: IIngest) -> None:
         if not ingest.verify():
             raise self._length.wrong(ingest.size)
-        if ingest.origin is not None and ingest.origin.size != ingest.size:
+        if ingest.stored and ingest.origin is not None and ingest.origin.size != ingest.size:
             # So that a start knows that it is whole, if this process is killed before it is a blob.
-            await ingest.note(replace(ingest.origin, size=ingest.size))
+            await ingest.note(replace(ingest.origin, size=ingest.size)).addErrback(self._not_noted)
         promised = self.size if self._length.promised else ingest.size
         self._length.size = ingest.size
         self._enter(State.LANDED)
@@ -360,7 +498,8 @@ class Flight:
             self.growth.fail(Failure(UpstreamInvalid(self.registry.name, message)))
         self._opening.fire(None)
         self._landing.fire(None)
-        await ingest.commit()
+        if ingest.stored:
+            await ingest.commit()
 
     def _readable(self, ingest: IIngest) -> int:
         # Nothing is read before a size is promised; until then any byte may be the last one.
@@ -389,3 +528,12 @@ class Flight:
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"a flight that is {self.state.value} cannot become {state.value}")
         self.state = state
+
+
+def _refusal_of(failure: Failure) -> OSError:
+    """What the disk said; any other failure is raised again."""
+    error = failure.value
+    if not isinstance(error, OSError) or not is_refusal(error):
+        failure.raiseException()
+    assert isinstance(error, OSError)
+    return error

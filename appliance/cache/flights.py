@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -9,7 +11,9 @@ from twisted.python.failure import Failure
 
 from appliance.cache.access import Access, RemoteRepository
 from appliance.cache.flight import Flight, State
+from appliance.cache.space import Space
 from appliance.errors import Offline, PullcacheError
+from appliance.flow.disk import is_refusal
 from appliance.flow.singleflight import ended
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
@@ -29,26 +33,34 @@ class Flights:
 
     _log = Logger()
 
-    def __init__(self, store: IBlobStore, clock: IReactorTime, repositories: Repositories) -> None:
+    def __init__(self, store: IBlobStore, clock: IReactorTime, repositories: Repositories, space: Space) -> None:
         """
         @param repositories: where each blob is noted as that of the repository it was fetched for.
         """
+        self._space = space
+        space.coming = lambda: sum(flight.missing for flight, _ in self._all())
         self._repositories = repositories
         self._store = store
         self._clock = clock
         self._under_way: dict[Digest, tuple[Flight, Deferred[None]]] = {}
+        # Unstored ones whose first bytes are gone: they go on for their readers, and others began anew.
+        self._overtaken: dict[Flight, Deferred[None]] = {}
         self._completing: dict[Digest, Deferred[None]] = {}
         self._not_whole: dict[Digest, Unfinished] = {}
         self._access = Access({})
         self._stopped = False
 
     def __len__(self) -> int:
-        return len(self._under_way)
+        return len(self._under_way) + len(self._overtaken)
 
     @property
     def awaited(self) -> bool:
         """Whether a blob is being fetched that a client waits for."""
-        return any(not flight.background for flight, _ in self._under_way.values())
+        return any(not flight.background for flight, _ in self._all())
+
+    def _all(self) -> Iterator[tuple[Flight, Deferred[None]]]:
+        yield from self._under_way.values()
+        yield from self._overtaken.items()
 
     def get(self, digest: Digest) -> Flight | None:
         """The flight of that digest, when there is one."""
@@ -65,15 +77,20 @@ class Flights:
         background: bool = False,
     ) -> Flight:
         """
-        Begin a flight; there must be none of that digest. It goes on whether it is read or not.
+        Begin a flight; there must be none of that digest whose first byte can still be had. It goes on whether it is
+        read or not, unless it is unstored.
 
         @param size: bytes of the blob, C{None} while that is not known.
         @param segments: how many ranges of a large blob are fetched at once.
         @param background: whether no client waits for it yet; see L{Flight.opened}.
         """
-        if digest in self._under_way:
-            raise ValueError(f"{digest} is under way already")
-        flight = Flight(registry, repository, digest, size, self._store, self._clock, segments, background)
+        before = self._under_way.get(digest)
+        if before is not None:
+            if not before[0].start:
+                raise ValueError(f"{digest} is under way already")
+            self._overtaken[before[0]] = before[1]
+        space = self._space
+        flight = Flight(registry, repository, digest, size, self._store, self._clock, space, segments, background)
         # Up to the repository's note, which may come after the last byte.
         lease = self._store.leases.take((digest,))
         landing = Deferred.fromCoroutine(flight.fly())
@@ -214,7 +231,7 @@ class Flights:
         of these.
         """
         self._access = access
-        for flight, landing in list(self._under_way.values()):
+        for flight, landing in list(self._all()):
             name, repository = flight.registry.name, flight.repository
             remote = access.permitted(name, repository)
             if remote is not None and not remote.offline:
@@ -227,8 +244,8 @@ class Flights:
     def stop(self) -> Deferred[None]:
         """Cut every flight, keeping what came, and begin no other; fires when their files are closed."""
         self._stopped = True
-        works = [*(landing for _, landing in self._under_way.values()), *self._completing.values()]
-        ends = [self.ended(digest) for digest in (*self._under_way, *self._completing)]
+        works = [*(landing for _, landing in self._all()), *self._completing.values()]
+        ends = [ended(work) for work in works]
         for work in works:
             work.cancel()
         return DeferredList(ends).addCallback(lambda _: None)
@@ -257,10 +274,14 @@ class Flights:
         return noted.addErrback(lambda failure: self._log.failure("a blob was not noted", failure))
 
     def _ended(self, result: None | Failure, flight: Flight) -> None:
-        del self._under_way[flight.digest]
+        if self._overtaken.pop(flight, None) is None:
+            del self._under_way[flight.digest]
         if not isinstance(result, Failure) or result.check(CancelledError):
+            self._space.look()
             return
-        if result.check(PullcacheError, OSError):
+        if is_refusal(result.value):
+            self._log.warn("{digest} was not stored: {error}", digest=flight.digest, error=result.value)
+        elif result.check(PullcacheError, OSError):
             self._log.warn("{digest} was not fetched: {error}", digest=flight.digest, error=result.value)
         else:
             self._log.failure("{digest} was not fetched", result, digest=flight.digest)

@@ -52,3 +52,6 @@ HIT = CacheStatus(hit=True)
 
 LOCKED = CacheStatus(hit=True, detail="locked")
 """The upstream says another digest, which is not served: the tag is locked."""
+
+NO_SPACE = "no-space"
+"""The C{detail} of what was passed on and not stored, since the disk has no room for it."""

@@ -66,6 +66,7 @@ _TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.UpstreamTimeout, 504, "UNAVAILABLE"),
     # 502 and not 503: containerd goes to its next registry at once.
     (errors.UpstreamError, 502, "UNAVAILABLE"),
+    (errors.NoSpace, 503, "UNAVAILABLE"),
     (errors.StoreError, 500, "UNKNOWN"),
 )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from twisted.internet.defer import Deferred, fail
-
 from appliance.cache.flight import Flight
+from appliance.cache.space import Space
 from appliance.interfaces import IBlobReader
 from appliance.oci.digest import Digest
+from appliance.settings import RetentionSettings
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import begin, result
 from tests.doubles.pullthrough import clock_at
@@ -44,7 +44,8 @@ class Trip:
         self.store = store or MemoryBlobStore()
         self.clock = clock_at()
         self.digest = digest
-        self.flight = Flight(self.upstream, NAME, digest, size, self.store, self.clock, **more)
+        self.space = Space(self.store, self.clock, RetentionSettings())
+        self.flight = Flight(self.upstream, NAME, digest, size, self.store, self.clock, self.space, **more)
         self.outcome: list[Any] = []
         # Of a client that reads on when the flight has ended; C{None}: there is none.
         self.reader: IBlobReader | None = None
@@ -77,27 +78,3 @@ class Trip:
         ingest.close()
         size: int = ingest.size
         return size
-
-
-class _Writer:
-    """An ingest whose disk fills up after C{room} bytes."""
-
-    def __init__(self, ingest: Any, room: int) -> None:
-        self._ingest = ingest
-        self._room = room
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ingest, name)
-
-    def write(self, data: list[bytes]) -> Deferred[None]:
-        if self._ingest.size + sum(map(len, data)) > self._room:
-            return fail(OSError(28, "No space left on device"))
-        written: Deferred[None] = self._ingest.write(data)
-        return written
-
-
-class FillingDisk(MemoryBlobStore):
-    """A store that is full after a thousand bytes."""
-
-    def ingest(self, digest: Digest) -> Deferred[Any]:
-        return super().ingest(digest).addCallback(_Writer, 1000)

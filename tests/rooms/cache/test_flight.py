@@ -10,7 +10,9 @@ from twisted.internet.defer import CancelledError
 from appliance import errors
 from appliance.cache.backoff import RETRY_DELAYS
 from appliance.cache.flight import TRANSITIONS, Flight, State
+from appliance.cache.space import Space
 from appliance.oci.digest import Digest
+from appliance.settings import RetentionSettings
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import failing, result, step
 from tests.doubles.pullthrough import clock_at
@@ -113,7 +115,7 @@ def test_an_empty_blob_needs_no_upstream() -> None:
     """There is only one blob of no bytes."""
     empty = Digest.of(b"")
     trip = Trip()
-    flight = Flight(trip.upstream, NAME, empty, 0, trip.store, trip.clock)
+    flight = Flight(trip.upstream, NAME, empty, 0, trip.store, trip.clock, trip.space)
     assert result(flight.fly()) is None
     assert trip.store.size(empty) == 0
     assert trip.asked() == []
@@ -126,8 +128,8 @@ def test_an_empty_blob_of_unknown_size_lands() -> None:
     upstream = ScriptedUpstream()
     upstream.tells_size = False
     upstream.add_blob(NAME, b"")
-    store = MemoryBlobStore()
-    flight = Flight(upstream, NAME, empty, None, store, clock_at())
+    store, clock = MemoryBlobStore(), clock_at()
+    flight = Flight(upstream, NAME, empty, None, store, clock, Space(store, clock, RetentionSettings()))
     assert result(flight.fly()) is None
     assert (flight.size, store.size(empty)) == (0, 0)
 

@@ -13,12 +13,13 @@ from appliance.cache import segments
 from appliance.cache.access import Access, Remote
 from appliance.cache.flight import State
 from appliance.cache.flights import RESUMED_AT_ONCE, Flights
+from appliance.cache.space import Space
 from appliance.errors import Offline, UpstreamUnavailable
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IIngest, Origin
 from appliance.oci.digest import Digest
-from appliance.settings import UpstreamSettings
+from appliance.settings import RetentionSettings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import begin, failing, result
 from tests.doubles.pullthrough import Cache, clock_at
@@ -45,9 +46,14 @@ def left_behind(store: MemoryBlobStore, blobs: list[bytes], name: str = "docker.
         ingest.close()
 
 
+def flights_over(store: MemoryBlobStore) -> Flights:
+    clock = clock_at()
+    return Flights(store, clock, Repositories(MemoryDocuments()), Space(store, clock, RetentionSettings()))
+
+
 def test_a_digest_has_one_flight() -> None:
     """A second one is a mistake of ours; after the end there is none."""
-    asked, flights = upstream(), Flights(MemoryBlobStore(), clock_at(), Repositories(MemoryDocuments()))
+    asked, flights = upstream(), flights_over(MemoryBlobStore())
     digest = Digest.of(BLOBS[0])
     flight = flights.start(asked, NAME, digest, 1000)
     assert flights.get(digest) is flight and len(flights) == 1
@@ -60,7 +66,7 @@ def test_a_digest_has_one_flight() -> None:
 def test_a_stop_keeps_what_came() -> None:
     """Every connection is dropped, every file closed, and nothing is thrown away."""
     asked, store = upstream(), MemoryBlobStore()
-    flights = Flights(store, clock_at(), Repositories(MemoryDocuments()))
+    flights = flights_over(store)
     for blob in BLOBS[:3]:
         flights.start(asked, NAME, Digest.of(blob), 1000)
         asked.bodies[-1].feed(300)
@@ -72,7 +78,7 @@ def test_a_stop_keeps_what_came() -> None:
 
 def test_a_stop_with_nothing_under_way_is_done_at_once() -> None:
     """Nothing to wait for."""
-    assert result(Flights(MemoryBlobStore(), clock_at(), Repositories(MemoryDocuments())).stop()) is None
+    assert result(flights_over(MemoryBlobStore()).stop()) is None
 
 
 def test_a_restart_takes_up_what_was_cut_a_few_at_a_time() -> None:
@@ -173,7 +179,7 @@ def test_partials_that_cannot_be_read_do_not_hold_up_the_others() -> None:
 
 def test_the_end_of_a_flight_can_be_waited_for() -> None:
     """Also of one that is not there."""
-    asked, flights = upstream(), Flights(MemoryBlobStore(), clock_at(), Repositories(MemoryDocuments()))
+    asked, flights = upstream(), flights_over(MemoryBlobStore())
     digest = Digest.of(BLOBS[0])
     assert result(flights.ended(digest)) is None
     flights.start(asked, NAME, digest, 1000)

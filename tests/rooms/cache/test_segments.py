@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from twisted.internet.defer import Deferred, fail
 
 from appliance import errors
 from appliance.cache.backoff import RETRY_DELAYS
 from appliance.cache.flight import State
 from appliance.cache.segments import first_stop
-from appliance.interfaces import IIngest
-from appliance.oci.digest import Digest
-from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import failing, result, step
 from tests.doubles.upstream import ScriptedBody
 from tests.rooms.cache.segmenting import BLOB, DIGEST, NAME, PIECE, SIZE, SegmentedTrip
@@ -377,33 +371,6 @@ def test_a_stop_takes_back_what_was_not_answered() -> None:
     trip.landing.cancel()
     assert [each.cancelled for each in trip.upstream.hanging] == [False, True, True]
     assert trip.bodies[0].dropped
-
-
-class FullDisk(MemoryBlobStore):
-    """A store that has no room ahead, or at the front, or for what was ahead."""
-
-    def __init__(self, full: str) -> None:
-        super().__init__()
-        self._full = full
-
-    def ingest(self, digest: Digest) -> Deferred[Any]:
-        def fill(ingest: IIngest) -> IIngest:
-            setattr(ingest, self._full, lambda *_: fail(OSError(28, "No space left on device")))
-            return ingest
-
-        return super().ingest(digest).addCallback(fill)
-
-
-@pytest.mark.parametrize("full", ["write", "write_ahead", "absorb"])
-def test_a_full_disk_fails_the_flight_and_closes_every_line(full: str) -> None:
-    """Readers get the failure; nothing more is written."""
-    trip = SegmentedTrip(store=FullDisk(full)).depart()
-    trip.bodies[1].feed(10)
-    if full != "write_ahead":
-        trip.bodies[0].complete()
-    assert isinstance(trip.error, OSError)
-    assert trip.flight.growth.failure is not None
-    assert all(body.dropped for body in trip.bodies[1:])
 
 
 def test_background_work_is_asked_for_as_such_until_a_client_waits() -> None:

@@ -11,7 +11,7 @@ from appliance.cache.flight import State
 from appliance.interfaces import Origin
 from appliance.store.memory import MemoryBlobStore
 from tests.doubles.deferreds import failing, result, step
-from tests.rooms.cache.flying import BLOB, DIGEST, NAME, SIZE, FillingDisk, Trip
+from tests.rooms.cache.flying import BLOB, DIGEST, NAME, SIZE, Trip
 
 # -- wrong bytes -----------------------------------------------------------------------------------------------------
 
@@ -236,17 +236,6 @@ def test_a_body_without_end_and_size_is_given_up(size: int | None, monkeypatch: 
     assert trip.body.dropped and store.unfinished() == []
     assert isinstance(failing(opened), errors.UpstreamInvalid)
     assert len(trip.asked()) == 1
-
-
-def test_a_disk_that_fills_up_keeps_nothing_whose_end_is_not_known() -> None:
-    """It may be a body without an end, and there is no room for anything else."""
-    trip = Trip(size=None, store=FillingDisk())
-    trip.upstream.tells_size = False
-    trip.depart()
-    trip.body.feed(900)
-    trip.body.feed(900)
-    assert trip.body.dropped and isinstance(trip.error, OSError)
-    assert trip.store.unfinished() == []
 
 
 # -- another writer brings the blob -----------------------------------------------------------------------------------
