@@ -381,6 +381,23 @@ class IDocuments(Interface):
         with the new version. Fails with L{VersionConflict} when it has another version by now.
         """
 
+    def append(key: tuple[str, ...], data: bytes, replaces: int) -> Deferred[int]:
+        """
+        Write C{data} behind what the document has in version C{replaces} (0: there is none yet); durable when the
+        Deferred fires, with the new version. Fails with L{VersionConflict} when it has another version by now, or is
+        shorter than it was. What a failed call leaves behind the document is cut off by the next; a power cut may
+        leave a part of C{data} there.
+        """
+
+    def journals(key: tuple[str, ...]) -> Deferred[list[int]]:
+        """
+        The numbers of the journals beside the document, sorted. They are documents of their own, with the keys
+        C{appliance.index.documents.journal_of}.
+        """
+
+    def remove(key: tuple[str, ...]) -> Deferred[None]:
+        """Remove a document; one that is not there is no error. A power cut may bring it back."""
+
     def set_aside(key: tuple[str, ...]) -> Deferred[str]:
         """
         Move a document that cannot be parsed out of the way, and note it in C{damaged}; fires with where it went, for

@@ -8,12 +8,18 @@ is held::
         oci-layout    {"imageLayoutVersion": "1.0.0"}
         index.json    an OCI image index: the tags and manifests held (L{appliance.index.repository})
         blobs      -> the store's blobs
+
+A document is replaced in this order: the one before gets a second name, C{.<name>.previous}; the new one is written
+under a temporary name and synced; it is renamed; the folder is synced. A document to which bytes are appended is opened,
+cut to the length that is known to be good, written, synced; the first time the folder is synced too.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Generic, TypeVar
@@ -35,6 +41,7 @@ OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 Key = tuple[str, ...]
 Keys = list[Key]
+Numbers = list[int]
 T = TypeVar("T")
 
 EpochSeconds = Annotated[float, msgspec.Meta(ge=0, lt=253402300800)]
@@ -45,6 +52,8 @@ MAX_DOCUMENT_BYTES = 1024 * 1024 * 1024
 
 MOST_UNREADABLE = 1000
 """The most documents that are reported as unreadable: of a disk that gives nothing any more that is enough."""
+
+_NUMBER = re.compile("[1-9][0-9]{0,15}")
 
 _log = Logger()
 
@@ -164,6 +173,8 @@ class FilesystemDocuments:
         self._threads = threads
         # 0: there is none, or it was set aside.
         self._versions: dict[Key, int] = {}
+        # Of those that were appended to, how many of their bytes are good.
+        self._lengths: dict[Key, int] = {}
         self._writing: set[Key] = set()
         self._lock = Lock()
         self.damaged: list[tuple[str, str]] = []
@@ -176,6 +187,18 @@ class FilesystemDocuments:
     def write(self, key: Key, data: bytes, replaces: int) -> Deferred[int]:
         """See L{IDocuments.write}."""
         return self._threads.call(self._write, key, data, replaces)
+
+    def append(self, key: Key, data: bytes, replaces: int) -> Deferred[int]:
+        """See L{IDocuments.append}."""
+        return self._threads.call(self._append, key, data, replaces)
+
+    def journals(self, key: Key) -> Deferred[Numbers]:
+        """See L{IDocuments.journals}."""
+        return self._threads.call(self._journals, key)
+
+    def remove(self, key: Key) -> Deferred[None]:
+        """See L{IDocuments.remove}."""
+        return self._threads.call(self._remove, key)
 
     def set_aside(self, key: Key) -> Deferred[str]:
         """See L{IDocuments.set_aside}."""
@@ -233,11 +256,7 @@ class FilesystemDocuments:
 
     def _write(self, key: Key, data: bytes, replaces: int) -> int:
         path = self._path(key)
-        with self._lock:
-            version = self._versions.setdefault(key, 1 if path.exists() else 0)
-            if version != replaces or key in self._writing:
-                raise VersionConflict(f"{'/'.join(key)} has version {version}, or the next one, not {replaces}")
-            self._writing.add(key)
+        version = self._begin(key, path, replaces)
         try:
             make_folder(path.parent)
             if path.parent.name == LAYOUT:
@@ -249,9 +268,58 @@ class FilesystemDocuments:
                 os.link(path, kept)
             write_file(path, data, path.with_name(f".{path.name}.tmp"))
             self._versions[key] = version + 1
+            self._lengths.pop(key, None)
         finally:
             self._writing.discard(key)
         return version + 1
+
+    def _append(self, key: Key, data: bytes, replaces: int) -> int:
+        path = self._path(key)
+        version = self._begin(key, path, replaces)
+        try:
+            make_folder(path.parent)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                size = os.fstat(fd).st_size
+                length = self._lengths.get(key, size if version else 0)
+                if size < length:
+                    raise VersionConflict(f"{'/'.join(key)} has {size} bytes, not {length}")
+                if size > length:
+                    os.ftruncate(fd, length)
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.pwrite(fd, rest, length + len(data) - len(rest)) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            if version == 0:
+                fsync_folder(path.parent)
+            self._versions[key], self._lengths[key] = version + 1, length + len(data)
+        finally:
+            self._writing.discard(key)
+        return version + 1
+
+    def _begin(self, key: Key, path: Path, replaces: int) -> int:
+        """Be the one that writes C{key}; the version it has."""
+        with self._lock:
+            version = self._versions.setdefault(key, 1 if path.exists() else 0)
+            if version != replaces or key in self._writing:
+                raise VersionConflict(f"{'/'.join(key)} has version {version}, or the next one, not {replaces}")
+            self._writing.add(key)
+        return version
+
+    def _journals(self, key: Key) -> Numbers:
+        path = self._path(key)
+        try:
+            return journal_numbers(path.name, os.listdir(path.parent))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _remove(self, key: Key) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(self._path(key))
+        self._versions.pop(key, None)
+        self._lengths.pop(key, None)
 
     def _set_aside(self, key: Key) -> str:
         path = self._path(key)
@@ -286,6 +354,18 @@ def safe(key: Key) -> Key:
 def previous(key: Key) -> Key:
     """The key of what C{key} held before its last write."""
     return (*key[:-1], f".{key[-1]}.previous")
+
+
+def journal_of(key: Key, number: int) -> Key:
+    """The key of a journal beside C{key}."""
+    return (*key[:-1], f".{key[-1]}.journal-{number}")
+
+
+def journal_numbers(name: str, beside: Iterable[str]) -> list[int]:
+    """The numbers of the journals of C{name} among the names of one folder, sorted."""
+    beginning = f".{name}.journal-"
+    ends = (each.removeprefix(beginning) for each in beside if each.startswith(beginning))
+    return sorted(int(end) for end in ends if _NUMBER.fullmatch(end))
 
 
 def create_layout(folder: Path, blobs: Path) -> None:

@@ -6,11 +6,8 @@ from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from appliance.errors import VersionConflict
-from appliance.index.documents import previous, safe
+from appliance.index.documents import Key, Keys, Numbers, journal_numbers, previous, safe
 from appliance.interfaces import IDocuments
-
-Key = tuple[str, ...]
-Keys = list[Key]
 
 
 @implementer(IDocuments)
@@ -30,23 +27,48 @@ class MemoryDocuments:
         """See L{IDocuments.write}."""
         return execute(self._write, key, data, replaces)
 
+    def append(self, key: Key, data: bytes, replaces: int) -> Deferred[int]:
+        """See L{IDocuments.append}."""
+        return execute(self._append, key, data, replaces)
+
+    def journals(self, key: Key) -> Deferred[Numbers]:
+        """See L{IDocuments.journals}."""
+        folder = key[:-1]
+        return execute(lambda: journal_numbers(safe(key)[-1], [e[-1] for e in self._documents if e[:-1] == folder]))
+
+    def remove(self, key: Key) -> Deferred[None]:
+        """See L{IDocuments.remove}."""
+        return execute(self._remove, key)
+
     def set_aside(self, key: Key) -> Deferred[str]:
         """See L{IDocuments.set_aside}."""
         return execute(self._set_aside, key)
 
-    def list(self, prefix: Key, name: str) -> Deferred[list[Key]]:
+    def list(self, prefix: Key, name: str) -> Deferred[Keys]:
         """See L{IDocuments.list}."""
         return execute(self._list, prefix, name)
 
-    def _write(self, key: Key, data: bytes, replaces: int) -> int:
+    def _before(self, key: Key, replaces: int) -> tuple[bytes, int] | None:
         before = self._documents.get(safe(key))
         held = 0 if before is None else before[1]
         if held != replaces:
             raise VersionConflict(f"{'/'.join(key)} has version {held}, not {replaces}")
+        return before
+
+    def _append(self, key: Key, data: bytes, replaces: int) -> int:
+        before = self._before(key, replaces)
+        self._documents[key] = ((b"" if before is None else before[0]) + data, replaces + 1)
+        return replaces + 1
+
+    def _remove(self, key: Key) -> None:
+        self._documents.pop(safe(key), None)
+
+    def _write(self, key: Key, data: bytes, replaces: int) -> int:
+        before = self._before(key, replaces)
         if before is not None:
             self._documents[previous(key)] = before
-        self._documents[key] = (data, held + 1)
-        return held + 1
+        self._documents[key] = (data, replaces + 1)
+        return replaces + 1
 
     def _set_aside(self, key: Key) -> str:
         number = 1

@@ -17,7 +17,13 @@ on any descriptor
 on the index
 ``io.pullcache.blobs``   JSON object of digest to size: blobs that the upstream gave in this repository, or said that
                          it has there
+``io.pullcache.journal`` number of the first journal that goes on where the document ends; only on large documents
 =======================  =========================================================================================
+
+A line of a journal (L{appliance.index.journal}) says what became of some of it: descriptors as above, which replace what
+was there, and what is there no longer. Applying it again changes nothing::
+
+    {"manifests": [descriptor...], "untagged": [tag...], "dropped": [digest...], "blobs": {digest: size or null}}
 """
 
 from __future__ import annotations
@@ -25,17 +31,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 import msgspec
 
 from appliance.errors import DigestInvalid, DocumentDamaged, TagInvalid
+from appliance.index.journal import records
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.reference import parse_tag
 from appliance.oci.timestamps import timestamp
+
+K = TypeVar("K", bound=Any)
+V = TypeVar("V")
 
 REF_NAME = "org.opencontainers.image.ref.name"
 TAGGED = "io.pullcache.tagged"
@@ -44,12 +55,18 @@ PINNED = "io.pullcache.pinned"
 LOCKED = "io.pullcache.locked"
 CONFIRM = "io.pullcache.confirm"
 BLOBS = "io.pullcache.blobs"
+JOURNAL = "io.pullcache.journal"
 
 OPERATOR = "operator"
 """In the place of a bundle's id: an operator pinned it."""
 
 # How a descriptor begins, with any blanks that an editor put there.
 _DESCRIPTOR = re.compile(r'\{\s*"mediaType"')
+_JOURNAL = re.compile(rf'"{re.escape(JOURNAL)}"\s*:\s*"([0-9]{{1,15}})"')
+
+
+# What parsers raise for what is not theirs; msgspec's errors are ValueErrors.
+_DAMAGE = (DigestInvalid, TagInvalid, ValueError, OverflowError, RecursionError)
 
 
 class DescriptorEntry(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -66,8 +83,24 @@ class ImageIndex(msgspec.Struct, rename="camel"):
 
     schema_version: int
     media_type: str
-    manifests: list[DescriptorEntry]
+    # One by one: ten thousand at once would keep all other threads from running meanwhile.
+    manifests: list[msgspec.Raw]
     annotations: dict[str, str] = {}
+
+
+class ChangeRecord(msgspec.Struct, omit_defaults=True):
+    """A line of a journal."""
+
+    manifests: list[DescriptorEntry] = []
+    untagged: list[str] = []
+    dropped: list[str] = []
+    blobs: dict[str, int | None] = {}
+
+
+_entry_decoder = msgspec.json.Decoder(DescriptorEntry)
+_index_decoder = msgspec.json.Decoder(ImageIndex)
+_change_decoder = msgspec.json.Decoder(ChangeRecord)
+_encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +138,15 @@ class Tag:
     locked: bool = False
 
 
+@dataclass(slots=True)
+class Changed:
+    """What of a repository has changed: names of tags, digests of manifests (their pins too) and of blobs."""
+
+    tags: set[str] = field(default_factory=set)
+    manifests: set[Digest] = field(default_factory=set)
+    blobs: set[Digest] = field(default_factory=set)
+
+
 class Repository:
     """
     One repository of one upstream, in memory. All that changes it is a method of it.
@@ -113,6 +155,7 @@ class Repository:
     @ivar manifests: manifests held, by digest.
     @ivar blobs: sizes of blobs that the upstream gave here, or said that it has here, by digest.
     @ivar pinned: manifests without a tag that are kept from retention, with the bundle's id or L{OPERATOR}.
+    @ivar journal: number of the first journal that goes on where the document ends that it was read from; 0: none does.
     """
 
     def __init__(self, upstream: str, name: str) -> None:
@@ -126,7 +169,10 @@ class Repository:
         self.manifests: Mapping[Digest, ManifestRecord] = MappingProxyType(self._manifests)
         self.blobs: Mapping[Digest, int] = MappingProxyType(self._blobs)
         self.pinned: Mapping[Digest, str] = MappingProxyType(self._pinned)
+        self.journal = 0
         self._tag_names: list[str] | None = None
+        # Made with the first change: most repositories are only read.
+        self._changed: Changed | None = None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -156,8 +202,10 @@ class Repository:
         held = self._manifests.get(digest)
         if held is None:
             self._manifests[digest] = ManifestRecord(media_type, size, confirm)
+            self._note().manifests.add(digest)
         elif held.confirm and not confirm:
             self._manifests[digest] = replace(held, confirm=False)
+            self._note().manifests.add(digest)
 
     def drop(self, *digests: Digest) -> None:
         """
@@ -172,16 +220,19 @@ class Repository:
         for digest in digests:
             self._pinned.pop(digest, None)
             self._manifests.pop(digest, None)
+        self._note().manifests.update(digests)
 
     def link(self, digest: Digest, size: int) -> bool:
         """Its upstream has a blob of that many bytes here; whether that is news, to be saved."""
         if self._blobs.get(digest) == size:
             return False
         self._blobs[digest] = size
+        self._note().blobs.add(digest)
         return True
 
     def unlink(self, digest: Digest) -> bool:
         """Forget that its upstream has the blob here; whether that is news, to be saved."""
+        self._note().blobs.add(digest)
         return self._blobs.pop(digest, None) is not None
 
     # -- what tags mean ---------------------------------------------------------------------------------------------
@@ -197,6 +248,7 @@ class Repository:
         before = self._tags.get(name)
         if before is not None and before.pinned == OPERATOR:
             pinned = OPERATOR
+        self._note().tags.add(name)
         if before is not None and before.digest == digest:
             self._tags[name] = replace(before, checked_at=now, pinned=pinned or before.pinned)
             return False
@@ -211,6 +263,7 @@ class Repository:
         """Forget the tag, with its pin; its manifest is held on. One that is not there is no error."""
         if self._tags.pop(name, None) is not None:
             self._tag_names = None
+            self._note().tags.add(name)
 
     # -- what is kept -----------------------------------------------------------------------------------------------
 
@@ -225,8 +278,10 @@ class Repository:
         if isinstance(what, Digest):
             if self._pinned.get(what) != OPERATOR:
                 self._pinned[what] = by
+                self._note().manifests.add(what)
         elif self._tags[what].pinned != OPERATOR:
             self._tags[what] = replace(self._tags[what], pinned=by)
+            self._note().tags.add(what)
 
     def unpin(self, what: str | Digest) -> str | None:
         """
@@ -236,8 +291,10 @@ class Repository:
         @raise KeyError: there is no such tag.
         """
         if isinstance(what, Digest):
+            self._note().manifests.add(what)
             return self._pinned.pop(what, None)
         before = self._tags[what]
+        self._note().tags.add(what)
         self._tags[what] = replace(before, pinned=None, locked=False)
         return before.pinned
 
@@ -248,9 +305,35 @@ class Repository:
         @raise KeyError: there is no such tag.
         """
         self._tags[name] = replace(self._tags[name], locked=True)
+        self._note().tags.add(name)
+
+    # -- what has changed -------------------------------------------------------------------------------------------
+
+    def take_changed(self) -> Changed:
+        """What has changed since this was called before, or since it was read."""
+        changed, self._changed = self._changed, None
+        return changed or Changed()
+
+    def note(self, changed: Changed) -> None:
+        """What was L{taken<take_changed>} has yet to be written."""
+        noted = self._note()
+        noted.tags |= changed.tags
+        noted.manifests |= changed.manifests
+        noted.blobs |= changed.blobs
+
+    def _note(self) -> Changed:
+        if self._changed is None:
+            self._changed = Changed()
+        return self._changed
+
+    def copy(self) -> Repository:
+        """As it is now, for another thread; cheap, for what it holds is never changed, only replaced."""
+        copied = Repository(self.upstream, self.name)
+        copied.overlay(self)
+        return copied
 
     def overlay(self, other: Repository) -> None:
-        """Take over what C{other} holds, in place of what is held here under the same names."""
+        """Take over what C{other} holds, in place of what is held here under the same names; noted as no change."""
         self._manifests.update(other.manifests)
         self._tags.update(other.tags)
         self._blobs.update(other.blobs)
@@ -259,30 +342,48 @@ class Repository:
 
     # -- the document -----------------------------------------------------------------------------------------------
 
-    def encode(self) -> bytes:
-        """The index document."""
+    def encode(self, journal: int = 0) -> bytes:
+        """
+        The index document.
+
+        @param journal: see L{journal}.
+        """
         described: list[tuple[Digest, dict[str, str]]] = []
         for name, tag in sorted(self.tags.items()):
-            said = {REF_NAME: name, TAGGED: timestamp(tag.tagged_at), CHECKED: timestamp(tag.checked_at)}
-            if tag.pinned is not None:
-                said[PINNED] = tag.pinned
-            if tag.locked:
-                said[LOCKED] = "true"
-            described.append((tag.digest, said))
+            described.append((tag.digest, _said_of(name, tag)))
         tagged = {tag.digest for tag in self.tags.values()}
         for digest in self.manifests:
-            if digest not in tagged:
-                described.append((digest, {PINNED: self.pinned[digest]} if digest in self.pinned else {}))
-        entries = []
-        for digest, said in described:
-            record = self.manifests[digest]
-            if record.confirm:
-                said[CONFIRM] = "true"
-            entries.append(DescriptorEntry(record.media_type, str(digest), record.size, said))
+            if digest in self.pinned:
+                described.append((digest, {PINNED: self.pinned[digest]}))
+            elif digest not in tagged:
+                described.append((digest, {}))
+        entries = [msgspec.Raw(_encoder.encode(self._entry(digest, said))) for digest, said in described]
         annotations = {"io.pullcache.upstream": self.upstream, "io.pullcache.repository": self.name}
         if self.blobs:
             annotations[BLOBS] = json.dumps({str(digest): size for digest, size in self.blobs.items()})
-        return msgspec.json.encode(ImageIndex(2, OCI_INDEX, entries, annotations))
+        if journal:
+            annotations[JOURNAL] = str(journal)
+        return _encoder.encode(ImageIndex(2, OCI_INDEX, entries, annotations))
+
+    def encode_changes(self, changed: Changed) -> bytes:
+        """A record for the journal: what has become of what changed."""
+        entries = [self._entry(tag.digest, _said_of(name, tag)) for name, tag in _of(changed.tags, self._tags)]
+        for digest, _ in _of(changed.manifests, self._manifests):
+            entries.append(self._entry(digest, {PINNED: self._pinned[digest]} if digest in self._pinned else {}))
+        return _encoder.encode(
+            ChangeRecord(
+                entries,
+                sorted(changed.tags - self._tags.keys()),
+                [str(digest) for digest in sorted(changed.manifests - self._manifests.keys())],
+                {str(digest): self._blobs.get(digest) for digest in sorted(changed.blobs)},
+            )
+        )
+
+    def _entry(self, digest: Digest, said: dict[str, str]) -> DescriptorEntry:
+        record = self._manifests[digest]
+        if record.confirm:
+            said[CONFIRM] = "true"
+        return DescriptorEntry(record.media_type, str(digest), record.size, said)
 
     @classmethod
     def decode(cls, upstream: str, name: str, data: bytes) -> Repository:
@@ -293,28 +394,82 @@ class Repository:
         """
         repository = cls(upstream, name)
         try:
-            index = msgspec.json.decode(data, type=ImageIndex)
-            for entry in index.manifests:
-                repository._admit(entry)
+            index = _index_decoder.decode(data)
+            for raw in index.manifests:
+                repository._admit(_entry_decoder.decode(raw))
             for digest, size in msgspec.json.decode(index.annotations.get(BLOBS, "{}"), type=dict[str, int]).items():
                 repository._blobs[Digest.parse(digest)] = size
-        except (msgspec.DecodeError, DigestInvalid, TagInvalid, ValueError, OverflowError, RecursionError) as error:
+            repository.journal = int(index.annotations.get(JOURNAL, "0"))
+        except _DAMAGE as error:
             raise DocumentDamaged(f"index of {upstream}/{name}: {error}") from error
+        repository._changed = None
         return repository
+
+    def apply(self, record: bytes) -> None:
+        """
+        What a record of the journal says; it is noted as no change.
+
+        @raise DocumentDamaged: it is none. Some of it may have been applied.
+        """
+        try:
+            change = _change_decoder.decode(record)
+            for digest in map(Digest.parse, change.dropped):
+                self._manifests.pop(digest, None)
+                self._pinned.pop(digest, None)
+            for entry in change.manifests:
+                digest = Digest.parse(entry.digest)
+                self._manifests.pop(digest, None)
+                if REF_NAME not in entry.annotations:
+                    self._pinned.pop(digest, None)
+                self._admit(entry)
+            for name in change.untagged:
+                self._tags.pop(name, None)
+            for text, size in change.blobs.items():
+                if size is None:
+                    self._blobs.pop(Digest.parse(text), None)
+                else:
+                    self._blobs[Digest.parse(text)] = size
+        except _DAMAGE as error:
+            raise DocumentDamaged(f"journal of {self.upstream}/{self.name}: {error}") from error
+        finally:
+            self._changed = self._tag_names = None
+
+    def replay(self, data: bytes) -> int:
+        """
+        Apply what a journal says, as far as it is whole.
+
+        @return: how many of its lines are damaged. The last one may be torn, which is none: it was never promised.
+        """
+        whole, damaged = records(data)
+        for record in whole:
+            try:
+                self.apply(record)
+            except DocumentDamaged:
+                damaged += 1
+        # Where lines are missing, a tag may be left whose manifest went.
+        for name in [name for name, tag in self._tags.items() if tag.digest not in self._manifests]:
+            del self._tags[name]
+        return damaged
 
     @classmethod
     def salvage(cls, upstream: str, name: str, data: bytes) -> Repository:
-        """What can still be read of a damaged index document: the descriptors that are whole."""
+        """
+        What can still be read of a damaged index document: the descriptors that are whole, and L{journal} where that
+        is.
+        """
         repository = cls(upstream, name)
         text = data.decode("utf-8", "replace")
+        if (found := _JOURNAL.search(text)) is not None:
+            repository.journal = int(found[1])
         decoder = json.JSONDecoder()
         for beginning in _DESCRIPTOR.finditer(text):
             try:
                 _, end = decoder.raw_decode(text, beginning.start())
                 # Decoded as strictly as the whole document is: what is taken now has to be written again.
                 repository._admit(msgspec.json.decode(text[beginning.start() : end], type=DescriptorEntry))
-            except (ValueError, OverflowError, DigestInvalid, TagInvalid, RecursionError):
+            except _DAMAGE:
                 pass
+        repository._changed = None
         return repository
 
     def _admit(self, entry: DescriptorEntry) -> None:
@@ -327,6 +482,21 @@ class Repository:
             self._tags[parse_tag(name)] = Tag(digest, tagged_at, checked_at, pinned, locked)
         elif pinned is not None:
             self._pinned[digest] = pinned
+
+
+def _said_of(name: str, tag: Tag) -> dict[str, str]:
+    """The annotations of a tag's descriptor."""
+    said = {REF_NAME: name, TAGGED: timestamp(tag.tagged_at), CHECKED: timestamp(tag.checked_at)}
+    if tag.pinned is not None:
+        said[PINNED] = tag.pinned
+    if tag.locked:
+        said[LOCKED] = "true"
+    return said
+
+
+def _of(keys: set[K], held: Mapping[K, V]) -> list[tuple[K, V]]:
+    """Those that are held, sorted by key."""
+    return [(key, held[key]) for key in sorted(keys) if key in held]
 
 
 def _seconds(text: str | None) -> float:

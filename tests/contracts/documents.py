@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from appliance.errors import VersionConflict
-from appliance.index.documents import previous, read_document
+from appliance.index.documents import journal_of, previous, read_document
 from appliance.interfaces import IDocuments
 
 KEY = ("docker.io", "library", "nginx", "_layout", "index.json")
@@ -59,6 +59,51 @@ class DocumentsContract(SynchronousTestCase):
         """Replacing what was removed meanwhile fails instead of bringing it back."""
         self.failureResultOf(self.documents.write(KEY, b"lost", 1), VersionConflict)
         self.assertIsNone(self.read())
+
+    def append(self, data: bytes, replaces: int, number: int = 1) -> int:
+        return self.successResultOf(self.documents.append(journal_of(KEY, number), data, replaces))
+
+    def test_what_is_appended_is_read_behind_what_was_there(self) -> None:
+        """From the first bytes on, and behind what was written whole."""
+        version = self.append(b"one\n", 0)
+        self.assertEqual(self.read(journal_of(KEY, 1)), (b"one\n", version))
+        version = self.append(b"two\n", version)
+        self.assertEqual(self.read(journal_of(KEY, 1)), (b"one\ntwo\n", version))
+        version = self.successResultOf(self.documents.append(KEY, b"two", self.write(b"one", 0)))
+        self.assertEqual(self.read(), (b"onetwo", version))
+        version = self.write(b"new", version)
+        self.successResultOf(self.documents.append(KEY, b"er", version))
+        self.assertEqual(self.read()[0], b"newer")  # type: ignore[index]
+
+    def test_nothing_is_appended_to_what_was_not_seen(self) -> None:
+        """As with a write: the version has to be the one there is."""
+        version = self.append(b"one", 0)
+        for stale in (0, version + 1):
+            self.failureResultOf(self.documents.append(journal_of(KEY, 1), b"lost", stale), VersionConflict)
+        self.failureResultOf(self.documents.append(journal_of(KEY, 2), b"lost", 1), VersionConflict)
+        self.assertEqual(self.read(journal_of(KEY, 1)), (b"one", version))
+        self.assertIsNone(self.read(journal_of(KEY, 2)))
+
+    def test_the_journals_of_a_document_are_found_by_their_numbers(self) -> None:
+        """Sorted as numbers; those of other documents, what was set aside and what is named alike are none."""
+        self.assertEqual(self.successResultOf(self.documents.journals(KEY)), [])
+        for number in (10, 9):
+            self.append(b"x", 0, number)
+        self.write(b"x", 0)
+        self.write(b"x", 0, journal_of((*KEY[:-1], "other.json"), 3))
+        self.write(b"x", 0, (*KEY[:-1], ".index.json.journal-04"))
+        self.successResultOf(self.documents.set_aside(journal_of(KEY, 9)))
+        self.successResultOf(self.documents.remove(journal_of(KEY, 9)))
+        self.assertEqual(self.successResultOf(self.documents.journals(KEY)), [10])
+
+    def test_what_is_removed_is_gone_and_can_be_written_anew(self) -> None:
+        """Removing it again is no error."""
+        self.append(b"one", 0)
+        for _ in range(2):
+            self.successResultOf(self.documents.remove(journal_of(KEY, 1)))
+            self.assertIsNone(self.read(journal_of(KEY, 1)))
+        self.append(b"two", 0)
+        self.assertEqual(self.read(journal_of(KEY, 1))[0], b"two")  # type: ignore[index]
 
     def test_what_is_set_aside_makes_room_and_is_kept(self) -> None:
         """A damaged document is out of the way at once; nothing is deleted that an operator may want to look at."""
@@ -127,5 +172,8 @@ class DocumentsContract(SynchronousTestCase):
             for key in ((part, "index.json"), ("docker.io", part)):
                 self.failureResultOf(self.documents.read(key), ValueError)
                 self.failureResultOf(self.documents.write(key, b"", 0), ValueError)
+                self.failureResultOf(self.documents.append(key, b"", 0), ValueError)
+                self.failureResultOf(self.documents.journals(key), ValueError)
+                self.failureResultOf(self.documents.remove(key), ValueError)
                 self.failureResultOf(self.documents.set_aside(key), ValueError)
                 self.failureResultOf(self.documents.list(key, "index.json"), ValueError)

@@ -184,6 +184,15 @@ class BrittleDocuments:
     def write(self, key: tuple[str, ...], data: bytes, replaces: int) -> Deferred[int]:
         return self._disk.run(lambda: self._documents.write(key, data, replaces))
 
+    def append(self, key: tuple[str, ...], data: bytes, replaces: int) -> Deferred[int]:
+        return self._disk.run(lambda: self._documents.append(key, data, replaces))
+
+    def journals(self, key: tuple[str, ...]) -> Deferred[Any]:
+        return self._documents.journals(key)
+
+    def remove(self, key: tuple[str, ...]) -> Deferred[None]:
+        return self._disk.run(lambda: self._documents.remove(key))
+
     def set_aside(self, key: tuple[str, ...]) -> Deferred[str]:
         return self._disk.run(lambda: self._documents.set_aside(key))
 
