@@ -199,6 +199,7 @@ class PullcacheService(Service):
             remote.registry.stop()
         await services.flights.stop()
         await self._flush()
+        await services.repositories.flush(whole=True)
         await Deferred.fromCoroutine(services.usage.flush(now=True)).addErrback(self._failed, "saving the usage")
         self._log_lines.flush()
         self._pool.stop()

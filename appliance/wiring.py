@@ -105,7 +105,7 @@ class Services:
         self.access = access = Access({each.name: self._remote(settings, each) for each in settings.upstreams.values()})
 
         # What is held, and what is fetched of the rest.
-        self.repositories = repositories = Repositories(documents, clock=clock)
+        self.repositories = repositories = Repositories(documents, clock=clock, threads=threads)
         self.space = space = Space(store, clock, settings.retention, metrics.unstored)
         self.flights = flights = Flights(store, clock, repositories, space)
         self.wants = wants = Wants(state, clock, repositories.holds)

@@ -10,8 +10,8 @@ is held::
         blobs      -> the store's blobs
 
 A document is replaced in this order: the one before gets a second name, C{.<name>.previous}; the new one is written
-under a temporary name and synced; it is renamed; the folder is synced. A document to which bytes are appended is opened,
-cut to the length that is known to be good, written, synced; the first time the folder is synced too.
+under a temporary name and synced; it is renamed; the folder is synced. A document to which bytes are appended is cut to
+the length that is known to be good, written and synced; the first time the folder is synced too.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ on the index
 ``io.pullcache.journal`` number of the first journal that goes on where the document ends; only on large documents
 =======================  =========================================================================================
 
-A line of a journal (L{appliance.index.journal}) says what became of some of it: descriptors as above, which replace what
-was there, and what is there no longer. Applying it again changes nothing::
+A line of a journal (L{appliance.index.journal}) says what became of some of it: descriptors as above, which replace
+what was there, and what is there no longer. Applying it again changes nothing::
 
     {"manifests": [descriptor...], "untagged": [tag...], "dropped": [digest...], "blobs": {digest: size or null}}
 """
@@ -145,6 +145,9 @@ class Changed:
     tags: set[str] = field(default_factory=set)
     manifests: set[Digest] = field(default_factory=set)
     blobs: set[Digest] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.tags or self.manifests or self.blobs)
 
 
 class Repository:
@@ -334,10 +337,11 @@ class Repository:
 
     def overlay(self, other: Repository) -> None:
         """Take over what C{other} holds, in place of what is held here under the same names; noted as no change."""
-        self._manifests.update(other.manifests)
-        self._tags.update(other.tags)
-        self._blobs.update(other.blobs)
-        self._pinned.update(other.pinned)
+        # Of dicts, which know the hashes of their keys; their views would compute each again.
+        self._manifests.update(other._manifests)
+        self._tags.update(other._tags)
+        self._blobs.update(other._blobs)
+        self._pinned.update(other._pinned)
         self._tag_names = None
 
     # -- the document -----------------------------------------------------------------------------------------------
@@ -360,7 +364,7 @@ class Repository:
         entries = [msgspec.Raw(_encoder.encode(self._entry(digest, said))) for digest, said in described]
         annotations = {"io.pullcache.upstream": self.upstream, "io.pullcache.repository": self.name}
         if self.blobs:
-            annotations[BLOBS] = json.dumps({str(digest): size for digest, size in self.blobs.items()})
+            annotations[BLOBS] = _encoder.encode({str(digest): size for digest, size in self.blobs.items()}).decode()
         if journal:
             annotations[JOURNAL] = str(journal)
         return _encoder.encode(ImageIndex(2, OCI_INDEX, entries, annotations))
