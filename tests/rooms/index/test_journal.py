@@ -83,7 +83,9 @@ def test_a_document_and_its_journal_say_what_was_saved(first: Any, each_save: An
 
 @given(saves, st.data())
 @settings(deadline=None)
-def test_a_copy_that_was_made_between_saves_goes_on_with_the_lines_after_it(each_save: Any, data: st.DataObject) -> None:
+def test_a_copy_that_was_made_between_saves_goes_on_with_the_lines_after_it(
+    each_save: Any, data: st.DataObject
+) -> None:
     """Also one that holds changes that were saved later: that is how a document is written while saves go on."""
     repository = Repository("docker.io", "app")
     copied_at = data.draw(st.integers(0, len(each_save) - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -407,7 +408,8 @@ def test_a_stop_at_any_call_to_the_disk_loses_nothing_that_was_saved(
                 _, repositories, repository = opened(root)
                 for tag in (*FEW, "g", "h", "whole", "i", "j"):
                     hold(repository, tag)
-                    repositories.save(repository).addCallbacks(lambda _, tag=tag: promised.append(tag), lambda _: None)
+                    kept = partial(promised.append, tag)
+                    repositories.save(repository).addCallbacks(lambda _, kept=kept: kept(), lambda _: None)
                     if tag == "whole" and not disk.is_stopped:
                         repositories.flush(whole=True)
                     if disk.is_stopped:
