@@ -39,6 +39,7 @@ from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
+from appliance.cache.removal import ImageRemoval
 from appliance.cache.repair import Repair
 from appliance.cache.space import Space
 from appliance.cache.tags import Tags
@@ -175,7 +176,8 @@ class Services:
         self.images = Images(
             store, threads, repositories, usage, moves, names, referrers.known, self.prefetch.is_fetching, access.asks
         )
-        self.pins = PinPages(Pins(repositories, graph, moves), names)
+        removal = ImageRemoval(store, repositories, graph, moves, lambda: self.forget_answers())
+        self.pins = PinPages(Pins(repositories, graph, moves), removal, names)
         self.inventory = InventoryPage(store, repositories, wants, threads, site, clock)
         self.status = StatusPage(
             lambda: self.settings,
