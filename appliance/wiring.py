@@ -110,7 +110,7 @@ class Services:
         self.space = space = Space(store, clock, settings.retention, metrics.unstored)
         self.flights = flights = Flights(store, clock, repositories, space)
         self.wants = wants = Wants(state, clock, repositories.holds)
-        self.usage = usage = Usage(state, clock)
+        self.usage = usage = Usage(state, clock, threads)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
         self.moves = moves = Moves(state, clock)
         self.repair = repair = Repair(store, repositories, graph, wants, access, self._fetch, self._forget)
