@@ -285,60 +285,6 @@ class PinList(msgspec.Struct, frozen=True):
     pins: list[Pin]
 
 
-# -- removals ---------------------------------------------------------------------------------------------------------
-
-
-class GoneImage(msgspec.Struct, frozen=True):
-    """
-    An image that goes.
-
-    @ivar why: C{removed}.
-    @ivar octets: what its going frees (C{bytes} in the document); what several need that go together counts once.
-    """
-
-    name: str
-    digest: str
-    why: str
-    octets: int = msgspec.field(name="bytes", default=0)
-
-
-class GoneBlob(msgspec.Struct, frozen=True):
-    """A blob that goes; manifests are blobs too. C{why}: as for its image; C{octets}: C{bytes} in the document."""
-
-    digest: str
-    why: str
-    octets: int = msgspec.field(name="bytes", default=0)
-
-
-class SharedBlobs(msgspec.Struct, frozen=True):
-    """
-    What the images needed and others need as well.
-
-    @ivar blobs: how many; C{octets}: theirs, C{bytes} in the document.
-    @ivar users: names of images that need some of it, and C{others}: how many more there are.
-    """
-
-    blobs: int = 0
-    octets: int = msgspec.field(name="bytes", default=0)
-    users: list[str] = []
-    others: int = 0
-
-
-class RemovalReport(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    What was removed, or with C{dry_run} would be.
-
-    @ivar stays: what other images use.
-    @ivar notes: what else there is to know, in words.
-    """
-
-    images: list[GoneImage]
-    blobs: list[GoneBlob]
-    stays: SharedBlobs
-    notes: list[str]
-    dry_run: bool = False
-
-
 # -- inventory and wants ----------------------------------------------------------------------------------------------
 
 
@@ -494,6 +440,54 @@ class PlannedExport(msgspec.Struct, frozen=True, rename="camel"):
     partial: list[Lack]
     unanswered: list[str]
     notes: list[str]
+
+
+# -- collections ------------------------------------------------------------------------------------------------------
+
+
+class CollectionOrder(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """C{dry_run}: say what would go, and leave it."""
+
+    dry_run: bool = False
+
+
+class GoneImage(msgspec.Struct, frozen=True):
+    """
+    An image that goes: its full name, why (C{keep_for}, C{keep_last}, C{max_size} or C{reserve}), and the bytes that
+    its going frees: what other images have, too, is not among them.
+    """
+
+    name: str
+    digest: str
+    why: str
+    bytes: int
+
+
+class GoneBlob(msgspec.Struct, frozen=True):
+    """A blob that goes: with an image, for the same reason, or because it is C{unreferenced}."""
+
+    digest: str
+    why: str
+    bytes: int
+
+
+class CollectionReport(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    What a collection removed, or would remove.
+
+    @ivar started: RFC 3339.
+    @ivar freed: bytes of C{blobs}; C{before} and C{after}: of all blobs.
+    @ivar notes: what else there is to know, in words.
+    """
+
+    started: str
+    dry_run: bool
+    before: int
+    after: int
+    freed: int
+    images: list[GoneImage] = []
+    blobs: list[GoneBlob] = []
+    notes: list[str] = []
 
 
 # -- imports ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ This is the one module that meets the reactor; L{appliance.wiring} makes everyth
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from typing import Any
@@ -156,23 +155,23 @@ class PullcacheService(Service):
     def startService(self) -> None:
         """Take up what was cut, and follow SIGHUP."""
         super().startService()
-        # Modules and the like stay to the end: looking through them again and again costs 25 ms each time.
-        gc.freeze()
         for warning in warnings(self._settings):
             self._log.warn("{warning}", warning=warning)
         self._pool.start()
         services = self._services
+        known = []
         for kept, what in (
             (services.wants, "reading the wants"),
             (services.usage, "reading the usage"),
             (services.moves, "reading the moves of tags"),
             (services.prefetch, "reading what is to be fetched"),
         ):
-            Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what)
+            known.append(Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what))
         recovering = Deferred.fromCoroutine(services.start_imports()).addErrback(self._failed, "finishing an import")
         # No client is let in before an import that was cut half way through its publication is finished.
-        recovering.addBoth(lambda _: self._ports.accept())
-        self._store.measure().addErrback(self._failed, "measuring the store")
+        known.append(recovering.addBoth(lambda _: self._ports.accept()))
+        known.append(self._store.measure().addErrback(self._failed, "measuring the store"))
+        DeferredList(known).addCallback(lambda _: services.occasions.begin())
         Deferred.fromCoroutine(services.flights.resume(services.access)).addErrback(self._failed, "resuming")
         self._sweeping.start(SWEEP_INTERVAL)
         self._flushing.start(FLUSH_INTERVAL, now=False)
@@ -241,9 +240,8 @@ class PullcacheService(Service):
     def _flush(self) -> Deferred[None]:
         """Write what is cheap to lose; fires when it is written, or not, which is logged."""
         services = self._services
-        for listener in services.listeners:
-            for pull in listener.take_pulls():
-                services.cache.note_pulls(*pull)
+        services.note_pulls()
+        services.occasions.look()
         writes = [
             services.repositories.flush().addErrback(self._failed, "saving repositories"),
             Deferred.fromCoroutine(services.wants.flush()).addErrback(self._failed, "saving the wants"),

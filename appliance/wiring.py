@@ -14,6 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from appliance.admin.app import AdminApp
+from appliance.admin.collections import CollectionPages
 from appliance.admin.exportplanner import Completion, ExportPlanner
 from appliance.admin.exports import Exports
 from appliance.admin.images import Images
@@ -31,15 +32,16 @@ from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.cache.access import Access, Remote, RemoteRepository
 from appliance.cache.blobs import Blobs
+from appliance.cache.collection import Collection
 from appliance.cache.flights import Flights
 from appliance.cache.manifests import Manifests
 from appliance.cache.moves import Moves
+from appliance.cache.occasions import Occasions
 from appliance.cache.pins import Pins
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
-from appliance.cache.removal import ImageRemoval
 from appliance.cache.repair import Repair
 from appliance.cache.space import Space
 from appliance.cache.tags import Tags
@@ -49,6 +51,7 @@ from appliance.flow.connections import Connections
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
 from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IDocuments, IThreads
 from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
@@ -110,7 +113,7 @@ class Services:
         self.space = space = Space(store, clock, settings.retention, metrics.unstored)
         self.flights = flights = Flights(store, clock, repositories, space)
         self.wants = wants = Wants(state, clock, repositories.holds)
-        self.usage = usage = Usage(state, clock, threads)
+        self.usage = usage = Usage(state, clock)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
         self.moves = moves = Moves(state, clock)
         self.repair = repair = Repair(store, repositories, graph, wants, access, self._fetch, self._forget)
@@ -146,6 +149,21 @@ class Services:
             self.prefetch,
         )
 
+        self.collection = Collection(
+            store,
+            repositories,
+            graph,
+            usage,
+            lambda: self.settings,
+            clock,
+            threads,
+            self.note_pulls,
+            self._left,
+            metrics.collected,
+        )
+        self.occasions = Occasions(self.collection, store, lambda: self.settings, clock)
+        space.collect = lambda octets: self.collection.run(room=octets)
+
         # What clients connect to.
         self.connections = Connections(clock, settings.connections, metrics.dropped)
         self.listeners = [
@@ -176,8 +194,7 @@ class Services:
         self.images = Images(
             store, threads, repositories, usage, moves, names, referrers.known, self.prefetch.is_fetching, access.asks
         )
-        removal = ImageRemoval(store, repositories, graph, moves, lambda: self.forget_answers())
-        self.pins = PinPages(Pins(repositories, graph, moves), removal, names)
+        self.pins = PinPages(Pins(repositories, graph, moves), names)
         self.inventory = InventoryPage(store, repositories, wants, threads, site, clock)
         self.status = StatusPage(
             lambda: self.settings,
@@ -191,9 +208,10 @@ class Services:
             clock,
             lambda: [] if self.inbox is None else self.inbox.waiting(),
         )
+        collections = CollectionPages(self.collection)
         self.admin = None
         if settings.admin is not None:
-            parts = (self.status, self.images, self.pins, self.inventory, self.exports, self.imports)
+            parts = (self.status, self.images, self.pins, collections, self.inventory, self.exports, self.imports)
             self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin.hosts)
 
         watch = metrics.watch
@@ -201,6 +219,11 @@ class Services:
         watch("connections", "Connections open.", lambda: len(self.connections))
         watch("prefetches", "Images whose referrers are being fetched.", lambda: self.prefetch.referrers)
         watch("images_incomplete", "Images pulled and not known to be whole.", lambda: self.prefetch.images)
+        watch(
+            "collection_timestamp_seconds",
+            "When the last collection began; 0 before the first.",
+            lambda: 0.0 if self.collection.last is None else self.collection.last.started,
+        )
         watch("store_bytes", "Bytes of all blobs held.", store.total)
         watch("moves_refused", "Locked tags whose upstream says something else.", lambda: len(moves.all_refused))
         watch("disk_free_bytes", "Bytes of the store's disk that are free.", space.free)
@@ -222,6 +245,7 @@ class Services:
         """Finish what was being published when the process was cut, then watch the inbox."""
         try:
             await self._publication.recover()
+            self.collection.is_ready = True
         finally:
             if self.inbox is not None:
                 self.inbox.start()
@@ -260,8 +284,22 @@ class Services:
             listener.configure(settings, listen)
         self.prefetch.reconsider()
         self.repair.reconsider()
+        self.occasions.want()
         if self.inbox is not None:
             self.inbox.configured()
+
+    def note_pulls(self) -> None:
+        """Note what was pulled by prepared answers since the last call."""
+        for listener in self.listeners:
+            for pull in listener.take_pulls():
+                self.cache.note_pulls(*pull)
+
+    def _left(self, repository: Repository, digests: Sequence[Digest]) -> None:
+        """Manifests were collected: no answer is given from memory."""
+        for digest in digests:
+            self._manifests.forget(digest)
+        for listener in self.listeners:
+            listener.forget_repository(*repository.place)
 
     def forget_answers(self) -> None:
         """Tags may mean something else by now, though no upstream said so: prepared answers are dropped."""
@@ -295,6 +333,7 @@ class Services:
         self.forget_answers()
 
     def _imported(self) -> None:
+        self.occasions.want()
         if self.inbox is not None:
             self.inbox.imported()
 

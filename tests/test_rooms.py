@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "upstream/http": GROUND
     | {"upstream/url", "upstream/faults", "upstream/answer", "upstream/interfaces", "upstream/credentials"},
     "upstream/kinds": GROUND | {"upstream/interfaces", "upstream/url", "upstream/faults", "upstream/credentials"},
-    "cache": DECISIONS,
+    "cache": DECISIONS | {"units"},
     "bundle": ARCHIVED,
     "registry": FRONTS,
     "api": VALUES | {"bundle"},

@@ -59,6 +59,8 @@ class Metrics:
             "upstream_rate_limit_remaining_pulls", "Pulls left of them, as the upstream last said.", ("upstream",)
         )
         self._unstored = self._counter("unstored_bytes", "Bytes passed on and not stored for want of room.", ())
+        self._collections = self._counter("collections", "Collections that ended.", ())
+        self._collected = self._counter("collected_bytes", "Bytes of blobs that were collected.", ())
         self._dropped = self._counter("connections_dropped", "Connections refused or broken off.", ("reason",))
         self._states = self._gauge(
             "upstream_url_state", "1 for the state a URL of an upstream is in.", ("upstream", "url", "state")
@@ -112,6 +114,11 @@ class Metrics:
     def unstored(self, octets: int) -> None:
         """So many bytes were passed on and not stored, since the disk has no room for them."""
         self._unstored.inc(octets)
+
+    def collected(self, octets: int) -> None:
+        """A collection has ended, and blobs of so many bytes went."""
+        self._collections.inc()
+        self._collected.inc(octets)
 
     def failed(self, upstream: str, kind: str) -> None:
         """See L{IUpstreamObserver.failed}."""

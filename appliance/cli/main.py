@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
 from twisted.web.client import Agent
 
-from appliance.cli import exports, images, imports, inventory, keys, pins, status, verification
+from appliance.cli import collections, exports, images, imports, inventory, keys, pins, status, verification
 from appliance.cli.client import AdminClient, admin_url
 from appliance.cli.command import FAILED, MISUSED, Local, Session, top_parser
 from appliance.cli.failures import WrongUsage
@@ -29,6 +29,7 @@ GROUPS = (
     status.add_to,
     images.add_to,
     pins.add_to,
+    collections.add_to,
     exports.add_to,
     imports.add_to,
     verification.add_to,

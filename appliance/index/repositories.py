@@ -127,6 +127,7 @@ class Repositories:
         self._counts: dict[Place, tuple[int, int]] = {}
         # All that have a document, sorted, from the first look on.
         self._names: list[Place] | None = None
+        self._changes: dict[Place, int] = {}
 
     def get(self, upstream: str, name: str) -> Deferred[Repository]:
         """Fires with the repository, empty when nothing of it is held; the same object for all who have it."""
@@ -150,6 +151,10 @@ class Repositories:
         repository = self._used.get((upstream, name))
         return repository is not None and bool(repository.manifests or repository.blobs)
 
+    def changes(self, upstream: str, name: str) -> int:
+        """How often it was changed since the start: as long as that is the same, what was learnt of it holds."""
+        return self._changes.get((upstream, name), 0)
+
     async def counts(self, upstream: str, name: str) -> tuple[int, int]:
         """How many tags and manifests were held when it was last read or saved; it is read when it never was."""
         if (upstream, name) not in self._counts:
@@ -158,6 +163,7 @@ class Repositories:
 
     def save(self, repository: Repository) -> Deferred[None]:
         """Write the repository as it is now, or as it will be by then; fires when that is durable."""
+        self._changed(repository)
         state = self._states[repository]
         state.requested = True
         waiter = state.waiting.wait()
@@ -171,6 +177,7 @@ class Repositories:
 
     def touch(self, repository: Repository) -> None:
         """Something that is cheap to lose has changed: write it with the next L{flush}."""
+        self._changed(repository)
         self._states[repository].touched = True
         self._unsaved.add(repository)
 
@@ -188,6 +195,9 @@ class Repositories:
         else:
             state.soon = True
             self._clock.callLater(SAVE_DELAY, self._save_touched, repository, state)
+
+    def _changed(self, repository: Repository) -> None:
+        self._changes[repository.place] = self._changes.get(repository.place, 0) + 1
 
     def _save_touched(self, repository: Repository, state: _State) -> None:
         state.soon = False

@@ -205,6 +205,17 @@ class HotLane:
         self._hosts_known.clear()
         self._used = 0
 
+    def forget(self, upstream: str, name: str) -> None:
+        """Forget the answers of one repository, those under way included: what it holds has changed."""
+        self.generation += 1
+        ours = [
+            key
+            for key, each in self._answers.items()
+            if (each.repository.upstream, each.repository.name) == (upstream, name)
+        ]
+        for key in ours:
+            self._drop(key)
+
     def _is_for_us(self, named: bytes | None) -> bool:
         """Whether a request with this C{Host}, C{None} for none, is answered; its value is remembered then."""
         if named is None:

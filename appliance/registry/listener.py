@@ -76,6 +76,10 @@ class Listener:
         """Drop the prepared answers: tags may mean something else by now, though no upstream said so."""
         self._lane.clear()
 
+    def forget_repository(self, upstream: str, name: str) -> None:
+        """Drop the prepared answers of one repository."""
+        self._lane.forget(upstream, name)
+
     def close_idle(self) -> None:
         """Close the connections without a request under way; the others close after their answer."""
         for channel in list(self.site.open):
