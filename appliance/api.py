@@ -285,6 +285,60 @@ class PinList(msgspec.Struct, frozen=True):
     pins: list[Pin]
 
 
+# -- removals ---------------------------------------------------------------------------------------------------------
+
+
+class GoneImage(msgspec.Struct, frozen=True):
+    """
+    An image that goes.
+
+    @ivar why: C{removed}.
+    @ivar octets: what its going frees (C{bytes} in the document); what several need that go together counts once.
+    """
+
+    name: str
+    digest: str
+    why: str
+    octets: int = msgspec.field(name="bytes", default=0)
+
+
+class GoneBlob(msgspec.Struct, frozen=True):
+    """A blob that goes; manifests are blobs too. C{why}: as for its image; C{octets}: C{bytes} in the document."""
+
+    digest: str
+    why: str
+    octets: int = msgspec.field(name="bytes", default=0)
+
+
+class SharedBlobs(msgspec.Struct, frozen=True):
+    """
+    What the images needed and others need as well.
+
+    @ivar blobs: how many; C{octets}: theirs, C{bytes} in the document.
+    @ivar users: names of images that need some of it, and C{others}: how many more there are.
+    """
+
+    blobs: int = 0
+    octets: int = msgspec.field(name="bytes", default=0)
+    users: list[str] = []
+    others: int = 0
+
+
+class RemovalReport(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    What was removed, or with C{dry_run} would be.
+
+    @ivar stays: what other images use.
+    @ivar notes: what else there is to know, in words.
+    """
+
+    images: list[GoneImage]
+    blobs: list[GoneBlob]
+    stays: SharedBlobs
+    notes: list[str]
+    dry_run: bool = False
+
+
 # -- inventory and wants ----------------------------------------------------------------------------------------------
 
 

@@ -91,6 +91,10 @@ class NotHeld(PullcacheError):
     """What was asked for is not in this appliance's store."""
 
 
+class RemovalRefused(PullcacheError):
+    """It is held and cannot be removed by that name: another image needs it, or an operator has pinned it."""
+
+
 class Unsupported(PullcacheError):
     """The operation exists in the specification and is not offered here."""
 

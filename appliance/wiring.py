@@ -42,6 +42,7 @@ from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
 from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
+from appliance.cache.removal import ImageRemoval
 from appliance.cache.repair import Repair
 from appliance.cache.space import Space
 from appliance.cache.tags import Tags
@@ -113,7 +114,7 @@ class Services:
         self.space = space = Space(store, clock, settings.retention, metrics.unstored)
         self.flights = flights = Flights(store, clock, repositories, space)
         self.wants = wants = Wants(state, clock, repositories.holds)
-        self.usage = usage = Usage(state, clock)
+        self.usage = usage = Usage(state, clock, threads)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
         self.moves = moves = Moves(state, clock)
         self.repair = repair = Repair(store, repositories, graph, wants, access, self._fetch, self._forget)
@@ -194,7 +195,8 @@ class Services:
         self.images = Images(
             store, threads, repositories, usage, moves, names, referrers.known, self.prefetch.is_fetching, access.asks
         )
-        self.pins = PinPages(Pins(repositories, graph, moves), names)
+        removal = ImageRemoval(store, repositories, graph, moves, lambda: self.forget_answers())
+        self.pins = PinPages(Pins(repositories, graph, moves), removal, names)
         self.inventory = InventoryPage(store, repositories, wants, threads, site, clock)
         self.status = StatusPage(
             lambda: self.settings,

@@ -33,6 +33,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.HostUnknown, 421, "host-unknown"),
     (errors.ForeignPage, 403, "foreign-page"),
     (errors.NotHeld, 404, "not-held"),
+    (errors.RemovalRefused, 409, "not-removable"),
     (errors.UpstreamUnknown, 404, "upstream-unknown"),
     (errors.NotPermitted, 403, "not-permitted"),
     (errors.BundleUntrusted, 403, "bundle-untrusted"),

@@ -18,7 +18,8 @@ from appliance.oci.digest import Digest
 from appliance.oci.pattern import ReferencePattern, matches
 from appliance.oci.reference import full_name
 
-_WILD = frozenset("*?[")
+WILD = frozenset("*?[")
+"""What makes a name a pattern."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def names_in(repository: Repository, relations: Relations, pattern: ReferencePat
     tag, digest = pattern.tag, pattern.digest
     if digest is not None and tag is None:
         return [HeldName(None, each) for each in repository.manifests if str(each) == digest]
-    if tag is not None and not _WILD & set(tag):
+    if tag is not None and not WILD & set(tag):
         record = repository.tags.get(tag)
         is_meant = record is not None and digest in (None, str(record.digest))
         return [HeldName(tag, record.digest)] if record is not None and is_meant else []

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -59,7 +59,7 @@ _log = Logger()
 
 
 async def read_document(
-    documents: IDocuments, key: Key, decode: Callable[[bytes], T], advice: str = ""
+    documents: IDocuments, key: Key, decode: Callable[[bytes], T], advice: str = "", threads: IThreads | None = None
 ) -> tuple[T | None, int]:
     """
     Read a document and decode it. One that cannot be decoded is set aside, and an error in the log names it.
@@ -67,6 +67,7 @@ async def read_document(
     @param decode: raises L{ValueError}, L{OverflowError}, L{RecursionError} or L{PullcacheError} for bytes that are
         no such document, as C{msgspec} and the parsers of C{appliance.oci} do.
     @param advice: what the log adds: what is lost, or what to do.
+    @param threads: where C{decode} is called; C{None}: here.
     @return: what C{decode} gave and the version; C{None} and 0 when there is no such document, or none any more.
     @raise OSError: the disk does not give it, or it cannot be set aside. It is still there: do not replace it.
     """
@@ -78,12 +79,16 @@ async def read_document(
         reason: Exception = error
     else:
         try:
-            return decode(found[0]), found[1]
+            return decode(found[0]) if threads is None else await threads.call(decode, found[0]), found[1]
         except (ValueError, OverflowError, RecursionError, PullcacheError) as error:
             reason = error
     aside = await documents.set_aside(key)
     _log.error("{document}: {error}; set aside as {aside}" + advice, document="/".join(key), error=reason, aside=aside)
     return None, 0
+
+
+Encode = Callable[[], bytes | Awaitable[bytes]]
+"""Gives a document."""
 
 
 class StateFile(Generic[T]):
@@ -99,15 +104,25 @@ class StateFile(Generic[T]):
 
     changed = False
 
-    def __init__(self, documents: IDocuments, name: str, kind: type[T], take_up: Callable[[T], None]) -> None:
+    def __init__(
+        self,
+        documents: IDocuments,
+        name: str,
+        kind: type[T],
+        take_up: Callable[[T], None],
+        decode: Callable[[bytes], T] | None = None,
+        threads: IThreads | None = None,
+    ) -> None:
         """
         @param name: of the file, as in C{usage.json}.
         @param kind: what it holds, for C{msgspec}.
         @param take_up: is given what was written last, once; not called when there is nothing.
+        @param decode: in the place of C{msgspec}; see L{read_document}, also for C{threads}.
         """
         self._documents = documents
         self._key = (name,)
-        self._decoder = msgspec.json.Decoder(kind)
+        self._decode = decode or msgspec.json.Decoder(kind).decode
+        self._threads = threads
         self._take_up = take_up
         self._version: int | None = None
         self._loading: SingleFlight[str, None] = SingleFlight()
@@ -121,11 +136,11 @@ class StateFile(Generic[T]):
         if self._version is None:
             await self._loading.run("", self._load)
 
-    async def write(self, encode: Callable[[], bytes]) -> bool:
+    async def write(self, encode: Encode) -> bool:
         """
         Replace it; durable on return. Whether it was: not while what is there cannot be read, which the log says.
 
-        @param encode: gives the document as it is to be, called when C{take_up} has been.
+        @param encode: gives the document as it is to be, at once or later; called when C{take_up} has been.
         @raise OSError: the disk refuses.
         """
         try:
@@ -133,10 +148,13 @@ class StateFile(Generic[T]):
         except OSError:
             return False
         assert self._version is not None
-        self._version = await self._documents.write(self._key, encode(), self._version)
+        data = encode()
+        if not isinstance(data, bytes):
+            data = await data
+        self._version = await self._documents.write(self._key, data, self._version)
         return True
 
-    async def flush(self, encode: Callable[[], bytes]) -> None:
+    async def flush(self, encode: Encode) -> None:
         """L{write} it if it L{changed}; what could not be written is, the next time."""
         if not self.changed:
             return
@@ -147,7 +165,7 @@ class StateFile(Generic[T]):
             self.changed = self.changed or not written
 
     async def _load(self) -> None:
-        found, version = await read_document(self._documents, self._key, self._decoder.decode)
+        found, version = await read_document(self._documents, self._key, self._decode, threads=self._threads)
         if found is not None:
             self._take_up(found)
         self._version = version

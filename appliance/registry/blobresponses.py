@@ -134,7 +134,9 @@ class BlobResponses:
             self._lane.remember(request, body, None, remote)
         return body
 
-    async def _send(self, request: RegistryRequest, digest: Digest, answer: BlobAnswer, parts: Sequence[Part]) -> None:
+    async def _send(
+        self, request: RegistryRequest, digest: Digest, answer: BlobAnswer, parts: Sequence[Part]
+    ) -> None:
         """
         Send the body. When something comes between, the connection is aborted: an error body would be taken for the
         blob's bytes, and finishing early would splice the next response into it.

@@ -112,6 +112,8 @@ def test_the_names_of_the_schemas_stay(document: Any) -> None:
         "Receipt",
         "ReceiptList",
         "Referrer",
+        "RemovalReport",
+        "SharedBlobs",
         "Status",
         "TagMove",
         "Totals",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 
@@ -152,6 +154,24 @@ def test_what_is_dropped_after_a_restart_is_what_would_have_been_before(monkeypa
     for reference in ("1", "2"):
         again.note(HUB, "c", reference)
     assert again.of(HUB, "b", "y") is None and again.of(HUB, "a", "z") is not None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("wxyz")), max_size=40), st.integers(0, 40))
+def test_those_used_last_are_kept_in_whatever_order_they_were_used(pulls: list[tuple[str, str]], cut: int) -> None:
+    """So many as there is room for, of all repositories together, and whenever the appliance is started again."""
+    documents, clock = MemoryDocuments(), clock_at()
+    usage = Usage(documents, clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LIMIT", 5)
+        for number, (repository, reference) in enumerate(pulls):
+            if number == cut:
+                result(usage.flush(now=True))
+                usage = kept(documents, clock)
+            usage.note(HUB, repository, reference)
+            clock.advance(1)
+    latest = list(dict.fromkeys(reversed(pulls)))
+    assert [each for each in latest if usage.of(HUB, *each) is not None] == latest[:5]
+    assert len(usage) == len(latest[:5])
 
 
 def test_a_full_disk_loses_no_count() -> None:

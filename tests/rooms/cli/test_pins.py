@@ -65,3 +65,69 @@ def test_something_has_to_be_named() -> None:
     with pytest.raises(SystemExit) as ended:
         ask(Appliance({}), "pin")
     assert ended.value.code == 2
+
+
+# -- remove ---------------------------------------------------------------------------------------------------------
+
+REPORT: dict[str, Any] = {
+    "images": [{"name": "docker.io/library/nginx:1", "digest": DIGEST, "why": "removed", "bytes": 30_000_000}],
+    "blobs": [{"digest": DIGEST, "why": "removed", "bytes": 10_000_000}, {"digest": BUNDLE, "bytes": 20_000_000}],
+    "stays": {"blobs": 4, "bytes": 120_000_000, "users": ["docker.io/library/nginx:1.27", "a:1"], "others": 1},
+    "notes": [],
+    "dryRun": False,
+}
+
+
+def test_remove_says_what_it_freed_and_what_others_use() -> None:
+    """Bytes that stay are no surprise."""
+    ended = ask(Appliance({"DELETE images/nginx:1": REPORT}), "remove", "nginx:1")
+    assert ended.code == 0, ended.err
+    assert rows(ended.out) == [
+        "REFERENCE DIGEST FREES",
+        "docker.io/library/nginx:1 sha256:aaaaaaaaaaaa 30.0 MB",
+        "freed 2 blobs (30.0 MB)",
+        "4 blobs (120 MB) stay: docker.io/library/nginx:1.27 and 2 other images use them",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stays", "shown"),
+    [
+        ({"blobs": 0, "bytes": 0, "users": [], "others": 0}, None),
+        ({"blobs": 1, "bytes": 5, "users": ["a:1"], "others": 0}, "1 blob (5 B) stays: a:1 uses it"),
+        (
+            {"blobs": 2, "bytes": 5, "users": ["a:1", "b:1"], "others": 0},
+            "2 blobs (5 B) stay: a:1 and 1 other image use them",
+        ),
+        ({"blobs": 2, "bytes": 5, "users": [], "others": 0}, "2 blobs (5 B) stay: another image uses them"),
+    ],
+)
+def test_remove_puts_what_stays_in_words(stays: Any, shown: str | None) -> None:
+    """Nothing where nothing stays."""
+    ended = ask(Appliance({"DELETE images/nginx:1": REPORT | {"stays": stays}}), "remove", "nginx:1")
+    assert rows(ended.out)[3:] == ([] if shown is None else [shown])
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--force"], ["--dry-run", "--force"]])
+def test_remove_passes_on_how_it_is_meant(options: list[str]) -> None:
+    """A dry run says that it is one; notes stand on standard error."""
+    dry = "--dry-run" in options
+    appliance = Appliance({"DELETE images/nginx:1": REPORT | {"dryRun": dry, "notes": ["1 blobs stay: in use"]}})
+    ended = ask(appliance, "remove", "nginx:1", *options)
+    given = {name for name in ("dry_run", "force") if f"--{name.replace('_', '-')}" in options}
+    assert appliance.asked[0].parameters == dict.fromkeys(given, "1")
+    assert rows(ended.out)[2] == f"{'would free' if dry else 'freed'} 2 blobs (30.0 MB)"
+    assert ended.err == "1 blobs stay: in use\n"
+
+
+def test_remove_goes_on_behind_what_is_refused() -> None:
+    """As JSON, one document of all that was not."""
+    refused = Answer({"error": {"code": "not-removable", "message": "x is pinned: unpin it first"}}, 409)
+    other = REPORT | {"notes": ["a note"], "blobs": []}
+    answers: dict[str, Any] = {"DELETE images/x": refused, "DELETE images/a:1": REPORT, "DELETE images/b:1": other}
+    ended = ask(Appliance(answers), "--json", "remove", "x", "a:1", "b:1")
+    assert (ended.code, ended.err) == (1, "pullcache: x is pinned: unpin it first\na note\n")
+    found = json.loads(ended.out)
+    assert (found["images"], found["blobs"]) == (REPORT["images"] * 2, REPORT["blobs"])
+    assert found["stays"] == REPORT["stays"] | {"blobs": 8, "bytes": 240_000_000, "others": 2}
+    assert json.loads(ask(Appliance(answers), "--json", "remove", "a:1").out) == REPORT

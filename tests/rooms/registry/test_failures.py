@@ -65,8 +65,9 @@ def test_every_error_that_an_upstream_or_a_request_can_cause_is_in_the_table() -
         each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, errors.PullcacheError)
     }
     stored = {each for each in classes if issubclass(each, errors.StoreError)}
-    # Bundles are the admin endpoint's and the command's business; no client of the registry meets one.
-    carried = {each for each in classes if issubclass(each, errors.BundleError | errors.NotOneBundle)}
+    # Bundles and removals are the admin endpoint's and the command's business; no client of the registry meets one.
+    operators = errors.BundleError | errors.NotOneBundle | errors.RemovalRefused
+    carried = {each for each in classes if issubclass(each, operators)}
     assert classes - stored - carried - ours == {type(error) for error, _, _ in TABLE}
 
 
