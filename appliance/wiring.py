@@ -116,7 +116,7 @@ class Services:
         self.wants = wants = Wants(state, clock, repositories.holds)
         self.usage = usage = Usage(state, clock, threads)
         graph, lists = ManifestGraph(store, threads), ReferrerLists(documents)
-        self.moves = moves = Moves(state, clock)
+        self.moves = moves = Moves(state, clock, usage.inherit)
         self.repair = repair = Repair(store, repositories, graph, wants, access, self._fetch, self._forget)
         graph.damaged = repair.suspect
         self._manifests = manifests = Manifests(store, repositories, graph, moves, repair, clock)

@@ -14,7 +14,7 @@ long as the upstream says so and the tag is locked. A kill loses what was noted 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -72,7 +72,14 @@ class _Document(msgspec.Struct):
 class Moves:
     """The moves of the tags of one appliance."""
 
-    def __init__(self, documents: IDocuments, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        documents: IDocuments,
+        clock: IReactorTime,
+        left: Callable[[str, str, str, str], None] = lambda upstream, repository, tag, source: None,
+    ) -> None:
+        """@param left: called with each tag that moved, and the digest that it meant."""
+        self._left = left
         self._document = StateFile(documents, NAME, _Document, self._take_up)
         self._clock = clock
         # The tag that moved last stands last.
@@ -121,6 +128,7 @@ class Moves:
         move = Move(wall(self._clock) if at is None else at, str(source), str(target), by)
         if move not in self._moves.get(key, ()):
             self._add(key, [move])
+            self._left(*key, str(source))
         self._refused.pop(key, None)
         self._document.changed = True
 

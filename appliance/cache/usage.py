@@ -83,6 +83,13 @@ class Usage:
         self._add(f"{upstream}/{repository}", reference, Use(times, self._wall()))
         self._document.changed = True
 
+    def inherit(self, upstream: str, repository: str, tag: str, digest: str) -> None:
+        """The tag means something else now: C{digest}, which it meant before, counts as used when the tag last was."""
+        tagged, own = (self.of(upstream, repository, each) for each in (tag, digest))
+        if tagged is not None and (own is None or own.last < tagged.last):
+            self._add(f"{upstream}/{repository}", digest, Use(0, tagged.last))
+            self._document.changed = True
+
     def of(self, upstream: str, repository: str, *references: str) -> Use | None:
         """What is known of any of the references together: a tag and its digest. C{None}: no pull."""
         known = self._uses.get(f"{upstream}/{repository}", {})

@@ -11,8 +11,11 @@ from appliance.cache import moves as module
 from appliance.cache.moves import NAME, Move, Moves, RefusedMove
 from appliance.index.memory import MemoryDocuments
 from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_MANIFEST
 from tests.doubles.deferreds import result
-from tests.doubles.pullthrough import NOW, clock_at
+from tests.doubles.manifests import image
+from tests.doubles.pullthrough import NOW, Cache, clock_at
+from tests.doubles.upstream import ScriptedUpstream
 
 ONE, TWO, THREE = (Digest.of(text) for text in (b"one", b"two", b"three"))
 NGINX = ("docker.io", "library/nginx")
@@ -102,6 +105,20 @@ def test_nothing_is_written_while_nothing_changes() -> None:
     moves.refuse(*NGINX, "1", ONE, TWO)
     result(moves.flush())
     assert result(documents.read((NAME,)))[1] == version
+
+
+def test_what_a_tag_meant_before_was_in_use_as_long_as_the_tag_was() -> None:
+    """Else the image that ran until today would be the first to go."""
+    upstream = ScriptedUpstream("docker.io")
+    images = [image(b"one"), image(b"two")]
+    upstream.add_manifest("app", images[0], OCI_MANIFEST, "latest")
+    cache = Cache(upstream)
+    result(cache.through.manifest(cache.at("docker.io", "app"), "latest", pulled=True))
+    upstream.add_manifest("app", images[1], OCI_MANIFEST, "latest")
+    cache.clock.advance(1e6)
+    result(cache.through.manifest(cache.at("docker.io", "app"), "latest", pulled=True))
+    used = [cache.services.usage.last_pulled("docker.io", "app", str(Digest.of(each))) for each in images]
+    assert used == [NOW, None]
 
 
 def test_there_is_a_bound_to_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,23 @@ def test_those_used_last_are_kept_in_whatever_order_they_were_used(pulls: list[t
     assert len(usage) == len(latest[:5])
 
 
+def test_what_a_tag_meant_before_was_used_when_the_tag_was() -> None:
+    """An image that was pulled by its tag every day is not the longest unused on the day that the tag moves."""
+    clock = clock_at()
+    usage = Usage(MemoryDocuments(), clock)
+    usage.inherit(HUB, NGINX, "1", "sha256:old")
+    assert usage.of(HUB, NGINX, "sha256:old") is None
+    usage.note(HUB, NGINX, "sha256:old", 3)
+    clock.advance(10)
+    usage.note(HUB, NGINX, "1")
+    clock.advance(10)
+    usage.inherit(HUB, NGINX, "1", "sha256:old")
+    assert usage.of(HUB, NGINX, "sha256:old") == Use(3, NOW + 10)
+    usage.note(HUB, NGINX, "sha256:old")
+    usage.inherit(HUB, NGINX, "1", "sha256:old")
+    assert usage.of(HUB, NGINX, "sha256:old") == Use(4, NOW + 20)
+
+
 def test_a_full_disk_loses_no_count() -> None:
     """What could not be written is written when there is room."""
     documents = MemoryDocuments()
