@@ -90,6 +90,18 @@ class Counts(msgspec.Struct, frozen=True):
     wants: int
 
 
+class ScrubStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    @ivar under_way: whether what is held is being hashed now.
+    @ivar finished: when that came to its end last, RFC 3339; C{None} when it never did.
+    @ivar damaged: blobs that it found then.
+    """
+
+    under_way: bool = False
+    finished: str | None = None
+    damaged: int = 0
+
+
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """
     @ivar started: RFC 3339; C{uptime}: seconds since then.
@@ -98,6 +110,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     @ivar damaged: documents that were set aside since the start.
     @ivar unreadable: documents whose last read failed; what they say is not counted.
     @ivar inbox: what lies in the inbox and cannot be imported now.
+    @ivar damaged_blobs: those that were found damaged and are not held again.
     """
 
     version: str
@@ -112,6 +125,51 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     damaged: list[Damaged]
     unreadable: list[Unreadable]
     inbox: list[Waiting]
+    damaged_blobs: list[str] = []
+    scrub: ScrubStatus = ScrubStatus()
+
+
+# -- scrubs -----------------------------------------------------------------------------------------------------------
+
+
+class ScrubOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """
+    What is held is to be hashed.
+
+    @ivar rate: bytes per second, C{None} for what is configured.
+    """
+
+    rate: Annotated[int, msgspec.Meta(ge=1000)] | None = None
+
+
+class DamagedBlob(msgspec.Struct, frozen=True):
+    """
+    A blob that was found damaged, and set aside.
+
+    @ivar bytes: that were there.
+    @ivar outcome: C{fetched}: it is held again; C{wanted}: it is lacking, and among the wants; C{unreferenced}: no
+        repository names it, so nothing is lacking.
+    """
+
+    digest: str
+    bytes: int
+    outcome: str
+
+
+class ScrubReport(msgspec.Struct, frozen=True):
+    """
+    @ivar checked: blobs that were hashed, and C{bytes} of them.
+    @ivar unread: blobs that the disk did not give, for another reason than damage.
+    @ivar damaged: what was found, and what was found earlier and was lacking still.
+    @ivar began: RFC 3339; so C{finished}.
+    """
+
+    checked: int
+    bytes: int
+    unread: int
+    damaged: list[DamagedBlob]
+    began: str
+    finished: str | None
 
 
 # -- images -----------------------------------------------------------------------------------------------------------

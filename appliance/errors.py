@@ -210,6 +210,10 @@ class VersionConflict(StoreError):
     """Another writer replaced the document since it was read."""
 
 
+class ScrubUnderWay(StoreError):
+    """Another scrub was ordered, and has not ended."""
+
+
 class BlobDamaged(StoreError):
     """Bytes that were to become a blob do not have its digest or its size."""
 

@@ -24,6 +24,7 @@ from appliance.settings import (
     BundleSettings,
     RetentionRules,
     RetentionSettings,
+    ScrubSettings,
     Settings,
     UpstreamSettings,
 )
@@ -57,6 +58,7 @@ def describe(settings: Settings) -> str:
         f"at a stop, transfers under way get {words(settings.shutdown_grace)}",
         f"bundles: {_bundles(settings.bundles)}",
         f"retention: {_retention(settings.retention)}",
+        f"scrub: {_scrub(settings.scrub)}",
     ]
     for upstream in settings.upstreams.values():
         aliases = f" (also {', '.join(upstream.names()[1:])})" if upstream.names()[1:] else ""
@@ -108,6 +110,12 @@ def _retention(retention: RetentionSettings) -> str:
     reserve = retention.reserve or f"{default} of the disk, the smaller,"
     grace = f"a blob stays for {words(retention.grace)} in any case" if retention.grace else "none is too new to go"
     return f"{_rules(retention) or 'no rule'}; {reserve} is left free, the least recently pulled goes for it; {grace}"
+
+
+def _scrub(scrub: ScrubSettings) -> str:
+    if scrub.every is None:
+        return "only when it is ordered"
+    return f"what is held is hashed again {words(scrub.every)} after the last time, {size_words(scrub.rate)} a second"
 
 
 def _rules(rules: RetentionRules) -> str:

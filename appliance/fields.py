@@ -92,17 +92,27 @@ Timeout = Annotated[float, Written(_timeout)]
 
 def _rate(text: str) -> int:
     try:
-        count = units.size(text)
-    except ConfigError:
-        raise ConfigError("is no rate; write a size per second: 500KB, 40MB, 1GiB, or ~ for any") from None
-    if count < 1000:
-        # A unit was mistaken.
-        raise ConfigError("is less than 1KB per second; write a larger size, or ~ for any")
-    return count
+        return units.rate(text)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or ~ for any") from None
 
 
 Rate = Annotated[int, Written(_rate)]
 """Bytes per second."""
+
+SlowRate = Annotated[int, Written(units.rate)]
+"""The same, where any rate would be too much."""
+
+
+def _interval(text: str) -> float:
+    seconds = units.duration(text)
+    if seconds < 3600:
+        raise ConfigError("is less than an hour; write a duration such as 30d, or never")
+    return seconds
+
+
+Interval = Annotated[float | None, Written(_interval, words={"never": None})]
+"""Seconds, an hour or more; C{None} for never."""
 
 
 # -- what is kept ---------------------------------------------------------------------------------------------------

@@ -145,6 +145,15 @@ class RetentionSettings(RetentionRules, frozen=True, kw_only=True):
         return wanted
 
 
+class ScrubSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How what is held is hashed again, in the background."""
+
+    every: fields.Interval = 30 * 86400.0
+    """From the end of one run to the beginning of the next; C{None}: no run begins by itself."""
+    rate: fields.SlowRate = 50_000_000
+    """Bytes per second."""
+
+
 class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One registry to pull from."""
 
@@ -269,6 +278,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     connections: ConnectionSettings = ConnectionSettings()
     bundles: BundleSettings = BundleSettings()
     retention: RetentionSettings = RetentionSettings()
+    scrub: ScrubSettings = ScrubSettings()
     upstreams: dict[fields.UpstreamName, UpstreamSettings] = {}
     """By canonical name, in the order of the file."""
 

@@ -39,6 +39,8 @@ from appliance.wiring import Services
 
 # Seconds between two writes of what is cheap to lose.
 FLUSH_INTERVAL = 5.0
+# Seconds between two looks whether it is time to hash what is held; the first is so long after the start.
+SCRUB_INTERVAL = 600.0
 # Seconds between two searches for beginnings of blobs that are not being fetched any more.
 SWEEP_INTERVAL = 24 * 3600.0
 
@@ -110,7 +112,8 @@ class PullcacheService(Service):
         self._metrics = Metrics(reactor, self._log_lines)
         self._flushing = LoopingCall(self._flush)
         self._sweeping = LoopingCall(self._sweep)
-        self._flushing.clock = self._sweeping.clock = reactor
+        self._scrubbing = LoopingCall(self._scrub)
+        self._flushing.clock = self._sweeping.clock = self._scrubbing.clock = reactor
 
     def privilegedStartService(self) -> None:
         """Claim the store and the ports, while this process may still bind low ones."""
@@ -168,6 +171,7 @@ class PullcacheService(Service):
             (services.usage, "reading the usage"),
             (services.moves, "reading the moves of tags"),
             (services.prefetch, "reading what is to be fetched"),
+            (services.scrub, "reading when what is held was hashed"),
         ):
             known.append(Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what))
         recovering = Deferred.fromCoroutine(services.start_imports()).addErrback(self._failed, "finishing an import")
@@ -177,6 +181,7 @@ class PullcacheService(Service):
         DeferredList(known).addCallback(lambda _: services.occasions.begin())
         Deferred.fromCoroutine(services.flights.resume(services.access)).addErrback(self._failed, "resuming")
         self._sweeping.start(SWEEP_INTERVAL)
+        self._scrubbing.start(SCRUB_INTERVAL, now=False)
         self._flushing.start(FLUSH_INTERVAL, now=False)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
 
@@ -191,6 +196,8 @@ class PullcacheService(Service):
         services = self._services
         self._flushing.stop()
         self._sweeping.stop()
+        self._scrubbing.stop()
+        await services.scrub.stop()
         await services.stop_imports()
         await services.prefetch.stop()
         services.repair.stop()
@@ -248,6 +255,7 @@ class PullcacheService(Service):
         writes = [
             services.repositories.flush().addErrback(self._failed, "saving repositories"),
             Deferred.fromCoroutine(services.wants.flush()).addErrback(self._failed, "saving the wants"),
+            Deferred.fromCoroutine(services.scrub.flush()).addErrback(self._failed, "saving how far the scrub is"),
             Deferred.fromCoroutine(services.usage.flush()).addErrback(self._failed, "saving the usage"),
             Deferred.fromCoroutine(services.moves.flush()).addErrback(self._failed, "saving the moves of tags"),
             Deferred.fromCoroutine(services.prefetch.flush()).addErrback(self._failed, "saving what is to be fetched"),
@@ -265,6 +273,11 @@ class PullcacheService(Service):
         mending = Deferred.fromCoroutine(services.repair.resume())
         mending.addErrback(self._failed, "finding what was set aside")
         return DeferredList([sweeping, mending]).addCallback(lambda _: None)
+
+    def _scrub(self) -> Deferred[None]:
+        """Hash what is held, if it is time; fires when that has ended, or failed, which is logged."""
+        scrubbing = Deferred.fromCoroutine(self._services.scrub.job())
+        return scrubbing.addErrback(self._failed, "hashing what is held")
 
     def _failed(self, failure: Failure, what: str) -> None:
         if failure.check(OSError, PullcacheError):

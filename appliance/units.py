@@ -42,6 +42,22 @@ def size(text: str) -> int:
     return int(match[1]) * _SIZE_UNITS[match[2]]
 
 
+def rate(text: str) -> int:
+    """
+    Bytes per second of C{40MB}, which may be written C{40MB/s}.
+
+    @raise ConfigError: for anything else; the message is to follow the value, which may be long.
+    """
+    try:
+        octets = size(text.removesuffix("/s"))
+    except ConfigError:
+        raise ConfigError("is no rate; write a size per second: 500KB, 40MB, 1GiB") from None
+    if octets < 1000:
+        # A unit was mistaken.
+        raise ConfigError("is less than 1KB per second; write a larger size")
+    return octets
+
+
 def words(seconds: float) -> str:
     """A duration as the configuration writes it, in the largest unit that fits without a fraction."""
     if not seconds:

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from appliance.admin.app import AdminApp
 from appliance.admin.collections import CollectionPages
@@ -22,7 +23,9 @@ from appliance.admin.imports import Imports
 from appliance.admin.inventory import InventoryPage
 from appliance.admin.metrics import Metrics
 from appliance.admin.pins import PinPages
+from appliance.admin.scrubs import ScrubPages, report_of
 from appliance.admin.status import StatusPage
+from appliance.api import ScrubReport
 from appliance.bundle.exporter import Exporter
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.inbox import Inbox
@@ -44,11 +47,16 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.removal import ImageRemoval
 from appliance.cache.repair import Repair
+from appliance.cache.scrub import Scrub, ScrubRun
 from appliance.cache.space import Space
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
 from appliance.cache.wants import HeldReferences, Wants
+from appliance.errors import StoreError
+from appliance.flow.clock import SleepingClock
 from appliance.flow.connections import Connections
+from appliance.flow.disk import InlineThreads
+from appliance.index.documents import FilesystemDocuments
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
 from appliance.index.repositories import Repositories
@@ -56,7 +64,9 @@ from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IDocuments, IThreads
 from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
-from appliance.settings import Settings, UpstreamSettings
+from appliance.settings import ScrubSettings, Settings, UpstreamSettings
+from appliance.store.blobs import FilesystemBlobStore
+from appliance.store.ownership import Ownership
 from appliance.upstream.interfaces import IUpstream
 
 MakeUpstream = Callable[[UpstreamSettings, bool], IUpstream]
@@ -119,6 +129,7 @@ class Services:
         self.moves = moves = Moves(state, clock, usage.inherit)
         self.repair = repair = Repair(store, repositories, graph, wants, access, self._fetch, self._forget)
         graph.damaged = repair.suspect
+        self.scrub = Scrub(store, repair, state, clock, lambda: self.settings.scrub)
         self._manifests = manifests = Manifests(store, repositories, graph, moves, repair, clock)
         self.blobs = blobs = Blobs(store, repositories, graph, flights, repair, clock)
         referrers = ReferrerCache(repositories, lists, graph, clock)
@@ -209,11 +220,15 @@ class Services:
             site,
             clock,
             lambda: [] if self.inbox is None else self.inbox.waiting(),
+            repair,
+            self.scrub,
         )
         collections = CollectionPages(self.collection)
         self.admin = None
         if settings.admin is not None:
-            parts = (self.status, self.images, self.pins, collections, self.inventory, self.exports, self.imports)
+            scrubs = ScrubPages(self.scrub, clock)
+            pages = (self.status, self.images, self.pins, collections, scrubs, self.inventory, self.exports)
+            parts = (*pages, self.imports)
             self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin.hosts)
 
         watch = metrics.watch
@@ -345,3 +360,41 @@ class Services:
     def _permits(self, upstream: str, repository: str) -> bool:
         configured = self.settings.upstreams.get(upstream)
         return configured is None or configured.permits(repository)
+
+
+def scrub_stopped(folder: Path, rate: int | None, progress: Callable[[str, int, int], None]) -> ScrubReport:
+    """
+    Hash what a stopped appliance holds; what is damaged is set aside and noted among its wants. Needs no reactor.
+
+    @param rate: bytes per second, C{None} for any number.
+    @param progress: is given what is being done, and how much of how much.
+    @raise StoreLocked: its appliance runs.
+    @raise StoreError: it is no store, or cannot be written.
+    """
+    if not (folder / "VERSION").is_file():
+        raise StoreError(f"{folder}: is no store of pullcache; give the folder that store: names in the configuration")
+    ownership = Ownership.claim(folder)
+    try:
+        threads, clock = InlineThreads(), SleepingClock()
+        store, state = FilesystemBlobStore(folder, threads), FilesystemDocuments(folder, threads, "state")
+        repositories = Repositories(FilesystemDocuments(folder, threads))
+        wants, graph = Wants(state, clock), ManifestGraph(store, threads)
+        # There are no upstreams: nothing is fetched, all is wanted.
+        repair = Repair(store, repositories, graph, wants, Access({}), lambda *what: succeed(None), lambda digest: None)
+        scrub = Scrub(store, repair, state, clock, lambda: ScrubSettings(rate=rate or 10**18))
+
+        async def run() -> ScrubRun:
+            await wants.load()
+            await scrub.load()
+            found = await scrub.run(progress=lambda at: progress(at.stage, at.done, at.total))
+            await wants.flush()
+            await scrub.flush()
+            return found
+
+        outcome: list[ScrubRun | Failure] = []
+        Deferred.fromCoroutine(run()).addBoth(outcome.append)
+        if isinstance(outcome[0], Failure):
+            outcome[0].raiseException()
+        return report_of(outcome[0])
+    finally:
+        ownership.release()

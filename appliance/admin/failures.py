@@ -48,6 +48,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.BundleError, 422, "bundle"),
     (errors.Offline, 409, "offline"),
     (errors.UpstreamError, 502, "upstream"),
+    (errors.ScrubUnderWay, 409, "scrub-under-way"),
     (errors.StoreError, 500, "store"),
 )
 

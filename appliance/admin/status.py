@@ -10,8 +10,10 @@ from twisted.web.server import Request
 
 from appliance import __version__
 from appliance.admin.route import Reply, Route, json
-from appliance.api import Counts, Damaged, RateLimitStatus, Status, Unreadable, UpstreamStatus, UrlStatus
+from appliance.api import Counts, Damaged, RateLimitStatus, ScrubStatus, Status, Unreadable, UpstreamStatus, UrlStatus
 from appliance.bundle.receipt import Waiting
+from appliance.cache.repair import Repair
+from appliance.cache.scrub import Scrub
 from appliance.cache.wants import Wants
 from appliance.flow.clock import wall, wall_at
 from appliance.index.repositories import Repositories
@@ -36,6 +38,8 @@ class StatusPage:
         site: str,
         clock: IReactorTime,
         inbox: Callable[[], list[Waiting]],
+        repair: Repair,
+        scrub: Scrub,
     ) -> None:
         """
         @param settings: gives those in force.
@@ -54,6 +58,8 @@ class StatusPage:
         self._site = site
         self._clock = clock
         self._inbox = inbox
+        self._repair = repair
+        self._scrub = scrub
         self._began, self._started = clock.seconds(), wall(clock)
 
     def routes(self) -> list[Route]:
@@ -87,8 +93,16 @@ class StatusPage:
                 damaged=[Damaged(*each) for every in self._documents for each in every.damaged],
                 unreadable=[Unreadable(*each) for every in self._documents for each in every.unreadable.items()],
                 inbox=self._inbox(),
+                damaged_blobs=list(map(str, self._repair.lacking)),
+                scrub=self._scrubbed(),
             )
         )
+
+    def _scrubbed(self) -> ScrubStatus:
+        last = self._scrub.last
+        if last is None or last.finished is None:
+            return ScrubStatus(self._scrub.is_under_way)
+        return ScrubStatus(self._scrub.is_under_way, timestamp(last.finished), len(last.damaged))
 
     def _upstream(self, settings: UpstreamSettings, offline: bool, condition: Condition) -> UpstreamStatus:
         urls = [UrlStatus(url) for url in settings.urls]

@@ -94,6 +94,8 @@ class Repair:
         self._right: LeastRecentlyUsed[Digest, int] = LeastRecentlyUsed(REMEMBERED)
         # What was set aside and is not known to be held again; of that, what is being mended and who waits for it.
         self._lacking: set[Digest] = set()
+        # What is damaged and could not be set aside.
+        self._stuck: set[Digest] = set()
         self._mending: dict[Digest, Waiters[str]] = {}
         self._sought: dict[Digest, None] = {}
         self._seeking: Deferred[None] | None = None
@@ -102,9 +104,9 @@ class Repair:
 
     @property
     def lacking(self) -> list[Digest]:
-        """What was set aside and is neither held again nor known to be of no use, sorted."""
+        """What is damaged and is neither held again nor known to be of no use, sorted."""
         self._lacking = {digest for digest in self._lacking if self._store.size(digest) is None}
-        return sorted(self._lacking)
+        return sorted(self._lacking | self._stuck)
 
     async def resume(self) -> None:
         """
@@ -118,7 +120,7 @@ class Repair:
 
     def reconsider(self) -> None:
         """Try again what is lacking: other upstreams may be asked now, or the same again."""
-        for digest in self.lacking:
+        for digest in sorted(self._lacking):
             self._mend(digest)
 
     def suspect(self, digest: Digest) -> None:
@@ -143,9 +145,9 @@ class Repair:
         """Fires with what became of a damaged blob (L{FETCHED}, L{WANTED}, L{UNREFERENCED}) when that is known."""
         if digest in self._mending:
             return self._mending[digest].wait()
-        if self._store.size(digest) is not None:
+        if self._store.size(digest) is not None and digest not in self._stuck:
             return succeed(FETCHED)
-        return succeed(WANTED if digest in self._lacking else UNREFERENCED)
+        return succeed(WANTED if digest in self._lacking | self._stuck else UNREFERENCED)
 
     def stop(self) -> None:
         """Begin nothing any more; flights are cut by their owner."""
@@ -158,6 +160,7 @@ class Repair:
 
     async def _examine(self, digest: Digest) -> bool:
         self._right.drop(digest)
+        self._stuck.discard(digest)
         try:
             is_right = await self._store.verify(digest)
         except NotHeld:
@@ -169,7 +172,7 @@ class Repair:
         try:
             await self._store.set_aside(digest)
         except OSError as error:
-            # It is served no more all the same, but for those who do not look at it.
+            self._stuck.add(digest)
             self._log.error("{digest} is damaged and cannot be set aside: {error}", digest=digest, error=error)
             return False
         self._log.error("{digest} is damaged on disk, and was set aside", digest=digest)

@@ -13,6 +13,7 @@ from appliance.cli.client import DEFAULT_ADMIN, VARIABLE, AdminClient
 from appliance.cli.screen import Meter, Screen
 from appliance.errors import ConfigError
 from appliance.units import duration, size
+from appliance.units import rate as parse_rate
 
 #: Exit statuses.
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -89,6 +90,11 @@ def _add_common(parser: ArgumentParser, default: str | None) -> None:
 def age(text: str) -> float:
     """Seconds of C{7d}, as an argument's type."""
     return _unit(duration, text)
+
+
+def rate(text: str) -> int:
+    """Bytes per second of C{50MB/s}, as an argument's type."""
+    return _unit(parse_rate, text)
 
 
 def volume_size(text: str) -> int:

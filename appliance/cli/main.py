@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
 from twisted.web.client import Agent
 
-from appliance.cli import collections, exports, images, imports, inventory, keys, pins, status, verification
+from appliance.cli import collections, exports, images, imports, inventory, keys, pins, scrub, status, verification
 from appliance.cli.client import AdminClient, admin_url
 from appliance.cli.command import FAILED, MISUSED, Local, Session, top_parser
 from appliance.cli.failures import WrongUsage
@@ -30,6 +30,7 @@ GROUPS = (
     images.add_to,
     pins.add_to,
     collections.add_to,
+    scrub.add_to,
     exports.add_to,
     imports.add_to,
     verification.add_to,
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that C{arguments}, or the process's own, ask for; ends with L{SystemExit}."""
     options = top_parser(GROUPS).parse_args(arguments)
     screen = Screen(sys.stdout, sys.stderr, options.json)
-    if "ask" in options:
+    # A command that is given a store works without an appliance.
+    if "ask" in options and getattr(options, "store", None) is None:
         # Ends, once the reactor may stop, with SystemExit.
         react(lambda reactor: Invocation(reactor, screen).run(_command(reactor, options, screen)))
     try:

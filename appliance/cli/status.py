@@ -44,6 +44,8 @@ async def status(session: Session, options: Namespace) -> int:
             screen.say(f"{upstream.name}: {line}")
     for damaged in found.damaged:
         screen.note(f"damaged: {damaged.document} was set aside as {damaged.kept_as}")
+    for digest in found.damaged_blobs:
+        screen.note(f"damaged: {digest} was set aside, and is lacking; pullcache wants names it")
     for unreadable in found.unreadable:
         screen.note(f"unreadable: {unreadable.document}: {unreadable.reason}; what it says is not counted")
     for waiting in found.inbox:
@@ -61,6 +63,9 @@ def _summary(url: str, found: Status) -> Iterator[tuple[str, str]]:
     yield "held", f"{held} in {count(counts.repositories, 'repository', 'repositories')}; {size(found.store_bytes)}"
     yield "under way", count(found.flights, "transfer")
     yield "wanted", f"{count(counts.wants, 'reference')} asked for and not served"
+    scrub = found.scrub
+    last = "never" if scrub.finished is None else f"{moment(scrub.finished)}, {scrub.damaged} damaged"
+    yield "scrubbed", f"{last}; under way" if scrub.under_way else last
 
 
 def _wait(until: str | None, found: Status) -> str:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import Clock
 from zope.interface import alsoProvides
 
 from appliance.interfaces import IWallClock
@@ -33,6 +34,21 @@ def keep_time(reactor: Any) -> None:
     reactor.seconds = lambda: start + time.clock_gettime(_COUNTER)
     reactor.wall = time.time
     alsoProvides(reactor, IWallClock)
+
+
+class SleepingClock(Clock):
+    """A clock for work without a reactor: who is to be called later is called at once, when that time was slept."""
+
+    def seconds(self) -> float:
+        """See L{IReactorTime}."""
+        return time.time()
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> IDelayedCall:
+        """See L{IReactorTime}."""
+        time.sleep(delay)
+        called = super().callLater(0, callable, *args, **kw)
+        self.advance(0)
+        return called
 
 
 def wall(clock: IReactorTime) -> float:

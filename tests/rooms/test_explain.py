@@ -63,6 +63,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "bundles: exported as the name of this machine; imported signed or not\n"
         "retention: kept for 30d since the last pull; at most 200GB, the least recently pulled goes first; 5% or 2GB of"
         " the disk, the smaller, is left free, the least recently pulled goes for it; a blob stays for 1h in any case\n"
+        "scrub: what is held is hashed again 30d after the last time, 50MB a second\n"
         "\n"
         "upstream docker.io (also index.docker.io, registry-1.docker.io)\n"
         "  from: http://one.example, then https://two.example\n"

@@ -113,6 +113,8 @@ def test_the_names_of_the_schemas_stay(document: Any) -> None:
         "ReceiptList",
         "Referrer",
         "RemovalReport",
+        "ScrubOrder",
+        "ScrubStatus",
         "SharedBlobs",
         "Status",
         "TagMove",

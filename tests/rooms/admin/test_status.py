@@ -50,6 +50,8 @@ def test_status_tells_what_there_is() -> None:
         "damaged": [],
         "unreadable": [],
         "inbox": [],
+        "damagedBlobs": [],
+        "scrub": {"underWay": False, "finished": None, "damaged": 0},
     }
 
 
