@@ -102,6 +102,41 @@ class ScrubStatus(msgspec.Struct, frozen=True, rename="camel"):
     damaged: int = 0
 
 
+class Files(msgspec.Struct, frozen=True):
+    """So many files, of so many bytes together."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+class LeftOver(msgspec.Struct, frozen=True):
+    """
+    What lies in the store beside what is held; it is removed when it is old.
+
+    @ivar beginnings: of blobs whose fetch was cut; C{staged}: of those of imports.
+    @ivar documents: that were damaged, and set aside; C{damaged}: blobs likewise.
+    """
+
+    beginnings: Files = Files()
+    staged: Files = Files()
+    documents: Files = Files()
+    damaged: Files = Files()
+
+
+class UpstreamSays(msgspec.Struct, frozen=True):
+    """
+    A locked tag whose upstream says something else.
+
+    @ivar name: in full.
+    @ivar digest: what the upstream says; it is not served.
+    @ivar since: when it said so first, RFC 3339.
+    """
+
+    name: str
+    digest: str
+    since: str
+
+
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """
     @ivar started: RFC 3339; C{uptime}: seconds since then.
@@ -111,6 +146,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     @ivar unreadable: documents whose last read failed; what they say is not counted.
     @ivar inbox: what lies in the inbox and cannot be imported now.
     @ivar damaged_blobs: those that were found damaged and are not held again.
+    @ivar refused: a thousand at most; the metric C{pullcache_moves_refused} counts them all.
     """
 
     version: str
@@ -127,6 +163,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     inbox: list[Waiting]
     damaged_blobs: list[str] = []
     scrub: ScrubStatus = ScrubStatus()
+    left_over: LeftOver = LeftOver()
+    refused: list[UpstreamSays] = []
 
 
 # -- scrubs -----------------------------------------------------------------------------------------------------------
@@ -348,36 +386,34 @@ class PinList(msgspec.Struct, frozen=True):
 
 class GoneImage(msgspec.Struct, frozen=True):
     """
-    An image that goes.
-
-    @ivar why: C{removed}.
-    @ivar octets: what its going frees (C{bytes} in the document); what several need that go together counts once.
+    An image that goes: its full name, why (C{removed}, or of a collection C{keep_for}, C{keep_last}, C{max_size} or
+    C{reserve}), and the bytes that its going frees: what other images have, too, is not among them.
     """
 
     name: str
     digest: str
     why: str
-    octets: int = msgspec.field(name="bytes", default=0)
+    bytes: int
 
 
 class GoneBlob(msgspec.Struct, frozen=True):
-    """A blob that goes; manifests are blobs too. C{why}: as for its image; C{octets}: C{bytes} in the document."""
+    """A blob that goes: with an image, for the same reason, or because it is C{unreferenced}."""
 
     digest: str
     why: str
-    octets: int = msgspec.field(name="bytes", default=0)
+    bytes: int
 
 
 class SharedBlobs(msgspec.Struct, frozen=True):
     """
     What the images needed and others need as well.
 
-    @ivar blobs: how many; C{octets}: theirs, C{bytes} in the document.
+    @ivar blobs: how many; C{bytes}: theirs.
     @ivar users: names of images that need some of it, and C{others}: how many more there are.
     """
 
     blobs: int = 0
-    octets: int = msgspec.field(name="bytes", default=0)
+    bytes: int = 0
     users: list[str] = []
     others: int = 0
 
@@ -561,26 +597,6 @@ class CollectionOrder(msgspec.Struct, frozen=True, rename="camel", forbid_unknow
     """C{dry_run}: say what would go, and leave it."""
 
     dry_run: bool = False
-
-
-class GoneImage(msgspec.Struct, frozen=True):
-    """
-    An image that goes: its full name, why (C{keep_for}, C{keep_last}, C{max_size} or C{reserve}), and the bytes that
-    its going frees: what other images have, too, is not among them.
-    """
-
-    name: str
-    digest: str
-    why: str
-    bytes: int
-
-
-class GoneBlob(msgspec.Struct, frozen=True):
-    """A blob that goes: with an image, for the same reason, or because it is C{unreferenced}."""
-
-    digest: str
-    why: str
-    bytes: int
 
 
 class CollectionReport(msgspec.Struct, frozen=True, rename="camel"):

@@ -404,6 +404,12 @@ class IDocuments(Interface):
         the log. See C{appliance.index.documents.read_document}.
         """
 
+    def sweep(before: float) -> Deferred[tuple[int, int]]:
+        """
+        Throw away what was set aside before then, seconds since the epoch by the machine's clock; fires with how many
+        others there are, those of earlier processes too, and their bytes.
+        """
+
     def list(prefix: tuple[str, ...], name: str) -> Deferred[list[tuple[str, ...]]]:
         """The keys under C{prefix} whose last component is C{name}, sorted."""
 

@@ -25,7 +25,7 @@ from appliance.admin.metrics import Metrics
 from appliance.config import load, overridden
 from appliance.errors import ConfigError, PullcacheError
 from appliance.explain import describe, warnings
-from appliance.flow.clock import keep_time, wall
+from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
 from appliance.flow.disk import THREADS, DiskThreads
 from appliance.flow.ports import Ports, check_endpoints
@@ -264,12 +264,11 @@ class PullcacheService(Service):
 
     def _sweep(self) -> Deferred[None]:
         """
-        Remove beginnings of blobs that no fetch continues, and try again what is damaged; fires when done, or not,
-        which is logged.
+        Remove what is left over and old, and try again what is damaged; fires when done, or not, which is logged.
         """
         services = self._services
-        sweeping = Deferred.fromCoroutine(services.flights.sweep(services.access, wall(self._reactor)))
-        sweeping.addErrback(self._failed, "sweeping what is unfinished")
+        sweeping = Deferred.fromCoroutine(services.leftovers.sweep(services.access))
+        sweeping.addErrback(self._failed, "sweeping what is left over")
         mending = Deferred.fromCoroutine(services.repair.resume())
         mending.addErrback(self._failed, "finding what was set aside")
         return DeferredList([sweeping, mending]).addCallback(lambda _: None)

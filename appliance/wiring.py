@@ -37,6 +37,7 @@ from appliance.cache.access import Access, Remote, RemoteRepository
 from appliance.cache.blobs import Blobs
 from appliance.cache.collection import Collection
 from appliance.cache.flights import Flights
+from appliance.cache.leftovers import Leftovers
 from appliance.cache.manifests import Manifests
 from appliance.cache.moves import Moves
 from appliance.cache.occasions import Occasions
@@ -209,6 +210,7 @@ class Services:
         removal = ImageRemoval(store, repositories, graph, moves, lambda: self.forget_answers())
         self.pins = PinPages(Pins(repositories, graph, moves), removal, names)
         self.inventory = InventoryPage(store, repositories, wants, threads, site, clock)
+        self.leftovers = leftovers = Leftovers(store, (documents, state), flights, lambda: repair.lacking, clock)
         self.status = StatusPage(
             lambda: self.settings,
             lambda: {name: remote.registry.condition() for name, remote in access.remotes.items()},
@@ -222,6 +224,8 @@ class Services:
             lambda: [] if self.inbox is None else self.inbox.waiting(),
             repair,
             self.scrub,
+            leftovers,
+            moves,
         )
         collections = CollectionPages(self.collection)
         self.admin = None

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from appliance import __version__
 from appliance.admin.route import Reply, Route, json
-from appliance.api import Counts, Damaged, RateLimitStatus, ScrubStatus, Status, Unreadable, UpstreamStatus, UrlStatus
+from appliance.api import (
+    Counts,
+    Damaged,
+    Files,
+    LeftOver,
+    RateLimitStatus,
+    ScrubStatus,
+    Status,
+    Unreadable,
+    UpstreamSays,
+    UpstreamStatus,
+    UrlStatus,
+)
 from appliance.bundle.receipt import Waiting
+from appliance.cache.leftovers import Amount, LeftoverCounts, Leftovers
+from appliance.cache.moves import Moves
 from appliance.cache.repair import Repair
 from appliance.cache.scrub import Scrub
 from appliance.cache.wants import Wants
 from appliance.flow.clock import wall, wall_at
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore, IDocuments
+from appliance.oci.reference import full_name
 from appliance.oci.timestamps import timestamp
 from appliance.settings import Settings, UpstreamSettings
 from appliance.upstream.interfaces import Condition
+
+MOST_REFUSED = 1000
+"""The most locked tags that are told of."""
 
 
 class StatusPage:
@@ -40,6 +59,8 @@ class StatusPage:
         inbox: Callable[[], list[Waiting]],
         repair: Repair,
         scrub: Scrub,
+        leftovers: Leftovers,
+        moves: Moves,
     ) -> None:
         """
         @param settings: gives those in force.
@@ -60,6 +81,8 @@ class StatusPage:
         self._inbox = inbox
         self._repair = repair
         self._scrub = scrub
+        self._leftovers = leftovers
+        self._moves = moves
         self._began, self._started = clock.seconds(), wall(clock)
 
     def routes(self) -> list[Route]:
@@ -75,6 +98,9 @@ class StatusPage:
             with suppress(OSError):
                 held = await self._repositories.counts(upstream, name)
                 tags, manifests = tags + held[0], manifests + held[1]
+        left_over = LeftOver()
+        with suppress(OSError):
+            left_over = _left_over(await self._leftovers.counts())
         settings, conditions = self._settings(), self._conditions()
         return json(
             Status(
@@ -95,6 +121,11 @@ class StatusPage:
                 inbox=self._inbox(),
                 damaged_blobs=list(map(str, self._repair.lacking)),
                 scrub=self._scrubbed(),
+                left_over=left_over,
+                refused=[
+                    UpstreamSays(full_name(*key), each.target, timestamp(each.at))
+                    for key, each in sorted(islice(self._moves.all_refused.items(), MOST_REFUSED))
+                ],
             )
         )
 
@@ -124,3 +155,10 @@ class StatusPage:
 
     def _moment(self, seconds: float | None) -> str | None:
         return None if seconds is None else timestamp(wall_at(self._clock, seconds))
+
+
+def _left_over(counts: LeftoverCounts) -> LeftOver:
+    def files(amount: Amount) -> Files:
+        return Files(amount.count, amount.octets)
+
+    return LeftOver(files(counts.beginnings), files(counts.staged), files(counts.documents), files(counts.damaged))

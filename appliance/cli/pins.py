@@ -85,10 +85,10 @@ def _report(screen: Screen, found: RemovalReport) -> None:
     screen.table(
         [
             ("REFERENCE", "DIGEST", "FREES"),
-            *((each.name, short(each.digest), size(each.octets)) for each in found.images),
+            *((each.name, short(each.digest), size(each.bytes)) for each in found.images),
         ]
     )
-    freed = f"{count(len(found.blobs), 'blob')} ({size(sum(each.octets for each in found.blobs))})"
+    freed = f"{count(len(found.blobs), 'blob')} ({size(sum(each.bytes for each in found.blobs))})"
     screen.say(f"{'would free' if found.dry_run else 'freed'} {freed}")
     stays, users = found.stays, found.stays.users
     if stays.blobs:
@@ -96,7 +96,7 @@ def _report(screen: Screen, found: RemovalReport) -> None:
         others = f" and {count(more, 'other image')}" if more > 0 else ""
         verb = "use" if more > 0 else "uses"
         screen.say(
-            f"{count(stays.blobs, 'blob')} ({size(stays.octets)}) {'stays' if stays.blobs == 1 else 'stay'}:"
+            f"{count(stays.blobs, 'blob')} ({size(stays.bytes)}) {'stays' if stays.blobs == 1 else 'stay'}:"
             f" {users[0] if users else 'another image'}{others} {verb} {'it' if stays.blobs == 1 else 'them'}"
         )
     for note in found.notes:

@@ -42,6 +42,8 @@ async def status(session: Session, options: Namespace) -> int:
     for upstream in found.upstreams:
         for line in _remarks(upstream):
             screen.say(f"{upstream.name}: {line}")
+    for refused in found.refused:
+        screen.note(f"locked: {refused.name}: its upstream says {refused.digest}, which is not served")
     for damaged in found.damaged:
         screen.note(f"damaged: {damaged.document} was set aside as {damaged.kept_as}")
     for digest in found.damaged_blobs:
@@ -66,6 +68,16 @@ def _summary(url: str, found: Status) -> Iterator[tuple[str, str]]:
     scrub = found.scrub
     last = "never" if scrub.finished is None else f"{moment(scrub.finished)}, {scrub.damaged} damaged"
     yield "scrubbed", f"{last}; under way" if scrub.under_way else last
+    left = found.left_over
+    kinds = (
+        (left.beginnings, "blob of a cut fetch", "blobs of cut fetches"),
+        (left.staged, "blob of a cut import", "blobs of cut imports"),
+        (left.documents, "damaged document", None),
+        (left.damaged, "damaged blob", None),
+    )
+    words = [f"{count(each.count, one, many)} ({size(each.bytes)})" for each, one, many in kinds if each.count]
+    if words:
+        yield "left over", ", ".join(words)
 
 
 def _wait(until: str | None, found: Status) -> str:

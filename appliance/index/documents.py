@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -54,6 +54,7 @@ MOST_UNREADABLE = 1000
 """The most documents that are reported as unreadable: of a disk that gives nothing any more that is enough."""
 
 _NUMBER = re.compile("[1-9][0-9]{0,15}")
+_ASIDE = re.compile(r"\..+\.damaged-[0-9]+")
 
 _log = Logger()
 
@@ -227,6 +228,10 @@ class FilesystemDocuments:
 
         return self._threads.call(self._set_aside, key).addCallback(note)
 
+    def sweep(self, before: float) -> Deferred[tuple[int, int]]:
+        """See L{IDocuments.sweep}."""
+        return self._threads.call(self._sweep, before)
+
     def list(self, prefix: Key, name: str) -> Deferred[Keys]:
         """See L{IDocuments.list}."""
         return self._threads.call(self._list, prefix, name)
@@ -351,14 +356,30 @@ class FilesystemDocuments:
         self._versions[key] = 0
         return str(aside)
 
+    def _sweep(self, before: float) -> tuple[int, int]:
+        count = octets = 0
+        for folder, files in self._walk(()):
+            for path in (f"{folder}/{name}" for name in files if _ASIDE.fullmatch(name)):
+                with suppress(FileNotFoundError):
+                    found = os.stat(path)
+                    # The moment of the link: the document itself may be years old.
+                    if found.st_ctime < before:
+                        os.unlink(path)
+                    else:
+                        count, octets = count + 1, octets + found.st_size
+        return count, octets
+
     def _list(self, prefix: Key, name: str) -> Keys:
-        found: Keys = []
+        return sorted(
+            (*Path(folder).relative_to(self._root).parts, name) for folder, files in self._walk(prefix) if name in files
+        )
+
+    def _walk(self, prefix: Key) -> Iterator[tuple[str, Sequence[str]]]:
+        """The folders below C{prefix} that documents lie in, with the names of their files."""
         for folder, folders, files in os.walk(self._path(prefix)):
             # A layout's blobs are the whole store's: nothing to look for there.
             folders[:] = sorted(each for each in folders if each != "blobs" or Path(folder).name != LAYOUT)
-            if name in files:
-                found.append((*Path(folder).relative_to(self._root).parts, name))
-        return sorted(found)
+            yield folder, files
 
 
 def safe(key: Key) -> Key:

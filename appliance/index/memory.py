@@ -16,6 +16,7 @@ class MemoryDocuments:
 
     def __init__(self) -> None:
         self._documents: dict[Key, tuple[bytes, int]] = {}
+        self._aside: set[Key] = set()
         self.damaged: list[tuple[str, str]] = []
         self.unreadable: dict[str, str] = {}
 
@@ -43,6 +44,10 @@ class MemoryDocuments:
     def set_aside(self, key: Key) -> Deferred[str]:
         """See L{IDocuments.set_aside}."""
         return execute(self._set_aside, key)
+
+    def sweep(self, before: float) -> Deferred[tuple[int, int]]:
+        """See L{IDocuments.sweep}; all was set aside at the beginning of time."""
+        return execute(self._sweep, before)
 
     def list(self, prefix: Key, name: str) -> Deferred[Keys]:
         """See L{IDocuments.list}."""
@@ -76,7 +81,15 @@ class MemoryDocuments:
             number += 1
         self._documents[aside] = self._documents.pop(safe(key))
         self.damaged.append(("/".join(key), "/".join(aside)))
+        self._aside.add(aside)
         return "/".join(aside)
+
+    def _sweep(self, before: float) -> tuple[int, int]:
+        if before > 0:
+            for key in self._aside:
+                del self._documents[key]
+            self._aside.clear()
+        return len(self._aside), sum(len(self._documents[key][0]) for key in self._aside)
 
     def _list(self, prefix: Key, name: str) -> Keys:
         safe(prefix)

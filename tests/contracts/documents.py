@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 
 import msgspec
@@ -123,6 +124,23 @@ class DocumentsContract(SynchronousTestCase):
         aside = self.successResultOf(self.documents.set_aside(KEY))
         self.assertEqual(self.documents.damaged, [("/".join(KEY), aside)])
         self.assertEqual(self.documents.unreadable, {})
+
+    def test_what_is_set_aside_is_counted_and_goes_when_it_is_old(self) -> None:
+        """Documents that are in use, and those before their last write, are not touched."""
+        sweep = self.documents.sweep
+        self.assertEqual(self.successResultOf(sweep(0.0)), (0, 0))
+        other = ("ghcr.io", "a", "_tags.json")
+        self.write(b"other", self.write(b"before", 0, other), other)
+        for data in (b"{", b"{{"):
+            self.write(data, 0)
+            self.successResultOf(self.documents.set_aside(KEY))
+        self.write(b"anew", 0)
+        self.assertEqual(self.successResultOf(sweep(0.0)), (2, 3))
+        self.assertEqual(self.successResultOf(sweep(time.time() + 100)), (0, 0))
+        self.assertEqual(self.successResultOf(sweep(0.0)), (0, 0))
+        self.assertEqual((self.read(), self.read(other)), ((b"anew", 1), (b"other", 2)))
+        self.assertEqual(self.read(previous(other))[0], b"before")  # type: ignore[index]
+        self.assertEqual(len(self.documents.damaged), 2, "it is still said that they were damaged")
 
     def test_whatever_is_wrong_with_a_document_sets_it_aside(self) -> None:
         """No text, no JSON, another shape, too deep: all are one case for who reads, and a writer begins anew."""

@@ -88,7 +88,7 @@ def test_a_manifest_is_pinned_by_its_digest(site: Appliance) -> None:
     digest = site.hold(image(), "1")
     [one] = pin(site, f"nginx@{digest}")
     assert one["name"] == f"docker.io/library/nginx@{digest}"
-    assert result(site.repositories.get(HUB, NGINX)).pinned == {digest: OPERATOR}
+    assert pinned(site) == {"library/nginx:1": None, f"library/nginx@{digest}": OPERATOR}
     assert unpin(site, f"nginx@{digest}")[0]["before"] == OPERATOR
     assert pinned(site) == {"library/nginx:1": None}
 

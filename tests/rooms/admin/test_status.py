@@ -52,7 +52,25 @@ def test_status_tells_what_there_is() -> None:
         "inbox": [],
         "damagedBlobs": [],
         "scrub": {"underWay": False, "finished": None, "damaged": 0},
+        "leftOver": {kind: {"count": 0, "bytes": 0} for kind in ("beginnings", "staged", "documents", "damaged")},
+        "refused": [],
     }
+
+
+def test_status_tells_of_locked_tags_whose_upstream_says_something_else() -> None:
+    """Since when, and what; not any more when they are unlocked."""
+    site, old, new = Appliance(), image("old"), image("new")
+    site.hold(old, "1")
+    repository = result(site.repositories.get(HUB, NGINX))
+    repository.pin("1", "operator")
+    repository.lock("1")
+    site.offer(new, "1")
+    result(site.through.manifest(site.at(HUB, NGINX), "1"))
+    assert site.get("status")["refused"] == [
+        {"name": "docker.io/library/nginx:1", "digest": new.digest, "since": "2027-01-15T08:00:00Z"}
+    ]
+    site.ask("DELETE", "pins/nginx:1")
+    assert site.get("status")["refused"] == []
 
 
 def test_status_counts_what_is_under_way_and_wanted() -> None:

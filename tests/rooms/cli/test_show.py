@@ -247,6 +247,17 @@ def test_status_tells_how_the_appliance_is() -> None:
     assert "damaged: a.json" in ended.err
 
 
+def test_status_tells_what_is_left_over_and_which_tags_are_kept_from_moving() -> None:
+    """Bytes that are no image's, by kind; nothing of it where there is nothing."""
+    left = {"beginnings": {"count": 2, "bytes": 5000}, "staged": {"count": 1, "bytes": 7}, "documents": {"count": 0}}
+    refused = {"name": "docker.io/library/nginx:1", "digest": DIGEST, "since": "2026-11-20T07:00:00Z"}
+    ended = ask(Appliance({"GET status": STATUS | {"leftOver": left, "refused": [refused]}}), "status")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert "left over 2 blobs of cut fetches (5.00 kB), 1 blob of a cut import (7 B)" in lines
+    assert f"locked: docker.io/library/nginx:1: its upstream says {DIGEST}, which is not served\n" in ended.err
+    assert "left over" not in ask(Appliance({"GET status": STATUS}), "status").out
+
+
 def test_status_tells_what_waits_in_the_inbox() -> None:
     """Each archive with its reason, and when it is tried again."""
     full = {"files": ["a.tar"], "kind": "BundleNotStored", "reason": "make room", "next": "2026-11-20T08:01:45Z"}
