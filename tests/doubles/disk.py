@@ -148,6 +148,13 @@ class Disk:
 
         self.refuse = refused
 
+    def damage(self, path: str, data: bytes) -> None:
+        """The file C{path} below the folder holds other bytes by now, durably."""
+        with open(f"{self._base}/{path}", "wb") as file:
+            file.write(data)
+        if (node := self._node(path)) is not None:
+            node.synced = data
+
     # -- what is left -----------------------------------------------------------------------------------------------
 
     def left(self, cut: Cut, seed: int = 0) -> Tree:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.python import log
 
 from appliance.admin.metrics import Metrics
 from appliance.bundle.importer import ImportOptions
@@ -20,6 +21,7 @@ from appliance.index.documents import FilesystemDocuments
 from appliance.index.repository import Tag
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
+from appliance.oci.pattern import ReferencePattern
 from appliance.settings import (
     IMAGE_NONE,
     BundleSettings,
@@ -39,6 +41,7 @@ class Site:
     One process, as L{appliance.tap} makes and starts it, without a reactor.
 
     @ivar services: all its objects.
+    @ivar is_counted: whether nothing but this process has changed the length of a blob's file.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Site:
         by_name = {each.name: each for each in upstreams}
         asked = {"urls": ("https://x",), "prefetch": PrefetchSettings(image=IMAGE_NONE), **settings}
         self.folder, self.clock = folder, clock
+        self.is_counted = True
         self._ownership = Ownership.claim(folder)
         threads = InlineThreads()
         self.store = FilesystemBlobStore(folder, threads)
@@ -71,17 +75,18 @@ class Site:
             make_upstream=lambda settings, _: by_name[settings.name],
             metrics=Metrics(clock, None),
         )
-        for kept in (services.wants, services.usage, services.prefetch):
+        for kept in (services.wants, services.usage, services.moves, services.prefetch):
             result(kept.load())
         result(services.start_imports())
         result(self.store.measure())
         result(services.flights.resume(services.access))
+        result(services.repair.resume())
         clock.advance(1)
 
     def flush(self) -> None:
         """What a process does every few seconds."""
         result(self.services.repositories.flush())
-        for kept in (self.services.wants, self.services.usage, self.services.prefetch):
+        for kept in (self.services.wants, self.services.usage, self.services.moves, self.services.prefetch):
             result(kept.flush())
 
     def end(self) -> None:
@@ -133,6 +138,19 @@ class Site:
         """Import a bundle."""
         return result(self.services.imports.run(list(files), ImportOptions(**options), lambda _: None))
 
+    def pin(self, upstream: str, name: str, tag: str, lock: bool = False) -> None:
+        """Pin a tag, or lock it."""
+        result(self.services.pins._pins.pin(_pattern(upstream, name, tag), lock))
+
+    def unpin(self, upstream: str, name: str, tag: str) -> None:
+        """Unpin a tag."""
+        result(self.services.pins._pins.unpin(_pattern(upstream, name, tag)))
+
+    def scrub(self) -> list[Digest]:
+        """Look at every blob; those that were damaged."""
+        held = [Digest.parse(f"{path.parent.name}:{path.name}") for path in self.blobs()]
+        return [digest for digest in held if not result(self.services.repair.examine(digest, anew=True))]
+
     def tags(self) -> dict[tuple[str, str, str], str]:
         """What each tag means."""
         found: dict[tuple[str, str, str], str] = {}
@@ -158,13 +176,24 @@ class Site:
         for upstream, name in result(self.services.repositories.names()):
             repository = result(self.services.repositories.get(upstream, name))
             assert {tag.digest for tag in repository.tags.values()} <= set(repository.manifests)
-            for digest in repository.manifests:
+            for digest in {*repository.manifests} - {*self.services.repair.lacking}:
                 assert self.store.size(digest) is not None, f"{upstream}/{name}: {digest} is noted, and not held"
-        assert self.store.total() == sum(path.stat().st_size for path in self.blobs())
+        assert not self.is_counted or self.store.total() == sum(path.stat().st_size for path in self.blobs())
 
     def blobs(self) -> Sequence[Path]:
         """The files of the blobs held."""
         return sorted(path for path in (self.folder / "blobs").glob("*/*"))
+
+
+def _pattern(upstream: str, name: str, tag: str) -> ReferencePattern:
+    return ReferencePattern.parse(f"{upstream}/{name}:{tag}", lambda named: named)
+
+
+def expect_damage(logged: list[dict[str, Any]]) -> None:
+    """The log tells of damaged blobs, and of nothing else."""
+    for event in logged:
+        assert "is damaged on disk" in (log.textFromEventDict(event) or ""), event
+    logged.clear()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -1,9 +1,9 @@
 """
 Whatever happens, in whatever order: nothing that was promised is lost.
 
-Pulls, moves of tags, imports, time, upstreams that are gone, and kills and power cuts in the middle of all that. A
-simple model says what must be held. A run is a seed and a number of steps; when one fails its last steps are told, and
-the same seed does the same again.
+Pulls, moves of tags, imports, pins, damage and scrubs, time, upstreams that are gone, and kills and power cuts in the
+middle of all that. A simple model says what must be held. A run is a seed and a number of steps; when one fails its
+last steps are told, and the same seed does the same again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from tests.doubles.disk import CUTS, Call, Disk, Tree, lay_out
 from tests.doubles.images import Content
 from tests.doubles.pullthrough import clock_at
 from tests.doubles.upstream import ScriptedUpstream
-from tests.rooms.crash.site import Site
+from tests.rooms.crash.site import Site, expect_damage
 
 RUNS = int(os.environ.get("PULLCACHE_RANDOM_RUNS", "10"))
 STEPS = int(os.environ.get("PULLCACHE_RANDOM_STEPS", "210"))
@@ -56,6 +57,11 @@ CONTENTS = _contents()
 BY_DIGEST = {part.digest: part for content in CONTENTS for part in content.walk()}
 
 
+def blobs_of(digest: str) -> set[str]:
+    """Everything beneath a manifest, and itself."""
+    return {blob.digest for part in BY_DIGEST[digest].walk() for blob in (part.manifest, *part.blobs)}
+
+
 @dataclass
 class Model:
     """
@@ -63,12 +69,13 @@ class Model:
 
     @ivar tags: what each tag means here.
     @ivar whole: images of which everything was brought, and that nothing has taken away since.
-    @ivar pins: tags that stay, with what keeps them.
+    @ivar pins: tags that stay, with what keeps them; C{locked}: those that do not move.
     """
 
     tags: dict[Name, str] = field(default_factory=dict)
     whole: set[Image] = field(default_factory=set)
     pins: dict[Name, str] = field(default_factory=dict)
+    locked: set[Name] = field(default_factory=set)
 
 
 class World:
@@ -81,6 +88,9 @@ class World:
         self.upstreams = {name: ScriptedUpstream(name) for name in (HUB, GHCR)}
         self.online = True
         self.model = Model()
+        # Blobs that were damaged and are not held again; those that the last damage was done to.
+        self.damaged: set[str] = set()
+        self.touched: set[str] = set()
         self.lives = 0
         self.trace: list[str] = []
         for place in PLACES:
@@ -117,8 +127,11 @@ class World:
 
     def _step(self) -> str:
         does: Callable[[], str] = self.chance.choices(
-            [self.pull, self.pull_by_digest, self.pull_manifest, self.move, self.import_, self.wait, self.go_offline],
-            [8, 3, 2, 4, 2, 3, 1],
+            [
+                *(self.pull, self.pull_by_digest, self.pull_manifest, self.move, self.import_, self.wait),
+                *(self.go_offline, self.pin, self.unpin, self.damage),
+            ],
+            [8, 3, 2, 4, 2, 3, 1, 2, 2, 1],
         )[0]
         if self.chance.random() < 0.15:
             return self._crash(does)
@@ -134,7 +147,8 @@ class World:
             if call.number >= at and not left:
                 left.append((f"{call.name} {call.path}", self.disk.left(cut, at)))
 
-        before = deepcopy(self.model)
+        before, damaged = deepcopy(self.model), set(self.damaged)
+        self.touched.clear()
         self.disk.observe = look
         done = does()
         self.disk.observe = None
@@ -142,6 +156,10 @@ class World:
         self._end()
         self._start(tree)
         self.trace.append(f"   {cut} at {where}, in: {done}")
+        self.damaged = damaged | self.touched
+        if self.damaged:
+            # Not all may have been found by then.
+            self._scrub()
         if left:
             self._settle(before, together=does == self.import_)
         self.check()
@@ -161,6 +179,8 @@ class World:
             else:
                 after.tags.pop(name, None)
         after.whole &= before.whole
+        after.locked = {name for name in after.locked | before.locked if (tag := self.site.tag(*name)) and tag.locked}
+        assert before.locked & self.model.locked <= after.locked
         pins = {name for name in {**before.pins, **after.pins} if before.pins.get(name) != after.pins.get(name)}
         for name in pins:
             record = self.site.tag(*name)
@@ -226,11 +246,13 @@ class World:
         upstream, name = place
         said = f"pull {upstream}/{name} {str(reference)[:15]}{'' if whole else ', its manifest'}"
         key = (upstream, name, str(reference))
-        was = self.model.tags.get(key)
+        was = digest = self.model.tags.get(key)
         try:
             digest = str(Digest.of(self.site.manifest(upstream, name, reference)))
             if isinstance(reference, str):
                 self.model.tags[key] = digest
+                if key in self.model.locked:
+                    assert digest == was, f"{key} is locked, and moved"
                 if digest != was and self.model.pins.get(key) != OPERATOR:
                     # A bundle's pin goes with what it brought.
                     self.model.pins.pop(key, None)
@@ -240,7 +262,7 @@ class World:
                 self.site.pull(upstream, name, Digest.parse(digest))
                 self._have(upstream, name, digest)
         except PullcacheError as error:
-            held = isinstance(reference, str) and was is not None and (upstream, name, was) in self.model.whole
+            held = isinstance(reference, str) and digest is not None and (upstream, name, digest) in self.model.whole
             assert not held, f"{said}: it is held whole: {error}"
             assert not self.online or not isinstance(error, UpstreamUnavailable), f"{said}: {error}"
             return f"{said}: {type(error).__name__}"
@@ -263,11 +285,61 @@ class World:
         receipt = self.site.import_(path)
         path.unlink()
         for name, content in brought.items():
+            self._have(name[0], name[1], content.digest)
+            if name in self.model.locked:
+                continue
             self.model.tags[name] = content.digest
             if self.model.pins.get(name) != OPERATOR:
                 self.model.pins[name] = receipt.bundle
-            self._have(name[0], name[1], content.digest)
         return f"import {[(*name, content.digest[7:15]) for name, content in brought.items()]}"
+
+    def pin(self) -> str:
+        """An operator pins a tag, or locks it."""
+        if not self.model.tags:
+            return "nothing to pin"
+        name, lock = self.chance.choice(sorted(self.model.tags)), self.chance.random() < 0.5
+        self.site.pin(*name, lock=lock)
+        self.model.pins[name] = OPERATOR
+        if lock:
+            self.model.locked.add(name)
+        return f"{'lock' if lock else 'pin'} {name}"
+
+    def unpin(self) -> str:
+        """And lets it go again."""
+        if not self.model.pins:
+            return "nothing to unpin"
+        name = self.chance.choice(sorted(self.model.pins))
+        self.site.unpin(*name)
+        del self.model.pins[name]
+        self.model.locked.discard(name)
+        return f"unpin {name}"
+
+    def damage(self) -> str:
+        """The disk damages some blobs, and a scrub looks at all of them."""
+        held = self.site.blobs()
+        if not held:
+            return "nothing to damage"
+        self.touched.clear()
+        for path in self.chance.sample(held, min(2, len(held))):
+            data = path.read_bytes()
+            cut = self.chance.randrange(len(data))
+            wrong = data[:cut] if self.chance.random() < 0.5 else data[:cut] + bytes([data[cut] ^ 1]) + data[cut + 1 :]
+            self.disk.damage(str(path.relative_to(self.disk.root)), wrong)
+            self.touched.add(f"sha256:{path.name}")
+        self.damaged |= self.touched
+        self.site.is_counted = False
+        return f"damage {[each[7:15] for each in sorted(self.touched)]}, scrub: {self._scrub()}"
+
+    def _scrub(self) -> str:
+        self.site.scrub()
+        # What could not be fetched again is promised by no image until it is brought once more.
+        lacking = {str(digest) for digest in self.site.services.repair.lacking}
+        assert lacking <= self.damaged, f"{lacking - self.damaged} was not damaged"
+        self.damaged -= {digest for digest in self.damaged if self.site.store.size(Digest.parse(digest)) is not None}
+        # An image may be its repository's to serve by what a manifest says that a bundle brought.
+        gone = lacking.union(*(blobs_of(digest) for digest in lacking if digest in BY_DIGEST))
+        self.model.whole = {each for each in self.model.whole if not gone & blobs_of(each[2])}
+        return f"{len(lacking)} lacking"
 
     # -- what must be so --------------------------------------------------------------------------------------------
 
@@ -275,16 +347,20 @@ class World:
         """Everything that the model says, and nothing dangling."""
         self.site.check()
         assert self.site.tags() == self.model.tags
-        asked = {name: len(each.calls) for name, each in self.upstreams.items()}
-        for upstream, name, digest in self.model.whole:
+        for upstream, name, digest in sorted(self.model.whole):
+            calls = self.upstreams[upstream].calls
+            asked = len(calls)
             self.site.pull(upstream, name, Digest.parse(digest))
-        assert asked == {name: len(each.calls) for name, each in self.upstreams.items()}, "what was held was asked for"
+            assert not calls[asked:], f"{upstream}/{name}@{digest} is held whole, and was asked for: {calls[asked:]}"
         for key, by in self.model.pins.items():
             record = self.site.tag(*key)
             assert record is not None and record.pinned == by, f"{key}: pinned by {record and record.pinned}, not {by}"
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_whatever_happens_nothing_that_is_referenced_is_lost(seed: int, tmp_path: Path) -> None:
+def test_whatever_happens_nothing_that_is_referenced_is_lost(
+    seed: int, tmp_path: Path, logged_errors: list[dict[str, Any]]
+) -> None:
     """Never a dangling tag, never a damaged blob, never one lost that something references."""
     World(seed, tmp_path).run(STEPS)
+    expect_damage(logged_errors)

@@ -26,7 +26,7 @@ from tests.doubles.disk import CUTS, Call, Cut, Disk, Tree, lay_out
 from tests.doubles.images import Content
 from tests.doubles.pullthrough import clock_at
 from tests.doubles.upstream import ScriptedUpstream
-from tests.rooms.crash.site import Site, files_of
+from tests.rooms.crash.site import Site, expect_damage, files_of
 
 HUB = "docker.io"
 APP = "library/app"
@@ -236,10 +236,9 @@ def test_an_import(tmp_path: Path) -> None:
         scenario.promises.tags |= {name: {digest} for name, digest in scenario.promises.together.items()}
         scenario.promises.pinned |= {*scenario.promises.together}
         scenario.promises.whole |= {
-            (HUB, name, blob.digest)
+            (HUB, name, digest)
             for name, content in ((APP, FIRST), ("library/other", OTHER))
-            for part in content.walk()
-            for blob in (part.manifest, *part.blobs)
+            for digest in beneath(content)
         }
         site.flush()
     check_all(scenario, tmp_path)
@@ -263,3 +262,48 @@ def test_a_flight_that_is_resumed(tmp_path: Path) -> None:
         scenario.pull(APP, "1", OTHER)
         site.flush()
     check_all(scenario, tmp_path)
+
+
+def test_a_pin(tmp_path: Path) -> None:
+    """Said to be pinned and locked, it is; and nothing else is touched by it."""
+    upstream = offering((APP, "1", OTHER))
+    scenario = Scenario(tmp_path / "disk", upstream, lambda each: each.pull(APP, "1", OTHER))
+    with scenario.running() as site:
+        site.pin(HUB, APP, "1", lock=True)
+        scenario.promises.pinned.add((HUB, APP, "1"))
+    check_all(scenario, tmp_path)
+
+
+def test_a_repair(tmp_path: Path, logged_errors: list[dict[str, Any]]) -> None:
+    """A damaged layer and manifest are set aside and fetched again; whatever ends that, a scrub does the rest."""
+    upstream = offering((APP, "1", OTHER), ("library/other", "1", FIRST))
+
+    def prepare(scenario: Scenario) -> None:
+        scenario.pull(APP, "1", OTHER)
+        scenario.pull("library/other", "1", FIRST)
+
+    scenario = Scenario(tmp_path / "disk", upstream, prepare)
+    for digest in (OTHER.digest, OTHER.layers[0].digest):
+        scenario.disk.damage(f"blobs/{digest.replace(':', '/')}", b"damaged")
+    with scenario.running() as site:
+        assert len(site.scrub()) == 2
+        site.check()
+    for number, ended in enumerate(scenario.endings):
+        folder = lay_out(ended.tree, tmp_path / str(number))
+        with Disk(folder).mounted():
+            site = Site(folder, clock_at(), upstream)
+            site.scrub()
+            # What a power cut left of its bytes may be zeros: found out, and fetched anew the next time.
+            site.services.repair.reconsider()
+            site.end()
+            offline = Site(folder, clock_at(), upstream, offline=True)
+            offline.check()
+            assert {*offline.pull(HUB, APP, "1")} == {Digest.parse(each) for each in beneath(OTHER)}, ended.call
+            assert not offline.services.repair.lacking
+            offline.end()
+    expect_damage(logged_errors)
+
+
+def beneath(content: Content) -> set[str]:
+    """The digests of all that it needs."""
+    return {blob.digest for part in content.walk() for blob in (part.manifest, *part.blobs)}
