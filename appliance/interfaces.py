@@ -341,6 +341,12 @@ class IBlobStore(Interface):
     def damaged() -> Deferred[list[SetAside]]:
         """What was set aside, sorted by digest; also what is held again by now."""
 
+    def read_damaged(digest: Digest, limit: int) -> Deferred[bytes]:
+        """
+        What can be read of the bytes that were set aside, C{limit} of them at most: what a damaged manifest named. None
+        where there are none.
+        """
+
     def drop_damaged(digest: Digest) -> Deferred[None]:
         """Keep the bytes that were set aside no more; where there are none it is no error."""
 

@@ -280,7 +280,7 @@ class Collection:
             try:
                 data: bytes = await self._store.read(digest, MAX_MANIFEST_BYTES)
             except (PullcacheError, OSError):
-                data = b""
+                data = await self._store.read_damaged(digest, MAX_MANIFEST_BYTES)
             named = _DIGEST.findall(data)
             found.update(number_of(Digest.parse(each.decode("ascii"))) for each in named)
             if not record.confirm and not named:

@@ -16,6 +16,7 @@ and it is mended by whatever brings it: a pull, or an import.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -33,6 +34,7 @@ from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
+from appliance.oci.manifest import MAX_MANIFEST_BYTES
 
 FETCHED, WANTED, UNREFERENCED = "fetched", "wanted", "unreferenced"
 """What became of a damaged blob: it is held again; it is lacking; or no repository names it, so nothing is lacking."""
@@ -48,6 +50,8 @@ PLACES = 16
 
 REMEMBERED = 10_000
 """Blobs that are right although a descriptor says another size, so that they are not hashed for each request."""
+
+_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 Fetch = Callable[[RemoteRepository, Digest, bool], Awaitable[object]]
 """Has a blob, or with C{True} a manifest, fetched into the store again."""
@@ -240,7 +244,7 @@ class Repair:
     async def _find(self, batch: dict[Digest, _Places]) -> bool:
         """
         Add to C{batch} the repositories that hold the digests or have them linked; manifests are read only for those
-        that cannot be fetched from these. Whether every repository could be read.
+        that cannot be fetched from these. Whether all that could name one was read.
         """
         is_complete = True
         names = await self._repositories.names()
@@ -257,11 +261,20 @@ class Repair:
         for place in names if deeper else ():
             try:
                 repository = await self._repositories.read(*place)
-                async for _, manifest in self._graph.manifests.held(repository):
+                unread = set(repository.manifests)
+                async for digest, manifest in self._graph.manifests.held(repository):
+                    unread.discard(digest)
                     children = {child.digest for child in manifest.manifests}
                     for named in {descriptor.digest for descriptor in manifest.descriptors}:
                         if (places_of := deeper.get(Digest.parse(named))) is not None:
                             places_of.add(place, named in children)
+                for digest in unread:
+                    # Most of a damaged manifest is as it was.
+                    found = _DIGEST.findall(await self._store.read_damaged(digest, MAX_MANIFEST_BYTES))
+                    is_complete = is_complete and bool(found)
+                    for text in found:
+                        if (places_of := deeper.get(Digest.parse(text.decode("ascii")))) is not None:
+                            places_of.add(place, False)
             except OSError:
                 is_complete = False
         return is_complete

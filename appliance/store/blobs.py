@@ -185,6 +185,10 @@ class FilesystemBlobStore:
         """See L{IBlobStore.damaged}."""
         return self._threads.call(self._list_damaged)
 
+    def read_damaged(self, digest: Digest, limit: int) -> Deferred[bytes]:
+        """See L{IBlobStore.read_damaged}."""
+        return self._threads.call(self._read_damaged, digest, limit)
+
     def drop_damaged(self, digest: Digest) -> Deferred[None]:
         """See L{IBlobStore.drop_damaged}."""
         return shielded(self._threads.call(unlink, self._damaged / digest.file_name))
@@ -376,6 +380,11 @@ class FilesystemBlobStore:
         fsync_folder(self._damaged)
         fsync_folder(path.parent)
         return True
+
+    def _read_damaged(self, digest: Digest, limit: int) -> bytes:
+        with suppress(OSError), open(self._damaged / digest.file_name, "rb") as file:
+            return file.read(limit)
+        return b""
 
     def _list_damaged(self) -> list[SetAside]:
         found = []

@@ -224,6 +224,8 @@ class BlobStoreContract(SynchronousTestCase):
         self.assertRaises(NotHeld, self.store.open, DIGEST)
         self.assertEqual(self.store.total(), len(b"something else"))
         self.assertEqual(self.damaged(), [(DIGEST, len(DATA))])
+        self.assertEqual(self.successResultOf(self.store.read_damaged(DIGEST, 5)), b"xxxxx")
+        self.assertEqual(self.successResultOf(self.store.read_damaged(OTHER, 5)), b"")
         self.assertFalse(self.set_aside())
         self.assertEqual(self.damaged(), [(DIGEST, len(DATA))])
 

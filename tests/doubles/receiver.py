@@ -123,6 +123,9 @@ class BrittleStore:
     def damaged(self) -> Deferred[list[SetAside]]:
         return self._store.damaged()
 
+    def read_damaged(self, digest: Digest, limit: int) -> Deferred[bytes]:
+        return self._store.read_damaged(digest, limit)
+
     def drop_damaged(self, digest: Digest) -> Deferred[None]:
         return self._disk.run(lambda: self._store.drop_damaged(digest))
 

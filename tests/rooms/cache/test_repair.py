@@ -137,9 +137,13 @@ def test_what_only_a_manifest_of_a_bundle_names_is_wanted_too(logged_errors: lis
     repository.hold(IMAGE_DIGEST, OCI_MANIFEST, len(IMAGE))
     repository.tag("latest", Digest.of(parent), 1.0, "a-bundle")
     result(cache.repositories.save(repository))
+    damage(cache, IMAGE_DIGEST, IMAGE.replace(b"2", b"3", 1))
+    assert examine(cache, IMAGE_DIGEST) == WANTED
     damage(cache)
-    assert examine(cache) == WANTED
-    assert wants(cache) == [(HUB, "app", str(LAYER_DIGEST), "damaged")]
+    assert examine(cache) == WANTED, "the manifest that names it is damaged, too"
+    assert [want[2:] for want in wants(cache)] == sorted(
+        (str(digest), "damaged") for digest in (IMAGE_DIGEST, LAYER_DIGEST)
+    )
     logged_errors.clear()
 
 
