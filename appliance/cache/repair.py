@@ -254,10 +254,12 @@ class Repair:
             except OSError:
                 is_complete = False
                 continue
+            # Also where all of them are in memory the reactor gets its turn.
+            await self._graph.manifests.walked(len(batch))
             for digest, places in batch.items():
                 if digest in repository.manifests or digest in repository.blobs:
                     places.add(place, digest in repository.manifests)
-        deeper = {digest: places for digest, places in batch.items() if not self._can_be_asked(places.found)}
+        deeper = {str(digest): each for digest, each in batch.items() if not self._can_be_asked(each.found)}
         for place in names if deeper else ():
             try:
                 repository = await self._repositories.read(*place)
@@ -265,16 +267,14 @@ class Repair:
                 async for digest, manifest in self._graph.manifests.held(repository):
                     unread.discard(digest)
                     children = {child.digest for child in manifest.manifests}
-                    for named in {descriptor.digest for descriptor in manifest.descriptors}:
-                        if (places_of := deeper.get(Digest.parse(named))) is not None:
-                            places_of.add(place, named in children)
+                    for named in deeper.keys() & {descriptor.digest for descriptor in manifest.descriptors}:
+                        deeper[named].add(place, named in children)
                 for digest in unread:
                     # Most of a damaged manifest is as it was.
                     found = _DIGEST.findall(await self._store.read_damaged(digest, MAX_MANIFEST_BYTES))
                     is_complete = is_complete and bool(found)
-                    for text in found:
-                        if (places_of := deeper.get(Digest.parse(text.decode("ascii")))) is not None:
-                            places_of.add(place, False)
+                    for named in deeper.keys() & {text.decode("ascii") for text in found}:
+                        deeper[named].add(place, False)
             except OSError:
                 is_complete = False
         return is_complete

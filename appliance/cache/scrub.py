@@ -246,7 +246,9 @@ class Scrub:
         done = 0
 
         async def paced(octets: int) -> None:
-            nonlocal due
+            nonlocal due, done
+            done += octets
+            progress(ScrubProgress("checking", min(done, total), total, len(run.damaged)))
             now, most = self._clock.seconds(), rate()
             if most is not None:
                 due = max(due, now - PAUSE) + max(octets, SMALL) / most
@@ -262,8 +264,6 @@ class Scrub:
                 run.damaged.append(FoundDamaged(str(blob.digest), blob.size))
                 self._document.changed = not self.is_ordered
             run.position = blob.digest.encoded
-            done += blob.size
-            progress(ScrubProgress("checking", min(done, total), total, len(run.damaged)))
             if self._clock.seconds() - self._noted_at >= NOTED_EVERY and not self.is_ordered:
                 self._noted_at, self._document.changed = self._clock.seconds(), True
         await self._mend(run, progress)
