@@ -417,7 +417,10 @@ class IDocuments(Interface):
         """
 
     def list(prefix: tuple[str, ...], name: str) -> Deferred[list[tuple[str, ...]]]:
-        """The keys under C{prefix} whose last component is C{name}, sorted."""
+        """
+        The keys under C{prefix} whose last component is C{name}, sorted. Fails with L{OSError} when a folder cannot be
+        read: there may be others.
+        """
 
 
 # -- seen from outside ------------------------------------------------------------------------------------------------

@@ -358,7 +358,7 @@ class FilesystemDocuments:
 
     def _sweep(self, before: float) -> tuple[int, int]:
         count = octets = 0
-        for folder, files in self._walk(()):
+        for _, folder, files in self._walk(()):
             for path in (f"{folder}/{name}" for name in files if _ASIDE.fullmatch(name)):
                 with suppress(FileNotFoundError):
                     found = os.stat(path)
@@ -370,16 +370,25 @@ class FilesystemDocuments:
         return count, octets
 
     def _list(self, prefix: Key, name: str) -> Keys:
-        return sorted(
-            (*Path(folder).relative_to(self._root).parts, name) for folder, files in self._walk(prefix) if name in files
-        )
+        return sorted((*key, name) for key, _, files in self._walk(prefix) if name in files)
 
-    def _walk(self, prefix: Key) -> Iterator[tuple[str, Sequence[str]]]:
-        """The folders below C{prefix} that documents lie in, with the names of their files."""
-        for folder, folders, files in os.walk(self._path(prefix)):
-            # A layout's blobs are the whole store's: nothing to look for there.
-            folders[:] = sorted(each for each in folders if each != "blobs" or Path(folder).name != LAYOUT)
-            yield folder, files
+    def _walk(self, prefix: Key) -> Iterator[tuple[Key, str, Sequence[str]]]:
+        """The folders below C{prefix} that documents lie in: their keys, their paths, the names of their files."""
+        folders = [(prefix, str(self._path(prefix)))]
+        while folders:
+            key, folder = folders.pop()
+            files = []
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        # A layout's blobs are a link, which is no folder: the whole store's are not walked.
+                        if not entry.is_dir(follow_symlinks=False):
+                            files.append(entry.name)
+                        elif entry.name != "lost+found":
+                            folders.append(((*key, entry.name), entry.path))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            yield key, folder, files
 
 
 def safe(key: Key) -> Key:

@@ -127,6 +127,26 @@ def test_the_stores_blobs_are_not_searched_for_documents(tmp_path: Path) -> None
     assert result(documents.list((), "index.json")) == sorted([KEY, called_blobs])
 
 
+def test_a_folder_that_cannot_be_read_makes_no_shorter_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what a repository refers to would be taken for garbage; a file system's own folder is none of ours."""
+    documents = opened(tmp_path)
+    result(documents.write(KEY, b"{}", 0))
+    real = os.scandir
+
+    def failing(path: str) -> Any:
+        if path.endswith("library"):
+            raise OSError(5, "Input/output error")
+        assert not path.endswith("lost+found")
+        return real(path)
+
+    (tmp_path / "repositories" / "lost+found").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            result(documents.list((), "index.json"))
+    assert result(documents.list((), "index.json")) == [KEY]
+
+
 def test_a_crash_at_any_step_leaves_the_old_document_or_the_new(tmp_path: Path) -> None:
     """Never a part, never none; and the next process can write."""
     names = ("open", "write", "fsync", "rename", "link", "unlink", "mkdir", "symlink")
