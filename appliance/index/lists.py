@@ -39,7 +39,7 @@ REFERRERS = "_referrers"
 HEARD = "io.pullcache.heard"
 CUT = "io.pullcache.cut"
 
-BUDGET = 64 * 1024 * 1024
+BUDGET = 16 * 1024 * 1024
 """The most bytes of lists in memory, of tags and of referrers each."""
 
 LIMIT = 1000

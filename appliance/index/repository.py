@@ -31,12 +31,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from sys import intern
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from appliance.errors import DigestInvalid, DocumentDamaged, TagInvalid
 from appliance.index.journal import records
@@ -103,8 +105,8 @@ _change_decoder = msgspec.json.Decoder(ChangeRecord)
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestRecord:
+# Of records and tags too there may be a million (L{Digest}).
+class ManifestRecord(msgspec.Struct, frozen=True, gc=False):
     """
     A manifest held.
 
@@ -119,8 +121,7 @@ class ManifestRecord:
     confirm: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(msgspec.Struct, frozen=True, gc=False):
     """
     What a tag means.
 
@@ -478,8 +479,10 @@ class Repository:
 
     def _admit(self, entry: DescriptorEntry) -> None:
         digest = Digest.parse(entry.digest)
-        self.hold(digest, entry.media_type, entry.size, entry.annotations.get(CONFIRM) == "true")
-        pinned = entry.annotations.get(PINNED)
+        # The same few texts on ten thousands of descriptors.
+        self.hold(digest, intern(entry.media_type), entry.size, entry.annotations.get(CONFIRM) == "true")
+        if (pinned := entry.annotations.get(PINNED)) is not None:
+            pinned = intern(pinned)
         if (name := entry.annotations.get(REF_NAME)) is not None:
             tagged_at, checked_at = _seconds(entry.annotations.get(TAGGED)), _seconds(entry.annotations.get(CHECKED))
             locked = entry.annotations.get(LOCKED) == "true"
