@@ -137,6 +137,25 @@ class UpstreamSays(msgspec.Struct, frozen=True):
     since: str
 
 
+class DiskStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    The disk of the store, in bytes.
+
+    @ivar reserve: what is to stay free of it.
+    @ivar state: C{ok}, C{short} (less than the reserve is free), C{full} or C{read-only}: what is pulled is passed on
+        and not stored.
+    @ivar unstored: what was passed on since the start.
+    @ivar reason: what it said to a write that it refused within the last minute, or empty.
+    """
+
+    size: int
+    free: int
+    reserve: int
+    state: str
+    unstored: int
+    reason: str = ""
+
+
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """
     @ivar started: RFC 3339; C{uptime}: seconds since then.
@@ -157,6 +176,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     upstreams: list[UpstreamStatus]
     flights: int
     store_bytes: int
+    disk: DiskStatus
     counts: Counts
     damaged: list[Damaged]
     unreadable: list[Unreadable]

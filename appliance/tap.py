@@ -27,7 +27,7 @@ from appliance.errors import ConfigError, PullcacheError
 from appliance.explain import describe, warnings
 from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
-from appliance.flow.disk import THREADS, DiskThreads
+from appliance.flow.disk import THREADS, DiskThreads, is_refusal
 from appliance.flow.ports import Ports, check_endpoints
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import Settings, UpstreamSettings
@@ -252,6 +252,8 @@ class PullcacheService(Service):
         services = self._services
         services.note_pulls()
         services.occasions.look()
+        if self.running:
+            services.space.look()
         writes = [
             services.repositories.flush().addErrback(self._failed, "saving repositories"),
             Deferred.fromCoroutine(services.wants.flush()).addErrback(self._failed, "saving the wants"),
@@ -279,7 +281,9 @@ class PullcacheService(Service):
         return scrubbing.addErrback(self._failed, "hashing what is held")
 
     def _failed(self, failure: Failure, what: str) -> None:
-        if failure.check(OSError, PullcacheError):
+        if is_refusal(failure.value):
+            self._services.space.refused(failure.value)
+        elif failure.check(OSError, PullcacheError):
             # A full disk says so every few seconds, and where in the program it does says nothing.
             self._log.warn("{what}: {error}", what=what, error=failure.value)
         else:

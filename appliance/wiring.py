@@ -107,7 +107,7 @@ class Services:
         """
         @param clock: the reactor, or what stands for its C{IReactorTime}.
         @param documents: of the repositories; C{state}: of the appliance itself.
-        @param probe: fires when the store can be written and the index read; fails with the reason why not.
+        @param probe: fires when what is held can be served; fails with the reason why not.
         @raise ConfigError: an upstream cannot be made.
         """
         self.settings = settings
@@ -121,8 +121,10 @@ class Services:
         self.access = access = Access({each.name: self._remote(settings, each) for each in settings.upstreams.values()})
 
         # What is held, and what is fetched of the rest.
-        self.repositories = repositories = Repositories(documents, clock=clock, threads=threads)
         self.space = space = Space(store, clock, settings.retention, metrics.unstored)
+        self.repositories = repositories = Repositories(
+            documents, clock=clock, threads=threads, refused=space.refused
+        )
         self.flights = flights = Flights(store, clock, repositories, space)
         self.wants = wants = Wants(state, clock, repositories.holds)
         self.usage = usage = Usage(state, clock, threads)
@@ -131,9 +133,9 @@ class Services:
         self.repair = repair = Repair(store, repositories, graph, wants, access, self._fetch, self._forget)
         graph.damaged = repair.suspect
         self.scrub = Scrub(store, repair, state, clock, lambda: self.settings.scrub)
-        self._manifests = manifests = Manifests(store, repositories, graph, moves, repair, clock)
+        self._manifests = manifests = Manifests(store, repositories, graph, moves, repair, space, clock)
         self.blobs = blobs = Blobs(store, repositories, graph, flights, repair, clock)
-        referrers = ReferrerCache(repositories, lists, graph, clock)
+        referrers = ReferrerCache(repositories, lists, graph, space, clock)
         self.prefetch = Prefetch(
             PrefetchSources(
                 access,
@@ -146,6 +148,7 @@ class Services:
                 referrers,
                 usage,
                 wants,
+                space,
                 metrics.prefetched,
             ),
             clock,
@@ -155,7 +158,7 @@ class Services:
             access,
             manifests,
             blobs,
-            Tags(repositories, TagLists(documents), clock),
+            Tags(repositories, TagLists(documents), space, clock),
             referrers,
             wants,
             usage,
@@ -215,6 +218,7 @@ class Services:
             lambda: self.settings,
             lambda: {name: remote.registry.condition() for name, remote in access.remotes.items()},
             store,
+            space,
             repositories,
             (documents, state),
             wants,

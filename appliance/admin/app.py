@@ -48,7 +48,7 @@ class AdminApp:
         hosts: Sequence[str] = (),
     ) -> None:
         """
-        @param probe: fires when the store can be written and the index read; fails with the reason why not.
+        @param probe: fires when what is held can be served; fails with the reason why not.
         @param parts: the routes that other parts bring.
         @param hosts: see L{AdminSettings}.
         """
@@ -100,7 +100,7 @@ class AdminApp:
         return json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Reply:
-        """Ready: what is held can be served, and what is pulled can be kept. Upstream trouble changes nothing here."""
+        """Ready: pulls are answered. Trouble of an upstream, or a disk that takes no more, changes nothing here."""
         try:
             await self._probe()
         except CancelledError:

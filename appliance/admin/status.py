@@ -14,6 +14,7 @@ from appliance.admin.route import Reply, Route, json
 from appliance.api import (
     Counts,
     Damaged,
+    DiskStatus,
     Files,
     LeftOver,
     RateLimitStatus,
@@ -29,6 +30,7 @@ from appliance.cache.leftovers import Amount, LeftoverCounts, Leftovers
 from appliance.cache.moves import Moves
 from appliance.cache.repair import Repair
 from appliance.cache.scrub import Scrub
+from appliance.cache.space import Space
 from appliance.cache.wants import Wants
 from appliance.flow.clock import wall, wall_at
 from appliance.index.repositories import Repositories
@@ -50,6 +52,7 @@ class StatusPage:
         settings: Callable[[], Settings],
         conditions: Callable[[], Mapping[str, Condition]],
         store: IBlobStore,
+        space: Space,
         repositories: Repositories,
         documents: Sequence[IDocuments],
         wants: Wants,
@@ -72,6 +75,7 @@ class StatusPage:
         self._settings = settings
         self._conditions = conditions
         self._store = store
+        self._space = space
         self._repositories = repositories
         self._documents = documents
         self._wants = wants
@@ -115,6 +119,7 @@ class StatusPage:
                 ],
                 flights=self._flights(),
                 store_bytes=self._store.total(),
+                disk=self._disk(),
                 counts=Counts(len(names), tags, manifests, len(self._wants)),
                 damaged=[Damaged(*each) for every in self._documents for each in every.damaged],
                 unreadable=[Unreadable(*each) for every in self._documents for each in every.unreadable.items()],
@@ -134,6 +139,11 @@ class StatusPage:
         if last is None or last.finished is None:
             return ScrubStatus(self._scrub.is_under_way)
         return ScrubStatus(self._scrub.is_under_way, timestamp(last.finished), len(last.damaged))
+
+    def _disk(self) -> DiskStatus:
+        space, refusal = self._space, self._space.refusal
+        reason = "" if refusal is None else refusal.strerror or str(refusal)
+        return DiskStatus(space.capacity, space.free(), space.reserve, space.state, space.unstored, reason)
 
     def _upstream(self, settings: UpstreamSettings, offline: bool, condition: Condition) -> UpstreamStatus:
         urls = [UrlStatus(url) for url in settings.urls]

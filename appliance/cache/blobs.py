@@ -189,6 +189,7 @@ class Blobs:
         digest: Digest,
         size: int | None,
         span_of: SpanOf | None,
+        again: int = 2,
     ) -> BlobAnswer | BypassedRange:
         def first_wanted() -> int:
             span = None if span_of is None or flight.size is None else span_of(flight.size)
@@ -217,8 +218,11 @@ class Blobs:
         # When it has ended meanwhile, it has no readers any more.
         with suppress(NotHeld):
             return BlobAnswer(flight.size, status, self._store.open(digest))
-        if flight.start > first_wanted():
-            return await self._board(remote, repository, digest, flight.size, span_of)
+        if flight.start > first_wanted() or self._flights.get(digest) is not flight:
+            # It has passed by, unstored, while a range was asked for beside it.
+            if not again:
+                raise _unstored(digest)
+            return await self._board(remote, repository, digest, flight.size, span_of, again - 1)
         return BlobAnswer(flight.size, status, flight.reader(first_wanted()), flight.growth)
 
     def _flight(

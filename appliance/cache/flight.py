@@ -533,7 +533,6 @@ class Flight:
 def _refusal_of(failure: Failure) -> OSError:
     """What the disk said; any other failure is raised again."""
     error = failure.value
-    if not isinstance(error, OSError) or not is_refusal(error):
-        failure.raiseException()
-    assert isinstance(error, OSError)
-    return error
+    if is_refusal(error):
+        return error
+    failure.raiseException()

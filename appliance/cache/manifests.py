@@ -2,6 +2,9 @@
 Manifests by tag and by digest: what is held is served, what a tag means is revalidated in time.
 
 A tag is resolved by HEAD, and a GET by digest follows only when that manifest is not held: registries count GETs.
+
+One that the disk does not take is answered all the same, from memory as long as that has room, and nothing is noted of
+it. What only the index cannot be told yet is served as ever, and written later.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from appliance.cache.freshness import MonotonicTimes
 from appliance.cache.moves import Moves
 from appliance.cache.repair import Repair
 from appliance.cache.revalidator import Revalidator, Stale, UpstreamQuery
-from appliance.cache.status import HIT, LOCKED, CacheStatus
+from appliance.cache.space import Space
+from appliance.cache.status import HIT, LOCKED, NO_SPACE, CacheStatus
 from appliance.errors import (
     BlobDamaged,
     ManifestInvalid,
@@ -28,6 +32,7 @@ from appliance.errors import (
     UpstreamMissing,
 )
 from appliance.flow.clock import wall
+from appliance.flow.disk import is_refusal
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
@@ -35,6 +40,8 @@ from appliance.index.repository import Repository, Tag
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from appliance.oci.reference import ReferenceKey
+from appliance.upstream.interfaces import FetchedManifest
 
 # The content of the empty descriptor (image-spec, manifest.md). Signatures and SBOMs have it for a config, which no
 # client ever asks for: without it they would never be whole, and so never go into a bundle.
@@ -43,6 +50,11 @@ EMPTY_DIGEST = Digest.of(EMPTY)
 
 MEMORY = 32 * 1024 * 1024
 """The most bytes of manifests in memory, the longest unused dropped first."""
+
+UNSTORED = 8 * 1024 * 1024
+"""The most bytes of those of them that the disk did not take."""
+
+PASSED_ON = CacheStatus(fwd="uri-miss", detail=NO_SPACE)
 
 
 @dataclass(frozen=True)
@@ -68,11 +80,14 @@ class _Checked:
     """
     What asking for a tag brought: whether it means something else now, whether a manifest was fetched, and whether the
     upstream says something else that is not served, since the tag is locked.
+
+    @ivar unstored: what it means now, where the disk did not take that; else C{None}.
     """
 
     moved: bool
     fetched: bool
     refused: bool = False
+    unstored: ManifestAnswer | None = None
 
 
 class Manifests:
@@ -87,6 +102,7 @@ class Manifests:
         graph: ManifestGraph,
         moves: Moves,
         repair: Repair,
+        space: Space,
         clock: IReactorTime,
     ) -> None:
         """
@@ -98,9 +114,12 @@ class Manifests:
         self._repositories = repositories
         self._graph = graph
         self._clock = clock
+        self._space = space
         self._in_memory: LeastRecentlyUsed[Digest, bytes] = LeastRecentlyUsed(MEMORY)
+        # So that a client that asks for a tag, and then for what it means, causes one GET.
+        self._unstored: LeastRecentlyUsed[ReferenceKey, FetchedManifest] = LeastRecentlyUsed(UNSTORED)
         self._tags: Revalidator[_Checked] = Revalidator(clock)
-        self._digests: Revalidator[None] = Revalidator(clock)
+        self._digests: Revalidator[ManifestAnswer | None] = Revalidator(clock)
         self._checked = MonotonicTimes(clock)
 
     # -- by tag -----------------------------------------------------------------------------------------------------
@@ -118,6 +137,8 @@ class Manifests:
             if remote.offline:
                 raise Offline(f"{remote}:{tag} is not held, and this appliance is offline")
             fetched = await self._tags.fetch(self._by_tag(remote, repository, tag))
+            if fetched.value.unstored is not None:
+                return _passed_on(fetched.value.unstored, fetched.status(cached=False))
             return await self._current(remote, repository, tag, fetched.status(cached=False))
         hit = LOCKED if record.locked and self._moves.refused(*repository.place, tag) is not None else HIT
         if remote.offline:
@@ -137,6 +158,8 @@ class Manifests:
                 fwd_status=200 if found.value.moved else 304,
                 stored=found.value.fetched and not found.joined,
             )
+            if found.value.unstored is not None:
+                return _passed_on(found.value.unstored, status)
             return await self._current(remote, repository, tag, status)
         if tag not in repository.tags:
             # It was forgotten (delete_missing): what the upstream said is the answer.
@@ -164,7 +187,7 @@ class Manifests:
     async def _check(self, remote: RemoteRepository, repository: Repository, tag: str) -> _Checked:
         """Ask what the tag means; afterwards it is recorded, and its manifest held. A locked tag does not move."""
         try:
-            digest, fetched = await self._resolve(remote, repository, tag)
+            digest, fetched, unstored = await self._resolve(remote, repository, tag)
         except UpstreamMissing:
             record = repository.tags.get(tag)
             # What a bundle brought was never the upstream's to keep.
@@ -188,23 +211,26 @@ class Manifests:
                     held=before.digest,
                 )
             digest = before.digest
-            fetched = await self._have(remote, repository, digest, f"{remote.name}:{tag} is locked here to")
+            fetched, unstored = await self._have(remote, repository, digest, f"{remote.name}:{tag} is locked here to")
+        if unstored is not None:
+            return _Checked(before is not None and not refused, fetched, refused, unstored)
         moved = repository.tag(tag, digest, wall(self._clock))
         self._checked_at(repository, tag, repository.tags[tag])
         if moved:
             if before is not None:
                 self._moves.note(*repository.place, tag, before.digest, digest)
-            await self._repositories.save(repository)
+            await self._save(repository)
         else:
             self._repositories.touch(repository)
         if not refused:
             self._moves.settle(*repository.place, tag)
         return _Checked(moved, fetched, refused)
 
-    async def _resolve(self, remote: RemoteRepository, repository: Repository, tag: str) -> tuple[Digest, bool]:
+    async def _resolve(
+        self, remote: RemoteRepository, repository: Repository, tag: str
+    ) -> tuple[Digest, bool, ManifestAnswer | None]:
         """
-        What the tag means, its manifest held now, and whether that had to be fetched. What a locked tag does not mean
-        is not held for it.
+        What the tag means; and as L{_have}. What a locked tag does not mean is not held for it.
         """
         head = await remote.registry.head(remote.name, tag)
         if head.digest is None:
@@ -212,33 +238,34 @@ class Manifests:
             fetched = await remote.registry.manifest(remote.name, tag)
             digest = Digest.of(fetched.data)
             if self._holds(repository, digest) or self._refuses(repository, tag, digest):
-                return digest, False
-            await self._keep(remote, repository, digest, fetched.data, fetched.content_type)
-            return digest, True
+                return digest, False, None
+            return digest, True, await self._keep(remote, repository, digest, fetched)
         if self._refuses(repository, tag, head.digest):
-            return head.digest, False
-        return head.digest, await self._have(remote, repository, head.digest, f"{remote.name}:{tag} is said to be")
+            return head.digest, False, None
+        return head.digest, *await self._have(remote, repository, head.digest, f"{remote.name}:{tag} is said to be")
 
     def _refuses(self, repository: Repository, tag: str, digest: Digest) -> bool:
         """Whether the tag is locked to something else."""
         record = repository.tags.get(tag)
         return record is not None and record.locked and record.digest != digest
 
-    async def _have(self, remote: RemoteRepository, repository: Repository, digest: Digest, said: str) -> bool:
+    async def _have(
+        self, remote: RemoteRepository, repository: Repository, digest: Digest, said: str
+    ) -> tuple[bool, ManifestAnswer | None]:
         """
-        Hold what a tag means; whether it had to be fetched.
+        Hold what a tag means; whether it had to be fetched, and what came where the disk did not take it.
 
         @param said: how it is known to mean that, for an error.
         """
         if self._holds(repository, digest):
-            return False
+            return False, None
         try:
             # It is known to be there: an earlier 404 of it counts no more.
-            await self._digests.fetch(self._by_digest(remote, repository, digest), believe_missing=False)
+            fetched = await self._digests.fetch(self._by_digest(remote, repository, digest), believe_missing=False)
         except UpstreamMissing as error:
             # Not "no such tag".
             raise UpstreamInvalid(remote.upstream, f"{said} {digest}, which is not there: {error.detail}") from error
-        return True
+        return True, fetched.value
 
     # -- by digest --------------------------------------------------------------------------------------------------
 
@@ -256,9 +283,13 @@ class Manifests:
                 return await self._borrowed(remote, repository, digest)
             fetched = await self._digests.fetch(self._by_digest(remote, repository, digest))
             status = fetched.status(cached=False)
+            if fetched.value is not None:
+                return _passed_on(fetched.value, status)
         return await self._answer(remote, repository, digest, status, None)
 
-    def _by_digest(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> UpstreamQuery[None]:
+    def _by_digest(
+        self, remote: RemoteRepository, repository: Repository, digest: Digest
+    ) -> UpstreamQuery[ManifestAnswer | None]:
         return UpstreamQuery(remote, str(digest), lambda: self._fetch(remote, repository, digest))
 
     async def _adopt(self, repository: Repository, digest: Digest) -> bool:
@@ -292,15 +323,17 @@ class Manifests:
         until = self._clock.seconds() + freshness.OFFLINE_FRESH_FOR
         return ManifestAnswer(digest, manifest.media_type, data, HIT, until)
 
-    async def _fetch(self, remote: RemoteRepository, repository: Repository, digest: Digest) -> None:
-        """Have the manifest held in the repository, by what its upstream says."""
+    async def _fetch(
+        self, remote: RemoteRepository, repository: Repository, digest: Digest
+    ) -> ManifestAnswer | None:
+        """Have the manifest held in the repository, by what its upstream says; as L{_keep}."""
         if self._store.size(digest) is not None and await self._graph.named(repository, digest) is not None:
             # It came through another repository: whether this one has it, a HEAD says as well as a GET.
             head = await remote.registry.head(remote.name, digest)
             if head.digest == digest and await self._hold(repository, digest, confirm=True):
-                return
-        fetched = await remote.registry.manifest(remote.name, digest)
-        await self._keep(remote, repository, digest, fetched.data, fetched.content_type)
+                return None
+        fetched = self._unstored.get(remote.key(digest)) or await remote.registry.manifest(remote.name, digest)
+        return await self._keep(remote, repository, digest, fetched)
 
     # -- what is held -----------------------------------------------------------------------------------------------
 
@@ -317,33 +350,54 @@ class Manifests:
             return True
 
     async def _keep(
-        self, remote: RemoteRepository, repository: Repository, digest: Digest, data: bytes, content_type: str | None
-    ) -> None:
-        """Verify and store a manifest, and note it in the repository: durable on return."""
+        self, remote: RemoteRepository, repository: Repository, digest: Digest, fetched: FetchedManifest
+    ) -> ManifestAnswer | None:
+        """
+        Verify and store a manifest, and note it in the repository: durable on return. Where the disk does not take it,
+        what there is to answer with; else C{None}.
+        """
+        data = fetched.data
         if not digest.matches(data):
             why = f"{remote.name}@{digest}: {len(data)} bytes of another digest came"
             raise UpstreamInvalid(remote.upstream, why)
         try:
-            manifest = parse_manifest(data, content_type)
+            manifest = parse_manifest(data, fetched.content_type)
         except ManifestInvalid as error:
             raise UpstreamInvalid(remote.upstream, f"{remote.name}@{digest}: {error}") from error
+        key = remote.key(digest)
         with self._store.leases.take((digest,)):
-            await self._store.put(digest, data)
+            try:
+                await self._store.put(digest, data)
+            except OSError as error:
+                if not is_refusal(error):
+                    raise
+                self._space.refused(error)
+                self._space.passed(len(data))
+                self._unstored.put(key, fetched, len(data))
+                return ManifestAnswer(digest, manifest.media_type, data, PASSED_ON, 0.0)
+            self._unstored.drop(key)
             self._in_memory.put(digest, data, len(data))
             await self._note(repository, digest, manifest, len(data), confirm=True)
+            return None
 
     async def _note(self, repository: Repository, digest: Digest, manifest: Manifest, size: int, confirm: bool) -> None:
         """
-        Note a manifest that the store has, and of which the caller has a lease; durable on return. C{confirm} as
-        L{Repository.hold} has it.
+        Note a manifest that the store has, and of which the caller has a lease; durable on return, if the disk takes
+        it. C{confirm} as L{Repository.hold} has it.
         """
         # What it names is referred to from here on.
         with self._store.leases.take(descriptor.parsed() for descriptor in manifest.descriptors):
             if any(descriptor.digest == str(EMPTY_DIGEST) for descriptor in manifest.blobs):
-                await self._store.put(EMPTY_DIGEST, EMPTY)
-                repository.link(EMPTY_DIGEST, len(EMPTY))
+                with self._space.spared():
+                    await self._store.put(EMPTY_DIGEST, EMPTY)
+                    repository.link(EMPTY_DIGEST, len(EMPTY))
             repository.hold(digest, manifest.media_type, size, confirm)
             self._graph.add(repository, digest, manifest, size)
+            await self._save(repository)
+
+    async def _save(self, repository: Repository) -> None:
+        """Write the repository; what the disk does not take is known meanwhile, and written later."""
+        with self._space.spared():
             await self._repositories.save(repository)
 
     def forget(self, digest: Digest) -> None:
@@ -370,6 +424,8 @@ class Manifests:
                         raise Offline(f"{remote}@{digest} is not held, and this appliance is offline")
                     fetched = await self._digests.fetch(self._by_digest(remote, repository, digest))
                     status = fetched.status(cached=False)
+                    if fetched.value is not None:
+                        return _passed_on(fetched.value, status)
                     data = await self._store.read(digest, MAX_MANIFEST_BYTES)
             # What an earlier version kept may be what is not kept any more.
             try:
@@ -396,3 +452,8 @@ class Manifests:
         if await self._repair.examine(digest, anew=True):
             raise BlobDamaged(f"{digest} cannot be read now, and is not damaged; ask again")
         return None
+
+
+def _passed_on(answer: ManifestAnswer, status: CacheStatus) -> ManifestAnswer:
+    """C{answer} with what else is known of how it came."""
+    return replace(answer, status=replace(status, stored=False, detail=NO_SPACE))

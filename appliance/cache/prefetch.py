@@ -42,6 +42,7 @@ from twisted.python.failure import Failure
 
 from appliance.cache.prefetchrun import (
     AGAIN,
+    NO_ROOM_POLL,
     OUTAGE_POLL,
     ImagePrefetch,
     PrefetchSources,
@@ -309,7 +310,11 @@ class Prefetch:
         self._wake()
 
     def _held_back(self, subject: Subject, now: float) -> float | None:
-        """Seconds before an image may be begun, C{None} when the configuration does not want it any more."""
+        """
+        Seconds before a subject may be begun, of an image C{None} when the configuration does not want it any more.
+        """
+        if self._sources.space.is_short():
+            return NO_ROOM_POLL
         image = self._images.get(subject)
         if image is None:
             return 0.0

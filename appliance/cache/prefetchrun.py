@@ -35,9 +35,11 @@ from appliance.cache.blobs import Blobs
 from appliance.cache.flights import Flights
 from appliance.cache.manifests import Manifests
 from appliance.cache.referrers import ReferrerCache
+from appliance.cache.space import Space
 from appliance.cache.usage import Usage
 from appliance.cache.wants import Wants
 from appliance.errors import (
+    NoSpace,
     PullcacheError,
     UpstreamDenied,
     UpstreamError,
@@ -58,6 +60,9 @@ from appliance.settings import IMAGE_INDEX, IMAGE_NONE
 
 STAND_BACK = 2.0
 """Seconds until a look whether clients still wait for blobs of their own."""
+
+NO_ROOM_POLL = 60.0
+"""Seconds until a look whether the disk has room again."""
 
 OUTAGE_POLL = 5.0
 """Seconds until a look whether an upstream may be asked again."""
@@ -103,6 +108,7 @@ class PrefetchSources:
     @ivar held: reads manifests without asking an upstream.
     @ivar usage: says what clients pulled, and when.
     @ivar wants: what is fetched is not wanted any more.
+    @ivar space: where there is too little of it, nothing is fetched that no client asked for.
     @ivar fetched: called for each blob that was fetched, with the upstream's name and bytes.
     """
 
@@ -116,6 +122,7 @@ class PrefetchSources:
     referrers: ReferrerCache
     usage: Usage
     wants: Wants
+    space: Space
     fetched: Callable[[str, int], None]
 
     def remote(self, upstream: str, name: str) -> RemoteRepository | None:
@@ -319,6 +326,8 @@ class ImagePrefetch:
         """Something was not fetched. Raises C{error}, or L{RetryLater}, when nothing more is to be requested now."""
         if isinstance(error, UpstreamRateLimited):
             raise RetryLater(max(error.retry_after or 0.0, AGAIN)) from error
+        if isinstance(error, NoSpace):
+            raise RetryLater(NO_ROOM_POLL) from error
         is_refusal = isinstance(error, UpstreamMissing | UpstreamDenied)
         if isinstance(error, OSError) or (isinstance(error, UpstreamError) and not is_refusal):
             self._failed.add(digest)
@@ -331,7 +340,12 @@ class ImagePrefetch:
             self._failure = self._failure or error
 
     def _stand_back(self) -> None:
-        """Raises L{RetryLater} while clients wait for what they asked for themselves, or the upstream is not asked."""
+        """
+        Raises L{RetryLater} while clients wait for what they asked for themselves, the upstream is not asked, or there
+        is no room for it.
+        """
+        if self._sources.space.is_short():
+            raise RetryLater(NO_ROOM_POLL)
         if self._gives_way and self._sources.flights.awaited:
             raise RetryLater(STAND_BACK)
         if not self._remote().registry.availability(self._name).ask:
@@ -461,6 +475,8 @@ class ReferrerPrefetch:
             self._may_change_soon = self._may_change_soon or isinstance(error, UpstreamUnavailable)
             if isinstance(error, UpstreamRateLimited):
                 raise RetryLater(error.retry_after or AGAIN) from error
+            if isinstance(error, NoSpace):
+                raise RetryLater(NO_ROOM_POLL) from error
         if not self._remote().registry.availability(self._name).ask:
             raise RetryLater(AGAIN)
         return None

@@ -41,6 +41,7 @@ from appliance.cache import freshness
 from appliance.cache.access import RemoteRepository
 from appliance.cache.freshness import MonotonicTimes
 from appliance.cache.revalidator import Fetched, Revalidator, Stale, UpstreamQuery
+from appliance.cache.space import Space
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import (
     ManifestInvalid,
@@ -80,8 +81,14 @@ class ReferrerCache:
     """Lists referrers in every upstream's repositories."""
 
     def __init__(
-        self, repositories: Repositories, lists: ReferrerLists, graph: ManifestGraph, clock: IReactorTime
+        self,
+        repositories: Repositories,
+        lists: ReferrerLists,
+        graph: ManifestGraph,
+        space: Space,
+        clock: IReactorTime,
     ) -> None:
+        self._space = space
         self._repositories = repositories
         self._lists = lists
         self._graph = graph
@@ -139,7 +146,8 @@ class ReferrerCache:
 
     async def _request(self, remote: RemoteRepository, subject: Digest) -> ReferrerList:
         """
-        Request the list and keep it: durable on return when something is on it, or the subject is held.
+        Request the list and keep it: durable on return when something is on it, or the subject is held, and the disk
+        takes it.
 
         @raise UpstreamInvalid: there is none. An upstream where nothing refers to the subject has an empty list.
         """
@@ -157,7 +165,8 @@ class ReferrerCache:
         repository = await self._repositories.get(remote.upstream, remote.name)
         # For digests that a client makes up the list is empty, and that must not fill the disk.
         known = subject in repository.manifests or (remote.upstream, remote.name, subject) in self._listed
-        await self._lists.save(remote.upstream, remote.name, subject, received, bool(referrers) or known)
+        with self._space.spared():
+            await self._lists.save(remote.upstream, remote.name, subject, received, bool(referrers) or known)
         # Clients that show a tree request next what refers to these, held or not.
         for each in referrers:
             self._listed[remote.upstream, remote.name, each.digest] = None

@@ -18,7 +18,8 @@ Clients get every byte in each of them.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -28,6 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.errors import PullcacheError
+from appliance.flow.disk import is_refusal
 from appliance.flow.singleflight import SingleFlight
 from appliance.interfaces import IBlobStore
 from appliance.settings import RetentionSettings
@@ -175,6 +177,16 @@ class Space:
         """The disk did not take something, which is served all the same."""
         self._refused = (self._clock.seconds(), error)
         self._say(f"a write was refused ({error.strerror or error}), and what it was for is served all the same")
+
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """What the disk does not take of what is written within is L{refused}, and no failure."""
+        try:
+            yield
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            self.refused(error)
 
     def _can_collect(self, more: int) -> bool:
         """Whether asking the collection may help: what fits on no empty disk is worth no image."""

@@ -10,6 +10,7 @@ from appliance.cache import freshness
 from appliance.cache.access import RemoteRepository
 from appliance.cache.freshness import MonotonicTimes
 from appliance.cache.revalidator import Revalidator, Stale, UpstreamQuery
+from appliance.cache.space import Space
 from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import Offline
 from appliance.flow.clock import wall
@@ -43,7 +44,8 @@ class TagsAnswer:
 class Tags:
     """Lists tags of every upstream's repositories."""
 
-    def __init__(self, repositories: Repositories, lists: TagLists, clock: IReactorTime) -> None:
+    def __init__(self, repositories: Repositories, lists: TagLists, space: Space, clock: IReactorTime) -> None:
+        self._space = space
         self._repositories = repositories
         self._lists = lists
         self._clock = clock
@@ -80,7 +82,8 @@ class Tags:
         self._checked.seconds(remote.key(""), listed.checked_at)
         repository = await self._repositories.get(remote.upstream, remote.name)
         # Some upstreams have an empty list for every made-up name: that must not fill the disk.
-        await self._lists.save(remote.upstream, remote.name, listed, bool(tags or repository.manifests))
+        with self._space.spared():
+            await self._lists.save(remote.upstream, remote.name, listed, bool(tags or repository.manifests))
         return listed
 
     def _together(self, repository: Repository, upstreams: TagList | None) -> Names:

@@ -50,6 +50,8 @@ async def status(session: Session, options: Namespace) -> int:
         screen.note(f"damaged: {digest} was set aside, and is lacking; pullcache wants names it")
     for unreadable in found.unreadable:
         screen.note(f"unreadable: {unreadable.document}: {unreadable.reason}; what it says is not counted")
+    if found.disk.reason:
+        screen.note(f"disk: a write was refused within the last minute: {found.disk.reason}")
     for waiting in found.inbox:
         again = "" if waiting.next is None else f" (tried again {_wait(waiting.next, found)})"
         screen.note(f"inbox: {', '.join(waiting.files)}: {waiting.reason}{again}")
@@ -63,6 +65,10 @@ def _summary(url: str, found: Status) -> Iterator[tuple[str, str]]:
     counts = found.counts
     held = f"{count(counts.tags, 'tag')}, {count(counts.manifests, 'manifest')}"
     yield "held", f"{held} in {count(counts.repositories, 'repository', 'repositories')}; {size(found.store_bytes)}"
+    disk = found.disk
+    yield "disk", f"{size(disk.free)} of {size(disk.size)} free, {size(disk.reserve)} kept free; {disk.state}"
+    if disk.unstored:
+        yield "not stored", f"{size(disk.unstored)} passed on since the start: the disk had no room"
     yield "under way", count(found.flights, "transfer")
     yield "wanted", f"{count(counts.wants, 'reference')} asked for and not served"
     scrub = found.scrub

@@ -26,6 +26,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import msgspec
 
 from appliance.errors import DocumentDamaged, ManifestInvalid, VersionConflict
+from appliance.flow.disk import is_refusal
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.singleflight import SingleFlight
 from appliance.index.documents import read_document
@@ -118,7 +119,13 @@ class _Lists(Generic[T]):
         """See L{TagLists.save}."""
         version = (await self.entry(key))[1]
         if keep or version:
-            version = await self._write(key, self._encode(new), version)
+            try:
+                version = await self._write(key, self._encode(new), version)
+            except OSError as error:
+                # What the disk does not take is known all the same.
+                if is_refusal(error):
+                    self._known.put(key, (new, version), self._weigh(new))
+                raise
         self._known.put(key, (new, version), self._weigh(new))
 
     async def _write(self, key: Key, data: bytes, version: int) -> int:
@@ -157,6 +164,7 @@ class TagLists:
         @param keep: whether it is worth a document: without one it is known as long as memory has room for it. A
             document that is there is replaced in any case.
         @raise VersionConflict: it is replaced by others all the time.
+        @raise OSError: the disk does not take it; it is known as long as memory has room for it.
         """
         await self._lists.replace((upstream, *name.split("/"), TAGS), tags, keep)
 

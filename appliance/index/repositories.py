@@ -33,7 +33,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.errors import DocumentDamaged, VersionConflict
-from appliance.flow.disk import InlineThreads
+from appliance.flow.disk import InlineThreads, is_refusal
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.singleflight import SingleFlight, Waiters
 from appliance.index.documents import INDEX, LAYOUT, Key, journal_of, previous
@@ -104,14 +104,18 @@ class Repositories:
         budget: int = BUDGET,
         clock: IReactorTime | None = None,
         threads: IThreads | None = None,
+        refused: Callable[[OSError], None] | None = None,
     ) -> None:
         """
         @param budget: bytes.
         @param clock: for L{save_soon} and what else is written later; C{None}: that saves at once, and only a L{flush}
             writes documents whole that have a journal.
         @param threads: read and write large documents; C{None}: that is done at once.
+        @param refused: is given what the disk said where it did not take a repository that is written later; C{None}:
+            it is logged.
         """
         self._threads = threads or InlineThreads()
+        self._refused = refused
         self._documents = documents
         self._clock = clock
         self._budget = budget
@@ -437,7 +441,10 @@ class Repositories:
         return settling.addErrback(self._not_saved, repository)
 
     def _not_saved(self, failure: Failure, repository: Repository) -> None:
-        self._log.failure("{name} could not be saved", failure, name=repository.name)
+        if self._refused is not None and is_refusal(failure.value):
+            self._refused(failure.value)
+        else:
+            self._log.failure("{name} could not be saved", failure, name=repository.name)
 
 
 def _key(upstream: str, name: str) -> Key:

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
-from appliance.flow.disk import fsync_folder, write_new
+from appliance.flow.disk import fsync_folder, is_refusal, make_folder, write_new
 from appliance.flow.singleflight import ended, shielded
 from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, SetAside, Stored, Unfinished
 from appliance.oci.digest import Digest
@@ -71,7 +71,10 @@ class FilesystemBlobStore:
         return Deferred.fromCoroutine(measure())
 
     def probe(self) -> Deferred[None]:
-        """Fires when the store can be read and written; fails with L{OSError} when it cannot."""
+        """
+        Fires when the store can be read, and written unless its disk is full or read-only; fails with L{OSError} when
+        it cannot.
+        """
         return self._threads.call(self._probe)
 
     def size(self, digest: Digest) -> int | None:
@@ -250,11 +253,15 @@ class FilesystemBlobStore:
 
     def _probe(self) -> None:
         os.listdir(self._partial)
+        os.listdir(self._blobs)
         path = self._partial / f"probe.{next(self._temporaries)}.tmp"
         try:
             write_new(path, b"probe", synced=False)
-        finally:
-            path.unlink(missing_ok=True)
+            path.unlink()
+        except OSError as error:
+            # What is held is served, and what is pulled is passed on.
+            if not is_refusal(error) or error.errno == errno.EIO:
+                raise
 
     def _path(self, digest: Digest) -> Path:
         return self._blobs / digest.algorithm / digest.encoded
@@ -372,6 +379,7 @@ class FilesystemBlobStore:
         path = self._path(digest)
         try:
             size = path.stat().st_size
+            make_folder(self._damaged)
             os.rename(path, self._damaged / digest.file_name)
         except FileNotFoundError:
             return False
@@ -388,7 +396,7 @@ class FilesystemBlobStore:
 
     def _list_damaged(self) -> list[SetAside]:
         found = []
-        for entry in os.scandir(self._damaged):
+        for entry in os.scandir(self._damaged) if self._damaged.is_dir() else ():
             algorithm, _, encoded = entry.name.partition("-")
             with suppress(DigestInvalid, FileNotFoundError):
                 # Its bytes were written before that; its name is what has changed.

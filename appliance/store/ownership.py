@@ -13,16 +13,18 @@ One process owns a store, and knows its layout's version.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from appliance.errors import StoreError, StoreLocked, StoreTooNew
-from appliance.flow.disk import make_folder, write_file
+from appliance.flow.disk import is_refusal, make_folder, write_file
 
 VERSION = 1
-FOLDERS = ("blobs/sha256", "blobs/sha512", "partial", "damaged", "repositories", "state")
+NEEDED = ("blobs/sha256", "blobs/sha512", "partial", "repositories", "state")
+FOLDERS = (*NEEDED, "damaged")
 
 
 class Ownership:
@@ -43,7 +45,7 @@ class Ownership:
         """
         try:
             make_folder(root)
-            fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = cls._open(root / "lock")
         except OSError as error:
             raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its path and owner") from error
         try:
@@ -54,6 +56,18 @@ class Ownership:
             os.close(fd)
             raise
         return cls(root, fd)
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        # What is held can be served from a disk that is full, or read-only.
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     @staticmethod
     def _lock(root: Path, fd: int) -> None:
@@ -100,12 +114,18 @@ def _create_layout(root: Path) -> None:
     try:
         for name in FOLDERS:
             make_folder(root / name)
-        partial = root / "partial"
-        # Files of other names are not ours, and stay.
-        for left in partial.glob("*.tmp"):
-            left.unlink(missing_ok=True)
-        for note in partial.glob("sha*-*.json"):
-            if not note.with_suffix("").exists():
-                note.unlink(missing_ok=True)
+        _sweep(root / "partial")
     except OSError as error:
+        # What an earlier process made is enough to serve.
+        if is_refusal(error) and all((root / name).is_dir() for name in NEEDED):
+            return
         raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its owner") from error
+
+
+def _sweep(partial: Path) -> None:
+    # Files of other names are not ours, and stay.
+    for left in partial.glob("*.tmp"):
+        left.unlink(missing_ok=True)
+    for note in partial.glob("sha*-*.json"):
+        if not note.with_suffix("").exists():
+            note.unlink(missing_ok=True)

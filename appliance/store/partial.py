@@ -341,13 +341,16 @@ class PartialBlob:
             os.ftruncate(self._fd, self.size)
         try:
             os.fsync(self._fd)
+            self._close_for_writing()
+            self._publish(self._path, self.digest, self.size)
         except OSError:
-            # What is read of it by now may be gone later, and a second call would not tell.
-            unlink(self._path)
+            # What fsync failed for is read from memory now and may be gone later, and a second call would not tell.
+            with suppress(OSError):
+                unlink(self._path)
             raise
-        self._close_for_writing()
-        self._publish(self._path, self.digest, self.size)
-        self._note.unlink(missing_ok=True)
+        # It is a blob by now; a note that stays goes at the next start.
+        with suppress(OSError):
+            self._note.unlink(missing_ok=True)
 
     def _discard(self) -> None:
         # After the end the file of that name is another ingest's.

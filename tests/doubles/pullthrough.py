@@ -58,12 +58,13 @@ class Cache:
         offline: bool = False,
         before: Cache | None = None,
         store: Any = None,
+        documents: Any = None,
         clock: Clock | None = None,
         **settings: Any,
     ) -> None:
         self.clock: Clock = clock or (clock_at() if before is None else before.clock)
         self.store: Any = store or (MemoryBlobStore() if before is None else before.store)
-        self.documents: MemoryDocuments = MemoryDocuments() if before is None else before.documents
+        self.documents: Any = documents or (MemoryDocuments() if before is None else before.documents)
         self.state: MemoryDocuments = MemoryDocuments() if before is None else before.state
         if before is not None:
             result(before.repositories.flush())

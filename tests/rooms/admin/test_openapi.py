@@ -88,6 +88,7 @@ def test_the_names_of_the_schemas_stay(document: Any) -> None:
         "CollectionReport",
         "Counts",
         "Damaged",
+        "DiskStatus",
         "EarlierBundle",
         "Error",
         "ErrorDetail",

@@ -53,6 +53,7 @@ class Desk:
             self.cache.repositories,
             ReferrerLists(self.cache.documents),
             ManifestGraph(self.cache.store, InlineThreads()),
+            self.cache.services.space,
             self.clock,
         )
 
@@ -389,7 +390,7 @@ def test_that_nothing_refers_to_a_referrer_is_kept() -> None:
     assert result(Desk(upstream, before=desk).ask(listed.digest)).referrers == []
 
 
-def test_a_disk_that_takes_no_news_does_not_stop_what_it_has(
+def test_a_store_that_takes_no_news_does_not_stop_what_it_has(
     monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]
 ) -> None:
     """The list last received is served, with that for a reason."""
@@ -398,10 +399,10 @@ def test_a_disk_that_takes_no_news_does_not_stop_what_it_has(
     desk.clock.advance(601.0)
 
     async def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(desk.cache.documents, "write", lambda *each: Deferred.fromCoroutine(full()))
     answer = result(desk.ask())
-    assert digests(answer) == named(OLD) and "cannot be stored: No space left" in (answer.warning or "")
+    assert digests(answer) == named(OLD) and "cannot be stored: Too many open files" in (answer.warning or "")
     assert logged_errors
     logged_errors.clear()

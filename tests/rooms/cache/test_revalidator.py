@@ -149,7 +149,7 @@ def test_with_unavailable_off_another_failure_still_serves_what_is_cached() -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_disk_that_takes_no_news_does_not_stop_what_it_has(
+def test_a_store_that_takes_no_news_does_not_stop_what_it_has(
     kind: str, monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]
 ) -> None:
     """The upstream's answer cannot be stored: what is held is served, with that for a reason."""
@@ -157,11 +157,11 @@ def test_a_disk_that_takes_no_news_does_not_stop_what_it_has(
     upstream.add_manifest("app", TWO, OCI_MANIFEST, "latest")
 
     async def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(cache.documents, "write", lambda *each: Deferred.fromCoroutine(full()))
     answer = result(ask(cache, kind))
-    assert answer.status.label == "stale" and "cannot be stored: No space left" in answer.warning
+    assert answer.status.label == "stale" and "cannot be stored: Too many open files" in answer.warning
     noted = len(logged_errors)
     assert noted
     logged_errors.clear()

@@ -329,16 +329,16 @@ def test_a_reader_that_is_closed_during_a_read_keeps_its_file_until_the_end(tmp_
 
 
 def test_the_probe_says_why_the_store_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk or a lost mount is reported, and asking every second leaves nothing behind."""
+    """A broken disk or a lost mount is reported, and asking every second leaves nothing behind."""
     store = opened(tmp_path)
     result(store.probe())
 
-    def full(fd: int, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
+    def broken(fd: int, data: bytes) -> int:
+        raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "write", broken)
+        with pytest.raises(OSError, match="Input/output error"):
             result(store.probe())
     assert os.listdir(tmp_path / "partial") == []
     (tmp_path / "partial").rmdir()
