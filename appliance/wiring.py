@@ -208,7 +208,16 @@ class Services:
         )
         self.exports = Exports(ExportPlanner(exporter, Completion(cache), flights, names), store, clock)
         self.images = Images(
-            store, threads, repositories, usage, moves, names, referrers.known, self.prefetch.is_fetching, access.asks
+            store,
+            threads,
+            repositories,
+            graph,
+            usage,
+            moves,
+            names,
+            referrers.known,
+            self.prefetch.is_fetching,
+            access.asks,
         )
         removal = ImageRemoval(store, repositories, graph, moves, lambda: self.forget_answers())
         self.pins = PinPages(Pins(repositories, graph, moves), removal, names)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from heapq import merge
 from itertools import islice
@@ -19,7 +18,7 @@ import msgspec
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
-from appliance.admin.route import Parameter, Reply, Route, json, number, value
+from appliance.admin.route import Parameter, Reply, Route, json, number, send_pieces, value
 from appliance.api import Image, ImageDetail, ImageList, MissingBlob, PlatformState, Referrer, TagMove, Verifiable
 from appliance.bundle.closure import Closure, closure, is_image
 from appliance.bundle.names import Names
@@ -28,7 +27,7 @@ from appliance.cache.moves import Moves
 from appliance.cache.referrers import ReferrersAnswer
 from appliance.cache.usage import Usage
 from appliance.errors import NotHeld
-from appliance.index.graph import Relations, relations_of, tagged_about
+from appliance.index.graph import ManifestGraph, Relations, relations_of, tagged_about
 from appliance.index.manifests import AT_ONCE, HeldManifests, Read, SizeOf
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
@@ -52,12 +51,15 @@ _ORDERS: dict[str, Callable[[Image], float | str]] = {
     "pulls": lambda image: image.pulls,
 }
 
-# Lines that are sorted, or put together, in one turn.
-_RUN = 1000
+# Lines that are sorted in one turn, and that are sent in one piece.
+_RUN, _PIECE = 1000, 100
+
+# Manifests from which on a repository is large: what it holds is looked through on a thread, and remembered.
+_LARGE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+# The garbage collector need not look at a hundred thousand.
+class _Line(msgspec.Struct, frozen=True, eq=False, gc=False):
     """An image of a list that is sorted by C{key}; C{image}: as it is sent."""
 
     key: float | str
@@ -76,6 +78,7 @@ class Images:
         store: IBlobStore,
         threads: IThreads,
         repositories: Repositories,
+        graph: ManifestGraph,
         usage: Usage,
         moves: Moves,
         names: Names,
@@ -93,6 +96,7 @@ class Images:
         self._threads = threads
         self._moves = moves
         self._repositories = repositories
+        self._graph = graph
         self._usage = usage
         self._names = names
         self._known_referrers = known_referrers
@@ -118,7 +122,7 @@ class Images:
             ),
         ]
 
-    async def images(self, request: Request) -> Reply:
+    async def images(self, request: Request) -> Reply | None:
         """
         Tags, and what is held by digest alone; children and referrers come with what they belong to.
 
@@ -128,9 +132,13 @@ class Images:
         order = value(request, "sort") or BY_NAME
         pattern = _EVERYTHING if text is None else parse_pattern(self._names.behind(text), self._names.upstream_for)
         if order == BY_NAME:
+            if limit is None:
+                lines = (msgspec.json.encode(image) async for image in self._listed(pattern, last))
+                await send_pieces(request, _in_pieces(lines))
+                return None
             # One more shows whether there is another page.
-            found = [each async for each in self._listed(pattern, last, None if limit is None else limit + 1)]
-            if limit is None or len(found) <= limit:
+            found = [image async for image in self._listed(pattern, last, limit + 1)]
+            if len(found) <= limit:
                 return json(ImageList(found))
             return json(ImageList(found[:limit], found[limit - 1].name))
         if order not in _ORDERS:
@@ -138,7 +146,8 @@ class Images:
             raise Refused(400, "bad-request", f"sort={order[:40]}: there is no such order; there are {there}")
         if last is not None:
             raise Refused(400, "bad-request", f"last goes with the order of names, not with sort={order}")
-        return await self._sorted(self._listed(pattern), _ORDERS[order], limit)
+        await send_pieces(request, _in_pieces(self._sorted(self._listed(pattern), _ORDERS[order], limit)))
+        return None
 
     async def _listed(self, pattern: Pattern, last: str | None = None, most: int | None = None) -> AsyncIterator[Image]:
         """
@@ -149,18 +158,12 @@ class Images:
         """
         count = 0
         async for repository in self._meant(pattern, last or ""):
-            # Each blob is looked for once, and each manifest read once as a rule.
-            relations = await relations_of(repository, self._manifests)
+            relations = await self._relations(repository)
             size_of = self._size_of(repository, relations)
-            references = relations.references(repository)
-            candidates = [
-                Candidate(*repository.place, tag, digest, None, implied) for tag, digest, implied in references
-            ]
-            chosen = sorted(
-                (each for each in candidates if pattern.pick(each) is not None), key=lambda candidate: candidate.name
-            )
-            if last is not None:
-                chosen = [candidate for candidate in chosen if candidate.name > last]
+            if len(repository.manifests) < _LARGE:
+                chosen = _chosen(repository, relations, pattern, last)
+            else:
+                chosen = await self._threads.call(_chosen, repository, relations, pattern, last)
             if most is not None:
                 chosen = chosen[: most - count]
             count += len(chosen)
@@ -175,26 +178,25 @@ class Images:
 
     async def _sorted(
         self, images: AsyncIterator[Image], key: Callable[[Image], float | str], limit: int | None
-    ) -> Reply:
+    ) -> AsyncIterator[bytes]:
         """
-        The list with the image of the greatest key first, by name where keys are equal; C{limit}: so many of it.
+        The images as they are sent: that of the greatest key first, by name where keys are equal; C{limit}: so many.
 
-        It is sorted as it comes, and put together, in pieces that take some milliseconds each: there may be a hundred
-        thousand. Each is kept as the bytes that are sent.
+        They are sorted as they come, in runs that take some milliseconds each: there may be a hundred thousand.
         """
         runs: list[list[_Line]] = [[]]
         async for image in images:
             if len(runs[-1]) == _RUN:
                 runs[-1].sort()
+                if limit is not None and limit <= _RUN:
+                    runs = [list(islice(merge(*runs), limit))]
                 runs.append([])
             runs[-1].append(_Line(key(image), image.name, msgspec.json.encode(image)))
         runs[-1].sort()
-        found: list[bytes] = []
-        for line in islice(merge(*runs), limit):
-            found.append(line.image)
-            if len(found) % _RUN == 0:
+        for number, line in enumerate(islice(merge(*runs), limit), 1):
+            yield line.image
+            if number % _RUN == 0:
                 await self._threads.call(lambda: None)
-        return Reply(b'{"images":[' + b",".join(found) + b"]}")
 
     async def image(self, request: Request, reference: str) -> Reply:
         """Without a tag or digest C{latest} is meant."""
@@ -205,7 +207,7 @@ class Images:
             candidate = _exact(repository, pattern)
             if candidate is None:
                 continue
-            size_of = self._size_of(repository, await relations_of(repository, self._manifests))
+            size_of = self._size_of(repository, await self._relations(repository))
             found = await self._closure(repository, candidate.digest, size_of)
             known = await self._known_referrers(*repository.place, found.root)
             referrers = [each async for each in self._referrers(repository, found, size_of)]
@@ -327,7 +329,14 @@ class Images:
         # A colon follows the name in most references, and an @ in those that come after them.
         for place in sorted(await self._repositories.names(), key=lambda place: f"{'/'.join(place)}:"):
             if matches(pattern.place, "/".join(place)) and f"{'/'.join(place)}@~" > last:
-                yield await self._repositories.read(*place)
+                # As it is now: what leaves it meanwhile is shown as it was.
+                yield (await self._repositories.read(*place)).copy()
+
+    async def _relations(self, repository: Repository) -> Relations:
+        """Each manifest is read once as a rule; what is learnt of a large repository is kept, for its next page."""
+        if len(repository.manifests) < _LARGE:
+            return await relations_of(repository, self._manifests)
+        return await self._graph.relations(repository)
 
     def _size_of(self, repository: Repository, relations: Relations) -> SizeOf:
         """The size of a blob that is held and may be served there."""
@@ -361,6 +370,26 @@ class Images:
     ) -> Closure:
         held = repository.manifests[digest]
         return await closure(self._manifests, size_of, digest, held.size, held.media_type, config=config)
+
+
+async def _in_pieces(images: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """An L{ImageList} of images as they are sent."""
+    piece, count = b'{"images":[', 0
+    async for image in images:
+        piece += b"," * (count > 0) + image
+        count += 1
+        if count % _PIECE == 0:
+            yield piece
+            piece = b""
+    yield piece + b"]}"
+
+
+def _chosen(repository: Repository, relations: Relations, pattern: Pattern, last: str | None) -> list[Candidate]:
+    """What C{pattern} means of a repository that nobody changes, by name, and only what is after C{last}."""
+    references = relations.references(repository)
+    found = (Candidate(*repository.place, tag, digest, None, implied) for tag, digest, implied in references)
+    meant = [(each.name, each) for each in found if pattern.pick(each) is not None]
+    return [each for name, each in sorted(meant) if last is None or name > last]
 
 
 def _exact(repository: Repository, pattern: Pattern) -> Candidate | None:

@@ -109,16 +109,15 @@ class InventoryPage:
         comma = b""
         for group in known.groups():
             # By now those that are not held are not among them.
-            if manifests := [f'"{digest}"' for digest, is_manifest in known.of(group) if is_manifest]:
-                yield comma + ",".join(manifests).encode("ascii")
+            if manifests := known.manifests(group):
+                yield comma + msgspec.json.encode(manifests)[1:-1]
                 comma = b","
-            await self._manifests.walked(len(manifests))
         yield b"]}"
 
     def _held(self, known: _Known, group: Group, generation: _Hash) -> list[bytes]:
         """Of those in C{group}, each that is held as a L{HeldBlob}; the others are forgotten."""
         found = []
-        for digest, _ in known.of(group):
+        for digest in known.of(group):
             size = self._store.size(digest)
             if size is None:
                 known.forget(digest)
@@ -152,6 +151,10 @@ class _Known:
         """All groups, in order."""
         return sorted(self._groups)
 
-    def of(self, group: Group) -> list[tuple[Digest, bool]]:
-        """The digests of a group, in order, and whether each is a manifest's."""
-        return [(Digest(group[0], key.hex()), is_manifest) for key, is_manifest in sorted(self._groups[group].items())]
+    def of(self, group: Group) -> list[Digest]:
+        """The digests of a group, in order."""
+        return [Digest(group[0], key.hex()) for key in sorted(self._groups[group])]
+
+    def manifests(self, group: Group) -> list[str]:
+        """Those of them that are manifests', as text."""
+        return [f"{group[0]}:{key.hex()}" for key, is_manifest in sorted(self._groups[group].items()) if is_manifest]

@@ -48,7 +48,7 @@ from appliance.upstream.interfaces import FetchedManifest
 EMPTY = b"{}"
 EMPTY_DIGEST = Digest.of(EMPTY)
 
-MEMORY = 32 * 1024 * 1024
+MEMORY = 16 * 1024 * 1024
 """The most bytes of manifests in memory, the longest unused dropped first."""
 
 UNSTORED = 8 * 1024 * 1024

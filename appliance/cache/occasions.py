@@ -6,7 +6,6 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure

@@ -25,7 +25,7 @@ from appliance.registry.request import RegistryRequest
 
 # A body that may lie in memory; larger ones go by sendfile.
 BODY_LIMIT = 64 * 1024
-BUDGET = 64 * 1024 * 1024
+BUDGET = 16 * 1024 * 1024
 # What an answer takes beside its bytes and those of its key; so there are never more than 64 Ki of them.
 _OVERHEAD = 1024
 

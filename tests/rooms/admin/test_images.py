@@ -307,6 +307,39 @@ def test_the_list_comes_in_other_orders(
     ]
 
 
+@pytest.mark.parametrize("order", ["name", "size", "pulls"])
+@pytest.mark.parametrize("limit", ["", "&n=7"])
+def test_a_large_repository_is_listed_as_small_ones_are(
+    site: Appliance, monkeypatch: pytest.MonkeyPatch, order: str, limit: str
+) -> None:
+    """It is looked through on a thread, and what is learnt of it is kept; the list is the same."""
+    sortable(site)
+    site.hold(multi_arch("whole"), "1")
+    small = site.get(f"images?sort={order}{limit}")
+    monkeypatch.setattr("appliance.admin.images._LARGE", 1)
+    assert site.get(f"images?sort={order}{limit}") == small
+    assert site.get(f"images?sort={order}{limit}") == small
+
+
+def test_an_image_that_goes_while_it_is_listed_is_shown_as_it_was(site: Appliance) -> None:
+    """A collection may take it at any moment: the list goes on."""
+    for number in range(3):
+        site.hold(image(str(number)), str(number))
+    whole = site.get("images")
+    repository = result(site.repositories.get(HUB, NGINX))
+    page: Any = site.services.images
+    closure = page._closure
+
+    async def going(*args: Any) -> Any:
+        for tag in list(repository.tags):
+            repository.untag(tag)
+        repository.drop(*repository.manifests)
+        return await closure(*args)
+
+    page._closure = going
+    assert site.get("images") == whole
+
+
 def test_a_long_list_in_another_order_lets_others_have_their_turn(
     site: Appliance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
