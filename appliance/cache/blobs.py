@@ -139,7 +139,8 @@ class Blobs:
             if not await self._is_right(digest, held, size) and self._store.size(digest) in (None, held):
                 return await self._board(remote, repository, digest, size, span_of)
             reader = self._store.open(digest)
-        return BlobAnswer(reader.size, status, reader)
+            held = reader.size
+        return BlobAnswer(held, status, reader)
 
     async def fetch(self, remote: RemoteRepository, digest: Digest, background: bool = False) -> None:
         """

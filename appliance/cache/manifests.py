@@ -426,7 +426,7 @@ class Manifests:
                     status = fetched.status(cached=False)
                     if fetched.value is not None:
                         return _passed_on(fetched.value, status)
-                    data = await self._store.read(digest, MAX_MANIFEST_BYTES)
+                    data = self._in_memory.get(digest) or await self._store.read(digest, MAX_MANIFEST_BYTES)
             # What an earlier version kept may be what is not kept any more.
             try:
                 found = parse_manifest(data, None, media_type).media_type

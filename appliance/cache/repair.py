@@ -204,7 +204,9 @@ class Repair:
             batch = {digest: _Places() for digest in islice(self._sought, SOUGHT_AT_ONCE)}
             is_complete = await self._find(batch)
             for digest, places in batch.items():
-                self._sought.pop(digest, None)
+                if digest not in self._sought:
+                    continue
+                del self._sought[digest]
                 mending = self._fetching.run(self._mended_from, digest, places.found, is_complete)
                 mending.addErrback(self._failed, digest).addCallback(self._over, digest)
 
@@ -226,6 +228,9 @@ class Repair:
             self._wants.forget(keys)
             self._log.info("{digest} was damaged and is held again", digest=digest)
             return FETCHED
+        if self._stopped:
+            # What was cut is tried again by the next process.
+            return WANTED
         if not places and is_complete:
             self._lacking.discard(digest)
             self._wants.forget([want.key for want in self._wants.snapshot() if want.is_damaged(digest)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import fail
 
 from appliance import errors
 from appliance.cache.repair import FETCHED, UNREFERENCED, WANTED
@@ -196,6 +197,21 @@ def test_many_are_mended_a_few_at_a_time(logged_errors: list[Any]) -> None:
         hub.bodies[seen].complete()
         seen += 1
     assert seen == len(layers) and cache.services.repair.lacking == []
+    logged_errors.clear()
+
+
+def test_what_cannot_be_set_aside_is_lacking_and_served_from_its_upstream(
+    monkeypatch: pytest.MonkeyPatch, logged_errors: list[Any]
+) -> None:
+    """The file system has turned read-only: it is told, and no client gets the damaged bytes."""
+    cache = pulled()
+    damage(cache, data=LAYER[:-1])
+    monkeypatch.setattr(cache.store, "set_aside", lambda digest: fail(OSError(30, "Read-only file system")))
+    assert examine(cache) == WANTED
+    assert cache.services.repair.lacking == [LAYER_DIGEST]
+    assert read(cache)[0] == LAYER
+    assert result(cache.services.repair.examine(LAYER_DIGEST, anew=True))
+    assert cache.services.repair.lacking == []
     logged_errors.clear()
 
 
