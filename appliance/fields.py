@@ -100,8 +100,8 @@ def _rate(text: str) -> int:
 Rate = Annotated[int, Written(_rate)]
 """Bytes per second."""
 
-SlowRate = Annotated[int, Written(units.rate)]
-"""The same, where any rate would be too much."""
+RateOf = Annotated[int, Written(units.rate_of)]
+"""The same, which may be written C{50MB/s}."""
 
 
 def _interval(text: str) -> float:

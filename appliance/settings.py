@@ -150,7 +150,7 @@ class ScrubSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     every: fields.Interval = 30 * 86400.0
     """From the end of one run to the beginning of the next; C{None}: no run begins by itself."""
-    rate: fields.SlowRate = 50_000_000
+    rate: fields.RateOf = 50_000_000
     """Bytes per second."""
 
 

@@ -44,18 +44,23 @@ def size(text: str) -> int:
 
 def rate(text: str) -> int:
     """
-    Bytes per second of C{40MB}, which may be written C{40MB/s}.
+    Bytes per second of C{40MB}.
 
     @raise ConfigError: for anything else; the message is to follow the value, which may be long.
     """
     try:
-        octets = size(text.removesuffix("/s"))
+        octets = size(text)
     except ConfigError:
         raise ConfigError("is no rate; write a size per second: 500KB, 40MB, 1GiB") from None
     if octets < 1000:
         # A unit was mistaken.
         raise ConfigError("is less than 1KB per second; write a larger size")
     return octets
+
+
+def rate_of(text: str) -> int:
+    """As L{rate}, which may be written C{40MB/s} where nothing else says that it is per second."""
+    return rate(text.removesuffix("/s"))
 
 
 def words(seconds: float) -> str:

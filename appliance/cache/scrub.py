@@ -41,8 +41,11 @@ NAME = "scrub.json"
 RANGE = 4000
 """Blobs that are put in order at a time, about: the more, the fewer walks over all of them."""
 
-SMALL = 64 * 1024
-"""Bytes that a blob counts as for the rate, at least: a disk that has to seek reads no faster."""
+SMALL = 128 * 1024
+"""
+Bytes that a blob counts as for the rate, at least: a disk that has to seek reads no faster, and a million small blobs
+would otherwise take a processor.
+"""
 
 PAUSE = 0.01
 """Seconds that are saved up before a pause is made."""

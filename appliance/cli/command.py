@@ -12,8 +12,7 @@ from appliance import __version__
 from appliance.cli.client import DEFAULT_ADMIN, VARIABLE, AdminClient
 from appliance.cli.screen import Meter, Screen
 from appliance.errors import ConfigError
-from appliance.units import duration, size
-from appliance.units import rate as parse_rate
+from appliance.units import duration, rate_of, size
 
 #: Exit statuses.
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -94,7 +93,7 @@ def age(text: str) -> float:
 
 def rate(text: str) -> int:
     """Bytes per second of C{50MB/s}, as an argument's type."""
-    return _unit(parse_rate, text)
+    return _unit(rate_of, text)
 
 
 def volume_size(text: str) -> int:

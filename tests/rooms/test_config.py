@@ -333,6 +333,21 @@ def test_a_rate_is_a_size_per_second(written: str, octets: int | None) -> None:
     assert upstream(f"max_rate: {written}").max_rate == octets
 
 
+@pytest.mark.parametrize(
+    ("written", "every", "rate"),
+    [
+        ("{}", 30 * 86400.0, 50_000_000),
+        ("{every: 12h, rate: 10MB}", 43200.0, 10_000_000),
+        ("{rate: 50MB/s}", 30 * 86400.0, 50_000_000),
+        ("{every: never, rate: 1GiB/s}", None, 1 << 30),
+    ],
+)
+def test_what_is_held_is_hashed_so_often_and_so_fast(written: str, every: float | None, rate: int) -> None:
+    """Or never."""
+    scrub = config.parse(f"scrub: {written}", "/etc/p.yaml").scrub
+    assert (scrub.every, scrub.rate) == (every, rate)
+
+
 def test_no_limit_on_connections_is_written_as_nothing() -> None:
     """~ is any number."""
     assert upstream("max_connections: ~").max_connections is None

@@ -134,7 +134,7 @@ def test_it_reads_no_faster_than_it_is_told() -> None:
 
     cache, _ = filled(100, 10)
     scrubbing = begin(cache.services.scrub.run(MEGABYTE))
-    step(cache.clock, 5.0, 0.01)
+    step(cache.clock, 12.0, 0.01)
     assert pending(scrubbing)
     step(cache.clock, 2.0, 0.01)
     assert result(scrubbing).bytes == 1000
