@@ -48,7 +48,7 @@ from appliance.settings import Settings
 from appliance.store.leases import Watch
 from appliance.units import size_words
 
-SLICE = 0.002
+SLICE = 0.001
 """Seconds of work before others get their turn."""
 
 BATCH = 128
@@ -444,9 +444,12 @@ class Collection:
 
     async def _relations(self, repository: Repository) -> Relations:
         """What its manifests are to each other at this moment: no turn passes behind the last look."""
-        await self._graph.relations(repository)
-        relations: Relations = await self._graph.relations(repository)
-        return relations
+        while True:
+            changes = self._repositories.changes(*repository.place)
+            # Not from the graph's memory: that is for what clients ask for.
+            relations = await relations_of(repository, self._manifests)
+            if self._repositories.changes(*repository.place) == changes:
+                return relations
 
     def _restore(self, run: _Run, removal: Removal) -> None:
         for number in run.repositories[removal.repository].of(removal.root):
