@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -23,6 +23,7 @@ from appliance.cache.references import (
     UNDATED,
     BlobTable,
     RepositoryRoots,
+    Root,
     Stamp,
     is_pinned,
     last_use,
@@ -53,6 +54,12 @@ SLICE = 0.001
 
 BATCH = 128
 """Blobs that are removed in one turn of a thread."""
+
+SAVES = 16
+"""Repositories that are saved at the same time: each waits for the disk."""
+
+LARGE = 500
+"""Manifests of a repository from which on its roots are looked for on a thread."""
 
 MOST = 100_000
 """Blobs without a reference that one run removes; the next one goes on."""
@@ -112,6 +119,7 @@ class _Run:
     @ivar table: what they refer to.
     @ivar unreferenced: blobs that nothing refers to.
     @ivar named: by removal the root's tag and digest, and the digests of the blobs that go with it.
+    @ivar roots: of the repositories that something is removed from, by their place in the list.
     @ivar is_blind: whether a repository could not be read, so that nothing is known to be unreferenced.
     @ivar is_unsure: whether a manifest could not be, of which nothing says what it names.
     """
@@ -124,6 +132,7 @@ class _Run:
     young: set[int] = field(default_factory=set)
     held: int = 0
     named: dict[Removal, tuple[str | None, Digest, list[Digest]]] = field(default_factory=dict)
+    roots: dict[int, list[Root]] = field(default_factory=dict)
     is_blind: bool = False
     is_unsure: bool = False
     notes: list[str] = field(default_factory=list)
@@ -261,7 +270,8 @@ class Collection:
         repository = await self._repositories.read(upstream, name)
         relations = await relations_of(repository, self._manifests)
         found = RepositoryRoots(upstream, name)
-        for found in look_at(repository, relations, self._usage, self._is_kept(repository)):
+        every = await self._every_root(repository, relations)
+        for found in look_at(repository, relations, every, self._usage, self._is_kept(repository)):
             await self._turn()
         found.always.extend(await self._unknown(repository, relations, run))
         found.stamp = stamp
@@ -344,7 +354,7 @@ class Collection:
             roots = run.repositories[at]
             repository = await self._repositories.read(roots.upstream, roots.name)
             relations = await self._relations(repository)
-            found = roots_of(repository, relations)
+            found = run.roots[at] = await self._every_root(repository, relations)
             is_same = roots.stamp.changes == self._repositories.changes(*repository.place)
             for removal in removals:
                 if not is_same or removal.root >= len(found):
@@ -395,39 +405,62 @@ class Collection:
         for removal in removals:
             by_repository.setdefault(removal.repository, []).append(removal)
         gone: set[Removal] = set()
-        for at, planned in by_repository.items():
-            roots = run.repositories[at]
-            place = full_name(roots.upstream, roots.name, "")
-            try:
-                repository = await self._repositories.read(roots.upstream, roots.name)
-                relations = await self._relations(repository)
-                went = self._remove(run, repository, relations, planned)
-                await self._repositories.save(repository)
-            except OSError as error:
-                # Its document may name them still.
-                went = []
-                found.notes.append(f"{place} could not be saved ({error.strerror or error}): its blobs stay for now")
-            gone.update(went)
-            for removal in planned:
-                if removal not in went:
-                    self._restore(run, removal)
+        places = list(by_repository)
+        for first in range(0, len(places), SAVES):
+            saving = [await self._take_out(run, by_repository[at], found) for at in places[first : first + SAVES]]
+            for went, saved in saving:
+                roots = run.repositories[went[0].repository] if went else None
+                try:
+                    await saved
+                    gone.update(went)
+                except OSError as error:
+                    # Its document may name them still.
+                    assert roots is not None
+                    why = f"could not be saved ({error.strerror or error}): its blobs stay for now"
+                    found.notes.append(f"{roots.upstream}/{roots.name} {why}")
             await self._turn()
+        for removal in removals:
+            if removal not in gone:
+                self._restore(run, removal)
         return [removal for removal in removals if removal in gone]
+
+    async def _take_out(
+        self, run: _Run, planned: list[Removal], found: Collected
+    ) -> tuple[list[Removal], Deferred[None]]:
+        """Take images out of their repository; those that went, and what fires when that is durable."""
+        roots = run.repositories[planned[0].repository]
+        try:
+            repository = await self._repositories.read(roots.upstream, roots.name)
+            relations = await self._relations(repository)
+        except OSError as error:
+            found.notes.append(f"{roots.upstream}/{roots.name} cannot be read ({error.strerror or error})")
+            return [], succeed(None)
+        went = self._remove(run, repository, relations, planned)
+        return went, self._repositories.save(repository) if went else succeed(None)
 
     def _remove(self, run: _Run, repository: Repository, relations: Relations, planned: list[Removal]) -> list[Removal]:
         """Take images out of a repository, in one turn; those that were not used, pinned or changed meanwhile."""
         self._catch_up()
-        roots = roots_of(repository, relations)
-        there, went, going = set(roots), list[Removal](), set[tuple[str | None, Digest]]()
+        at = planned[0].repository
+        stamp, roots = run.repositories[at].stamp, run.roots[at]
+        if is_changed := stamp.changes != self._repositories.changes(*repository.place):
+            roots = roots_of(repository, relations)
+        is_used = is_changed or stamp.uses != self._usage.stamp(*repository.place)
+        there, went, going = set(roots), list[Removal](), set[Root]()
         for removal in planned:
             tag, digest, _ = run.named[removal]
-            last = last_use(repository, relations, self._usage, tag, digest)
-            before = run.repositories[removal.repository].last[removal.root]
-            if (tag, digest) not in there or digest in run.watch or last not in (None, before):
+            if (tag, digest) not in there or digest in run.watch:
                 continue
-            if not is_pinned(repository, relations.kept(repository, [] if tag is None else [tag], [digest])):
-                went.append(removal)
-                going.add((tag, digest))
+            if is_used:
+                last = last_use(repository, relations, self._usage, tag, digest)
+                if last not in (None, run.repositories[at].last[removal.root]):
+                    continue
+            if is_changed and is_pinned(repository, relations.kept(repository, [] if tag is None else [tag], [digest])):
+                continue
+            went.append(removal)
+            going.add((tag, digest))
+        if not went:
+            return []
         stay = [root for root in roots if root not in going]
         kept = relations.kept(repository, [tag for tag, _ in stay if tag], [digest for tag, digest in stay if not tag])
         for tag in [*(repository.tags.keys() - kept.tags)]:
@@ -441,6 +474,12 @@ class Collection:
         self._graph.forget(repository, gone)
         self._forget(repository, gone)
         return went
+
+    async def _every_root(self, repository: Repository, relations: Relations) -> list[Root]:
+        """As L{roots_of}; of a large repository on a thread, as it is at this moment."""
+        if len(repository.manifests) <= LARGE:
+            return roots_of(repository, relations)
+        return await self._threads.call(roots_of, repository.copy(), relations)
 
     async def _relations(self, repository: Repository) -> Relations:
         """What its manifests are to each other at this moment: no turn passes behind the last look."""

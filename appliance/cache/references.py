@@ -26,6 +26,10 @@ TAG, KEPT, UNDATED = 1, 2, 4
 _SHELVES = 256
 
 
+Root = tuple[str | None, Digest]
+"""A tag, C{None} for a manifest without one, and the digest."""
+
+
 def number_of(digest: Digest) -> int:
     """What a digest is known by here."""
     return int(digest.encoded[:16], 16)
@@ -81,23 +85,31 @@ class RepositoryRoots:
         self.ends.append(len(self.blobs))
 
 
-def roots_of(repository: Repository, relations: Relations) -> list[tuple[str | None, Digest]]:
+def roots_of(repository: Repository, relations: Relations) -> list[Root]:
     """Each root: the tag (C{None} for a manifest without one) and the digest; tags by name, then digests."""
     tags, digests = relations.roots(repository)
-    found: list[tuple[str | None, Digest]] = [(tag, repository.tags[tag].digest) for tag in sorted(tags)]
+    found: list[Root] = [(tag, repository.tags[tag].digest) for tag in sorted(tags)]
     return found + [(None, digest) for digest in sorted(digests)]
 
 
 def look_at(
-    repository: Repository, relations: Relations, usage: Usage, is_kept: Callable[[str | None, Digest], bool]
+    repository: Repository,
+    relations: Relations,
+    roots: Iterable[Root],
+    usage: Usage,
+    is_kept: Callable[[str | None, Digest], bool],
 ) -> Iterator[RepositoryRoots]:
     """
     The roots of a repository; unfinished after each of them, so that others get their turn, and whole at the end.
 
+    @param roots: all, in the order of L{roots_of}; one that has gone since is left out with those behind it.
     @param is_kept: whether a pattern keeps a root.
     """
     found = RepositoryRoots(*repository.place)
-    for tag, digest in roots_of(repository, relations):
+    for tag, digest in roots:
+        if tag is not None and tag not in repository.tags:
+            # It has changed, and is looked at again the next time.
+            return
         keeps = relations.kept(repository, [] if tag is None else [tag], [digest])
         last, marks = last_use(repository, relations, usage, tag, digest), 0
         if tag is not None:

@@ -24,6 +24,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -167,7 +168,6 @@ class Repositories:
 
     def save(self, repository: Repository) -> Deferred[None]:
         """Write the repository as it is now, or as it will be by then; fires when that is durable."""
-        self._changed(repository)
         state = self._states[repository]
         state.requested = True
         waiter = state.waiting.wait()
@@ -181,7 +181,6 @@ class Repositories:
 
     def touch(self, repository: Repository) -> None:
         """Something that is cheap to lose has changed: write it with the next L{flush}."""
-        self._changed(repository)
         self._states[repository].touched = True
         self._unsaved.add(repository)
 
@@ -200,8 +199,8 @@ class Repositories:
             state.soon = True
             self._clock.callLater(SAVE_DELAY, self._save_touched, repository, state)
 
-    def _changed(self, repository: Repository) -> None:
-        self._changes[repository.place] = self._changes.get(repository.place, 0) + 1
+    def _changed(self, place: Place) -> None:
+        self._changes[place] = self._changes.get(place, 0) + 1
 
     def _save_touched(self, repository: Repository, state: _State) -> None:
         state.soon = False
@@ -246,6 +245,7 @@ class Repositories:
         except DocumentDamaged as error:
             repository, state = await self._rebuild(upstream, name, data, error), _State(0)
             rebuilt = True
+        repository.when_changed = partial(self._changed, (upstream, name))
         self._used[upstream, name] = repository
         self._states[repository] = state
         if state.appended:

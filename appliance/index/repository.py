@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from sys import intern
@@ -160,6 +160,7 @@ class Repository:
     @ivar blobs: sizes of blobs that the upstream gave here, or said that it has here, by digest.
     @ivar pinned: manifests without a tag that are kept from retention, with the bundle's id or L{OPERATOR}.
     @ivar journal: number of the first journal that goes on where the document ends that it was read from; 0: none does.
+    @ivar when_changed: is called at each change.
     """
 
     def __init__(self, upstream: str, name: str) -> None:
@@ -175,6 +176,7 @@ class Repository:
         self.pinned: Mapping[Digest, str] = MappingProxyType(self._pinned)
         self.journal = 0
         self._tag_names: list[str] | None = None
+        self.when_changed: Callable[[], None] | None = None
         # Made with the first change: most repositories are only read.
         self._changed: Changed | None = None
 
@@ -326,6 +328,8 @@ class Repository:
         noted.blobs |= changed.blobs
 
     def _note(self) -> Changed:
+        if self.when_changed is not None:
+            self.when_changed()
         if self._changed is None:
             self._changed = Changed()
         return self._changed
