@@ -271,7 +271,7 @@ class Collection:
         relations = await relations_of(repository, self._manifests)
         found = RepositoryRoots(upstream, name)
         every = await self._every_root(repository, relations)
-        for found in look_at(repository, relations, every, self._usage, self._is_kept(repository)):
+        for _ in look_at(found, repository, relations, every, self._usage, self._is_kept(repository)):
             await self._turn()
         found.always.extend(await self._unknown(repository, relations, run))
         found.stamp = stamp

@@ -93,19 +93,19 @@ def roots_of(repository: Repository, relations: Relations) -> list[Root]:
 
 
 def look_at(
+    found: RepositoryRoots,
     repository: Repository,
     relations: Relations,
     roots: Iterable[Root],
     usage: Usage,
     is_kept: Callable[[str | None, Digest], bool],
-) -> Iterator[RepositoryRoots]:
+) -> Iterator[None]:
     """
-    The roots of a repository; unfinished after each of them, so that others get their turn, and whole at the end.
+    Add the roots of a repository to C{found}, one at each step, so that others get their turn between two.
 
     @param roots: all, in the order of L{roots_of}; one that has gone since is left out with those behind it.
     @param is_kept: whether a pattern keeps a root.
     """
-    found = RepositoryRoots(*repository.place)
     for tag, digest in roots:
         if tag is not None and tag not in repository.tags:
             # It has changed, and is looked at again the next time.
@@ -120,8 +120,7 @@ def look_at(
             marks |= KEPT
         first = number_of(digest)
         found.add(last or 0.0, marks, [first, *({number_of(each) for each in keeps.blobs} - {first})])
-        yield found
-    yield found
+        yield
 
 
 def last_use(
