@@ -134,7 +134,7 @@ class Services:
         graph.damaged = repair.suspect
         self.scrub = Scrub(store, repair, state, clock, lambda: self.settings.scrub)
         self._manifests = manifests = Manifests(store, repositories, graph, moves, repair, space, clock)
-        self.blobs = blobs = Blobs(store, repositories, graph, flights, repair, clock)
+        self.blobs = blobs = Blobs(store, repositories, graph, flights, repair, space, clock)
         referrers = ReferrerCache(repositories, lists, graph, space, clock)
         self.prefetch = Prefetch(
             PrefetchSources(

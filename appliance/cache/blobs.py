@@ -23,6 +23,7 @@ from appliance.cache.flight import Flight
 from appliance.cache.flights import Flights
 from appliance.cache.freshness import NegativeCache
 from appliance.cache.repair import Repair
+from appliance.cache.space import Space
 from appliance.cache.status import HIT, NO_SPACE, CacheStatus
 from appliance.errors import NoSpace, NotHeld, Offline, UpstreamError, UpstreamMissing, UpstreamTimeout
 from appliance.flow.body import Growth
@@ -74,8 +75,10 @@ class Blobs:
         graph: ManifestGraph,
         flights: Flights,
         repair: Repair,
+        space: Space,
         clock: IReactorTime,
     ) -> None:
+        self._space = space
         self._store = store
         self._repair = repair
         self._repositories = repositories
@@ -321,7 +324,8 @@ class Blobs:
             raise UpstreamMissing(remote.upstream, f"{digest}: {said} bytes there, {size} here")
         try:
             if repository.link(digest, size):
-                await self._repositories.save(repository)
+                with self._space.spared():
+                    await self._repositories.save(repository)
         except OSError as error:
             # It is known now, and asked again after a restart.
             self._log.warn("{digest} was not noted: {error}", digest=digest, error=error)

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from appliance.cache.access import Access, RemoteRepository
 from appliance.cache.flight import Flight, State
 from appliance.cache.space import Space
-from appliance.errors import Offline, PullcacheError
+from appliance.errors import NoSpace, Offline, PullcacheError
 from appliance.flow.disk import is_refusal
 from appliance.flow.singleflight import ended
 from appliance.index.repositories import Repositories
@@ -280,7 +280,9 @@ class Flights:
             self._space.look()
             return
         if is_refusal(result.value):
-            self._log.warn("{digest} was not stored: {error}", digest=flight.digest, error=result.value)
+            self._space.refused(result.value)
+        elif result.check(NoSpace) and flight.background:
+            self._space.look()
         elif result.check(PullcacheError, OSError):
             self._log.warn("{digest} was not fetched: {error}", digest=flight.digest, error=result.value)
         else:

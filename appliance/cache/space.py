@@ -39,7 +39,7 @@ OK, SHORT, FULL, READ_ONLY = "ok", "short", "full", "read-only"
 COLLECTING = 2.0
 """Seconds that a client waits for the collection before its blob passes through unstored."""
 
-FRUITLESS = 30.0
+FRUITLESS = 60.0
 """Seconds before a collection that freed nothing is asked for again."""
 
 EVERY = 60.0

@@ -30,7 +30,7 @@ TOGETHER = 96 * 1024 * 1024
 LEAST = 256 * 1024
 """What each blob may have in any case: with less nothing moves on."""
 
-PACE = 1024 * 1024
+PACE = 512 * 1024
 """The bytes that a reader takes between two calls of L{Window.shed} so as not to stand still."""
 
 
