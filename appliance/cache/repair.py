@@ -110,6 +110,7 @@ class Repair:
     def lacking(self) -> list[Digest]:
         """What is damaged and is neither held again nor known to be of no use, sorted."""
         self._lacking = {digest for digest in self._lacking if self._store.size(digest) is None}
+        self._stuck = {digest for digest in self._stuck if self._store.size(digest) is not None}
         return sorted(self._lacking | self._stuck)
 
     async def resume(self) -> None:
@@ -197,6 +198,10 @@ class Repair:
 
     def _sought_all(self, _: object) -> None:
         self._seeking = None
+        # Where it cannot be found out whose they are, they are tried again with all that is lacking.
+        for digest in list(self._sought):
+            del self._sought[digest]
+            self._over(WANTED, digest)
 
     async def _seek(self) -> None:
         """Find the repositories of all that is to be mended, and have it fetched from them."""

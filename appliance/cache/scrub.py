@@ -27,7 +27,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from appliance.cache.repair import WANTED, Repair
+from appliance.cache.repair import UNREFERENCED, WANTED, Repair
 from appliance.errors import NotHeld, ScrubUnderWay
 from appliance.flow.clock import wall
 from appliance.flow.singleflight import ended
@@ -309,6 +309,7 @@ class Scrub:
         await self._repair.resume()
         sizes = {str(each.digest): each.size for each in await self._store.damaged()}
         found = {each.digest: each for each in run.damaged}
+        new = set(found)
         for digest in map(str, self._repair.lacking):
             found.setdefault(digest, FoundDamaged(digest, sizes.get(digest, 0)))
         until = self._clock.seconds() + MENDED_WITHIN
@@ -322,4 +323,5 @@ class Scrub:
                 outcome = await mending
             except WaitedLongEnough:
                 outcome = WANTED
-            run.damaged.append(FoundDamaged(each.digest, each.size, outcome))
+            if outcome != UNREFERENCED or each.digest in new:
+                run.damaged.append(FoundDamaged(each.digest, each.size, outcome))

@@ -164,6 +164,21 @@ def test_it_is_tried_again_when_upstreams_may_be_asked_again(logged_errors: list
     logged_errors.clear()
 
 
+def test_what_cannot_be_sought_now_is_sought_again(
+    monkeypatch: pytest.MonkeyPatch, logged_errors: list[Any]
+) -> None:
+    """The folder of the repositories cannot be read for a moment: it is lacking until the next try."""
+    cache = pulled()
+    damage(cache)
+    with monkeypatch.context() as patched:
+        patched.setattr(cache.repositories, "names", lambda: fail(OSError(5, "Input/output error")))
+        assert examine(cache) == WANTED
+    assert cache.services.repair.lacking == [LAYER_DIGEST]
+    cache.services.repair.reconsider()
+    assert cache.store._blobs[LAYER_DIGEST] == LAYER and cache.services.repair.lacking == []
+    logged_errors.clear()
+
+
 def test_what_no_repository_names_is_not_lacking(logged_errors: list[Any]) -> None:
     """It is set aside, and that is all: nothing has to come in its place."""
     cache = pulled()

@@ -127,6 +127,8 @@ def test_what_no_image_needs_is_set_aside_and_that_is_all(store: Path, logged_er
     ended = run("scrub", "--store", str(store))
     assert ended.code == 0 and "no image needs it" in ended.out
     assert (store / "damaged" / f"sha256-{'0' * 64}").exists()
+    ended = run("scrub", "--store", str(store))
+    assert ended.code == 0 and "0 damaged" in ended.out
     logged_errors.clear()
 
 
