@@ -283,16 +283,21 @@ class ImageRemoval:
                 names = relations.names.get(digest)
                 if names is None:
                     names = await self._names_in_damaged(digest)
+                    record = repository.manifests.get(digest)
+                    if not names and record is not None and not record.confirm:
+                        # What it names is noted nowhere else.
+                        full = full_name(*place, digest)
+                        going.keep(going.blobs.keys(), f"{full} is missing or damaged, and may need them")
                 if needed := going.candidates.intersection((digest, *names)):
                     going.use(needed, users_of(repository, relations, [digest]) - going.names)
             await self._graph.manifests.walked(len(relations.names))
 
     async def _names_in_damaged(self, digest: Digest) -> tuple[Digest, ...]:
-        """What a manifest may name that is not what it should be."""
+        """What a manifest may name that is not what it should be, or was set aside for that."""
         try:
             data = await self._store.read(digest, MAX_MANIFEST_BYTES)
         except (NotHeld, BlobDamaged, OSError):
-            return ()
+            data = await self._store.read_damaged(digest, MAX_MANIFEST_BYTES)
         return tuple(Digest.parse(text.decode("ascii")) for text in _DIGEST.findall(data))
 
 

@@ -339,8 +339,15 @@ class FilesystemDocuments:
             return []
 
     def _remove(self, key: Key) -> None:
+        path = self._path(key)
         with suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(self._path(key))
+            os.unlink(path)
+        if path.parent.name == LAYOUT and path.name == INDEX:
+            # Without it there is no layout. What else lies there stays, and its folder.
+            with suppress(OSError):
+                os.unlink(path.with_name("oci-layout"))
+                os.unlink(path.with_name("blobs"))
+                os.rmdir(path.parent)
         self._versions.pop(key, None)
         self._lengths.pop(key, None)
 

@@ -345,7 +345,8 @@ class Repositories:
                     state.touched = True
                     waiting.fire(Failure())
                 else:
-                    self._count(self._keep(repository))
+                    if state.version:
+                        self._count(self._keep(repository))
                     waiting.fire(None)
         finally:
             state.writing = False
@@ -403,8 +404,26 @@ class Repositories:
                 if state.settling is not None:
                     state.settling.cancel()
                     state.settling = None
+                if repository.is_empty and not state.appending:
+                    await self._remove(repository, state)
         finally:
             state.document.release()
+
+    async def _remove(self, repository: Repository, state: _State) -> None:
+        """
+        Leave no document of a repository that holds nothing. It was written before: should a power cut bring it back,
+        it holds nothing.
+        """
+        key, place = _key(*repository.place), repository.place
+        with suppress(OSError):
+            await self._documents.remove(previous(key))
+            await self._documents.remove(key)
+            state.version = state.size = 0
+            state.whole = True
+            self._recent.drop(place)
+            self._counts.pop(place, None)
+            if self._names is not None:
+                self._names = [each for each in self._names if each != place]
 
     async def _next_journal(self, key: Key, state: _State) -> int:
         """The number of the journal that goes on where the document ends that is written now; saves go there now."""

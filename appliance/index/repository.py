@@ -193,6 +193,11 @@ class Repository:
         return self._tag_names
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing of it is held."""
+        return not (self._tags or self._manifests or self._blobs)
+
+    @property
     def weight(self) -> int:
         """What it takes in memory in bytes, roughly."""
         return 1000 + 250 * len(self.tags) + 450 * len(self.manifests) + 300 * (len(self.blobs) + len(self.pinned))

@@ -105,6 +105,13 @@ class DocumentsContract(SynchronousTestCase):
             self.assertIsNone(self.read(journal_of(KEY, 1)))
         self.append(b"two", 0)
         self.assertEqual(self.read(journal_of(KEY, 1))[0], b"two")  # type: ignore[index]
+        self.write(b"document", 0)
+        for _ in range(2):
+            self.successResultOf(self.documents.remove(KEY))
+            self.assertIsNone(self.read())
+        self.assertEqual(self.successResultOf(self.documents.list((), KEY[-1])), [])
+        self.write(b"anew", 0)
+        self.assertEqual(self.read(), (b"anew", 1))
 
     def test_what_is_set_aside_makes_room_and_is_kept(self) -> None:
         """A damaged document is out of the way at once; nothing is deleted that an operator may want to look at."""

@@ -212,6 +212,17 @@ def test_what_an_operator_pinned_is_refused_unless_it_is_forced(site: Appliance)
     assert held(site) == set()
 
 
+def test_the_last_image_of_a_repository_leaves_no_document(site: Appliance) -> None:
+    """A list has nothing of it, nor has a restart; it can be pulled again."""
+    content = image()
+    site.offer(content, "1")
+    site.hold(content, "1")
+    remove(site, "nginx:1")
+    assert state(site) == ([], set())
+    assert site.get("images")["images"] == [] and site.get("status")["counts"]["repositories"] == 0
+    assert result(site.through.manifest(site.at(HUB, NGINX), "1")).data == content.manifest.data
+
+
 @pytest.mark.parametrize("reference", ["nginx:2", "redis", f"nginx@sha256:{'0' * 64}", "ghcr.io/**"])
 def test_what_is_not_held_cannot_be_removed(site: Appliance, reference: str) -> None:
     """It says so."""
@@ -294,6 +305,31 @@ def test_what_a_damaged_manifest_names_stays(site: Appliance) -> None:
     )
     remove(lone, "nginx:1")
     assert content.digest in held(lone)
+
+
+def test_what_a_manifest_named_that_was_set_aside_stays(site: Appliance, logged_errors: list[Any]) -> None:
+    """It will be mended."""
+    content = image()
+    site.hold(content, "1")
+    whole = index(content)
+    site.hold(whole, "1", name="team/app", without=(content.manifest,))
+    site.store._blobs[Digest.parse(whole.digest)] = whole.manifest.data.replace(b":2", b":3")
+    assert result(site.services.repair.examine(Digest.parse(whole.digest), anew=True)) is False
+    remove(site, "nginx:1")
+    assert content.digest in held(site)
+    logged_errors.clear()
+
+
+def test_what_an_imported_manifest_that_is_gone_may_name_stays(site: Appliance) -> None:
+    """Nothing says what it named: its blobs are nowhere noted, since a bundle brought it."""
+    content = image()
+    site.hold(content, "1")
+    whole = index(content)
+    site.hold(whole, "1", name="team/app", without=(content.manifest,))
+    result(site.store.delete(Digest.parse(whole.digest)))
+    done = remove(site, "nginx:1")
+    assert set(blobs(content)) <= held(site) and done["blobs"] == []
+    assert f"docker.io/team/app@{whole.digest} is missing or damaged" in done["notes"][0]
 
 
 def test_a_reference_that_cannot_be_saved_leaves_the_blobs(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,12 +53,59 @@ class TestLoading(RepositoriesCase):
         documents.slow = False
         self.assertEqual(self.successResultOf(repositories.get(*WHERE)).tags, {})
 
+    def test_a_repository_that_holds_nothing_any_more_leaves_no_document(self) -> None:
+        """Nor a place in the list; it can be held again, by who has it and by who asks for it."""
+        root = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, root)
+        for documents in (MemoryDocuments(), FilesystemDocuments(root, InlineThreads())):
+            repositories, repository = self.over(documents)
+            for tag in "12":
+                hold(repository, tag)
+                self.successResultOf(repositories.save(repository))
+            self.assertEqual(list(self.awaited(repositories.names())), [WHERE])
+            digests = list(repository.manifests)
+            for tag in "12":
+                repository.untag(tag)
+            repository.drop(*digests)
+            self.successResultOf(repositories.save(repository))
+            self.assertEqual(list(self.awaited(repositories.names())), [])
+            for key in (KEY, previous(KEY)):
+                self.assertIsNone(self.successResultOf(documents.read(key)))
+            self.assertEqual([each for each in root.rglob("*") if not each.is_dir()], [])
+            hold(repository, "3")
+            self.successResultOf(repositories.save(repository))
+            _, again = self.over(documents)
+            self.assertEqual(list(again.tags), ["3"])
+            self.assertEqual(list(self.awaited(repositories.names())), [WHERE])
+
+    def test_what_is_held_while_its_empty_document_goes_is_kept(self) -> None:
+        """A pull may come at any moment."""
+        documents = SlowDocuments()
+        documents.slow = False
+        repositories, repository = self.over(documents)
+        hold(repository, "1")
+        self.successResultOf(repositories.save(repository))
+        repository.untag("1")
+        repository.drop(*repository.manifests)
+        documents.slow = True
+        removing = repositories.save(repository)
+        hold(repository, "2")
+        pulled = repositories.save(repository)
+        documents.slow = False
+        for gate, _ in documents.writes:
+            if not gate.called:
+                gate.callback(None)
+        self.successResultOf(removing)
+        self.successResultOf(pulled)
+        self.assertEqual(list(self.over(documents)[1].tags), ["2"])
+
     def test_repositories_are_found_also_inside_each_other(self) -> None:
         """The list names a and a/b, and nothing that is no repository."""
         documents = MemoryDocuments()
         repositories = Repositories(documents)
         for upstream, name in (("quay.io", "a/b"), ("docker.io", "blobs/x"), ("quay.io", "a")):
             repository = self.successResultOf(repositories.get(upstream, name))
+            hold(repository, "1")
             self.successResultOf(repositories.save(repository))
         for stray in (("index.json",), ("quay.io", "index.json"), ("quay.io", "_layout", "index.json")):
             self.successResultOf(documents.write(stray, b"{}", 0))
