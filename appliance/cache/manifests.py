@@ -429,14 +429,16 @@ class Manifests:
                     data = self._in_memory.get(digest) or await self._store.read(digest, MAX_MANIFEST_BYTES)
             # What an earlier version kept may be what is not kept any more.
             try:
-                found = parse_manifest(data, None, media_type).media_type
-                reason = "" if found == media_type else f"it is held as {media_type}"
+                found = parse_manifest(data, None, media_type)
+                reason = "" if found.media_type == media_type else f"it is held as {media_type}"
             except ManifestInvalid as error:
                 reason = str(error)
             if reason:
                 why = f"{repository.name}@{digest} is held, and not served: {reason}"
                 raise UpstreamInvalid(repository.upstream, why)
             self._in_memory.put(digest, data, len(data))
+            # Its blobs are asked for next: one of ten thousand manifests is enough to know them.
+            self._graph.add(repository, digest, found, len(data))
         return ManifestAnswer(digest, media_type, data, status, fresh_until, warning)
 
     async def _whole(self, digest: Digest) -> bytes | None:

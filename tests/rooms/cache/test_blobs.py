@@ -10,8 +10,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from appliance import errors
 from appliance.cache.blobs import BlobAnswer
 from appliance.oci.digest import Digest
+from appliance.oci.mediatypes import OCI_MANIFEST
 from tests.doubles.deferreds import begin, failing, result, step
-from tests.doubles.manifests import CONFIG
+from tests.doubles.manifests import CONFIG, image
 from tests.doubles.pullthrough import Cache
 from tests.doubles.upstream import ScriptedUpstream
 from tests.rooms.cache.blobpulls import HUB, LAYER, LAYER_DIGEST, OTHER, stocked
@@ -86,6 +87,26 @@ def test_a_cold_blob_comes_as_it_is_stored_and_then_from_the_store() -> None:
         assert str(second.status) == "pullcache; hit"
         assert content(second) == LAYER
     assert [call.verb for call in upstream.calls] == ["blob"]
+
+
+def test_a_pull_after_a_restart_looks_into_no_other_manifest() -> None:
+    """The first client of a repository with ten thousand imported images waits for none of the others."""
+    cache = Cache(ScriptedUpstream(HUB), offline=True)
+    repository = result(cache.repositories.get(HUB, "app"))
+    for number in range(40):
+        layer = b"layer %d" % number
+        for data in (layer, manifest := image(layer)):
+            result(cache.store.put(Digest.of(data), data))
+        repository.hold(Digest.of(manifest), OCI_MANIFEST, len(manifest))
+        repository.tag(f"v{number}", Digest.of(manifest), 1.0, "bundle")
+    read: list[Digest] = []
+    real = cache.store.read_all
+    cache.store.read_all = lambda digests, limit: (read.extend(digests), real(digests, limit))[1]
+    result(cache.through.manifest(cache.at(HUB, "app"), "v7"))
+    assert content(result(cache.through.blob(cache.at(HUB, "app"), Digest.of(b"layer 7")))) == b"layer 7"
+    assert read == []
+    assert content(result(cache.through.blob(cache.at(HUB, "app"), Digest.of(b"layer 8")))) == b"layer 8"
+    assert len(read) > 30, "what was not pulled since is still known"
 
 
 def test_clients_of_one_cold_blob_share_its_flight() -> None:
