@@ -215,6 +215,14 @@ class Repositories:
         """
         saves = [self.save(repository).addErrback(self._not_saved, repository) for repository in list(self._unsaved)]
         saved = DeferredList(saves).addCallback(lambda _: None)
+        for repository in self._journaled:
+            state = self._states[repository]
+            if state.settling is None and not whole:
+                # The disk did not take the document.
+                self._settle_later(repository, state)
+            elif state.settling is not None and whole:
+                state.settling.cancel()
+                state.settling = None
         # Twice: what was under way may have begun before the last line was written.
         for _ in range(2 * whole):
             saved.addCallback(lambda _: DeferredList([self._settle(each) for each in list(self._journaled)]))

@@ -389,6 +389,35 @@ def test_half_a_line_that_a_full_disk_took_is_cut_off(
     assert (set(found.tags), documents.damaged) == ({*FEW, "g", "h"}, [])
 
 
+def test_a_document_that_the_disk_did_not_take_is_written_when_it_does(
+    tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]
+) -> None:
+    """Without another change; after a stop nothing is written any more."""
+    clock = Clock()
+    _, repositories, repository = opened(tmp_path, clock)
+    saved(repositories, repository, *FEW)
+    result(repositories.flush(whole=True))
+    saved(repositories, repository, "g")
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        clock.advance(SETTLE_DELAY)
+        assert len(logged_errors) == 1 and clock.getDelayedCalls() == []
+        result(repositories.flush())
+    clock.advance(SETTLE_DELAY)
+    assert set(files(tmp_path)) == {"index.json", ".index.json.previous"}
+    saved(repositories, repository, "h")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        result(repositories.flush(whole=True))
+    assert clock.getDelayedCalls() == []
+    assert set(opened(tmp_path)[2].tags) == {*FEW, "g", "h"}
+    logged_errors.clear()
+
+
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_stop_at_any_call_to_the_disk_loses_nothing_that_was_saved(
     tmp_path: Path, cut: Any, logged_errors: list[dict[str, Any]]
