@@ -265,7 +265,7 @@ class Scrub:
         async for blob in self._in_order(run.position, count):
             if not await self._is_right(blob, run, paced):
                 run.damaged.append(FoundDamaged(str(blob.digest), blob.size))
-                self._document.changed = not self.is_ordered
+                self._document.changed = self._document.changed or not self.is_ordered
             run.position = blob.digest.encoded
             if self._clock.seconds() - self._noted_at >= NOTED_EVERY and not self.is_ordered:
                 self._noted_at, self._document.changed = self._clock.seconds(), True
