@@ -156,6 +156,20 @@ class DiskStatus(msgspec.Struct, frozen=True, rename="camel"):
     reason: str = ""
 
 
+class LastCollection(msgspec.Struct, frozen=True):
+    """
+    The last collection since the start.
+
+    @ivar started: RFC 3339, C{None} when there was none yet.
+    @ivar notes: what it could not do, in words.
+    """
+
+    started: str | None = None
+    images: int = 0
+    freed: int = 0
+    notes: list[str] = []
+
+
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """
     @ivar started: RFC 3339; C{uptime}: seconds since then.
@@ -185,6 +199,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     scrub: ScrubStatus = ScrubStatus()
     left_over: LeftOver = LeftOver()
     refused: list[UpstreamSays] = []
+    collection: LastCollection = LastCollection()
 
 
 # -- scrubs -----------------------------------------------------------------------------------------------------------

@@ -239,6 +239,7 @@ class Services:
             self.scrub,
             leftovers,
             moves,
+            self.collection,
         )
         collections = CollectionPages(self.collection)
         self.admin = None

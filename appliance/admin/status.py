@@ -16,6 +16,7 @@ from appliance.api import (
     Damaged,
     DiskStatus,
     Files,
+    LastCollection,
     LeftOver,
     RateLimitStatus,
     ScrubStatus,
@@ -26,6 +27,7 @@ from appliance.api import (
     UrlStatus,
 )
 from appliance.bundle.receipt import Waiting
+from appliance.cache.collection import Collection
 from appliance.cache.leftovers import Amount, LeftoverCounts, Leftovers
 from appliance.cache.moves import Moves
 from appliance.cache.repair import Repair
@@ -64,6 +66,7 @@ class StatusPage:
         scrub: Scrub,
         leftovers: Leftovers,
         moves: Moves,
+        collection: Collection,
     ) -> None:
         """
         @param settings: gives those in force.
@@ -72,6 +75,7 @@ class StatusPage:
         @param flights: gives the number of flights under way.
         @param inbox: gives what waits in the inbox.
         """
+        self._collection = collection
         self._settings = settings
         self._conditions = conditions
         self._store = store
@@ -127,6 +131,7 @@ class StatusPage:
                 damaged_blobs=list(map(str, self._repair.lacking)),
                 scrub=self._scrubbed(),
                 left_over=left_over,
+                collection=self._collected(),
                 refused=[
                     UpstreamSays(full_name(*key), each.target, timestamp(each.at))
                     for key, each in sorted(islice(self._moves.all_refused.items(), MOST_REFUSED))
@@ -139,6 +144,12 @@ class StatusPage:
         if last is None or last.finished is None:
             return ScrubStatus(self._scrub.is_under_way)
         return ScrubStatus(self._scrub.is_under_way, timestamp(last.finished), len(last.damaged))
+
+    def _collected(self) -> LastCollection:
+        last = self._collection.last
+        if last is None:
+            return LastCollection()
+        return LastCollection(timestamp(last.started), len(last.images), last.freed, last.notes)
 
     def _disk(self) -> DiskStatus:
         space, refusal = self._space, self._space.refusal

@@ -52,6 +52,8 @@ async def status(session: Session, options: Namespace) -> int:
         screen.note(f"unreadable: {unreadable.document}: {unreadable.reason}; what it says is not counted")
     if found.disk.reason:
         screen.note(f"disk: a write was refused within the last minute: {found.disk.reason}")
+    for note in found.collection.notes:
+        screen.note(f"collection: {note}")
     for waiting in found.inbox:
         again = "" if waiting.next is None else f" (tried again {_wait(waiting.next, found)})"
         screen.note(f"inbox: {', '.join(waiting.files)}: {waiting.reason}{again}")
@@ -74,6 +76,13 @@ def _summary(url: str, found: Status) -> Iterator[tuple[str, str]]:
     scrub = found.scrub
     last = "never" if scrub.finished is None else f"{moment(scrub.finished)}, {scrub.damaged} damaged"
     yield "scrubbed", f"{last}; under way" if scrub.under_way else last
+    done = found.collection
+    yield (
+        "collected",
+        "not yet"
+        if done.started is None
+        else f"{moment(done.started)}, {count(done.images, 'image')}; {size(done.freed)} freed",
+    )
     left = found.left_over
     kinds = (
         (left.beginnings, "blob of a cut fetch", "blobs of cut fetches"),
