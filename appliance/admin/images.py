@@ -193,9 +193,9 @@ class Images:
                 runs.append([])
             runs[-1].append(_Line(key(image), image.name, msgspec.json.encode(image)))
         runs[-1].sort()
-        for number, line in enumerate(islice(merge(*runs), limit), 1):
+        for at, line in enumerate(islice(merge(*runs), limit), 1):
             yield line.image
-            if number % _RUN == 0:
+            if at % _RUN == 0:
                 await self._threads.call(lambda: None)
 
     async def image(self, request: Request, reference: str) -> Reply:
