@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError
 
 from appliance import errors
 from appliance.oci.digest import Digest
+from appliance.oci.manifest import parse_manifest
 from appliance.oci.mediatypes import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from appliance.settings import StaleSettings
 from tests.doubles.deferreds import begin, failing, result
@@ -358,3 +359,13 @@ def test_only_what_is_allowed_and_configured_is_looked_at() -> None:
     with pytest.raises(errors.UpstreamUnknown):
         cache.at("evil.example", "app")
     assert verbs(upstream) == []
+
+
+def test_what_a_manifest_names_is_in_use_while_it_is_noted() -> None:
+    """A collection that has looked at the repository before removes none of it; afterwards nothing is in use."""
+    cache = Cache(stocked())
+    named = [descriptor.parsed() for descriptor in parse_manifest(ONE, None).descriptors]
+    with cache.store.leases.watch() as watch:
+        ask(cache)
+    assert named and all(digest in watch for digest in (Digest.of(ONE), *named))
+    assert len(cache.store.leases) == 0
