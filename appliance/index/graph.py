@@ -318,10 +318,19 @@ class ManifestGraph:
         self._remember(repository, relations)
 
     def forget(self, repository: Repository, digests: Iterable[Digest]) -> None:
-        """The repository holds these manifests no longer: what they alone said is not known any more."""
+        """
+        The repository holds these manifests no longer: what they alone said is not known any more. A blob that was the
+        repository's by one of them, and that another one names, is linked for itself; to be saved.
+        """
         if (relations := self._relations.get(repository.place)) is not None:
+            said: set[Digest] = set()
             for digest in digests:
+                blobs = {*relations.names.get(digest, ())}.difference(relations.children.get(digest, ()))
+                said.update(blobs & relations.linked.keys())
                 relations.remove(digest)
+            for blob in said - relations.linked.keys() - relations.disputed:
+                if blob in relations.sizes:
+                    repository.link(blob, relations.sizes[blob])
             self._remember(repository, relations)
 
     def unlearn(self, digest: Digest) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from appliance.flow.disk import InlineThreads
 from appliance.index import graph as module
 from appliance.index.graph import SMALL, ManifestGraph, Named, Relations, tagged_about
-from appliance.index.repository import Repository
+from appliance.index.repository import ManifestRecord, Repository
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import parse_manifest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
@@ -154,6 +154,21 @@ def test_what_only_a_forgotten_manifest_named_is_not_the_repositorys() -> None:
     shelf.graph.forget(shelf.repository, [first])
     assert result(shelf.graph.named(shelf.repository, common)) is None
     assert shelf.store.reads == []
+
+
+def test_a_layer_stays_the_repositorys_when_the_bundles_image_that_brought_it_goes() -> None:
+    """An image that was pulled and has it too is served whole without its upstream; what none names is not linked."""
+    shelf = Shelf()
+    brought = shelf.hold(image(b"common", b"alone"))
+    pulled = image(b"common")
+    shelf.hold(pulled)
+    shelf.repository._manifests[Digest.of(pulled)] = ManifestRecord(OCI_MANIFEST, len(pulled), confirm=True)
+    common, alone = Digest.of(b"common"), Digest.of(b"alone")
+    assert result(shelf.graph.named(shelf.repository, common, thorough=True)) == Named(6, linked=True)
+    shelf.repository.drop(brought)
+    shelf.graph.forget(shelf.repository, [brought])
+    assert result(shelf.graph.named(shelf.repository, common)) == Named(6, linked=True)
+    assert common in shelf.repository.blobs and alone not in shelf.repository.blobs
 
 
 def test_what_cannot_be_read_hides_nothing_else() -> None:
