@@ -16,6 +16,8 @@ from appliance.bundle.importer import ImportOptions
 from appliance.bundle.receipt import Receipt
 from appliance.cache.access import RemoteRepository
 from appliance.cache.blobs import BlobAnswer
+from appliance.cache.collection import Collected
+from appliance.fields import Share
 from appliance.flow.disk import InlineThreads
 from appliance.index.documents import FilesystemDocuments
 from appliance.index.repository import Tag
@@ -26,6 +28,7 @@ from appliance.settings import (
     IMAGE_NONE,
     BundleSettings,
     PrefetchSettings,
+    RetentionSettings,
     Settings,
     UpstreamSettings,
 )
@@ -34,6 +37,9 @@ from appliance.store.ownership import Ownership
 from appliance.wiring import Services
 from tests.doubles.deferreds import result
 from tests.doubles.upstream import ScriptedUpstream
+
+EVERYTHING = RetentionSettings(grace=0.0, reserve=Share(octets=0))
+"""Whatever was pulled stays, however full this machine's disk is."""
 
 
 class Site:
@@ -45,7 +51,13 @@ class Site:
     """
 
     def __init__(
-        self, folder: Path, clock: Clock, *upstreams: ScriptedUpstream, offline: bool = False, **settings: Any
+        self,
+        folder: Path,
+        clock: Clock,
+        *upstreams: ScriptedUpstream,
+        offline: bool = False,
+        retention: RetentionSettings = EVERYTHING,
+        **settings: Any,
     ) -> None:
         """@param settings: of every upstream."""
         by_name = {each.name: each for each in upstreams}
@@ -62,6 +74,7 @@ class Site:
                 store=folder,
                 upstreams={name: UpstreamSettings(name=name, **asked) for name in by_name},
                 offline=offline,
+                retention=retention,
                 admin=None,
                 listen=(),
                 bundles=BundleSettings(site="berth-3"),
@@ -151,6 +164,14 @@ class Site:
         held = [Digest.parse(f"{path.parent.name}:{path.name}") for path in self.blobs()]
         return [digest for digest in held if not result(self.services.repair.examine(digest, anew=True))]
 
+    def remove(self, upstream: str, name: str, tag: str) -> None:
+        """Remove an image. Raises L{RemovalRefused}."""
+        result(self.services.pins._removal.remove(_pattern(upstream, name, tag)))
+
+    def collect(self, dry_run: bool = False) -> Collected:
+        """A run of the collection."""
+        return result(self.services.collection.run(dry_run))
+
     def tags(self) -> dict[tuple[str, str, str], str]:
         """What each tag means."""
         found: dict[tuple[str, str, str], str] = {}
@@ -158,6 +179,18 @@ class Site:
             repository = result(self.services.repositories.get(upstream, name))
             found |= {(upstream, name, tag): str(record.digest) for tag, record in repository.tags.items()}
         return found
+
+    def manifests(self, upstream: str, name: str) -> set[str]:
+        """The digests of the manifests that a repository holds."""
+        return {str(digest) for digest in result(self.services.repositories.get(upstream, name)).manifests}
+
+    def pinned(self, upstream: str, name: str) -> set[str]:
+        """The digests of those of them that are pinned without a tag."""
+        return {str(digest) for digest in result(self.services.repositories.get(upstream, name)).pinned}
+
+    def holds(self, upstream: str, name: str, digest: str) -> bool:
+        """Whether a repository holds a manifest."""
+        return digest in self.manifests(upstream, name)
 
     def tag(self, upstream: str, name: str, tag: str) -> Tag | None:
         """What is noted of a tag."""

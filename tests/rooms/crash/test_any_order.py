@@ -1,9 +1,9 @@
 """
 Whatever happens, in whatever order: nothing that was promised is lost.
 
-Pulls, moves of tags, imports, pins, damage and scrubs, time, upstreams that are gone, and kills and power cuts in the
-middle of all that. A simple model says what must be held. A run is a seed and a number of steps; when one fails its
-last steps are told, and the same seed does the same again.
+Pulls, moves of tags, imports, pins, removals, collections, damage and scrubs, time, upstreams that are gone, and kills
+and power cuts in the middle of all that. A simple model says what must be held. A run is a seed and a number of steps;
+when one fails its last steps are told, and the same seed does the same again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import PullcacheError, UpstreamUnavailable
+from appliance.errors import PullcacheError, RemovalRefused, UpstreamUnavailable
+from appliance.fields import Share
 from appliance.index.repository import OPERATOR
 from appliance.oci.digest import Digest
+from appliance.settings import RetentionSettings
 from tests.doubles import exports, images
 from tests.doubles.disk import CUTS, Call, Disk, Tree, lay_out
 from tests.doubles.images import Content
@@ -31,6 +33,7 @@ from tests.rooms.crash.site import Site, expect_damage
 RUNS = int(os.environ.get("PULLCACHE_RANDOM_RUNS", "10"))
 STEPS = int(os.environ.get("PULLCACHE_RANDOM_STEPS", "210"))
 
+DAY = 24 * 3600.0
 HUB, GHCR = "docker.io", "ghcr.io"
 PLACES = ((HUB, "library/one"), (HUB, "team/two"), (GHCR, "team/two"))
 TAGS = ("1", "2", "latest")
@@ -54,12 +57,28 @@ def _contents() -> list[Content]:
 
 
 CONTENTS = _contents()
+SUBJECTS = {CONTENTS[-2].digest: CONTENTS[0].digest, CONTENTS[-1].digest: CONTENTS[9].digest}
+"""What refers to another manifest, and to which."""
+
 BY_DIGEST = {part.digest: part for content in CONTENTS for part in content.walk()}
 
 
 def blobs_of(digest: str) -> set[str]:
     """Everything beneath a manifest, and itself."""
     return {blob.digest for part in BY_DIGEST[digest].walk() for blob in (part.manifest, *part.blobs)}
+
+
+def along(digest: str) -> set[str]:
+    """The manifests that come along with one: its children, and what refers to any of them."""
+    found = {part.digest for part in BY_DIGEST[digest].walk()}
+    return found | {referrer for referrer, subject in SUBJECTS.items() if subject in found}
+
+
+def _parsed(name: str) -> Name:
+    """Upstream, repository, and tag or digest of a full name."""
+    place, _, reference = name.partition("@") if "@" in name else name.rpartition(":")
+    upstream, _, repository = place.partition("/")
+    return upstream, repository, reference
 
 
 @dataclass
@@ -69,11 +88,13 @@ class Model:
 
     @ivar tags: what each tag means here.
     @ivar whole: images of which everything was brought, and that nothing has taken away since.
+    @ivar used: when each reference was pulled last.
     @ivar pins: tags that stay, with what keeps them; C{locked}: those that do not move.
     """
 
     tags: dict[Name, str] = field(default_factory=dict)
     whole: set[Image] = field(default_factory=set)
+    used: dict[Name, float] = field(default_factory=dict)
     pins: dict[Name, str] = field(default_factory=dict)
     locked: set[Name] = field(default_factory=set)
 
@@ -91,7 +112,9 @@ class World:
         # Blobs that were damaged and are not held again; those that the last damage was done to.
         self.damaged: set[str] = set()
         self.touched: set[str] = set()
+        self.ever: set[str] = set()
         self.lives = 0
+        self.flushed: dict[Name, float] = {}
         self.trace: list[str] = []
         for place in PLACES:
             self._publish(place, "1", CONTENTS[0])
@@ -105,7 +128,14 @@ class World:
         self.disk = Disk(lay_out(tree, self.folder / str(self.lives)), self.clock.seconds)
         self._mounted = self.disk.mounted()
         self._mounted.__enter__()
-        self.site = Site(self.disk.root, self.clock, *self.upstreams.values())
+        self.retention = RetentionSettings(
+            keep_for=self.chance.choice((None, DAY, 7 * DAY)),
+            keep_last=self.chance.choice((None, None, 2)),
+            max_size=self.chance.choice((None, 6000, 12_000)),
+            grace=self.chance.choice((0.0, 0.0, 3600.0)),
+            reserve=Share(octets=0),
+        )
+        self.site = Site(self.disk.root, self.clock, *self.upstreams.values(), retention=self.retention)
 
     def _end(self) -> None:
         self.site.end()
@@ -129,9 +159,9 @@ class World:
         does: Callable[[], str] = self.chance.choices(
             [
                 *(self.pull, self.pull_by_digest, self.pull_manifest, self.move, self.import_, self.wait),
-                *(self.go_offline, self.pin, self.unpin, self.damage),
+                *(self.go_offline, self.pin, self.unpin, self.damage, self.collect, self.remove),
             ],
-            [8, 3, 2, 4, 2, 3, 1, 2, 2, 1],
+            [8, 3, 2, 4, 2, 3, 1, 2, 2, 1, 3, 1],
         )[0]
         if self.chance.random() < 0.15:
             return self._crash(does)
@@ -152,6 +182,8 @@ class World:
         self.disk.observe = look
         done = does()
         self.disk.observe = None
+        # What was not flushed of the uses may be lost.
+        self.model.used = dict(self.flushed)
         where, tree = left[0] if left else ("its end", self.disk.left(cut, at))
         self._end()
         self._start(tree)
@@ -216,6 +248,7 @@ class World:
         seconds = self.chance.choice((5, 120, 7200, 3 * 24 * 3600))
         self.clock.advance(seconds)
         self.site.flush()
+        self.flushed = dict(self.model.used)
         return f"wait {seconds} s"
 
     def go_offline(self) -> str:
@@ -251,6 +284,7 @@ class World:
             digest = str(Digest.of(self.site.manifest(upstream, name, reference)))
             if isinstance(reference, str):
                 self.model.tags[key] = digest
+                self.model.used[key] = self.clock.seconds()
                 if key in self.model.locked:
                     assert digest == was, f"{key} is locked, and moved"
                 if digest != was and self.model.pins.get(key) != OPERATOR:
@@ -314,6 +348,85 @@ class World:
         self.model.locked.discard(name)
         return f"unpin {name}"
 
+    def collect(self) -> str:
+        """A collection, and a dry run before it that says the same."""
+        self.clock.advance(1)
+        planned = self.site.collect(dry_run=True)
+        found = self.site.collect()
+        said, done = ({repr(each) for each in (*run.images, *run.blobs)} for run in (planned, found))
+        is_known = not self.site.services.repair.lacking
+        # Of a manifest that is lacking a run may know more by what it remembers than by what it finds.
+        assert said == done or not is_known, f"too much was said: {said - done}, or too little: {done - said}"
+        assert found.freed == planned.before - found.after
+        rules, now = self.retention, self.clock.seconds()
+        for image in found.images:
+            upstream, name, tag = _parsed(image.name)
+            assert (upstream, name, tag) not in self.model.pins, f"{image} is pinned"
+            if image.why == "keep_for":
+                used = self.model.used.get((upstream, name, tag), 0)
+                assert rules.keep_for is not None and now - used >= rules.keep_for, f"{image} was pulled at {used}"
+        self._gone({_parsed(image.name)[:2] + (str(image.digest),) for image in found.images})
+        self.site.is_counted = True
+        total = sum(path.stat().st_size for path in self.site.blobs())
+        assert total == found.after == self.site.store.total()
+        if rules.grace == 0 and is_known:
+            held = {f"{path.parent.name}:{path.name}" for path in self.site.blobs()}
+            needed = self._needed()
+            assert held <= needed, f"{held - needed} is held, and nothing refers to it"
+            if rules.max_size is not None and total > rules.max_size:
+                assert held <= self._kept(), f"{total} bytes are held; {held - self._kept()} is not pinned"
+        return f"collect {[(image.name[-20:], image.why) for image in found.images]}, {len(found.blobs)} blobs"
+
+    def remove(self) -> str:
+        """An operator removes an image."""
+        if not self.model.tags:
+            return "nothing to remove"
+        name = self.chance.choice(sorted(self.model.tags))
+        digest = self.model.tags[name]
+        try:
+            self.site.remove(*name)
+        except RemovalRefused as error:
+            assert self.model.pins.get(name) == OPERATOR or "tag" in str(error) or "need" in str(error), str(error)
+            return f"remove {name}: {error}"
+        self._gone({(*name[:2], digest)})
+        assert name not in self.model.tags
+        return f"remove {name}"
+
+    def _gone(self, images: set[Image]) -> None:
+        """Only these have gone, with what comes along with them and nothing else needs."""
+        tags = self.site.tags()
+        for name in [*self.model.tags]:
+            if name not in tags:
+                meant = self.model.tags.pop(name)
+                assert (*name[:2], meant) in images, f"{name} is gone"
+                self.model.pins.pop(name, None)
+                self.model.locked.discard(name)
+        left = {(*name[:2], part) for name, digest in tags.items() for part in along(digest)}
+        along_with = {(*image[:2], part) for image in images for part in along(image[2])}
+        for image in [*self.model.whole]:
+            if not self.site.holds(*image):
+                assert image in along_with, f"{image} is gone, and is part of no image that was collected"
+                assert image not in left, f"{image} is gone, and a tag needs it"
+                self.model.whole.discard(image)
+
+    def _needed(self) -> set[str]:
+        """Every blob that something held refers to."""
+        needed = set()
+        for upstream, name in PLACES:
+            for digest in self.site.manifests(upstream, name):
+                needed |= blobs_of(digest)
+        return needed
+
+    def _kept(self) -> set[str]:
+        """Every blob of an image of which something is pinned."""
+        kept = set()
+        for place in PLACES:
+            pinned = self.site.pinned(*place) | {self.model.tags[name] for name in self.model.pins if name[:2] == place}
+            for digest in self.site.manifests(*place):
+                if along(digest) & pinned:
+                    kept |= along(digest)
+        return {blob for digest in kept for blob in blobs_of(digest)}
+
     def damage(self) -> str:
         """The disk damages some blobs, and a scrub looks at all of them."""
         held = self.site.blobs()
@@ -327,6 +440,7 @@ class World:
             self.disk.damage(str(path.relative_to(self.disk.root)), wrong)
             self.touched.add(f"sha256:{path.name}")
         self.damaged |= self.touched
+        self.ever |= self.touched
         self.site.is_counted = False
         return f"damage {[each[7:15] for each in sorted(self.touched)]}, scrub: {self._scrub()}"
 
@@ -334,7 +448,7 @@ class World:
         self.site.scrub()
         # What could not be fetched again is promised by no image until it is brought once more.
         lacking = {str(digest) for digest in self.site.services.repair.lacking}
-        assert lacking <= self.damaged, f"{lacking - self.damaged} was not damaged"
+        assert lacking <= self.ever, f"{lacking - self.ever} was not damaged"
         self.damaged -= {digest for digest in self.damaged if self.site.store.size(Digest.parse(digest)) is not None}
         # An image may be its repository's to serve by what a manifest says that a bundle brought.
         gone = lacking.union(*(blobs_of(digest) for digest in lacking if digest in BY_DIGEST))

@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.cache import segments
 from appliance.cache.length import WrongBytes
+from appliance.fields import Share
+from appliance.index import repositories
 from appliance.oci.digest import Digest
+from appliance.settings import RetentionSettings
 from tests.doubles import exports, images
 from tests.doubles.deferreds import begin, result
 from tests.doubles.disk import CUTS, Call, Cut, Disk, Tree, lay_out
@@ -261,6 +265,52 @@ def test_a_flight_that_is_resumed(tmp_path: Path) -> None:
     with scenario.running() as site:
         scenario.pull(APP, "1", OTHER)
         site.flush()
+    check_all(scenario, tmp_path)
+
+
+def test_a_large_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved line by line, and written whole when it was quiet for a while: tags come and move as in a small one."""
+    monkeypatch.setattr(repositories, "LARGE", 500)
+    upstream = offering((APP, "1", OTHER), (APP, "latest", FIRST))
+    scenario = Scenario(tmp_path / "disk", upstream, lambda each: each.pull(APP, "latest", FIRST))
+    offer(upstream, APP, "latest", SECOND)
+    with scenario.running(fresh_for=0.0) as site:
+        scenario.pull(APP, "1", OTHER)
+        scenario.pull(APP, "latest", SECOND)
+        site.clock.advance(600)
+        site.flush()
+        site.clock.advance(600)
+    names = [call.path for call in scenario.disk.calls]
+    assert any("journal" in name for name in names), "it was never saved by a line"
+    check_all(scenario, tmp_path)
+
+
+def test_a_removal_and_a_collection(tmp_path: Path) -> None:
+    """What stays is whole, also where it shares layers with what goes; blobs never go before what refers to them."""
+    shared = images.index(FIRST.children[0], OTHER)
+    upstream = offering((APP, "goes", FIRST), (APP, "stays", shared), ("library/other", "old", SECOND))
+    goes, old = (HUB, APP, "goes"), (HUB, "library/other", "old")
+
+    def prepare(scenario: Scenario) -> None:
+        scenario.pull(APP, "goes", FIRST)
+        scenario.pull("library/other", "old", SECOND)
+        scenario.pull(APP, "stays", shared)
+
+    scenario = Scenario(tmp_path / "disk", upstream, prepare)
+    scenario.promises.whole = {(HUB, APP, digest) for digest in beneath(shared)}
+    for name in (goes, old):
+        scenario.promises.tags[name].add(None)
+    scenario.clock.advance(7200)
+    with scenario.running() as site:
+        site.manifest(HUB, APP, "stays")
+        site.remove(*goes)
+        scenario.promises.tags[goes] = {None}
+        site.services.settings = msgspec.structs.replace(
+            site.services.settings, retention=RetentionSettings(keep_for=3600.0, grace=0.0, reserve=Share(octets=0))
+        )
+        assert [image.name for image in site.collect().images] == ["docker.io/library/other:old"]
+        scenario.promises.tags[old] = {None}
+        assert {path.name for path in site.blobs()} == {each.partition(":")[2] for each in beneath(shared)}
     check_all(scenario, tmp_path)
 
 
