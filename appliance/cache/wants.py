@@ -29,6 +29,7 @@ from appliance.flow.clock import wall
 from appliance.index.documents import EpochSeconds, StateFile
 from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
+from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IDocuments
 from appliance.oci.digest import Digest
 from appliance.oci.reference import ReferenceKey
@@ -40,6 +41,9 @@ NAME = "wants.json"
 
 DAMAGED = "damaged"
 """Why something is wanted that was held, and was found damaged; it stays the reason until it is here again."""
+
+# What looking for one reference costs, in descriptors that are looked at.
+_WORK = 20
 
 Group = tuple[str, str | None, bool, bool]
 """
@@ -148,7 +152,8 @@ class Wants:
 
         @param holds: whether (upstream, repository, reference) can be served.
         """
-        return self.forget([key for key in list(self._wants) if await holds(*key)])
+        # Those of one repository follow each other.
+        return self.forget([key for key in sorted(self._wants) if await holds(*key)])
 
     def snapshot(self) -> list[Want]:
         """Every want, longest unasked first."""
@@ -206,6 +211,8 @@ class HeldReferences:
         self._store = store
         self._repositories = repositories
         self._graph = graph
+        # The one that was asked for last: it is not read again for the next reference.
+        self._last: Repository | None = None
 
     async def holds(self, upstream: str, repository: str, reference: str) -> bool:
         """
@@ -213,7 +220,9 @@ class HeldReferences:
 
         What a manifest names may be lacking all the same.
         """
-        known = await self._repositories.read(upstream, repository)
+        # There may be ten thousand wants: clients are served between them.
+        await self._graph.manifests.walked(_WORK)
+        known = self._last = await self._repositories.read(upstream, repository)
         if ":" not in reference:
             tag = known.tags.get(reference)
             return tag is not None and self._store.size(tag.digest) is not None

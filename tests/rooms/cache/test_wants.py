@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import fail, succeed
+from twisted.internet.defer import execute, fail, succeed
 from twisted.internet.task import Clock
 
 from appliance.cache import wants as module
@@ -332,6 +332,30 @@ def test_what_is_held_by_now_is_forgotten() -> None:
         ("library/other", False),
         (NGINX, True),
     }
+
+
+def test_ten_thousand_wants_are_looked_for_in_turns_and_each_repository_is_read_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An import that brings some of them keeps no client waiting."""
+    site = Appliance(offline=True)
+    names = ("library/a", "library/b")
+    for number in range(200):
+        for name in names:
+            site.wants.note(HUB, name, str(number), None, "offline")
+    for name in names:
+        site.hold(image(), "7", name=name)
+    held = site.services.imports._held
+    for name in names:
+        site.services.repositories._recent.drop((HUB, name))
+    read, turns = list[Any](), list[int]()
+    documents: Any = site.services.documents
+    was_read = documents.read
+    monkeypatch.setattr(documents, "read", lambda key: read.append(key) or was_read(key))
+    threads: Any = site.services.blobs._graph.manifests._threads
+    monkeypatch.setattr(threads, "call", lambda function, *args: turns.append(1) or execute(function, *args))
+    assert result(site.wants.review(held.holds)) == 2
+    assert len(read) <= 2 and len(turns) >= 4
 
 
 def test_forgetting_what_is_not_wanted_is_no_error() -> None:
