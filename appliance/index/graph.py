@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from appliance.errors import BlobDamaged, ManifestInvalid, PullcacheError
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.singleflight import SingleFlight
-from appliance.index.manifests import HeldManifests, SizeOf
+from appliance.index.manifests import AT_ONCE, HeldManifests, SizeOf
 from appliance.index.repository import ManifestRecord, Repository
 from appliance.interfaces import IBlobStore, IThreads
 from appliance.oci.digest import Digest
@@ -304,6 +304,7 @@ class ManifestGraph:
         @param budget: bytes of memory.
         """
         self._store = store
+        self._threads = threads
         self.manifests = HeldManifests(store, threads, room=0)
         self._budget = budget
         self._relations: LeastRecentlyUsed[tuple[str, str], Relations] = LeastRecentlyUsed(budget)
@@ -415,7 +416,7 @@ class ManifestGraph:
         # At once, so that what is added during the pass is added to these.
         self._remember(repository, relations)
         # Again, for what was added meanwhile: a caller may have begun to wait for just that.
-        while unseen := self._unseen(repository, relations):
+        while unseen := await self._held(self._unseen(repository, relations)):
             async for digest, manifest in self.manifests.held(repository, unseen, unreadable):
                 if (record := repository.manifests.get(digest)) is not None:
                     relations.add(digest, manifest, record)
@@ -423,11 +424,17 @@ class ManifestGraph:
         return relations
 
     def _unseen(self, repository: Repository, relations: Relations) -> list[Digest]:
-        """What is noted and not in the store may come yet, with a bundle: it stays unseen."""
         known = repository.manifests.items()
         # A bundle may have brought what was only pulled before: then it is looked at again.
-        unseen = [each for each, record in known if relations.seen.get(each) not in (True, not record.confirm)]
-        return [each for each in unseen if self._store.size(each) is not None]
+        return [each for each, record in known if relations.seen.get(each) not in (True, not record.confirm)]
+
+    async def _held(self, unseen: list[Digest]) -> list[Digest]:
+        """What is noted and not in the store may come yet, with a bundle: it stays unseen."""
+
+        def held() -> list[Digest]:
+            return [each for each in unseen if self._store.size(each) is not None]
+
+        return held() if len(unseen) <= AT_ONCE else await self._threads.call(held)
 
     def _known(self, repository: Repository) -> Relations:
         return self._relations.get(repository.place) or Relations()
