@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ MakeUpstream = Callable[[UpstreamSettings, bool], IUpstream]
 Makes what asks the upstream of these settings; the flag says that it is never contacted. Raises L{ConfigError} when
 the settings cannot be used.
 """
+
+
+IMPORT_PATIENCE = 600.0
+"""Seconds that an import waits until room was made for it."""
 
 
 class Services:
@@ -198,7 +203,9 @@ class Services:
         self._publication = Publication(repositories, state, receipts, self._published)
         trusted = tuple(map(PublicKey.parse, bundles.trust))
         policy = TrustPolicy(trusted, bundles.require_signature, bundles.accept_callers_keys)
-        importer = Importer(store, self._publication, threads, policy, names, clock, site, lists)
+        # An import waits for the collection as long as that takes, within reason.
+        room = partial(space.room, patience=IMPORT_PATIENCE)
+        importer = Importer(store, self._publication, threads, policy, names, clock, site, lists, room)
         exporter = Exporter(
             store, repositories, threads, site, self._upstream_named, usage.last_pulled, lists, access.asks
         )

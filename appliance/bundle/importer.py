@@ -8,7 +8,7 @@ stored and not yet published when an import ends early stays staged; the next im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -95,12 +95,16 @@ class Importer:
         clock: IReactorTime,
         site: str = "",
         lists: ReferrerLists | None = None,
+        room: Callable[[int], Awaitable[object]] | None = None,
     ) -> None:
         """
+        @param room: has so many bytes of room made in the store, as far as that can be done; C{None}: what does not fit
+            is refused.
         @param site: the stable id of this appliance, for receipts.
         @param lists: where it is noted that a bundle has all referrers of a manifest; C{None}: it is not noted.
         """
         self._lists = lists
+        self._room = room
         self._store = store
         self._publication = publication
         self._threads = threads
@@ -185,6 +189,8 @@ class Importer:
             return msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes_of(changes)])
         if plan.incomplete is not None:
             raise plan.incomplete
+        if self._room is not None:
+            await self._room(plan.new_bytes)
 
         done = 0
 

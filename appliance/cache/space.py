@@ -143,10 +143,12 @@ class Space:
             # What cannot be found out is left to the writes.
             return error.errno == errno.EROFS
 
-    async def room(self, more: int = 0) -> bool:
+    async def room(self, more: int = 0, patience: float = COLLECTING) -> bool:
         """
         Whether what is coming and C{more} bytes may be stored, after the collection was asked for room where there is
         none.
+
+        @param patience: seconds that are waited for it.
         """
         for _ in range(2):
             if not self.is_short(more):
@@ -154,7 +156,7 @@ class Space:
             if not self._can_collect(more):
                 return False
             try:
-                await self._ask(more).addTimeout(COLLECTING, self._clock)
+                await self._ask(more).addTimeout(patience, self._clock)
             except DeferredTimeout:
                 break
             except Exception:

@@ -217,6 +217,7 @@ class Receiver:
         self.clock.advance(NOW)
         self.published: list[Change] = []
         self.progress: list[ImportProgress] = []
+        self.room_asked: list[int] = []
         self.threads: Any = InlineThreads()
         self.start()
 
@@ -236,7 +237,11 @@ class Receiver:
             self.names_here,
             self.clock,
             "site-b",
+            room=self._make_room,
         )
+
+    async def _make_room(self, octets: int) -> None:
+        self.room_asked.append(octets)
 
     def recover(self) -> int:
         """What happens before a client is served."""

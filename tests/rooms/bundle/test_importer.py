@@ -44,6 +44,14 @@ def test_what_was_pulled_there_is_served_here(bundle: Path) -> None:
     assert "not signed" in receipt.notes[0]
 
 
+def test_room_is_made_for_what_is_new(bundle: Path) -> None:
+    """Before the first byte is stored: what retention may take goes first."""
+    receiver = Receiver()
+    first = receiver.run(bundle)
+    receiver.run(bundle)
+    assert receiver.room_asked == [first.new_bytes, 0]
+
+
 def test_what_is_imported_is_pinned(bundle: Path) -> None:
     """Nothing else can bring it back, so it stays until a user says otherwise."""
     receiver = Receiver()
