@@ -165,7 +165,6 @@ class PullcacheService(Service):
             self._log.warn("{warning}", warning=warning)
         self._pool.start()
         services = self._services
-        known = []
         for kept, what in (
             (services.wants, "reading the wants"),
             (services.usage, "reading the usage"),
@@ -173,12 +172,11 @@ class PullcacheService(Service):
             (services.prefetch, "reading what is to be fetched"),
             (services.scrub, "reading when what is held was hashed"),
         ):
-            known.append(Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what))
+            Deferred.fromCoroutine(kept.load()).addErrback(self._failed, what)
         recovering = Deferred.fromCoroutine(services.start_imports()).addErrback(self._failed, "finishing an import")
         # No client is let in before an import that was cut half way through its publication is finished.
-        known.append(recovering.addBoth(lambda _: self._ports.accept()))
-        known.append(self._store.measure().addErrback(self._failed, "measuring the store"))
-        DeferredList(known).addCallback(lambda _: services.occasions.begin())
+        recovering.addBoth(lambda _: self._ports.accept())
+        self._store.measure().addErrback(self._failed, "measuring the store")
         Deferred.fromCoroutine(services.flights.resume(services.access)).addErrback(self._failed, "resuming")
         self._sweeping.start(SWEEP_INTERVAL)
         self._scrubbing.start(SCRUB_INTERVAL, now=False)
@@ -251,7 +249,7 @@ class PullcacheService(Service):
         """Write what is cheap to lose; fires when it is written, or not, which is logged."""
         services = self._services
         services.note_pulls()
-        services.occasions.look()
+        services.schedule.look()
         if self.running:
             services.space.look()
         writes = [

@@ -41,7 +41,6 @@ from appliance.cache.flights import Flights
 from appliance.cache.leftovers import Leftovers
 from appliance.cache.manifests import Manifests
 from appliance.cache.moves import Moves
-from appliance.cache.occasions import Occasions
 from appliance.cache.pins import Pins
 from appliance.cache.prefetch import Prefetch
 from appliance.cache.prefetchrun import PrefetchSources
@@ -49,6 +48,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.removal import ImageRemoval
 from appliance.cache.repair import Repair
+from appliance.cache.schedule import CollectionSchedule
 from appliance.cache.scrub import Scrub, ScrubRun
 from appliance.cache.space import Space
 from appliance.cache.tags import Tags
@@ -182,7 +182,7 @@ class Services:
             self._left,
             metrics.collected,
         )
-        self.occasions = Occasions(self.collection, store, lambda: self.settings, clock)
+        self.schedule = CollectionSchedule(self.collection, store, lambda: self.settings, clock)
         space.collect = lambda octets: self.collection.run(room=octets)
 
         # What clients connect to.
@@ -326,7 +326,7 @@ class Services:
             listener.configure(settings, listen)
         self.prefetch.reconsider()
         self.repair.reconsider()
-        self.occasions.want()
+        self.schedule.want()
         if self.inbox is not None:
             self.inbox.configured()
 
@@ -375,7 +375,7 @@ class Services:
         self.forget_answers()
 
     def _imported(self) -> None:
-        self.occasions.want()
+        self.schedule.want()
         if self.inbox is not None:
             self.inbox.imported()
 

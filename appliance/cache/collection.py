@@ -31,7 +31,7 @@ from appliance.cache.references import (
     number_of,
     roots_of,
 )
-from appliance.cache.retention import UNREFERENCED, Limits, Plan, Removal, Rules, plan
+from appliance.cache.retention import UNREFERENCED, Limits, Plan, Removal, Rules, is_exceeded, plan
 from appliance.cache.usage import Usage
 from appliance.errors import PullcacheError, StoreError
 from appliance.flow.clock import wall
@@ -93,6 +93,7 @@ class Collected:
 
     @ivar started: seconds since the epoch.
     @ivar before: bytes of all blobs before, and C{after}.
+    @ivar is_exceeded: whether what stays is more than a limit still.
     @ivar notes: what else there is to know, in words.
     """
 
@@ -103,6 +104,7 @@ class Collected:
     notes: list[str] = field(default_factory=list)
     before: int = 0
     after: int = 0
+    is_exceeded: bool = False
 
     @property
     def freed(self) -> int:
@@ -143,7 +145,7 @@ class Collection:
     One run at a time.
 
     @ivar is_ready: whether all that is held is known: what was being published when the process ended is now.
-    @ivar last: what the last run came to, C{None} before the first; dry runs left out.
+    @ivar last: what the last run came to, C{None} before the first; without dry runs, and those that had no reason.
     """
 
     _log = Logger()
@@ -186,18 +188,20 @@ class Collection:
         self.is_ready = False
         self.last: Collected | None = None
 
-    def run(self, dry_run: bool = False, room: int = 0) -> Deferred[Collected]:
+    def run(self, dry_run: bool = False, room: int = 0, exceeded_only: bool = False) -> Deferred[Collected]:
         """
         Collect; one run at a time, the next one waits. Cancelling ends the waiting, not the run.
 
         @param dry_run: find out what would go, and leave it.
+        @param exceeded_only: whether there is a reason only when a limit is exceeded; else nothing goes at all.
         @param room: bytes that are to be free on the disk, where that is more than the reserve.
         @return: fails with L{StoreError} before the appliance has started, and with L{OSError} when the pulls so far,
             or the store, cannot be read: then nothing was removed.
         """
-        return shielded(self._lock.run(lambda: Deferred.fromCoroutine(self._run(dry_run, room))))
+        run = self._lock.run(lambda: Deferred.fromCoroutine(self._run(dry_run, room, exceeded_only)))
+        return shielded(run)
 
-    async def _run(self, dry_run: bool, room: int) -> Collected:
+    async def _run(self, dry_run: bool, room: int, exceeded_only: bool) -> Collected:
         if not self.is_ready:
             raise StoreError("what is held is not known yet: an import that was cut has to be finished first")
         # What is not known to have been pulled would seem to be old.
@@ -208,8 +212,12 @@ class Collection:
             run = _Run(wall(self._clock), watch)
             await self._mark(run)
             await self._measure(run)
-            planned = await self._plan(run, room)
-            found = Collected(started=run.now, dry_run=dry_run, notes=[*run.notes, *planned.notes], before=run.held)
+            found = Collected(started=run.now, dry_run=dry_run, before=run.held, after=run.held)
+            planned = await self._plan(run, room, exceeded_only)
+            if planned is None:
+                return found
+            found.notes += [*run.notes, *planned.notes]
+            found.is_exceeded = run.is_blind or bool(planned.notes)
             removals = [each for each in planned.removals if each in run.named]
             if not dry_run:
                 removals = await self._carry_out(run, removals, found)
@@ -218,6 +226,7 @@ class Collection:
                 await self._sweep(run, found)
         found.after = run.held - found.freed if dry_run else self._store.total()
         if not dry_run:
+            said = [] if self.last is None else self.last.notes
             self.last = found
             self._counted(found.freed)
             if found.blobs or found.images:
@@ -228,7 +237,8 @@ class Collection:
                     freed=found.freed,
                 )
             for note in found.notes:
-                self._log.warn("collection: {note}", note=note)
+                if note not in said:
+                    self._log.warn("collection: {note}", note=note)
         return found
 
     # -- looking ----------------------------------------------------------------------------------------------------
@@ -315,33 +325,34 @@ class Collection:
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 
-    async def _plan(self, run: _Run, room: int) -> Plan:
-        if run.is_blind:
-            run.unreferenced.clear()
-            return Plan()
+    async def _plan(self, run: _Run, room: int, exceeded_only: bool) -> Plan | None:
+        """What goes; C{None}: no limit is exceeded, and only then it should."""
         leased = frozenset(map(number_of, run.watch.seen))
         run.unreferenced = [
             each
-            for each in run.unreferenced
-            if not run.is_unsure and number_of(each.digest) not in run.young and each.digest not in run.watch
+            for each in ([] if run.is_blind or run.is_unsure else run.unreferenced)
+            if number_of(each.digest) not in run.young and each.digest not in run.watch
         ]
         for roots in run.repositories:
             for root, marks in enumerate(roots.marks):
                 if marks & UNDATED:
                     roots.last[root] = run.table.modified(roots.of(root)[0])
-        spare = sum(each.size for each in run.unreferenced)
         settings = self._settings()
         limits = Limits(
             rules={upstream: self._rules(upstream) for upstream in {each.upstream for each in run.repositories}},
             max_size=settings.retention.max_size or inf,
-            held=run.held - spare,
-            lacking=self._lacking(room) - spare,
+            held=run.held,
+            spare=sum(each.size for each in run.unreferenced),
+            lacking=self._lacking(room),
             young=frozenset(run.young),
             leased=leased,
         )
-        arguments = (run.repositories, run.table, limits, run.now, size_words)
         # Others get their turn meanwhile, if not as often.
-        planned = await self._threads.call(plan, *arguments)
+        if exceeded_only and not await self._threads.call(is_exceeded, run.repositories, run.table, limits):
+            return None
+        if run.is_blind:
+            return Plan()
+        planned = await self._threads.call(plan, run.repositories, run.table, limits, run.now, size_words)
         await self._name(run, planned)
         return planned
 

@@ -15,7 +15,7 @@ would free nothing now. An image whose manifest is in use stays this time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from math import inf
@@ -47,7 +47,7 @@ class Limits:
 
     @ivar rules: by upstream.
     @ivar max_size: bytes of all blobs.
-    @ivar held: bytes of all blobs that are held, and stay when no image goes.
+    @ivar held: bytes of all blobs that are held; C{spare}: of those of them that go though no image does.
     @ivar lacking: bytes that are to become free on the disk.
     @ivar young: numbers of blobs that came a moment ago; C{leased}: of those that are in use. Neither is removed now.
     """
@@ -58,6 +58,7 @@ class Limits:
     lacking: int = 0
     young: frozenset[int] = frozenset()
     leased: frozenset[int] = frozenset()
+    spare: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Removal:
 class Plan:
     """
     @ivar removals: in their order.
-    @ivar notes: what could not be reached, in words for the operator.
+    @ivar notes: which limits are exceeded still, in words for the operator.
     """
 
     removals: list[Removal] = field(default_factory=list)
@@ -91,6 +92,18 @@ class Plan:
 
 Shown = Callable[[int], str]
 """A number of bytes in words."""
+
+
+def is_exceeded(repositories: Sequence[RepositoryRoots], blobs: BlobTable, limits: Limits) -> bool:
+    """Whether there is more than a C{max_size}, or less free than is to be."""
+    if limits.lacking > 0 or limits.held > limits.max_size:
+        return True
+    return any(
+        sum(map(blobs.size, _referred(each for each in repositories if each.upstream == upstream).numbers()))
+        > rules.max_size
+        for upstream, rules in limits.rules.items()
+        if rules.max_size != inf
+    )
 
 
 def plan(
@@ -130,28 +143,25 @@ class _Planner:
             if rules.max_size != inf:
                 self._fit(upstream, rules.max_size)
         if self._limits.max_size != inf:
-            self._free(MAX_SIZE, lambda: self._limits.held - self._leaving <= self._limits.max_size)
-            left = self._limits.held - self._leaving
-            if left > self._limits.max_size:
-                self._note(f"max_size of {self._shown(int(self._limits.max_size))}", left)
-        if self._limits.lacking > 0:
-            self._free(RESERVE, lambda: self._freed >= self._limits.lacking)
-            if (lacking := self._limits.lacking - self._freed) > 0:
+            held = self._limits.held - self._limits.spare
+            self._free(MAX_SIZE, lambda: held - self._leaving <= self._limits.max_size)
+            if held - self._leaving > self._limits.max_size:
+                self._note(f"max_size of {self._shown(int(self._limits.max_size))}", held - self._leaving)
+        if (wanted := self._limits.lacking - self._limits.spare) > 0:
+            self._free(RESERVE, lambda: self._freed >= wanted)
+            if (lacking := wanted - self._freed) > 0:
                 self._note(f"the reserve, of which {self._shown(lacking)} are not free,", 0)
         return self._plan
 
     def _fit(self, upstream: str, most: float) -> None:
         """Bring what the upstream's repositories refer to down to C{most} bytes."""
         places = [at for at, each in enumerate(self._repositories) if each.upstream == upstream]
-        own = BlobTable()
-        for at in places:
-            own.refer(self._repositories[at].always)
-            for root in range(len(self._repositories[at])):
-                if (at, root) not in self._gone:
-                    own.refer(self._repositories[at].of(root))
-        for _ in own.settle():
-            pass
-        size = sum(map(self._blobs.size, own.numbers()))
+        own = _referred(self._repositories[at] for at in places)
+        for at, root in self._gone:
+            if self._repositories[at].upstream == upstream:
+                for each in self._repositories[at].of(root):
+                    own.release(each)
+        size = sum(self._blobs.size(each) for each in own.numbers() if own.count(each))
         for at, root in self._oldest(places):
             if size <= most:
                 break
@@ -210,6 +220,17 @@ class _Planner:
         more = f", {self._shown(octets)} are pinned, imported or named by keep" if octets else ""
         late = ", and what came a moment ago is not removed yet" if self._limits.young else ""
         self._plan.notes.append(f"{what} cannot be reached{remain}{more}{late}")
+
+
+def _referred(repositories: Iterable[RepositoryRoots]) -> BlobTable:
+    """How often these refer to each blob."""
+    found = BlobTable()
+    for each in repositories:
+        found.refer(each.blobs)
+        found.refer(each.always)
+    for _ in found.settle():
+        pass
+    return found
 
 
 def _outlived(repository: RepositoryRoots, rules: Rules, now: float) -> list[int]:
