@@ -213,7 +213,8 @@ class Services:
         self.imports = Imports(
             importer, receipts, wants, HeldReferences(store, repositories, graph, access.asks), clock, self._imported
         )
-        self.exports = Exports(ExportPlanner(exporter, Completion(cache), flights, names), store, clock)
+        planner = ExportPlanner(exporter, Completion(cache), flights, names)
+        self.exports = Exports(planner, store, repair.examine, clock)
         self.images = Images(
             store,
             threads,

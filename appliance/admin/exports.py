@@ -7,9 +7,9 @@ Nothing of a planned export lies on a disk; what is kept is the list of what goe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -34,11 +34,12 @@ from appliance.admin.route import (
 )
 from appliance.api import ExportOrder, Lack, LackingBlob, PlannedExport, VolumeFile
 from appliance.bundle.export import SIGNATURE_ROOM, BlobPart, Export, Omitted
-from appliance.errors import BundleIncomplete, ConfigError, NotHeld, PullcacheError
+from appliance.errors import BlobDamaged, BundleIncomplete, ConfigError, NotHeld, PullcacheError
 from appliance.flow.body import CLIENT_SILENCE, BlobBody, ClientStalled
 from appliance.flow.clock import wall
 from appliance.flow.http import ServerRequest, abort
 from appliance.interfaces import IBlobStore
+from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
 from appliance.oci.timestamps import timestamp
 from appliance.units import duration
@@ -51,6 +52,9 @@ KEPT = 16
 
 ORDER_LIMIT = 64 * 1024 * 1024
 """Bytes of an order: an inventory of half a million blobs."""
+
+Examine = Callable[[Digest], Deferred[bool]]
+"""Whether a blob is held and has its digest: see L{appliance.cache.repair.Repair.examine}."""
 
 TAR = "application/x-tar"
 _TEXT = "text/plain"
@@ -99,9 +103,10 @@ class Exports:
     @ivar sending: files being sent.
     """
 
-    def __init__(self, planner: ExportPlanner, store: IBlobStore, clock: IReactorTime) -> None:
+    def __init__(self, planner: ExportPlanner, store: IBlobStore, examine: Examine, clock: IReactorTime) -> None:
         self._planner = planner
         self._store = store
+        self._examine = examine
         self._clock = clock
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self.sending = 0
@@ -217,7 +222,7 @@ class Exports:
             return
         self.sending += 1
         try:
-            await send_parts(request, export.parts(n), self._store, self._clock)
+            await send_parts(request, export.parts(n), self._store, self._examine, self._clock)
         finally:
             self.sending -= 1
 
@@ -249,13 +254,14 @@ class Exports:
 
 
 async def send_parts(
-    request: Request, parts: Iterable[bytes | BlobPart], store: IBlobStore, clock: IReactorTime
+    request: Request, parts: Iterable[bytes | BlobPart], store: IBlobStore, examine: Examine, clock: IReactorTime
 ) -> None:
     """
     Send C{parts} as the body of an answer whose headers are set, with its length; blobs come from the store, by
-    sendfile where the transport can.
+    sendfile where the transport can, and are hashed meanwhile when they are sent for the first time since the start.
 
-    A client that leaves is normal. When a blob cannot be read the connection is aborted: less was sent than promised.
+    A client that leaves is normal. When a blob cannot be read or is damaged the connection is aborted: less was sent
+    than promised.
     """
     silence = request.stall_timeout if isinstance(request, ServerRequest) else CLIENT_SILENCE
     request.write(b"")
@@ -266,11 +272,19 @@ async def send_parts(
                 before += part
             else:
                 reader = store.open(part.digest)
+                # A blob in parts was hashed when they were planned.
+                is_whole = part.span == Span(0, store.size(part.digest) or 0)
+                examined = examine(part.digest) if is_whole else succeed(True)
                 try:
                     pieces: list[bytes | Span] = [before, part.span] if before else [part.span]
                     await BlobBody(reader, pieces, request, request.transport, clock, silence).send()
+                except BaseException:
+                    examined.addErrback(lambda _: False).cancel()
+                    raise
                 finally:
                     reader.close()
+                if not await examined:
+                    raise BlobDamaged(f"{part.digest} is damaged on disk; export again when it is held again")
                 before = b""
         request.write(before)
     except CancelledError:

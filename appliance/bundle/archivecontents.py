@@ -145,4 +145,7 @@ def check_names(source: str, roots: Sequence[NamedManifest]) -> None:
 
 def wrong_bytes(what: BlobFile | BlobSource, digest: Digest) -> BundleDamaged:
     """The error for a blob that is not what its digest says."""
-    return BundleDamaged(f"{what}: its bytes do not have the digest {digest}; copy the archive again")
+    return BundleDamaged(
+        f"{what}: its bytes do not have the digest {digest}; copy the archive again, and where that does not help run"
+        " pullcache scrub at the site that exported it, and have it exported again"
+    )

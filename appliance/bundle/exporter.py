@@ -8,9 +8,10 @@ the newest tag inside came to mean what it means.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
 from typing import cast
 
 import appliance
@@ -76,7 +77,7 @@ class Exporter:
         Find out what is to be exported. Reads documents only, save for blobs larger than a volume, which are hashed.
 
         @return: a bundle with the references that are whole; what else was asked for is named in it.
-        @raise BundleError: the selection makes no sense, or so small a volume does not.
+        @raise BundleError: the selection makes no sense, or so small a volume does not; or what was hashed is damaged.
         """
         plan = _ExportPlan(self, selection)
         for upstream, name in await self.repositories.names():
@@ -86,7 +87,7 @@ class Exporter:
         export = packed(builder.bundle(selection, self.site), builder.tool_files(), selection.volume_size)
         parts = [each for volume in export.slices for each in volume if each.part is not None]
         if parts:
-            export = export.with_hashes({part: await self._hash(part) for part in parts})
+            export = export.with_hashes(await self._hashes(parts))
         # What was asked for and means nothing held; a wanted digest as well that is not in what it belongs to.
         unanswered = dict.fromkeys(plan.selector.unanswered())
         for want in selection.want:
@@ -97,16 +98,25 @@ class Exporter:
         export.partial = tuple(plan.partial)
         return export
 
-    async def _hash(self, part: BlobSlice) -> str:
-        hasher, start, stop = hashlib.sha256(), part.start, part.start + part.size
-        with closing(self.store.open(part.digest)) as reader:
-            while start < stop:
-                data = await reader.read(start, min(start + _READ, stop))
-                if not data:
-                    raise BundleError("a blob became shorter while it was exported; export again")
-                await self.threads.call(hasher.update, data)
-                start += len(data)
-        return hasher.hexdigest()
+    async def _hashes(self, parts: Sequence[BlobSlice]) -> dict[BlobSlice, str]:
+        """The SHA-256 of each part; those of one blob follow each other. Raises L{BundleError} for a damaged blob."""
+        hashes = {}
+        for digest, those in groupby(parts, lambda part: part.digest):
+            entire = digest.hasher()
+            with closing(self.store.open(digest)) as reader:
+                for part in those:
+                    hasher, start, stop = hashlib.sha256(), part.start, part.start + part.size
+                    while start < stop:
+                        data = await reader.read(start, min(start + _READ, stop))
+                        if not data:
+                            raise BundleError("a blob became shorter while it was exported; export again")
+                        await self.threads.call(hasher.update, data)
+                        await self.threads.call(entire.update, data)
+                        start += len(data)
+                    hashes[part] = hasher.hexdigest()
+            if entire.hexdigest() != digest.encoded:
+                raise BundleError(f"{digest} is damaged on disk; run pullcache scrub, which mends it, and export again")
+        return hashes
 
 
 class _ExportPlan:

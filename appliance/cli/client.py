@@ -260,7 +260,8 @@ class BodyPieces(Protocol):
                 if self._end.check(ResponseDone, PotentialDataLoss):
                     raise StopAsyncIteration
                 raise CommandFailed(
-                    f"the connection to {self._source} broke before everything had come; is it still running?"
+                    f"the connection to {self._source} broke before everything had come; its log says why, if it"
+                    " still runs"
                 )
             self._reader = Deferred(lambda _: self.leave())
             await self._reader

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from twisted.web.client import ResponseFailed
 
 from appliance.admin import exports as module
 from appliance.admin.exports import KEPT_FOR
 from appliance.bundle.minisign import SecretKey, verify
+from appliance.oci.digest import Digest
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.deferreds import result
 from tests.doubles.images import image, multi_arch
@@ -205,3 +209,36 @@ def test_a_title_is_part_of_the_name_and_of_the_document(site: Appliance) -> Non
     assert (document["title"], document["labels"], document["site"]) == ("a b", {"k": "v"}, "berth-3")
     assert plan["volumes"][0]["file"].startswith("a-b-")
     assert plan["expires"] == "2027-01-15T09:00:00Z" and NOW == 1_800_000_000
+
+
+# -- what a disk lost ------------------------------------------------------------------------------------------------
+
+
+def damaged(site: Appliance, size: int) -> Digest:
+    """An image whose layer has a flipped byte, which its length does not tell."""
+    content = image("damaged", (size,))
+    site.hold(content, "1")
+    layer = Digest.parse(content.layers[0].digest)
+    data = bytearray(site.store._blobs[layer])
+    data[-1] ^= 1
+    site.store._blobs[layer] = bytes(data)
+    return layer
+
+
+def test_a_damaged_blob_is_never_sent_as_a_whole_file(site: Appliance, logged_errors: list[Any]) -> None:
+    """Less comes than was promised, so that no bundle with wrong bytes is carried away; and it is mended."""
+    layer = damaged(site, 5000)
+    plan = planned(site, all=True)
+    with pytest.raises(ResponseFailed):
+        volume(site, plan)
+    logged_errors.clear()
+    assert [str(each.digest) for each in result(site.store.damaged())] == [str(layer)]
+    [left_out] = planned(site, all=True)["leftOut"]
+    assert [each["digest"] for each in left_out["missing"]] == [str(layer)]
+
+
+def test_an_export_in_parts_of_a_damaged_blob_is_not_planned(site: Appliance) -> None:
+    """Its parts are hashed then, and it with them."""
+    layer = damaged(site, 300_000)
+    code, _, message = site.error("POST", "exports", {"all": True, "volumeSize": 110_000})
+    assert code == 422 and message.startswith(f"{layer} is damaged on disk; run pullcache scrub"), message
