@@ -202,7 +202,7 @@ class Images:
         """Without a tag or digest C{latest} is meant."""
         pattern = parse_pattern(self._names.behind(reference), self._names.upstream_for)
         if _WILD & set(reference):
-            raise Refused(400, "bad-request", f"{reference[:160]} is a pattern; ask for images?pattern= with it")
+            raise Refused(400, "bad-request", f"{reference[:160]} is a pattern, and means several: list them")
         async for repository in self._meant(pattern):
             candidate = _exact(repository, pattern)
             if candidate is None:
@@ -255,7 +255,8 @@ class Images:
             offline=not found.missing and not found.nothing,
             pulls=0 if use is None else use.pulls,
             last_pulled=None if use is None else timestamp(use.last),
-            pinned=repository.pinned.get(candidate.digest) if record is None else record.pinned,
+            # A tag is kept by a pin of what it means, too.
+            pinned=(record and record.pinned) or repository.pinned.get(candidate.digest),
             locked=record is not None and record.locked,
             fetching=any(platform.fetching for platform in platforms)
             or (bool(found.missing) and self._is_fetching(*repository.place, found.root)),

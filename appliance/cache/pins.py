@@ -136,9 +136,10 @@ class Pins:
                 before = _pin_of(repository, name)
                 if before is None:
                     continue
-                repository.unpin(name.tag or name.digest)
                 if name.tag is not None:
+                    repository.unpin(name.tag)
                     self._moves.settle(*repository.place, name.tag)
+                repository.unpin(name.digest)
                 kept = relations.kept(repository, [name.tag] if name.tag else [], [name.digest])
                 for tag in kept.tags:
                     if repository.tags[tag].pinned == before != OPERATOR:
@@ -154,7 +155,9 @@ class Pins:
 
 
 def _pin_of(repository: Repository, name: HeldName) -> str | None:
-    return repository.pinned.get(name.digest) if name.tag is None else repository.tags[name.tag].pinned
+    """What keeps it: a tag is kept by the pin of what it means, too."""
+    tagged = None if name.tag is None else repository.tags[name.tag].pinned
+    return tagged or repository.pinned.get(name.digest)
 
 
 def _change(repository: Repository, name: HeldName, before: str | None) -> PinChange:

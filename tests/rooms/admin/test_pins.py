@@ -93,6 +93,17 @@ def test_a_manifest_is_pinned_by_its_digest(site: Appliance) -> None:
     assert pinned(site) == {"library/nginx:1": None}
 
 
+def test_a_pin_of_what_a_tag_means_is_seen_and_lifted_by_the_tag(site: Appliance) -> None:
+    """C{list} has a line for the tag alone: a pin that it did not show would stay for ever."""
+    digest = str(site.hold(image("nginx"), "1"))
+    pin(site, f"nginx@{digest}")
+    [listed] = site.get("images")["images"]
+    assert (listed["name"], listed["pinned"], listed["locked"]) == (f"{HUB}/{NGINX}:1", OPERATOR, False)
+    [done] = unpin(site, "nginx:1")
+    assert (done["before"], done["pinned"]) == (OPERATOR, None)
+    assert site.get("images")["images"][0]["pinned"] is None and unpin(site, f"nginx@{digest}") == []
+
+
 def test_a_pin_with_digest_locks_the_tag(site: Appliance) -> None:
     """Until it is unpinned; what its upstream says instead is forgotten then."""
     old, new = image("old"), image("new")
