@@ -49,7 +49,7 @@ from appliance.cache.referrers import ReferrerCache
 from appliance.cache.removal import ImageRemoval
 from appliance.cache.repair import Repair
 from appliance.cache.schedule import CollectionSchedule
-from appliance.cache.scrub import Scrub, ScrubRun
+from appliance.cache.scrub import Scrub
 from appliance.cache.space import Space
 from appliance.cache.tags import Tags
 from appliance.cache.usage import Usage
@@ -388,14 +388,17 @@ class Services:
         return configured is None or configured.permits(repository)
 
 
-def scrub_stopped(folder: Path, rate: int | None, progress: Callable[[str, int, int], None]) -> ScrubReport:
+def scrub_stopped(
+    folder: Path, rate: int | None, progress: Callable[[str, int, int], None]
+) -> tuple[ScrubReport, OSError | None]:
     """
     Hash what a stopped appliance holds; what is damaged is set aside and noted among its wants. Needs no reactor.
 
     @param rate: bytes per second, C{None} for any number.
     @param progress: is given what is being done, and how much of how much.
+    @return: what was found, and why that could not be noted in the store, if so.
     @raise StoreLocked: its appliance runs.
-    @raise StoreError: it is no store, or cannot be written.
+    @raise StoreError: it is no store, or is not to be written by this user.
     """
     if not (folder / "VERSION").is_file():
         raise StoreError(f"{folder}: is no store of pullcache; give the folder that store: names in the configuration")
@@ -409,18 +412,22 @@ def scrub_stopped(folder: Path, rate: int | None, progress: Callable[[str, int, 
         repair = Repair(store, repositories, graph, wants, Access({}), lambda *what: succeed(None), lambda digest: None)
         scrub = Scrub(store, repair, state, clock, lambda: ScrubSettings(rate=rate or 10**18))
 
-        async def run() -> ScrubRun:
+        async def run() -> tuple[ScrubReport, OSError | None]:
             await wants.load()
             await scrub.load()
-            found = await scrub.run(progress=lambda at: progress(at.stage, at.done, at.total))
-            await wants.flush()
-            await scrub.flush()
-            return found
+            found = report_of(await scrub.run(progress=lambda at: progress(at.stage, at.done, at.total)))
+            try:
+                await wants.flush()
+                await scrub.flush()
+            except OSError as error:
+                return found, error
+            return found, None
 
-        outcome: list[ScrubRun | Failure] = []
+        outcome: list[tuple[ScrubReport, OSError | None] | Failure] = []
         Deferred.fromCoroutine(run()).addBoth(outcome.append)
         if isinstance(outcome[0], Failure):
             outcome[0].raiseException()
-        return report_of(outcome[0])
+        return outcome[0]
     finally:
+        ownership.give_back()
         ownership.release()

@@ -75,10 +75,15 @@ def scrub_store(local: Local, options: Namespace) -> int:
             meter.at(done)
 
     try:
-        report = scrub_stopped(options.store, options.rate, progress)
+        report, unnoted = scrub_stopped(options.store, options.rate, progress)
     finally:
         meter.close()
-    return _told(local.screen, report)
+    code = _told(local.screen, report)
+    if unnoted is not None:
+        why = unnoted.strerror or unnoted
+        local.screen.note_error(f"what was found could not be noted in {options.store} ({why}): scrub again")
+        return FAILED
+    return code
 
 
 def _told(screen: Screen, report: ScrubReport) -> int:
@@ -90,7 +95,7 @@ def _told(screen: Screen, report: ScrubReport) -> int:
         screen.table(rows)
         screen.say(f"checked {count(report.checked, 'blob')}, {size(report.bytes)}; {len(report.damaged)} damaged")
         if report.unread:
-            screen.note(f"{count(report.unread, 'blob')} could not be read: the log says why")
+            screen.note(f"{count(report.unread, 'blob')} could not be read: its log, or the kernel's, says why")
         if is_lacking:
             screen.note("what is lacking comes with a bundle for these wants, or from its upstream when that answers")
     return FAILED if is_lacking or report.unread else DONE

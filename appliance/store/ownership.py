@@ -89,6 +89,23 @@ class Ownership:
         """Let go; the next process may claim the store."""
         os.close(self._fd)
 
+    def give_back(self) -> None:
+        """
+        Where root works on the store of a service that runs as another user: what this process made, but for blobs,
+        belongs to whom the folder belongs.
+        """
+        owner = os.stat(self.root)
+        if os.geteuid() != 0 or owner.st_uid == 0:
+            return
+        for folder, folders, files in os.walk(self.root):
+            if Path(folder) == self.root:
+                folders.remove("blobs")
+            for path in (os.path.join(folder, name) for name in (*folders, *files)):
+                # It may be read-only.
+                with suppress(OSError):
+                    if os.lstat(path).st_uid == 0:
+                        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
 
 def _check_version(root: Path) -> None:
     path = root / "VERSION"

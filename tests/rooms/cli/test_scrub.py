@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.flow.disk import InlineThreads
-from appliance.index.documents import FilesystemDocuments
+from appliance.index.documents import FilesystemDocuments, StateFile
 from appliance.index.repositories import Repositories
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
@@ -130,6 +132,32 @@ def test_what_no_image_needs_is_set_aside_and_that_is_all(store: Path, logged_er
     ended = run("scrub", "--store", str(store))
     assert ended.code == 0 and "0 damaged" in ended.out
     logged_errors.clear()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_writes_belongs_to_the_service(store: Path, logged_errors: list[Any]) -> None:
+    """It runs as a user of its own, and would else find what it cannot change."""
+    service = 65534
+    for path in (store, *store.rglob("*")):
+        os.chown(path, service, service, follow_symlinks=False)
+    (store / "damaged").rmdir()
+    flip(store, Digest.of(IMAGE))
+    assert run("scrub", "--store", str(store)).code == 1
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in store.rglob("*")} == {(service, service)}
+    assert (store / "damaged").exists() and (store / "state" / "wants.json").exists()
+    logged_errors.clear()
+
+
+def test_a_store_that_cannot_be_written_is_hashed_all_the_same(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is worth more than the note of it."""
+
+    async def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(StateFile, "flush", refused)
+    ended = run("scrub", "--store", str(store))
+    assert ended.code == 1 and "3 blobs" in ended.out
+    assert f"could not be noted in {store} (Read-only file system)" in ended.err
 
 
 def test_a_store_in_use_is_left_alone(store: Path) -> None:
