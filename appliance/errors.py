@@ -198,6 +198,10 @@ class StoreTooNew(StoreError):
     """The store was written by a newer version."""
 
 
+class NotSaved(StoreError):
+    """A change is in force, and the disk has not taken it yet."""
+
+
 class NoSpace(StoreError):
     """A blob is not stored since the disk takes no more; it can be passed on to who reads it, and to no other use."""
 

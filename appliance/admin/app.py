@@ -118,12 +118,14 @@ class AdminApp:
         return json(openapi.document(self.routes))
 
     def failed(self, request: Request, failure: Failure) -> bytes:
-        """Answer with an error in JSON; one that is in no table, or the store's, is logged."""
+        """Answer with an error in JSON; one that is in no table, or the store's, is logged; the disk's in a line."""
         if failure.check(CancelledError):
             failure.raiseException()
         assert failure.value is not None
         answer = answer_for(failure.value)
-        if answer is None or answer[0] == 500:
+        if failure.check(OSError):
+            self._log.warn("{uri}: {error}", uri=request.uri.decode("ascii", "replace"), error=failure.value)
+        elif answer is None or answer[0] == 500:
             self._log.failure("{uri}", failure, uri=request.uri)
         if request.startedWriting:
             # Something else was promised; what follows would be taken for it.

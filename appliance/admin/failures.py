@@ -49,6 +49,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.Offline, 409, "offline"),
     (errors.UpstreamError, 502, "upstream"),
     (errors.ScrubUnderWay, 409, "scrub-under-way"),
+    (errors.NotSaved, 507, "not-saved"),
     (errors.StoreError, 500, "store"),
 )
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from appliance.cache.moves import Moves
-from appliance.errors import NotHeld
+from appliance.errors import NotHeld, NotSaved
 from appliance.index.graph import ManifestGraph, Relations
 from appliance.index.repositories import Repositories
 from appliance.index.repository import OPERATOR, Repository
@@ -105,7 +105,7 @@ class Pins:
 
         @param lock: let its tags mean what they mean, whatever their upstreams or bundles say.
         @raise NotHeld: it means nothing that is held.
-        @raise OSError: it is pinned, and could not be saved.
+        @raise NotSaved: it is pinned, and the disk has not taken that yet.
         """
         done = []
         async for repository, _, names in meant(pattern, self._repositories, self._graph):
@@ -115,7 +115,7 @@ class Pins:
                 if lock and name.tag is not None:
                     repository.lock(name.tag)
                 done.append(_change(repository, name, before))
-            await self._repositories.save(repository)
+            await self._save(repository)
         if not done:
             raise NotHeld(f"{pattern.text[:160]} is not held; pull it first, then pin it")
         return done
@@ -127,7 +127,7 @@ class Pins:
 
         @return: what C{pattern} means and was pinned.
         @raise NotHeld: it means nothing that is held.
-        @raise OSError: it is unpinned, and could not be saved.
+        @raise NotSaved: it is unpinned, and the disk has not taken that yet.
         """
         done, found = [], False
         async for repository, relations, names in meant(pattern, self._repositories, self._graph):
@@ -148,10 +148,19 @@ class Pins:
                     if repository.pinned.get(digest) == before != OPERATOR:
                         repository.unpin(digest)
                 done.append(_change(repository, name, before))
-            await self._repositories.save(repository)
+            await self._save(repository)
         if not found:
             raise NotHeld(f"{pattern.text[:160]} is not held")
         return done
+
+    async def _save(self, repository: Repository) -> None:
+        try:
+            await self._repositories.save(repository)
+        except OSError as error:
+            raise NotSaved(
+                f"it is done for {'/'.join(repository.place)}, and not saved: {error.strerror or error}; it will be as"
+                " soon as the disk can be written, and is undone by a stop before that"
+            ) from error
 
 
 def _pin_of(repository: Repository, name: HeldName) -> str | None:

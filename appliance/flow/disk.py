@@ -49,16 +49,15 @@ class InlineThreads:
         return execute(function, *args)
 
 
-_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-
-
 def is_refusal(error: BaseException | None) -> TypeGuard[OSError]:
     """
-    Whether the disk does not take what was to be written: it is full, a quota is used up, it is broken or read-only.
+    Whether the disk does not take what was to be written, whatever it says: it is full or read-only, a quota is used
+    up, the file would be too large, a folder or the right to it is gone, no descriptor is free, the device is broken.
 
-    What it holds can be served all the same, and what an upstream sends can be passed on.
+    What it holds can be served all the same, and what an upstream sends can be passed on. Only the use of a file that
+    this program has closed (C{EBADF}) is no word of the disk's.
     """
-    return isinstance(error, OSError) and error.errno in _REFUSALS
+    return isinstance(error, OSError) and error.errno != errno.EBADF
 
 
 # -- files that survive -----------------------------------------------------------------------------------------------

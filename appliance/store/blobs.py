@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from appliance.errors import BlobDamaged, DigestInvalid, NotHeld
-from appliance.flow.disk import fsync_folder, is_refusal, make_folder, write_new
+from appliance.flow.disk import fsync_folder, make_folder, write_new
 from appliance.flow.singleflight import ended, shielded
 from appliance.interfaces import IBlobReader, IBlobStore, IIngest, IThreads, SetAside, Stored, Unfinished
 from appliance.oci.digest import Digest
@@ -260,7 +260,7 @@ class FilesystemBlobStore:
             path.unlink()
         except OSError as error:
             # What is held is served, and what is pulled is passed on.
-            if not is_refusal(error) or error.errno == errno.EIO:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise
 
     def _path(self, digest: Digest) -> Path:

@@ -16,11 +16,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from appliance.errors import StoreError, StoreLocked, StoreTooNew
-from appliance.flow.disk import is_refusal, make_folder, write_file
+from appliance.flow.disk import make_folder, write_file
 
 VERSION = 1
 NEEDED = ("blobs/sha256", "blobs/sha512", "partial", "repositories", "state")
@@ -45,45 +44,18 @@ class Ownership:
         """
         try:
             make_folder(root)
-            fd = cls._open(root / "lock")
+            fd = _open(root / "lock", os.O_RDONLY)
         except OSError as error:
-            raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its path and owner") from error
+            raise _unwritable(root, error) from error
         try:
-            cls._lock(root, fd)
+            _lock(root, fd)
+            _sign(root)
             _check_version(root)
             _create_layout(root)
         except BaseException:
             os.close(fd)
             raise
         return cls(root, fd)
-
-    @staticmethod
-    def _open(path: Path) -> int:
-        # What is held can be served from a disk that is full, or read-only.
-        try:
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            if error.errno != errno.EROFS:
-                raise
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    @staticmethod
-    def _lock(root: Path, fd: int) -> None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StoreLocked(
-                f"store {root}: owned by another process (pid {owner}); stop it or use another store"
-            ) from None
-        except OSError as error:
-            raise StoreError(f"store {root}: cannot be locked: {error.strerror}; use a local file system") from error
-        # For the message above only: on a full disk what is held is served all the same.
-        with suppress(OSError):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
 
     def release(self) -> None:
         """Let go; the next process may claim the store."""
@@ -105,6 +77,54 @@ class Ownership:
                 with suppress(OSError):
                     if os.lstat(path).st_uid == 0:
                         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _open(lock: Path, access: int) -> int:
+    # One that is there can be opened on a disk that is full, or read-only.
+    try:
+        return os.open(lock, access | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.open(lock, access | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _lock(root: Path, fd: int) -> None:
+    """Lock C{fd}, which is open for reading: so the disk can be remounted read-only meanwhile."""
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # A network file system locks only what is open for writing.
+            writing = _open(root / "lock", os.O_RDWR)
+            os.dup2(writing, fd, inheritable=False)
+            os.close(writing)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        raise StoreLocked(
+            f"store {root}: owned by another process (pid {owner}); stop it or use another store"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"store {root}: cannot be locked: {error.strerror}; use a local file system") from error
+
+
+def _sign(root: Path) -> None:
+    """Write into the lock whose it is: for a message only, and of no matter on a disk that is full or read-only."""
+    try:
+        fd = os.open(root / "lock", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(fd, f"{os.getpid()}\n".encode("ascii"))
+        finally:
+            os.close(fd)
+    except PermissionError as error:
+        raise _unwritable(root, error) from error
+    except OSError:
+        return
+
+
+def _unwritable(root: Path, error: OSError) -> StoreError:
+    return StoreError(f"store {root}: cannot be written: {error.strerror}; check its path and owner")
 
 
 def _check_version(root: Path) -> None:
@@ -133,8 +153,8 @@ def _create_layout(root: Path) -> None:
             make_folder(root / name)
         _sweep(root / "partial")
     except OSError as error:
-        # What an earlier process made is enough to serve.
-        if is_refusal(error) and all((root / name).is_dir() for name in NEEDED):
+        # What an earlier process made is enough to serve; a store of another user is a mistake.
+        if not isinstance(error, PermissionError) and all((root / name).is_dir() for name in NEEDED):
             return
         raise StoreError(f"store {root}: cannot be written: {error.strerror}; check its owner") from error
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from twisted.internet.defer import fail
 
 from appliance.index.repositories import Repositories
 from appliance.index.repository import OPERATOR
@@ -38,6 +40,20 @@ def pinned(site: Appliance) -> dict[str, str | None]:
         found |= {f"{repository.name}:{name}": tag.pinned for name, tag in repository.tags.items()}
         found |= {f"{repository.name}@{digest}": by for digest, by in repository.pinned.items()}
     return found
+
+
+def test_a_pin_that_the_disk_does_not_take_is_told_in_force_and_saved_later(
+    site: Appliance, monkeypatch: pytest.MonkeyPatch, logged_errors: list[Any]
+) -> None:
+    """The message says what is to be done; the log has no traceback."""
+    site.hold(image(), "1")
+    monkeypatch.setattr(site.documents, "write", lambda *_: fail(OSError(errno.EROFS, "Read-only file system")))
+    answer = site.ask("POST", "pins", {"reference": "nginx:1"})
+    assert answer.code == 507 and answer.json["error"]["code"] == "not-saved"
+    assert "Read-only file system; it will be as soon as" in answer.json["error"]["message"]
+    monkeypatch.undo()
+    assert pinned(site) == {"library/nginx:1": OPERATOR}
+    assert logged_errors == []
 
 
 def test_a_pin_is_told_and_outlives_a_restart(site: Appliance) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import threading
@@ -16,7 +17,7 @@ from twisted.python.threadpool import ThreadPool
 
 from appliance.errors import UpstreamUnavailable
 from appliance.flow.body import Growth
-from appliance.flow.disk import DiskThreads, InlineThreads, make_folder, write_file
+from appliance.flow.disk import DiskThreads, InlineThreads, is_refusal, make_folder, write_file
 from appliance.interfaces import IThreads
 from tests.contracts.threads import ThreadsContract
 
@@ -146,3 +147,10 @@ def test_a_refused_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyt
     write_file(path, b"new", temporary)
     assert os.listdir(tmp_path) == ["file"]
     assert path.read_bytes() == b"new"
+
+
+def test_whatever_the_disk_says_to_a_write_is_a_refusal() -> None:
+    """Known words, unknown ones and none; a file that this program has closed says nothing of the disk."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE, errno.EACCES, errno.EMFILE, 9999, None):
+        assert is_refusal(OSError(number, "no"))
+    assert not is_refusal(OSError(errno.EBADF, "closed")) and not is_refusal(UpstreamUnavailable("up", "gone"))

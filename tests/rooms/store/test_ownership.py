@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,62 @@ def test_a_full_disk_does_not_prevent_serving(root: Path, monkeypatch: pytest.Mo
     """A store that is there is claimed although not even the process number can be written."""
     claim(root)
 
-    def full(fd: int, data: bytes, offset: int) -> int:
+    def full(fd: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "write", full)
     claim(root)
+
+
+def test_an_owned_store_has_no_file_open_for_writing(root: Path) -> None:
+    """Its disk can be remounted read-only below a running appliance; the lock holds all the same."""
+
+    def writable() -> list[str]:
+        found = []
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                path, flags = os.readlink(f"/proc/self/fd/{number}"), fcntl.fcntl(int(number), fcntl.F_GETFL)
+                found += [path] if path.startswith(str(root)) and flags & os.O_ACCMODE != os.O_RDONLY else []
+        return found
+
+    for _ in range(2):
+        owner = Ownership.claim(root)
+        assert writable() == []
+        with pytest.raises(StoreLocked, match=rf"pid {os.getpid()}\)"):
+            Ownership.claim(root)
+        owner.release()
+
+
+def test_a_file_system_that_locks_only_what_can_be_written_does(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS has its own idea of flock; two processes do not share a store there either."""
+    real = fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    owner = Ownership.claim(root)
+    with pytest.raises(StoreLocked):
+        Ownership.claim(root)
+    owner.release()
+    claim(root)
+
+
+def test_a_store_of_another_user_is_one_clear_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of which nothing may be written are no full disk: whose they are was not meant."""
+    claim(root)
+    real = os.open
+
+    def refused(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(StoreError, match="cannot be written: Permission denied; check its path and owner"):
+        Ownership.claim(root)
 
 
 def test_a_file_system_without_locks_is_one_clear_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
