@@ -374,6 +374,8 @@ class Manifests:
                 self._space.refused(error)
                 self._space.passed(len(data))
                 self._unstored.put(key, fetched, len(data))
+                # Its blobs are asked for next, and without a size the rest of a large one could not be passed on.
+                self._graph.add(repository, digest, manifest, len(data))
                 return ManifestAnswer(digest, manifest.media_type, data, PASSED_ON, 0.0)
             self._unstored.drop(key)
             self._in_memory.put(digest, data, len(data))

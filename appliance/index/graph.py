@@ -440,8 +440,8 @@ class ManifestGraph:
         return self._relations.get(repository.place) or Relations()
 
     def _remember(self, repository: Repository, relations: Relations) -> None:
-        """Keep what was learnt. Where no manifest is held there is nothing to learn: made-up names cost no memory."""
-        if not repository.manifests:
+        """Keep what was learnt. Where there is nothing to learn nothing is kept: made-up names cost no memory."""
+        if not (repository.manifests or relations.names):
             self._relations.drop(repository.place)
         else:
             # What takes more than there is room for stays until another is learnt: it takes longest to learn.

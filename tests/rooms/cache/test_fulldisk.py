@@ -30,7 +30,7 @@ HUB = "docker.io"
 LAYER = bytes(range(256)) * 3000
 IMAGE = image(LAYER)
 LIST = index(IMAGE)
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+REFUSALS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES)
 
 
 class Site:
@@ -168,6 +168,21 @@ def test_a_manifest_that_is_not_stored_is_passed_on(tmp_path: Path) -> None:
         disk.refuse = None
         assert str(site.manifest(Digest.of(LIST), LIST).status) == "pullcache; fwd=uri-miss; stored"
         assert len(site.upstream.asked("manifest")) == 1
+
+
+def test_what_a_manifest_that_is_not_stored_names_has_a_size(tmp_path: Path) -> None:
+    """An upstream that sends blobs without a length: the response is promised by the descriptor."""
+    site, disk = Site(tmp_path), Disk(tmp_path)
+    site.upstream.tells_size = False
+    with disk.mounted():
+        disk.refuse_all(errno.ENOSPC)
+        site.manifest("latest", LIST)
+        site.manifest(Digest.of(IMAGE), IMAGE)
+        assert site.blob(LAYER) == "pullcache; fwd=uri-miss; detail=no-space"
+        answer: Any = result(site.cache.through.blob(site.cache.at(HUB, "app"), Digest.of(LAYER)))
+        assert answer.size == len(LAYER) and answer.growth.available == 0
+        answer.close()
+        result(site.cache.flights.stop())
 
 
 def test_a_tag_that_moved_to_what_cannot_be_stored_says_what_it_means_now(tmp_path: Path) -> None:
