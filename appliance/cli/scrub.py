@@ -95,7 +95,8 @@ def _told(screen: Screen, report: ScrubReport) -> int:
         screen.table(rows)
         screen.say(f"checked {count(report.checked, 'blob')}, {size(report.bytes)}; {len(report.damaged)} damaged")
         if report.unread:
-            screen.note(f"{count(report.unread, 'blob')} could not be read: its log, or the kernel's, says why")
+            why = "the appliance's log, or the kernel's, says why"
+            screen.note(f"{count(report.unread, 'blob')} could not be read: {why}")
         if is_lacking:
             screen.note("what is lacking comes with a bundle for these wants, or from its upstream when that answers")
     return FAILED if is_lacking or report.unread else DONE
