@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
 from appliance.cache import segments
 from appliance.cache.bypass import BypassedRange
-from appliance.cache.intake import LOOK
+from appliance.cache.flight import LOOK
 from appliance.cache.space import FULL, OK, SHORT, Space
 from appliance.errors import NoSpace, UpstreamInvalid
 from appliance.interfaces import IBlobReader
