@@ -201,19 +201,19 @@ def cycle(arrows: Mapping[str, Iterable[str]]) -> list[str]:
     return []
 
 
-def public_classes(root: Path) -> dict[str, set[str]]:
-    """By name of a public class, the files that define one; paths below C{root}."""
+def classes(root: Path) -> dict[str, set[str]]:
+    """By name of a class, the files that define one; paths below C{root}."""
     found = defaultdict(set)
     for path in sources(root):
         for node in parsed(path.read_text("utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef):
                 found[node.name].add(str(path.relative_to(root)))
     return found
 
 
 def ambiguous_classes(root: Path) -> set[str]:
-    """Names of public classes that mean more than one thing."""
-    return {name for name, files in public_classes(root).items() if len(files) > 1}
+    """Names of classes that mean more than one thing."""
+    return {name for name, files in classes(root).items() if len(files) > 1}
 
 
 def drawn(arrows: Mapping[str, Iterable[str]]) -> str:
@@ -546,12 +546,12 @@ def test_a_circle_is_found(tmp_path: Path) -> None:
 
 
 def test_a_class_name_that_means_two_things_is_found(tmp_path: Path) -> None:
-    """A private one is its module's own affair."""
+    """A private one, too: who reads a traceback finds it as well."""
     house(tmp_path, "appliance/a.py", "class One: pass\nclass _Two: pass")
     house(tmp_path, "appliance/r/b.py", "class Two: pass\nclass _One: pass")
     assert ambiguous_classes(tmp_path) == set()
-    house(tmp_path, "appliance/r/c.py", "class One: pass")
-    assert ambiguous_classes(tmp_path) == {"One"}
+    house(tmp_path, "appliance/r/c.py", "class One: pass\nclass _Two: pass")
+    assert ambiguous_classes(tmp_path) == {"One", "_Two"}
 
 
 def test_the_arrows_are_drawn_from_top_to_bottom(tmp_path: Path) -> None:

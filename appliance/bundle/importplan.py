@@ -77,7 +77,7 @@ async def plan_import(
         if incomplete is not None:
             new = [blob for blob in contents.blobs.values() if store.size(blob.digest) is None]
             return ImportPlan(new=new, incomplete=incomplete)
-    return await _Planner(contents, store, threads, assumed, lease or store.leases.take(())).run()
+    return await _ImportPlanner(contents, store, threads, assumed, lease or store.leases.take(())).run()
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Seen:
     is_whole: bool
 
 
-class _Planner:
+class _ImportPlanner:
     """Looks at what is beneath each root, and plans the import."""
 
     def __init__(

@@ -124,7 +124,7 @@ class CredentialHelper:
         program = await self._threads.call(_find_program, self.shown, self._environ.get("PATH", ""))
         if program is None:
             raise self._fault(f"is not on the PATH of this process; install it, or correct {self._source}")
-        run = _Run(server)
+        run = _HelperProcess(server)
         try:
             self._processes.spawnProcess(run, program, [self.shown, "get"], env=self._environ)
             output = await run.output.addTimeout(TIMEOUT, self._clock)
@@ -154,7 +154,7 @@ class CredentialHelper:
         return UpstreamDenied(self._upstream, f"{self.shown} {why}")
 
 
-class _Run(ProcessProtocol):
+class _HelperProcess(ProcessProtocol):
     """
     One run.
 
