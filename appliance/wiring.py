@@ -37,9 +37,11 @@ from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.cache.access import Access, Remote, RemoteRepository
 from appliance.cache.blobs import Blobs
 from appliance.cache.collection import Collection
+from appliance.cache.departure import Departures, Gone
 from appliance.cache.flights import Flights
 from appliance.cache.leftovers import Leftovers
 from appliance.cache.manifests import Manifests
+from appliance.cache.marks import Marks
 from appliance.cache.moves import Moves
 from appliance.cache.pins import Pins
 from appliance.cache.prefetch import Prefetch
@@ -170,16 +172,18 @@ class Services:
             self.prefetch,
         )
 
+        marks = Marks(store, repositories, usage, lambda: self.settings, clock, threads)
+        departures = Departures(store, repositories, graph, self._left)
         self.collection = Collection(
             store,
             repositories,
-            graph,
+            marks,
+            departures,
             usage,
             lambda: self.settings,
             clock,
             threads,
             self.note_pulls,
-            self._left,
             metrics.collected,
         )
         self.schedule = CollectionSchedule(self.collection, store, lambda: self.settings, clock)
@@ -227,7 +231,7 @@ class Services:
             self.prefetch.is_fetching,
             access.asks,
         )
-        removal = ImageRemoval(store, repositories, graph, moves, lambda: self.forget_answers())
+        removal = ImageRemoval(store, repositories, graph, marks, departures)
         self.pins = PinPages(Pins(repositories, graph, moves), removal, names)
         self.inventory = InventoryPage(store, repositories, wants, threads, site, clock)
         self.leftovers = leftovers = Leftovers(store, (documents, state), flights, lambda: repair.lacking, clock)
@@ -337,9 +341,11 @@ class Services:
             for pull in listener.take_pulls():
                 self.cache.note_pulls(*pull)
 
-    def _left(self, repository: Repository, digests: Sequence[Digest]) -> None:
-        """Manifests were collected: no answer is given from memory."""
-        for digest in digests:
+    def _left(self, repository: Repository, gone: Gone) -> None:
+        """Images have left a repository: no answer is given from memory."""
+        for tag in gone.tags:
+            self.moves.settle(*repository.place, tag)
+        for digest in gone.manifests:
             self._manifests.forget(digest)
         for listener in self.listeners:
             listener.forget_repository(*repository.place)

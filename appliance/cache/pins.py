@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from appliance.cache.departure import HeldName, kept_by
 from appliance.cache.moves import Moves
 from appliance.errors import NotHeld, NotSaved
 from appliance.index.graph import ManifestGraph, Relations
@@ -16,26 +17,9 @@ from appliance.index.repositories import Repositories
 from appliance.index.repository import OPERATOR, Repository
 from appliance.oci.digest import Digest
 from appliance.oci.pattern import ReferencePattern, matches
-from appliance.oci.reference import full_name
 
 WILD = frozenset("*?[")
 """What makes a name a pattern."""
-
-
-@dataclass(frozen=True)
-class HeldName:
-    """
-    A reference that is held.
-
-    @ivar tag: C{None} for a manifest by its digest alone.
-    """
-
-    tag: str | None
-    digest: Digest
-
-    def within(self, repository: Repository) -> str:
-        """The full reference."""
-        return full_name(*repository.place, self.tag or self.digest)
 
 
 @dataclass(frozen=True)
@@ -140,7 +124,7 @@ class Pins:
                     repository.unpin(name.tag)
                     self._moves.settle(*repository.place, name.tag)
                 repository.unpin(name.digest)
-                kept = relations.kept(repository, [name.tag] if name.tag else [], [name.digest])
+                kept = kept_by(repository, relations, name)
                 for tag in kept.tags:
                     if repository.tags[tag].pinned == before != OPERATOR:
                         repository.unpin(tag)

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import NamedTuple
 
+from appliance.cache.departure import HeldName, kept_by
 from appliance.cache.usage import Usage
 from appliance.index.graph import Kept, Relations
 from appliance.index.repository import Repository
 from appliance.interfaces import Stored
 from appliance.oci.digest import Digest
+from appliance.oci.pattern import ReferencePattern
 
 TAG, KEPT, UNDATED = 1, 2, 4
 """What is noted of a root: it is a tag, no rule may take it, nothing says when it was last used."""
 
 _SHELVES = 256
-
-
-Root = tuple[str | None, Digest]
-"""A tag, C{None} for a manifest without one, and the digest."""
 
 
 def number_of(digest: Digest) -> int:
@@ -59,6 +57,7 @@ class RepositoryRoots:
     @ivar blobs: numbers of all that a root refers to, its own manifest first, then of the next root.
     @ivar ends: where in C{blobs} each root ends.
     @ivar always: numbers that stay although no root is known to refer to them.
+    @ivar unknown: manifests, by their full names, of which nothing says what they name: it may be any blob.
     """
 
     upstream: str
@@ -69,6 +68,7 @@ class RepositoryRoots:
     blobs: array[int] = field(default_factory=lambda: array("Q"))
     ends: array[int] = field(default_factory=lambda: array("L"))
     always: array[int] = field(default_factory=lambda: array("Q"))
+    unknown: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -85,38 +85,31 @@ class RepositoryRoots:
         self.ends.append(len(self.blobs))
 
 
-def roots_of(repository: Repository, relations: Relations) -> list[Root]:
-    """Each root: the tag (C{None} for a manifest without one) and the digest; tags by name, then digests."""
-    tags, digests = relations.roots(repository)
-    found: list[Root] = [(tag, repository.tags[tag].digest) for tag in sorted(tags)]
-    return found + [(None, digest) for digest in sorted(digests)]
-
-
 def look_at(
     found: RepositoryRoots,
     repository: Repository,
     relations: Relations,
-    roots: Iterable[Root],
+    roots: Iterable[HeldName],
     usage: Usage,
-    is_kept: Callable[[str | None, Digest], bool],
+    keep: Sequence[ReferencePattern] = (),
 ) -> Iterator[None]:
     """
     Add the roots of a repository to C{found}, one at each step, so that others get their turn between two.
 
-    @param roots: all, in the order of L{roots_of}; one that has gone since is left out with those behind it.
-    @param is_kept: whether a pattern keeps a root.
+    @param roots: all, in the order of L{roots_of}; some may have gone since.
+    @param keep: patterns of what no rule may take.
     """
-    for tag, digest in roots:
-        if tag is not None and tag not in repository.tags:
-            # It has changed, and is looked at again the next time.
-            return
-        keeps = relations.kept(repository, [] if tag is None else [tag], [digest])
+    place = "/".join(repository.place)
+    for name in roots:
+        keeps = kept_by(repository, relations, name)
+        tag, digest = name
         last, marks = last_use(repository, relations, usage, tag, digest), 0
         if tag is not None:
             marks |= TAG
         if last is None:
             marks |= UNDATED
-        if is_kept(tag, digest) or is_pinned(repository, keeps):
+        is_named = any(pattern.covers(place, tag, str(digest)) for pattern in keep)
+        if is_named or is_pinned(repository, keeps):
             marks |= KEPT
         first = number_of(digest)
         found.add(last or 0.0, marks, [first, *({number_of(each) for each in keeps.blobs} - {first})])
@@ -127,11 +120,14 @@ def last_use(
     repository: Repository, relations: Relations, usage: Usage, tag: str | None, digest: Digest
 ) -> float | None:
     """
-    When a root was last pulled, by its tag, its digest or a digest of one of its children, seconds since the epoch.
-    Where no pull is known, when the upstream last spoke of the tag; C{None} for a manifest without one.
+    When a root was last pulled, seconds since the epoch: by its tag, its digest or a digest of one of its children, or
+    what refers to one of these, such as a signature. Where no pull is known, when the upstream last spoke of the tag;
+    C{None} for a manifest without one.
     """
-    children = relations.children.get(digest, ())
-    use = usage.of(*repository.place, *([] if tag is None else [tag]), str(digest), *map(str, children))
+    names = [] if tag is None else [tag]
+    for each in (digest, *relations.children.get(digest, ())):
+        names += [str(each), *(name or str(referrer) for referrer, name in relations.about(repository, each))]
+    use = usage.of(*repository.place, *names)
     if use is not None:
         return use.last
     record = None if tag is None else repository.tags.get(tag)

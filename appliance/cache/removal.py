@@ -16,34 +16,29 @@ this runs stays. How new a blob is does not matter here, as it does to a collect
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field, replace
 
 from twisted.internet.defer import Deferred, DeferredLock
 
-from appliance.cache.moves import Moves
-from appliance.cache.pins import WILD, HeldName, meant
-from appliance.errors import BlobDamaged, NotHeld, RemovalRefused
+from appliance.cache.departure import Departures, HeldName, gone_with, kept_by, roots_of
+from appliance.cache.marks import Marks
+from appliance.cache.pins import WILD, meant
+from appliance.cache.references import number_of
+from appliance.errors import NotHeld, RemovalRefused
 from appliance.flow.singleflight import shielded
-from appliance.index.graph import ManifestGraph, Relations, relations_of
+from appliance.index.graph import ManifestGraph, Relations
 from appliance.index.manifests import SizeOf
-from appliance.index.repositories import Repositories
+from appliance.index.repositories import Place, Repositories
 from appliance.index.repository import OPERATOR, Repository
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES
 from appliance.oci.pattern import ReferencePattern
 from appliance.oci.reference import full_name
 from appliance.oci.referrer import subject_of
 
 SHOWN = 10
 """The most names of those that use what stays."""
-
-AT_ONCE = 100
-"""Blobs that are deleted in one turn of a thread."""
-
-_DIGEST = re.compile(rb"sha(?:256|512):[0-9a-f]{64,128}")
 
 
 @dataclass(frozen=True)
@@ -80,53 +75,19 @@ class Removed:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Gone:
-    """
-    What leaves one repository with some of its images.
-
-    @ivar manifests: and C{tags}, those of children and referrers too.
-    @ivar blobs: what these named, and themselves, as far as nothing that stays in the repository names it.
-    """
-
-    tags: frozenset[str]
-    manifests: frozenset[Digest]
-    blobs: frozenset[Digest]
-
-
-NOTHING = Gone(frozenset(), frozenset(), frozenset())
-
-
 # -- decided: functions of values -----------------------------------------------------------------------------------
-
-
-def roots_of(repository: Repository, relations: Relations) -> set[HeldName]:
-    """The images of a repository: what nothing else held brings along (L{Relations.roots})."""
-    tags, digests = relations.roots(repository)
-    return {
-        *(HeldName(tag, repository.tags[tag].digest) for tag in tags),
-        *(HeldName(None, digest) for digest in digests),
-    }
-
-
-def gone_with(repository: Repository, relations: Relations, stays: Iterable[HeldName]) -> Gone:
-    """What leaves C{repository} when only these of its images stay."""
-    tags = [name.tag for name in stays if name.tag is not None]
-    kept = relations.kept(repository, tags, [name.digest for name in stays if name.tag is None])
-    manifests = repository.manifests.keys() - kept.manifests
-    named = manifests.union(*(relations.names.get(digest, ()) for digest in manifests))
-    return Gone(
-        frozenset(repository.tags.keys() - kept.tags),
-        frozenset(manifests),
-        frozenset(named - kept.blobs),
-    )
 
 
 def reason_to_stay(repository: Repository, relations: Relations, name: HeldName) -> str:
     """Why what is none of the images of a repository cannot be removed by itself, and what can."""
 
     def called(digest: Digest) -> str:
-        return min(users_of(repository, relations, [digest]))
+        """The name of an image that brings this along."""
+        return min(
+            root.within(repository)
+            for root in roots_of(repository, relations)
+            if digest in kept_by(repository, relations, root).manifests
+        )
 
     full = name.within(repository)
     held = repository.manifests
@@ -143,36 +104,14 @@ def reason_to_stay(repository: Repository, relations: Relations, name: HeldName)
     return f"{full} refers to {called(name.digest)}, and goes with it: remove that"
 
 
-def check_unpinned(repository: Repository, gone: Gone) -> None:
-    """Raises L{RemovalRefused} where an operator has pinned something that goes."""
+def check_unpinned(repository: Repository, relations: Relations, stays: list[HeldName]) -> None:
+    """Raises L{RemovalRefused} where an operator has pinned something that goes when only these images stay."""
+    gone = gone_with(repository, relations, stays)
     tags = [tag for tag in gone.tags if repository.tags[tag].pinned == OPERATOR]
     digests = [str(digest) for digest in gone.manifests if repository.pinned.get(digest) == OPERATOR]
     if pinned := sorted([*tags, *digests]):
         full = full_name(*repository.place, pinned[0])
         raise RemovalRefused(f"{full} is pinned: unpin it first, or remove it with --force")
-
-
-def users_of(repository: Repository, relations: Relations, digests: Iterable[Digest]) -> set[str]:
-    """The full names of the images that bring these manifests of the repository along; some may be such themselves."""
-    tagged: dict[Digest, list[str]] = {}
-    for tag, record in repository.tags.items():
-        tagged.setdefault(record.digest, []).append(tag)
-    users = set[str]()
-    queue = [digest for digest in digests if digest in repository.manifests]
-    seen = set(queue)
-    for each in queue:
-        subjects = [relations.subjects.get(each), *map(subject_of, tagged.get(each, ()))]
-        above = {
-            brings
-            for brings in (*relations.parents.get(each, ()), *subjects)
-            if brings is not None and brings in repository.manifests
-        }
-        names = [tag for tag in tagged.get(each, ()) if subject_of(tag) not in above]
-        if not above or names:
-            users.update(full_name(*repository.place, name) for name in names or [str(each)])
-        queue += above - seen
-        seen |= above
-    return users
 
 
 # -- carried out ----------------------------------------------------------------------------------------------------
@@ -186,17 +125,14 @@ class ImageRemoval:
         store: IBlobStore,
         repositories: Repositories,
         graph: ManifestGraph,
-        moves: Moves,
-        removed: Callable[[], None],
+        marks: Marks,
+        departures: Departures,
     ) -> None:
-        """
-        @param removed: called when tags are gone, in the same turn of the reactor.
-        """
         self._store = store
         self._repositories = repositories
         self._graph = graph
-        self._moves = moves
-        self._removed = removed
+        self._marks = marks
+        self._departures = departures
         self._lock = DeferredLock()
 
     def remove(self, pattern: ReferencePattern, dry_run: bool = False, force: bool = False) -> Deferred[Removed]:
@@ -214,24 +150,31 @@ class ImageRemoval:
 
     async def _remove(self, pattern: ReferencePattern, dry_run: bool, force: bool) -> Removed:
         await self._check(pattern, force)
+        going = _Going()
         with self._store.leases.watch() as watch:
-            going = _Going()
             async for repository, relations, names in meant(pattern, self._repositories, self._graph):
                 # As it is in this turn, in which it is changed.
                 roots = roots_of(repository, relations)
-                names = [name for name in names if name in roots]
-                gone = gone_with(repository, relations, roots.difference(names))
-                going.add(repository, relations, names, gone, self._store.size)
-                if not dry_run:
-                    await self._take(repository, gone, going)
-            await self._look_for_users(going)
-            blobs = sorted(going.blobs)
-            for first in range(0, len(blobs), AT_ONCE):
-                # Who has no lease by now finds in the next turn that they are not held.
-                batch = blobs[first : first + AT_ONCE]
-                going.keep([digest for digest in batch if digest in watch], "a client or a fetch is using it now")
-                if not dry_run:
-                    await self._store.delete(*(digest for digest in batch if digest in going.blobs))
+                chosen = [name for name in names if name in roots]
+                going.add(repository, relations, chosen, self._store.size)
+                if dry_run:
+                    continue
+                gone = gone_with(repository, relations, [*{*roots}.difference(chosen)])
+                self._departures.take_out(repository, replace(gone, links=gone.links - watch.seen))
+                try:
+                    await self._departures.save(repository)
+                except OSError as error:
+                    going.keep(going.candidates, f"{'/'.join(repository.place)} could not be saved ({error.strerror})")
+            try:
+                await self._look_for_users(going, dry_run)
+            except OSError as error:
+                going.keep(going.candidates, f"who else needs them cannot be read now ({error.strerror or error})")
+            going.keep(going.candidates & watch.seen, "a client or a fetch is using it now")
+            if not dry_run:
+                swept, notes = await self._departures.sweep(sorted(going.blobs), watch)
+                for note in notes:
+                    going.keep(going.blobs.keys() - swept, note)
+                going.keep(going.blobs.keys() - swept, "a client or a fetch is using it now")
         return going.removed()
 
     async def _check(self, pattern: ReferencePattern, force: bool) -> None:
@@ -243,7 +186,7 @@ class ImageRemoval:
                 if name not in roots:
                     raise RemovalRefused(reason_to_stay(repository, relations, name))
             if not force:
-                check_unpinned(repository, gone_with(repository, relations, roots.difference(found)))
+                check_unpinned(repository, relations, [root for root in roots if root not in found])
             names += [name.within(repository) for name in found]
         text = pattern.text[:160]
         if not names:
@@ -252,53 +195,29 @@ class ImageRemoval:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise RemovalRefused(f"{text} means {len(names)} images: {shown}; name one, or write {text}:* for all tags")
 
-    async def _take(self, repository: Repository, gone: Gone, going: _Going) -> None:
-        """Take it out of the repository, durably."""
-        for tag in gone.tags:
-            repository.untag(tag)
-            self._moves.settle(*repository.place, tag)
-        repository.drop(*gone.manifests)
-        for digest in gone.blobs:
-            repository.unlink(digest)
-        self._graph.forget(repository, gone.manifests)
-        self._removed()
-        try:
-            await self._repositories.save(repository)
-        except OSError as error:
-            going.keep(gone.blobs, f"{_place(repository)} could not be saved without it yet ({error.strerror})")
-
-    async def _look_for_users(self, going: _Going) -> None:
-        """Find out what of it other images need."""
-        for place in await self._repositories.names():
-            try:
-                repository = await self._repositories.read(*place)
-            except OSError as error:
-                why = f"whether {'/'.join(place)} needs it cannot be read now ({error.strerror})"
-                going.keep(going.blobs.keys(), why)
+    async def _look_for_users(self, going: _Going, dry_run: bool) -> None:
+        """Find out what of it other images need, and which."""
+        doubts = await self._departures.settle()
+        numbers = {number_of(digest): digest for digest in going.candidates}
+        async for marked in self._marks.all(doubts):
+            going.use(numbers[each] for each in numbers.keys() & set(marked.always))
+            chosen = going.chosen.get((marked.upstream, marked.name), frozenset()) if dry_run else frozenset()
+            if numbers.keys().isdisjoint(marked.blobs):
                 continue
-            relations = await relations_of(repository, self._graph.manifests)
-            gone = going.gone.get(place, NOTHING)
-            going.use(going.candidates & repository.blobs.keys() - gone.blobs)
-            for digest in repository.manifests.keys() - gone.manifests:
-                names = relations.names.get(digest)
-                if names is None:
-                    names = await self._names_in_damaged(digest)
-                    record = repository.manifests.get(digest)
-                    if not names and record is not None and not record.confirm:
-                        # What it names is noted nowhere else.
-                        full = full_name(*place, digest)
-                        going.keep(going.blobs.keys(), f"{full} is missing or damaged, and may need them")
-                if needed := going.candidates.intersection((digest, *names)):
-                    going.use(needed, users_of(repository, relations, [digest]) - going.names)
-            await self._graph.manifests.walked(len(relations.names))
-
-    async def _names_in_damaged(self, digest: Digest) -> tuple[Digest, ...]:
-        """What a manifest may name that is not what it should be, or was set aside for that."""
-        try:
-            data = await self._store.read(digest, MAX_MANIFEST_BYTES)
-        except (NotHeld, BlobDamaged, OSError):
-            data = await self._store.read_damaged(digest, MAX_MANIFEST_BYTES)
-        return tuple(Digest.parse(text.decode("ascii")) for text in _DIGEST.findall(data))
+            if not chosen and len(going.users) >= SHOWN:
+                for root in range(len(marked)):
+                    if shared := numbers.keys() & set(marked.of(root)):
+                        going.use((numbers[each] for each in shared), "")
+                    await self._marks.turn()
+                continue
+            repository = await self._repositories.read(marked.upstream, marked.name)
+            relations = await self._marks.relations(repository)
+            for name in await self._marks.roots(repository, relations):
+                if name not in chosen and (needs := going.candidates & kept_by(repository, relations, name).blobs):
+                    going.use(needs, name.within(repository))
+                await self._marks.turn()
+        for doubt in doubts:
+            going.keep(going.candidates, doubt)
 
 
 @dataclass
@@ -306,42 +225,42 @@ class _Going:
     """
     What a removal comes to, while that is being found out.
 
-    @ivar images: each with what it needs; C{names}: theirs.
-    @ivar gone: by upstream and repository.
+    @ivar images: each with what it needs; C{chosen}: the same by upstream and repository.
     @ivar candidates: all blobs that the images need.
     @ivar blobs: of these, those that go, with their bytes; C{stays}: those that others need.
+    @ivar users: of these others, L{SHOWN} by name at most; C{others}: how many more there are.
     @ivar kept: how many stay for a later collection, by the reason why.
     """
 
     images: list[tuple[str, Digest, frozenset[Digest]]] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
-    gone: dict[tuple[str, str], Gone] = field(default_factory=dict)
+    chosen: dict[Place, Set[HeldName]] = field(default_factory=dict)
     candidates: set[Digest] = field(default_factory=set)
     blobs: dict[Digest, int] = field(default_factory=dict)
     stays: dict[Digest, int] = field(default_factory=dict)
-    users: set[str] = field(default_factory=set)
+    users: list[str] = field(default_factory=list)
+    others: int = 0
     kept: dict[str, int] = field(default_factory=dict)
 
-    def add(
-        self, repository: Repository, relations: Relations, names: Iterable[HeldName], gone: Gone, size_of: SizeOf
-    ) -> None:
+    def add(self, repository: Repository, relations: Relations, names: list[HeldName], size_of: SizeOf) -> None:
         """Images of one repository, which still holds them."""
-        self.gone[repository.place] = gone
+        self.chosen[repository.place] = set(names)
         for name in names:
-            needs = relations.kept(repository, [name.tag] if name.tag else [], [name.digest]).blobs
+            needs = kept_by(repository, relations, name).blobs
             self.images.append((name.within(repository), name.digest, needs))
-            self.names.add(name.within(repository))
             for digest in needs - self.candidates:
                 if (size := size_of(digest)) is not None:
                     self.candidates.add(digest)
                     self.blobs[digest] = size
 
-    def use(self, digests: Iterable[Digest], users: Iterable[str] = ()) -> None:
-        """Others need these."""
+    def use(self, digests: Iterable[Digest], user: str | None = None) -> None:
+        """Others need these, by the name of one of them."""
         for digest in digests:
             if (size := self.blobs.pop(digest, None)) is not None:
                 self.stays[digest] = size
-        self.users.update(users)
+        if user is not None and len(self.users) < SHOWN:
+            self.users.append(user)
+        elif user is not None:
+            self.others += 1
 
     def keep(self, digests: Iterable[Digest], why: str) -> None:
         """These stay, although it may be that none needs them."""
@@ -355,16 +274,11 @@ class _Going:
         images = []
         for name, digest, needs in self.images:
             images.append(RemovedImage(name, digest, sum(freed.pop(each, 0) for each in needs)))
-        users = sorted(self.users)
         return Removed(
             images,
             sorted(self.blobs.items()),
             sorted(self.stays.items()),
-            users[:SHOWN],
-            max(0, len(users) - SHOWN),
+            sorted(self.users),
+            self.others,
             [f"{count} blobs stay for a later collection: {why}" for why, count in self.kept.items()],
         )
-
-
-def _place(repository: Repository) -> str:
-    return "/".join(repository.place)

@@ -16,7 +16,6 @@ and it is mended by whatever brings it: a pull, or an import.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -34,7 +33,6 @@ from appliance.index.graph import ManifestGraph
 from appliance.index.repositories import Repositories
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
-from appliance.oci.manifest import MAX_MANIFEST_BYTES
 
 FETCHED, WANTED, UNREFERENCED = "fetched", "wanted", "unreferenced"
 """What became of a damaged blob: it is held again; it is lacking; or no repository names it, so nothing is lacking."""
@@ -50,8 +48,6 @@ PLACES = 16
 
 REMEMBERED = 10_000
 """Blobs that are right although a descriptor says another size, so that they are not hashed for each request."""
-
-_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 Fetch = Callable[[RemoteRepository, Digest, bool], Awaitable[object]]
 """Has a blob, or with C{True} a manifest, fetched into the store again."""
@@ -280,10 +276,9 @@ class Repair:
                     for named in deeper.keys() & {descriptor.digest for descriptor in manifest.descriptors}:
                         deeper[named].add(place, named in children)
                 for digest in unread:
-                    # Most of a damaged manifest is as it was.
-                    found = _DIGEST.findall(await self._store.read_damaged(digest, MAX_MANIFEST_BYTES))
+                    found = await self._graph.manifests.may_name(digest)
                     is_complete = is_complete and bool(found)
-                    for named in deeper.keys() & {text.decode("ascii") for text in found}:
+                    for named in deeper.keys() & set(map(str, found)):
                         deeper[named].add(place, False)
             except OSError:
                 is_complete = False

@@ -7,6 +7,7 @@ counts as not held.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 from appliance.errors import BlobDamaged, ManifestInvalid, NotHeld, PullcacheError
@@ -27,6 +28,8 @@ TURN = 2000
 
 ROOM = 20_000
 """Descriptors in the manifests that are remembered: what the manifests of most repositories name."""
+
+_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 Read = Callable[[Digest], Awaitable[bytes | None]]
 """The bytes of a small blob, C{None} when it is not held or not what it should be."""
@@ -144,6 +147,20 @@ class HeldManifests(ManifestReader):
                 else:
                     said = f"{digest} is held as {batch[digest]} and says that it is {manifest.media_type}"
                     unreadable(digest, ManifestInvalid(said))
+
+    async def may_name(self, digest: Digest) -> list[Digest]:
+        """
+        What a manifest may name that cannot be read as one: most of a damaged one is as it was, also when it was set
+        aside. Nothing where there are no bytes of it.
+
+        @raise OSError: the disk does not give what was set aside.
+        """
+        try:
+            data: bytes = await self._store.read(digest, MAX_MANIFEST_BYTES)
+        except (NotHeld, BlobDamaged, OSError):
+            data = b""
+        data += await self._store.read_damaged(digest, MAX_MANIFEST_BYTES)
+        return [Digest.parse(each.decode("ascii")) for each in set(_DIGEST.findall(data))]
 
     async def _document(self, digest: Digest) -> bytes | None:
         try:

@@ -91,6 +91,7 @@ class Appliance:
         self.wants, self.usage, self.through = services.wants, services.usage, services.cache
         for listener in services.listeners:
             listener.forget_answers = self._note_published  # type: ignore[method-assign]
+            listener.forget_repository = self._note_published  # type: ignore[method-assign]
         assert services.admin is not None
         self.app = services.admin
         self.treq = StubTreq(self.app.site().resource)
@@ -108,7 +109,7 @@ class Appliance:
         """A repository, when it may be read."""
         return self.services.access.open(upstream, name)
 
-    def _note_published(self) -> None:
+    def _note_published(self, *place: str) -> None:
         self.published += 1
 
     # -- what is held -----------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from appliance import config
 from appliance.cache.collection import Collected, Collection
+from appliance.cache.departure import Departures
+from appliance.cache.marks import Marks
 from appliance.cache.usage import Usage
 from appliance.flow.disk import InlineThreads
 from appliance.index.graph import ManifestGraph
@@ -62,16 +64,14 @@ class Depot:
         self.repositories = Repositories(self.documents)
         self.graph = ManifestGraph(self.store, InlineThreads())
         self.usage = Usage(MemoryDocuments(), self.clock)
-        self.forgotten: list[tuple[str, Sequence[Digest]]] = []
+        common = lambda: self.settings, self.clock, InlineThreads()
         self.collection = Collection(
             self.store,
             self.repositories,
-            self.graph,
+            Marks(self.store, self.repositories, self.usage, *common),
+            Departures(self.store, self.repositories, self.graph),
             self.usage,
-            lambda: self.settings,
-            self.clock,
-            InlineThreads(),
-            forget=lambda repository, digests: self.forgotten.append((repository.name, digests)),
+            *common,
         )
         self.collection.is_ready = True
 
