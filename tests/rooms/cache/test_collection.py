@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred
 
+from appliance.cache.departure import roots_of
+from appliance.cache.references import RepositoryRoots, look_at, number_of
+from appliance.index.graph import relations_of
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repository import OPERATOR
 from appliance.oci.digest import Digest
@@ -321,13 +324,141 @@ def test_blobs_stay_when_the_index_cannot_be_saved() -> None:
     depot.pull("a", "1", layer("a"))
     depot.clock.advance(DAY)
     documents.is_full = True
-    found = depot.collect()
-    assert found.blobs == [] and "could not be saved" in found.notes[0]
-    assert depot.store.size(Digest.of(layer("a"))) == BIG
+    for _ in range(2):
+        found = depot.collect()
+        assert found.blobs == [] and "could not be saved" in found.notes[0]
+        assert depot.store.size(Digest.of(layer("a"))) == BIG
+        assert depot.tags("a") == ["1"]
     documents.is_full = False
-    result(depot.repositories.flush())
     depot.collect()
     assert depot.store.total() == 0
+
+
+def test_nothing_goes_while_an_imported_manifest_is_lost() -> None:
+    """A bundle brought what it names, and nothing else says what that was: another image may have the same layer."""
+    depot = Depot("keep_for: 1s")
+    digest = depot.pull("a", "1", layer("shared"), pinned="bundle")
+    depot.pull("b", "1", layer("shared"))
+    depot.clock.advance(DAY)
+    depot.store.lose(digest)
+    depot.begin()
+    found = depot.collect()
+    assert (found.images, found.blobs) == ([], [])
+    assert f"docker.io/a@{digest} is missing or damaged" in found.notes[0]
+    assert depot.store.size(Digest.of(layer("shared"))) == BIG
+
+
+def test_what_a_tag_meant_that_goes_during_the_look_is_marked() -> None:
+    """And what stands behind it in the list: else it would seem that nothing refers to that."""
+    depot = Depot()
+    depot.pull("r", "a", layer("a"))
+    depot.pull("r", "b", layer("b"))
+    repository = depot.repository("r")
+    relations = result(Deferred.fromCoroutine(relations_of(repository, depot.graph.manifests)))
+    roots = roots_of(repository, relations)
+    repository.untag("a")
+    found = RepositoryRoots("docker.io", "r")
+    list(look_at(found, repository, relations, roots, depot.usage))
+    assert {number_of(Digest.of(layer(word))) for word in "ab"} <= set(found.blobs)
+
+
+@pytest.mark.parametrize("broken", ["names", "walk"])
+def test_what_the_disk_does_not_give_is_a_note(broken: str) -> None:
+    """Nothing goes, and the command says why."""
+    depot = Depot("keep_for: 1s")
+    depot.pull("a", "1", layer("a"))
+    depot.clock.advance(DAY)
+    depot.begin()
+
+    def refuse() -> object:
+        raise OSError(5, "Input/output error")
+
+    setattr(depot.repositories if broken == "names" else depot.store, broken, refuse)
+    found = depot.collect()
+    assert (found.images, found.blobs) == ([], [])
+    assert found.notes == ["nothing is removed: what is held cannot be read (Input/output error)"]
+
+
+def test_blobs_that_the_disk_does_not_let_go_are_a_note() -> None:
+    """They are no longer referred to, and go with a later run."""
+    depot = Depot("keep_for: 1s")
+    depot.pull("a", "1", layer("a"))
+    depot.clock.advance(DAY)
+    delete = depot.store.delete
+
+    def refuse(*digests: Digest) -> Deferred[None]:
+        raise OSError(30, "Read-only file system")
+
+    depot.store.delete = refuse  # type: ignore[method-assign]
+    found = depot.collect()
+    assert [each.name for each in found.images] == ["docker.io/a:1"] and found.blobs == []
+    assert found.notes == ["some blobs could not be removed: Read-only file system"]
+    depot.store.delete = delete  # type: ignore[method-assign]
+    assert {each.why for each in depot.collect().blobs} == {"unreferenced"}
+    assert depot.store.total() == 0
+
+
+def test_a_pull_of_a_signature_is_a_pull_of_its_image() -> None:
+    """Admission controllers verify each deployment; the nodes have the image already."""
+    depot = Depot("keep_for: 7d")
+    digest = depot.pull("r", "1", layer("a"))
+    depot.pull("r", f"{digest.file_name}.sig", layer("signature"))
+    subject = {"mediaType": OCI_MANIFEST, "digest": str(digest), "size": len(image(layer("a")))}
+    sbom = depot.pull("r", None, layer("sbom"), subject=subject)
+    for used in (f"{digest.file_name}.sig", str(sbom)):
+        depot.clock.advance(6 * DAY)
+        depot.use("r", used)
+    assert depot.went() == {}
+    depot.clock.advance(8 * DAY)
+    assert depot.went() == {"r:1": "keep_for"}
+    assert depot.store.total() == 0
+
+
+def test_a_child_that_has_a_tag_outlives_its_index() -> None:
+    """It is an image of its own."""
+    depot = Depot("keep_for: 7d")
+    depot.pull_index("r", "all", (layer("x"),), (layer("y"),))
+    depot.hold("r", image(layer("x")), "amd64")
+    depot.use("r", "amd64")
+    depot.clock.advance(6 * DAY)
+    # By its tag only: by its digest it would be a pull of the index as well.
+    depot.use("r", "amd64")
+    depot.clock.advance(2 * DAY)
+    assert depot.went() == {"r:all": "keep_for"}
+    assert depot.tags("r") == ["amd64"] and depot.store.size(Digest.of(layer("y"))) is None
+
+
+@pytest.mark.parametrize(("ahead", "stays"), [(60, True), (400 * DAY, False)])
+def test_a_blob_whose_file_is_of_the_future_is_not_kept_for_ever(ahead: float, stays: bool) -> None:
+    """A clock that was set back by a minute: it has just come. One that was years ahead says nothing."""
+    depot = Depot("grace: 1h, reserve: 0B")
+    depot.put(b"left over")
+    depot.store.came[Digest.of(b"left over")] += ahead
+    depot.collect()
+    assert (depot.store.size(Digest.of(b"left over")) is not None) is stays
+
+
+def test_a_blob_that_lands_while_the_run_sweeps_stays() -> None:
+    """A flight, or an import that needs what is held already: what is in use at any moment of the run is left."""
+    depot = Depot()
+    depot.put(*(str(number).encode() for number in range(300)))
+    delete, needed = depot.store.delete, Digest.of(b"0")
+    swept: list[Digest] = []
+
+    def meanwhile(*digests: Digest) -> Deferred[None]:
+        swept.extend(digests)
+        for number in range(300):
+            if (digest := Digest.of(str(number).encode())) not in swept:
+                needed_too.append(digest)
+                depot.store.leases.take([digest]).close()
+                break
+        return delete(*digests)
+
+    needed_too: list[Digest] = []
+    depot.store.delete = meanwhile  # type: ignore[method-assign]
+    with depot.store.leases.take([needed]):
+        depot.collect()
+    assert needed_too and all(depot.store.size(each) is not None for each in (needed, needed_too[0]))
 
 
 def test_what_is_learnt_is_kept_until_something_changes() -> None:

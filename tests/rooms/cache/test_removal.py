@@ -343,6 +343,20 @@ def test_a_reference_that_cannot_be_saved_leaves_the_blobs(site: Appliance, monk
     assert site.error("GET", "images/nginx:1")[0] == 404
 
 
+def test_blobs_that_the_disk_does_not_let_go_are_left_to_a_collection(
+    site: Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is removed, and the report says what is left."""
+    content = image()
+    site.hold(content, "1")
+    monkeypatch.setattr(site.store, "delete", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    done = remove(site, "nginx:1")
+    count = len(blobs(content))
+    why = f"{count} blobs stay for a later collection: some blobs could not be removed: Read-only file system"
+    assert (done["blobs"], done["notes"]) == ([], [why])
+    assert site.error("GET", "images/nginx:1")[0] == 404
+
+
 def test_a_client_that_leaves_cuts_no_removal(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is carried to its end."""
     content = image()
