@@ -43,7 +43,7 @@ from appliance.oci.referrer import (
 SMALL = 2048
 """Bytes of a referrer's descriptor that is kept in memory: annotations may be as long as a manifest."""
 
-BUDGET = 32 * 1024 * 1024
+BUDGET = 24 * 1024 * 1024
 """The most bytes of the relations of all repositories that are kept in memory; the rest is read again."""
 
 # What a digest takes in memory, roughly; with a size, and as a key.

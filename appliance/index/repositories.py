@@ -42,7 +42,7 @@ from appliance.index.journal import line
 from appliance.index.repository import Changed, Repository
 from appliance.interfaces import IDocuments, IThreads
 
-BUDGET = 32 * 1024 * 1024
+BUDGET = 24 * 1024 * 1024
 """The most bytes of repositories that are kept in memory although they are not used at the moment."""
 
 SAVE_DELAY = 0.25

@@ -8,9 +8,12 @@ import msgspec
 import pytest
 
 from appliance.admin.metrics import Metrics
+from appliance.cache import manifests
 from appliance.errors import ConfigError
 from appliance.flow.disk import InlineThreads
+from appliance.index import graph, lists, repositories
 from appliance.index.memory import MemoryDocuments
+from appliance.registry import hotlane
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.wiring import Services
@@ -105,3 +108,10 @@ def test_there_is_a_listener_for_each_address_and_no_admin_endpoint_unless_confi
     configured = msgspec.structs.replace(settings(HUB), listen=addresses, admin=None)
     wired = Wired(configured)
     assert len(wired.services.listeners) == 2 and wired.services.admin is None and not wired.services.busy
+
+
+def test_all_that_is_remembered_fits_beside_the_process() -> None:
+    """One with nothing in memory takes some 70 MiB, and 200 are what it may take with a hundred thousand images."""
+    of_lists = 2 * lists.BUDGET
+    together = repositories.BUDGET + graph.BUDGET + of_lists + manifests.MEMORY + hotlane.BUDGET
+    assert together <= 112 * 1024 * 1024
