@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from benchmarks.reading import Hammered, hammer, hammer_during
 from benchmarks.rows import MIB, Bench, interleaved, settle
@@ -41,6 +41,12 @@ LOOKUPS = PER_REPOSITORY - 1
 
 KEPT = 9
 """Tags that a collection leaves in each repository."""
+
+PAUSE, IDLE = 3.0, 0.05
+"""An appliance rests when in so many seconds it uses less than that share of a processor."""
+
+LONG = 1200.0
+"""Seconds that a collection may take."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ def index(bench: Bench) -> None:
             sized.append(Sized(layout, made))
         settle(bench, 1)
         _start(bench, sized)
+        _rest(bench, sized)
         _look_up(bench, sized)
         _write(bench, sized)
         _ask(bench, sized)
@@ -90,11 +97,26 @@ def _start(bench: Bench, sized: list[Sized]) -> None:
         start = time.perf_counter()
         of[name].launch()
         _until_served(of[name], _path(repository(0), tag(0)))
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        # What it has to do afterwards is not to slow the next one.
+        of[name].kill()
+        return seconds
 
     rounds = interleaved(bench.effort.rounds, list(of), measure)
     _told(bench, "start to first answer", "s", rounds)
     _bar(bench, sized, "start to first answer", "start to the first answer", 2.0)
+
+
+def _rest(bench: Bench, sized: list[Sized]) -> None:
+    """What an appliance does by itself after a start: it counts what is held, and looks whether there is room."""
+    for of in sized:
+        start = time.perf_counter()
+        of.appliance.start()
+        pid, looked = of.appliance.process.pid, -1.0
+        while (spent := _processor_seconds(pid)) - looked > IDLE * PAUSE:
+            looked = spent
+            time.sleep(PAUSE)
+        bench.findings.add(ROW, of.name, "busy after the start", "s", [time.perf_counter() - start - PAUSE])
 
 
 def _look_up(bench: Bench, sized: list[Sized]) -> None:
@@ -174,7 +196,7 @@ def _operate(bench: Bench, sized: list[Sized]) -> None:
                 if path is None:
                     time.sleep(2)
                 else:
-                    reply = plain.ask(of.appliance.admin, path, patience=PATIENCE)
+                    reply = plain.ask(of.appliance.admin, path, patience=LONG)
                     if reply.status != 200:
                         bench.findings.leave_out(figure, f"{path}: {reply.status} {reply.body[:200]!r}")
                         break
@@ -204,26 +226,22 @@ def _collect(bench: Bench, sized: list[Sized]) -> None:
     if (checked := of.appliance.run("--check")).returncode:
         bench.findings.leave_out("collection", checked.stderr.strip())
         return
-    of.appliance.reload()
     authority, path = of.appliance.authority, _path(repository(0), tag(1))
     idle = hammer(authority, path, bench.effort.seconds)
-    for figure, is_dry in (("dry run", True), ("collection", False)):
+    blobs = of.appliance.store / "blobs" / "sha256"
 
-        def collect(is_dry: bool = is_dry) -> tuple[float, int, int]:
-            start = time.perf_counter()
-            document = _post(of.appliance, "/api/v1/collections", {"dryRun": is_dry})
-            return time.perf_counter() - start, len(document["images"]), len(document["blobs"])
+    def take_away() -> None:
+        # A new configuration is obeyed within seconds by a run of its own, which finds nothing left to do.
+        of.appliance.reload()
+        _collected(of.appliance, False)
 
-        try:
-            with _probing(of) as probed:
-                during, (seconds, images, blobs) = hammer_during(authority, path, collect)
-        except Failed as error:
-            bench.findings.leave_out(figure, str(error)[:200])
-            return
+    for figure, work in (("collection", take_away), ("dry run", lambda: _collected(of.appliance, True))):
+        held, start = len(os.listdir(blobs)), time.perf_counter()
+        with _probing(of) as probed:
+            during, _ = hammer_during(authority, path, work)
         for said, unit, value in (
-            ("", "s", seconds),
-            (", images", "", images),
-            (", blobs", "", blobs),
+            ("", "s", time.perf_counter() - start),
+            (", blobs", "", held - len(os.listdir(blobs))),
             (", stall", "ms", probed["longest"] * 1e3),
             (", 99 %", "ms", during.tail),
             (", rate", "x idle", during.rate / idle.rate),
@@ -292,16 +310,25 @@ def _probing(of: Sized) -> Iterator[dict[str, float]]:
     with subprocess.Popen(command, cwd=SCRIPTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as prober:
         assert prober.stdout is not None
         prober.stdout.readline()
-        yield found
-        said, _ = prober.communicate(timeout=PATIENCE)
+        try:
+            yield found
+        finally:
+            said, _ = prober.communicate(timeout=PATIENCE)
     found.update(json.loads(said))
 
 
-def _post(appliance: Appliance, path: str, document: dict[str, Any]) -> Any:
-    with closing(http.client.HTTPConnection(appliance.admin, timeout=PATIENCE)) as connection:
-        connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+def _collected(appliance: Appliance, dry_run: bool) -> None:
+    """Waits for the end of the run under way, and of one more."""
+    document = json.dumps({"dryRun": dry_run})
+    with closing(http.client.HTTPConnection(appliance.admin, timeout=LONG)) as connection:
+        connection.request("POST", "/api/v1/collections", document, {"Content-Type": "application/json"})
         response = connection.getresponse()
         body = response.read()
     if response.status != 200:
-        raise Failed(f"POST {path}: {response.status} {body[:300]!r}")
-    return json.loads(body)
+        raise Failed(f"collections: {response.status} {body[:300]!r}")
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used so far (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

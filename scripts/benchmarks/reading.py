@@ -21,7 +21,7 @@ PATIENCE = 300.0
 # The shape of the manifest rows: one thread, as many connections as a busy site's nodes.
 CONNECTIONS = 32
 # Longer than anything that wrk is run beside.
-_LONG = 600
+_LONG = 1800
 T = TypeVar("T")
 _RATE = re.compile(r"Requests/sec: +([0-9.]+)")
 _TAIL = re.compile(r"99% +([0-9.]+)(us|ms|s)\n")
