@@ -16,8 +16,7 @@ response with wrong bytes is ever completed.
 
 A descriptor's size is a hint (L{appliance.cache.length}). Bytes are thrown away only where their digest is wrong.
 
-Where the disk has no room for it (L{appliance.cache.space}) a flight is I{unstored}: it goes on for its readers, who
-may have to keep up with each other, and ends with the last of them.
+Its bytes go where L{appliance.cache.intake} puts them: where the disk has no room, a flight is I{unstored}.
 
 Where more than one segment is wanted, the request at OPENING is for the first piece of what is missing. When just that
 is granted, the rest is fetched as L{appliance.cache.segments} says; an answer that is not the range asked for, then or
@@ -26,22 +25,21 @@ later, leads to one stream from where the bytes are whole.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.cache.backoff import Backoff
+from appliance.cache.intake import Intake
 from appliance.cache.length import Length, WrongBytes
 from appliance.cache.segments import Segments, first_stop
 from appliance.cache.space import Space
 from appliance.errors import (
-    NoSpace,
     PullcacheError,
     RangeIgnored,
     UpstreamInvalid,
@@ -51,16 +49,9 @@ from appliance.errors import (
 from appliance.flow.body import Growth
 from appliance.flow.disk import is_refusal
 from appliance.flow.singleflight import Waiters
-from appliance.flow.writer import ThreadWriter
 from appliance.interfaces import IBlobReader, IBlobStore, IIngest, Origin
 from appliance.oci.digest import Digest
 from appliance.upstream.interfaces import IBlobResponse, IUpstream
-
-LOOK = 10.0
-"""
-Seconds between two looks at the readers of an unstored flight: those who stand still while others wait are given up,
-and without any it ends.
-"""
 
 
 class State(Enum):
@@ -121,11 +112,6 @@ class Flight:
         self._store = store
         self._clock = clock
         self._space = space
-        self._passed_on = 0
-        self._room: Deferred[None] | None = None
-        self._is_draining = False
-        self._looking: IDelayedCall | None = None
-        self._was_read = True
         self._flying: Deferred[None] | None = None
         self._ingest: IIngest | None = None
         self._opening: Waiters[None] = Waiters()
@@ -211,56 +197,53 @@ class Flight:
         except Exception:
             self._fail(Failure())
             raise
-        finally:
-            if self._looking is not None:
-                self._looking.cancel()
 
-    async def _fetch(self) -> None:
-        ingest = self._ingest = await self._begin()
-        left = ingest.size
+    def _abandon(self, reason: PullcacheError) -> None:
+        assert self._flying is not None
+        self.ending = reason
+        self._flying.cancel()
+
+    async def _fetch(self, keep: bool = True) -> None:
+        intake = Intake(
+            self.digest,
+            self._store,
+            self._space,
+            self._clock,
+            advanced=self._advance,
+            in_background=lambda: self.background,
+            is_awaited=lambda: len(self._opening) > 0,
+            abandon=self._abandon,
+        )
         try:
-            await self._receive(ingest)
-            await self._land(ingest)
-        except (WrongBytes, OSError) as error:
-            if isinstance(error, WrongBytes) or self.size is None:
-                await ingest.discard()
-            if isinstance(error, OSError) or self._was_open or not left:
-                raise
-            # An earlier flight left what is no beginning of it; no reader was promised any of that.
-            await self._fetch()
-        finally:
-            ingest.close()
-
-    async def _begin(self) -> IIngest:
-        """What the bytes go into."""
-        refused: OSError | None = None
-        if await self._has_room():
+            ingest = self._ingest = await intake.begin(self.size, keep)
+            left = ingest.size
             try:
-                begun: IIngest = await self._store.ingest(self.digest)
-                return begun
-            except OSError as error:
-                if not is_refusal(error):
+                await self._receive(intake)
+                await self._land(ingest)
+            except (WrongBytes, OSError) as error:
+                if isinstance(error, WrongBytes) or self.size is None:
+                    keep = await self._discard(ingest)
+                if isinstance(error, OSError) or self._was_open or not left:
                     raise
-                refused = error
-                self._space.refused(error)
-        if self.background:
-            raise NoSpace(f"{self.digest}: the disk has no room for it") from refused
-        passing: IIngest = await self._store.ingest(self.digest, keep=False)
-        self._look(passing)
-        return passing
+            else:
+                return
+        finally:
+            intake.close()
+        # An earlier flight left what is no beginning of it; no reader was promised any of that.
+        await self._fetch(keep)
 
-    async def _has_room(self) -> bool:
-        more = self.size or 0
-        if not self._space.is_short(more):
-            return True
-        with suppress(OSError):
-            left = await self._store.inspect(self.digest)
-            more -= 0 if left is None else left.size
-        return await self._space.room(max(0, more))
+    async def _discard(self, ingest: IIngest) -> bool:
+        """Throw away what came; whether nothing of it is left."""
+        try:
+            await ingest.discard()
+        except OSError as error:
+            self._space.refused(error)
+            return False
+        return True
 
-    async def _receive(self, ingest: IIngest) -> None:
+    async def _receive(self, intake: Intake) -> None:
         """Ask again and again until all is here, as long as bytes come now and then."""
-        backoff = Backoff()
+        backoff, ingest = Backoff(), intake.ingest
         origin = ingest.origin
         is_ours = origin is not None and (origin.upstream, origin.repository) == (self.registry.name, self.repository)
         if ingest.size and ingest.verify() and not is_ours:
@@ -269,7 +252,7 @@ class Flight:
         # There is only one blob of no bytes, and who names it needs no upstream.
         while not (ingest.verify() and (ingest.size or self.size is not None)):
             before = ingest.size
-            error = await self._attempt(ingest)
+            error = await self._attempt(intake)
             if error is None or (self._was_open and (ingest.verify() or self._length.is_reached(ingest.size))):
                 return
             # Before a client has been promised anything it gets a failure at once: it does best to ask elsewhere. The
@@ -282,10 +265,11 @@ class Flight:
             await deferLater(self._clock, seconds)
             self._enter(State.OPENING)
 
-    async def _attempt(self, ingest: IIngest) -> PullcacheError | None:
+    async def _attempt(self, intake: Intake) -> PullcacheError | None:
         """Ask for what is missing; why not all of it came, C{None} when there is no more to come."""
+        ingest = intake.ingest
         try:
-            granted = await self._leg(ingest)
+            granted = await self._leg(intake)
         except (UpstreamUnavailable, UpstreamRateLimited) as failed:
             return failed
         except RangeIgnored as failed:
@@ -299,8 +283,9 @@ class Flight:
             return None
         return UpstreamUnavailable(self.registry.name, f"the body ended after {ingest.size} of {self.size} bytes")
 
-    async def _leg(self, ingest: IIngest) -> IBlobResponse | None:
+    async def _leg(self, intake: Intake) -> IBlobResponse | None:
         """One request, from where the last one stopped; its answer when that is the first piece of several."""
+        ingest = intake.ingest
         await ingest.room()
         validator = ingest.origin.validator if ingest.origin is not None and ingest.size else None
         stop = first_stop(ingest.size, self.size, self.segments if ingest.stored else 1)
@@ -313,9 +298,8 @@ class Flight:
             stop, self.segments = None, 1
             response = await self._answer(ingest.size, None, validator)
         try:
-            if self.size is None and response.size is not None and ingest.stored:
-                if not await self._space.room(max(0, response.size - ingest.size)):
-                    self._unstore(ingest)
+            if self.size is None and response.size is not None:
+                await intake.learned(response.size)
             self._board(ingest, response)
         except BaseException:
             response.abandon()
@@ -324,20 +308,20 @@ class Flight:
             if (response.start, response.stop) == (ingest.size, stop):
                 return response
             self.segments = 1
-        writer = self._writer(ingest, response)
+        length = self._length
+        writer = intake.writer(ingest.size - response.start, max(0, length.most - ingest.size), length.promised)
         # Beside the first bytes, not before them: a client waits for those.
         noting = self._note(ingest, response)
         self._coming = response
-        self._is_draining = False
         try:
             await response.deliver(writer)
         finally:
+            # What came is here before anything else happens; the disk's and the size's faults go before the line's.
             self._coming = None
-            # What came is in memory; the next request waits for the readers, not the end of this one.
-            self._is_draining = True
-            if self._room is not None:
-                self._room.cancel()
-            await self._drain(ingest, writer, noting)
+            await noting
+            await intake.drain()
+            if writer.overrun and not ingest.verify():
+                raise length.exceeded()
         return None
 
     async def _in_segments(self, ingest: IIngest, granted: IBlobResponse) -> PullcacheError | None:
@@ -351,7 +335,7 @@ class Flight:
             self.size,
             self.segments,
             self._clock,
-            lambda: self.growth.advance(self._readable(ingest)),
+            self._advance,
         )
         noting = self._note(ingest, granted)
         try:
@@ -415,72 +399,15 @@ class Flight:
 
     def _not_noted(self, failure: Failure) -> None:
         """Without a note the bytes are not taken up by another process."""
-        self._space.refused(_refusal_of(failure))
-
-    async def _drain(self, ingest: IIngest, writer: ThreadWriter, noting: Deferred[None]) -> None:
-        """What came is on disk before anything else happens; the disk's and the size's faults go before the line's."""
-        await noting
-        await writer.drained()
-        if writer.overrun and not ingest.verify():
-            raise self._length.exceeded()
+        if not is_refusal(failure.value):
+            failure.raiseException()
+        self._space.refused(failure.value)
 
     def _board(self, ingest: IIngest, response: IBlobResponse) -> None:
         if response.start > ingest.size:
             raise RangeIgnored(self.registry.name, f"{self.digest}: bytes came from {response.start} on")
         self._length.learn(response.size, ingest.size, ingest.verify())
         self._open(ingest)
-
-    def _writer(self, ingest: IIngest, response: IBlobResponse) -> ThreadWriter:
-        def store(pieces: list[bytes]) -> Deferred[None]:
-            written: Deferred[None] = ingest.write(pieces)
-            return written.addErrback(self._not_written, ingest, pieces).addCallback(self._written, ingest)
-
-        return ThreadWriter(store, ingest.size - response.start, max(0, self._length.most - ingest.size))
-
-    def _not_written(self, failure: Failure, ingest: IIngest, pieces: list[bytes]) -> Deferred[None]:
-        """The disk did not take C{pieces}: from here on the flight is unstored."""
-        self._space.refused(_refusal_of(failure))
-        self._unstore(ingest)
-        passed: Deferred[None] = ingest.write(pieces)
-        return passed
-
-    def _unstore(self, ingest: IIngest) -> None:
-        """From here on the flight is unstored. Raises L{NoSpace} when no client waits for it."""
-        ingest.unstore()
-        if self.background:
-            raise NoSpace(f"{self.digest}: the disk has no room for it")
-        self._look(ingest)
-
-    def _written(self, _: None, ingest: IIngest) -> Deferred[None] | None:
-        self.growth.advance(self._readable(ingest))
-        if ingest.stored:
-            return None
-        self._space.passed(ingest.size - self._passed_on)
-        self._passed_on = ingest.size
-        room: Deferred[None] = ingest.room()
-        if room.called or self._is_draining:
-            return None
-        if not self._length.promised:
-            room.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
-            raise NoSpace(f"{self.digest}: the disk has no room for it, and its size is not told")
-        self._room = room
-        return room.addErrback(lambda failure: failure.trap(CancelledError)).addCallback(self._made_room)
-
-    def _made_room(self, _: object) -> None:
-        self._room = None
-
-    def _look(self, ingest: IIngest) -> None:
-        """See to the readers of an unstored flight, now and then."""
-        is_awaited = ingest.readers > 0 or len(self._opening) > 0
-        if not is_awaited and not self._was_read and self._flying is not None:
-            self._looking = None
-            self.ending = NoSpace(f"{self.digest}: the disk has no room for it, and no client reads it any more")
-            self._flying.cancel()
-            return
-        self._was_read = is_awaited
-        if given_up := ingest.shed():
-            self._log.info("{digest}: {count} readers were too slow for the others", digest=self.digest, count=given_up)
-        self._looking = self._clock.callLater(LOOK, self._look, ingest)
 
     async def _land(self, ingest: IIngest) -> None:
         if not ingest.verify():
@@ -501,10 +428,10 @@ class Flight:
         if ingest.stored:
             await ingest.commit()
 
-    def _readable(self, ingest: IIngest) -> int:
+    def _advance(self) -> None:
         # Nothing is read before a size is promised; until then any byte may be the last one.
-        received: int = ingest.size
-        return max(0, min(received, self.size - 1)) if self._length.promised and self.size is not None else 0
+        if self._length.promised and self.size is not None and self._ingest is not None:
+            self.growth.advance(max(0, min(int(self._ingest.size), self.size - 1)))
 
     def _open(self, ingest: IIngest) -> None:
         self._enter(State.FLYING)
@@ -512,7 +439,7 @@ class Flight:
         self._opened_with = ingest.size
         self._was_open = True
         if self._length.promised:
-            self.growth.advance(self._readable(ingest))
+            self._advance()
             self._opening.fire(None)
 
     def _fail(self, failure: Failure) -> None:
@@ -528,11 +455,3 @@ class Flight:
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"a flight that is {self.state.value} cannot become {state.value}")
         self.state = state
-
-
-def _refusal_of(failure: Failure) -> OSError:
-    """What the disk said; any other failure is raised again."""
-    error = failure.value
-    if is_refusal(error):
-        return error
-    failure.raiseException()

@@ -11,9 +11,8 @@ from zope.interface import implementer
 
 from appliance.flow.singleflight import Waiters
 
-# The producer is paused above HIGH bytes waiting for the disk and resumed below LOW.
 HIGH = 4 * 1024 * 1024
-LOW = 1024 * 1024
+"""Bytes that wait for the disk before the producer is paused; it is resumed below a quarter of that."""
 
 
 @implementer(IConsumer)
@@ -23,10 +22,13 @@ class ThreadWriter:
 
     So a slow stream is written as it comes, and a fast one in large pieces.
 
+    @ivar high: bytes that may wait before the producer is paused.
     @ivar failure: why C{store} failed, C{None} while it did not; nothing more is stored after it.
     """
 
-    def __init__(self, store: Callable[[list[bytes]], Deferred[None]], skip: int, limit: int | None) -> None:
+    def __init__(
+        self, store: Callable[[list[bytes]], Deferred[None]], skip: int, limit: int | None, high: int = HIGH
+    ) -> None:
         """
         @param store: takes pieces in order; is called again only after its Deferred has fired.
         @param skip: bytes at the beginning that are held already and are dropped.
@@ -41,6 +43,7 @@ class ThreadWriter:
         self._paused = False
         self._producer: IPushProducer | None = None
         self._drained: Waiters[None] = Waiters()
+        self.high = high
         self.overrun = False
         self.failure: Failure | None = None
 
@@ -62,7 +65,7 @@ class ThreadWriter:
             self._buffered += len(data)
             if not self._storing:
                 self._store_next()
-            elif self._buffered > HIGH and not self._paused and self._producer is not None:
+            elif self._buffered > self.high and not self._paused and self._producer is not None:
                 self._paused = True
                 self._producer.pauseProducing()
         if self.overrun and self.failure is None:
@@ -95,7 +98,7 @@ class ThreadWriter:
         self._storing = False
         if self._pieces:
             self._store_next()
-        if self._paused and self._buffered < LOW and self.failure is None:
+        if self._paused and self._buffered < self.high // 4 and self.failure is None:
             self._paused = False
             if self._producer is not None:
                 self._producer.resumeProducing()

@@ -24,7 +24,7 @@ from appliance.interfaces import IBlobReader, IFileTransport
 LIMIT = 8 * 1024 * 1024
 """The most bytes of one blob in memory, and what one write brings on top."""
 
-TOGETHER = 96 * 1024 * 1024
+TOGETHER = 64 * 1024 * 1024
 """The most bytes in memory of all blobs of a store, before each may have L{LEAST} only."""
 
 LEAST = 256 * 1024

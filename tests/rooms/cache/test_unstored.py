@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
-from appliance.cache import segments
+from appliance.cache import intake, segments
 from appliance.cache.bypass import BypassedRange
-from appliance.cache.flight import LOOK
+from appliance.cache.intake import LOOK
 from appliance.cache.space import FULL, OK, SHORT, Space
 from appliance.errors import NoSpace, UpstreamInvalid
 from appliance.interfaces import IBlobReader
@@ -248,6 +248,40 @@ def test_what_no_client_waits_for_is_not_fetched_in_vain() -> None:
     trip.body.feed(900)
     assert isinstance(trip.error, NoSpace) and trip.body.dropped
     assert trip.store.unfinished() == []
+
+
+def test_a_wrong_beginning_that_cannot_be_removed_is_no_end() -> None:
+    """An earlier process left it, and the disk is broken: the blob passes by."""
+
+    class Stuck(MemoryBlobStore):
+        def ingest(self, digest: Digest, keep: bool = True) -> Deferred[Any]:
+            return super().ingest(digest, keep).addCallback(self._stuck)
+
+        def _stuck(self, ingest: Any) -> Any:
+            if ingest.stored:
+                ingest.discard = lambda: fail(OSError(errno.EIO, "no"))
+            return ingest
+
+    trip = Trip(store=Stuck())
+    left = result(trip.store.ingest(DIGEST))
+    result(left.write([b"!" * SIZE]))
+    left.close()
+    trip.depart()
+    client = Client(trip)
+    in_pieces(trip, client)
+    assert client.data == BLOB and trip.outcome == [None] and not trip.flight.stored
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_little_waits_in_front_of_a_full_window(stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a flight may have in front of a slow disk: its upstream waits, from the beginning or the middle."""
+    monkeypatch.setattr(intake, "LITTLE", 1000)
+    trip = filled()[0] if stored else full()
+    Client(trip)
+    for _ in range(0, SIZE // 2, 100):
+        trip.body.feed(100)
+    held = trip.flight._ingest._window  # type: ignore[union-attr]
+    assert held.stop - held.start <= 1100 and trip.body.paused
 
 
 def test_segments_give_way_to_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:

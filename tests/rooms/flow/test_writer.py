@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +12,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from appliance.flow import writer as writer_module
 from appliance.flow.body import Relay
-from appliance.flow.writer import HIGH, LOW, ThreadWriter
+from appliance.flow.writer import HIGH, ThreadWriter
 
 
 class Disk:
@@ -109,8 +107,18 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(self.producer.told, ["pause"])
         self.disk.done()
         self.assertEqual(self.producer.told, ["pause", "resume"])
-        writer.write(bytes(LOW))
+        writer.write(bytes(HIGH // 4))
         self.disk.all_done()
+        self.assertEqual(self.producer.told, ["pause", "resume"])
+
+    def test_less_may_wait_where_memory_is_short(self) -> None:
+        """From now on, also while a line is open."""
+        writer = self.writer()
+        writer.high = 400
+        writer.write(b"x")
+        writer.write(bytes(401))
+        self.assertEqual(self.producer.told, ["pause"])
+        self.disk.done()
         self.assertEqual(self.producer.told, ["pause", "resume"])
 
     def test_no_producer_no_calls(self) -> None:
@@ -205,23 +213,21 @@ def test_however_the_bytes_come_they_are_stored_in_order(
 ) -> None:
     """Any chunking, any timing of the disk (C{None}: it is done with one write), any beginning already held."""
     disk, producer = Disk(), Producer()
-    with mock.patch.object(writer_module, "HIGH", 64), mock.patch.object(writer_module, "LOW", 16):
+    def store(pieces: list[bytes]) -> Deferred[None]:
+        if not at_once:
+            return disk.store(pieces)
+        disk.stored += b"".join(pieces)
+        return succeed(None)
 
-        def store(pieces: list[bytes]) -> Deferred[None]:
-            if not at_once:
-                return disk.store(pieces)
-            disk.stored += b"".join(pieces)
-            return succeed(None)
-
-        writer = ThreadWriter(store, skip, limit)
-        writer.registerProducer(producer, True)
-        for move in moves:
-            if move is not None:
-                writer.write(move)
-            elif disk.pending is not None:
-                disk.done()
-            assert writer._buffered <= 64 + 40 or producer.told[-1] in ("pause", "stop")
-        disk.all_done()
+    writer = ThreadWriter(store, skip, limit, 64)
+    writer.registerProducer(producer, True)
+    for move in moves:
+        if move is not None:
+            writer.write(move)
+        elif disk.pending is not None:
+            disk.done()
+        assert writer._buffered <= 64 + 40 or producer.told[-1] in ("pause", "stop")
+    disk.all_done()
     sent = b"".join(move for move in moves if move is not None)[skip:]
     assert disk.stored == (sent if limit is None else sent[:limit])
     assert writer.overrun == (limit is not None and len(sent) > limit)
