@@ -115,6 +115,9 @@ class Marks:
         if known is not None and known.stamp == stamp:
             return known
         repository = await self._repositories.read(*place)
+        if repository.is_empty:
+            # A kill left its document: a save removes it.
+            await self._repositories.save(repository)
         relations = await relations_of(repository, self._manifests)
         every = await self.roots(repository, relations)
         found = RepositoryRoots(*place, stamp)

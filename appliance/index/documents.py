@@ -281,20 +281,27 @@ class FilesystemDocuments:
         path = self._path(key)
         version = self._begin(key, path, replaces)
         try:
-            make_folder(path.parent)
-            if path.parent.name == LAYOUT:
-                create_layout(path.parent, self._blobs)
-            # A file that was removed by hand while it was in use is written anew; the one before it stays.
-            if version and path.is_file():
-                kept = path.with_name(f".{path.name}.previous")
-                kept.unlink(missing_ok=True)
-                os.link(path, kept)
-            write_file(path, data, path.with_name(f".{path.name}.tmp"))
+            try:
+                self._put(path, data, version)
+            except FileNotFoundError:
+                # Its folder was empty, and was removed in this moment.
+                self._put(path, data, version)
             self._versions[key] = version + 1
             self._lengths.pop(key, None)
         finally:
             self._writing.discard(key)
         return version + 1
+
+    def _put(self, path: Path, data: bytes, version: int) -> None:
+        make_folder(path.parent)
+        if path.parent.name == LAYOUT:
+            create_layout(path.parent, self._blobs)
+        # A file that was removed by hand while it was in use is written anew; the one before it stays.
+        if version and path.is_file():
+            kept = path.with_name(f".{path.name}.previous")
+            kept.unlink(missing_ok=True)
+            os.link(path, kept)
+        write_file(path, data, path.with_name(f".{path.name}.tmp"))
 
     def _append(self, key: Key, data: bytes, replaces: int) -> int:
         path = self._path(key)
@@ -340,16 +347,38 @@ class FilesystemDocuments:
 
     def _remove(self, key: Key) -> None:
         path = self._path(key)
+        if path.parent.name == LAYOUT and path.name == INDEX:
+            # First, so that a kill leaves the document, which says that nothing is held, and not these for ever.
+            self._remove_lists(key[:-2], path.parent.parent)
         with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(path)
         if path.parent.name == LAYOUT and path.name == INDEX:
-            # Without it there is no layout. What else lies there stays, and its folder.
-            with suppress(OSError):
-                os.unlink(path.with_name("oci-layout"))
-                os.unlink(path.with_name("blobs"))
-                os.rmdir(path.parent)
+            # Without it there is no repository. What was set aside stays, and its folder.
+            for name in ("oci-layout", "blobs"):
+                with suppress(OSError):
+                    os.unlink(path.with_name(name))
+            folder = path.parent
+            while folder != self._root:
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    break
+                folder = folder.parent
         self._versions.pop(key, None)
         self._lengths.pop(key, None)
+
+    def _remove_lists(self, place: Key, folder: Path) -> None:
+        """What else lies in a repository's folder: no name of a repository below it begins with an underscore."""
+        for path in [*folder.glob("_*"), *folder.glob("._*"), *folder.glob("_*/*")]:
+            if LAYOUT in path.relative_to(folder).parts or _ASIDE.fullmatch(path.name):
+                continue
+            with suppress(OSError):
+                os.unlink(path)
+                self._versions.pop((*place, *path.relative_to(folder).parts), None)
+        for path in folder.glob("_*"):
+            if path.name != LAYOUT:
+                with suppress(OSError):
+                    os.rmdir(path)
 
     def _set_aside(self, key: Key) -> str:
         path = self._path(key)

@@ -15,8 +15,11 @@ from appliance.errors import DocumentDamaged, VersionConflict
 from appliance.flow.disk import InlineThreads, make_folder, write_file
 from appliance.index import documents as documents_module
 from appliance.index.documents import FilesystemDocuments, previous
+from appliance.index.lists import ReferrerList, ReferrerLists, TagList, TagLists
 from appliance.index.memory import MemoryDocuments
+from appliance.index.repositories import Repositories
 from appliance.interfaces import IDocuments
+from appliance.oci.digest import Digest
 from tests.contracts.documents import KEY, DocumentsContract
 from tests.doubles.deferreds import result
 
@@ -285,3 +288,52 @@ def test_a_large_document_is_read_whole(tmp_path: Path) -> None:
     with open(path, "wb") as file:
         file.truncate(size)
     assert len(result(documents.read(KEY))[0]) == size
+
+
+def test_a_repository_that_holds_nothing_leaves_no_files(tmp_path: Path) -> None:
+    """Neither what its upstream listed nor empty folders; a repository below its name stays, and it can come again."""
+    documents = opened(tmp_path)
+    repositories = Repositories(documents)
+    digest = Digest.of(b"manifest")
+
+    def save(name: str, held: bool) -> None:
+        repository = result(repositories.get("docker.io", name))
+        if held:
+            repository.hold(digest, "application/x", 8)
+        else:
+            repository.drop(digest)
+        result(repositories.save(repository))
+
+    def files() -> set[str]:
+        found = {path.relative_to(tmp_path / "repositories") for path in (tmp_path / "repositories").rglob("*")}
+        return {str(path) for path in found if path.name != "blobs"}
+
+    for name in ("team", "team/app"):
+        save(name, True)
+        for _ in range(2):
+            result(TagLists(documents).save("docker.io", name, TagList(["1"], 1.0)))
+            result(ReferrerLists(documents).save("docker.io", name, digest, ReferrerList((), 1.0)))
+    save("team", False)
+    assert {each for each in files() if not each.startswith("docker.io/team/app")} == {"docker.io", "docker.io/team"}
+    assert "docker.io/team/app/_tags.json" in files()
+    save("team/app", False)
+    assert files() == set()
+    save("team/app", True)
+    result(TagLists(documents).save("docker.io", "team/app", TagList(["2"], 1.0)))
+    assert {"docker.io/team/app/_layout/index.json", "docker.io/team/app/_tags.json"} <= files()
+
+
+def test_a_document_whose_folder_is_removed_in_that_moment_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last image of a repository goes while another one of it is pulled."""
+    documents, make = opened(tmp_path), documents_module.make_folder
+
+    def made(folder: Path) -> None:
+        make(folder)
+        monkeypatch.setattr(documents_module, "make_folder", make)
+        os.rmdir(folder)
+
+    monkeypatch.setattr(documents_module, "make_folder", made)
+    assert result(documents.write(("docker.io", "team", "_tags.json"), b"{}", 0)) == 1
+    assert (tmp_path / "repositories" / "docker.io" / "team" / "_tags.json").read_bytes() == b"{}"
