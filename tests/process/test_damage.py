@@ -55,7 +55,10 @@ def pulled(appliance: Appliance, upstream: RemoteRegistry) -> tuple[str, str]:
     image = upstream.add(REPOSITORY, "1", sizes=[400_000, 5000])
     found = pull(appliance.authority, REPOSITORY, "1")
     assert found.digest == image["digest"]
-    return found.digest, largest(appliance, found.digest)
+    layer = largest(appliance, found.digest)
+    # A client may have a layer a moment before it has its name on the disk.
+    until(appliance.blob(layer).exists, "stored")
+    return found.digest, layer
 
 
 def test_a_scrub_finds_flipped_bytes_and_fetches_again(appliance: Appliance, upstream: RemoteRegistry) -> None:
@@ -86,6 +89,7 @@ def test_a_blob_that_is_cut_while_it_is_sent_is_whole_for_the_next_client(
     """A file that ends early cuts the connection; then it is looked at, and fetched again."""
     image = upstream.add(REPOSITORY, "big", sizes=[30_000_000])
     layer = largest(appliance, pull(appliance.authority, REPOSITORY, "big").digest)
+    until(appliance.blob(layer).exists, "stored")
     host, port = appliance.authority.split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(f"GET /v2/{REPOSITORY}/blobs/{layer} HTTP/1.1\r\nHost: {appliance.authority}\r\n\r\n".encode())
