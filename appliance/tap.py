@@ -27,7 +27,7 @@ from appliance.errors import ConfigError, PullcacheError
 from appliance.explain import describe, warnings
 from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
-from appliance.flow.disk import THREADS, DiskThreads, is_refusal
+from appliance.flow.disk import THREADS, DiskThreads, is_refusal, share_memory
 from appliance.flow.ports import Ports, check_endpoints
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import Settings, UpstreamSettings
@@ -163,6 +163,7 @@ class PullcacheService(Service):
         gc.freeze()
         for warning in warnings(self._settings):
             self._log.warn("{warning}", warning=warning)
+        share_memory()
         self._pool.start()
         services = self._services
         for kept, what in (
