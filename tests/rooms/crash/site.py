@@ -104,7 +104,8 @@ class Site:
 
     def end(self) -> None:
         """Let go of the folder; nothing is written, as with kill -9."""
-        for call in self.clock.getDelayedCalls():
+        # A copy: each cancellation takes one out of the list.
+        for call in list(self.clock.getDelayedCalls()):
             call.cancel()
         self._ownership.release()
 
