@@ -253,7 +253,7 @@ class Services:
             moves,
             self.collection,
         )
-        collections = CollectionPages(self.collection)
+        collections = CollectionPages(self.collection, threads)
         self.admin = None
         if settings.admin is not None:
             scrubs = ScrubPages(self.scrub, clock)

@@ -7,6 +7,7 @@ from twisted.web.server import Request
 from appliance.admin.route import Reply, Route, body, json
 from appliance.api import CollectionOrder, CollectionReport, GoneBlob, GoneImage
 from appliance.cache.collection import Collected, Collection
+from appliance.interfaces import IThreads
 from appliance.oci.timestamps import timestamp
 
 #: The most bytes of an order.
@@ -16,8 +17,9 @@ _ORDER = 1024
 class CollectionPages:
     """Runs the collection when an operator asks for it."""
 
-    def __init__(self, collection: Collection) -> None:
+    def __init__(self, collection: Collection, threads: IThreads) -> None:
         self._collection = collection
+        self._threads = threads
 
     def routes(self) -> list[Route]:
         """The routes of this part."""
@@ -35,7 +37,9 @@ class CollectionPages:
 
     async def collect(self, request: Request) -> Reply:
         """Answers when the run has ended; a client that leaves ends none."""
-        return json(report_of(await self._collection.run(body(request, CollectionOrder).dry_run)))
+        found = await self._collection.run(body(request, CollectionOrder).dry_run)
+        # A hundred thousand blobs would hold up all others.
+        return await self._threads.call(lambda: json(report_of(found)))
 
 
 def report_of(found: Collected) -> CollectionReport:

@@ -40,7 +40,7 @@ SAVES = 16
 MOST = 100_000
 """Blobs without a reference that one run removes; the next one goes on."""
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CollectedImage:
     """An image that goes: its full name, why (a word of L{appliance.cache.retention}), and the bytes that frees."""
 
@@ -50,7 +50,7 @@ class CollectedImage:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CollectedBlob:
     """A blob that goes with an image, for the same reason, or because nothing refers to it."""
 
@@ -65,7 +65,7 @@ class Collected:
     What a run came to, or would come to.
 
     @ivar started: seconds since the epoch.
-    @ivar before: bytes of all blobs before, and C{after}.
+    @ivar before: bytes of all blobs before, and C{after}; C{freed}: those of the blobs that went.
     @ivar is_exceeded: whether what stays is more than a limit still.
     @ivar notes: what else there is to know, in words.
     """
@@ -77,12 +77,8 @@ class Collected:
     notes: list[str] = field(default_factory=list)
     before: int = 0
     after: int = 0
+    freed: int = 0
     is_exceeded: bool = False
-
-    @property
-    def freed(self) -> int:
-        """Bytes of the blobs that went."""
-        return sum(blob.size for blob in self.blobs)
 
 
 @dataclass(eq=False)
@@ -192,17 +188,19 @@ class Collection:
             removals = await self._name(run, planned, found)
             if not dry_run:
                 removals = await self._carry_out(run, removals, found)
-            self._say(run, removals, found)
+            await self._say(run, removals, found)
             if not dry_run:
                 swept, notes = await self._departures.sweep([each.digest for each in found.blobs], watch)
                 found.blobs = [each for each in found.blobs if each.digest in swept]
                 found.notes += notes
+        found.freed = sum(blob.size for blob in found.blobs)
         if dry_run:
             found.after = run.held - found.freed
             return found
         found.after = self._store.total()
         said = [] if self.last is None else self.last.notes
-        self.last = found
+        # Without the blobs: there may be a hundred thousand.
+        self.last = replace(found, blobs=[])
         self._counted(found.freed)
         if found.blobs or found.images:
             self._log.info(
@@ -243,12 +241,13 @@ class Collection:
     async def _plan(self, run: _Inventory, room: int, exceeded_only: bool) -> Plan | None:
         """What goes; C{None}: no limit is exceeded, and only then it should."""
         leased = frozenset(map(number_of, run.watch.seen))
-        run.unreferenced = [
-            each
-            for each in ([] if run.doubts else run.unreferenced)
-            if number_of(each.digest) not in run.young and each.digest not in run.watch
-        ]
+        unreferenced, run.unreferenced = [] if run.doubts else run.unreferenced, []
+        for each in unreferenced:
+            if number_of(each.digest) not in run.young and each.digest not in run.watch:
+                run.unreferenced.append(each)
+            await self._marks.turn()
         for roots in run.repositories:
+            await self._marks.turn()
             for root, marks in enumerate(roots.marks):
                 if marks & UNDATED:
                     roots.last[root] = run.table.modified(roots.of(root)[0])
@@ -370,7 +369,7 @@ class Collection:
             self._departures.take_out(repository, replace(gone, links=gone.links - fresh))
         return list(went.values())
 
-    def _say(self, run: _Inventory, removals: list[Removal], found: Collected) -> None:
+    async def _say(self, run: _Inventory, removals: list[Removal], found: Collected) -> None:
         """Put in words what goes."""
         seen: set[Digest] = set()
         for removal in removals:
@@ -386,7 +385,10 @@ class Collection:
                     found.blobs.append(CollectedBlob(blob, removal.why, size))
             name = full_name(marked.upstream, marked.name, tag or digest)
             found.images.append(CollectedImage(name, digest, removal.why, freed))
-        found.blobs += [CollectedBlob(each.digest, UNREFERENCED, each.size) for each in run.unreferenced]
+            await self._marks.turn()
+        for each in run.unreferenced:
+            found.blobs.append(CollectedBlob(each.digest, UNREFERENCED, each.size))
+            await self._marks.turn()
 
 
 def _by_repository(removals: list[Removal]) -> dict[int, list[Removal]]:
