@@ -351,6 +351,7 @@ class FilesystemBlobStore:
                     size = path.stat().st_size
                     path.unlink()
                     self._count(digest, size, 0)
+                (self._damaged / digest.file_name).unlink(missing_ok=True)
             except FileNotFoundError:
                 # Another has just removed it: that may not be durable yet.
                 continue

@@ -111,7 +111,8 @@ class MemoryBlobStore:
     def delete(self, *digests: Digest) -> Deferred[None]:
         """See L{IBlobStore.delete}."""
         for digest in digests:
-            self._blobs.pop(digest, None)
+            if self._blobs.pop(digest, None) is not None:
+                self._damaged.pop(digest, None)
         return succeed(None)
 
     async def walk(self) -> AsyncIterator[list[Stored]]:

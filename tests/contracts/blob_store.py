@@ -229,6 +229,17 @@ class BlobStoreContract(SynchronousTestCase):
         self.assertFalse(self.set_aside())
         self.assertEqual(self.damaged(), [(DIGEST, len(DATA))])
 
+    def test_a_blob_that_goes_takes_its_damaged_bytes_along(self) -> None:
+        """They stand for something that is lacking only as long as the blob is; deleting that again changes nothing."""
+        self.put()
+        self.damage(DIGEST, b"x" * len(DATA))
+        self.set_aside()
+        self.successResultOf(self.store.delete(DIGEST))
+        self.assertEqual(self.damaged(), [(DIGEST, len(DATA))])
+        self.put()
+        self.successResultOf(self.store.delete(DIGEST))
+        self.assertEqual(self.damaged(), [])
+
     def test_who_has_a_damaged_blob_open_goes_on(self) -> None:
         """Its connection is told of the damage in its own way, by what it reads."""
         self.put()

@@ -97,7 +97,7 @@ def test_a_deletion_is_on_the_disk_when_it_is_reported(tmp_path: Path, monkeypat
     """The folder is synced behind it, also when another has just removed the blob: that one's may not be done yet."""
     store = opened(tmp_path)
     result(store.put(DIGEST, DATA))
-    for removed in ([("unlink", "HEX")], []):
+    for removed in ([("unlink", "HEX"), ("unlink", "sha256-HEX")], []):
         with monkeypatch.context() as patch:
             disk = Disk(patch)
             result(store.delete(DIGEST))
