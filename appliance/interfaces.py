@@ -311,7 +311,8 @@ class IBlobStore(Interface):
         no error. Fails with L{OSError} when the disk refuses; then the rest is gone all the same.
 
         Damaged bytes that lie aside of one that was held go with it: nothing is lacking then. Who has one open goes on
-        reading it, and one that is being received is not touched: it may become the blob again. Leases are not looked at: that is the caller's part, in the same turn of the reactor.
+        reading it, and one that is being received is not touched: it may become the blob again. Leases are not looked
+        at: that is the caller's part, in the same turn of the reactor.
         """
 
     def walk() -> AsyncIterator[list[Stored]]:
