@@ -111,12 +111,13 @@ class Departures:
 
     async def save(self, repository: Repository) -> None:
         """
-        Make durable what was taken out.
+        Make durable what was taken out, in the document itself: a tool that reads the layout of a process that was
+        killed finds no tag without its manifest.
 
         @raise OSError: it is not; L{settle} tries again.
         """
         self._unsaved[repository.place] = repository
-        await self._repositories.save(repository)
+        await self._repositories.save_whole(repository)
         self._unsaved.pop(repository.place, None)
 
     async def settle(self) -> list[str]:

@@ -179,6 +179,17 @@ class Repositories:
             )
         return waiter
 
+    async def save_whole(self, repository: Repository) -> None:
+        """
+        As L{save}, and without a journal: the document itself names nothing any more that the repository does not hold,
+        for other tools know the document only.
+
+        @raise OSError: the disk refuses.
+        """
+        await self.save(repository)
+        if repository in self._journaled:
+            await self._write(repository, self._states[repository])
+
     def touch(self, repository: Repository) -> None:
         """Something that is cheap to lose has changed: write it with the next L{flush}."""
         self._states[repository].touched = True

@@ -274,6 +274,19 @@ def test_other_tools_see_what_was_saved_some_seconds_later(tmp_path: Path, large
     assert clock.getDelayedCalls() == []
 
 
+def test_other_tools_see_at_once_what_was_taken_out(tmp_path: Path, large: None) -> None:
+    """So that no tag in a document means a manifest whose blob is removed next, should the process be killed then."""
+    _, repositories, repository = opened(tmp_path, Clock())
+    saved(repositories, repository, *FEW)
+    result(repositories.flush(whole=True))
+    saved(repositories, repository, "new")
+    repository.untag("a")
+    result(Deferred.fromCoroutine(repositories.save_whole(repository)))
+    assert set(files(tmp_path)) == {"index.json", ".index.json.previous"}
+    document = (tmp_path / "repositories" / Path(*KEY)).read_bytes()
+    assert set(Repository.decode(*WHERE, document).tags) == {*FEW, "new"} - {"a"}
+
+
 def test_a_journal_that_has_grown_is_taken_into_the_document(tmp_path: Path, large: None) -> None:
     """However often one saves: a start does not read ten times what there is."""
     _, repositories, repository = opened(tmp_path, Clock())
