@@ -9,7 +9,7 @@ import pytest
 from appliance.index import repositories
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def soon_large() -> Iterator[None]:
     """From some tags on, instead of some hundred."""
     with pytest.MonkeyPatch.context() as patch:
