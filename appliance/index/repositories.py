@@ -48,8 +48,8 @@ BUDGET = 24 * 1024 * 1024
 SAVE_DELAY = 0.25
 """Seconds that L{Repositories.save_soon} waits for more: the layers of an image come one after the other."""
 
-LARGE = 32 * 1024
-"""Bytes of a document from which on a save is a line of its journal: some hundred tags."""
+LARGE = 128 * 1024
+"""Bytes of a document from which on a save is a line of its journal: some hundreds of tags."""
 
 SETTLE_DELAY = 10.0
 """Seconds without a save after which a document that has a journal is written whole, for other tools to read."""
