@@ -6,6 +6,7 @@ This is the one module that meets the reactor; L{appliance.wiring} makes everyth
 
 from __future__ import annotations
 
+import errno
 import gc
 import signal
 import sys
@@ -27,7 +28,7 @@ from appliance.errors import ConfigError, PullcacheError
 from appliance.explain import describe, warnings
 from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
-from appliance.flow.disk import THREADS, DiskThreads, is_refusal, share_memory
+from appliance.flow.disk import THREADS, DiskThreads, share_memory
 from appliance.flow.ports import Ports, check_endpoints
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import Settings, UpstreamSettings
@@ -41,6 +42,7 @@ from appliance.wiring import Services
 FLUSH_INTERVAL = 5.0
 # Seconds between two looks whether it is time to hash what is held; the first is so long after the start.
 SCRUB_INTERVAL = 600.0
+_OF_THE_WHOLE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 # Seconds between two searches for beginnings of blobs that are not being fetched any more.
 SWEEP_INTERVAL = 24 * 3600.0
 
@@ -280,10 +282,11 @@ class PullcacheService(Service):
         return scrubbing.addErrback(self._failed, "hashing what is held")
 
     def _failed(self, failure: Failure, what: str) -> None:
-        if is_refusal(failure.value):
+        if isinstance(failure.value, OSError) and failure.value.errno in _OF_THE_WHOLE_DISK:
+            # Whatever was to be saved: one line a minute says it.
             self._services.space.refused(failure.value)
         elif failure.check(OSError, PullcacheError):
-            # A full disk says so every few seconds, and where in the program it does says nothing.
+            # It is said every few seconds, and where in the program it was says nothing.
             self._log.warn("{what}: {error}", what=what, error=failure.value)
         else:
             self._log.failure(what, failure)
