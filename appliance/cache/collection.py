@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from appliance.cache.departure import Departures, HeldName, gone_with, kept_by, roots_of
 from appliance.cache.marks import Marks
-from appliance.cache.references import UNDATED, BlobTable, RepositoryRoots, is_pinned, last_use, number_of
+from appliance.cache.references import UNDATED, BlobTable, RepositoryRoots, is_pinned, last_use
 from appliance.cache.retention import UNREFERENCED, Limits, Plan, Removal, Rules, is_exceeded, plan
 from appliance.cache.usage import Usage
 from appliance.errors import StoreError
@@ -28,7 +28,7 @@ from appliance.index.graph import Relations
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads, Stored
-from appliance.oci.digest import Digest
+from appliance.oci.digest import Digest, number_of
 from appliance.oci.reference import full_name
 from appliance.settings import Settings
 from appliance.store.leases import Watch

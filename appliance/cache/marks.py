@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Callable
 from twisted.internet.interfaces import IReactorTime
 
 from appliance.cache.departure import HeldName, roots_of
-from appliance.cache.references import RepositoryRoots, Stamp, look_at, number_of
+from appliance.cache.references import RepositoryRoots, Stamp, look_at
 from appliance.cache.usage import Usage
 from appliance.index.graph import Relations, relations_of
 from appliance.index.manifests import HeldManifests
 from appliance.index.repositories import Place, Repositories
 from appliance.index.repository import Repository
 from appliance.interfaces import IBlobStore, IThreads
+from appliance.oci.digest import number_of
 from appliance.oci.pattern import ReferencePattern
 from appliance.oci.reference import full_name
 from appliance.settings import Settings

@@ -19,18 +19,13 @@ from appliance.cache.usage import Usage
 from appliance.index.graph import Kept, Relations
 from appliance.index.repository import Repository
 from appliance.interfaces import Stored
-from appliance.oci.digest import Digest
+from appliance.oci.digest import Digest, number_of
 from appliance.oci.pattern import ReferencePattern
 
 TAG, KEPT, UNDATED = 1, 2, 4
 """What is noted of a root: it is a tag, no rule may take it, nothing says when it was last used."""
 
 _SHELVES = 256
-
-
-def number_of(digest: Digest) -> int:
-    """What a digest is known by here."""
-    return int(digest.encoded[:16], 16)
 
 
 class Stamp(NamedTuple):

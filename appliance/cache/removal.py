@@ -24,7 +24,6 @@ from twisted.internet.defer import Deferred, DeferredLock
 from appliance.cache.departure import Departures, HeldName, gone_with, kept_by, roots_of
 from appliance.cache.marks import Marks
 from appliance.cache.pins import WILD, meant
-from appliance.cache.references import number_of
 from appliance.errors import NotHeld, RemovalRefused
 from appliance.flow.singleflight import shielded
 from appliance.index.graph import ManifestGraph, Relations
@@ -32,7 +31,7 @@ from appliance.index.manifests import SizeOf
 from appliance.index.repositories import Place, Repositories
 from appliance.index.repository import OPERATOR, Repository
 from appliance.interfaces import IBlobStore
-from appliance.oci.digest import Digest
+from appliance.oci.digest import Digest, number_of
 from appliance.oci.pattern import ReferencePattern
 from appliance.oci.reference import full_name
 from appliance.oci.referrer import subject_of

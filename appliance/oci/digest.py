@@ -84,3 +84,11 @@ class Digest(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True)
     def matches(self, data: bytes) -> bool:
         """Whether C{data} has this digest."""
         return hashlib.new(self.algorithm, data).hexdigest() == self.encoded
+
+
+def number_of(digest: Digest) -> int:
+    """
+    The first eight bytes of the hash: what stands for a digest where there may be a million of them. Two digests may
+    have the same.
+    """
+    return int(digest.encoded[:16], 16)

@@ -11,7 +11,7 @@ from threading import Lock
 
 from appliance.errors import DigestInvalid
 from appliance.interfaces import Stored
-from appliance.oci.digest import ALGORITHMS, Digest
+from appliance.oci.digest import ALGORITHMS, Digest, number_of
 
 BATCH = 256
 """Files that are looked at in one turn of a thread."""
@@ -36,7 +36,7 @@ class Walk:
 
     def changed(self, digest: Digest, before: int, now: int) -> None:
         """The blob had C{before} bytes and has C{now}, 0 when it is not held; called with the lock held."""
-        key = _key(digest)
+        key = number_of(digest)
         self._changed[key] = (self._changed.get(key, (before, 0))[0], now)
 
     def batch(self) -> list[Stored]:
@@ -50,7 +50,7 @@ class Walk:
                 break
         with self._naming:
             for each in found:
-                key = _key(each.digest)
+                key = number_of(each.digest)
                 if key not in self._changed:
                     self._seen.append(key)
                     self._sum += each.size
@@ -67,7 +67,3 @@ class Walk:
                 for entry in entries:
                     with suppress(DigestInvalid):
                         yield Digest(algorithm, entry.name), entry
-
-
-def _key(digest: Digest) -> int:
-    return int(digest.encoded[:16], 16)

@@ -6,11 +6,11 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from appliance.cache.departure import roots_of
-from appliance.cache.references import RepositoryRoots, look_at, number_of
+from appliance.cache.references import RepositoryRoots, look_at
 from appliance.index.graph import relations_of
 from appliance.index.memory import MemoryDocuments
 from appliance.index.repository import OPERATOR
-from appliance.oci.digest import Digest
+from appliance.oci.digest import Digest, number_of
 from appliance.oci.mediatypes import OCI_MANIFEST
 from tests.doubles.deferreds import result
 from tests.doubles.manifests import descriptor, image, index_of

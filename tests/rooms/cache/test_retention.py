@@ -8,10 +8,10 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.cache.references import KEPT, TAG, BlobTable, RepositoryRoots, number_of
+from appliance.cache.references import KEPT, TAG, BlobTable, RepositoryRoots
 from appliance.cache.retention import Limits, Rules, plan
 from appliance.interfaces import Stored
-from appliance.oci.digest import Digest
+from appliance.oci.digest import Digest, number_of
 
 NOW = 1000.0
 BLOBS = {Digest.of(bytes([number])): size for number, size in enumerate((1, 2, 4, 8, 16, 32, 64, 128))}
