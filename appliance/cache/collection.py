@@ -40,6 +40,7 @@ SAVES = 16
 MOST = 100_000
 """Blobs without a reference that one run removes; the next one goes on."""
 
+
 @dataclass(frozen=True, slots=True)
 class CollectedImage:
     """An image that goes: its full name, why (a word of L{appliance.cache.retention}), and the bytes that frees."""
@@ -236,6 +237,15 @@ class Collection:
                     run.unreferenced.append(stored)
             await self._marks.turn()
 
+    async def _read(self, marked: RepositoryRoots, found: Collected) -> tuple[Repository, Relations] | None:
+        """A repository as it is now; C{None} where the disk does not give it, which is noted."""
+        try:
+            repository = await self._repositories.read(marked.upstream, marked.name)
+            return repository, await self._marks.relations(repository)
+        except OSError as error:
+            found.notes.append(f"{marked.upstream}/{marked.name} cannot be read ({error.strerror or error})")
+            return None
+
     # -- deciding ---------------------------------------------------------------------------------------------------
 
     async def _plan(self, run: _Inventory, room: int, exceeded_only: bool) -> Plan | None:
@@ -275,12 +285,10 @@ class Collection:
         """
         for at, removals in _by_repository(planned.removals).items():
             marked = run.repositories[at]
-            try:
-                repository = await self._repositories.read(marked.upstream, marked.name)
-                relations = await self._marks.relations(repository)
-            except OSError as error:
-                found.notes.append(f"{marked.upstream}/{marked.name} cannot be read ({error.strerror or error})")
+            read = await self._read(marked, found)
+            if read is None:
                 continue
+            repository, relations = read
             run.roots[at] = roots = await self._marks.roots(repository, relations)
             if marked.stamp.changes != self._repositories.changes(*repository.place):
                 continue
@@ -320,15 +328,9 @@ class Collection:
         for first in range(0, len(places), SAVES):
             saving = []
             for planned in places[first : first + SAVES]:
-                marked = run.repositories[planned[0].repository]
-                try:
-                    repository = await self._repositories.read(marked.upstream, marked.name)
-                    relations = await self._marks.relations(repository)
-                except OSError as error:
-                    found.notes.append(f"{marked.upstream}/{marked.name} cannot be read ({error.strerror or error})")
-                    continue
-                if went := self._take_out(run, repository, relations, planned):
-                    saving.append((went, Deferred.fromCoroutine(self._departures.save(repository))))
+                read = await self._read(run.repositories[planned[0].repository], found)
+                if read is not None and (went := self._take_out(run, *read, planned)):
+                    saving.append((went, Deferred.fromCoroutine(self._departures.save(read[0]))))
             for went, saved in saving:
                 marked = run.repositories[went[0].repository]
                 try:

@@ -56,6 +56,21 @@ def held(site: Appliance) -> set[str]:
     return {str(digest) for digest in site.store._blobs}
 
 
+def slow_names(site: Appliance, monkeypatch: pytest.MonkeyPatch) -> list[Deferred[None]]:
+    """Listing the repositories takes a while once images are out of theirs: a Deferred each time, to be fired."""
+    waiting: list[Deferred[None]] = []
+    names = site.repositories.names
+
+    async def slow() -> Any:
+        if site.published:
+            waiting.append(Deferred())
+            await waiting[-1]
+        return await names()
+
+    monkeypatch.setattr(site.repositories, "names", slow)
+    return waiting
+
+
 def test_an_image_is_removed_with_all_that_only_it_needs(site: Appliance) -> None:
     """Platforms, layers, signatures and what refers to those; nothing of it is left, and bytes are what was freed."""
     content, other = multi_arch(), image("other")
@@ -249,16 +264,7 @@ def test_a_blob_that_gets_a_reference_meanwhile_stays(site: Appliance, monkeypat
     """An import, or a pull through another repository, has a lease of it by then."""
     content = image()
     site.hold(content, "1")
-    waiting: list[Deferred[None]] = []
-    names = site.repositories.names
-
-    async def slow() -> Any:
-        if waiting or site.published:
-            waiting.append(Deferred())
-            await waiting[-1]
-        return await names()
-
-    monkeypatch.setattr(site.repositories, "names", slow)
+    waiting = slow_names(site, monkeypatch)
     asked = site.begin("DELETE", "images/nginx:1")
     site.treq.flush()
     assert len(waiting) == 1
@@ -361,16 +367,7 @@ def test_a_client_that_leaves_cuts_no_removal(site: Appliance, monkeypatch: pyte
     """It is carried to its end."""
     content = image()
     site.hold(content, "1")
-    waiting: list[Deferred[None]] = []
-    names = site.repositories.names
-
-    async def slow() -> Any:
-        if site.published:
-            waiting.append(Deferred())
-            await waiting[-1]
-        return await names()
-
-    monkeypatch.setattr(site.repositories, "names", slow)
+    waiting = slow_names(site, monkeypatch)
     asked = site.begin("DELETE", "images/nginx:1")
     site.treq.flush()
     asked.addErrback(lambda _: None)
