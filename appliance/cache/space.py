@@ -70,7 +70,7 @@ class Space:
         """
         self._store = store
         self._clock = clock
-        self._collecting: SingleFlight[str, None] = SingleFlight(Exception)
+        self._collecting: SingleFlight[str, None] = SingleFlight()
         self._fruitless_until = 0.0
         self._refused: tuple[float, OSError] | None = None
         self._said_at: float | None = None
@@ -159,15 +159,13 @@ class Space:
                 await self._ask(more).addTimeout(patience, self._clock)
             except DeferredTimeout:
                 break
-            except Exception:
-                return False
         return not self.is_short(more)
 
     def look(self) -> None:
         """Let the collection begin where the reserve is reached. Immediate; to be called now and then."""
         self._store.floor = self.reserve // 2
         if self.is_short() and self._can_collect(0):
-            self._ask(0).addErrback(lambda _: None)
+            self._ask(0)
 
     def passed(self, octets: int) -> None:
         """So many bytes were passed on and not stored."""

@@ -437,6 +437,28 @@ def test_a_client_does_not_wait_long_for_the_collection() -> None:
     result(again)
 
 
+def test_a_client_that_leaves_while_it_waits_for_the_collection_leaves_nothing_behind() -> None:
+    """Its wait ends as cancelled, with no timer; the collection goes on, and the next one that asks waits for it."""
+    store, clock = MemoryBlobStore(2000), clock_at()
+    space = Space(store, clock, RetentionSettings())
+    result(store.put(Digest.of(bytes(1900)), bytes(1900)))
+    asked: list[Deferred[None]] = []
+
+    def collect(wanted: int) -> Deferred[None]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    space.collect = collect
+    room = Deferred.fromCoroutine(space.room(500))
+    room.cancel()
+    assert isinstance(failing(room), CancelledError) and clock.getDelayedCalls() == []
+    space.look()
+    again = Deferred.fromCoroutine(space.room(500))
+    assert pending(again) and len(asked) == 1 and not asked[0].called
+    asked[0].callback(None)
+    assert result(again) is False and clock.getDelayedCalls() == []
+
+
 def test_nothing_is_collected_for_what_fits_on_no_disk() -> None:
     """A blob as large as the disk would take every image with it, and not fit all the same."""
     space = Space(MemoryBlobStore(1000), clock_at(), RetentionSettings())
