@@ -104,7 +104,7 @@ class Blobs:
             held = await self._held(remote, digest, named.size)
         if held is not None and named is not None and not named.linked:
             named = await self._graph.named(repository, digest, thorough=True)
-        if held is not None and named is not None and not await self._is_right(digest, held, named.size):
+        if held is not None and named is not None and not await self._is_whole(digest, held, named.size):
             held = None
         if held is not None and named is not None and (named.linked or remote.offline):
             return BlobSize(held, HIT)
@@ -139,7 +139,7 @@ class Blobs:
         if size not in (None, held):
             reader.close()
             # Where it cannot be set aside it is fetched all the same.
-            if not await self._is_right(digest, held, size) and self._store.size(digest) in (None, held):
+            if not await self._is_whole(digest, held, size) and self._store.size(digest) in (None, held):
                 return await self._board(remote, repository, digest, size, span_of)
             reader = self._store.open(digest)
             held = reader.size
@@ -159,7 +159,7 @@ class Blobs:
         repository = await self._repositories.get(remote.upstream, remote.name)
         size, _ = await self._named(remote, repository, digest)
         held = await self._held(remote, digest, size)
-        if held is not None and await self._is_right(digest, held, size):
+        if held is not None and await self._is_whole(digest, held, size):
             return
         flight, _ = self._flight(remote, digest, size, background)
         try:
@@ -292,7 +292,7 @@ class Blobs:
             held = self._store.size(digest)
         return held
 
-    async def _is_right(self, digest: Digest, held: int, named: int | None) -> bool:
+    async def _is_whole(self, digest: Digest, held: int, named: int | None) -> bool:
         """Whether a blob of C{held} bytes is whole; it is hashed only where it is named with another size."""
         return named in (None, held) or await self._repair.examine(digest)
 
@@ -318,7 +318,7 @@ class Blobs:
         size = held if held is not None else said
         if size is None:
             raise UpstreamTimeout(remote.upstream, f"{digest}: its size is not told")
-        if held is not None and said is not None and not await self._is_right(digest, held, said):
+        if held is not None and said is not None and not await self._is_whole(digest, held, said):
             held, size = None, said
         if said is not None and said != size:
             raise UpstreamMissing(remote.upstream, f"{digest}: {said} bytes there, {size} here")

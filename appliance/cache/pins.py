@@ -46,7 +46,7 @@ async def meant(
     What a name or a pattern means among what is held, repository by repository, by name. What comes along with another
     image, such as a child or a signature, is meant only by its own tag or digest.
     """
-    for place in sorted(await repositories.names()):
+    for place in await repositories.names():
         if matches(pattern.place, "/".join(place)):
             repository = await repositories.read(*place)
             relations = await graph.relations(repository)
