@@ -433,12 +433,54 @@ class IAccounts(Interface):
     clock = Attribute("L{IReactorTime} that durations are taken from")
 
     def answered(
-        client: str, method: str, path: str, kind: str, code: int, octets: int, seconds: float, cache: str
+        client: str,
+        user: str | None,
+        method: str,
+        path: str,
+        kind: str,
+        code: int,
+        octets: int,
+        seconds: float,
+        cache: str,
     ) -> None:
         """
         A response was sent, or its connection was lost.
 
+        @param client: the IP address of the client, or C{-}.
+        @param user: who is logged in, by the name that was checked, C{None} for an anonymous client.
         @param kind: what was requested: C{manifest}, C{blob}, C{tags}, C{ping} or C{other}.
         @param octets: bytes of the body that were sent.
         @param cache: L{appliance.cache.status.CacheStatus.label}, or C{-}.
+        """
+
+
+class IAudit(Interface):
+    """Keeps a line of everything that is changed, or was refused, and by whom; see L{appliance.admin.audit}."""
+
+    def note(
+        action: str,
+        what: str,
+        outcome: str,
+        *,
+        user: str | None = None,
+        means: str = "",
+        address: str = "-",
+        rule: str = "",
+        why: str = "",
+    ) -> None:
+        """
+        Something was done, was refused, or failed. Immediate: the line is durable soon after, whatever follows.
+
+        No argument may hold a password, a token, or a user name that was not checked.
+
+        @param action: what was asked for, a word: C{pull} C{list} C{login} (those that were refused), C{import}
+            C{export} C{pin} C{unpin} C{remove} C{collect} C{scrub} C{reload} C{certificate} C{start} C{stop}...
+        @param what: what it was done to, as operators write it: a reference, a file, a name; C{""} for the appliance.
+        @param outcome: C{done}, C{refused} or C{failed}.
+        @param user: who asked, C{None} for an anonymous client and for the appliance itself.
+        @param means: how that is known: L{appliance.cache.access.Client.means}, that of an operator, or C{""} for the
+            appliance itself.
+        @param address: where they are, C{-} where there is no such thing.
+        @param rule: the text of the rule that decided, if one did.
+        @param why: the reason, in words.
         """

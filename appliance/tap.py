@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from appliance.admin.accesslog import AccessLog, writer_to
+from appliance.admin.audit import Audit
 from appliance.admin.metrics import Metrics
 from appliance.config import load, overridden
 from appliance.errors import ConfigError, PullcacheError
@@ -112,6 +113,7 @@ class PullcacheService(Service):
         self._threads = DiskThreads(reactor, self._pool)
         self._log_lines = AccessLog(writer_to(self._settings.access_log), reactor)
         self._metrics = Metrics(reactor, self._log_lines)
+        self._audit = Audit(self._settings.store / "audit" / "audit.jsonl", self._threads, reactor)
         self._flushing = LoopingCall(self._flush)
         self._sweeping = LoopingCall(self._sweep)
         self._scrubbing = LoopingCall(self._scrub)
@@ -156,6 +158,7 @@ class PullcacheService(Service):
             state=FilesystemDocuments(folder, threads, "state"),
             make_upstream=make_upstream,
             metrics=self._metrics,
+            audit=self._audit,
         )
 
     def startService(self) -> None:
@@ -215,6 +218,7 @@ class PullcacheService(Service):
         await services.repositories.flush(whole=True)
         await Deferred.fromCoroutine(services.usage.flush(now=True)).addErrback(self._failed, "saving the usage")
         self._log_lines.flush()
+        await self._audit.flush()
         self._pool.stop()
         self._ownership.release()
 

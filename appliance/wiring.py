@@ -65,7 +65,7 @@ from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
 from appliance.index.repositories import Repositories
 from appliance.index.repository import Repository
-from appliance.interfaces import IBlobStore, IDocuments, IThreads
+from appliance.interfaces import IAudit, IBlobStore, IDocuments, IThreads
 from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
 from appliance.settings import ScrubSettings, Settings, UpstreamSettings
@@ -110,6 +110,7 @@ class Services:
         probe: Callable[[], Deferred[None]],
         make_upstream: MakeUpstream,
         metrics: Metrics,
+        audit: IAudit,
     ) -> None:
         """
         @param clock: the reactor, or what stands for its C{IReactorTime}.
@@ -123,6 +124,7 @@ class Services:
         self.documents = documents
         self.state = state
         self.metrics = metrics
+        self.audit = audit
         self._make_upstream = make_upstream
 
         self.access = access = Access({each.name: self._remote(settings, each) for each in settings.upstreams.values()})
@@ -192,7 +194,7 @@ class Services:
         # What clients connect to.
         self.connections = Connections(clock, settings.connections, metrics.dropped)
         self.listeners = [
-            Listener(cache, settings, listen, metrics, clock, self.connections) for listen in settings.listen
+            Listener(cache, settings, listen, metrics, audit, clock, self.connections) for listen in settings.listen
         ]
 
         # What crosses the gap, and what operators ask for.

@@ -1,10 +1,12 @@
-"""One line a request: when, client, method, path, status, bytes, seconds, cache status."""
+"""One line a request: when, client, method, path, status, bytes, seconds, cache status, user."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import formatTime
@@ -29,20 +31,37 @@ class AccessLog:
         self._second = -1
         self._when = ""
 
-    def add(self, client: str, method: str, path: str, code: int, octets: int, seconds: float, cache: str) -> None:
-        """Note one request."""
+    def add(
+        self,
+        client: str,
+        user: str | None,
+        method: str,
+        path: str,
+        code: int,
+        octets: int,
+        seconds: float,
+        cache: str,
+    ) -> None:
+        """Note one request; C{user} is C{None} for an anonymous client."""
         if not self._lines:
             self._clock.callLater(INTERVAL, self.flush)
         now = int(wall(self._clock))
         if now != self._second:
             self._second, self._when = now, formatTime(now)
-        self._lines.append(f"{self._when} {client} {method} {path} {code} {octets} {seconds:.3f} {cache}\n")
+        who = "-" if user is None else _one_word(user)
+        self._lines.append(f"{self._when} {client} {method} {path} {code} {octets} {seconds:.3f} {cache} {who}\n")
 
     def flush(self) -> None:
         """Write what was noted."""
         lines, self._lines = self._lines, []
         if lines:
             self._write("".join(lines))
+
+
+@lru_cache(1000)
+def _one_word(user: str) -> str:
+    """A user's name as one word that is not C{-}: what is no plain text in it is percent-encoded."""
+    return "%2D" if user == "-" else quote(user, safe="@+:=,", errors="replace")
 
 
 def writer_to(destination: str | Path) -> Callable[[str], object]:

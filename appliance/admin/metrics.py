@@ -80,7 +80,16 @@ class Metrics:
         return generate_latest(self._registry)
 
     def answered(
-        self, client: str, method: str, path: str, kind: str, code: int, octets: int, seconds: float, cache: str
+        self,
+        client: str,
+        user: str | None,
+        method: str,
+        path: str,
+        kind: str,
+        code: int,
+        octets: int,
+        seconds: float,
+        cache: str,
     ) -> None:
         """See L{IAccounts.answered}."""
         key = (kind, cache, code)
@@ -95,7 +104,7 @@ class Metrics:
         counters[1].inc(octets)
         counters[2].inc(seconds)
         if self._log is not None:
-            self._log.add(client, method, path, code, octets, seconds, cache)
+            self._log.add(client, user, method, path, code, octets, seconds, cache)
 
     def dropped(self, reason: str) -> None:
         """A connection was refused or broken off; see L{Connections}."""

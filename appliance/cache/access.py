@@ -97,9 +97,17 @@ class Client:
     Who asks.
 
     @ivar address: the IP address it connects from, C{"-"} when it is not connected over IP.
+    @ivar user: the name it is logged in by, C{None} when it is not.
+    @ivar means: how that is known: C{"address"} (nothing but that is), C{"basic"} or C{"certificate"}.
+    @ivar listener: the name of the listener that it is connected to.
+    @ivar may_log_in: whether it is anonymous where logging in may help.
     """
 
     address: str
+    user: str | None = None
+    means: str = "address"
+    listener: str = ""
+    may_log_in: bool = False
 
 
 ReadRule = Callable[[RemoteRepository, Client | None], None]

@@ -25,6 +25,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
 from appliance.flow.http import ATTACHMENT, abort
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
+from appliance.interfaces import IAudit
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.reference import parse_identifier
@@ -66,13 +67,20 @@ class RegistryApp:
     _log = Logger()
 
     def __init__(
-        self, cache: PullThrough, settings: Settings, listen: ListenSettings, lane: HotLane, clock: IReactorTime
+        self,
+        cache: PullThrough,
+        settings: Settings,
+        listen: ListenSettings,
+        lane: HotLane,
+        audit: IAudit,
+        clock: IReactorTime,
     ) -> None:
         self.settings = settings
         self._cache = cache
         self.default_upstream = listen.default_upstream
         self.hosts = listen.hosts
         self._lane = lane
+        self._audit = audit
         self._blobs = BlobResponses(cache, lane, clock)
 
     def klein(self) -> KleinResource:

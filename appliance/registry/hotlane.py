@@ -181,7 +181,15 @@ class HotLane:
         transport.write(b"".join((prepared.before, self._date, prepared.after)))
         method, _, path = line[1].decode("ascii").partition(" ")
         self._accounts.answered(
-            client.address, method, path, prepared.kind, prepared.code, prepared.body_length, 0.0, prepared.cache
+            client.address,
+            client.user,
+            method,
+            path,
+            prepared.kind,
+            prepared.code,
+            prepared.body_length,
+            0.0,
+            prepared.cache,
         )
         pulls = prepared.pulls
         if pulls is not None:

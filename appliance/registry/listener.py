@@ -17,7 +17,7 @@ from appliance.cache.access import Client, RemoteRepository
 from appliance.cache.pullthrough import PullThrough
 from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel
-from appliance.interfaces import IAccounts
+from appliance.interfaces import IAccounts, IAudit
 from appliance.registry.app import RegistryApp, RegistryResource
 from appliance.registry.failures import document
 from appliance.registry.hotlane import HotLane
@@ -43,6 +43,7 @@ class Listener:
         settings: Settings,
         listen: ListenSettings,
         accounts: IAccounts,
+        audit: IAudit,
         reactor: Any,
         connections: Connections | None = None,
     ) -> None:
@@ -52,7 +53,7 @@ class Listener:
         clock: IReactorTime = reactor
         self._lane = HotLane(cache.access, clock, accounts)
         self._lane.hosts = listen.hosts
-        self._app = RegistryApp(cache, settings, listen, self._lane, clock)
+        self._app = RegistryApp(cache, settings, listen, self._lane, audit, clock)
         table = Connections(clock, settings.connections) if connections is None else connections
         self.site = RegistrySite(self._app, self._lane, accounts, reactor, table)
 

@@ -110,6 +110,7 @@ class RegistryRequest(ServerRequest):
         self._accounted = True
         self.accounts.answered(
             self.sender.address,
+            self.sender.user,
             self.method.decode("ascii", "replace"),
             self.uri.decode("ascii", "backslashreplace"),
             self.kind,

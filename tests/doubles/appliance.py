@@ -16,6 +16,7 @@ from appliance.oci.digest import Digest
 from appliance.settings import AdminSettings, BundleSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.wiring import Services
+from tests.doubles.audit import NotedAudit
 from tests.doubles.deferreds import result
 from tests.doubles.images import Blob, Content
 from tests.doubles.pullthrough import clock_at
@@ -71,6 +72,7 @@ class Appliance:
         self.hub = ScriptedUpstream(HUB, library=True)
         self.published = 0
         upstream = UpstreamSettings(name=HUB, urls=("https://hub.example",), kind="dockerhub")
+        self.audit = NotedAudit()
         self.services = services = Services(
             Settings(
                 upstreams={HUB: upstream},
@@ -86,6 +88,7 @@ class Appliance:
             probe=lambda: succeed(None),
             make_upstream=lambda settings, offline: self.hub,
             metrics=Metrics(self.clock, None),
+            audit=self.audit,
         )
         self.repositories, self.flights = services.repositories, services.flights
         self.wants, self.usage, self.through = services.wants, services.usage, services.cache

@@ -15,6 +15,7 @@ from appliance.settings import IMAGE_NONE, PrefetchSettings, Settings, UpstreamS
 from appliance.store.memory import MemoryBlobStore
 from appliance.upstream.interfaces import IUpstream
 from appliance.wiring import Services
+from tests.doubles.audit import NotedAudit
 from tests.doubles.deferreds import result
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Cache:
         by_name = {each.name: each for each in upstreams}
         asked = {"urls": ("https://x",), "prefetch": PrefetchSettings(image=IMAGE_NONE), **settings}
         self.metrics = Counted(self.clock)
+        self.audit = NotedAudit()
         self.services = services = Services(
             Settings(upstreams={name: UpstreamSettings(name=name, **asked) for name in by_name}, offline=offline),
             clock=self.clock,
@@ -81,6 +83,7 @@ class Cache:
             probe=lambda: succeed(None),
             make_upstream=lambda settings, _: by_name[settings.name],
             metrics=self.metrics,
+            audit=self.audit,
         )
         self.repositories, self.flights, self.through = services.repositories, services.flights, services.cache
         self.access, self.remotes, self.blobs = services.access, services.access.remotes, services.blobs

@@ -17,6 +17,7 @@ from appliance.registry import hotlane
 from appliance.settings import ListenSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.wiring import Services
+from tests.doubles.audit import NotedAudit
 from tests.doubles.pullthrough import clock_at
 from tests.doubles.upstream import ScriptedUpstream
 
@@ -51,6 +52,7 @@ class Wired:
             probe=lambda: pytest.fail("not asked for"),
             make_upstream=self._make,
             metrics=Metrics(self.clock, None),
+            audit=NotedAudit(),
         )
 
     def _make(self, upstream: UpstreamSettings, offline: bool) -> ScriptedUpstream:

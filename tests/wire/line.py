@@ -73,9 +73,18 @@ class Accounts:
         self.told: list[tuple[Any, ...]] = []
 
     def answered(
-        self, client: str, method: str, path: str, kind: str, code: int, octets: int, seconds: float, cache: str
+        self,
+        client: str,
+        user: str | None,
+        method: str,
+        path: str,
+        kind: str,
+        code: int,
+        octets: int,
+        seconds: float,
+        cache: str,
     ) -> None:
-        self.told.append((client, method, path, kind, code, octets, seconds, cache))
+        self.told.append((client, user, method, path, kind, code, octets, seconds, cache))
 
 
 class Line:
@@ -165,7 +174,9 @@ class Shop:
         upstreams = {name: remote.settings for name, remote in self.cache.remotes.items()}
         self.listen = ListenSettings(default_upstream=default)
         self.settings = Settings(listen=(self.listen,), upstreams=upstreams, offline=offline)
-        self.listener = Listener(self.cache.through, self.settings, self.listen, self.accounts, self.cache.clock)
+        self.listener = Listener(
+            self.cache.through, self.settings, self.listen, self.accounts, self.cache.audit, self.cache.clock
+        )
         self.line = Line(self.listener)
 
     @property

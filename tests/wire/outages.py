@@ -251,7 +251,7 @@ class Appliance:
         listen = ListenSettings(default_upstream=UP)
         self.settings = Settings(listen=(listen,), upstreams={UP: remote.settings}, offline=offline)
         self.accounts = Accounts(self.clock)
-        self.listener = Listener(cache.through, self.settings, listen, self.accounts, self.clock)
+        self.listener = Listener(cache.through, self.settings, listen, self.accounts, cache.audit, self.clock)
 
     def ask(self, path: str, method: str = "GET") -> Seen:
         """What a client sees, and for how long it waited."""

@@ -231,7 +231,7 @@ def test_every_request_is_accounted_for_once() -> None:
     shop.get("/v2/")
     shop.get("/v2/x/manifests/-")
     shop.ask("DELETE", manifest())
-    told = [(method, kind, code, octets, cache) for _, method, _, kind, code, octets, _, cache in shop.accounts.told]
+    told = [(method, kind, code, octets, cache) for *_, method, _, kind, code, octets, _, cache in shop.accounts.told]
     assert told[:3] == [
         ("GET", "manifest", 200, len(IMAGE), "miss"),
         ("HEAD", "manifest", 200, 0, "hit"),
@@ -253,7 +253,7 @@ def test_a_refusal_by_the_channel_is_accounted_for_as_one(data: bytes, code: int
     shop = Shop()
     line = Line(shop.listener).send(data)
     line.lose()
-    assert [told[4] for told in shop.accounts.told] == [code]
+    assert [told[5] for told in shop.accounts.told] == [code]
 
 
 def test_closing_down_lets_an_answer_end() -> None:

@@ -70,7 +70,7 @@ def listening(reactor: Unplugged, registry: IUpstream, offline: bool) -> Listene
     cache = Cache(registry, offline=offline, before=before)
     listen = ListenSettings(default_upstream=HUB)
     settings = Settings(listen=(listen,), upstreams={HUB: cache.remotes[HUB].settings}, offline=offline)
-    return Listener(cache.through, settings, listen, Accounts(reactor), reactor)
+    return Listener(cache.through, settings, listen, Accounts(reactor), cache.audit, reactor)
 
 
 HELD = [manifest(), manifest("multi"), manifest(Digest.of(IMAGE)), blob(LAYER), blob(LARGE), "/v2/app/tags/list"]

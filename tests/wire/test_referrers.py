@@ -54,7 +54,7 @@ def test_the_upstreams_list_comes_as_it_was_sent() -> None:
         assert described(SIGNATURE) in answer.body and described(SBOM) in answer.body
         assert (answer["Warning"], answer["Link"], answer["OCI-Filters-Applied"]) == (None, None, None)
     assert len(desk.hub.asked("referrers")) == 1
-    assert [told[3:5] for told in desk.accounts.told] == [("referrers", 200)] * 2
+    assert [told[4:6] for told in desk.accounts.told] == [("referrers", 200)] * 2
 
 
 def test_none_is_an_empty_index() -> None:

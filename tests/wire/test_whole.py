@@ -26,7 +26,8 @@ class Counter:
             self.desk.upstream.add_blob(APP, each)
         settings = Settings(upstreams={HUB: self.desk.cache.remotes[HUB].settings})
         listen = ListenSettings(default_upstream=HUB)
-        self.listener = Listener(self.desk.through, settings, listen, Accounts(self.desk.clock), self.desk.clock)
+        accounts, audit = Accounts(self.desk.clock), self.desk.cache.audit
+        self.listener = Listener(self.desk.through, settings, listen, accounts, audit, self.desk.clock)
         self.line = Line(self.listener)
 
     def get(self, path: str, method: str = "GET") -> bytes:

@@ -129,9 +129,9 @@ class MetricsTests(SynchronousTestCase):
         """Dashboards are written against these names, units and labels."""
         metrics = Metrics(Clock(), None)
         for number in (100, 23):
-            metrics.answered("192.0.2.1", "GET", "/v2/", "blob", 200, number, 0.5, "hit")
-        metrics.answered("192.0.2.1", "GET", "/v2/", "blob", 404, 7, 0.25, "miss")
-        metrics.answered("192.0.2.1", "GET", "/v2/", "manifest", 200, 50, 0.25, "hit")
+            metrics.answered("192.0.2.1", None, "GET", "/v2/", "blob", 200, number, 0.5, "hit")
+        metrics.answered("192.0.2.1", None, "GET", "/v2/", "blob", 404, 7, 0.25, "miss")
+        metrics.answered("192.0.2.1", None, "GET", "/v2/", "manifest", 200, 50, 0.25, "hit")
         metrics.received("docker.io", 1000)
         metrics.received("docker.io", 24)
         metrics.requested("docker.io", "HEAD", 401)
@@ -180,7 +180,7 @@ class MetricsTests(SynchronousTestCase):
         lines: list[str] = []
         clock = Clock()
         log = AccessLog(lines.append, clock)
-        Metrics(clock, log).answered("192.0.2.1", "GET", "/v2/", "ping", 200, 2, 0.0, "-")
+        Metrics(clock, log).answered("192.0.2.1", None, "GET", "/v2/", "ping", 200, 2, 0.0, "-")
         log.flush()
         self.assertEqual(len(lines), 1)
         clock.advance(INTERVAL)
@@ -193,11 +193,11 @@ class AccessLogTests(SynchronousTestCase):
         self.written: list[str] = []
         self.log = AccessLog(self.written.append, self.clock)
 
-    def add(self, path: str) -> None:
-        self.log.add("192.0.2.1", "GET", path, 206, 512, 0.12345, "hit")
+    def add(self, path: str, user: str | None = None) -> None:
+        self.log.add("192.0.2.1", user, "GET", path, 206, 512, 0.12345, "hit")
 
     def test_a_line_has_all_that_was_promised(self) -> None:
-        """When, client, method, path, status, bytes, seconds, cache status; from the very first second on."""
+        """When, client, method, path, status, bytes, seconds, cache status, user; from the very first second on."""
         for seconds in (0.0, NOON):
             self.written.clear()
             self.clock.rightNow = seconds
@@ -205,7 +205,17 @@ class AccessLogTests(SynchronousTestCase):
             self.log.flush()
             when, rest = self.written[0].split(" ", 1)
             self.assertRegex(when, r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}$")
-            self.assertEqual(rest, "192.0.2.1 GET /v2/a/manifests/1 206 512 0.123 hit\n")
+            self.assertEqual(rest, "192.0.2.1 GET /v2/a/manifests/1 206 512 0.123 hit -\n")
+
+    def test_a_line_says_who_was_logged_in(self) -> None:
+        """In its last word, whatever the name holds: no name makes another line, another word, or nobody of itself."""
+        names = {"alice@site": "alice@site", "Zo\xeb": "Zo%C3%AB", "a b\nc%": "a%20b%0Ac%25", "-": "%2D", "\udcff": "%3F"}
+        for user, shown in names.items():
+            self.written.clear()
+            self.add("/v2/", user)
+            self.log.flush()
+            self.assertEqual(len(self.written[0].splitlines()), 1)
+            self.assertEqual(self.written[0].split()[8:], [shown])
 
     def test_lines_are_written_together(self) -> None:
         """A busy second costs a few writes, an idle one none, and no line waits longer than the interval."""
@@ -239,10 +249,10 @@ class AccessLogTests(SynchronousTestCase):
             raise OSError(28, "no room")
 
         log = AccessLog(full, self.clock)
-        log.add("192.0.2.1", "GET", "/", 200, 0, 0.0, "-")
+        log.add("192.0.2.1", None, "GET", "/", 200, 0, 0.0, "-")
         self.assertRaises(OSError, log.flush)
         log._write = self.written.append
-        log.add("192.0.2.1", "GET", "/later", 200, 0, 0.0, "-")
+        log.add("192.0.2.1", None, "GET", "/later", 200, 0, 0.0, "-")
         log.flush()
         self.assertEqual(len(self.written), 1)
         self.assertIn("/later", self.written[0])

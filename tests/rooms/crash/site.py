@@ -35,6 +35,7 @@ from appliance.settings import (
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
 from appliance.wiring import Services
+from tests.doubles.audit import NotedAudit
 from tests.doubles.deferreds import result
 from tests.doubles.upstream import ScriptedUpstream
 
@@ -87,6 +88,7 @@ class Site:
             state=self.state,
             make_upstream=lambda settings, _: by_name[settings.name],
             metrics=Metrics(clock, None),
+            audit=NotedAudit(),
         )
         for kept in (services.wants, services.usage, services.moves, services.prefetch):
             result(kept.load())

@@ -24,7 +24,7 @@ class Front:
 
     def __init__(self, site: Appliance) -> None:
         listen = ListenSettings(default_upstream=HUB)
-        self.listener = Listener(site.through, site.settings, listen, Metrics(site.clock, None), site.clock)
+        self.listener = Listener(site.through, site.settings, listen, Metrics(site.clock, None), site.audit, site.clock)
         self.connection = self.listener.site.buildProtocol(None)  # type: ignore[arg-type]
         self.transport = StringTransport()
         self.connection.makeConnection(self.transport)
