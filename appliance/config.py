@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from math import isinf
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -21,7 +22,19 @@ import msgspec
 
 from appliance.errors import ConfigError
 from appliance.fields import Endpoint, Listed, PossibleSecret, Written
-from appliance.settings import AWS, DOCKER_HUB, NO_PROXY, AdminSettings, ListenSettings, Settings, UpstreamSettings
+from appliance.oci.reference import official
+from appliance.settings import (
+    AWS,
+    DOCKER_HUB,
+    LOGIN_NONE,
+    NO_PROXY,
+    AdminSettings,
+    ListenSettings,
+    MatchSettings,
+    RuleSettings,
+    Settings,
+    UpstreamSettings,
+)
 from appliance.yamltree import LIMIT, Node, tree
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -83,10 +96,19 @@ def overridden(
         if settings.listen == Settings().listen:
             # The file configures no listener; --listen alone shall be enough for Docker's registry-mirrors.
             first = msgspec.structs.replace(first, default_upstream=settings.upstream_for(DOCKER_HUB))
-        changes["listen"] = tuple(msgspec.structs.replace(first, endpoint=endpoint) for endpoint in endpoints)
+        others = (name for name in map("listen-{}".format, count(2)) if name != first.name)
+        changes["listen"] = listeners = tuple(
+            msgspec.structs.replace(first, endpoint=endpoint, name=next(others) if number else first.name)
+            for number, endpoint in enumerate(endpoints)
+        )
+        for listener in listeners:
+            for why in _faults(listener, settings):
+                raise Node(listener.endpoint, "--listen").fault(why)
+        for missing in unknown_listeners(settings.access, listeners):
+            raise ConfigError(f"--listen: a rule of access is about the listener {missing}, which is not there then")
     if admin is not None:
-        hosts = () if settings.admin is None else settings.admin.hosts
-        changes["admin"] = AdminSettings(endpoint=_value(Node(admin, "--admin"), Endpoint), hosts=hosts)
+        known = settings.admin or AdminSettings()
+        changes["admin"] = msgspec.structs.replace(known, endpoint=_value(Node(admin, "--admin"), Endpoint))
     if offline:
         changes["offline"] = True
     return msgspec.structs.replace(settings, **changes)
@@ -138,7 +160,9 @@ def _value(node: Node, wanted: Any) -> Any:
         return tuple(_value(item, inner[0]) for item in node.items())
     if origin is dict:
         names = {_value(replace(below, value=name), inner[0]): below for name, below in node.mapping().items()}
-        return {name: section(below, inner[1], name=name) for name, below in names.items()}
+        if inner[1] is UpstreamSettings:
+            return {name: section(below, inner[1], name=name) for name, below in names.items()}
+        return {name: _value(below, inner[1]) for name, below in names.items()}
     if wanted is bool:
         return node.flag()
     if wanted in (str, Path):
@@ -204,7 +228,8 @@ def _consistent(settings: Settings, file: dict[str, Node]) -> Settings:
             raise node.fault(f"already means the upstream {meant}; give it to one of them")
 
     listeners: dict[str, ListenSettings] = {}
-    for node, listener in zip(file["listen"].items() if "listen" in file else [], settings.listen, strict=False):
+    nodes = file["listen"].items() if "listen" in file else [Node({"endpoint": Node(settings.listen[0].endpoint)})]
+    for number, (node, listener) in enumerate(zip(nodes, settings.listen, strict=True), start=1):
         if "endpoint" not in node.mapping():
             raise _missing(node, "endpoint")
         if listener.endpoint in listeners:
@@ -215,8 +240,80 @@ def _consistent(settings: Settings, file: dict[str, Node]) -> Settings:
                 known = ", ".join(upstreams) or "none yet"
                 raise node.mapping()["default_upstream"].fault(f"is no upstream; configured are: {known}")
             listener = msgspec.structs.replace(listener, default_upstream=canonical)
+        listener = msgspec.structs.replace(listener, name=listener.name or f"listen-{number}")
+        if listener.name in [each.name for each in listeners.values()]:
+            raise replace(node, value=listener.name).fault("is the name of two listeners; give each its own")
+        for why in _faults(listener, settings):
+            raise node.fault(why, quoted=False)
         listeners[listener.endpoint] = listener
-    return msgspec.structs.replace(settings, listen=tuple(listeners.values()) or settings.listen)
+    settings = msgspec.structs.replace(settings, listen=tuple(listeners.values()))
+
+    if (admin := settings.admin) is not None and admin.client_ca_file is None:
+        for key in ("client_crl_file", "client_roles"):
+            if getattr(admin, key):
+                raise file["admin"].mapping()[key].fault("is of no use without client_ca_file", quoted=False)
+    return msgspec.structs.replace(settings, access=tuple(_rules(settings, file)))
+
+
+def _rules(settings: Settings, file: dict[str, Node]) -> Iterator[RuleSettings]:
+    """The rules of C{access} with the upstreams' canonical names, when they fit the rest."""
+    nodes = file["access"].items() if "access" in file else []
+    known = {"groups": list(settings.groups), "listeners": [str(each.name) for each in settings.listen]}
+    for node, rule in zip(nodes, settings.access, strict=True):
+        if (rule.allow is None) == (rule.deny is None):
+            raise node.fault("a rule is either an allow or a deny; write one of them", quoted=False)
+        key = "deny" if rule.allow is None else "allow"
+        match: MatchSettings = getattr(rule, key)
+        for what, names in known.items():
+            for name in getattr(match, what):
+                if name not in names:
+                    there = ", ".join(names) or "none yet"
+                    at = replace(node.mapping()[key].mapping()[what], value=name)
+                    raise at.fault(f"is not among the {what}; there are: {there}")
+        meant = []
+        for pattern in match.repositories:
+            first, slash, rest = pattern.partition("/")
+            upstream = settings.upstream_for(first) or first
+            meant.append(f"{upstream}{slash}{rest if '**' in rest else official(upstream, rest)}" if slash else pattern)
+        yield RuleSettings(**{key: msgspec.structs.replace(match, repositories=tuple(meant))})
+    if not settings.access:
+        for each in settings.upstreams.values():
+            if each.is_private:
+                raise file["upstreams"].mapping()[each.name].fault(_unguarded(each), quoted=False)
+
+
+def _unguarded(upstream: UpstreamSettings) -> str:
+    """What to write where a private upstream has no rule that says to whom it is served."""
+    why = "has credentials" if upstream.private is None else "is private"
+    return (
+        f"{why}, and no rule says who may pull what they give access to. Name those who may:"
+        f" access: [{{allow: {{networks: [10.0.0.0/8], repositories: ['{upstream.name}/**']}}}}, {{allow: {{}}}}]; the"
+        " second rule goes on serving everything that is not private to everybody."
+        f" Or give {upstream.name} private: false, if everybody who reaches a listener may have it"
+    )
+
+
+def unknown_listeners(rules: Iterable[RuleSettings], listeners: Iterable[ListenSettings]) -> list[str]:
+    """The names of listeners that rules are about and that are not there."""
+    there = {listener.name for listener in listeners}
+    matches = [match for rule in rules for match in (rule.allow, rule.deny) if match is not None]
+    return [name for match in matches for name in match.listeners if name not in there]
+
+
+def _faults(listener: ListenSettings, settings: Settings) -> Iterator[str]:
+    """Why the keys of one listener do not fit together."""
+    if listener.client_ca_file is not None and not listener.is_tls:
+        yield "client_ca_file is of use only where the endpoint begins with tls: or ssl:"
+    if listener.client_crl_file is not None and listener.client_ca_file is None:
+        yield "client_crl_file is of no use without client_ca_file; give the authority, too"
+    if listener.login == LOGIN_NONE:
+        if listener.checkers is not None:
+            yield "checkers are of no use with login: none; give login: offered or login: required"
+    elif listener.client_ca_file is None and not settings.checkers_of(listener):
+        yield (
+            f"login: {listener.login} needs somebody who knows the users; give"
+            " checkers: ['htpasswd:/etc/pullcache/htpasswd'], or client_ca_file"
+        )
 
 
 def _contradictions(upstream: UpstreamSettings, fresh_for_given: bool) -> Iterator[str]:

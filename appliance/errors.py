@@ -83,6 +83,30 @@ class NotPermitted(PullcacheError):
     """The repository may not be pulled through: C{allow} and C{deny} of its upstream say so."""
 
 
+class AccessDenied(PullcacheError):
+    """
+    The rules of C{access} do not let this client read the repository; it may exist or not.
+
+    @ivar rule: the rule that decided, in words, for the operator: clients are not told.
+    """
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class LoginRequired(PullcacheError):
+    """
+    An anonymous client may not have what it asked for, and could log in; or its name and password do not fit.
+
+    @ivar rule: as with L{AccessDenied}; empty where none was asked.
+    """
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
 class NamespaceConflict(PullcacheError):
     """Path and ``ns`` name two different upstreams, or ``ns`` was given more than once."""
 

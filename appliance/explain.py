@@ -182,6 +182,8 @@ def _facts(upstream: UpstreamSettings) -> Iterator[tuple[str, str]]:
         yield "retention", rules
     denied = f", but not {' '.join(upstream.deny)}" if upstream.deny else ""
     yield "repositories", f"{' '.join(upstream.allow)}{denied}" or "none"
+    if upstream.is_private:
+        yield "private", "served to those whom a rule of access lets in, and to no others"
     for field in msgspec.structs.fields(upstream):
         value = getattr(upstream, field.name)
         if field.name not in _IN_WORDS and value != field.default:
@@ -193,7 +195,7 @@ _IN_WORDS = frozenset(
     name urls aliases kind offline fresh_for revalidate revalidate_within serve_stale max_stale missing_for
     delete_missing username password_file token_file auth_file credentials ca_file client_cert client_key insecure proxy
     proxy_username proxy_password_file auth_hosts redirect_hosts keep_pulls max_connections max_rate segments
-    referrers_fresh_for prefetch retention allow deny
+    referrers_fresh_for prefetch retention allow deny private
     """.split()
 )
 """The keys that L{_facts} puts into sentences; a newer one is shown with its value when it is not the default."""
@@ -233,11 +235,10 @@ def _proxy(upstream: UpstreamSettings) -> str:
 
 def _exposures(upstream: UpstreamSettings, reachable: list[str]) -> Iterator[str]:
     """How its secrets, or what they give access to, may be given away."""
-    # A private registry of AWS is not pulled from anonymously: what is not given is taken from AWS's own sources.
     given = upstream.username or upstream.token_file or upstream.auth_file or upstream.credentials
     known = given or upstream.kind == "ecr"
     secret = "password is" if upstream.username else "token is" if upstream.token_file else "credentials are"
-    if (known or upstream.client_cert) and reachable:
+    if upstream.has_credentials and not upstream.is_private and reachable:
         yield f"what its credentials may pull is served to anyone who can reach {', '.join(reachable)}"
     if known and any(url.startswith("http:") for url in upstream.urls):
         yield f"the {secret} sent over plain http"

@@ -12,7 +12,7 @@ import binascii
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,6 +113,17 @@ def _interval(text: str) -> float:
 
 Interval = Annotated[float | None, Written(_interval, words={"never": None})]
 """Seconds, an hour or more; C{None} for never."""
+
+
+def _size(text: str) -> int:
+    octets = units.size(text)
+    if octets < 1000:
+        raise ConfigError("is too small; write a size such as 100MB")
+    return octets
+
+
+Size = Annotated[int, Written(_size)]
+"""Bytes, a thousand or more."""
 
 
 # -- what is kept ---------------------------------------------------------------------------------------------------
@@ -352,6 +363,35 @@ def proxy_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ip_network(text, strict=False)
+        ip_address(text.partition("/")[0])
+    except ValueError:
+        raise ConfigError("is no network; write an address, or 10.1.0.0/16, 2001:db8::/32 and the like") from None
+    raise ConfigError(f"has bits set behind its prefix; write {meant}, or the address alone")
+
+
+Network = Annotated[IPv4Network | IPv6Network, Written(_network)]
+"""Addresses: C{10.1.0.0/16}, C{2001:db8::/32}, or a single one."""
+
+
+def _unix_socket(text: str) -> str:
+    kind, _, path = text.partition(":")
+    # 108 bytes is what the system takes (sun_path), with a zero at its end.
+    if kind != "unix" or not path.startswith("/") or ":" in path or len(path.encode()) > 107:
+        raise ConfigError("is no socket; write unix:/PATH, of no more than 107 bytes, or ~ for none")
+    return text
+
+
+UnixSocket = Annotated[str, Written(_unix_socket)]
+"""C{unix:} and an absolute path."""
+
+
 # -- words ----------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +405,40 @@ def _username(text: str) -> str:
 Username = Annotated[str, Written(_username)]
 
 
+def _word(what: str) -> Written:
+    def read(text: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", text):
+            raise ConfigError(f"is no name for {what}; write letters, digits, dots, dashes and underscores")
+        return text
+
+    return Written(read)
+
+
+GroupName = Annotated[str, _word("a group")]
+ListenerName = Annotated[str, _word("a listener")]
+
+
+def _certificate_name(text: str) -> str:
+    if len(text) > 255:
+        raise ConfigError("is too long for a name in a certificate")
+    return text
+
+
+CertificateName = Annotated[str, Written(_certificate_name)]
+"""A name as it stands in a certificate: a common name or a SAN."""
+
+
+def _checker(text: str) -> str:
+    # What follows the colon may be a password (memory:USER:PASSWORD): no message repeats it.
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}(?::.*)?", text):
+        raise PossibleSecret("is no checker; write such as htpasswd:/etc/pullcache/htpasswd")
+    return text
+
+
+Checker = Annotated[str, Written(_checker)]
+"""Who knows users' passwords, as C{twisted.cred.strcred} writes it."""
+
+
 def _pattern(text: str) -> str:
     pieces = text.split("/")
     if not re.fullmatch(r"[a-z0-9._*?/-]+", text) or any(
@@ -376,6 +450,25 @@ def _pattern(text: str) -> str:
 
 Pattern = Annotated[str, Written(_pattern)]
 """A pattern of repositories, as L{appliance.oci.pattern.matches} understands it."""
+
+
+def _readable(text: str) -> str:
+    upstream, slash, repository = text.partition("/")
+    pieces = repository.split("/")
+    if text != "**" and (
+        not re.fullmatch(r"[a-z0-9._*?:\[\]-]+", upstream)
+        or not re.fullmatch(r"[a-z0-9._*?/-]+", repository)
+        or any(not piece or ("**" in piece and piece != "**") for piece in (upstream, *pieces))
+    ):
+        raise ConfigError(
+            "is no pattern of repositories that begins with an upstream; write such as ghcr.io/team/**,"
+            " docker.io/library/* or **"
+        )
+    return text
+
+
+Readable = Annotated[str, Written(_readable)]
+"""A pattern of repositories that begins with the upstream, as L{appliance.oci.pattern.matches} understands it."""
 
 
 def _public_key(text: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from math import inf
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,20 @@ IMAGE_PULLED, IMAGE_INDEX, IMAGE_NONE = "pulled", "index", "none"
 
 STANDARD_OUTPUT = "-"
 NO_LOG = "off"
+LOGIN_NONE, LOGIN_OFFERED, LOGIN_REQUIRED = "none", "offered", "required"
+"""What C{login} of a listener says."""
+
+PULL, LIST = "pull", "list"
+"""What may be done with a repository: LIST is to read the list of its tags, PULL all else."""
+
+ANY_USER = "*"
+"""Stands for any user that is logged in, in a rule."""
+
+READ, OPERATE, MANAGE = "read", "operate", "manage"
+"""The roles of operators; each may do what those before it may."""
+
+METRICS_OPEN, METRICS_READ = "open", "read"
+SUBJECT, SAN = "subject", "san"
 DEFAULT_PORT = re.compile(r":(?:443|80)$")
 """The end of a host name with a port that goes without saying."""
 
@@ -46,11 +61,31 @@ _IMPLIED_ALIASES = {DOCKER_HUB: ("index.docker.io", "registry-1.docker.io")}
 class ListenSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One address that clients connect to."""
 
+    name: fields.ListenerName | None = None
+    """What rules call it; C{listen-1}, C{listen-2} and so on once the file is read, where it says nothing."""
     endpoint: fields.Endpoint = "tcp:port=5000"
     default_upstream: str | None = None
     """The upstream meant by a request that names none, by its canonical name once the file is read."""
     hosts: tuple[fields.Host, ...] = ()
     """The only names that clients may call it by; none for any."""
+    login: Annotated[str, fields.one_of(LOGIN_NONE, LOGIN_OFFERED, LOGIN_REQUIRED)] = LOGIN_NONE
+    """Whether clients may, or must, say who they are by a password or a certificate."""
+    checkers: Annotated[tuple[fields.Checker, ...], fields.Listed(filled=True, alone=True)] | None = None
+    """Instead of L{Settings.checkers}; see L{Settings.checkers_of}."""
+    trusted_proxies: tuple[fields.Network, ...] | None = None
+    """Instead of L{Settings.trusted_proxies}; see L{Settings.proxies_of}."""
+    client_ca_file: fields.ReadableFile | None = None
+    """PEM, the authorities of clients' certificates; C{None}: none is asked for."""
+    client_crl_file: fields.ReadableFile | None = None
+    """PEM, the certificates of theirs that were revoked."""
+    client_name: Annotated[str, fields.one_of(SUBJECT, SAN)] = SUBJECT
+    """Which name of a certificate is the user's: the subject's common name (else the first SAN), or the first SAN."""
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether its endpoint is one of those whose certificates are ours to look at."""
+        parts = fields.endpoint_parts(self.endpoint)
+        return next((each for each in parts if each != "haproxy"), "") in ("ssl", "tls")
 
     @property
     def port(self) -> int | None:
@@ -72,6 +107,17 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: fields.Endpoint = "tcp:port=5001:interface=127.0.0.1"
     hosts: tuple[fields.Host, ...] = ()
     """Names that are answered to beside loopback names and the address that was connected to."""
+    socket: fields.UnixSocket | None = "unix:/run/pullcache/admin.sock"
+    """The UNIX socket beside it, C{None} for none."""
+    token_file: fields.ReadableFile | None = None
+    """Lines C{ROLE TOKEN}, or one token alone for L{MANAGE}; C{None}: no login on loopback."""
+    client_ca_file: fields.ReadableFile | None = None
+    """PEM, the authorities of operators' certificates; C{None}: none is asked for."""
+    client_crl_file: fields.ReadableFile | None = None
+    client_roles: dict[fields.CertificateName, Annotated[str, fields.one_of(READ, OPERATE, MANAGE)]] = {}
+    """By the name in an operator's certificate; one that is not here may do nothing."""
+    metrics: Annotated[str, fields.one_of(METRICS_OPEN, METRICS_READ)] = METRICS_OPEN
+    """Whether C{/metrics} is for all who reach the endpoint, or for the role L{READ}."""
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +134,39 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     For which a client may take nothing of what there is for it. Longer than a runtime needs to unpack a large layer
     while its download waits.
     """
+
+
+class ClientRateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What each user, or each address without one, may take in a second; C{None} for any number."""
+
+    requests: Annotated[int, fields.whole(1, 1_000_000)] | None = None
+    bytes: fields.Rate | None = None
+
+
+Action = Annotated[str, fields.one_of(PULL, LIST)]
+
+
+class MatchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Which requests a rule is about. All that is given has to match, any member of a list; C{users} and C{groups} are one
+    list of who. Without either, anonymous clients are meant, too.
+    """
+
+    users: Annotated[tuple[fields.Username, ...], fields.Listed(filled=True, alone=True)] = ()
+    """C{ANY_USER} among them for any user that is logged in."""
+    groups: Annotated[tuple[fields.GroupName, ...], fields.Listed(filled=True, alone=True)] = ()
+    networks: Annotated[tuple[fields.Network, ...], fields.Listed(filled=True, alone=True)] = ()
+    listeners: Annotated[tuple[fields.ListenerName, ...], fields.Listed(filled=True, alone=True)] = ()
+    repositories: Annotated[tuple[fields.Readable, ...], fields.Listed(filled=True, alone=True)] = ()
+    """With the upstream, by its canonical name once the file is read."""
+    actions: Annotated[tuple[Action, ...], fields.Listed(filled=True, alone=True)] = ()
+
+
+class RuleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule of C{access}: exactly one of the two is given once the file is read."""
+
+    allow: MatchSettings | None = None
+    deny: MatchSettings | None = None
 
 
 class StaleSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,6 +310,20 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Repositories that may be pulled through, without the upstream's name."""
     deny: tuple[fields.Pattern, ...] = ()
     """Those of them that may not."""
+    private: bool | None = None
+    """Whether it is served to clients that a rule names, and to no others; see L{is_private}."""
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether this appliance may pull from it what others may not."""
+        given = self.username or self.token_file or self.auth_file or self.credentials or self.client_cert
+        # A private registry of AWS is not pulled from anonymously: what is not given is taken from AWS's own sources.
+        return bool(given) or self.kind == "ecr"
+
+    @property
+    def is_private(self) -> bool:
+        """C{private}, and where that says nothing, whether it has credentials."""
+        return self.has_credentials if self.private is None else self.private
 
     def permits(self, repository: str) -> bool:
         """Whether the repository (its full name there, as in C{library/nginx}) may be pulled through."""
@@ -262,7 +355,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A whole configuration."""
 
     store: Path = Path("/var/lib/pullcache")
-    listen: Annotated[tuple[ListenSettings, ...], fields.Listed(filled=True)] = (ListenSettings(),)
+    listen: Annotated[tuple[ListenSettings, ...], fields.Listed(filled=True)] = (ListenSettings(name="listen-1"),)
     admin: AdminSettings | None = AdminSettings()
     """C{None} when there is no admin endpoint."""
     offline: bool = False
@@ -273,6 +366,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         Written(Path, words={"-": STANDARD_OUTPUT, "off": NO_LOG, False: NO_LOG}, file=fields.check_log_file),
     ] = STANDARD_OUTPUT
     """A file that lines are appended to, or C{STANDARD_OUTPUT}, or C{NO_LOG}."""
+    audit_log: Annotated[str | Path, Written(Path, words={"off": NO_LOG, False: NO_LOG})] | None = None
+    """A file, or C{NO_LOG}, or C{None} for the one in the store; see L{audit_path}."""
+    audit_size: fields.Size = 100_000_000
+    """Bytes after which it is rotated."""
+    access: tuple[RuleSettings, ...] = ()
+    """The first that matches decides; without any, all may be read that is not private."""
+    groups: dict[fields.GroupName, tuple[fields.Username, ...]] = {}
+    checkers: tuple[fields.Checker, ...] = ()
+    """Who knows users' passwords, tried in order; of listeners that name none of their own."""
+    trusted_proxies: tuple[fields.Network, ...] = ()
+    """Who may say for whom a request is: by C{X-Forwarded-For}, and by the PROXY protocol where a listener has it."""
+    client_rate: ClientRateSettings = ClientRateSettings()
     shutdown_grace: fields.Duration = 10.0
     """What transfers under way get to end at a stop."""
     connections: ConnectionSettings = ConnectionSettings()
@@ -285,6 +390,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def upstream_for(self, name: str) -> str | None:
         """The canonical name of the upstream that C{name} means, in any case and with or without a default port."""
         return self._canonical.get(DEFAULT_PORT.sub("", name.lower()))
+
+    def checkers_of(self, listener: ListenSettings) -> tuple[str, ...]:
+        """Who knows the passwords of a listener's users."""
+        return self.checkers if listener.checkers is None else listener.checkers
+
+    def proxies_of(self, listener: ListenSettings) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Who may say to a listener for whom a request is."""
+        return self.trusted_proxies if listener.trusted_proxies is None else listener.trusted_proxies
+
+    @property
+    def audit_path(self) -> Path | None:
+        """The file of the audit log, C{None} for none."""
+        if self.audit_log == NO_LOG:
+            return None
+        return self.store / "audit" / "audit.jsonl" if self.audit_log is None else Path(self.audit_log)
 
     def rules_for(self, upstream: str) -> RetentionRules:
         """

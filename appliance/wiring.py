@@ -50,6 +50,7 @@ from appliance.cache.pullthrough import PullThrough
 from appliance.cache.referrers import ReferrerCache
 from appliance.cache.removal import ImageRemoval
 from appliance.cache.repair import Repair
+from appliance.cache.rules import AccessRules
 from appliance.cache.schedule import CollectionSchedule
 from appliance.cache.scrub import Scrub
 from appliance.cache.space import Space
@@ -127,7 +128,8 @@ class Services:
         self.audit = audit
         self._make_upstream = make_upstream
 
-        self.access = access = Access({each.name: self._remote(settings, each) for each in settings.upstreams.values()})
+        remotes = {each.name: self._remote(settings, each) for each in settings.upstreams.values()}
+        self.access = access = Access(remotes, AccessRules.of(settings))
 
         # What is held, and what is fetched of the rest.
         self.space = space = Space(store, clock, settings.retention, metrics.unstored)
@@ -321,6 +323,7 @@ class Services:
             remotes[each.name] = before[each.name] if is_same else self._remote(settings, each)
         self.settings = settings
         self.access.remotes = remotes
+        self.access.rules = AccessRules.of(settings)
         self.space.configure(settings.retention)
         self.flights.configure(self.access)
         for name, remote in before.items():

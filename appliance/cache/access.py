@@ -3,25 +3,29 @@ The door of the cache: which repository a request is about, and whether it may b
 
 L{Access.open} answers both once for each request, and what it gives is passed down to all that serves it.
 L{Access.check} is the one decision that comes before every answer: those of the routes, the prepared ones of the hot
-lane, and what the appliance fetches by itself or for an export. What is to be decided by more than C{allow} and C{deny}
-is decided there.
+lane, and what the appliance fetches by itself or for an export. What it asks are the rules of C{access}
+(L{appliance.cache.rules}), and C{allow} and C{deny} of the upstream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from appliance.errors import NotPermitted, PullcacheError, UpstreamUnknown
+from appliance.cache.rules import AccessRules, Decision, Reading
+from appliance.errors import AccessDenied, NotPermitted, PullcacheError, UpstreamUnknown
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.oci.digest import Digest
 from appliance.oci.reference import ReferenceKey
-from appliance.settings import UpstreamSettings
+from appliance.settings import PULL, UpstreamSettings
 from appliance.upstream.interfaces import IUpstream
 
 KNOWN = 1000
 """The most repositories of an upstream that stay resolved in memory, by their names as clients write them."""
+
+DECIDED = 10_000
+"""The most decisions that are remembered."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,17 @@ class RemoteRepository:
         return f"{self.upstream}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Client:
     """
     Who asks.
 
-    @ivar address: the IP address it connects from, C{"-"} when it is not connected over IP.
-    @ivar user: the name it is logged in by, C{None} when it is not.
-    @ivar means: how that is known: C{"address"} (nothing but that is), C{"basic"} or C{"certificate"}.
-    @ivar listener: the name of the listener that it is connected to.
-    @ivar may_log_in: whether it is anonymous where logging in may help.
+    @ivar address: the IP address it connects from, or that a trusted proxy names; C{"-"} when it is not connected over
+        IP.
+    @ivar user: who it is; C{None}: it is anonymous.
+    @ivar means: how that is known: C{"address"} (not at all, that is), C{"basic"} or C{"certificate"}.
+    @ivar listener: the name of the listener it is connected to.
+    @ivar may_log_in: whether it is anonymous where it could log in, so that a challenge helps.
     """
 
     address: str
@@ -109,49 +114,82 @@ class Client:
     listener: str = ""
     may_log_in: bool = False
 
-
-ReadRule = Callable[[RemoteRepository, Client | None], None]
-"""
-Decides whether a client may read a repository, and raises L{NotPermitted} or another L{PullcacheError} when it may not.
-
-Called for each answer, also by the hot lane: it must be quick, and needs no disk and no network. The client is C{None}
-for the appliance itself, which fetches ahead of clients, and for its operator, who exports.
-"""
-
-
-def permitted(repository: RemoteRepository, client: Client | None) -> None:
-    """The rule of C{allow} and C{deny}, the same for all clients."""
-    if not repository.is_permitted:
-        raise NotPermitted(f"{repository} may not be pulled through here (allow, deny)")
+    def __str__(self) -> str:
+        return self.address if self.user is None else f"{self.user}@{self.address}"
 
 
 class Access:
     """
-    What may be read here.
+    What may be read here, and by whom.
 
     @ivar remotes: the configured upstreams by name; replaced whole when the configuration is read again.
-    @ivar check: the rule in force.
     """
 
-    def __init__(self, remotes: Mapping[str, Remote], rule: ReadRule = permitted) -> None:
+    def __init__(self, remotes: Mapping[str, Remote], rules: AccessRules | None = None) -> None:
         self.remotes = remotes
-        self.check = rule
+        self.rules = AccessRules() if rules is None else rules
 
-    def open(self, upstream: str, name: str, client: Client | None = None) -> RemoteRepository:
+    @property
+    def rules(self) -> AccessRules:
+        """The rules in force; replaced whole when the configuration is read again."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: AccessRules) -> None:
+        self._rules = rules
+        self._decided: LeastRecentlyUsed[tuple[Client, RemoteRepository, str], Decision] = LeastRecentlyUsed(DECIDED)
+
+    def check(self, repository: RemoteRepository, client: Client | None, action: str = PULL) -> None:
+        """
+        The one decision; it is asked for each answer, and needs no disk and no network.
+
+        @param client: who asks, C{None} for the appliance itself, which fetches ahead of clients, and for its operator,
+            who exports: the rules are not about them.
+        @param action: C{PULL} or C{LIST}.
+        @raise AccessDenied: the rules say no. They come first: who may not read a repository does not learn what
+            C{allow} and C{deny} of its upstream say.
+        @raise NotPermitted: it may not be pulled through, by anybody.
+        """
+        if client is not None:
+            decision = self.decide(repository, client, action)
+            if not decision.allowed:
+                who = f"{client.user} may not read it" if client.user is not None else "may not be read without a login"
+                if client.user is None and not client.may_log_in:
+                    who = f"may not be read from {client.address}"
+                raise AccessDenied(f"{repository} does not exist, or {who}", decision.rule)
+        if not repository.is_permitted:
+            raise NotPermitted(f"{repository} may not be pulled through here (allow, deny)")
+
+    def decide(self, repository: RemoteRepository, client: Client, action: str = PULL) -> Decision:
+        """What the rules say; remembered until they are replaced."""
+        key = client, repository, action
+        decision = self._decided.get(key)
+        if decision is None:
+            upstream, name, private = repository.upstream, repository.name, repository.settings.is_private
+            reading = Reading(client.user, client.address, client.listener, upstream, name, private, action)
+            decision = self._rules.decide(reading)
+            self._decided.put(key, decision, 1)
+        return decision
+
+    def open(
+        self, upstream: str, name: str, client: Client | None = None, action: str = PULL
+    ) -> RemoteRepository:
         """
         The repository that is meant, when it may be read.
 
         @param upstream: a configured name.
         @param name: the repository's name, as people write it.
         @param client: who asks, C{None} for the appliance itself and its operator.
+        @param action: C{PULL} or C{LIST}.
         @raise UpstreamUnknown: no such upstream is configured.
-        @raise NotPermitted: it may not be read.
+        @raise AccessDenied: the rules do not let this client read it.
+        @raise NotPermitted: it may not be pulled through.
         """
         remote = self.remotes.get(upstream)
         if remote is None:
             raise UpstreamUnknown(f"no upstream {upstream} is configured")
         repository = remote.repository(name)
-        self.check(repository, client)
+        self.check(repository, client, action)
         return repository
 
     def permitted(self, upstream: str, name: str) -> RemoteRepository | None:

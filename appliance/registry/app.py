@@ -22,8 +22,8 @@ from werkzeug.exceptions import HTTPException
 
 from appliance.cache.access import RemoteRepository
 from appliance.cache.pullthrough import PullThrough
-from appliance.errors import NotHeld, PathInvalid, PullcacheError, Unsupported
-from appliance.flow.http import ATTACHMENT, abort
+from appliance.errors import AccessDenied, LoginRequired, NotHeld, PathInvalid, PullcacheError, Unsupported
+from appliance.flow.http import ATTACHMENT, abort, values_of
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.interfaces import IAudit
 from appliance.oci.digest import Digest
@@ -33,9 +33,9 @@ from appliance.registry.blobresponses import BlobResponses
 from appliance.registry.failures import internal, refusal
 from appliance.registry.hotlane import HotLane
 from appliance.registry.pages import referrers_page, referrers_query, tags_page
-from appliance.registry.request import RegistryRequest, quotable
+from appliance.registry.request import RegistryRequest
 from appliance.registry.routing import RequestedName, is_plain, requested_name
-from appliance.settings import ListenSettings, Settings
+from appliance.settings import LIST, PULL, ListenSettings, Settings
 
 JSON = "application/json"
 _ENCODED = re.compile(rb"%(?!3[Aa])|[^!-~]")
@@ -147,7 +147,7 @@ class RegistryApp:
     async def tags(self, request: RegistryRequest, name: str) -> bytes:
         """distribution-spec end-8a, end-8b."""
         request.kind = "tags"
-        remote, named = self._open(request, name)
+        remote, named = self._open(request, name, LIST)
         answer = await self._cache.tags(remote)
         shown = tags_page(answer.tags, request.args)
         request.say_where_from(answer.status, answer.warning, named.namespace)
@@ -197,13 +197,16 @@ class RegistryApp:
             request.responseHeaders.removeHeader(name)
         if refused.cache is not None:
             request.say_where_from(refused.cache, None, None)
-        headers = {name: quotable(value) for name, value in refused.headers.items()}
+        headers = dict(refused.headers)
         return request.answer(refused.status, refused.body, JSON, headers)
 
-    def _open(self, request: RegistryRequest, name: str) -> tuple[RemoteRepository, RequestedName]:
+    def _open(
+        self, request: RegistryRequest, name: str, action: str = PULL
+    ) -> tuple[RemoteRepository, RequestedName]:
         """
         The repository that a request is about, which its client may read, and how it was named.
 
+        @raise LoginRequired: this client may not read it, and could log in.
         @raise PullcacheError: see L{requested_name} and L{Access.open}.
         """
         namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
@@ -211,7 +214,14 @@ class RegistryApp:
         # From here on the answer is made of what is in force now; one that comes after a change is not repeated.
         if is_plain(request.uri, name, named, self.settings.upstreams[named.upstream].names()):
             request.generation = self._lane.generation
-        return self._cache.access.open(named.upstream, named.repository, request.sender), named
+        try:
+            return self._cache.access.open(named.upstream, named.repository, request.sender, action), named
+        except AccessDenied as error:
+            if not request.sender.may_log_in:
+                raise
+            # Only the name that it has for us helps its user; it has been looked at.
+            host = "".join(values_of(request.requestHeaders, b"Host")) or "this registry"
+            raise LoginRequired(f"{error}; log in: docker login {host}", error.rule) from None
 
 
 class RegistryResource(Resource):

@@ -37,6 +37,9 @@ class Refusal:
     cache: CacheStatus | None = None
 
 
+CHALLENGE = 'Basic realm="pullcache", charset="UTF-8"'
+"""What asks clients for a name and a password (RFC 7617 section 2)."""
+
 # C{None} stands for the code of what was requested: MANIFEST_UNKNOWN, BLOB_UNKNOWN or NAME_UNKNOWN.
 _TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.DigestInvalid, 400, "DIGEST_INVALID"),
@@ -51,6 +54,9 @@ _TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.RangeInvalid, 400, "RANGE_INVALID"),
     (errors.RangeUnsatisfiable, 416, "RANGE_INVALID"),
     (errors.UpstreamUnknown, 404, "NAME_UNKNOWN"),
+    (errors.LoginRequired, 401, "UNAUTHORIZED"),
+    # Not 403, which would say that it exists.
+    (errors.AccessDenied, 404, None),
     (errors.NotPermitted, 403, "DENIED"),
     (errors.NotHeld, 404, None),
     (errors.Offline, 404, None),
@@ -160,4 +166,6 @@ def _headers(error: BaseException) -> dict[str, str]:
         return {"Retry-After": str(math.ceil(error.retry_after or 60))}
     if isinstance(error, errors.Unsupported):
         return {"Allow": "GET, HEAD"}
+    if isinstance(error, errors.LoginRequired):
+        return {"WWW-Authenticate": CHALLENGE}
     return {}

@@ -174,7 +174,7 @@ def appliance(tmp_path: Path) -> Iterator[Appliance]:
 def put_before(appliance: Appliance, private: Private, settings: dict[str, Any]) -> None:
     """Start the appliance in front of the registry."""
     upstream = appliance.settings["upstreams"]["up.test"]
-    upstream.update({"url": private.registry.url, **private.login.upstream, **settings})
+    upstream.update({"url": private.registry.url, **private.login.upstream, **settings, "private": False})
     appliance.write()
     appliance.start()
 

@@ -80,7 +80,8 @@ def tls(tmp_path: Path, ca: Identity) -> dict[str, Any]:
     """Settings that nginx is content with."""
     (tmp_path / "ca.pem").write_bytes(ca.certificates)
     certificate, key = ca.issue("appliance.test").write(tmp_path, "client")
-    return {"ca_file": str(tmp_path / "ca.pem"), "client_cert": str(certificate), "client_key": str(key)}
+    files = {"ca_file": str(tmp_path / "ca.pem"), "client_cert": str(certificate), "client_key": str(key)}
+    return files | {"private": False}
 
 
 Starting = Callable[..., Appliance]
@@ -135,7 +136,7 @@ def test_a_registry_whose_authority_is_unknown_is_not_believed(
     appliance: Starting, front: Nginx, tls: dict[str, Any]
 ) -> None:
     """Without C{ca_file} the platform's authorities count."""
-    started = appliance(f"https://{front.authority}", client_cert=tls["client_cert"], client_key=tls["client_key"])
+    started = appliance(f"https://{front.authority}", **{key: tls[key] for key in tls if key != "ca_file"})
     assert b"certificate is not trusted" in refused(started).body
 
 

@@ -40,7 +40,7 @@ def known(idle: Appliance, tmp_path: Path) -> Appliance:
     password = tmp_path / "password"
     password.write_text("hunter2")
     password.chmod(0o600)
-    idle.settings["upstreams"]["up.test"] |= {"username": "robot", "password_file": str(password)}
+    idle.settings["upstreams"]["up.test"] |= {"username": "robot", "password_file": str(password), "private": False}
     idle.write()
     return idle.start()
 
@@ -98,7 +98,8 @@ def test_a_mirror_is_not_shown_the_password_of_the_registry(
     auths = {host: {"auth": base64.b64encode(pair.encode()).decode()} for host, pair in passwords.items()}
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"auths": auths}))
-    idle.settings["upstreams"]["up.test"] |= {"url": [upstream.url, elsewhere.url], "auth_file": str(file)}
+    changed = {"url": [upstream.url, elsewhere.url], "auth_file": str(file), "private": False}
+    idle.settings["upstreams"]["up.test"] |= changed
     idle.write()
     idle.start()
     for registry in (upstream, elsewhere):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,11 +19,14 @@ from appliance.fields import Share
 from appliance.settings import (
     AdminSettings,
     BundleSettings,
+    ClientRateSettings,
     ConnectionSettings,
     ListenSettings,
+    MatchSettings,
     PrefetchSettings,
     RetentionRules,
     RetentionSettings,
+    RuleSettings,
     Settings,
     StaleSettings,
     UpstreamSettings,
@@ -38,8 +41,10 @@ def test_an_empty_file_means_the_defaults() -> None:
     settings = config.parse("", "/etc/p.yaml")
     assert settings == Settings(
         store=Path("/var/lib/pullcache"),
-        listen=(ListenSettings(endpoint="tcp:port=5000", default_upstream=None),),
-        admin=AdminSettings(endpoint="tcp:port=5001:interface=127.0.0.1"),
+        listen=(ListenSettings(name="listen-1", endpoint="tcp:port=5000", default_upstream=None, login="none"),),
+        admin=AdminSettings(
+            endpoint="tcp:port=5001:interface=127.0.0.1", socket="unix:/run/pullcache/admin.sock", metrics="open"
+        ),
         offline=False,
         access_log="-",
         shutdown_grace=10.0,
@@ -98,7 +103,18 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
     (tmp_path / "own.pem").write_text("")
     (tmp_path / "pullcache.yaml").write_text(
         "store: kept\n"
-        "listen: [{endpoint: 'tcp:5000', default_upstream: HUB}, {endpoint: 'unix:/run/p.sock'}]\n"
+        "listen: [{endpoint: 'tls:/pem:port=5000', name: nodes, default_upstream: HUB, login: offered,\n"
+        "  checkers: 'file:/p', trusted_proxies: [10.0.0.1], client_ca_file: ca.pem, client_crl_file: ca.pem,\n"
+        "  client_name: san},\n"
+        "  {endpoint: 'unix:/run/p.sock'}]\n"
+        "access: [{deny: {networks: [10.0.0.0/8, '::1']}}, {allow: {users: [ann, '*'], groups: ops, listeners: nodes,\n"
+        "  repositories: [hub/app, '**'], actions: list}}, {allow: {}}]\n"
+        "groups: {ops: [bob, eve], none: []}\n"
+        "checkers: ['htpasswd:/etc/users']\n"
+        "trusted_proxies: ['2001:db8::/32']\n"
+        "client_rate: {requests: 50, bytes: 20MB}\n"
+        "audit_log: off\n"
+        "audit_size: 2MB\n"
         "admin: ~\n"
         "offline: true\n"
         "access_log: access.log\n"
@@ -138,14 +154,44 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
         "    retention: {keep_for: unlimited, max_size: 20GB, keep_last: 3, keep: ['library/nginx:1.27*']}\n"
         "    allow: [library/*]\n"
         "    deny: [library/bad]\n"
+        "    private: true\n"
     )
     settings = config.load(tmp_path / "pullcache.yaml")
     assert settings == Settings(
         store=tmp_path / "kept",
         listen=(
-            ListenSettings(endpoint="tcp:5000", default_upstream="docker.io"),
-            ListenSettings(endpoint="unix:/run/p.sock"),
+            ListenSettings(
+                name="nodes",
+                endpoint="tls:/pem:port=5000",
+                default_upstream="docker.io",
+                login="offered",
+                checkers=("file:/p",),
+                trusted_proxies=(ip_network("10.0.0.1"),),
+                client_ca_file=tmp_path / "ca.pem",
+                client_crl_file=tmp_path / "ca.pem",
+                client_name="san",
+            ),
+            ListenSettings(name="listen-2", endpoint="unix:/run/p.sock"),
         ),
+        access=(
+            RuleSettings(deny=MatchSettings(networks=(ip_network("10.0.0.0/8"), ip_network("::1")))),
+            RuleSettings(
+                allow=MatchSettings(
+                    users=("ann", "*"),
+                    groups=("ops",),
+                    listeners=("nodes",),
+                    repositories=("docker.io/library/app", "**"),
+                    actions=("list",),
+                )
+            ),
+            RuleSettings(allow=MatchSettings()),
+        ),
+        groups={"ops": ("bob", "eve"), "none": ()},
+        checkers=("htpasswd:/etc/users",),
+        trusted_proxies=(ip_network("2001:db8::/32"),),
+        client_rate=ClientRateSettings(requests=50, bytes=20_000_000),
+        audit_log="off",
+        audit_size=2_000_000,
         admin=None,
         offline=True,
         access_log=tmp_path / "access.log",
@@ -198,13 +244,14 @@ def test_every_key_reaches_the_settings(tmp_path: Path) -> None:
                 retention=RetentionRules(keep_for=inf, max_size=20 * 10**9, keep_last=3, keep=("library/nginx:1.27*",)),
                 allow=("library/*",),
                 deny=("library/bad",),
+                private=True,
             )
         },
     )
 
 
 def upstream(keys: str) -> UpstreamSettings:
-    return config.parse(ONE % keys, "/etc/p.yaml").upstreams["ghcr.io"]
+    return config.parse(ONE % f"{keys}, private: false", "/etc/p.yaml").upstreams["ghcr.io"]
 
 
 @pytest.mark.parametrize(
@@ -429,8 +476,8 @@ def test_an_option_overrides_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
         before,
         store=tmp_path / "kept",
         listen=(
-            ListenSettings(endpoint="tcp:3", default_upstream="b"),
-            ListenSettings(endpoint="tcp:4", default_upstream="b"),
+            ListenSettings(name="listen-1", endpoint="tcp:3", default_upstream="b"),
+            ListenSettings(name="listen-2", endpoint="tcp:4", default_upstream="b"),
         ),
         admin=AdminSettings(endpoint="tcp:5"),
         offline=True,

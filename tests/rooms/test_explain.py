@@ -43,13 +43,14 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "retention: {keep_for: 30d, max_size: 200GB}\n"
         "upstreams:\n"
         "  docker.io: {url: [http://one.example, https://two.example], username: me, password_file: secret,\n"
+        "    private: false,\n"
         "    fresh_for: 90s, max_stale: 7d, serve_stale: {missing: false}, auth_hosts: [t.example], deny: [x/**]}\n"
         "  b: {url: https://b.example, offline: true, revalidate: never, missing_for: 0, missing: delete,\n"
         "    segments: 4, token_file: secret, insecure: true, client_cert: cert, client_key: secret,\n"
         "    proxy: 'http://proxy.example:1', proxy_username: them, proxy_password_file: secret,\n"
         "    redirect_hosts: ['*.c.example'], keep_pulls: 20, max_connections: 4, max_rate: 40MB,\n"
         "    referrers_fresh_for: 0, prefetch: {image: index, referrers: true},\n"
-        "    retention: {keep_for: unlimited, keep_last: 3, keep: [team/**]}}\n"
+        "    retention: {keep_for: unlimited, keep_last: 3, keep: [team/**]}, private: false}\n"
     )
     assert describe(parse(text, str(tmp_path / "p.yaml"))) == (
         "store: /var/lib/pullcache\n"
@@ -230,7 +231,7 @@ def test_an_endpoint_is_open_unless_it_is_this_machines_own(endpoint: str, reach
 )
 def test_a_private_upstream_is_not_given_away_in_silence(fields: dict[str, Any]) -> None:
     """A client that reaches the port pulls what our credentials may, without a login."""
-    upstream = changed(**fields)
+    upstream = changed(**fields, private=False)
     open_ones = warned(upstream, LOOPBACK, "tcp:port=1", "unix:/s", "tcp:port=2")
     assert open_ones == ["what its credentials may pull is served to anyone who can reach tcp:port=1, tcp:port=2"]
     assert warned(upstream, LOOPBACK, "unix:/s") == []

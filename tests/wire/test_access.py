@@ -12,6 +12,7 @@ from appliance.cache.access import KNOWN, Access, Client, RemoteRepository
 from appliance.errors import NotPermitted
 from appliance.interfaces import Origin
 from appliance.oci.digest import Digest
+from appliance.settings import PULL
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.deferreds import begin, result
 from tests.doubles.images import image
@@ -46,9 +47,9 @@ class Rule:
     def __init__(self, access: Access) -> None:
         self.refused = False
         self.asked: list[tuple[str, Client | None]] = []
-        access.check = self
+        access.check = self  # type: ignore[method-assign]
 
-    def __call__(self, repository: RemoteRepository, client: Client | None) -> None:
+    def __call__(self, repository: RemoteRepository, client: Client | None, action: str = PULL) -> None:
         self.asked.append((str(repository), client))
         if self.refused:
             raise NotPermitted(f"{repository} is not for you")

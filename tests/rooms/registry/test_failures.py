@@ -32,6 +32,8 @@ TABLE = [
     (errors.RangeInvalid("x"), 400, "RANGE_INVALID"),
     (errors.RangeUnsatisfiable(7), 416, "RANGE_INVALID"),
     (errors.UpstreamUnknown("x"), 404, "NAME_UNKNOWN"),
+    (errors.LoginRequired("x"), 401, "UNAUTHORIZED"),
+    (errors.AccessDenied("x"), 404, "MANIFEST_UNKNOWN"),
     (errors.NotPermitted("x"), 403, "DENIED"),
     (errors.NotHeld("x"), 404, "MANIFEST_UNKNOWN"),
     (errors.Offline("x"), 404, "MANIFEST_UNKNOWN"),

@@ -1,0 +1,128 @@
+"""
+Who may read what: the rules of C{access}, in the order of the file. Pure.
+
+The first rule that matches decides, and where there is a rule and none matches, the answer is no. Without rules all may
+read what is not private. A rule matches when all that it gives does (C{appliance.settings.MatchSettings}). What is of a
+private upstream has one condition more for a client that has not said who it is: only a rule that says whom it means,
+by C{networks} or C{listeners}, or names that upstream, lets it in. So C{allow: {}} at the end of the rules, meant for
+public registries, does not give away what the site's credentials may pull.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from appliance.oci.pattern import matches
+from appliance.settings import ANY_USER, MatchSettings, RuleSettings, Settings
+
+NO_RULE = "no rule matches"
+"""Stands for the rule where none of them decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """
+    @ivar allowed: whether it may be read.
+    @ivar rule: the rule that decided, as in C{access[2]: deny networks 10.0.0.0/8}, or L{NO_RULE}; empty where there
+        are no rules.
+    """
+
+    allowed: bool
+    rule: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    Somebody reads something.
+
+    @ivar user: C{None} for an anonymous client.
+    @ivar address: as text; one that is no IP address is in no network.
+    @ivar listener: the name of the one it came by.
+    @ivar upstream: its canonical name.
+    @ivar repository: its full name there.
+    @ivar private: whether that upstream is.
+    @ivar action: C{PULL} or C{LIST}.
+    """
+
+    user: str | None
+    address: str
+    listener: str
+    upstream: str
+    repository: str
+    private: bool
+    action: str
+
+    @cached_property
+    def place(self) -> str:
+        """Upstream and repository."""
+        return f"{self.upstream}/{self.repository}"
+
+    @cached_property
+    def source(self) -> IPv4Address | IPv6Address | None:
+        """The address; one of IPv4 that came as one of IPv6 is one of IPv4."""
+        try:
+            address = ip_address(self.address.partition("%")[0])
+        except ValueError:
+            return None
+        return getattr(address, "ipv4_mapped", None) or address
+
+
+class AccessRules:
+    """The rules of one configuration."""
+
+    def __init__(self, rules: Iterable[RuleSettings] = (), groups: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        self._rules = [_Rule(number, rule, groups or {}) for number, rule in enumerate(rules)]
+
+    @classmethod
+    def of(cls, settings: Settings) -> AccessRules:
+        """Those of a configuration."""
+        return cls(settings.access, settings.groups)
+
+    def decide(self, reading: Reading) -> Decision:
+        """Whether it may be read, and by which rule."""
+        for rule in self._rules:
+            if rule.matches(reading):
+                return Decision(rule.allows, rule.text)
+        if self._rules:
+            return Decision(False, NO_RULE)
+        # The configuration is refused then; should it ever get here, nothing is given away.
+        return Decision(not reading.private, "")
+
+
+class _Rule:
+    """
+    @ivar allows: what it decides.
+    @ivar text: how it is named to people.
+    """
+
+    def __init__(self, number: int, rule: RuleSettings, groups: Mapping[str, tuple[str, ...]]) -> None:
+        match = rule.allow if rule.deny is None else rule.deny
+        self._match = match = match or MatchSettings()
+        self.allows = rule.deny is None
+        self._users = frozenset(match.users).union(*(groups.get(name, ()) for name in match.groups))
+        given = [(key, getattr(match, key)) for key in match.__struct_fields__ if getattr(match, key)]
+        said = ", ".join(f"{key} {' '.join(map(str, values))}" for key, values in given)
+        self.text = f"access[{number}]: {'allow' if self.allows else 'deny'} {said or 'everything'}"
+
+    def matches(self, reading: Reading) -> bool:
+        match = self._match
+        if match.users or match.groups:
+            if reading.user is None or not (reading.user in self._users or ANY_USER in match.users):
+                return False
+        if match.actions and reading.action not in match.actions:
+            return False
+        if match.listeners and reading.listener not in match.listeners:
+            return False
+        if match.networks and not any(
+            reading.source is not None and reading.source in network for network in match.networks
+        ):
+            return False
+        patterns = match.repositories
+        if self.allows and reading.private and reading.user is None and not (match.networks or match.listeners):
+            patterns = tuple(each for each in patterns if each.startswith(f"{reading.upstream}/"))
+            return any(matches(each, reading.place) for each in patterns)
+        return not patterns or any(matches(each, reading.place) for each in patterns)
