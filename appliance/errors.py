@@ -107,6 +107,27 @@ class LoginRequired(PullcacheError):
         self.rule = rule
 
 
+class LoginExposed(PullcacheError):
+    """A password came, or would have to come, over a connection that others can read."""
+
+
+class LoginsBusy(PullcacheError):
+    """
+    Too many passwords wait to be checked, of that client or in all.
+
+    @ivar retry_after: seconds after which there may be room.
+    """
+
+    retry_after = 2
+
+    def __init__(self) -> None:
+        super().__init__("too many passwords wait to be checked; come again in a few seconds")
+
+
+class LoginUnavailable(PullcacheError):
+    """Whoever knows the users gives no answer: nothing is known of the password."""
+
+
 class NamespaceConflict(PullcacheError):
     """Path and ``ns`` name two different upstreams, or ``ns`` was given more than once."""
 

@@ -33,7 +33,7 @@ ARCHIVED = GROUND | {"store", "index"}
 #: The command talks to a running appliance and reads archives; all but one of it opens nothing of the store.
 COMMAND = VALUES | {"api", "bundle", "units"}
 WRITTEN = frozenset({"units", "fields", "yamltree", "config", "explain"})
-EVERYTHING = FRONTS | PROVIDERS | WRITTEN | {"api", "registry", "admin", "cli", "wiring", "tap"}
+EVERYTHING = FRONTS | {"identity"} | PROVIDERS | WRITTEN | {"api", "registry", "admin", "cli", "wiring", "tap"}
 
 #: What each room may import beside itself; rooms side by side do not know each other. An inner room, as
 #: C{upstream/kinds}, does not know the room around it but for what is named here.
@@ -57,15 +57,17 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "upstream/http": GROUND
     | {"upstream/url", "upstream/faults", "upstream/answer", "upstream/interfaces", "upstream/credentials"},
     "upstream/kinds": GROUND | {"upstream/interfaces", "upstream/url", "upstream/faults", "upstream/credentials"},
+    # Who somebody is does not depend on what they ask for.
+    "identity": GROUND,
     "cache": DECISIONS | {"units"},
     "bundle": ARCHIVED,
-    "registry": FRONTS,
+    "registry": FRONTS | {"identity"},
     "api": VALUES | {"bundle"},
     "admin": FRONTS | {"api", "units"},
     "cli": COMMAND,
     # A store whose appliance is stopped is opened by what opens it in the appliance.
     "cli/scrub": COMMAND | {"cli", "wiring"},
-    "wiring": FRONTS | {"api", "registry", "admin"},
+    "wiring": FRONTS | {"identity"} | {"api", "registry", "admin"},
     "tap": EVERYTHING - {"tap"},
     "plugins": EVERYTHING,
 }

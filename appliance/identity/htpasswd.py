@@ -103,7 +103,7 @@ class HtpasswdChecker:
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}; give a file that htpasswd -B has made") from error
 
-    def requestAvatarId(self, credentials: IUsernamePassword) -> Deferred[bytes]:
+    def requestAvatarId(self, credentials: IUsernamePassword) -> Deferred[bytes | tuple[()]]:
         """
         See L{ICredentialsChecker}.
 
