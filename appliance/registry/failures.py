@@ -58,6 +58,9 @@ _TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
     # Not 403, which would say that it exists.
     (errors.AccessDenied, 404, None),
     (errors.NotPermitted, 403, "DENIED"),
+    (errors.LoginExposed, 403, "DENIED"),
+    (errors.LoginsBusy, 429, "TOOMANYREQUESTS"),
+    (errors.LoginUnavailable, 503, "UNAVAILABLE"),
     (errors.NotHeld, 404, None),
     (errors.Offline, 404, None),
     # Not 404, which means that there is no referrers API here and sends clients to a tag: then an image whose
@@ -162,6 +165,8 @@ def _where_from(error: BaseException) -> CacheStatus | None:
 def _headers(error: BaseException) -> dict[str, str]:
     if isinstance(error, errors.RangeUnsatisfiable):
         return {"Content-Range": f"bytes */{error.size}"}
+    if isinstance(error, errors.LoginsBusy):
+        return {"Retry-After": str(error.retry_after)}
     if isinstance(error, errors.UpstreamRateLimited):
         return {"Retry-After": str(math.ceil(error.retry_after or 60))}
     if isinstance(error, errors.Unsupported):
