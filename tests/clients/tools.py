@@ -169,20 +169,23 @@ class Containerd:
 
     def pull(self, source: Source) -> set[str]:
         """See the module's docstring; each pull has a containerd namespace of its own."""
+        mirror = f"http://{source.appliance.bare}"
+        hosts = f'server = "{mirror}"\n[host."{mirror}"]\n  capabilities = ["pull", "resolve"]\n'
+        return self.pull_by(hosts, f"{source.repository}:{source.tag}")
+
+    def pull_by(self, hosts: str, name: str, *options: str) -> set[str]:
+        """Pull repository and tag with a hosts.toml that holds C{hosts}; see L{pull}."""
         if self._process is None:
             self._start()
-        hosts = self._folder / "certs.d" / UPSTREAM
-        hosts.mkdir(parents=True, exist_ok=True)
-        mirror = f"http://{source.appliance.bare}"
-        (hosts / "hosts.toml").write_text(
-            f'server = "{mirror}"\n[host."{mirror}"]\n  capabilities = ["pull", "resolve"]\n'
-        )
+        folder = self._folder / "certs.d" / UPSTREAM
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hosts.toml").write_text(hosts)
         namespace = ["--namespace", next(self._names)]
-        name = f"{UPSTREAM}/{source.repository}:{source.tag}"
-        options = ["--hosts-dir", str(hosts.parent), "--snapshotter", "native", "--platform", "linux/amd64"]
-        self._ctr(*namespace, "images", "pull", *options, name)
+        full = f"{UPSTREAM}/{name}"
+        where = ["--hosts-dir", str(folder.parent), "--snapshotter", "native", "--platform", "linux/amd64"]
+        self._ctr(*namespace, "images", "pull", *where, *options, full)
         listed = self._ctr(*namespace, "images", "list").decode().splitlines()[1:]
-        return {line.split()[2] for line in listed if line.startswith(f"{name} ")}
+        return {line.split()[2] for line in listed if line.startswith(f"{full} ")}
 
     def close(self) -> None:
         """End the daemon."""
