@@ -680,6 +680,49 @@ class ReceiptList(msgspec.Struct, frozen=True):
     receipts: list[Receipt]
 
 
+# -- the audit log ----------------------------------------------------------------------------------------------------
+
+
+class AuditEntry(msgspec.Struct, omit_defaults=True):
+    """
+    One thing that was done, was refused, or failed: also what a line of the audit log's files is.
+
+    @ivar time: when, or when first, RFC 3339.
+    @ivar action: a word: C{pull} C{list} C{login} C{import} C{export} C{pin} C{unpin} C{remove} C{collect} C{scrub}
+        C{reload} C{certificate} C{start} C{stop}.
+    @ivar what: what it was done to, as operators write it.
+    @ivar outcome: C{done}, C{refused} or C{failed}.
+    @ivar user: who asked; absent: an anonymous client, or the appliance itself.
+    @ivar means: how that is known.
+    @ivar address: where they are.
+    @ivar rule: the rule of C{access} that decided.
+    @ivar why: the reason, in words.
+    @ivar times: how often this came, where equal ones are one line.
+    """
+
+    time: str
+    action: str
+    what: str
+    outcome: str
+    user: str | None = None
+    means: str = ""
+    address: str = "-"
+    rule: str = ""
+    why: str = ""
+    times: int = 1
+
+
+class AuditList(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    What the audit log says, oldest first.
+
+    @ivar is_cut: whether there is more, older than these.
+    """
+
+    entries: list[AuditEntry]
+    is_cut: bool = False
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,7 @@ def describe(settings: Settings) -> str:
     lines += [
         f"admin endpoint: {admin.endpoint if admin else 'none'}{called}",
         f"access log: {_LOG_WORDS.get(str(settings.access_log), settings.access_log)}",
+        f"audit log: {_audit(settings)}",
         "offline: no upstream is ever contacted" if settings.offline else "online",
         f"connections: at most {limits.max}, {limits.max_per_address} from one address; a request has"
         f" {words(limits.head_timeout)} to arrive, a client that takes nothing {words(limits.stall_timeout)}",
@@ -66,6 +67,11 @@ def describe(settings: Settings) -> str:
     found = warnings(settings)
     lines += ["", *(f"warning: {warning}" for warning in found)] if found else []
     return "\n".join(lines) + "\n"
+
+
+def _audit(settings: Settings) -> str:
+    size = size_words(settings.audit_size)
+    return "none" if settings.audit_path is None else f"{settings.audit_path}, put aside when it has {size}"
 
 
 def warnings(settings: Settings) -> list[str]:

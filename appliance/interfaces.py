@@ -457,6 +457,8 @@ class IAccounts(Interface):
 class IAudit(Interface):
     """Keeps a line of everything that is changed, or was refused, and by whom; see L{appliance.admin.audit}."""
 
+    file = Attribute("Where they are, an L{appliance.admin.auditfile.AuditFile}; C{None}: nothing is kept.")
+
     def note(
         action: str,
         what: str,
@@ -484,3 +486,9 @@ class IAudit(Interface):
         @param rule: the text of the rule that decided, if one did.
         @param why: the reason, in words.
         """
+
+    def flush() -> Deferred[None]:
+        """Fires when what was noted by now is durable, or could not be made so, which is logged."""
+
+    def waiting() -> int:
+        """How many lines the disk has not taken, those that were given up included. Immediate."""

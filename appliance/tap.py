@@ -21,8 +21,10 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from appliance import __version__
 from appliance.admin.accesslog import AccessLog, writer_to
 from appliance.admin.audit import Audit
+from appliance.admin.auditfile import audit_file
 from appliance.admin.metrics import Metrics
 from appliance.config import load, overridden
 from appliance.errors import ConfigError, PullcacheError
@@ -113,7 +115,7 @@ class PullcacheService(Service):
         self._threads = DiskThreads(reactor, self._pool)
         self._log_lines = AccessLog(writer_to(self._settings.access_log), reactor)
         self._metrics = Metrics(reactor, self._log_lines)
-        self._audit = Audit(self._settings.store / "audit" / "audit.jsonl", self._threads, reactor)
+        self._audit = Audit(audit_file(self._settings), self._threads, reactor)
         self._flushing = LoopingCall(self._flush)
         self._sweeping = LoopingCall(self._sweep)
         self._scrubbing = LoopingCall(self._scrub)
@@ -164,6 +166,7 @@ class PullcacheService(Service):
     def startService(self) -> None:
         """Take up what was cut, and follow SIGHUP."""
         super().startService()
+        self._audit.note("start", f"pullcache {__version__}", "done")
         # Modules and the like stay to the end: looking through them again and again costs 25 ms each time.
         gc.freeze()
         for warning in warnings(self._settings):
@@ -218,6 +221,7 @@ class PullcacheService(Service):
         await services.repositories.flush(whole=True)
         await Deferred.fromCoroutine(services.usage.flush(now=True)).addErrback(self._failed, "saving the usage")
         self._log_lines.flush()
+        self._audit.note("stop", "", "done")
         await self._audit.flush()
         self._pool.stop()
         self._ownership.release()
@@ -234,6 +238,7 @@ class PullcacheService(Service):
             self._services.configure(followed)
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
+            self._audit.note("reload", self._options["config"], "failed", why=str(error))
             return
         for key in ("store", "admin", "access_log", "bundles"):
             if getattr(settings, key) != getattr(before, key):
@@ -242,6 +247,8 @@ class PullcacheService(Service):
             self._log.warn("the listeners' endpoints changed: that takes effect with a restart")
         self._settings = followed
         self._limit_connections(followed)
+        self._audit.note("reload", self._options["config"], "done")
+        self._audit.file = audit_file(followed, self._audit.file)
         self._log.info("the configuration was read again")
 
     def _limit_connections(self, settings: Settings) -> None:

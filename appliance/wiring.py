@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from appliance.admin.app import AdminApp
+from appliance.admin.audit import AuditPage
 from appliance.admin.collections import CollectionPages
 from appliance.admin.exportplanner import Completion, ExportPlanner
 from appliance.admin.exports import Exports
@@ -261,12 +262,14 @@ class Services:
         self.admin = None
         if settings.admin is not None:
             scrubs = ScrubPages(self.scrub, clock)
-            pages = (self.status, self.images, self.pins, collections, scrubs, self.inventory, self.exports)
+            audits = AuditPage(audit, threads, clock)
+            pages = (self.status, audits, self.images, self.pins, collections, scrubs, self.inventory, self.exports)
             parts = (*pages, self.imports)
             self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin.hosts)
 
         watch = metrics.watch
         watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
+        watch("audit_lines_waiting", "Lines of the audit log that the disk has not taken.", audit.waiting)
         watch("connections", "Connections open.", lambda: len(self.connections))
         watch("prefetches", "Images whose referrers are being fetched.", lambda: self.prefetch.referrers)
         watch("images_incomplete", "Images pulled and not known to be whole.", lambda: self.prefetch.images)

@@ -28,13 +28,14 @@ from appliance.admin.route import (
     flag,
     json,
     media_type,
+    period,
     raw,
     value,
     values,
 )
 from appliance.api import ExportOrder, Lack, LackingBlob, PlannedExport, VolumeFile
 from appliance.bundle.export import SIGNATURE_ROOM, BlobPart, Export, Omitted
-from appliance.errors import BlobDamaged, BundleIncomplete, ConfigError, NotHeld, PullcacheError
+from appliance.errors import BlobDamaged, BundleIncomplete, NotHeld, PullcacheError
 from appliance.flow.body import CLIENT_SILENCE, BlobBody, ClientStalled
 from appliance.flow.clock import wall
 from appliance.flow.http import ServerRequest, abort
@@ -42,7 +43,6 @@ from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
 from appliance.oci.timestamps import timestamp
-from appliance.units import duration
 
 KEPT_FOR = 3600.0
 """Seconds that an export is kept after the last request for it."""
@@ -309,15 +309,10 @@ _ONE_SHOT = (
 
 def _order_in(request: Request) -> ExportOrder:
     """What the query asks for. Raises L{Refused}."""
-    since = value(request, "since")
-    try:
-        seconds = None if since is None else duration(since)
-    except ConfigError as error:
-        raise Refused(400, "bad-request", f"since={(since or '')[:40]} {error}") from error
     return ExportOrder(
         refs=values(request, "ref"),
         all=flag(request, "all"),
-        since=seconds,
+        since=period(request, "since"),
         platforms=values(request, "platform"),
         partial=flag(request, "partial"),
         complete=flag(request, "complete"),

@@ -17,7 +17,9 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from appliance.admin.failures import Refused
+from appliance.errors import ConfigError
 from appliance.flow.http import values_of
+from appliance.units import duration
 
 S = TypeVar("S")
 
@@ -209,6 +211,15 @@ def number(request: Request, name: str) -> int | None:
     if not (given.isascii() and given.isdigit() and 0 < int(given[:9]) and len(given) < 10):
         raise Refused(400, "bad-request", f"{name}={given[:40]}: write a whole number from 1 on")
     return int(given)
+
+
+def period(request: Request, name: str) -> float | None:
+    """The seconds that a query parameter gives as in C{7d}, C{None} when it is not given. Raises L{Refused}."""
+    given = value(request, name)
+    try:
+        return None if given is None else duration(given)
+    except ConfigError as error:
+        raise Refused(400, "bad-request", f"{name}={(given or '')[:40]} {error}") from error
 
 
 def body(request: Request, kind: type[S]) -> S:

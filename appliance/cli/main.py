@@ -15,7 +15,19 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
 from twisted.web.client import Agent
 
-from appliance.cli import collections, exports, images, imports, inventory, keys, pins, scrub, status, verification
+from appliance.cli import (
+    audit,
+    collections,
+    exports,
+    images,
+    imports,
+    inventory,
+    keys,
+    pins,
+    scrub,
+    status,
+    verification,
+)
 from appliance.cli.client import AdminClient, admin_url
 from appliance.cli.command import FAILED, MISUSED, Local, Session, top_parser
 from appliance.cli.failures import WrongUsage
@@ -36,6 +48,7 @@ GROUPS = (
     verification.add_to,
     inventory.add_to,
     keys.add_to,
+    audit.add_to,
 )
 
 

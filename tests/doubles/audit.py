@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from appliance.interfaces import IAudit
@@ -16,6 +17,8 @@ class NotedAudit:
 
     @ivar noted: of each, what was not left at its default, by the names of L{IAudit.note}'s arguments.
     """
+
+    file = None
 
     def __init__(self) -> None:
         self.noted: list[dict[str, Any]] = []
@@ -36,3 +39,11 @@ class NotedAudit:
         said = {"user": user, "means": means, "address": address, "rule": rule, "why": why}
         given = {name: value for name, value in said.items() if value not in (None, "", "-")}
         self.noted.append({"action": action, "what": what, "outcome": outcome, **given})
+
+    def flush(self) -> Deferred[None]:
+        """See L{IAudit.flush}."""
+        return succeed(None)
+
+    def waiting(self) -> int:
+        """See L{IAudit.waiting}."""
+        return 0

@@ -57,6 +57,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "listens on tcp:port=5000; a name without an upstream means docker.io\n"
         "admin endpoint: tcp:port=5001\n"
         "access log: standard output\n"
+        "audit log: /var/lib/pullcache/audit/audit.jsonl, put aside when it has 100MB\n"
         "online\n"
         "connections: at most 4096, 1024 from one address; a request has 30s to arrive, a client that takes nothing"
         " 15m\n"
@@ -136,6 +137,14 @@ def test_check_warns_when_no_bundle_can_be_right() -> None:
 def test_check_warns_of_a_file_that_serves_nothing() -> None:
     """An empty file is right, and of no use."""
     assert "warning: no upstream is configured" in describe(Settings())
+
+
+def test_check_says_where_the_audit_log_goes() -> None:
+    """And when it is put aside; or that there is none."""
+    assert "\naudit log: none\n" in describe(Settings(audit_log="off"))
+    assert "\naudit log: /a.jsonl, put aside when it has 1GB\n" in describe(
+        Settings(audit_log=Path("/a.jsonl"), audit_size=10**9)
+    )
 
 
 @pytest.mark.parametrize(

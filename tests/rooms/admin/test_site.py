@@ -265,6 +265,7 @@ def test_nothing_with_an_effect_is_a_get() -> None:
         "/readyz",
         "/metrics",
         "/api/v1/openapi.json",
+        "/api/v1/audit",
         "/api/v1/status",
         "/api/v1/images",
         "/api/v1/images/<path:reference>",
