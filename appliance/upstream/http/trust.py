@@ -7,13 +7,8 @@ reported once, and what was read before stays in force: certificates are renewed
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
@@ -29,14 +24,9 @@ from zope.interface import implementer
 
 from appliance.errors import ConfigError
 from appliance.settings import UpstreamSettings
+from appliance.tls.pem import Stamp, certificates, private_key, public_part, stamp_of
 from appliance.upstream.http.addresses import HostPatterns, literal_of
 from appliance.upstream.url import Url
-
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-_KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
-
-#: What tells one state of a file from another; C{None} for a file that is not there.
-Stamp = tuple[int, int, int] | None
 
 
 @implementer(IPolicyForHTTPS)
@@ -85,7 +75,7 @@ class Trust:
             self._log.warn("{reason}; what was read before stays in force", reason=str(reason))
 
     def _look(self) -> list[Stamp]:
-        return [_stamp(path) for path in self._paths]
+        return [stamp_of(path) for path in self._paths]
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -108,13 +98,6 @@ class _AnyCertificate:
         return connection
 
 
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
 
 def _root(settings: UpstreamSettings, key: str) -> Any:
     """The authorities of servers, C{None} when any certificate will do."""
@@ -123,7 +106,7 @@ def _root(settings: UpstreamSettings, key: str) -> Any:
     if settings.ca_file is None:
         return platformTrust()
     return trustRootFromCertificates(
-        [Certificate(crypto.X509.from_cryptography(each)) for each in _certificates(settings.ca_file, f"{key}.ca_file")]
+        [Certificate(crypto.X509.from_cryptography(each)) for each in certificates(settings.ca_file, f"{key}.ca_file")]
     )
 
 
@@ -131,52 +114,12 @@ def _shown(settings: UpstreamSettings, key: str) -> dict[str, Any]:
     """Arguments of L{CertificateOptions} for our own certificate, empty when there is none."""
     if settings.client_cert is None:
         return {}
-    own, *chain = _certificates(settings.client_cert, f"{key}.client_cert")
+    own, *chain = certificates(settings.client_cert, f"{key}.client_cert")
     if settings.client_key is None:
         where, path = f"{key}.client_cert", settings.client_cert
     else:
         where, path = f"{key}.client_key", settings.client_key
-    private = _private_key(path, where)
-    if _public(private) != _public(own):
+    private = private_key(path, where)
+    if public_part(private) != public_part(own):
         raise ConfigError(f"{where}: the key in {path} is not that of the first certificate in {settings.client_cert}")
     return {"privateKey": private, "certificate": own, "extraCertChain": chain}
-
-
-def _public(owner: Any) -> bytes:
-    """The public key of a private key or a certificate, in one spelling."""
-    public: bytes = owner.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return public
-
-
-def _certificates(path: Path, key: str) -> list[x509.Certificate]:
-    """One at least."""
-    try:
-        found = [x509.load_pem_x509_certificate(pem) for pem in _CERTIFICATE.findall(_content(path, key))]
-        for each in found:
-            each.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{key}: {path} holds a certificate that cannot be read") from None
-    if not found:
-        raise ConfigError(f"{key}: {path} holds no certificate in PEM form")
-    return found
-
-
-def _private_key(path: Path, key: str) -> Any:
-    """Errors of the parser are left out of the message: they might repeat something of the key."""
-    match = _KEY.search(_content(path, key))
-    if match is None:
-        raise ConfigError(f"{key}: {path} holds no private key in PEM form")
-    try:
-        return load_pem_private_key(match[0], password=None)
-    except TypeError:
-        remedy = "put it there without a passphrase, readable for this service only"
-        raise ConfigError(f"{key}: the private key in {path} is encrypted; {remedy}") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{key}: {path} holds a private key that cannot be read") from None
-
-
-def _content(path: Path, key: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as reason:
-        raise ConfigError(f"{key}: {path} cannot be read: {reason.strerror}") from None
