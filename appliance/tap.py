@@ -32,17 +32,20 @@ from appliance.explain import describe, warnings
 from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
 from appliance.flow.disk import THREADS, DiskThreads, share_memory
-from appliance.flow.ports import Ports, check_endpoints
+from appliance.flow.ports import Ports
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
+from appliance.tls.endpoints import Endpoints
 from appliance.upstream.interfaces import IUpstream
 from appliance.upstream.table import check_upstreams, offline_upstream_for, upstream_for
 from appliance.wiring import Services
 
 # Seconds between two writes of what is cheap to lose.
 FLUSH_INTERVAL = 5.0
+# Seconds between two looks at the files of certificates; what is new there is to be in force within ten.
+READ_INTERVAL = 4.0
 # Seconds between two looks whether it is time to hash what is held; the first is so long after the start.
 SCRUB_INTERVAL = 600.0
 _OF_THE_WHOLE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
@@ -119,7 +122,9 @@ class PullcacheService(Service):
         self._flushing = LoopingCall(self._flush)
         self._sweeping = LoopingCall(self._sweep)
         self._scrubbing = LoopingCall(self._scrub)
-        self._flushing.clock = self._sweeping.clock = self._scrubbing.clock = reactor
+        self._reading = LoopingCall(self._read_certificates)
+        for each in (self._flushing, self._sweeping, self._scrubbing, self._reading):
+            each.clock = reactor
 
     def privilegedStartService(self) -> None:
         """Claim the store and the ports, while this process may still bind low ones."""
@@ -128,10 +133,12 @@ class PullcacheService(Service):
             self._ownership = Ownership.claim(self._settings.store)
             self._services = services = self.wire()
             self._limit_connections(self._settings)
-            for listener, listen in zip(services.listeners, self._settings.listen, strict=True):
-                self._ports.open(listen.endpoint, listener.site)
-            if services.admin is not None and self._settings.admin is not None:
-                self._ports.open(self._settings.admin.endpoint, services.admin.site(services.connections))
+            self._endpoints = endpoints = Endpoints(self._reactor, self._settings, self._options["config"])
+            for listener, endpoint in zip(services.listeners, endpoints.listeners, strict=True):
+                self._ports.open(endpoint.description, listener.site, endpoint)
+            if services.admin is not None and endpoints.admin is not None:
+                site = services.admin.site(services.connections)
+                self._ports.open(endpoints.admin.description, site, endpoints.admin)
         except PullcacheError as error:
             raise _refusal(error) from None
 
@@ -190,6 +197,7 @@ class PullcacheService(Service):
         self._sweeping.start(SWEEP_INTERVAL)
         self._scrubbing.start(SCRUB_INTERVAL, now=False)
         self._flushing.start(FLUSH_INTERVAL, now=False)
+        self._reading.start(READ_INTERVAL, now=False)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
 
     def stopService(self) -> Deferred[None]:
@@ -202,6 +210,7 @@ class PullcacheService(Service):
     async def _stop(self) -> None:
         services = self._services
         self._flushing.stop()
+        self._reading.stop()
         self._sweeping.stop()
         self._scrubbing.stop()
         await services.scrub.stop()
@@ -235,7 +244,9 @@ class PullcacheService(Service):
             followed = settings
             if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
                 followed = _with_listeners_of(settings, before)
+            follow = self._endpoints.prepared(followed)
             self._services.configure(followed)
+            follow()
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
             self._audit.note("reload", self._options["config"], "failed", why=str(error))
@@ -287,6 +298,11 @@ class PullcacheService(Service):
         mending.addErrback(self._failed, "finding what was set aside")
         return DeferredList([sweeping, mending]).addCallback(lambda _: None)
 
+    def _read_certificates(self) -> Deferred[None]:
+        """Read certificates again that have changed; fires when done, or not, which is logged."""
+        reading = Deferred.fromCoroutine(self._endpoints.look(self._threads))
+        return reading.addErrback(self._failed, "reading certificates")
+
     def _scrub(self) -> Deferred[None]:
         """Hash what is held, if it is time; fires when that has ended, or failed, which is logged."""
         scrubbing = Deferred.fromCoroutine(self._services.scrub.job())
@@ -306,10 +322,7 @@ class PullcacheService(Service):
 def _check_endpoints(settings: Settings, source: str) -> None:
     from twisted.internet import reactor
 
-    endpoints = {f"listen[{number}].endpoint": each.endpoint for number, each in enumerate(settings.listen)}
-    if settings.admin is not None:
-        endpoints["admin.endpoint"] = settings.admin.endpoint
-    check_endpoints(reactor, endpoints, source)
+    Endpoints(reactor, settings, source)
 
 
 def makeService(options: Options) -> PullcacheService:

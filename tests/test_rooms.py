@@ -27,7 +27,7 @@ GROUND = SHARED | {"flow"}
 PROVIDERS = frozenset({"upstream", "store", "index"})
 #: Of upstreams the rooms above know the seams; the table that makes them is for C{tap}.
 DECISIONS = GROUND | {"upstream/interfaces", "store", "index"}
-FRONTS = DECISIONS | {"cache", "bundle"}
+FRONTS = DECISIONS | {"cache", "bundle", "tls"}
 #: An archive knows what is held, and no upstream.
 ARCHIVED = GROUND | {"store", "index"}
 #: The command talks to a running appliance and reads archives; all but one of it opens nothing of the store.
@@ -48,6 +48,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "config": VALUES | {"fields", "settings", "yamltree"},
     "explain": VALUES | {"fields", "settings", "units"},
     "flow": SEAMS,
+    "tls": GROUND | {"fields"},
+    "tls/pem": VALUES,
     **dict.fromkeys(PROVIDERS, GROUND),
     "upstream/url": VALUES,
     "upstream/faults": VALUES | {"upstream/url"},
@@ -55,7 +57,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "upstream/interfaces": VALUES | {"settings"},
     "upstream/credentials": GROUND | {"upstream/interfaces", "upstream/url"},
     "upstream/http": GROUND
-    | {"upstream/url", "upstream/faults", "upstream/answer", "upstream/interfaces", "upstream/credentials"},
+    | {"tls/pem", "upstream/url", "upstream/faults", "upstream/answer", "upstream/interfaces", "upstream/credentials"},
     "upstream/kinds": GROUND | {"upstream/interfaces", "upstream/url", "upstream/faults", "upstream/credentials"},
     # Who somebody is does not depend on what they ask for.
     "identity": GROUND,
@@ -90,7 +92,7 @@ ONLY_IN: dict[str, frozenset[str]] = {
 
 #: The only modules in which a module, or anything below it, may be imported; a folder stands for all below it.
 ONLY_AT: dict[str, frozenset[str]] = {
-    "cryptography": frozenset({"appliance/bundle/minisign.py", "appliance/upstream/http/trust.py"}),
+    "cryptography": frozenset({"appliance/bundle/minisign.py", "appliance/tls"}),
     "zstandard": frozenset({"appliance/bundle/compression.py"}),
     "rich": frozenset({"appliance/cli"}),
     # An extra: an installation without ECR has none of it.
@@ -623,7 +625,7 @@ def test_a_library_outside_its_rooms_is_found(tmp_path: Path, path: str, source:
         ("appliance/cli/status.py", "import treq\nfrom twisted.web import client"),
         ("appliance/yamltree.py", "import yaml"),
         ("appliance/bundle/minisign.py", "from cryptography.exceptions import InvalidSignature"),
-        ("appliance/upstream/http/trust.py", "import cryptography.x509"),
+        ("appliance/tls/pem.py", "import cryptography.x509"),
         ("appliance/bundle/compression.py", "import zstandard"),
         ("appliance/cli/screen.py", "import rich.table\nimport richer, cryptographies"),
         ("appliance/upstream/kinds/ecr.py", "def late():\n    import botocore.session"),

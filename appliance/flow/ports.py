@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import DeferredList, maybeDeferred
@@ -32,15 +31,6 @@ def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     return endpoint
 
 
-def check_endpoints(reactor: Any, endpoints: Mapping[str, str], source: str) -> None:
-    """Raises L{ConfigError} for the first that means nothing; they are by their key in the file C{source}."""
-    for key, description in endpoints.items():
-        try:
-            server_endpoint(reactor, description)
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {key}: {error}") from error
-
-
 class Ports:
     """All that are open. Connections wait until L{accept}."""
 
@@ -49,15 +39,17 @@ class Ports:
         # Every stream port of Twisted is a file descriptor as well, which can be read or not.
         self._open: list[Any] = []
 
-    def open(self, description: str, factory: IProtocolFactory) -> None:
+    def open(self, description: str, factory: IProtocolFactory, endpoint: IStreamServerEndpoint | None = None) -> None:
         """
         Listen.
 
+        @param endpoint: what C{description} means; C{None} for what Twisted says that it does.
         @raise ConfigError: why not, in one line.
         """
         outcome: list[Any] = []
         # Every endpoint here binds its port before it returns.
-        server_endpoint(self._reactor, description).listen(factory).addBoth(outcome.append)
+        wanted = server_endpoint(self._reactor, description) if endpoint is None else endpoint
+        wanted.listen(factory).addBoth(outcome.append)
         if outcome and IListeningPort.providedBy(outcome[0]):
             self._open.append(outcome[0])
             self._open[-1].stopReading()

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from twisted.internet import main, tcp
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from appliance.interfaces import IFileTransport
@@ -148,8 +147,7 @@ class SendfilePort(tcp.Port):
 
 class SendfileReactor:
     """
-    The reactor as server endpoints see it, with L{SendfilePort} for every TCP port, those of C{ssl:} and given
-    descriptors included.
+    The reactor as server endpoints see it, with L{SendfilePort} for every TCP port, given descriptors included.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -163,13 +161,6 @@ class SendfileReactor:
         listening = SendfilePort(port, factory, backlog, interface, self._reactor)
         listening.startListening()
         return listening
-
-    def listenSSL(
-        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 50, interface: str = ""
-    ) -> IListeningPort:
-        """See L{twisted.internet.interfaces.IReactorSSL.listenSSL}: TLS over such a port, as the reactor has it."""
-        wrapped: Any = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
-        return self.listenTCP(port, wrapped, backlog, interface)
 
     def adoptStreamPort(self, fileno: int, family: int, factory: IProtocolFactory) -> IListeningPort:
         """See L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort} (socket activation)."""

@@ -47,14 +47,29 @@ class Identity:
         paths[1].write_bytes(self.private())
         return paths
 
-    def issue(self, *names: str, authority: bool = False) -> Identity:
+    def issue(self, *names: str, authority: bool = False, days: float = 1) -> Identity:
         """
         A certificate signed with this one's key; the first of C{names} becomes its common name.
 
         @param authority: whether it may sign others.
+        @param days: how long it holds from now on; negative for one that has expired.
         """
         chain = (self.certificate, *self.chain) if self.certificate.issuer != self.certificate.subject else ()
-        return _made(names, authority, self, chain)
+        return _made(names, authority, self, chain, days)
+
+    def revoking(self, *gone: Identity, days: float = 1) -> bytes:
+        """This authority's list of the certificates that it has revoked, PEM; it holds so many days from now on."""
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now - timedelta(days=2))
+            .next_update(now + timedelta(days=days))
+        )
+        for each in gone:
+            entry = x509.RevokedCertificateBuilder().serial_number(each.certificate.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(now - timedelta(days=1)).build())
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def authority(name: str = "Tests") -> Identity:
@@ -62,15 +77,17 @@ def authority(name: str = "Tests") -> Identity:
     return _made((name,), True, None, ())
 
 
-def _made(names: tuple[str, ...], vouches: bool, by: Identity | None, chain: tuple[x509.Certificate, ...]) -> Identity:
+def _made(
+    names: tuple[str, ...], vouches: bool, by: Identity | None, chain: tuple[x509.Certificate, ...], days: float = 1
+) -> Identity:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     issuer = by.certificate.subject if by else subject
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - timedelta(days=max(-days, 0), hours=1))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=vouches, path_length=None), critical=True)
     )
     if not vouches:

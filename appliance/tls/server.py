@@ -1,0 +1,270 @@
+"""
+TLS as one endpoint speaks it: what it shows, whom it believes, and both as their files say now.
+
+A connection begins with the context of the I{front}, which has no certificate. When the client has said which host it
+wants, the callback for its name (SNI, RFC 6066 section 3) puts the context of a certificate in its place. The key that
+session tickets are sealed with belongs to the front; so tickets go on being taken when certificates are replaced. With
+other authorities for clients comes another front: what they decided before is not taken from a ticket.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL, crypto
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.logger import Logger
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from zope.interface import implementer
+
+from appliance.errors import ConfigError
+from appliance.flow.clock import wall
+from appliance.interfaces import IThreads
+from appliance.settings import SAN, SUBJECT
+from appliance.tls.certificates import CertificateSource, ServerCertificate, address_of, chosen
+from appliance.tls.clients import ClientFiles, ClientTrust, names_in, reason
+from appliance.tls.pem import Stamp
+
+#: Called with the address of a client that was turned away before it could ask for anything, and why.
+Refused = Callable[[str, str], None]
+
+PROTOCOL = b"http/1.1"
+
+FRONT_FOR = 24 * 3600.0
+"""Seconds after which tickets are sealed with another key; those before are not taken any more then."""
+
+
+@dataclass(frozen=True)
+class ClientDemands:
+    """
+    What is asked of clients.
+
+    @ivar files: whom they may be vouched for by; C{None}: no certificate is asked for.
+    @ivar required: whether a client without one is not let in.
+    """
+
+    files: ClientFiles | None = None
+    required: bool = False
+
+
+NO_DEMANDS = ClientDemands()
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class TlsServer:
+    """
+    The certificates of one endpoint, and the connections over it.
+
+    @ivar certificates: those in force, one at least.
+    @ivar faults: what of the files cannot be used as it is now.
+    @ivar trust: whom clients are vouched for by; C{None}: they are asked for no certificate.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, source: CertificateSource, demands: ClientDemands, clock: IReactorTime, refused: Refused | None = None
+    ) -> None:
+        """
+        Reads the files.
+
+        @raise ConfigError: they cannot be used.
+        """
+        self.clock = clock
+        self.refused: Refused = refused or (lambda address, why: None)
+        self._source = source
+        self._shown_stamps = source.stamps()
+        self.certificates, self.faults = source.read(())
+        self._contexts: dict[ServerCertificate, SSL.Context] = {}
+        self._trust_faults: list[str] = []
+        self.trust: ClientTrust | None = None
+        self.use(self.prepared(demands))
+
+    # -- what the files say -----------------------------------------------------------------------------------------
+
+    def prepared(self, demands: ClientDemands) -> tuple[ClientDemands, dict[Path, Stamp], ClientTrust | None]:
+        """
+        Read what C{demands} names, for L{use}. Blocks; nothing changes.
+
+        @raise ConfigError: it cannot be used.
+        """
+        files = demands.files
+        if files is None:
+            return demands, {}, None
+        return demands, files.stamps(), files.read()
+
+    def use(self, prepared: tuple[ClientDemands, dict[Path, Stamp], ClientTrust | None]) -> None:
+        """From now on ask this of new connections."""
+        self.demands, self._trust_stamps, self.trust = prepared
+        self._trust_faults = []
+        self._renew_front()
+
+    async def look(self, threads: IThreads) -> bool:
+        """
+        Read again what has changed. What cannot be used is logged once, and what was read before stays in force.
+
+        @return: whether something else is in force now.
+        """
+        if wall(self.clock) - self._front_since >= FRONT_FOR:
+            self._renew_front()
+        shown = await self._look_at_certificates(threads)
+        return await self._look_at_clients(threads) or shown
+
+    async def _look_at_certificates(self, threads: IThreads) -> bool:
+        try:
+            stamps = await threads.call(self._source.stamps)
+        except ConfigError as error:
+            self._report([str(error)], self.faults)
+            self.faults = [str(error)]
+            return False
+        if stamps == self._shown_stamps:
+            return False
+        self._shown_stamps = stamps
+        try:
+            certificates, faults = await threads.call(self._source.read, self.certificates)
+        except ConfigError as error:
+            certificates, faults = self.certificates, [str(error)]
+        self._report(faults, self.faults)
+        self.faults = faults
+        known = {each.chain: each for each in self.certificates}
+        if {each.chain for each in certificates} == known.keys():
+            return False
+        self.certificates = [known.get(each.chain, each) for each in certificates]
+        self._contexts = {each: self._contexts.get(each) or self._context(each) for each in self.certificates}
+        for each in self.certificates:
+            if each.chain not in known:
+                names, until = ", ".join(each.names), each.own.not_valid_after_utc
+                self._log.info(
+                    "{path}: a certificate for {names}, until {until}", path=each.path, names=names, until=until
+                )
+        return True
+
+    async def _look_at_clients(self, threads: IThreads) -> bool:
+        demands = self.demands
+        if demands.files is None:
+            return False
+        stamps = await threads.call(demands.files.stamps)
+        if stamps == self._trust_stamps or demands is not self.demands:
+            return False
+        self._trust_stamps = stamps
+        try:
+            trust = await threads.call(demands.files.read)
+        except ConfigError as error:
+            self._report([str(error)], self._trust_faults)
+            self._trust_faults = [str(error)]
+            return False
+        if demands is not self.demands:
+            # Another configuration came meanwhile.
+            return False
+        self.use((demands, stamps, trust))
+        self._log.info("{path} was read again", path=demands.files.authorities)
+        return True
+
+    def _report(self, faults: Sequence[str], known: Sequence[str]) -> None:
+        for fault in faults:
+            if fault not in known:
+                self._log.warn("{fault}; what was read before stays in force", fault=fault)
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        """See L{IOpenSSLServerConnectionCreator}; C{protocol} is a L{TlsConnection}."""
+        protocol.server, protocol.trust = self, self.trust
+        return SSL.Connection(self._front)
+
+    def _renew_front(self) -> None:
+        self._session_id = os.urandom(16)
+        self._front = self._context(None)
+        self._front.set_tlsext_servername_callback(self._choose)
+        self._front_since = wall(self.clock)
+        self._contexts = {each: self._context(each) for each in self.certificates}
+
+    def _choose(self, connection: SSL.Connection) -> None:
+        """The client has said which host it wants, or that it does not say."""
+        name = connection.get_servername()
+        host = address_of(getattr(connection.get_app_data().getHost(), "host", None))
+        wanted = None if name is None else name.decode("ascii", "replace")
+        shown = chosen(self.certificates, wanted, host, wall(self.clock))
+        connection.set_context(self._contexts[shown])
+
+    def _context(self, shown: ServerCertificate | None) -> SSL.Context:
+        own = {} if shown is None else shown.options()
+        # Tickets need no memory here; a cache of sessions would give anonymous clients as much as they like.
+        options = CertificateOptions(
+            raiseMinimumTo=TLSVersion.TLSv1_2, enableSessions=False, enableSessionTickets=True, **own
+        )
+        context = options.getContext()
+        context.set_options(SSL.OP_NO_RENEGOTIATION)
+        context.set_session_id(self._session_id)
+        context.set_alpn_select_callback(_select)
+        if self.trust is not None:
+            mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if self.demands.required else 0)
+            context.set_verify(mode, _verified)
+            store = context.get_cert_store()
+            assert store is not None
+            self.trust.fill(store)
+            for each in self.trust.authorities:
+                context.add_client_ca(each)
+        return context
+
+
+def _select(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    """Which protocol is spoken (RFC 7301); a client that offers no other one than these is let in all the same."""
+    return PROTOCOL if PROTOCOL in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _verified(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, is_right: int) -> bool:
+    """OpenSSL has looked at one certificate of a client's chain."""
+    if not is_right:
+        # Not its names: whatever a stranger wrote there would be in the log.
+        connection.get_app_data().refuse(f"client certificate {certificate.get_serial_number():x}: {reason(error)}")
+    return bool(is_right)
+
+
+class TlsConnection(BufferingTLSTransport):
+    """
+    One connection over TLS.
+
+    @ivar server: whose it is.
+    @ivar trust: whom its client's certificate was last verified by.
+    """
+
+    server: TlsServer
+    trust: ClientTrust | None
+    _shown: crypto.X509 | None = None
+    _shown_until = 0.0
+    _is_anonymous = False
+
+    def client_names(self, which: str) -> tuple[str, ...] | None:
+        """See L{appliance.tls.peers.names_of}."""
+        trust, connection = self.server.trust, self.getHandle()
+        if trust is None or connection is None or self._is_anonymous or not self._handshakeDone:
+            return None
+        if self._shown is None:
+            self._shown = connection.get_peer_certificate()
+            if self._shown is None:
+                self._is_anonymous = True
+                return None
+            certificate = self._shown.to_cryptography()
+            self._shown_until = certificate.not_valid_after_utc.timestamp()
+            self._names = {each: names_in(certificate, each) for each in (SUBJECT, SAN)}
+        if self.trust is not trust and trust.believes(self._shown, connection.get_peer_cert_chain() or ()):
+            self.trust = trust
+        if self.trust is not trust or wall(self.server.clock) >= self._shown_until:
+            return None
+        return self._names[which]
+
+    def refuse(self, why: str) -> None:
+        """The handshake fails for this reason, which the client is not told in these words."""
+        self.server.refused(str(getattr(self.getPeer(), "host", "-")), why)
+
+
+class TlsFactory(TLSMemoryBIOFactory):
+    """Makes them."""
+
+    protocol = TlsConnection

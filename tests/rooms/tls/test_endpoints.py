@@ -1,0 +1,139 @@
+"""What an endpoint string means where TLS or a balancer is in it, and what follows a configuration."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.testing import MemoryReactorClock
+
+from appliance.config import parse
+from appliance.errors import ConfigError
+from appliance.flow.disk import InlineThreads
+from appliance.settings import Settings
+from appliance.tls.endpoints import Endpoints, ListeningEndpoint
+from appliance.tls.proxied import ProxiedFactory
+from appliance.tls.server import TlsFactory
+from tests.doubles.certificates import authority
+from tests.doubles.deferreds import result
+
+ROOT = authority("Root")
+
+
+class Reactor(MemoryReactorClock):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rightNow = time.time()
+        self.opened: list[Any] = []
+
+    def listen(self, endpoint: ListeningEndpoint) -> Any:
+        """What listens, as (port, factory, backlog, interface)."""
+        endpoint._below.listen = lambda factory: self.opened.append(factory)  # type: ignore
+        endpoint.listen(object())  # type: ignore[arg-type]
+        return self.opened.pop()
+
+
+def written(folder: Path) -> str:
+    certificate, key = ROOT.issue("cache.site").write(folder, "site")
+    return f"privateKey={key}:certKey={certificate}"
+
+
+def test_tls_and_the_balancer_are_put_in_this_order(tmp_path: Path) -> None:
+    files, reactor = written(tmp_path), Reactor()
+    for description, kinds in {
+        f"ssl:5000:{files}": [TlsFactory],
+        f"ssl:port=5000:{files}:interface=127.0.0.1": [TlsFactory],
+        f"tls:{tmp_path}:5000": [TlsFactory],
+        f"tls:{tmp_path}:port=5000:interface=\\:\\:1": [TlsFactory],
+        f"haproxy:tls:{tmp_path}:5000": [ProxiedFactory, TlsFactory],
+        f"haproxy:ssl:5000:{files}": [ProxiedFactory, TlsFactory],
+        "haproxy:tcp:5000": [ProxiedFactory],
+        "tcp:5000": [],
+    }.items():
+        factory = reactor.listen(ListeningEndpoint(reactor, description))
+        found = []
+        while hasattr(factory, "wrappedFactory"):
+            found.append(type(factory))
+            factory = factory.wrappedFactory
+        assert found == kinds, description
+
+
+@pytest.mark.parametrize(
+    ("description", "why"),
+    [
+        ("ssl:5000:privateKey=/nothing.key", r"certKey: /nothing.key cannot be read: No such file"),
+        ("ssl:5000:FILES:sslmethod=TLSv1_METHOD", "sslmethod is not taken: TLS 1.2 and newer is spoken"),
+        ("ssl:5000:FILES:prot=1", "prot is not taken"),
+        ("ssl:70000:FILES", "port and backlog are numbers"),
+        ("tls:/nothing:5000", "/nothing is no folder"),
+        ("tls:port=5000", "names no folder"),
+        ("nonsense:5000", "Unknown endpoint type"),
+        ("haproxy:nonsense:5000", "Unknown endpoint type"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path, description: str, why: str) -> None:
+    description = description.replace("FILES", written(tmp_path))
+    with pytest.raises(ConfigError, match=why) as caught:
+        ListeningEndpoint(Reactor(), description)
+    assert str(caught.value).count(description) == 1
+
+
+def settings(folder: Path, more: str = "", listen: str = "") -> Settings:
+    written(folder)
+    text = f"listen: [{{endpoint: 'tls:{folder}:5000'{listen}}}]\n{more}"
+    return parse(text, str(folder / "pullcache.yaml"))
+
+
+def test_an_error_names_its_place_in_the_file(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    for each in tmp_path.glob("site.*"):
+        each.unlink()
+    with pytest.raises(ConfigError, match=r"^here.yaml: listen\[0\]\.endpoint: tls:.* holds no certificate"):
+        Endpoints(Reactor(), made, "here.yaml")
+
+
+def test_authorities_and_proxies_follow_the_configuration(tmp_path: Path) -> None:
+    endpoints = Endpoints(Reactor(), settings(tmp_path), "here.yaml")
+    (endpoint,) = endpoints.listeners
+    assert endpoint.tls is not None and endpoint.tls.trust is None
+    folder = tmp_path / "clients"
+    folder.mkdir()
+    (folder / "ca.pem").write_bytes(authority("Clients").certificates)
+    other = settings(tmp_path, "trusted_proxies: [10.0.0.0/8]", f", client_ca_file: {folder}/ca.pem, login: required")
+    follow = endpoints.prepared(other)
+    assert endpoint.tls.trust is None and endpoint.proxies == ()
+    follow()
+    assert endpoint.tls.trust is not None and endpoint.tls.demands.required
+    assert endpoint._is_proxy("10.2.3.4") and not endpoint._is_proxy("192.0.2.1")
+
+
+def test_a_configuration_that_cannot_be_followed_changes_nothing(tmp_path: Path) -> None:
+    endpoints = Endpoints(Reactor(), settings(tmp_path), "here.yaml")
+    folder = tmp_path / "clients"
+    folder.mkdir()
+    (folder / "ca.pem").write_bytes(b"")
+    other = settings(tmp_path, "trusted_proxies: [10.0.0.0/8]", f", client_ca_file: {folder}/ca.pem")
+    with pytest.raises(ConfigError, match=r"here.yaml: listen\[0\]: client_ca_file: .*ca.pem holds no certificate"):
+        endpoints.prepared(other)
+    assert endpoints.listeners[0].proxies == ()
+
+
+def test_a_password_may_stand_in_for_a_certificate(tmp_path: Path) -> None:
+    """With checkers, a client without a certificate is let in as far as the login."""
+    (tmp_path / "ca.crt").write_bytes(authority("Clients").certificates)
+    made = settings(
+        tmp_path, "checkers: ['htpasswd:/x']", f", client_ca_file: {tmp_path}/ca.crt, login: required"
+    )
+    (endpoint,) = Endpoints(Reactor(), made, "here.yaml").listeners
+    assert endpoint.tls is not None and endpoint.tls.trust is not None and not endpoint.tls.demands.required
+
+
+def test_one_look_reads_what_changed_of_all(tmp_path: Path) -> None:
+    endpoints = Endpoints(Reactor(), settings(tmp_path), "here.yaml")
+    (server,) = endpoints.tls
+    before = server.certificates
+    written(tmp_path)
+    result(endpoints.look(InlineThreads()))
+    assert server.certificates != before
