@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from appliance.oci.pattern import matches
 from appliance.settings import ANY_USER, MatchSettings, RuleSettings, Settings
@@ -105,7 +105,7 @@ class _Rule:
         self.allows = rule.deny is None
         self._users = frozenset(match.users).union(*(groups.get(name, ()) for name in match.groups))
         given = [(key, getattr(match, key)) for key in match.__struct_fields__ if getattr(match, key)]
-        said = ", ".join(f"{key} {' '.join(map(str, values))}" for key, values in given)
+        said = ", ".join(f"{key} {' '.join(map(_as_written, values))}" for key, values in given)
         self.text = f"access[{number}]: {'allow' if self.allows else 'deny'} {said or 'everything'}"
 
     def matches(self, reading: Reading) -> bool:
@@ -126,3 +126,9 @@ class _Rule:
             patterns = tuple(each for each in patterns if each.startswith(f"{reading.upstream}/"))
             return any(matches(each, reading.place) for each in patterns)
         return not patterns or any(matches(each, reading.place) for each in patterns)
+
+
+def _as_written(value: object) -> str:
+    """A member of a list; a network of one address is that address."""
+    is_address = isinstance(value, IPv4Network | IPv6Network) and value.prefixlen == value.max_prefixlen
+    return str(value.network_address) if is_address else str(value)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address, ip_network
 from math import inf
 from pathlib import Path
@@ -518,3 +519,76 @@ def test_the_options_change_no_names() -> None:
     described = describe(settings)
     assert "means b; answers only to cache.example, *.b\n" in described
     assert "admin endpoint: tcp:2; answers to console.example:443 as well\n" in described
+
+
+# -- who may pull what ------------------------------------------------------------------------------------------------
+
+GUARDED = (
+    "listen: [{endpoint: 'tls:/p:port=1', name: edge, login: offered, client_ca_file: /dev/null}]\n"
+    "admin: {endpoint: 'tcp:1', token_file: /dev/null, metrics: read}\n"
+    "access: [{allow: {listeners: edge}}]\n"
+)
+
+
+def test_the_options_of_the_command_line_open_nothing() -> None:
+    """Another address has the login and the name of the one it replaces; the admin endpoint keeps its tokens."""
+    before = config.parse(GUARDED, "/etc/p.yaml")
+    after = config.overridden(before, listen=["ssl:2", "tls:/p:port=3"], admin="tcp:5")
+    assert [(each.name, each.login) for each in after.listen] == [("edge", "offered"), ("listen-2", "offered")]
+    assert after.admin == msgspec.structs.replace(before.admin, endpoint="tcp:5")  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match="^--listen: 'tcp:2' client_ca_file is of use only where"):
+        config.overridden(before, listen=["tcp:2"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "private"),
+    [
+        ("", False),
+        ("username: me, password_file: /dev/null", True),
+        ("token_file: /dev/null", True),
+        ("auth_file: /dev/null", True),
+        ("client_cert: /dev/null", True),
+        ("kind: ecr", True),
+        ("kind: ecr-public, credentials: aws", True),
+        ("token_file: /dev/null, private: false", False),
+        ("private: true", True),
+    ],
+)
+def test_an_upstream_is_private_where_it_has_credentials_unless_the_file_says_otherwise(
+    keys: str, private: bool
+) -> None:
+    """Whatever sort they are of; with a rule of access it starts."""
+    settings = config.parse(f"{ONE % keys}\naccess: [{{allow: {{}}}}]", "/etc/p.yaml")
+    assert settings.upstreams["ghcr.io"].is_private is private
+
+
+def test_the_rule_that_a_refused_start_names_lets_it_start() -> None:
+    """What the message says can be pasted."""
+    text = ONE % "token_file: /dev/null"
+    [line] = re.findall(r"access: \[.*\}\]", fault(text))
+    assert config.parse(f"{text}\n{line}", "/etc/p.yaml").access[1] == RuleSettings(allow=MatchSettings())
+
+
+def test_the_example_in_the_shipped_file_is_understood() -> None:
+    """It shows every key of a rule."""
+    shipped = (Path(__file__).parents[2] / "etc" / "pullcache.yaml").read_text()
+    example = re.search(r"^#   access:\n(?:#     .*\n)+", shipped, re.MULTILINE)
+    assert example is not None
+    text = re.sub(r"^#   ", "", example[0], flags=re.MULTILINE)
+    rules = config.parse(f"{text}groups: {{ops: []}}\nlisten: [{{endpoint: 'tcp:1', name: nodes}}]", "/p").access
+    matches = [match for rule in rules for match in (rule.allow, rule.deny) if match is not None]
+    assert len(matches) == len(rules) == 5
+    assert all(any(getattr(match, key) for match in matches) for key in MatchSettings.__struct_fields__)
+
+
+def test_a_listeners_own_balancers_and_checkers_hold_instead_of_the_common_ones() -> None:
+    """None at all, too."""
+    settings = config.parse(
+        "trusted_proxies: [10.0.0.1]\ncheckers: ['file:/p']\n"
+        "listen: [{endpoint: 'tcp:1', login: offered}, {endpoint: 'tcp:2', trusted_proxies: [], login: offered,\n"
+        "  checkers: ['file:/q']}]",
+        "/p",
+    )
+    first, second = settings.listen
+    assert (settings.checkers_of(first), settings.checkers_of(second)) == (("file:/p",), ("file:/q",))
+    assert (settings.proxies_of(first), settings.proxies_of(second)) == ((ip_network("10.0.0.1"),), ())

@@ -230,8 +230,103 @@ WRONG_KEYS = [
     ),
 ]
 
+WRONG_ACCESS = [
+    ("access: {allow: {}}", "access", "stands where a list"),
+    ("access: [{}]", "access[0]", "either an allow or a deny"),
+    ("access: [{allow: {}, deny: {}}]", "access[0]", "either an allow or a deny"),
+    ("access: [{allow: ~}]", "access[0]", "either an allow or a deny"),
+    ("access: [{alow: {}}]", "access[0].alow", "did you mean allow"),
+    ("access: [{allow: {user: ann}}]", "access[0].allow.user", "did you mean users"),
+    ("access: [{allow: {users: []}}]", "access[0].allow.users", "is empty; write at least one"),
+    ("access: [{allow: {users: 'ann:hunter2'}}]", "access[0].allow.users", "may hold no colon"),
+    (
+        "access: [{allow: {groups: ops}}]",
+        "access[0].allow.groups",
+        "'ops' is not among the groups; there are: none yet",
+    ),
+    (
+        "access: [{deny: {groups: [a, b]}}]\ngroups: {a: []}",
+        "access[0].deny.groups",
+        "'b' is not among the groups; there are: a",
+    ),
+    (
+        "access: [{deny: {listeners: edge}}]",
+        "access[0].deny.listeners",
+        "'edge' is not among the listeners; there are: listen-1",
+    ),
+    ("access: [{allow: {networks: 10.0.0.0/33}}]", "access[0].allow.networks", "is no network; write an address"),
+    (
+        "access: [{allow: {networks: 10.0.0.5/24}}]",
+        "access[0].allow.networks",
+        "write 10.0.0.0/24, or the address alone",
+    ),
+    ("access: [{allow: {networks: cache.site}}]", "access[0].allow.networks", "is no network"),
+    ("access: [{allow: {networks: '010.0.0.1'}}]", "access[0].allow.networks", "is no network"),
+    ("access: [{allow: {actions: push}}]", "access[0].allow.actions", "'push' is not one of pull, list"),
+    ("access: [{allow: {repositories: ghcr.io}}]", "access[0].allow.repositories", "begins with an upstream"),
+    ("access: [{allow: {repositories: ghcr.io/}}]", "access[0].allow.repositories", "begins with an upstream"),
+    (
+        "access: [{allow: {repositories: 'ghcr.io/Team/**'}}]",
+        "access[0].allow.repositories",
+        "begins with an upstream",
+    ),
+    ("access: [{allow: {repositories: 'ghcr.io/a:1'}}]", "access[0].allow.repositories", "begins with an upstream"),
+    ("groups: {ops: ann}", "groups.ops", "stands where a list"),
+    ("groups: {'a b': []}", "groups.a b", "'a b' is no name for a group"),
+    ("checkers: [hunter2 is it]", "checkers[0]", "is no checker; write such as htpasswd:"),
+    ("trusted_proxies: 10.0.0.1", "trusted_proxies", "stands where a list"),
+    ("client_rate: {requests: 0}", "client_rate.requests", "'0' is no whole number from 1"),
+    ("client_rate: {bytes: 40}", "client_rate.bytes", "is no rate"),
+    ("audit_size: 10", "audit_size", "'10' is no size"),
+    ("audit_size: 10B", "audit_size", "too small"),
+    ("listen: [{endpoint: 'tcp:1', name: a b}]", "listen[0].name", "is no name for a listener"),
+    (
+        "listen: [{endpoint: 'tcp:1', name: a}, {endpoint: 'tcp:2', name: a}]",
+        "listen[1]",
+        "'a' is the name of two listeners",
+    ),
+    (
+        "listen: [{endpoint: 'tcp:1', name: listen-2}, {endpoint: 'tcp:2'}]",
+        "listen[1]",
+        "'listen-2' is the name of two",
+    ),
+    ("listen: [{endpoint: 'tcp:1', login: basic}]", "listen[0].login", "is not one of none, offered, required"),
+    (
+        "listen: [{endpoint: 'tcp:1', login: required}]",
+        "listen[0]",
+        "login: required needs somebody who knows the users",
+    ),
+    ("listen: [{endpoint: 'tcp:1', checkers: 'file:/p'}]", "listen[0]", "checkers are of no use with login: none"),
+    (
+        "listen: [{endpoint: 'tcp:1', client_ca_file: /dev/null}]",
+        "listen[0]",
+        "only where the endpoint begins with tls: or ssl:",
+    ),
+    (
+        "listen: [{endpoint: 'tls:/p:port=1', client_crl_file: /dev/null}]",
+        "listen[0]",
+        "of no use without client_ca_file",
+    ),
+    ("listen: [{endpoint: 'tls:/p:port=1', client_ca_file: /no/such}]", "listen[0].client_ca_file", "cannot be read"),
+    ("admin: {client_roles: {ann: manage}}", "admin.client_roles", "of no use without client_ca_file"),
+    ("admin: {client_roles: {ann: admin}}", "admin.client_roles.ann", "is not one of read, operate, manage"),
+    ("admin: {socket: /run/p.sock}", "admin.socket", "is no socket; write unix:/PATH"),
+    ("admin: {socket: 'unix:p.sock'}", "admin.socket", "is no socket"),
+    ("admin: {metrics: closed}", "admin.metrics", "is not one of open, read"),
+    (ONE % "username: me, password_file: /dev/null", "upstreams.ghcr.io", "has credentials, and no rule says who may"),
+    (ONE % "kind: ecr", "upstreams.ghcr.io", "has credentials"),
+    (ONE % "client_cert: /dev/null", "upstreams.ghcr.io", "has credentials"),
+    (ONE % "private: true", "upstreams.ghcr.io", "is private, and no rule says who may"),
+    (
+        ONE % "token_file: /dev/null",
+        "upstreams.ghcr.io",
+        "access: [{allow: {networks: [10.0.0.0/8], repositories: ['ghcr.io/**']}}",
+    ),
+    (ONE % "token_file: /dev/null", "upstreams.ghcr.io", "Or give ghcr.io private: false"),
+]
 
-@pytest.mark.parametrize(("text", "path", "why"), WRONG_KEYS)
+
+@pytest.mark.parametrize(("text", "path", "why"), WRONG_KEYS + WRONG_ACCESS)
 def test_a_wrong_value_is_named_with_its_key_and_its_cure(text: str, path: str, why: str) -> None:
     """One line: file, key path, what is wrong, what would be right; and never what may be a password."""
     message = fault(text)
