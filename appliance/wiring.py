@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -323,7 +324,9 @@ class Services:
         remotes = {}
         for each in settings.upstreams.values():
             is_same = self.settings.upstreams.get(each.name) == each and self.settings.offline == settings.offline
-            remotes[each.name] = before[each.name] if is_same else self._remote(settings, each)
+            remote = before[each.name] if is_same else self._remote(settings, each)
+            guarded = bool(settings.access)
+            remotes[each.name] = remote if remote.guarded == guarded else replace(remote, guarded=guarded)
         self.settings = settings
         self.access.remotes = remotes
         self.access.rules = AccessRules.of(settings)
@@ -376,7 +379,7 @@ class Services:
 
     def _remote(self, settings: Settings, upstream: UpstreamSettings) -> Remote:
         offline = settings.offline or upstream.offline
-        return Remote(upstream, self._make_upstream(upstream, offline), offline)
+        return Remote(upstream, self._make_upstream(upstream, offline), offline, bool(settings.access))
 
     async def _receive(self, files: list[Path], progress: Callable[[ImportProgress], None]) -> Receipt:
         """Import what the inbox found."""

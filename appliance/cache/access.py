@@ -36,11 +36,13 @@ class Remote:
     @ivar settings: its part of the configuration.
     @ivar registry: asks it.
     @ivar offline: whether it is never contacted.
+    @ivar guarded: whether there are rules that say who may read what.
     """
 
     settings: UpstreamSettings
     registry: IUpstream
     offline: bool
+    guarded: bool = False
     _known: LeastRecentlyUsed[str, RemoteRepository] = field(
         default_factory=lambda: LeastRecentlyUsed(KNOWN), init=False, repr=False, compare=False
     )
@@ -57,7 +59,7 @@ class Remote:
         known = self._known.get(name)
         if known is None:
             full = self.registry.repository(name)
-            known = RemoteRepository(self.name, full, self.settings, self.registry, self.offline)
+            known = RemoteRepository(self.name, full, self.settings, self.registry, self.offline, self.guarded)
             self._known.put(name, known, 1)
         return known
 
@@ -72,6 +74,7 @@ class RemoteRepository:
     @ivar settings: what is configured for it.
     @ivar registry: asks the upstream.
     @ivar offline: whether the upstream is never contacted.
+    @ivar guarded: whether there are rules that say who may read what.
     """
 
     upstream: str
@@ -79,11 +82,21 @@ class RemoteRepository:
     settings: UpstreamSettings
     registry: IUpstream
     offline: bool
+    guarded: bool = False
 
     @cached_property
     def is_permitted(self) -> bool:
         """Whether C{allow} and C{deny} let it be pulled through."""
         return self.settings.permits(self.name)
+
+    @property
+    def borrows(self) -> bool:
+        """
+        Whether what came through another repository is served here where a manifest held here names it, and nothing
+        else says that it is here, too: only where there is no upstream to ask, and all may read everything. Any user
+        can write a manifest that names a digest.
+        """
+        return self.offline and not self.guarded
 
     def key(self, identifier: str | Digest) -> ReferenceKey:
         """

@@ -4,7 +4,7 @@ Blobs: held ones from the store, cold ones from a flight, and only those the rep
 Storage is shared between repositories, what may be read through one is not: any user can write a manifest that names a
 digest. What came through another repository is served under this one only after its own upstream was asked, once, and
 said that it is there (compare CVE-2024-39897 and CVE-2026-35172). Where no upstream may be asked, a manifest that names
-it is enough.
+it is enough, unless there are rules of who may read what (L{RemoteRepository.borrows}).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Blobs:
             named = await self._graph.named(repository, digest, thorough=True)
         if held is not None and named is not None and not await self._is_whole(digest, held, named.size):
             held = None
-        if held is not None and named is not None and (named.linked or remote.offline):
+        if held is not None and named is not None and (named.linked or remote.borrows):
             return BlobSize(held, HIT)
         if remote.offline:
             raise _offline(remote, digest)
@@ -259,14 +259,19 @@ class Blobs:
     ) -> tuple[int | None, CacheStatus]:
         """The size that the repository is known to have the blob with, C{None} where it is not known, and who said."""
         await self._settled(digest)
+        alone = remote.offline and not remote.borrows
+        if alone and self._store.size(digest) is None:
+            # Whose it is, is noted with it.
+            await self._flights.complete(digest)
         named = await self._graph.named(repository, digest)
-        if named is not None and not named.linked and not remote.offline and self._is_elsewhere(remote, digest):
+        is_doubtful = alone or (not remote.offline and self._is_elsewhere(remote, digest))
+        if named is not None and not named.linked and is_doubtful:
             named = await self._graph.named(repository, digest, thorough=True)
             if named is not None and not named.linked:
                 named = None
         if named is not None:
             return named.size, HIT
-        if not self._is_elsewhere(remote, digest):
+        if not alone and not self._is_elsewhere(remote, digest):
             return None, HIT
         # Another repository has it; whether this one does is its upstream's to say.
         if remote.offline:

@@ -305,10 +305,12 @@ class Manifests:
         What the store has for another repository, if an index held here names it, where no upstream can be asked. It is
         not held here for that: once there is one to ask, it is asked for.
 
-        @raise Offline: there is none.
+        @raise Offline: there is none, or there are rules of who may read what (L{RemoteRepository.borrows}).
         """
         absent = Offline(f"{remote}@{digest} is not held, and this appliance is offline")
-        if self._store.size(digest) is None or await self._graph.named(repository, digest) is None:
+        if not remote.borrows or self._store.size(digest) is None:
+            raise absent
+        if await self._graph.named(repository, digest) is None:
             raise absent
         try:
             data = await self._store.read(digest, MAX_MANIFEST_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import succeed
@@ -11,7 +12,7 @@ from appliance.admin.metrics import Metrics
 from appliance.cache.access import RemoteRepository
 from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
-from appliance.settings import IMAGE_NONE, PrefetchSettings, Settings, UpstreamSettings
+from appliance.settings import IMAGE_NONE, PrefetchSettings, RuleSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.upstream.interfaces import IUpstream
 from appliance.wiring import Services
@@ -50,7 +51,8 @@ class Cache:
     """
     A L{PullThrough} and what it is made of; C{before} is the process before a restart.
 
-    C{settings} go to every upstream's L{UpstreamSettings}; unless they say so, nothing is prefetched.
+    C{settings} go to every upstream's L{UpstreamSettings}; unless they say so, nothing is prefetched. C{access} are the
+    rules.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Cache:
         store: Any = None,
         documents: Any = None,
         clock: Clock | None = None,
+        access: Sequence[RuleSettings] = (),
         **settings: Any,
     ) -> None:
         self.clock: Clock = clock or (clock_at() if before is None else before.clock)
@@ -74,7 +77,11 @@ class Cache:
         self.metrics = Counted(self.clock)
         self.audit = NotedAudit()
         self.services = services = Services(
-            Settings(upstreams={name: UpstreamSettings(name=name, **asked) for name in by_name}, offline=offline),
+            Settings(
+                upstreams={name: UpstreamSettings(name=name, **asked) for name in by_name},
+                offline=offline,
+                access=tuple(access),
+            ),
             clock=self.clock,
             threads=InlineThreads(),
             store=self.store,

@@ -10,11 +10,13 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from appliance import errors
 from appliance.interfaces import Origin
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
+from appliance.settings import MatchSettings, RuleSettings
 from tests.doubles.deferreds import result
 from tests.doubles.manifests import CONFIG, image, index
 from tests.wire.line import GHCR, HUB, Answer, Line, Shop, blob, manifest, request
@@ -261,6 +263,46 @@ def test_offline_a_manifest_that_names_it_is_enough() -> None:
     assert is_kept_secret(online.get(blob(SMALL, MINE)))
     assert online.get(manifest(Digest.of(SECRET), MINE)).status == 404
     assert asked(made) == ["blob_size", "head"]
+
+
+ALL = (RuleSettings(allow=MatchSettings()),)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_offline_a_manifest_that_names_it_is_not_enough_where_rules_say_who_reads_what(method: str) -> None:
+    """Who may read the one repository is then not always who may read the other; what its upstream gave is served."""
+    made = shop(SMALL, LARGE, CONFIG)
+    trick = Digest.of(THEFT)
+    offline = Shop(before=made, offline=True, access=ALL)
+    for data in (SMALL, LARGE, CONFIG):
+        assert is_kept_secret(offline.ask(method, blob(data, MINE)))
+        assert offline.ask(method, blob(data, f"ghcr.io/{THEIRS}")).status == 200
+    assert offline.ask(method, manifest(Digest.of(SECRET), MINE)).status == 404
+    assert offline.ask(method, manifest(trick, MINE)).status == 200
+    assert asked(made) == []
+
+
+def test_offline_what_was_cut_is_handed_to_its_own_repository_alone_where_there_are_rules() -> None:
+    """It is whole, and becomes a blob when it is asked for: by whomever, it is noted whose it is."""
+    made = shop()
+    ingest = result(made.cache.store.ingest(Digest.of(LARGE)))
+    result(ingest.write([LARGE]))
+    result(ingest.note(Origin(GHCR, THEIRS, len(LARGE))))
+    ingest.close()
+    offline = Shop(before=made, offline=True, access=ALL)
+    for name in (MINE, "mine/other"):
+        assert is_kept_secret(offline.get(blob(LARGE, name)))
+    assert offline.get(blob(LARGE, f"ghcr.io/{THEIRS}")).body == LARGE
+
+
+def test_a_reload_that_brings_rules_ends_the_lending() -> None:
+    """At once, and it begins again when they go."""
+    made = Shop(before=shop(SMALL, LARGE, CONFIG), offline=True)
+    settings = made.settings
+    for access, served in ((ALL, False), ((), True)):
+        made.cache.services.configure(structs.replace(settings, access=access))
+        made.listener.forget_answers()
+        assert (made.get(blob(SMALL, MINE)).status == 200) is served
 
 
 def test_offline_what_is_beneath_an_index_is_served_through_it_alone() -> None:
