@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from klein import Klein
@@ -22,13 +23,22 @@ from werkzeug.exceptions import HTTPException
 
 from appliance.cache.access import RemoteRepository
 from appliance.cache.pullthrough import PullThrough
-from appliance.errors import AccessDenied, LoginRequired, NotHeld, PathInvalid, PullcacheError, Unsupported
+from appliance.errors import (
+    AccessDenied,
+    LoginExposed,
+    LoginRequired,
+    NotHeld,
+    NotPermitted,
+    PathInvalid,
+    PullcacheError,
+    Unsupported,
+)
 from appliance.flow.http import ATTACHMENT, abort, values_of
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.interfaces import IAudit
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
-from appliance.oci.reference import parse_identifier
+from appliance.oci.reference import full_name, parse_identifier
 from appliance.registry.blobresponses import BlobResponses
 from appliance.registry.failures import internal, refusal
 from appliance.registry.hotlane import HotLane
@@ -181,6 +191,8 @@ class RegistryApp:
             raise error
         if isinstance(error, HTTPException):
             error = NotHeld("there is no such route in a registry")
+        if isinstance(error, (AccessDenied, LoginRequired, LoginExposed, NotPermitted)):
+            self._note_refusal(request, error)
         refused = refusal(error, request.kind)
         if refused is None:
             self._log.failure("{uri}", Failure(error), uri=request.uri)
@@ -200,6 +212,30 @@ class RegistryApp:
         headers = dict(refused.headers)
         return request.answer(refused.status, refused.body, JSON, headers)
 
+    def _note_refusal(
+        self, request: RegistryRequest, error: AccessDenied | LoginRequired | LoginExposed | NotPermitted
+    ) -> None:
+        """Let the audit log have what its client may not read."""
+        rule = "" if isinstance(error, (LoginExposed, NotPermitted)) else error.rule
+        if isinstance(error, (LoginRequired, LoginExposed)) and not rule:
+            if request.requestHeaders.hasHeader("Authorization"):
+                # That is noted where the password is checked.
+                return
+        # Before its route is known, what it asked for is what stands there; a question for /v2/ asks for nothing.
+        about = request.about or request.path.decode("ascii", "replace").removeprefix("/v2").strip("/")
+        if about:
+            client = request.sender
+            self._audit.note(
+                LIST if request.path.endswith(b"/tags/list") else PULL,
+                about,
+                "refused",
+                user=client.user,
+                means=client.means,
+                address=client.address,
+                rule=rule,
+                why=str(error),
+            )
+
     def _open(
         self, request: RegistryRequest, name: str, action: str = PULL
     ) -> tuple[RemoteRepository, RequestedName]:
@@ -211,6 +247,8 @@ class RegistryApp:
         """
         namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
         named = requested_name(name, namespaces, self.default_upstream, self.settings.upstream_for)
+        identifier = unquote(request.path.rpartition(b"/")[2]) if request.kind == "manifest" else ""
+        request.about = full_name(named.upstream, named.repository, identifier)
         # From here on the answer is made of what is in force now; one that comes after a change is not repeated.
         if is_plain(request.uri, name, named, self.settings.upstreams[named.upstream].names()):
             request.generation = self._lane.generation
