@@ -260,3 +260,12 @@ def test_what_a_client_may_not_read_is_no_want_of_its_site() -> None:
     for path in (manifest("latest", TEAM), blob(LAYER, TEAM), manifest("absent", TEAM)):
         assert site.asked(OUTSIDE, "GET", path).status == 404
     assert site.cache.services.wants.snapshot() == []
+
+
+def test_the_list_of_tags_is_an_action_of_its_own() -> None:
+    """Who may pull what is named need not see what there is; what refers to an image belongs to pulling it."""
+    paths = {PULL: [path for _, path in PRIVATE[:-1]], LIST: [PRIVATE[-1][1]]}
+    for action, other in ((PULL, LIST), (LIST, PULL)):
+        site = Site(f"[{{allow: {{networks: 10.0.0.0/8, actions: {action}}}}}]")
+        assert {site.asked(INSIDE, "GET", path).status for path in paths[action]} == {200}
+        assert {site.asked(INSIDE, "GET", path).status for path in paths[other]} == {404}
