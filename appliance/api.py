@@ -416,6 +416,41 @@ class PinList(msgspec.Struct, frozen=True):
     pins: list[Pin]
 
 
+# -- access -----------------------------------------------------------------------------------------------------------
+
+
+class AccessAnswer(msgspec.Struct, frozen=True):
+    """
+    What a client would be answered on one listener.
+
+    @ivar status: the HTTP status: 200, or why not: 401 (log in), 403 (C{allow} and C{deny} of the upstream), 404 (for
+        this client it does not exist). Of what the upstream says nothing is known.
+    @ivar rule: the rule that decides, C{no rule matches}, or empty where none was asked.
+    """
+
+    listener: str
+    allowed: bool
+    status: int
+    rule: str
+    notes: list[str]
+
+
+class AccessReport(msgspec.Struct, frozen=True):
+    """
+    What a client may read.
+
+    @ivar repository: with its upstream.
+    @ivar action: C{pull} or C{list}.
+    @ivar user: C{None} for an anonymous client. C{address}: C{None} where none was given.
+    """
+
+    repository: str
+    action: str
+    user: str | None
+    address: str | None
+    answers: list[AccessAnswer]
+
+
 # -- removals ---------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
+from appliance.admin.access import AccessPage
 from appliance.admin.app import AdminApp
 from appliance.admin.audit import AuditPage
 from appliance.admin.collections import CollectionPages
@@ -264,8 +265,9 @@ class Services:
         if settings.admin is not None:
             scrubs = ScrubPages(self.scrub, clock)
             audits = AuditPage(audit, threads, clock)
-            pages = (self.status, audits, self.images, self.pins, collections, scrubs, self.inventory, self.exports)
-            parts = (*pages, self.imports)
+            explained = AccessPage(access, lambda: self.settings, names)
+            pages = (self.status, audits, explained, self.images, self.pins, collections, scrubs, self.inventory)
+            parts = (*pages, self.exports, self.imports)
             self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin.hosts)
 
         watch = metrics.watch

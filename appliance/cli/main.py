@@ -16,6 +16,7 @@ from twisted.internet.task import react
 from twisted.web.client import Agent
 
 from appliance.cli import (
+    access,
     audit,
     collections,
     exports,
@@ -41,6 +42,7 @@ GROUPS = (
     status.add_to,
     images.add_to,
     pins.add_to,
+    access.add_to,
     collections.add_to,
     scrub.add_to,
     exports.add_to,
