@@ -33,6 +33,7 @@ from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
 from appliance.flow.disk import THREADS, DiskThreads, share_memory
 from appliance.flow.ports import Ports
+from appliance.identity.passwords import check_checkers
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
@@ -96,6 +97,7 @@ class Options(usage.Options):
             self["settings"] = self.settings()
             _check_endpoints(self["settings"], self["config"])
             check_upstreams(self["settings"], self["config"])
+            check_checkers(self["settings"], self["config"])
         except ConfigError as error:
             raise _refusal(error) from None
         if self["check"]:
@@ -241,6 +243,7 @@ class PullcacheService(Service):
         try:
             settings = self._options.settings()
             check_upstreams(settings, self._options["config"])
+            check_checkers(settings, self._options["config"])
             followed = settings
             if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
                 followed = _with_listeners_of(settings, before)

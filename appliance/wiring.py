@@ -64,6 +64,7 @@ from appliance.errors import StoreError
 from appliance.flow.clock import SleepingClock
 from appliance.flow.connections import Connections
 from appliance.flow.disk import InlineThreads
+from appliance.identity.passwords import Passwords, make_checker
 from appliance.index.documents import FilesystemDocuments
 from appliance.index.graph import ManifestGraph
 from appliance.index.lists import ReferrerLists, TagLists
@@ -72,7 +73,7 @@ from appliance.index.repository import Repository
 from appliance.interfaces import IAudit, IBlobStore, IDocuments, IThreads
 from appliance.oci.digest import Digest
 from appliance.registry.listener import Listener
-from appliance.settings import ScrubSettings, Settings, UpstreamSettings
+from appliance.settings import LOGIN_NONE, ListenSettings, ScrubSettings, Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
 from appliance.upstream.interfaces import IUpstream
@@ -198,8 +199,12 @@ class Services:
 
         # What clients connect to.
         self.connections = Connections(clock, settings.connections, metrics.dropped)
+        self._threads = threads
+        self._passwords: dict[tuple[str, ...], Passwords] = {}
+        self._passwords = self._passwords_for(settings)
         self.listeners = [
-            Listener(cache, settings, listen, metrics, audit, clock, self.connections) for listen in settings.listen
+            Listener(cache, settings, listen, metrics, audit, clock, self.connections, self._passwords_of(listen))
+            for listen in settings.listen
         ]
 
         # What crosses the gap, and what operators ask for.
@@ -322,6 +327,7 @@ class Services:
             C{bundles} says stay as they are.
         @raise ConfigError: an upstream cannot be made; then nothing has changed.
         """
+        passwords = self._passwords_for(settings)
         before = self.access.remotes
         remotes = {}
         for each in settings.upstreams.values():
@@ -340,13 +346,29 @@ class Services:
                 remote.registry.disconnect()
             elif now.registry is not remote.registry:
                 remote.registry.stop()
+        self._passwords = passwords
+        for users in passwords.values():
+            users.reconsider()
         for listener, listen in zip(self.listeners, settings.listen, strict=True):
-            listener.configure(settings, listen)
+            listener.configure(settings, listen, self._passwords_of(listen))
         self.prefetch.reconsider()
         self.repair.reconsider()
         self.schedule.want()
         if self.inbox is not None:
             self.inbox.configured()
+
+    def _passwords_for(self, settings: Settings) -> dict[tuple[str, ...], Passwords]:
+        """Of all listeners, by their checkers; those that are there already are taken again."""
+        found: dict[tuple[str, ...], Passwords] = {}
+        for listen in settings.listen:
+            named = settings.checkers_of(listen)
+            if named and listen.login != LOGIN_NONE and named not in found:
+                known = self._passwords.get(named)
+                found[named] = known or Passwords([make_checker(each) for each in named], self.clock, self._threads)
+        return found
+
+    def _passwords_of(self, listen: ListenSettings) -> Passwords | None:
+        return self._passwords.get(self.settings.checkers_of(listen))
 
     def note_pulls(self) -> None:
         """Note what was pulled by prepared answers since the last call."""

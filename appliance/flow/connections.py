@@ -191,13 +191,13 @@ class Connections:
 
 
 def client_of(peer: Any) -> str | None:
-    """
-    Whose connection it is: an IPv4 address, the 64-bit prefix of an IPv6 address, which one machine may have whole, or
-    C{None} for what is no address.
-    """
+    """Whose connection it is, as L{machine_of} says; C{None} for what has no address."""
     host = getattr(peer, "host", None)
-    if not isinstance(host, str):
-        return None
+    return machine_of(host) if isinstance(host, str) else None
+
+
+def machine_of(host: str) -> str:
+    """An IPv4 address, or the 64-bit prefix of an IPv6 address, which one machine may have whole."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

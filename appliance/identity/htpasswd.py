@@ -130,9 +130,9 @@ class HtpasswdChecker:
                 self._log.error("{fault}; the users of before stay in force", fault=self._fault)
         return self._version
 
-    def knows(self, user: str) -> bool:
-        """See L{IUserFile.knows}."""
-        return user.encode() in self._hashes
+    def entry(self, user: str) -> bytes | None:
+        """See L{IUserFile.entry}."""
+        return self._hashes.get(user.encode())
 
     def _read(self) -> None:
         with self._path.open("rb") as file:

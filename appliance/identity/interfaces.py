@@ -30,5 +30,8 @@ class IUserFile(Interface):
         @return: equals what the last call gave while the users are the same.
         """
 
-    def knows(user: str) -> bool:
-        """Whether there is such a user: only such a name is written to a log. Immediate."""
+    def entry(user: str) -> object | None:
+        """
+        What stands there for a user, to be compared: it changes when the password does. C{None} for no user of this
+        file; a name that is one may be written to a log. Immediate.
+        """

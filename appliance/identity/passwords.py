@@ -3,7 +3,8 @@ Passwords of clients (HTTP Basic, RFC 7617), checked by whatever C{twisted.cred}
 that: a pull of 50 layers is not 50 hashes.
 
 What is remembered is a keyed hash of the header's value, with a key of this process; the password itself is kept
-nowhere. It ends after L{REMEMBERED}, when a file of users changes, and when the configuration is read again.
+nowhere. It ends after L{REMEMBERED}, when the user's line in a file changes, and, where checkers are of another kind,
+when the configuration is read again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import binascii
 import hmac
 import os
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -37,6 +38,7 @@ from appliance.identity.htpasswd import HtpasswdChecker
 from appliance.identity.interfaces import IBlockingChecker, IUserFile
 from appliance.identity.turns import Turns
 from appliance.interfaces import IThreads
+from appliance.settings import Settings
 
 REMEMBERED = 300.0
 """Seconds for which a password that was right is not checked again."""
@@ -83,6 +85,18 @@ def make_checker(description: str) -> ICredentialsChecker:
         # A plugin's own parser may raise anything, and repeat what it was given.
         raise ConfigError(f"the checker {kind} cannot be made: {type(error).__name__}; see its help") from error
     return checker
+
+
+def check_checkers(settings: Settings, source: str) -> None:
+    """Raises L{ConfigError} for the first of C{checkers} in the file C{source} that cannot be made."""
+    lists = {"checkers": settings.checkers}
+    lists |= {f"listen[{number}].checkers": each.checkers or () for number, each in enumerate(settings.listen)}
+    for key, checkers in lists.items():
+        for number, description in enumerate(checkers):
+            try:
+                make_checker(description)
+            except ConfigError as error:
+                raise ConfigError(f"{source}: {key}[{number}]: {error}") from error
 
 
 @implementer(IUsernamePassword)
@@ -133,10 +147,14 @@ class _Remembered:
     """
     A password that was right.
 
+    @ivar user: as the checker gives it; C{name} as the client does.
+    @ivar entries: see L{Passwords._entries}; from before it was checked, as a file may change meanwhile.
     @ivar until: seconds of the clock. What is older was right once, and is checked before what was never seen.
     """
 
     user: str
+    name: str
+    entries: list[object]
     until: float
 
 
@@ -165,7 +183,7 @@ class Passwords:
         # Half of the processors go on serving, whatever is guessed.
         self._hashing = DeferredSemaphore(max(1, len(os.sched_getaffinity(0)) // 2))
         self._looked = -LOOK
-        self._versions: list[object] = []
+        self._versions: list[object] = [None for _ in checkers]
         self._generation = 0
         # Ours takes the same time for all names; of others nothing is known.
         self._is_even = all(isinstance(each, HtpasswdChecker) for each in checkers)
@@ -207,15 +225,27 @@ class Passwords:
         """The name that a client gave, where a checker knows it for one of its users."""
         name = login.username.decode()
         files = (each for each in self._checkers if IUserFile.providedBy(each))
-        return name if any(each.knows(name) for each in files) else None
+        return name if any(each.entry(name) is not None for each in files) else None
 
-    def expire(self) -> None:
-        """Check every password once more."""
-        self._generation += 1
+    def reconsider(self) -> None:
+        """Look at the files of users with the next request, and check once more what stands in none."""
         self._looked = -LOOK
+        if not all(_is_file(each) for each in self._checkers):
+            self._expire(lambda remembered: True)
+
+    def _expire(self, is_concerned: Callable[[_Remembered], bool]) -> None:
+        self._generation += 1
         for remembered in self._right.values():
-            remembered.until = 0.0
+            if is_concerned(remembered):
+                remembered.until = 0.0
         self._wrong = LeastRecentlyUsed(MOST_KEPT)
+
+    def _entries(self, name: str) -> list[object]:
+        """What every file of users says of a name; where it cannot be asked that, which file it is."""
+        return [
+            checker.entry(name) if IUserFile.providedBy(checker) else version
+            for checker, version in zip(self._checkers, self._versions, strict=True)
+        ]
 
     def _digest(self, authorization: bytes) -> bytes:
         return blake2b(authorization, key=self._key, digest_size=16).digest()
@@ -225,20 +255,24 @@ class Passwords:
         began = self._clock.seconds()
         versions: list[object] = []
         for checker in self._checkers:
+            version: object = None
             if IUserFile.providedBy(checker):
-                versions.append(await self._threads.call(checker.look, self._wall()))
+                version = await self._threads.call(checker.look, self._wall())
             elif isinstance(checker, FilePasswordDB):
-                versions.append(await self._threads.call(_version_of, checker.filename))
+                version = await self._threads.call(_version_of, checker.filename)
+            versions.append(version)
         if versions != self._versions:
-            self.expire()
             self._versions = versions
+            self._expire(lambda remembered: remembered.entries != self._entries(remembered.name))
         self._looked = began
 
     async def _decide(self, digest: bytes, login: BasicLogin, address: str) -> str:
         generation, began = self._generation, self._clock.seconds()
+        name = login.username.decode()
+        entries = self._entries(name)
         was_right = self._right.get(digest) is not None
         if not was_right:
-            await self._turns.take(address, login.username.decode())
+            await self._turns.take(address, name)
         try:
             user = await self._asked(login)
         except LoginRequired:
@@ -246,9 +280,11 @@ class Passwords:
         finally:
             if not was_right:
                 self._turns.end()
-        now, is_current = self._clock.seconds(), generation == self._generation
+        now = self._clock.seconds()
+        is_current = generation == self._generation and entries == self._entries(name)
         if user is not None:
-            self._right.put(digest, _Remembered(user, now + REMEMBERED if is_current else 0.0), 1)
+            until = now + REMEMBERED if is_current else 0.0
+            self._right.put(digest, _Remembered(user, name, entries, until), 1)
             return user
         if is_current:
             self._right.drop(digest)
@@ -292,6 +328,10 @@ def _user_of(answer: object) -> str | None:
     except UnicodeDecodeError:
         return None
     return name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 255 else None
+
+
+def _is_file(checker: object) -> bool:
+    return bool(IUserFile.providedBy(checker)) or isinstance(checker, FilePasswordDB)
 
 
 def _ask_at_once(checker: Any, login: BasicLogin) -> object:

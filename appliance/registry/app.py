@@ -14,11 +14,12 @@ from urllib.parse import unquote
 import msgspec
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException
 
 from appliance.cache.access import RemoteRepository
@@ -42,6 +43,7 @@ from appliance.oci.reference import full_name, parse_identifier
 from appliance.registry.blobresponses import BlobResponses
 from appliance.registry.failures import internal, refusal
 from appliance.registry.hotlane import HotLane
+from appliance.registry.login import Login
 from appliance.registry.pages import referrers_page, referrers_query, tags_page
 from appliance.registry.request import RegistryRequest
 from appliance.registry.routing import RequestedName, is_plain, requested_name
@@ -263,13 +265,14 @@ class RegistryApp:
 
 
 class RegistryResource(Resource):
-    """Admits a request and hands it to the routes."""
+    """Admits a request, finds out who sends it, and hands it to the routes."""
 
     isLeaf = True
 
-    def __init__(self, app: RegistryApp) -> None:
+    def __init__(self, app: RegistryApp, login: Login) -> None:
         super().__init__()
         self._app = app
+        self._login = login
         self._klein = app.klein()
 
     def render(self, request: RegistryRequest) -> Any:
@@ -278,4 +281,21 @@ class RegistryResource(Resource):
             self._app.admit(request)
         except PullcacheError as error:
             return self._app.refuse(request, error)
-        return self._klein.render(request)
+        if self._login.recognises(request):
+            return self._klein.render(request)
+        identifying = Deferred.fromCoroutine(self._identified(request))
+        # Who leaves waits for nothing any more.
+        request.notifyFinish().addErrback(lambda _: identifying.cancel())
+        identifying.addErrback(lambda failure: failure.trap(CancelledError))
+        return NOT_DONE_YET
+
+    async def _identified(self, request: RegistryRequest) -> None:
+        try:
+            await self._login.identify(request)
+        except CancelledError:
+            raise
+        except Exception as error:
+            request.write(self._app.refuse(request, error))
+            request.finish()
+        else:
+            request.render(self._klein)

@@ -16,11 +16,12 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import datetimeToString
 
-from appliance.cache.access import Access, Client, RemoteRepository
+from appliance.cache.access import Access, RemoteRepository
 from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.clock import wall_of
 from appliance.flow.origins import parse_host
 from appliance.interfaces import IAccounts
+from appliance.registry.login import Login, Peer
 from appliance.registry.request import RegistryRequest
 
 # A body that may lie in memory; larger ones go by sendfile.
@@ -29,14 +30,25 @@ BUDGET = 16 * 1024 * 1024
 # What an answer takes beside its bytes and those of its key; so there are never more than 64 Ki of them.
 _OVERHEAD = 1024
 
-# Well-formed header lines, none of which could change the answer or the connection, and among them one Host at most,
-# which is looked at.
-_LINES = (
-    rb"(?:(?!r(?:ange|eferer)|if-|co(?:nnection|ntent-length|okie)|expect|transfer-encoding|authorization|upgrade|origin"
-    rb"|sec-fetch-|host:)"
-    rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\r\n\x00]*\r\n){0,64}+"
+# Well-formed header lines, none of which could change the answer or the connection; and each of a few others once at
+# most, which is looked at.
+_LINE = (
+    rb"(?!r(?:ange|eferer)|if-|co(?:nnection|ntent-length|okie)|expect|transfer-encoding|upgrade|origin|sec-fetch-"
+    rb"|(?:host|authorization|x-forwarded-(?:for|proto)):)[!#$%&'*+.^_`|~0-9a-z-]+:[^\r\n\x00]*"
 )
-_HEADERS = re.compile(rb"%b(?:host:[ \t]*([!-~]*)[ \t]*\r\n%b)?\r\n" % (_LINES, _LINES), re.IGNORECASE)
+_ONCE = rb"(?(%d)(?!)|%b:[ \t]*(%b)[ \t]*)"
+_VALUE = rb"[!-~](?:[ -~]*[!-~])?"
+_LOOKED_AT = (
+    (b"host", rb"[!-~]*"),
+    (b"authorization", _VALUE),
+    (b"x-forwarded-for", _VALUE),
+    (b"x-forwarded-proto", _VALUE),
+)
+_HEADERS = re.compile(
+    rb"(?:(?:%b)\r\n){0,64}+\r\n"
+    % b"|".join([_LINE, *(_ONCE % (number, *field) for number, field in enumerate(_LOOKED_AT, start=1))]),
+    re.IGNORECASE,
+)
 # Values of Host that are remembered as right ones.
 _HOSTS_KNOWN = 64
 
@@ -93,8 +105,9 @@ class HotLane:
 
     hosts: tuple[str, ...] = ()
 
-    def __init__(self, access: Access, clock: IReactorTime, accounts: IAccounts) -> None:
+    def __init__(self, access: Access, login: Login, clock: IReactorTime, accounts: IAccounts) -> None:
         self._access = access
+        self._login = login
         self._clock = clock
         self._wall = wall_of(clock)
         self._accounts = accounts
@@ -127,7 +140,7 @@ class HotLane:
         if request.generation != self.generation or len(body) > BODY_LIMIT:
             return
         for name, _ in request.requestHeaders.getAllRawHeaders():
-            if name.lower().startswith((b"if-", b"range", b"connection", b"authorization", b"cookie")):
+            if name.lower().startswith((b"if-", b"range", b"connection", b"cookie")):
                 return
         if _REQUEST_LINE.fullmatch(key + b" " + request.clientproto + b"\r\n") is None:
             return
@@ -152,11 +165,11 @@ class HotLane:
             while self._used > BUDGET:
                 self._drop(next(iter(self._answers)))
 
-    def serve(self, transport: Any, data: bytes, client: Client) -> bool:
+    def serve(self, transport: Any, data: bytes, peer: Peer) -> bool:
         """
         Answer the request that C{data} is, if it is a simple one with an answer here; whether it was.
 
-        One that this client may not read is left to the route, which says why.
+        One that its client may not read is left to the route, which says why, as is one whose client is not known yet.
         """
         line = _REQUEST_LINE.match(data)
         if line is None:
@@ -169,6 +182,10 @@ class HotLane:
             return False
         if prepared.expires is not None and self._clock.seconds() >= prepared.expires:
             self._drop(line[1])
+            return False
+        _, authorization, forwarded_for, forwarded_proto = headers.groups()
+        client = self._login.known(peer, authorization, forwarded_for, forwarded_proto)
+        if client is None:
             return False
         try:
             self._access.check(prepared.repository, client)

@@ -13,14 +13,16 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.server import Site
 
-from appliance.cache.access import Client, RemoteRepository
+from appliance.cache.access import RemoteRepository
 from appliance.cache.pullthrough import PullThrough
 from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel
+from appliance.identity.passwords import Passwords
 from appliance.interfaces import IAccounts, IAudit
 from appliance.registry.app import RegistryApp, RegistryResource
 from appliance.registry.failures import document
 from appliance.registry.hotlane import HotLane
+from appliance.registry.login import Login, Peer
 from appliance.registry.request import RegistryRequest
 from appliance.settings import ListenSettings, Settings
 
@@ -46,19 +48,24 @@ class Listener:
         audit: IAudit,
         reactor: Any,
         connections: Connections | None = None,
+        passwords: Passwords | None = None,
     ) -> None:
         """
         @param connections: the table of them, C{None} for one of its own.
+        @param passwords: see L{Login.configure}.
         """
         clock: IReactorTime = reactor
-        self._lane = HotLane(cache.access, clock, accounts)
+        self._login = Login(audit)
+        self._login.configure(listen, settings.proxies_of(listen), passwords)
+        self._lane = HotLane(cache.access, self._login, clock, accounts)
         self._lane.hosts = listen.hosts
         self._app = RegistryApp(cache, settings, listen, self._lane, audit, clock)
         table = Connections(clock, settings.connections) if connections is None else connections
-        self.site = RegistrySite(self._app, self._lane, accounts, reactor, table)
+        self.site = RegistrySite(self._app, self._login, self._lane, accounts, reactor, table)
 
-    def configure(self, settings: Settings, listen: ListenSettings) -> None:
+    def configure(self, settings: Settings, listen: ListenSettings, passwords: Passwords | None = None) -> None:
         """Follow a configuration that was read again."""
+        self._login.configure(listen, settings.proxies_of(listen), passwords)
         self._app.settings = settings
         self._app.default_upstream = listen.default_upstream
         self._app.hosts = self._lane.hosts = listen.hosts
@@ -99,10 +106,16 @@ class RegistrySite(Site):
     noisy = False
 
     def __init__(
-        self, app: RegistryApp, lane: HotLane, accounts: IAccounts, reactor: Any, connections: Connections
+        self,
+        app: RegistryApp,
+        login: Login,
+        lane: HotLane,
+        accounts: IAccounts,
+        reactor: Any,
+        connections: Connections,
     ) -> None:
         requests = type("ListenerRequest", (RegistryRequest,), {"accounts": accounts})
-        super().__init__(RegistryResource(app), requestFactory=requests, timeout=IDLE, reactor=reactor)
+        super().__init__(RegistryResource(app, login), requestFactory=requests, timeout=IDLE, reactor=reactor)
         self.connections = connections
         self.open: set[RegistryChannel] = set()
         self.protocol = lambda: RegistryChannel(  # type: ignore[method-assign,assignment,return-value]
@@ -124,9 +137,9 @@ class RegistryChannel(ServerChannel):
         self._open = open_channels
 
     @cached_property
-    def client(self) -> Client:
-        """Who is at the other end. Known from the first request on: a load balancer says so before it (PROXY)."""
-        return Client(getattr(self.transport.getPeer(), "host", "-"))
+    def peer(self) -> Peer:
+        """What is at the other end."""
+        return Peer(self.transport)
 
     @property
     def busy(self) -> bool:
@@ -152,7 +165,7 @@ class RegistryChannel(ServerChannel):
 
     def serve_prepared(self, data: bytes) -> bool:
         """See L{ServerChannel.serve_prepared}."""
-        return self._lane.serve(self.transport, data, self.client)
+        return self._lane.serve(self.transport, data, self.peer)
 
     def body_limit(self, method: bytes, uri: bytes) -> int:
         """See L{ServerChannel.body_limit}; a chunked one, of unknown length, is always refused."""

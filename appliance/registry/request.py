@@ -31,7 +31,7 @@ class RegistryRequest(ServerRequest):
     @ivar accounts: is given how this request ended; set on the class by the listener.
     @ivar kind: see L{IAccounts.answered}.
     @ivar cache: see L{IAccounts.answered}.
-    @ivar sender: who asks.
+    @ivar sender: who asks; anonymous until L{appliance.registry.login.Login} knows.
     @ivar about: what is asked for, as operators write it; empty until that is known.
     @ivar generation: L{HotLane.generation} when the request was routed; C{None}: its answer is not given again.
     """
@@ -47,7 +47,7 @@ class RegistryRequest(ServerRequest):
         super().__init__(*args, **kwargs)
         self._clock: IReactorTime = self.accounts.clock
         self.began = self._clock.seconds()
-        self.sender: Client = self.channel.client
+        self.sender = Client(self.channel.peer.address)
 
     # -- what the client says ---------------------------------------------------------------------------------------
 

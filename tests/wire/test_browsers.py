@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import succeed
+from twisted.internet.testing import StringTransport
 
-from appliance.cache.access import Client
 from appliance.config import parse
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
+from appliance.registry.login import Peer
 from appliance.settings import ListenSettings
 from appliance.store.memory import MemoryReader
 from tests.wire.line import IMAGE, LARGE, LAYER, Answer, Fields, Line, Shop, blob, manifest, request
 
-HERE = Client("192.0.2.7")
+HERE = Peer(StringTransport())
 POLICY = "default-src 'none'; sandbox"
 SUBJECT = f"/v2/app/referrers/{Digest.of(IMAGE)}"
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from appliance.cache.access import Client
 from appliance.errors import UpstreamUnavailable
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry import hotlane
+from appliance.registry.login import Peer
 from appliance.settings import ListenSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.upstream.interfaces import Availability
@@ -43,8 +43,8 @@ class Counter:
         self._serve = self._lane.serve
         self._lane.serve = self._counted  # type: ignore[method-assign]
 
-    def _counted(self, transport: object, data: bytes, client: Client) -> bool:
-        served = self._serve(transport, data, client)
+    def _counted(self, transport: object, data: bytes, peer: Peer) -> bool:
+        served = self._serve(transport, data, peer)
         self.served += served
         return served
 
@@ -98,7 +98,8 @@ ODD = [
     [("Connection", "keep-alive")],
     [("Expect", "100-continue")],
     [("Content-Length", "0")],
-    [("Authorization", "Basic eDp5")],
+    [("Authorization", "Basic eDp5"), ("Authorization", "Basic eDp5")],
+    [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-For", "192.0.2.1")],
     [("Cookie", "a=b")],
     [("Upgrade", "h2c")],
     [("RANGE", "bytes=0-1")],

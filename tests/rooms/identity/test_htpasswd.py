@@ -63,7 +63,7 @@ def test_the_right_password_of_a_user_is_let_in(path: Path) -> None:
     assert lets_in(checker, "ann", "secret one")
     for user, password in (("ann", "secret two"), ("ann", ""), ("", "secret one"), ("eve", "secret one"), ("ANN", "x")):
         failing(checker.requestAvatarId(UsernamePassword(user.encode(), password.encode())), UnauthorizedLogin)
-    assert checker.knows("ann") and not checker.knows("eve")
+    assert checker.entry("ann") is not None and checker.entry("eve") is None
 
 
 def test_passwords_may_be_of_any_length_and_letters(tmp_path: Path) -> None:
