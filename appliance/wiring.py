@@ -39,7 +39,7 @@ from appliance.bundle.publication import Publication
 from appliance.bundle.receipt import Change, Receipt, Receipts
 from appliance.cache.access import Access, Remote, RemoteRepository
 from appliance.cache.blobs import Blobs
-from appliance.cache.collection import Collection
+from appliance.cache.collection import Collected, Collection
 from appliance.cache.departure import Departures, Gone
 from appliance.cache.flights import Flights
 from appliance.cache.leftovers import Leftovers
@@ -192,7 +192,7 @@ class Services:
             clock,
             threads,
             self.note_pulls,
-            metrics.collected,
+            self._collected,
         )
         self.schedule = CollectionSchedule(self.collection, store, lambda: self.settings, clock)
         space.collect = lambda octets: self.collection.run(room=octets)
@@ -225,7 +225,9 @@ class Services:
         exporter = Exporter(
             store, repositories, threads, site, self._upstream_named, usage.last_pulled, lists, access.asks
         )
-        self.inbox = None if bundles.inbox is None else Inbox(bundles.inbox, self._receive, threads, clock, state)
+        self.inbox = None
+        if bundles.inbox is not None:
+            self.inbox = Inbox(bundles.inbox, self._receive, threads, clock, state, audit)
         self.imports = Imports(
             importer, receipts, wants, HeldReferences(store, repositories, graph, access.asks), clock, self._imported
         )
@@ -420,6 +422,13 @@ class Services:
         self.schedule.want()
         if self.inbox is not None:
             self.inbox.imported()
+
+    def _collected(self, found: Collected) -> None:
+        """A collection has ended."""
+        self.metrics.collected(found.freed)
+        if found.images or found.blobs:
+            what = f"{len(found.images)} images, {len(found.blobs)} blobs, {found.freed} bytes"
+            self.audit.note("collect", what, "done", why=", ".join(f"{each.name}: {each.why}" for each in found.images))
 
     def _upstream_named(self, name: str) -> str | None:
         return self.settings.upstream_for(name)

@@ -48,7 +48,7 @@ from appliance.errors import (
 from appliance.flow.clock import wall, wall_at
 from appliance.flow.singleflight import ended
 from appliance.index.documents import read_document
-from appliance.interfaces import IDocuments, IThreads
+from appliance.interfaces import IAudit, IDocuments, IThreads
 from appliance.oci.timestamps import timestamp
 
 INTERVAL = 5.0
@@ -118,7 +118,15 @@ class Inbox:
 
     _log = Logger()
 
-    def __init__(self, folder: Path, run: Run, threads: IThreads, clock: IReactorTime, documents: IDocuments) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run: Run,
+        threads: IThreads,
+        clock: IReactorTime,
+        documents: IDocuments,
+        audit: IAudit,
+    ) -> None:
         """
         @param documents: of the appliance's state.
         """
@@ -126,6 +134,7 @@ class Inbox:
         self._run = run
         self._threads = threads
         self._clock = clock
+        self._audit = audit
         self._openings = _Openings(documents)
         # Every file of the last scan, and when it was first found like that.
         self._files: dict[str, tuple[FileState, float]] = {}
@@ -267,6 +276,7 @@ class Inbox:
                 self._retry(names, error, settled + STALLED)
             elif isinstance(error, PullcacheError) and not isinstance(error, MENDABLE):
                 self._log.warn("{files} refused: {error}", files=names, error=error)
+                self._audit.note("import", " ".join(names), "refused", means="inbox", why=str(error))
                 refusal = InboxRefusal(
                     files=[*names],
                     refused=timestamp(wall(self._clock)),
@@ -277,9 +287,13 @@ class Inbox:
             else:
                 if not isinstance(error, (PullcacheError, OSError)):
                     self._log.failure("{files}: a mistake of ours", files=names)
+                before = self._retries.get(names)
+                if before is None or str(before.error) != str(error):
+                    self._audit.note("import", " ".join(names), "failed", means="inbox", why=str(error))
                 self._retry(names, error)
             return False
         self._log.info("{files} imported", files=names)
+        self._audit.note("import", " ".join(names), "done", means="inbox", why=f"receipt {receipt.id}")
         await self._move(names, Verdict(DONE, receipt.encode()))
         return True
 

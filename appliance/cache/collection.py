@@ -135,12 +135,12 @@ class Collection:
         clock: IReactorTime,
         threads: IThreads,
         catch_up: Callable[[], None] = lambda: None,
-        counted: Callable[[int], None] = lambda octets: None,
+        ended: Callable[[Collected], None] = lambda found: None,
     ) -> None:
         """
         @param settings: gives those in force.
         @param catch_up: has C{usage} note every pull up to now.
-        @param counted: is called with the bytes that a run freed.
+        @param ended: is called with what a run came to.
         """
         self._store = store
         self._repositories = repositories
@@ -151,7 +151,7 @@ class Collection:
         self._clock = clock
         self._threads = threads
         self._catch_up = catch_up
-        self._counted = counted
+        self._ended = ended
         self._lock = DeferredLock()
         self.is_ready = False
         self.last: Collected | None = None
@@ -202,7 +202,7 @@ class Collection:
         said = [] if self.last is None else self.last.notes
         # Without the blobs: there may be a hundred thousand.
         self.last = replace(found, blobs=[])
-        self._counted(found.freed)
+        self._ended(found)
         if found.blobs or found.images:
             self._log.info(
                 "collected {images} images and {blobs} blobs: {freed} bytes are free again",

@@ -22,10 +22,12 @@ from appliance.errors import (
     BundleUntrusted,
     BundleUpstreamUnknown,
     PullcacheError,
+    StoreError,
     VersionConflict,
 )
 from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
+from tests.doubles.audit import NotedAudit
 from tests.doubles.deferreds import result
 from tests.doubles.pullthrough import clock_at
 
@@ -53,7 +55,8 @@ class Watched:
         self.slow = False
         self.stage = "checking"
         self.state = state or MemoryDocuments()
-        self.inbox = Inbox(folder, self.run, InlineThreads(), self.clock, self.state)
+        self.audit = NotedAudit()
+        self.inbox = Inbox(folder, self.run, InlineThreads(), self.clock, self.state, self.audit)
         self.inbox.start()
 
     async def run(self, files: list[Path], progress: Callable[[ImportProgress], None]) -> Receipt:
@@ -574,3 +577,22 @@ def test_without_room_for_that_note_nothing_is_opened(watched: Watched, monkeypa
     [waiting] = watched.inbox.waiting()
     assert watched.imported == [] and waiting.kind == "BundleNotStored"
     assert waiting.reason == "the store cannot be written: Bad file descriptor; make room in it"
+
+
+def test_the_audit_log_has_what_came_in_and_what_did_not(watched: Watched) -> None:
+    """Of what is tried again and again, each reason once."""
+    watched.put("march.tar")
+    watched.put("may.tar")
+    watched.errors[:] = [StoreError("full"), BundleUntrusted("signed by a stranger")]
+    watched.scan(2)
+    watched.errors[:] = [StoreError("full"), StoreError("broken")]
+    for pause in (RETRY, 2 * RETRY, 4 * RETRY):
+        watched.clock.advance(pause)
+        watched.scan(2)
+    assert [(each["what"], each["outcome"], each["why"], each["means"]) for each in watched.audit.noted] == [
+        ("march.tar", "failed", "full", "inbox"),
+        ("may.tar", "refused", "signed by a stranger", "inbox"),
+        ("march.tar", "failed", "broken", "inbox"),
+        ("march.tar", "done", f"receipt {RECEIPT.id}", "inbox"),
+    ]
+    assert {each["action"] for each in watched.audit.noted} == {"import"}
