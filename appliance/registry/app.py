@@ -41,7 +41,7 @@ from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.reference import full_name, parse_identifier
 from appliance.registry.blobresponses import BlobResponses
-from appliance.registry.failures import internal, refusal
+from appliance.registry.failures import CHALLENGE, internal, refusal
 from appliance.registry.hotlane import HotLane
 from appliance.registry.login import Login
 from appliance.registry.pages import referrers_page, referrers_query, tags_page
@@ -123,9 +123,15 @@ class RegistryApp:
     @_app.route("/v2")
     @_app.route("/v2/")
     def ping(self, request: RegistryRequest) -> bytes:
-        """distribution-spec end-1."""
+        """
+        distribution-spec end-1.
+
+        Who could log in is told so (RFC 9110 section 11.6.1: not only with 401): podman and skopeo show a password only
+        where this answer asks for one.
+        """
         request.kind = "ping"
-        return request.answer(200, b"{}", JSON)
+        headers = {"WWW-Authenticate": CHALLENGE} if request.sender.may_log_in else None
+        return request.answer(200, b"{}", JSON, headers)
 
     @_app.route("/v2/<path:name>/manifests/<reference>")
     async def manifest(self, request: RegistryRequest, name: str, reference: str) -> bytes:

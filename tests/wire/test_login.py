@@ -131,7 +131,8 @@ def test_who_gets_what(tmp_path: Path, login: str, who: Any, statuses: tuple[int
             for path, status in zip((PING, OPEN, CLOSED), statuses, strict=True):
                 answer = door.ask(path, who, method=method)
                 assert (path, answer.status) == (path, status)
-                assert answer["WWW-Authenticate"] == (CHALLENGE if status == 401 else None)
+                may_log_in = (path, login, who) == (PING, "offered", NOBODY)
+                assert answer["WWW-Authenticate"] == (CHALLENGE if status == 401 or may_log_in else None)
         for path in (OPEN, CLOSED):
             for _ in range(3):
                 door.ask(path, ANN, method=method)
@@ -157,6 +158,15 @@ def test_a_password_that_is_not_asked_for_is_as_good_as_none(tmp_path: Path) -> 
         assert door.ask(OPEN, WRONG).status == 200
     assert door.served == 1
     assert not door.audit.lines
+
+
+def test_a_login_that_is_offered_is_offered_at_the_first_question(tmp_path: Path) -> None:
+    """podman and skopeo show what they were given only where C{/v2/} asks for it; who may pass is not stopped there."""
+    door = Door(tmp_path, "offered")
+    offer = door.ask(PING)
+    assert (offer.status, offer["WWW-Authenticate"]) == (200, CHALLENGE)
+    assert door.ask(PING, ANN)["WWW-Authenticate"] is None
+    assert door.ask(PING, tls=False)["WWW-Authenticate"] is None
 
 
 @pytest.mark.parametrize("login", ["offered", "required"])
