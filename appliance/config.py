@@ -30,7 +30,6 @@ from appliance.settings import (
     NO_PROXY,
     AdminSettings,
     ListenSettings,
-    MatchSettings,
     RuleSettings,
     Settings,
     UpstreamSettings,
@@ -104,14 +103,38 @@ def overridden(
         for listener in listeners:
             for why in _faults(listener, settings):
                 raise Node(listener.endpoint, "--listen").fault(why)
-        for missing in unknown_listeners(settings.access, listeners):
-            raise ConfigError(f"--listen: a rule of access is about the listener {missing}, which is not there then")
+        names = {each.name for each in listeners}
+        for name in (name for rule in settings.access for name in rule.match.listeners if name not in names):
+            raise ConfigError(f"--listen: a rule of access is about the listener {name}, which is not there then")
     if admin is not None:
         known = settings.admin or AdminSettings()
         changes["admin"] = msgspec.structs.replace(known, endpoint=_value(Node(admin, "--admin"), Endpoint))
     if offline:
         changes["offline"] = True
     return msgspec.structs.replace(settings, **changes)
+
+
+def with_open_listeners(settings: Settings, before: Settings) -> Settings:
+    """
+    The settings with the listeners of C{before}, whose endpoints are open, each with what C{settings} say of it; one of
+    which they say nothing stays as it was, but that a default that is no upstream any more means none.
+
+    @raise ConfigError: a rule is about a listener that is not open, or would be about another one as well.
+    """
+    said = {listener.endpoint: listener for listener in settings.listen}
+    listeners = tuple(
+        said.get(listener.endpoint)
+        or msgspec.structs.replace(listener, default_upstream=settings.upstream_for(listener.default_upstream or ""))
+        for listener in before.listen
+    )
+    names = [listener.name for listener in listeners]
+    for name in (name for rule in settings.access for name in rule.match.listeners):
+        if names.count(name) != 1 or not any(each.name == name and each.endpoint in said for each in listeners):
+            raise ConfigError(
+                f"the endpoints of the listeners changed, which takes a restart; a rule of access is about {name},"
+                " which would be another one until then"
+            )
+    return msgspec.structs.replace(settings, listen=listeners)
 
 
 # -- by the table ---------------------------------------------------------------------------------------------------
@@ -263,7 +286,7 @@ def _rules(settings: Settings, file: dict[str, Node]) -> Iterator[RuleSettings]:
         if (rule.allow is None) == (rule.deny is None):
             raise node.fault("a rule is either an allow or a deny; write one of them", quoted=False)
         key = "deny" if rule.allow is None else "allow"
-        match: MatchSettings = getattr(rule, key)
+        match = rule.match
         for what, names in known.items():
             for name in getattr(match, what):
                 if name not in names:
@@ -291,13 +314,6 @@ def _unguarded(upstream: UpstreamSettings) -> str:
         " second rule goes on serving everything that is not private to everybody."
         f" Or give {upstream.name} private: false, if everybody who reaches a listener may have it"
     )
-
-
-def unknown_listeners(rules: Iterable[RuleSettings], listeners: Iterable[ListenSettings]) -> list[str]:
-    """The names of listeners that rules are about and that are not there."""
-    there = {listener.name for listener in listeners}
-    matches = [match for rule in rules for match in (rule.allow, rule.deny) if match is not None]
-    return [name for match in matches for name in match.listeners if name not in there]
 
 
 def _faults(listener: ListenSettings, settings: Settings) -> Iterator[str]:

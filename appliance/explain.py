@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from appliance.fields import UNLIMITED, endpoint_parts
+from appliance.oci.pattern import matches
 from appliance.settings import (
     AWS,
     DEFAULT_RESERVE,
@@ -19,9 +20,12 @@ from appliance.settings import (
     IMAGE_INDEX,
     IMAGE_NONE,
     IMAGE_PULLED,
+    LOGIN_NONE,
     NO_LOG,
     STANDARD_OUTPUT,
     BundleSettings,
+    ListenSettings,
+    MatchSettings,
     RetentionRules,
     RetentionSettings,
     ScrubSettings,
@@ -39,13 +43,18 @@ _IMAGE_WORDS = {
 _LOOPBACK = re.compile(r"(?:interface=)?(?:127(?:\.[0-9]+){3}|localhost|\\:\\:1)")
 
 
-def describe(settings: Settings) -> str:
-    """A plain-text account of the configuration for its operator, ending with a newline; names no secret."""
+def describe(settings: Settings, strangers: Iterable[str] = ()) -> str:
+    """
+    A plain-text account of the configuration for its operator, ending with a newline; names no secret.
+
+    @param strangers: users that rules name and that cannot log in.
+    """
     lines = [f"store: {settings.store}"]
     for listener in settings.listen:
         meaning = listener.default_upstream or "nothing"
         called = f"; answers only to {', '.join(listener.hosts)}" if listener.hosts else ""
-        lines.append(f"listens on {listener.endpoint}; a name without an upstream means {meaning}{called}")
+        known = _login(listener, settings)
+        lines.append(f"listens on {listener.endpoint}; a name without an upstream means {meaning}{called}{known}")
     admin = settings.admin
     called = f"; answers to {', '.join(admin.hosts)} as well" if admin and admin.hosts else ""
     limits = settings.connections
@@ -53,6 +62,7 @@ def describe(settings: Settings) -> str:
         f"admin endpoint: {admin.endpoint if admin else 'none'}{called}",
         f"access log: {_LOG_WORDS.get(str(settings.access_log), settings.access_log)}",
         f"audit log: {_audit(settings)}",
+        *_access(settings),
         "offline: no upstream is ever contacted" if settings.offline else "online",
         f"connections: at most {limits.max}, {limits.max_per_address} from one address; a request has"
         f" {words(limits.head_timeout)} to arrive, a client that takes nothing {words(limits.stall_timeout)}",
@@ -64,7 +74,7 @@ def describe(settings: Settings) -> str:
     for upstream in settings.upstreams.values():
         aliases = f" (also {', '.join(upstream.names()[1:])})" if upstream.names()[1:] else ""
         lines += ["", f"upstream {upstream.name}{aliases}", *(f"  {what}: {fact}" for what, fact in _facts(upstream))]
-    found = warnings(settings)
+    found = warnings(settings, strangers)
     lines += ["", *(f"warning: {warning}" for warning in found)] if found else []
     return "\n".join(lines) + "\n"
 
@@ -74,8 +84,12 @@ def _audit(settings: Settings) -> str:
     return "none" if settings.audit_path is None else f"{settings.audit_path}, put aside when it has {size}"
 
 
-def warnings(settings: Settings) -> list[str]:
-    """What may be meant and is more often a mistake, one line each; names no secret. Looks at permissions of files."""
+def warnings(settings: Settings, strangers: Iterable[str] = ()) -> list[str]:
+    """
+    What may be meant and is more often a mistake, one line each; names no secret. Looks at permissions of files.
+
+    @param strangers: users that rules name and that cannot log in.
+    """
     found = [] if settings.upstreams else ["no upstream is configured: every name is unknown"]
     admin = settings.admin.endpoint if settings.admin else ""
     if admin and is_open(admin):
@@ -84,6 +98,7 @@ def warnings(settings: Settings) -> list[str]:
         found.append(
             "bundles: a signature is required and no key is trusted: only an import that names a key takes a bundle"
         )
+    found += [*_doubts(settings), *(f"access: no checker knows the user {name}" for name in strangers)]
     reachable = [listener.endpoint for listener in settings.listen if is_open(listener.endpoint)]
     for name, upstream in settings.upstreams.items():
         found += [f"{name}: {warning}" for warning in (*_exposures(upstream, reachable), *_slips(upstream))]
@@ -98,6 +113,31 @@ def is_open(endpoint: str) -> bool:
 
 
 # -- what the keys mean ---------------------------------------------------------------------------------------------
+
+
+def _login(listener: ListenSettings, settings: Settings) -> str:
+    """How its clients log in, to follow what else is said of it; empty where they do not."""
+    # What follows the colon may be a password.
+    kinds = [each.partition(":")[0] for each in settings.checkers_of(listener)] if listener.login != LOGIN_NONE else []
+    ways = [*dict.fromkeys(kinds), *(["certificates"] if listener.client_ca_file else [])]
+    return f"; {listener.name}: login {listener.login}, by {' or '.join(ways)}" if ways else ""
+
+
+def _access(settings: Settings) -> Iterator[str]:
+    """Who may read what, and what each may take."""
+    if not settings.access:
+        yield "access: everybody who reaches a listener may read everything"
+    for number, rule in enumerate(settings.access):
+        yield f"access[{number}]: {rule}"
+    for name, users in settings.groups.items():
+        yield f"group {name}: {' '.join(users) or 'nobody'}"
+    rate = settings.client_rate
+    limits = [
+        f"{rate.requests} requests" if rate.requests is not None else "",
+        size_words(rate.bytes) if rate.bytes is not None else "",
+    ]
+    if any(limits):
+        yield f"each client: at most {' and '.join(filter(None, limits))} a second"
 
 
 def _bundles(bundles: BundleSettings) -> str:
@@ -270,6 +310,33 @@ def _is_read_by_others(path: Path) -> bool:
     except OSError:
         # It was readable when the settings were made, and is looked at again when it is needed.
         return False
+
+
+def _doubts(settings: Settings) -> Iterator[str]:
+    """Rules that do not do what they seem to."""
+    anybody_logs_in = any(each.login != LOGIN_NONE or each.client_ca_file for each in settings.listen)
+    ended_by: int | None = None
+    named = set[str]()
+    for number, rule in enumerate(settings.access):
+        match, which = rule.match, f"access[{number}]"
+        named.update(match.groups)
+        if ended_by is not None:
+            yield f"{which} is never asked: access[{ended_by}] decides about everything before it"
+        if (match.users or match.groups) and not anybody_logs_in:
+            yield f"{which} is about users, and no listener has a login or a client_ca_file"
+        if match.groups and not match.users and not any(settings.groups.get(name) for name in match.groups):
+            yield f"{which} is about nobody: its groups are empty"
+        for pattern in match.repositories:
+            first = pattern.partition("/")[0]
+            if not any(matches(first, upstream) for upstream in settings.upstreams):
+                yield f"{which}: {pattern} matches nothing: no upstream is called {first}"
+        # What allows everything leaves private upstreams to the rules behind it.
+        opens = rule.allow is not None and any(each.is_private for each in settings.upstreams.values())
+        if ended_by is None and not opens and match == MatchSettings():
+            ended_by = number
+    for name in settings.groups:
+        if name not in named:
+            yield f"groups.{name} is in no rule of access"
 
 
 def _slips(upstream: UpstreamSettings) -> Iterator[str]:

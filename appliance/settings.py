@@ -168,6 +168,17 @@ class RuleSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow: MatchSettings | None = None
     deny: MatchSettings | None = None
 
+    @property
+    def match(self) -> MatchSettings:
+        """What it is about, whichever it is."""
+        return self.allow or self.deny or MatchSettings()
+
+    def __str__(self) -> str:
+        """As people read it: C{allow users ann, repositories ghcr.io/team/**}."""
+        given = [(key, getattr(self.match, key)) for key in MatchSettings.__struct_fields__]
+        said = ", ".join(f"{key} {' '.join(map(_in_short, values))}" for key, values in given if values)
+        return f"{'deny' if self.allow is None else 'allow'} {said or 'everything'}"
+
 
 class StaleSettings(msgspec.Struct, frozen=True, kw_only=True):
     """For which classes of L{UpstreamError} what is cached is served; the fields are its C{kind}s."""
@@ -423,6 +434,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def _canonical(self) -> dict[str, str]:
         return {name: upstream.name for upstream in self.upstreams.values() for name in upstream.names()}
+
+
+def _in_short(value: object) -> str:
+    """A member of a list; a network of one address is that address."""
+    is_address = isinstance(value, IPv4Network | IPv6Network) and value.prefixlen == value.max_prefixlen
+    return str(value.network_address) if is_address else str(value)  # type: ignore[attr-defined]
 
 
 def _any_matches(patterns: tuple[str, ...], repository: str) -> bool:

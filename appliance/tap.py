@@ -26,14 +26,14 @@ from appliance.admin.accesslog import AccessLog, writer_to
 from appliance.admin.audit import Audit
 from appliance.admin.auditfile import audit_file
 from appliance.admin.metrics import Metrics
-from appliance.config import load, overridden
+from appliance.config import load, overridden, with_open_listeners
 from appliance.errors import ConfigError, PullcacheError
 from appliance.explain import describe, warnings
 from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
 from appliance.flow.disk import THREADS, DiskThreads, share_memory
 from appliance.flow.ports import Ports
-from appliance.identity.passwords import check_checkers
+from appliance.identity.passwords import check_checkers, strangers
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
@@ -101,7 +101,7 @@ class Options(usage.Options):
         except ConfigError as error:
             raise _refusal(error) from None
         if self["check"]:
-            print(describe(self["settings"]), end="")
+            print(describe(self["settings"], strangers(self["settings"])), end="")
             raise SystemExit(0)
 
 
@@ -246,7 +246,7 @@ class PullcacheService(Service):
             check_checkers(settings, self._options["config"])
             followed = settings
             if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
-                followed = _with_listeners_of(settings, before)
+                followed = with_open_listeners(settings, before)
             follow = self._endpoints.prepared(followed)
             self._services.configure(followed)
             follow()
@@ -334,17 +334,6 @@ def makeService(options: Options) -> PullcacheService:
 
     keep_time(reactor)
     return PullcacheService(options, reactor)
-
-
-def _with_listeners_of(settings: Settings, before: Settings) -> Settings:
-    """C{settings} with the endpoints that are open; a default that is no upstream any more means none."""
-    listeners = tuple(
-        listen
-        if listen.default_upstream in settings.upstreams
-        else msgspec.structs.replace(listen, default_upstream=None)
-        for listen in before.listen
-    )
-    return msgspec.structs.replace(settings, listen=listeners)
 
 
 def _refusal(error: object) -> SystemExit:

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from appliance.oci.pattern import matches
-from appliance.settings import ANY_USER, MatchSettings, RuleSettings, Settings
+from appliance.settings import ANY_USER, RuleSettings, Settings
 
 NO_RULE = "no rule matches"
 """Stands for the rule where none of them decided."""
@@ -100,13 +100,10 @@ class _Rule:
     """
 
     def __init__(self, number: int, rule: RuleSettings, groups: Mapping[str, tuple[str, ...]]) -> None:
-        match = rule.allow if rule.deny is None else rule.deny
-        self._match = match = match or MatchSettings()
-        self.allows = rule.deny is None
+        self._match = match = rule.match
+        self.allows = rule.allow is not None
         self._users = frozenset(match.users).union(*(groups.get(name, ()) for name in match.groups))
-        given = [(key, getattr(match, key)) for key in match.__struct_fields__ if getattr(match, key)]
-        said = ", ".join(f"{key} {' '.join(map(_as_written, values))}" for key, values in given)
-        self.text = f"access[{number}]: {'allow' if self.allows else 'deny'} {said or 'everything'}"
+        self.text = f"access[{number}]: {rule}"
 
     def matches(self, reading: Reading) -> bool:
         match = self._match
@@ -126,9 +123,3 @@ class _Rule:
             patterns = tuple(each for each in patterns if each.startswith(f"{reading.upstream}/"))
             return any(matches(each, reading.place) for each in patterns)
         return not patterns or any(matches(each, reading.place) for each in patterns)
-
-
-def _as_written(value: object) -> str:
-    """A member of a list; a network of one address is that address."""
-    is_address = isinstance(value, IPv4Network | IPv6Network) and value.prefixlen == value.max_prefixlen
-    return str(value.network_address) if is_address else str(value)  # type: ignore[attr-defined]

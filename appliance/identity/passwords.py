@@ -38,7 +38,7 @@ from appliance.identity.htpasswd import HtpasswdChecker
 from appliance.identity.interfaces import IBlockingChecker, IUserFile
 from appliance.identity.turns import Turns
 from appliance.interfaces import IThreads
-from appliance.settings import Settings
+from appliance.settings import ANY_USER, LOGIN_NONE, Settings
 
 REMEMBERED = 300.0
 """Seconds for which a password that was right is not checked again."""
@@ -85,6 +85,25 @@ def make_checker(description: str) -> ICredentialsChecker:
         # A plugin's own parser may raise anything, and repeat what it was given.
         raise ConfigError(f"the checker {kind} cannot be made: {type(error).__name__}; see its help") from error
     return checker
+
+
+def strangers(settings: Settings) -> list[str]:
+    """
+    Users that rules of access name, themselves or by a group, and that no checker knows; none where there is a checker,
+    or a certificate, of which it cannot be told whom it knows. Blocks.
+
+    @raise ConfigError: a checker cannot be made.
+    """
+    named = [name for rule in settings.access for name in rule.match.users if name != ANY_USER]
+    named += [name for rule in settings.access for group in rule.match.groups for name in settings.groups[group]]
+    listeners = [each for each in settings.listen if each.login != LOGIN_NONE]
+    descriptions = dict.fromkeys(each for listener in listeners for each in settings.checkers_of(listener))
+    if not named or not descriptions or any(each.client_ca_file is not None for each in settings.listen):
+        return []
+    files: list[IUserFile | None] = [IUserFile(make_checker(each), None) for each in descriptions]
+    if None in files:
+        return []
+    return [name for name in dict.fromkeys(named) if all(file is None or file.entry(name) is None for file in files)]
 
 
 def check_checkers(settings: Settings, source: str) -> None:

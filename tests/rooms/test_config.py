@@ -592,3 +592,37 @@ def test_a_listeners_own_balancers_and_checkers_hold_instead_of_the_common_ones(
     first, second = settings.listen
     assert (settings.checkers_of(first), settings.checkers_of(second)) == (("file:/p",), ("file:/q",))
     assert (settings.proxies_of(first), settings.proxies_of(second)) == ((ip_network("10.0.0.1"),), ())
+
+
+def reloaded(before: str, after: str, access: str = "[]") -> list[tuple[str, str | None, str]]:
+    """What the open listeners are called, and their login, when C{listen} is another one and is read again."""
+    first, second = (
+        config.parse(f"listen: {each}\naccess: {access if each == after else '[]'}", "/p") for each in (before, after)
+    )
+    found = config.with_open_listeners(second, first).listen
+    return [(each.endpoint, each.name, each.login) for each in found]
+
+
+LOGIN = "login: offered, checkers: 'file:/p'"
+
+
+def test_a_reload_keeps_what_is_open_and_follows_what_is_said_of_it() -> None:
+    """Another endpoint takes a restart; another login of the same one does not."""
+    after = f"[{{endpoint: 'tcp:3'}}, {{endpoint: 'tcp:1', {LOGIN}}}]"
+    found = reloaded("[{endpoint: 'tcp:1'}, {endpoint: 'tcp:2', name: old}]", after)
+    assert found == [("tcp:1", "listen-2", "offered"), ("tcp:2", "old", "none")]
+
+
+@pytest.mark.parametrize(
+    ("after", "name"),
+    [
+        ("[{endpoint: 'tcp:3'}]", "listen-1"),
+        ("[{endpoint: 'tcp:2'}]", "listen-1"),
+        ("[{endpoint: 'tcp:1'}, {endpoint: 'tcp:3', name: edge}]", "edge"),
+    ],
+    ids=["another one has its name", "two have its name", "it is not open"],
+)
+def test_a_rule_never_moves_to_another_listener(after: str, name: str) -> None:
+    """Where the listeners that are open are not those of the file, the old configuration stays."""
+    with pytest.raises(ConfigError, match=f"a rule of access is about {name}, which would be another one until then"):
+        reloaded("[{endpoint: 'tcp:1'}, {endpoint: 'tcp:2'}]", after, f"[{{deny: {{listeners: {name}}}}}]")

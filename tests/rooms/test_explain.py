@@ -10,6 +10,7 @@ import pytest
 
 from appliance.config import parse
 from appliance.explain import describe, is_open, warnings
+from appliance.identity.passwords import strangers
 from appliance.settings import AdminSettings, BundleSettings, ListenSettings, Settings, UpstreamSettings
 
 LOOPBACK = "tcp:port=5000:interface=127.0.0.1"
@@ -58,6 +59,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "admin endpoint: tcp:port=5001\n"
         "access log: standard output\n"
         "audit log: /var/lib/pullcache/audit/audit.jsonl, put aside when it has 100MB\n"
+        "access: everybody who reaches a listener may read everything\n"
         "online\n"
         "connections: at most 4096, 1024 from one address; a request has 30s to arrive, a client that takes nothing"
         " 15m\n"
@@ -318,3 +320,89 @@ def test_segments_leave_a_connection_for_others(segments: int, max_connections: 
     """Else one large blob keeps every manifest waiting."""
     found = warned(changed(segments=segments, max_connections=max_connections))
     assert [f"give max_connections at least {segments + 1}" in each for each in found] == [True] * expected
+
+
+# -- who may pull what ------------------------------------------------------------------------------------------------
+
+GUARDED = """
+listen:
+  - {endpoint: 'tls:/p:port=1', login: offered, checkers: ['htpasswd:/etc/users', 'memory:ann:hunter2']}
+  - {endpoint: 'tls:/p:port=2', name: nodes, client_ca_file: /dev/null}
+upstreams: {ghcr.io: {url: https://ghcr.io, private: true}, quay.io: {url: https://quay.io}}
+groups: {ops: [ann, bob]}
+client_rate: {requests: 50, bytes: 20MB}
+access: [%s]
+"""
+
+
+def doubts(access: str, text: str = GUARDED) -> list[str]:
+    return [each for each in warnings(parse(text % access, "/p.yaml")) if "access" in each or "groups" in each]
+
+
+def test_check_says_who_may_pull_what() -> None:
+    """The rules in their order, how clients log in on each listener, and no password that a checker was given."""
+    words = describe(parse(GUARDED % "{deny: {networks: 10.0.0.1}}, {allow: {groups: ops}}, {allow: {}}", "/p.yaml"))
+    for line in (
+        "listens on tls:/p:port=1; a name without an upstream means nothing; listen-1: login offered, by htpasswd or"
+        " memory",
+        "listens on tls:/p:port=2; a name without an upstream means nothing; nodes: login none, by certificates",
+        "access[0]: deny networks 10.0.0.1",
+        "access[1]: allow groups ops",
+        "access[2]: allow everything",
+        "group ops: ann bob",
+        "each client: at most 50 requests and 20MB a second",
+        "  private: served to those whom a rule of access lets in, and to no others",
+    ):
+        assert f"{line}\n" in words
+    assert "hunter2" not in words
+
+
+@pytest.mark.parametrize(
+    ("access", "words"),
+    [
+        (
+            "{allow: {groups: ops}}, {deny: {}}, {allow: {}}",
+            "access[2] is never asked: access[1] decides about everything",
+        ),
+        (
+            "{allow: {groups: ops, repositories: 'gcr.io/**'}}",
+            "gcr.io/** matches nothing: no upstream is called gcr.io",
+        ),
+        ("{allow: {groups: ops, repositories: '*.com/**'}}", "*.com/** matches nothing: no upstream is called *.com"),
+        ("{allow: {}}", "groups.ops is in no rule of access"),
+    ],
+)
+def test_a_rule_that_does_nothing_is_pointed_out(access: str, words: str) -> None:
+    """It was meant to do something."""
+    [found] = doubts(access)
+    assert words in found
+
+
+def test_a_rule_behind_one_that_allows_all_still_opens_what_is_private() -> None:
+    """That one did not."""
+    access = "{allow: {groups: ops}}, {allow: {}}, {allow: {repositories: 'ghcr.io/**'}}"
+    assert doubts(access) == []
+    assert len(doubts(access, GUARDED.replace("private: true", "private: false"))) == 1
+
+
+def test_a_rule_about_users_needs_a_listener_where_they_log_in() -> None:
+    """Otherwise it is about nobody."""
+    text = "access: [%s]"
+    assert "and no listener has a login or a client_ca_file" in doubts("{allow: {users: ann}}", text)[0]
+    text += "\ngroups: {ops: []}\nlisten: [{endpoint: 'tcp:1', login: offered, checkers: 'file:/p'}]"
+    assert doubts("{allow: {groups: ops}}", text) == ["access[0] is about nobody: its groups are empty"]
+
+
+def test_users_whom_nobody_knows_are_pointed_out(tmp_path: Path) -> None:
+    """Those of the file of passwords; where others may know them nothing is said."""
+    users = tmp_path / "htpasswd"
+    users.write_text("ann:$2b$04$abcdefghijklmnopqrstuuJ2XmnPZNdnpb3DhMSWnV2Rn6Wgp8aLe\n")
+    text = (
+        f"checkers: ['htpasswd:{users}']\nlisten: [{{endpoint: 'tls:/p:port=1', login: offered%s}}]\n"
+        "groups: {ops: [ann, eve]}\naccess: [{allow: {users: [bob, '*'], groups: ops}}]"
+    )
+    settings = parse(text % "", "/p.yaml")
+    assert strangers(settings) == ["bob", "eve"]
+    assert "warning: access: no checker knows the user bob\n" in describe(settings, strangers(settings))
+    assert strangers(parse(text % ", client_ca_file: /dev/null", "/p.yaml")) == []
+    assert strangers(parse(text % f", checkers: ['htpasswd:{users}', 'memory:eve:x']", "/p.yaml")) == []
