@@ -1,30 +1,52 @@
 """
 What may not be read does not exist: no way of asking answers what the rules refuse, held or not, prepared or under way.
 
-Clients are told apart by their addresses here; whoever asks is put before the same decision.
+Clients are told apart by their addresses, and on a listener with a login by their users.
 """
 
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.address import IPv4Address
-from twisted.internet.testing import StringTransport
+from twisted.internet.interfaces import ISSLTransport
+from zope.interface import alsoProvides
 
 from appliance import config
 from appliance.cache.access import Client
+from appliance.flow.disk import InlineThreads
+from appliance.identity.passwords import Passwords
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.settings import LIST, PULL, RuleSettings
 from tests.doubles.manifests import CONFIG, descriptor, image, index
 from tests.wire.line import GHCR, HUB, IMAGE, INDEX, LARGE, LAYER, Answer, Fields, Line, Shop, blob, manifest, request
 
-INSIDE, OUTSIDE = "10.0.0.1", "192.0.2.9"
+
+@dataclass(frozen=True)
+class Asker:
+    """Somebody at an address: with a password, or anonymous."""
+
+    address: str
+    user: str | None = None
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        if self.user is None:
+            return []
+        return [("Authorization", "Basic " + b64encode(f"{self.user}:of {self.user}".encode()).decode())]
+
+
+INSIDE, OUTSIDE = Asker("10.0.0.1"), Asker("192.0.2.9")
+ANN, BOB = Asker("192.0.2.9", "ann"), Asker("192.0.2.9", "bob")
+ASKERS = [INSIDE, OUTSIDE, ANN, BOB]
 TEAM = "ghcr.io/team/app"
 SIGNATURE = image(b"a signature", subject=descriptor(OCI_MANIFEST, IMAGE))
 #: Anybody may write it: it names what is the team's.
@@ -40,12 +62,14 @@ RULES = [
     "[{allow: {actions: list}}]",
     "[{allow: {repositories: 'docker.io/library/*'}}]",
     "[{allow: {users: '*'}}]",
+    "[{allow: {users: ann}}, {allow: {repositories: 'docker.io/**'}}]",
+    "[{deny: {users: bob, repositories: 'ghcr.io/**'}}, {allow: {listeners: door}}]",
     "[{deny: {}}]",
 ]
 
 
 def rules(written: str) -> tuple[RuleSettings, ...]:
-    return config.parse(f"access: {written}", "/p").access
+    return config.parse(f"access: {written}\nlisten: [{{endpoint: 'tcp:1', name: door}}]", "/p").access
 
 
 class Site(Shop):
@@ -54,38 +78,49 @@ class Site(Shop):
     clients at several addresses.
     """
 
-    def __init__(self, written: str = "[]") -> None:
+    def __init__(self, written: str = "[]", login: str = "none") -> None:
         super().__init__(access=rules(written))
+        checker = InMemoryUsernamePasswordDatabaseDontUse(ann=b"of ann", bob=b"of bob")
+        self.passwords = Passwords([checker], self.clock, InlineThreads())
+        self.listen = structs.replace(self.listen, name="door", login=login)
+        self.settings = structs.replace(self.settings, listen=(self.listen,))
+        self.rule(written)
         self.ghcr.add_manifest("team/app", SIGNATURE, OCI_MANIFEST, "sig")
         self.ghcr.add_blob("team/app", b"a signature")
         described = json.dumps(descriptor(OCI_MANIFEST, SIGNATURE)).encode()
         self.ghcr.add_referrers("team/app", Digest.of(IMAGE), described)
         self.hub.add_manifest("mine/list", THEFT, OCI_INDEX, "latest")
-        self.lines: dict[str, Line] = {}
+        self.lines: dict[Asker, Line] = {}
 
     def rule(self, written: str) -> None:
         """The configuration is read again, with other rules."""
         self.settings = structs.replace(self.settings, access=rules(written))
         self.cache.services.configure(self.settings)
-        self.listener.configure(self.settings, self.listen)
+        self.listener.configure(self.settings, self.listen, self.passwords)
 
-    def line_of(self, address: str) -> Line:
-        """A new connection from an address."""
-        line = Line.__new__(Line)
-        line.transport = StringTransport(peerAddress=IPv4Address("TCP", address, 40000))
-        line.channel = self.listener.site.buildProtocol(None)
-        line.channel.makeConnection(line.transport)
+    def line_of(self, who: Asker) -> Line:
+        """A new connection, with TLS."""
+        line = Line(self.listener)
+        line.transport.peerAddr = IPv4Address("TCP", who.address, 40000)
+        alsoProvides(line.transport, ISSLTransport)
         return line
 
-    def asked(self, address: str, method: str, path: str, fields: Fields = ()) -> Answer:
-        """Over the one connection that each address keeps."""
-        line = self.lines.setdefault(address, self.line_of(address))
-        return line.ask(method, path, fields)
+    def asked(self, who: Asker, method: str, path: str, fields: Fields = ()) -> Answer:
+        """Over the one connection that each asker keeps."""
+        line = self.lines.setdefault(who, self.line_of(who))
+        return line.ask(method, path, [*who.fields, *fields])
 
-    def allows(self, address: str, upstream: str, name: str, action: str) -> bool:
+    def allows(self, who: Asker, upstream: str, name: str, action: str) -> bool:
         """What the rules say."""
-        access = self.cache.access
-        return access.decide(access.remotes[upstream].repository(name), Client(address), action).allowed
+        access, user = self.cache.access, None if self.listen.login == "none" else who.user
+        client = Client(who.address, user, listener="door")
+        return access.decide(access.remotes[upstream].repository(name), client, action).allowed
+
+    def refusal(self, who: Asker) -> tuple[int, str]:
+        """The status of what may not be had, and what is said with it."""
+        if self.listen.login == "none":
+            return 404, f"does not exist, or may not be read from {who.address}"
+        return (401, "log in: docker login cache.test") if who.user is None else (404, f"or {who.user} may not read it")
 
 
 @dataclass(frozen=True)
@@ -126,15 +161,14 @@ FIELDS: list[Fields] = [
     [("Range", "bytes=100-199")],
     [("Range", "bytes=0-0,5-9")],
     [("If-None-Match", f'"{Digest.of(IMAGE)}"')],
-    [("Authorization", "Basic Og==")],
-    [("X-Forwarded-For", INSIDE)],
+    [("X-Forwarded-For", INSIDE.address)],
 ]
 #: Parts of what is the team's, none of which is in an error.
 SECRETS = [LAYER[:64], LARGE[:64], b'"config"', b"a signature", b'"sig"', str(Digest.of(SIGNATURE)).encode()]
 
 steps = st.tuples(
     st.sampled_from(["GET", "GET", "HEAD"]),
-    st.sampled_from([INSIDE, OUTSIDE]),
+    st.sampled_from(ASKERS),
     st.sampled_from(WAYS),
     st.sampled_from(RESTS),
     st.sampled_from(FIELDS),
@@ -143,37 +177,45 @@ steps = st.tuples(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(RULES), st.booleans(), st.lists(steps, min_size=1, max_size=12))
-def test_no_way_of_asking_answers_what_the_rules_refuse(written: str, warm: bool, asked: list[tuple]) -> None:  # type: ignore[type-arg]
+@given(
+    st.sampled_from(RULES),
+    st.sampled_from(["none", "offered"]),
+    st.booleans(),
+    st.lists(steps, min_size=1, max_size=12),
+)
+def test_no_way_of_asking_answers_what_the_rules_refuse(
+    written: str, login: str, warm: bool, asked: list[tuple[str, Asker, Way, str, Fields, str | None]]
+) -> None:
     """
     By any name, for a tag, a digest, a child, a blob, a range, a list: the refusal is the same for what is there and
     for what is not, no upstream is asked for it, and it holds from the reload on. What is allowed is as without rules.
     """
-    site, free = Site(), Site()
+    site, free = Site(login=login), Site(login=login)
     if warm:
         for each in (site, free):
             for way in (WAYS[0], WAYS[6], WAYS[10]):
                 for rest in RESTS:
                     each.asked(INSIDE, "GET", way.path(rest))
     site.rule(written)
-    for method, address, way, rest, fields, later in asked:
+    for method, who, way, rest, fields, later in asked:
         if later is not None:
             site.rule(later)
         action = LIST if rest == "tags/list" else PULL
         calls = site.calls()
-        answer = site.asked(address, method, way.path(rest), fields)
-        if site.allows(address, way.upstream, way.name, action):
-            as_ever = free.asked(address, method, way.path(rest), fields)
+        answer = site.asked(who, method, way.path(rest), fields)
+        if site.allows(who, way.upstream, way.name, action):
+            as_ever = free.asked(who, method, way.path(rest), fields)
             assert answer.status == as_ever.status and answer.body == as_ever.body
         else:
             assert site.calls() == calls
-            assert answer.status == 404 and answer["WWW-Authenticate"] is None
+            status, words = site.refusal(who)
+            assert answer.status == status and (answer["WWW-Authenticate"] is None) is (status == 404)
             assert not any(secret in answer.raw for secret in SECRETS)
             other = rest.partition("/")[0] + f"/{NOTHING}" if action == PULL else rest
-            absent = site.asked(address, method, way.path(other))
+            absent = site.asked(who, method, way.path(other))
             assert answer.undated == absent.undated
             if method == "GET":
-                assert "does not exist, or may not be read from" in answer.error["message"]
+                assert words in answer.error["message"]
 
 
 # -- one by one -----------------------------------------------------------------------------------------------------
@@ -201,6 +243,18 @@ def test_what_others_pull_all_the_time_is_not_there_for_who_may_not(what: str, p
         assert site.asked(INSIDE, method, path).status == 200
         refused = site.asked(OUTSIDE, method, path)
         assert refused.status == 404 and not any(secret in refused.raw for secret in SECRETS)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(("what", "path"), PRIVATE, ids=[what for what, _ in PRIVATE])
+def test_a_private_image_is_there_for_its_user_alone(what: str, path: str, method: str) -> None:
+    """Once it is held: 401 for the anonymous, 404 for the wrong user, 200 for the right one, each time."""
+    site = Site("[{allow: {users: ann}}, {allow: {repositories: 'docker.io/**'}}]", "offered")
+    for _ in range(4):
+        assert site.asked(ANN, method, path).status == 200
+        for who, status in ((OUTSIDE, 401), (BOB, 404)):
+            refused = site.asked(who, method, path)
+            assert refused.status == status and not any(secret in refused.raw for secret in SECRETS)
 
 
 @pytest.mark.parametrize("stolen", [IMAGE, SIGNATURE])
