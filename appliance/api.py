@@ -758,6 +758,44 @@ class AuditList(msgspec.Struct, frozen=True, rename="camel"):
     is_cut: bool = False
 
 
+# -- operators --------------------------------------------------------------------------------------------------------
+
+
+class LoginOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a browser logs in with: a token of the admin endpoint."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        return "LoginOrder()"
+
+
+class LoggedIn(msgspec.Struct, frozen=True):
+    """
+    Who asks.
+
+    @ivar role: C{read}, C{operate} or C{manage}.
+    @ivar name: which token, certificate or user it is; empty where nothing is asked for.
+    @ivar means: C{socket}, C{token}, C{session}, C{certificate} or C{address}.
+    @ivar csrf: what a session sends as C{X-CSRF-Token} with whatever changes something; empty without one.
+    """
+
+    role: str
+    name: str
+    means: str
+    csrf: str
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """
+    The configuration was read again and is in force.
+
+    @ivar restart: the keys that changed and take effect with a restart only.
+    """
+
+    restart: list[str]
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 

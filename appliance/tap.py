@@ -10,11 +10,13 @@ import errno
 import gc
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python import usage
@@ -28,14 +30,14 @@ from appliance.admin.auditfile import audit_file
 from appliance.admin.metrics import Metrics
 from appliance.config import load, overridden, with_open_listeners
 from appliance.errors import ConfigError, PullcacheError
-from appliance.explain import describe, warnings
+from appliance.explain import describe, is_open, warnings
 from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
 from appliance.flow.disk import THREADS, DiskThreads, share_memory
 from appliance.flow.ports import Ports
 from appliance.identity.passwords import check_checkers, strangers
 from appliance.index.documents import FilesystemDocuments
-from appliance.settings import Settings, UpstreamSettings
+from appliance.settings import AdminSettings, Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
 from appliance.tls.endpoints import Endpoints
@@ -96,6 +98,7 @@ class Options(usage.Options):
         try:
             self["settings"] = self.settings()
             _check_endpoints(self["settings"], self["config"])
+            check_admin(self["settings"], self["config"])
             check_upstreams(self["settings"], self["config"])
             check_checkers(self["settings"], self["config"])
         except ConfigError as error:
@@ -138,11 +141,24 @@ class PullcacheService(Service):
             self._endpoints = endpoints = Endpoints(self._reactor, self._settings, self._options["config"])
             for listener, endpoint in zip(services.listeners, endpoints.listeners, strict=True):
                 self._ports.open(endpoint.description, listener.site, endpoint)
-            if services.admin is not None and endpoints.admin is not None:
+            admin = self._settings.admin
+            if admin is not None and services.admin is not None and endpoints.admin is not None:
                 site = services.admin.site(services.connections)
                 self._ports.open(endpoints.admin.description, site, endpoints.admin)
+                self._open_socket(admin.socket, site)
         except PullcacheError as error:
             raise _refusal(error) from None
+
+    def _open_socket(self, description: str | None, site: IProtocolFactory) -> None:
+        """Listen on the admin socket; where the default one cannot be had, that is a line in the log."""
+        if description is None:
+            return
+        try:
+            self._ports.open_socket(description.removeprefix("unix:"), site)
+        except ConfigError as error:
+            if description != AdminSettings().socket:
+                raise
+            self._log.info("no admin socket: {error}", error=error)
 
     def wire(self) -> Services:
         """
@@ -170,6 +186,7 @@ class PullcacheService(Service):
             make_upstream=make_upstream,
             metrics=self._metrics,
             audit=self._audit,
+            reload=self.read_again,
         )
 
     def startService(self) -> None:
@@ -239,31 +256,51 @@ class PullcacheService(Service):
 
     def reload(self) -> None:
         """Read the configuration again; a bad one is reported and the old one stays in force."""
-        before = self._settings
+        with suppress(ConfigError):
+            self.read_again()
+
+    def read_again(self, operator: Operator | None = None) -> list[str]:
+        """
+        As L{reload}.
+
+        @param operator: who asks, C{None} for a signal.
+        @return: the keys that changed and take effect with a restart only.
+        @raise ConfigError: what is wrong with the new one, which the log has, too.
+        """
+        before, source = self._settings, self._options["config"]
+        who = {} if operator is None else noted(operator)
         try:
             settings = self._options.settings()
-            check_upstreams(settings, self._options["config"])
-            check_checkers(settings, self._options["config"])
-            followed = settings
-            if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
-                followed = with_open_listeners(settings, before)
+            check_upstreams(settings, source)
+            check_checkers(settings, source)
+            followed = _with_ports_of(settings, before)
+            check_admin(followed, source)
             follow = self._endpoints.prepared(followed)
             self._services.configure(followed)
             follow()
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
-            self._audit.note("reload", self._options["config"], "failed", why=str(error))
-            return
-        for key in ("store", "admin", "access_log", "bundles"):
-            if getattr(settings, key) != getattr(before, key):
-                self._log.warn("{key} changed: that takes effect with a restart", key=key)
-        if followed is not settings:
-            self._log.warn("the listeners' endpoints changed: that takes effect with a restart")
+            self._audit.note("reload", source, "failed", why=str(error), **who)
+            raise
+        later = [key for key in ("store", "access_log", "bundles") if getattr(settings, key) != getattr(before, key)]
+        if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
+            later.append("listen: endpoint")
+        if (settings.admin is None) != (before.admin is None):
+            later.append("admin")
+        elif settings.admin is not None:
+            later += [
+                f"admin: {key}"
+                for key in ("endpoint", "socket")
+                if getattr(settings.admin, key) != getattr(before.admin, key)
+            ]
+        for key in later:
+            self._log.warn("{key} changed: that takes effect with a restart", key=key)
         self._settings = followed
         self._limit_connections(followed)
-        self._audit.note("reload", self._options["config"], "done")
+        self._audit.note("reload", source, "done", **who)
         self._audit.file = audit_file(followed, self._audit.file)
         self._log.info("the configuration was read again")
+        return later
 
     def _limit_connections(self, settings: Settings) -> None:
         wanted = settings.connections
@@ -334,6 +371,28 @@ def makeService(options: Options) -> PullcacheService:
 
     keep_time(reactor)
     return PullcacheService(options, reactor)
+
+
+def _with_ports_of(settings: Settings, before: Settings) -> Settings:
+    """C{settings} with the endpoints that are open; what is read again leaves those as they are."""
+    changed = [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]
+    followed = with_open_listeners(settings, before) if changed else settings
+    admin = before.admin
+    if settings.admin is not None and before.admin is not None:
+        where = {"endpoint": before.admin.endpoint, "socket": before.admin.socket}
+        admin = msgspec.structs.replace(settings.admin, **where)
+    return msgspec.structs.replace(followed, admin=admin)
+
+
+def check_admin(settings: Settings, source: str) -> None:
+    """Raises L{ConfigError} where other machines may reach the admin endpoint and are not asked who they are."""
+    admin = settings.admin
+    if admin is None or not is_open(admin.endpoint) or admin.token_file or admin.client_ca_file:
+        return
+    raise ConfigError(
+        f"{source}: admin.endpoint: {admin.endpoint} can be reached from other machines, and asks them for nothing:"
+        " give it admin: {token_file: PATH}, with a line ROLE TOKEN for each who may ask, or listen on 127.0.0.1"
+    )
 
 
 def _refusal(error: object) -> SystemExit:

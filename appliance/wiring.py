@@ -27,6 +27,7 @@ from appliance.admin.imports import Imports
 from appliance.admin.inventory import InventoryPage
 from appliance.admin.metrics import Metrics
 from appliance.admin.pins import PinPages
+from appliance.admin.reload import Reload, ReloadPage
 from appliance.admin.scrubs import ScrubPages, report_of
 from appliance.admin.status import StatusPage
 from appliance.api import ScrubReport
@@ -116,12 +117,14 @@ class Services:
         make_upstream: MakeUpstream,
         metrics: Metrics,
         audit: IAudit,
+        reload: Reload = lambda operator: (),
     ) -> None:
         """
         @param clock: the reactor, or what stands for its C{IReactorTime}.
         @param documents: of the repositories; C{state}: of the appliance itself.
         @param probe: fires when what is held can be served; fails with the reason why not.
-        @raise ConfigError: an upstream cannot be made.
+        @param reload: see L{ReloadPage}.
+        @raise ConfigError: an upstream cannot be made, or a file of the admin endpoint cannot be used.
         """
         self.settings = settings
         self.clock = clock
@@ -274,8 +277,8 @@ class Services:
             audits = AuditPage(audit, threads, clock)
             explained = AccessPage(access, lambda: self.settings, names)
             pages = (self.status, audits, explained, self.images, self.pins, collections, scrubs, self.inventory)
-            parts = (*pages, self.exports, self.imports)
-            self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin.hosts)
+            parts = (*pages, self.exports, self.imports, ReloadPage(reload))
+            self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin)
 
         watch = metrics.watch
         watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
@@ -327,7 +330,8 @@ class Services:
 
         @param settings: with as many listeners as there are; the store, their endpoints, the admin endpoint and what
             C{bundles} says stay as they are.
-        @raise ConfigError: an upstream cannot be made; then nothing has changed.
+        @raise ConfigError: an upstream cannot be made, or a file of the admin endpoint cannot be used; then nothing has
+            changed.
         """
         passwords = self._passwords_for(settings)
         before = self.access.remotes
@@ -337,6 +341,8 @@ class Services:
             remote = before[each.name] if is_same else self._remote(settings, each)
             guarded = bool(settings.access)
             remotes[each.name] = remote if remote.guarded == guarded else replace(remote, guarded=guarded)
+        if self.admin is not None and settings.admin is not None:
+            self.admin.configure(settings.admin)
         self.settings = settings
         self.access.remotes = remotes
         self.access.rules = AccessRules.of(settings)

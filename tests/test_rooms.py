@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "bundle": ARCHIVED,
     "registry": FRONTS | {"identity"},
     "api": VALUES | {"bundle"},
-    "admin": FRONTS | {"api", "units"},
+    "admin": FRONTS | {"api", "identity", "units"},
     "cli": COMMAND,
     # A store whose appliance is stopped is opened by what opens it in the appliance.
     "cli/scrub": COMMAND | {"cli", "wiring"},

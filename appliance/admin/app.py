@@ -7,6 +7,7 @@ It answers whether the process is alive and ready, and what it measures; the oth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -16,19 +17,25 @@ from klein.resource import KleinResource
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException
 
 from appliance.admin import openapi
-from appliance.admin.failures import answer_for, document, internal
+from appliance.admin.failures import Refused, answer_for, document, headers_of, internal
+from appliance.admin.login import LoginPages
 from appliance.admin.metrics import CONTENT_TYPE, Metrics
+from appliance.admin.operators import Operators
 from appliance.admin.route import Reply, Route, check_query, json, send
 from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel, ServerRequest, abort
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
-from appliance.settings import ConnectionSettings
+from appliance.identity.roles import Operator
+from appliance.settings import AdminSettings, ConnectionSettings
+
+METRICS = "/metrics"
 
 
 class AdminApp:
@@ -45,25 +52,28 @@ class AdminApp:
         metrics: Metrics,
         probe: Callable[[], Deferred[None]],
         parts: Sequence[Sequence[Route]] = (),
-        hosts: Sequence[str] = (),
+        settings: AdminSettings | None = None,
     ) -> None:
         """
         @param probe: fires when what is held can be served; fails with the reason why not.
         @param parts: the routes that other parts bring.
-        @param hosts: see L{AdminSettings}.
+        @raise ConfigError: a file that the settings name cannot be used.
         """
+        settings = settings or AdminSettings()
         self._metrics = metrics
-        self._hosts = hosts
+        self._hosts = settings.hosts
+        self._operators = Operators(settings, metrics.clock)
         self._probe = probe
         self._app = Klein()
         # Werkzeug would answer these with redirects to an absolute URL made of the Host header.
         self._app.url_map.strict_slashes = False
         self._app.url_map.merge_slashes = False
         self.routes = [
-            Route("GET", "/healthz", self.healthz, "Whether the process answers.", dict[str, str]),
-            Route("GET", "/readyz", self.readyz, "Whether the store can be read and written.", dict[str, str]),
-            Route("GET", "/metrics", self.metrics, "Measurements in Prometheus' text format.", "text/plain"),
+            Route("GET", "/healthz", self.healthz, "Whether the process answers.", dict[str, str], role=None),
+            Route("GET", "/readyz", self.readyz, "Whether the store can be used.", dict[str, str], role=None),
+            Route("GET", METRICS, self.metrics, "Measurements in Prometheus' text format.", "text/plain"),
             Route("GET", "/api/v1/openapi.json", self.described, "This document.", dict[str, Any]),
+            *LoginPages(self._operators).routes(),
             *(route for part in parts for route in part),
         ]
         for route in self.routes:
@@ -76,24 +86,50 @@ class AdminApp:
         table = Connections(clock, ConnectionSettings()) if connections is None else connections
         return AdminSite(AdminResource(self, self._app.resource()), self, clock, table)
 
-    def admit(self, request: Request) -> None:
+    def configure(self, settings: AdminSettings) -> None:
         """
-        Check what must be right before a route is looked for.
+        Follow a configuration that was read again, in all but where it listens.
 
+        @raise ConfigError: a file cannot be used; then nothing has changed.
+        """
+        self._operators.configure(settings)
+        self._hosts = settings.hosts
+
+    def admit(self, method: bytes, uri: bytes, headers: Headers, transport: Any) -> Operator | None:
+        """
+        Decide, from its head alone, whether a request is answered; this is done once for each, before its body is read.
+
+        @param transport: of the connection.
+        @return: who asks; C{None} where that was not looked at: the route is for everybody, or there is none.
         @raise RequestInvalid: the method, the path or C{Host} is not valid.
         @raise HostUnknown: it is addressed to a name that is not ours.
         @raise ForeignPage: a web page of another origin sent it.
+        @raise Refused: it has to say who asks, or the role of who does is too low.
         """
-        if not request.method.isalpha():
+        if not method.isalpha():
             raise RequestInvalid("the method is no word")
         try:
-            unquote_to_bytes(request.path).decode("utf-8")
+            unquote_to_bytes(uri.partition(b"?")[0]).decode("utf-8")
         except UnicodeDecodeError:
             raise RequestInvalid("the path is not UTF-8") from None
-        host = host_of(request.requestHeaders)
+        host = host_of(headers)
         # A socket in a file has no address that a browser could name.
-        refuse_other_host(host, self._hosts, "admin: hosts", getattr(request.getHost(), "host", ""))
-        refuse_foreign_page(request.requestHeaders, host)
+        refuse_other_host(host, self._hosts, "admin: hosts", getattr(transport.getHost(), "host", ""))
+        refuse_foreign_page(headers, host)
+        route = self._meant(method, uri)
+        if isinstance(route, HTTPException) or route.role is None:
+            return None
+        if route.path == METRICS and self._operators.metrics_open:
+            return None
+        operator = self._operators.identify(method, headers, transport)
+        if operator.role < route.role:
+            raise Refused(
+                403,
+                "role-too-low",
+                f"this takes the role {route.role.word}, and {operator.name or 'who asks'} has {operator.role.word}",
+                {"WWW-Authenticate": 'Bearer realm="pullcache", error="insufficient_scope"'},
+            )
+        return operator
 
     def healthz(self, request: Request) -> Reply:
         """Alive: the reactor turns."""
@@ -132,7 +168,7 @@ class AdminApp:
             abort(request)
             return b""
         status, document = answer or internal()
-        return send(request, json(document, status))
+        return send(request, replace(json(document, status), headers=headers_of(failure.value)))
 
     def _add(self, route: Route) -> None:
         async def answer(request: Request, **parameters: str) -> bytes | None:
@@ -182,10 +218,14 @@ class AdminResource(Resource):
 
     def render(self, request: Request) -> Any:
         """See L{Resource.render}."""
-        try:
-            self._app.admit(request)
-        except PullcacheError:
-            return self._app.failed(request, Failure())
+        if not getattr(request, "is_admitted", False):
+            transport = request.channel.transport
+            try:
+                request.operator = self._app.admit(  # type: ignore[attr-defined]  # any request of Twisted's will do
+                    request.method, request.uri, request.requestHeaders, transport
+                )
+            except PullcacheError:
+                return self._app.failed(request, Failure())
         return self._klein.render(request)
 
 
@@ -193,7 +233,15 @@ class AdminResource(Resource):
 
 
 class AdminRequest(ServerRequest):
-    """A request of an operator."""
+    """
+    A request of an operator.
+
+    @ivar operator: who asks, see L{AdminApp.admit}.
+    @ivar is_admitted: whether that was decided when its head had come.
+    """
+
+    operator: Operator | None = None
+    is_admitted = False
 
     def unregisterProducer(self) -> None:
         """As Twisted's; after the connection is lost there is nothing to take back."""
@@ -209,8 +257,25 @@ class AdminChannel(ServerChannel):
 
     def __init__(self, connections: Connections, app: AdminApp) -> None:
         super().__init__(connections)
+        self._app = app
         self.body_limit = app.body_limit  # type: ignore[method-assign]
         self.body_refusal = app.body_refusal  # type: ignore[method-assign]
+
+    def allHeadersReceived(self) -> None:
+        """Refuse who may not ask for it before a body comes; without a body, the request itself is answered."""
+        if self.length != 0:
+            request: AdminRequest = self.requests[-1]
+            try:
+                request.operator = self._app.admit(
+                    self._command, self._path, request.requestHeaders, self.transport
+                )
+            except PullcacheError as error:
+                status, found = answer_for(error) or internal()
+                more = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers_of(error).items()]
+                self.refuse(status, msgspec.json.encode(found), more)
+                return
+            request.is_admitted = True
+        super().allHeadersReceived()
 
     def overload(self) -> bytes:
         """See L{ServerChannel.overload}."""

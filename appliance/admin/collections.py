@@ -7,6 +7,7 @@ from twisted.web.server import Request
 from appliance.admin.route import Reply, Route, body, json
 from appliance.api import CollectionOrder, CollectionReport, GoneBlob, GoneImage
 from appliance.cache.collection import Collected, Collection
+from appliance.identity.roles import Role
 from appliance.interfaces import IThreads
 from appliance.oci.timestamps import timestamp
 
@@ -32,6 +33,7 @@ class CollectionPages:
                 CollectionReport,
                 takes=CollectionOrder,
                 body_limit=_ORDER,
+                role=Role.MANAGE,
             )
         ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionDone
@@ -39,6 +40,7 @@ from appliance.errors import BlobDamaged, BundleIncomplete, NotHeld, PullcacheEr
 from appliance.flow.body import CLIENT_SILENCE, BlobBody, ClientStalled
 from appliance.flow.clock import wall
 from appliance.flow.http import ServerRequest, abort
+from appliance.identity.roles import Role
 from appliance.interfaces import IBlobStore
 from appliance.oci.digest import Digest
 from appliance.oci.ranges import Span
@@ -114,7 +116,7 @@ class Exports:
     def routes(self) -> list[Route]:
         """The routes of this part."""
         one = "/api/v1/exports/<export>"
-        return [
+        routes = [
             Route(
                 "POST",
                 "/api/v1/exports",
@@ -139,6 +141,8 @@ class Exports:
             ),
             Route("GET", f"{one}/volumes/<n>", self.volume, "One of its files, numbered from 1.", TAR),
         ]
+        # What an export reads is images, which not everybody may pull who may look at the appliance.
+        return [replace(route, role=Role.OPERATE) for route in routes]
 
     # -- planning ---------------------------------------------------------------------------------------------------
 

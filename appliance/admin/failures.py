@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
@@ -15,12 +16,14 @@ class Refused(errors.PullcacheError):
 
     @ivar status: HTTP status code.
     @ivar code: in one word, for programs.
+    @ivar headers: of the answer, beside the usual ones.
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.headers = headers or {}
 
 
 # The first class that fits counts.
@@ -72,6 +75,11 @@ def answer_for(error: BaseException) -> tuple[int, dict[str, Any]] | None:
             missing = isinstance(error, errors.BundleIncomplete) and list(error.missing)
             return status, document(code, str(error), **({"missing": missing} if missing else {}))
     return None
+
+
+def headers_of(error: BaseException | None) -> Mapping[str, str]:
+    """What the answer to an error has in its head, beside the usual."""
+    return error.headers if isinstance(error, Refused) else {}
 
 
 def internal() -> tuple[int, dict[str, Any]]:

@@ -21,6 +21,7 @@ from appliance.bundle.receipt import Receipt, Receipts
 from appliance.cache.wants import HeldReferences, Wants
 from appliance.errors import BundleError
 from appliance.flow.singleflight import ended
+from appliance.identity.roles import Role
 
 ORDER_LIMIT = 4 * 1024 * 1024
 """Bytes of an order: ten thousand paths of four hundred bytes."""
@@ -65,6 +66,7 @@ class Imports:
                 NDJSON,
                 takes=ImportOrder,
                 body_limit=ORDER_LIMIT,
+                role=Role.OPERATE,
             ),
             Route("GET", "/api/v1/imports", self.receipts, "The receipts of all imports.", ReceiptList),
             Route("GET", "/api/v1/imports/<receipt>", self.receipt, "One receipt.", Receipt),

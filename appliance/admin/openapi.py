@@ -9,11 +9,21 @@ from typing import Any
 import msgspec
 
 from appliance import __version__
+from appliance.admin.operators import COOKIE, CSRF
 from appliance.admin.route import JSON, Parameter, Route
 from appliance.api import Error
 
 _PARAMETER = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
 _SCHEMAS = "#/components/schemas/{name}"
+_SCHEMES = {
+    "token": {"type": "http", "scheme": "bearer", "description": "A token of admin: token_file."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": f"Set by /login; what changes something also has {CSRF}.",
+    },
+}
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
@@ -33,7 +43,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "pullcache", "version": __version__},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": _SCHEMES},
     }
 
 
@@ -45,6 +55,8 @@ def path_of(route: Route) -> str:
 def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
+        "description": f"For {'everybody' if route.role is None else f'the role {route.role.word}'}.",
+        "security": [{name: []} for name in _SCHEMES] if route.role is not None else [],
         "operationId": re.sub(r"\W+", "_", route.name).strip("_"),
         "parameters": [
             *(

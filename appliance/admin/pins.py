@@ -9,6 +9,7 @@ from appliance.api import GoneBlob, GoneImage, Pin, PinList, PinOrder, RemovalRe
 from appliance.bundle.names import Names
 from appliance.cache.pins import PinChange, Pins
 from appliance.cache.removal import ImageRemoval
+from appliance.identity.roles import Role
 from appliance.oci.pattern import ReferencePattern
 
 #: The most bytes of an order: one reference.
@@ -38,8 +39,9 @@ class PinPages:
                 PinList,
                 takes=PinOrder,
                 body_limit=_ORDER,
+                role=Role.OPERATE,
             ),
-            Route("DELETE", one, self.unpin, "Keep images no longer; their tags may move.", PinList),
+            Route("DELETE", one, self.unpin, "Keep images no longer; their tags may move.", PinList, role=Role.OPERATE),
             Route(
                 "DELETE",
                 "/api/v1/images/<path:reference>",
@@ -50,6 +52,7 @@ class PinPages:
                     Parameter("dry_run", "Say what would go, and remove nothing.", flag=True),
                     Parameter("force", "Also what an operator has pinned.", flag=True),
                 ),
+                role=Role.MANAGE,
             ),
         ]
 

@@ -6,8 +6,8 @@ The same table makes the routes and the OpenAPI document, so that neither can kn
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from appliance.admin.failures import Refused
 from appliance.errors import ConfigError
 from appliance.flow.http import values_of
 from appliance.units import duration
+from appliance.identity.roles import Operator, Role
 
 S = TypeVar("S")
 
@@ -40,6 +41,7 @@ class Reply:
     body: bytes
     status: int = 200
     content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Answer = Callable[..., Reply | None | Awaitable[Reply | None]]
@@ -66,6 +68,7 @@ class Route:
     @ivar takes: what the body is decoded as, or its media type as text, or C{None}: there is none.
     @ivar body_limit: the most bytes of it.
     @ivar gives: what the answer can be decoded as, or its media type as text.
+    @ivar role: who may ask for it, C{None}: everybody who reaches the endpoint.
     """
 
     method: str
@@ -77,6 +80,7 @@ class Route:
     takes: Any = None
     body_limit: int = 0
     status: int = 200
+    role: Role | None = Role.READ
 
     @property
     def name(self) -> str:
@@ -94,6 +98,8 @@ def send(request: Request, reply: Reply) -> bytes:
     request.setResponseCode(reply.status)
     request.setHeader("Content-Type", reply.content_type)
     request.setHeader("Content-Length", str(len(reply.body)))
+    for name, value in reply.headers.items():
+        request.setHeader(name, value)
     return b"" if request.method == b"HEAD" else reply.body
 
 
@@ -235,6 +241,12 @@ def body(request: Request, kind: type[S]) -> S:
         return msgspec.json.decode(raw(request), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "bad-request", f"the body is not understood: {error}") from None
+
+
+def operator_of(request: Request) -> Operator:
+    """Who asks, as it was decided before the route was called; on a route for everybody it is not known."""
+    found: Operator = getattr(request, "operator", None) or Operator(Role.READ)
+    return found
 
 
 def raw(request: Request) -> bytes:

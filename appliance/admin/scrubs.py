@@ -13,6 +13,7 @@ from appliance.admin.route import NDJSON, JsonLines, Route, body
 from appliance.api import DamagedBlob, ScrubOrder, ScrubReport
 from appliance.cache.scrub import Scrub, ScrubRun
 from appliance.errors import ScrubUnderWay
+from appliance.identity.roles import Role
 from appliance.oci.timestamps import timestamp
 
 #: The most bytes of an order: one number.
@@ -39,6 +40,7 @@ class ScrubPages:
                 NDJSON,
                 takes=ScrubOrder,
                 body_limit=_ORDER,
+                role=Role.MANAGE,
             )
         ]
 

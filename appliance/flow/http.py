@@ -261,9 +261,13 @@ class ServerChannel(HTTPChannel):
 
     # -- refusing ---------------------------------------------------------------------------------------------------
 
-    def _refuse_body(self) -> None:
+    def refuse(self, code: int, body: bytes, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Answer the request whose head has come, with this document and these fields, and read none of its body."""
         self._forget_deadline()
-        self._write_refusal(*self.body_refusal(self._command, self._path))
+        self._write_refusal(code, body, more)
+
+    def _refuse_body(self) -> None:
+        self.refuse(*self.body_refusal(self._command, self._path))
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """What Twisted refuses while parsing is answered as JSON as well."""

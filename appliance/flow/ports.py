@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import stat
 from typing import Any
 
 from twisted.internet.defer import DeferredList, maybeDeferred
@@ -31,6 +35,27 @@ def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     return endpoint
 
 
+def _remove_unused(path: str) -> None:
+    """Remove a socket on which no process listens. Raises L{OSError} for one that is used, and for anything else."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise OSError(errno.EEXIST, "there is a file that is no socket; remove it, or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            # Others wait to be let in.
+            pass
+    raise OSError(errno.EADDRINUSE, "another process answers there")
+
+
 class Ports:
     """All that are open. Connections wait until L{accept}."""
 
@@ -58,6 +83,23 @@ class Ports:
         if isinstance(reason, CannotListenError):
             reason = reason.socketError
         raise ConfigError(f"cannot listen on {description}: {reason}; is another process using it?")
+
+    def open_socket(self, path: str, factory: IProtocolFactory) -> None:
+        """
+        Listen on a UNIX socket, which its user and its group may open. What a process that was killed left there is
+        removed.
+
+        @raise ConfigError: why not, in one line: somebody answers there, or the folder is missing or not to be written.
+        """
+        try:
+            _remove_unused(path)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on unix:{path}: {error.strerror}") from None
+        if not os.access(folder := os.path.dirname(path), os.W_OK | os.X_OK):
+            raise ConfigError(f"cannot listen on unix:{path}: {folder} is no folder that this user may write")
+        # No lock file: where each process of a container has the same number, a lock is taken for its own for ever.
+        escaped = path.replace("\\", "\\\\").replace(":", "\\:").replace("=", "\\=")
+        self.open(f"unix:address={escaped}:mode=660:lockfile=0", factory)
 
     def accept(self) -> None:
         """Accept connections: those that wait, and those that come from now on."""

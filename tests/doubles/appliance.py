@@ -9,6 +9,7 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred, succeed
 
 from appliance.admin.metrics import Metrics
+from appliance.admin.reload import Reload
 from appliance.cache.access import RemoteRepository
 from appliance.flow.disk import InlineThreads
 from appliance.index.memory import MemoryDocuments
@@ -64,7 +65,14 @@ class Appliance:
     @ivar published: how often it was reported that tags may mean something else.
     """
 
-    def __init__(self, offline: bool = False, admin_hosts: tuple[str, ...] = (), **bundles: Any) -> None:
+    def __init__(
+        self,
+        offline: bool = False,
+        admin_hosts: tuple[str, ...] = (),
+        admin: AdminSettings | None = None,
+        reload: Reload = lambda operator: (),
+        **bundles: Any,
+    ) -> None:
         self.clock = clock_at()
         self.store = MemoryBlobStore()
         self.state = MemoryDocuments()
@@ -77,7 +85,7 @@ class Appliance:
             Settings(
                 upstreams={HUB: upstream},
                 offline=offline,
-                admin=AdminSettings(hosts=admin_hosts),
+                admin=admin or AdminSettings(hosts=admin_hosts),
                 bundles=BundleSettings(site="berth-3", **bundles),
             ),
             clock=self.clock,
@@ -89,6 +97,7 @@ class Appliance:
             make_upstream=lambda settings, offline: self.hub,
             metrics=Metrics(self.clock, None),
             audit=self.audit,
+            reload=reload,
         )
         self.repositories, self.flights = services.repositories, services.flights
         self.wants, self.usage, self.through = services.wants, services.usage, services.cache

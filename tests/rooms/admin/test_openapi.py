@@ -64,6 +64,15 @@ def test_the_document_is_of_openapi_3_1(document: Any) -> None:
     assert all(operation["summary"].endswith(".") and operation["responses"]["default"] for operation in found)
 
 
+def test_the_document_says_who_may_ask(document: Any) -> None:
+    """A client made from it shows a token where one is asked for."""
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["token"]["scheme"] == "bearer" and schemes["session"]["in"] == "cookie"
+    for path, _, operation in operations(document):
+        is_open = path in ("/healthz", "/readyz", "/login")
+        assert [name for each in operation["security"] for name in each] == ([] if is_open else list(schemes))
+
+
 def test_every_place_in_a_path_is_a_parameter(document: Any) -> None:
     """A client made from the document knows what to fill in."""
     for path, _, operation in operations(document):
@@ -110,6 +119,8 @@ def test_the_names_of_the_schemas_stay(document: Any) -> None:
         "LackingBlob",
         "LastCollection",
         "LeftOver",
+        "LoggedIn",
+        "LoginOrder",
         "MissingBlob",
         "Pin",
         "PinList",
@@ -120,6 +131,7 @@ def test_the_names_of_the_schemas_stay(document: Any) -> None:
         "Receipt",
         "ReceiptList",
         "Referrer",
+        "Reloaded",
         "RemovalReport",
         "ScrubOrder",
         "ScrubStatus",

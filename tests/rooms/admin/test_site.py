@@ -94,7 +94,7 @@ def test_a_body_is_read_up_to_the_limit_of_its_route(framed: Any) -> None:
         (b"HEAD /api/v1/wants", 413, None),
         (b"POST /healthz", 405, "method-not-allowed"),
         (b"POST /nothing", 404, "not-found"),
-        (b"PUT /%ff", 404, "not-found"),
+        (b"PUT /%ff", 400, "bad-request"),
     ],
 )
 def test_no_body_is_read_where_no_route_takes_one(
@@ -266,6 +266,8 @@ def test_nothing_with_an_effect_is_a_get() -> None:
         "/metrics",
         "/api/v1/openapi.json",
         "/api/v1/audit",
+        "/login",
+        "/api/v1/session",
         "/api/v1/status",
         "/api/v1/images",
         "/api/v1/images/<path:reference>",
