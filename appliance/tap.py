@@ -36,6 +36,7 @@ from appliance.flow.connections import make_room
 from appliance.flow.disk import THREADS, DiskThreads, share_memory
 from appliance.flow.ports import Ports
 from appliance.identity.passwords import check_checkers, strangers
+from appliance.identity.roles import Operator
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import AdminSettings, Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
@@ -268,7 +269,7 @@ class PullcacheService(Service):
         @raise ConfigError: what is wrong with the new one, which the log has, too.
         """
         before, source = self._settings, self._options["config"]
-        who = {} if operator is None else noted(operator)
+        who = {} if operator is None else operator.noted
         try:
             settings = self._options.settings()
             check_upstreams(settings, source)

@@ -12,7 +12,6 @@ from appliance.api import Reloaded
 from appliance.errors import ConfigError
 from appliance.identity.roles import Operator, Role
 
-
 Reload = Callable[[Operator], Sequence[str]]
 """
 Reads the configuration for who asks; gives the keys that changed and take effect with a restart only. Raises

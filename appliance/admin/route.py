@@ -19,8 +19,8 @@ from zope.interface import implementer
 from appliance.admin.failures import Refused
 from appliance.errors import ConfigError
 from appliance.flow.http import values_of
-from appliance.units import duration
 from appliance.identity.roles import Operator, Role
+from appliance.units import duration
 
 S = TypeVar("S")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 from msgspec import inspect
+from OpenSSL.SSL import Error as TLSError
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -20,10 +21,8 @@ from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 
-from appliance.cli.failures import CommandFailed, RefusedByAppliance, Unreachable, WrongUsage
-
-DEFAULT_ADMIN = "http://127.0.0.1:5001"
-VARIABLE = "PULLCACHE_ADMIN"
+from appliance.cli.address import ADMIN, AdminAddress
+from appliance.cli.failures import CommandFailed, RefusedByAppliance, Unreachable
 
 #: How much of an answer that is an error is read, in bytes.
 ERROR_BYTES = 64 * 1024
@@ -38,29 +37,22 @@ T = TypeVar("T")
 Parameters = Mapping[str, str]
 
 
-def admin_url(option: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """
-    Where the appliance is asked, without a slash at the end: the option, the environment, or the default.
-
-    @raise WrongUsage: it is no http or https URL.
-    """
-    url = (option or environment.get(VARIABLE) or DEFAULT_ADMIN).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise WrongUsage(f"{url!r} is no URL of an admin endpoint; write it like {DEFAULT_ADMIN}")
-    return url
-
-
 class AdminClient:
     """
     Requests to one appliance, in JSON.
 
-    @ivar url: the admin endpoint, without a slash at the end.
+    @ivar url: the admin endpoint, as a person writes it: a URL without a slash at the end, or C{unix:PATH}.
     """
 
-    def __init__(self, url: str, http: HTTPClient) -> None:
-        self.url = url
+    def __init__(self, address: AdminAddress, http: HTTPClient, token: str | None = None) -> None:
+        """
+        @param token: is shown with every request, C{None} for none.
+        """
+        self.url = address.name
+        self._address = address
         self._http = http
+        # A socket's mode says who may open it; there the token is not asked for.
+        self._authorization = None if token is None or address.path is not None else f"Bearer {token}"
 
     async def open(
         self,
@@ -79,19 +71,25 @@ class AdminClient:
         @raise RefusedByAppliance: the answer is an error.
         """
         headers: dict[bytes | str, bytes | str] = {"Accept": accept}
+        if self._authorization is not None:
+            headers["Authorization"] = self._authorization
         if body is not None:
             headers["Content-Type"] = content_type
         try:
+            url = f"{self._address.url}/api/v1/{path}"
             response: IResponse = await self._http.request(
-                method, f"{self.url}/api/v1/{path}", headers=headers, data=body, params=parameters, unbuffered=True
+                method, url, headers=headers, data=body, params=parameters, unbuffered=True
             )
         except (ConnectError, DNSLookupError, ResponseFailed, OSError) as error:
             reasons = error.reasons if isinstance(error, ResponseFailed) else None
             reason = reasons[0].value if reasons else error
+            if isinstance(reason, TLSError | VerificationError):
+                why = "its certificate is not one for that name by an authority that is known here (--ca-file), or it"
+                raise Unreachable(f"{self.url}: {why} wants one of yours (--cert-file)") from error
             raise Unreachable(
                 f"no appliance answers at {self.url} "
                 f"({' '.join((str(reason) or type(reason).__name__).split()).rstrip('.')}); "
-                f"is it running there? another address: --admin URL or {VARIABLE}"
+                f"is it running there? another address: --admin URL or {ADMIN}{self._address.note}"
             ) from error
         if response.code >= 400:
             said = await self._body(response, ERROR_BYTES)
@@ -99,7 +97,10 @@ class AdminClient:
                 document = msgspec.json.decode(said)
             except (ValueError, RecursionError):
                 document = None
-            raise refusal(document, f"{self.url} answered with status {response.code}")
+            refused = refusal(document, f"{self.url} answered with status {response.code}")
+            if response.code == 401:
+                raise RefusedByAppliance(f"{refused}{self._address.note}", refused.code)
+            raise refused
         return response
 
     async def fetch(

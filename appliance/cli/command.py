@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from appliance import __version__
-from appliance.cli.client import DEFAULT_ADMIN, VARIABLE, AdminClient
+from appliance.cli.address import ADMIN, CA_FILE, CERT_FILE, DEFAULT_ADMIN, DEFAULT_SOCKET, TOKEN_FILE
+from appliance.cli.client import AdminClient
 from appliance.cli.screen import Meter, Screen
 from appliance.errors import ConfigError
 from appliance.units import duration, rate_of, size
@@ -80,9 +81,14 @@ def new_command(commands: Commands, name: str, summary: str) -> ArgumentParser:
 
 
 def _add_common(parser: ArgumentParser, default: str | None) -> None:
-    parser.add_argument(
-        "--admin", metavar="URL", default=default, help=f"the appliance's admin endpoint ({VARIABLE}; {DEFAULT_ADMIN})"
-    )
+    where = f"the appliance's admin endpoint, or unix:PATH ({ADMIN}; {DEFAULT_SOCKET}, else {DEFAULT_ADMIN})"
+    parser.add_argument("--admin", metavar="URL", default=default, help=where)
+    for option, variable, what in (
+        ("--token-file", TOKEN_FILE, "holds the token that is shown to it"),
+        ("--ca-file", CA_FILE, "PEM, the authorities of its certificate"),
+        ("--cert-file", CERT_FILE, "PEM, a certificate to show to it, and its key"),
+    ):
+        parser.add_argument(option, metavar="FILE", default=default, help=f"{what} ({variable})")
     parser.add_argument("--json", action="store_true", default=default or False, help="print results as JSON")
 
 

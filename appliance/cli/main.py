@@ -13,7 +13,6 @@ from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
-from twisted.web.client import Agent
 
 from appliance.cli import (
     access,
@@ -25,18 +24,17 @@ from appliance.cli import (
     inventory,
     keys,
     pins,
+    reload,
     scrub,
     status,
     verification,
 )
-from appliance.cli.client import AdminClient, admin_url
+from appliance.cli.address import admin_address, agent_for, token_of
+from appliance.cli.client import AdminClient
 from appliance.cli.command import FAILED, MISUSED, Local, Session, top_parser
 from appliance.cli.failures import WrongUsage
 from appliance.cli.screen import Screen, meter_for
 from appliance.errors import PullcacheError
-
-#: Seconds until an address where nothing answers is given up.
-CONNECT_TIMEOUT = 10.0
 
 GROUPS = (
     status.add_to,
@@ -49,6 +47,7 @@ GROUPS = (
     imports.add_to,
     verification.add_to,
     inventory.add_to,
+    reload.add_to,
     keys.add_to,
     audit.add_to,
 )
@@ -71,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 async def _command(reactor: Any, options: Namespace, screen: Screen) -> int:
-    http = HTTPClient(Agent(reactor, connectTimeout=CONNECT_TIMEOUT))
-    client = AdminClient(admin_url(options.admin), http)
+    address = admin_address(options.admin)
+    client = AdminClient(address, HTTPClient(agent_for(reactor, address, options)), token_of(options.token_file))
     code: int = await options.ask(Session(screen, lambda: meter_for(screen, reactor.seconds), client), options)
     return code
 

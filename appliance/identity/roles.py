@@ -10,6 +10,7 @@ from hashlib import blake2b
 from hmac import compare_digest
 from pathlib import Path
 from secrets import token_bytes
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -68,6 +69,11 @@ class Operator:
     name: str = ""
     means: str = "address"
     address: str = "-"
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """As L{appliance.interfaces.IAudit.note} takes it."""
+        return {"user": self.name or None, "means": self.means, "address": self.address}
 
 
 @dataclass(frozen=True)

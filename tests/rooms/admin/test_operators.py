@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 
 from appliance.admin.operators import COOKIE, CSRF
 from appliance.errors import ConfigError
-from appliance.identity.roles import Role
+from appliance.identity.roles import Operator, Role
 from appliance.identity.sessions import DURATION
 from appliance.settings import AdminSettings
 from tests.doubles.appliance import Appliance
@@ -317,10 +317,10 @@ def test_a_file_that_cannot_be_used_leaves_all_as_it_is(door: Door, tmp_path: Pa
 
 def test_a_reload_is_answered_with_what_needs_a_restart() -> None:
     """A bad one says what is wrong with it, and changes nothing."""
-    site = Appliance(reload=lambda: ["store"])
+    site = Appliance(reload=lambda operator: ["store"])
     assert site.ask("POST", "reload").json == {"restart": ["store"]}
 
-    def refused() -> list[str]:
+    def refused(operator: Operator) -> list[str]:
         raise ConfigError("pullcache.yaml: line 3: fresh_fro: unknown key")
 
     code, word, message = Appliance(reload=refused).error("POST", "reload")

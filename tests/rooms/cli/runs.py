@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 
+from appliance.cli.address import AdminAddress
 from appliance.cli.client import AdminClient
 from appliance.cli.command import Session, top_parser
 from appliance.cli.main import GROUPS, Invocation, main
@@ -107,7 +108,7 @@ def ask(appliance: Appliance, *arguments: str) -> Ended:
     out, err = StringIO(), StringIO()
     screen = Screen(out, err, options.json)
     treq = StubTreq(appliance)
-    client = AdminClient(URL, treq)  # type: ignore[arg-type]  # asks the same way as HTTPClient
+    client = AdminClient(AdminAddress(URL, URL), treq)  # type: ignore[arg-type]  # asks the same way as HTTPClient
     session = Session(screen, lambda: meter_for(screen, lambda: 0.0), client)
     ended = Invocation(NoReactor(), screen).run(options.ask(session, options))  # type: ignore[arg-type]
     return Ended(code_of(ended, treq), out.getvalue(), err.getvalue())
