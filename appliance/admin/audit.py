@@ -88,6 +88,8 @@ class Audit:
         self._lost = 0
         self._next: Waiters[None] = Waiters()
         self._current: Waiters[None] | None = None
+        # The first so many lines are being written.
+        self._under_way = 0
         self._trying_again: IDelayedCall | None = None
 
     def waiting(self) -> int:
@@ -130,7 +132,7 @@ class Audit:
         """See L{IAudit.flush}."""
         self._release()
         self._release_rest()
-        if self._lines and self._trying_again is None:
+        if len(self._lines) > self._under_way and self._trying_again is None:
             return self._next.wait()
         return succeed(None) if self._current is None else self._current.wait()
 
@@ -199,10 +201,11 @@ class Audit:
         self._current, self._next = self._next, Waiters()
         file = self._lines[0][0]
         batch = [line for _, line in takewhile(lambda each: each[0] is file, self._lines)]
+        self._under_way = len(batch)
         self._threads.call(file.append, batch).addBoth(self._tried, batch)
 
     def _tried(self, result: None | Failure, batch: list[bytes]) -> None:
-        waiters, self._current = self._current, None
+        waiters, self._current, self._under_way = self._current, None, 0
         assert waiters is not None
         if isinstance(result, Failure):
             self._trying_again = self._clock.callLater(AGAIN, self._try_again)

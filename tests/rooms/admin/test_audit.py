@@ -145,6 +145,17 @@ def test_what_comes_while_lines_are_written_is_synced_together(tmp_path: Path) -
     assert result(kept.audit.flush()) is None
 
 
+def test_who_waits_for_the_last_line_is_told(tmp_path: Path) -> None:
+    """Also when it is being written and nothing follows it, as at a stop."""
+    threads = HeldThreads()
+    kept = Kept(tmp_path, threads=threads)
+    kept.note("stop", "", "done")
+    flushed = kept.audit.flush()
+    assert pending(flushed)
+    threads.step()
+    assert result(flushed) is None and len(kept.lines) == 1
+
+
 def test_half_a_line_that_a_power_cut_left_spoils_no_other(kept: Kept) -> None:
     """It stays as it is, and the next one begins a line."""
     kept.path.write_bytes(b'{"time":"2027-01-15T07')

@@ -265,6 +265,7 @@ def test_nothing_with_an_effect_is_a_get() -> None:
         "/readyz",
         "/metrics",
         "/api/v1/openapi.json",
+        "/api/v1/access",
         "/api/v1/audit",
         "/login",
         "/api/v1/session",
