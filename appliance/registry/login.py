@@ -37,10 +37,16 @@ EXPOSED = (
 
 
 class Peer:
-    """The other end of one connection."""
+    """
+    The other end of one connection.
+
+    @ivar silent: who it is, by L{Login.known}, while it says nothing of itself and C{configured} is in force.
+    """
 
     def __init__(self, transport: Any) -> None:
         self.transport = transport
+        self.silent: Client | None = None
+        self.configured: object = None
 
     @cached_property
     def address(self) -> str:
@@ -81,6 +87,8 @@ class Login:
         self._proxies = proxies
         self._clients = LeastRecentlyUsed(CLIENTS)
         self._origins = LeastRecentlyUsed(CLIENTS)
+        # Stands for what is in force now.
+        self._configured = object()
 
     def recognises(self, request: RegistryRequest) -> bool:
         """Whether it is known at once who sends a request, as L{known} does: its C{sender} then."""
@@ -106,6 +114,11 @@ class Login:
         The values of three headers, C{None} for none; for those that stand there more than once that is to be asked of
         L{identify}.
         """
+        is_silent = (authorization is None or self._passwords is None) and (
+            forwarded_for is None and forwarded_proto is None or not self._proxies
+        )
+        if is_silent and peer.configured is self._configured:
+            return peer.silent
         try:
             address, is_sheltered = self._origin(peer, forwarded_for, forwarded_proto)
         except RequestInvalid:
@@ -115,7 +128,11 @@ class Login:
             user = self._passwords.known(authorization) if is_sheltered else None
             if user is None:
                 return None
-        return self._client(peer, address, is_sheltered, user)
+        client = self._client(peer, address, is_sheltered, user)
+        # A certificate may be revoked meanwhile.
+        if is_silent and self._listen.client_ca_file is None:
+            peer.silent, peer.configured = client, self._configured
+        return client
 
     async def identify(self, request: RegistryRequest) -> None:
         """
