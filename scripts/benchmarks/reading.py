@@ -76,13 +76,14 @@ def fetch(authority: str, path: str, clients: int = 1, times: int = 1, into: Pat
     return Fetched(said["seconds"], said["octets"], median(said["first"]))
 
 
-def hammer(authority: str, path: str, seconds: int) -> Hammered:
+def hammer(authority: str, path: str, seconds: int, *headers: str) -> Hammered:
     """
     Ask for C{path} as often as one wrk thread can.
 
+    @param headers: sent besides, as C{NAME: VALUE}.
     @raise Failed: some answers were no 2xx.
     """
-    return _hammered(run(*_wrk(authority, path, seconds)).decode())
+    return _hammered(run(*_wrk(authority, path, seconds, *headers)).decode())
 
 
 def hammer_during(authority: str, path: str, work: Callable[[], T]) -> tuple[Hammered, T]:
@@ -104,9 +105,10 @@ def hammer_during(authority: str, path: str, work: Callable[[], T]) -> tuple[Ham
     return _hammered(output + errors), result
 
 
-def _wrk(authority: str, path: str, seconds: int) -> list[str]:
+def _wrk(authority: str, path: str, seconds: int, *headers: str) -> list[str]:
     shape = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
-    return ["wrk", *shape, "-H", f"Accept: {ACCEPT}", f"http://{authority}{path}"]
+    fields = [part for each in (f"Accept: {ACCEPT}", *headers) for part in ("-H", each)]
+    return ["wrk", *shape, *fields, f"http://{authority}{path}"]
 
 
 def _hammered(output: str) -> Hammered:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from benchmarks.reading import Fetched, Hammered, fetch, hammer
 from benchmarks.servers import Line, Nginx, Registry, appliance, forget_peak, memory, received
 from tests.clients import plain, tools
 from tests.clients.tools import Skopeo
-from tests.process.service import Appliance, until
+from tests.doubles.passwords import write_users
+from tests.process.service import UPSTREAM, Appliance, until
 
 APPLIANCE, NGINX, REGISTRY, PROXY = "appliance", "nginx", "docker-registry", "docker-registry proxy"
+ASKING = "appliance with logins"
 DIRECT = "straight from upstream"
 MB = 1e6
 MIB = 1024.0 * 1024.0
@@ -311,6 +314,38 @@ def manifest(bench: Bench) -> None:
             )
 
 
+def login(bench: Bench) -> None:
+    """A held manifest for a user with a password and by a rule, beside an appliance that asks nobody."""
+    findings, effort = bench.findings, bench.effort
+    if reason := tools.missing("wrk"):
+        findings.leave_out("login", reason)
+        return
+    image = bench.pushed("login")
+    with bench.servers("login") as servers:
+        open_to_all, asking = servers.appliance(), servers.configured("asking")
+        users = write_users(asking.folder / "htpasswd", {"ann": "password"})
+        asking.settings["listen"][0].update(login="required", checkers=[f"htpasswd:{users}"])
+        asking.settings["access"] = [
+            {"deny": {"networks": ["192.0.2.0/24"]}},
+            {"allow": {"users": ["ann"], "repositories": [f"{UPSTREAM}/**"]}},
+        ]
+        asking.write()
+        asking.start()
+        shown = f"Authorization: Basic {b64encode(b'ann:password').decode()}"
+        sent = {APPLIANCE: (open_to_all.authority, ()), ASKING: (asking.authority, (shown,))}
+        for authority, headers in sent.values():
+            hammer(authority, image.tag_path, 1, *headers)
+
+        def measure(name: str) -> Hammered:
+            authority, headers = sent[name]
+            return hammer(authority, image.tag_path, effort.seconds, *headers)
+
+        for name, each in interleaved(effort.rounds, list(sent), measure).items():
+            findings.add("login", name, "manifests", "/s", [one.rate for one in each])
+    promise = "warm manifest: requests a second with a password and a rule, of without"
+    findings.at_least("login", promise, 0.8, findings.ratio("login", "manifests", ASKING, APPLIANCE))
+
+
 def inspect(bench: Bench) -> None:
     """What a person waits for at the prompt."""
     findings, effort = bench.findings, bench.effort
@@ -343,6 +378,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "cold": cold,
     "herd": herd,
     "manifest": manifest,
+    "login": login,
     "inspect": inspect,
 }
 
