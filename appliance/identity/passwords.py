@@ -229,6 +229,9 @@ class Passwords:
         @raise LoginsBusy: too many wait to be checked.
         @raise LoginUnavailable: whoever has to know gives no answer.
         """
+        if not login.password:
+            # A directory takes a login without a password for one of nobody, and says yes (RFC 4513 section 5.1.2).
+            raise LoginRequired(WRONG)
         if self._clock.seconds() >= self._looked + LOOK:
             await self._looks.run(None, self._look)
         user = self.known(authorization)
