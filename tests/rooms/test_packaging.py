@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import configparser
 import json
 import os
@@ -260,3 +261,18 @@ def test_the_client_files_point_at_the_cache() -> None:
     assert daemon == {"registry-mirrors": [f"http://{ADDRESS}"], "insecure-registries": [ADDRESS]}
     k3s = yaml.safe_load((clients / "k3s" / "registries.yaml").read_text())
     assert k3s == {"mirrors": {"*": {"endpoint": [f"http://{ADDRESS}"]}}}
+
+
+def test_the_client_files_with_tls_point_at_the_cache_alone() -> None:
+    """Each is well formed; the host and the server after it are given the same, so that a refusal reads the same."""
+    clients, address = ROOT / "etc" / "clients", "pullcache.example:5443"
+    hosts = tomllib.loads((clients / "containerd" / "hosts-login.toml").read_text())
+    assert hosts.pop("host") == {(server := hosts.pop("server")): hosts}
+    assert server == f"https://{address}"
+    assert base64.b64decode(hosts["header"]["Authorization"][0].removeprefix("Basic ")) == b"node:change-me"
+    registries = tomllib.loads((clients / "podman" / "registries-login.conf").read_text())["registry"]
+    shipped = config.load(ROOT / "etc" / "pullcache.yaml").upstreams
+    assert registries == [{"prefix": name, "location": f"{address}/{name}"} for name in shipped]
+    k3s = yaml.safe_load((clients / "k3s" / "registries-login.yaml").read_text())
+    assert k3s["mirrors"] == {"*": {"endpoint": [f"https://{address}"]}}
+    assert {name: set(each) for name, each in k3s["configs"].items()} == {address: {"auth", "tls"}}
