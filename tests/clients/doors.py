@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import bcrypt
-
 from tests.clients.engine import SITE
 from tests.clients.logins import replace
 from tests.clients.visitors import Door, Who
 from tests.doubles.certificates import Identity, authority
+from tests.doubles.passwords import hashed
 from tests.process.service import UPSTREAM, Appliance, free_port
 
 ANA, BOB = Who("ana", "Danger-ana-4711"), Who("bob", "Danger-bob-0815")
@@ -26,13 +25,6 @@ ACCESS = [
 """What is the team's, and what is anyone's."""
 
 GROUPS = {"team": [ANA.user, "node-7"]}
-
-
-def htpasswd(*users: Who) -> str:
-    """The lines of an htpasswd file; bcrypt at its least cost, so that tests wait for nothing."""
-    return "".join(
-        f"{who.user}:{bcrypt.hashpw(who.password.encode(), bcrypt.gensalt(4)).decode()}\n" for who in users
-    )
 
 
 class Doors:
@@ -78,7 +70,8 @@ class Doors:
 
     def write_logins(self, *users: Who) -> None:
         """From now on these are good, and no others."""
-        replace(self.folder / "htpasswd", htpasswd(*users))
+        lines = [f"{who.user}:{hashed(who.password)}\n" for who in users]
+        replace(self.folder / "htpasswd", "".join(lines))
 
     def serve_with(self, server: Identity) -> None:
         """The certificate that the doors with TLS show."""

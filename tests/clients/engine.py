@@ -22,7 +22,10 @@ from tests.clients.visitors import ANYONE, Door, Visitor, Who
 from tests.process.service import UPSTREAM, until
 
 SITE = "cache.test"
-"""What the appliance is called: dockerd does without checks for every address of 127.0.0.0/8, so it needs a name."""
+"""
+What the appliance is called. dockerd checks no certificate of an address in 127.0.0.0/8, nor of a name for one, and
+tries such without TLS; so here the name is one for 0.0.0.0, which on Linux is another word for this machine.
+"""
 
 HUB = ("docker.io", "index.docker.io", "registry-1.docker.io", "auth.docker.io")
 
@@ -68,7 +71,7 @@ class Dockerd:
         }
         config, hosts = self._folder / "daemon.json", self._folder / "hosts"
         config.write_text(json.dumps(settings))
-        hosts.write_text(f"127.0.0.1 localhost {SITE} {' '.join(HUB)}\n")
+        hosts.write_text(f"127.0.0.1 localhost {' '.join(HUB)}\n0.0.0.0 {SITE}\n")
         mounts = f"mkdir -p /etc/docker; mount --bind {hosts} /etc/hosts; mount --bind {self._etc} /etc/docker"
         command = ["unshare", "--mount", "sh", "-ec", f"{mounts}; exec dockerd --config-file {config}"]
         with (self._folder / "log").open("wb") as log:
@@ -135,8 +138,9 @@ class DockerVisitor(Visitor):
 
     def introduce(self, door: Door, who: Who) -> str:
         """Let dockerd know the door's authority and the visitor's certificate; returns what it is called there."""
+        if door.ca is None:
+            return door.authority
         registry = f"{SITE}:{door.authority.rpartition(':')[2]}"
         shutil.rmtree(self._dockerd.certs / registry, ignore_errors=True)
-        if door.ca is not None:
-            who.write_folder(self._dockerd.certs / registry, door)
+        who.write_folder(self._dockerd.certs / registry, door)
         return registry

@@ -1,5 +1,6 @@
 """
-What stands between the appliance and a registry: nginx in front of it, and the HTTP proxies tinyproxy and squid.
+What stands between the appliance and a registry: nginx in front of it, and the HTTP proxies tinyproxy and squid; and
+what stands between clients and the appliance: HAProxy and nginx with the files of C{etc/balancers}.
 
 Each has C{programs}, C{start()}, C{log()} with every request that passed, and C{kill()}.
 """
@@ -15,7 +16,13 @@ from pathlib import Path
 
 from tests.clients import tools
 from tests.doubles.certificates import Identity
-from tests.process.service import free_port, until
+from tests.process.service import CHECKOUT, free_port, until
+
+BALANCERS = CHECKOUT / "etc" / "balancers"
+"""The files that are shipped."""
+
+BALANCER = "127.0.0.9"
+"""The address from which a balancer connects, so that it can be told from its clients."""
 
 BASIC_AUTH = Path("/usr/lib/squid/basic_ncsa_auth")
 """squid's helper that reads a file of passwords."""
@@ -83,20 +90,78 @@ class Nginx(Relay):
         if self._clients is not None:
             (self.folder / "clients.pem").write_bytes(self._clients.certificates)
             lines += [f"ssl_client_certificate {self.folder}/clients.pem;", "ssl_verify_client on;"]
+        self._serve(
+            f"server {{ {' '.join(lines)}\nlocation / {{ proxy_pass http://{self._registry};\n"
+            "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto https; } }\n"
+        )
+        return self
+
+    def _serve(self, servers: str) -> None:
         temporary = [f"{kind}_temp_path {self.folder}/{kind};" for kind in NGINX_TEMPORARY]
         config = self.folder / "nginx.conf"
         config.write_text(
             f"{'user root;' if os.geteuid() == 0 else ''} daemon off; pid {self.folder}/pid; error_log stderr;\n"
-            f"events {{}}\nhttp {{ access_log {self.folder}/access; {' '.join(temporary)}\n"
-            f"server {{ {' '.join(lines)}\nlocation / {{ proxy_pass http://{self._registry};\n"
-            "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto https; } } }\n"
+            f"events {{}}\nhttp {{ access_log {self.folder}/access; {' '.join(temporary)}\n{servers}}}\n"
         )
         self._run("nginx", "-c", config, "-e", "stderr")
-        return self
 
 
 NGINX_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 """Folders that nginx wants to make."""
+
+
+class NginxBalancer(Nginx):
+    """TLS in front of the appliance, with C{X-Forwarded-For}: the shipped file."""
+
+    def start(self) -> NginxBalancer:
+        """Start it and wait until it listens."""
+        certificate, key = self._server.write(self.folder, "server")
+        self._serve(
+            _with(
+                (BALANCERS / "nginx.conf").read_text(),
+                {
+                    "listen 5443": f"listen {self.authority}",
+                    "/etc/nginx/pullcache.pem": str(certificate),
+                    "/etc/nginx/pullcache.key": str(key),
+                    "http://pullcache.example:5000;": f"http://{self._registry}; proxy_bind {BALANCER};",
+                },
+            )
+        )
+        return self
+
+
+class Haproxy(Relay):
+    """Passes connections on behind a PROXY header (HAProxy's proxy-protocol.txt): the shipped file."""
+
+    programs = ("haproxy",)
+
+    def __init__(self, folder: Path, appliance: str) -> None:
+        super().__init__(folder / "haproxy")
+        self.folder.mkdir()
+        self._appliance = appliance
+
+    def start(self, header: str = "send-proxy-v2") -> Haproxy:
+        """Start it and wait until it listens; C{header} is the version's keyword."""
+        config = self.folder / "haproxy.cfg"
+        config.write_text(
+            _with(
+                (BALANCERS / "haproxy.cfg").read_text(),
+                {
+                    "bind :5443": f"bind {self.authority}",
+                    "pullcache.example:5444 send-proxy-v2 check": f"{self._appliance} {header} source {BALANCER} check",
+                },
+            )
+        )
+        self._run("haproxy", "-db", "-f", config)
+        return self
+
+
+def _with(text: str, here: dict[str, str]) -> str:
+    """The text with what is the site's own put in."""
+    for placeholder, value in here.items():
+        assert placeholder in text, placeholder
+        text = text.replace(placeholder, value)
+    return text
 
 
 class Tinyproxy(Relay):

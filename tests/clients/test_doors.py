@@ -64,6 +64,22 @@ class Row:
 ROWS = [
     Row("mirror", "anyone", OPEN, PULLED),
     Row("mirror", "anyone", TEAMS, UNKNOWN),
+    Row("offered", "anyone", OPEN, PULLED),
+    Row("offered", "anyone", TEAMS, LOGIN),
+    Row("offered", "ana", TEAMS, PULLED),
+    Row("offered", "bob", TEAMS, UNKNOWN),
+    Row("offered", "bob", OPEN, PULLED),
+    Row("offered", "mistyped", TEAMS, WRONG),
+    Row("required", "anyone", OPEN, LOGIN),
+    Row("required", "ana", TEAMS, PULLED),
+    Row("required", "ana", OPEN, PULLED),
+    Row("required", "bob", TEAMS, UNKNOWN),
+    Row("required", "mistyped", TEAMS, WRONG),
+    Row("certificates", "anyone", OPEN, STOPPED),
+    Row("certificates", "node", TEAMS, PULLED),
+    Row("certificates", "other", TEAMS, UNKNOWN),
+    Row("certificates", "other", OPEN, PULLED),
+    Row("certificates", "stranger", TEAMS, STOPPED),
 ]
 
 CLIENTS: dict[str, type[Visitor]] = {
@@ -81,14 +97,19 @@ _SAID = r"does not exist, or .*may not (be read|read it)"
 _NO_TLS = "certificate required|unknown certificate authority|unknown ca|bad certificate"
 
 WORDS: dict[str, dict[Outcome, str]] = {
-    "skopeo": {UNKNOWN: _SAID, LOGIN: "docker login", WRONG: "password", STOPPED: _NO_TLS},
-    "podman": {UNKNOWN: _SAID, LOGIN: "docker login", WRONG: "password", STOPPED: _NO_TLS},
+    "skopeo": {UNKNOWN: _SAID, LOGIN: "docker login", WRONG: "password is wrong", STOPPED: _NO_TLS},
+    "podman": {UNKNOWN: _SAID, LOGIN: "docker login", WRONG: "password is wrong", STOPPED: _NO_TLS},
     "containerd": {UNKNOWN: "not found", LOGIN: "401 Unauthorized", WRONG: "401 Unauthorized", STOPPED: _NO_TLS},
     "k3s": {UNKNOWN: "not found", LOGIN: "401 Unauthorized", WRONG: "401 Unauthorized", STOPPED: _NO_TLS},
-    "crane": {UNKNOWN: _SAID, LOGIN: "docker login", WRONG: "password"},
+    "crane": {UNKNOWN: _SAID, LOGIN: "docker login", WRONG: "password is wrong"},
     "regctl": {UNKNOWN: _SAID, LOGIN: "no credentials available", WRONG: "unauthorized", STOPPED: _NO_TLS},
-    "oras": {UNKNOWN: "not found", LOGIN: "credential not found", WRONG: "password", STOPPED: _NO_TLS},
-    "docker": {UNKNOWN: _SAID, LOGIN: "docker login", WRONG: "password", STOPPED: _NO_TLS},
+    "oras": {UNKNOWN: "not found", LOGIN: "credential not found", WRONG: "password is wrong", STOPPED: _NO_TLS},
+    "docker": {
+        UNKNOWN: _SAID,
+        LOGIN: "docker login|no basic auth credentials",
+        WRONG: "login attempt to .* failed with status: 401",
+        STOPPED: _NO_TLS,
+    },
 }
 """What the user reads, as a pattern."""
 
@@ -184,3 +205,15 @@ def test_dockers_mirror_gives_what_is_for_anyone_and_hides_the_rest(
     with pytest.raises(Failed, match="registry-1.docker.io"):
         dockerd.docker("pull", f"{TEAMS}:1", config=tmp_path)
 
+
+def test_docker_engines_with_a_certificate_get_what_is_theirs_from_a_mirror(
+    doors: Doors, digests: dict[str, str], tmp_path: Path
+) -> None:
+    """A mirror is shown no login, but the certificate of the machine."""
+    docker = Dockerd(tmp_path)
+    try:
+        mirror = DockerVisitor(tmp_path, docker).introduce(doors.certificates, doors.node)
+        docker.start(f"https://{mirror}")
+        assert digests[TEAMS] in docker.docker("pull", f"{TEAMS}:1", config=tmp_path)
+    finally:
+        docker.close()
