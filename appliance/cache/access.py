@@ -89,6 +89,11 @@ class RemoteRepository:
         """Whether C{allow} and C{deny} let it be pulled through."""
         return self.settings.permits(self.name)
 
+    @cached_property
+    def is_private(self) -> bool:
+        """See L{UpstreamSettings.is_private}."""
+        return self.settings.is_private
+
     @property
     def borrows(self) -> bool:
         """
@@ -163,7 +168,7 @@ class Access:
             C{allow} and C{deny} of its upstream say.
         @raise NotPermitted: it may not be pulled through, by anybody.
         """
-        if client is not None:
+        if client is not None and (self._rules or repository.is_private):
             decision = self.decide(repository, client, action)
             if not decision.allowed:
                 who = f"{client.user} may not read it" if client.user is not None else "may not be read without a login"
@@ -178,7 +183,7 @@ class Access:
         key = client, repository, action
         decision = self._decided.get(key)
         if decision is None:
-            upstream, name, private = repository.upstream, repository.name, repository.settings.is_private
+            upstream, name, private = repository.upstream, repository.name, repository.is_private
             reading = Reading(client.user, client.address, client.listener, upstream, name, private, action)
             decision = self._rules.decide(reading)
             self._decided.put(key, decision, 1)

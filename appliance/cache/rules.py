@@ -82,6 +82,9 @@ class AccessRules:
         """Those of a configuration."""
         return cls(settings.access, settings.groups)
 
+    def __len__(self) -> int:
+        return len(self._rules)
+
     def decide(self, reading: Reading) -> Decision:
         """Whether it may be read, and by which rule."""
         for rule in self._rules:
