@@ -581,6 +581,16 @@ def test_the_example_in_the_shipped_file_is_understood() -> None:
     assert all(any(getattr(match, key) for match in matches) for key in MatchSettings.__struct_fields__)
 
 
+def test_the_examples_in_the_page_are_understood() -> None:
+    """They can be pasted."""
+    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    examples = [each for each in re.findall(r"(?:^    .*\n)+", page, re.MULTILINE) if "    access:" in each]
+    for each in examples:
+        text = re.sub(r"^    ", "", each, flags=re.MULTILINE)
+        assert config.parse(f"{text}listen: [{{endpoint: 'tcp:1', name: nodes}}]", "/p").access
+    assert len(examples) >= 2
+
+
 def test_a_listeners_own_balancers_and_checkers_hold_instead_of_the_common_ones() -> None:
     """None at all, too."""
     settings = config.parse(
