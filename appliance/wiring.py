@@ -278,7 +278,7 @@ class Services:
             explained = AccessPage(access, lambda: self.settings, names)
             pages = (self.status, audits, explained, self.images, self.pins, collections, scrubs, self.inventory)
             parts = (*pages, self.exports, self.imports, ReloadPage(reload))
-            self.admin = AdminApp(metrics, probe, [part.routes() for part in parts], settings.admin)
+            self.admin = AdminApp(metrics, probe, audit, [part.routes() for part in parts], settings.admin)
 
         watch = metrics.watch
         watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))

@@ -23,16 +23,17 @@ from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException
 
 from appliance.admin import openapi
-from appliance.admin.failures import Refused, answer_for, document, headers_of, internal
+from appliance.admin.failures import Refused, answer_for, document, headers_of, internal, outcome_of
 from appliance.admin.login import LoginPages
 from appliance.admin.metrics import CONTENT_TYPE, Metrics
 from appliance.admin.operators import Operators
-from appliance.admin.route import Reply, Route, check_query, json, send
+from appliance.admin.route import Reply, Route, about, check_query, json, operator_of, send
 from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel, ServerRequest, abort
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
-from appliance.identity.roles import Operator
+from appliance.identity.roles import Operator, Role
+from appliance.interfaces import IAudit
 from appliance.settings import AdminSettings, ConnectionSettings
 
 METRICS = "/metrics"
@@ -51,6 +52,7 @@ class AdminApp:
         self,
         metrics: Metrics,
         probe: Callable[[], Deferred[None]],
+        audit: IAudit,
         parts: Sequence[Sequence[Route]] = (),
         settings: AdminSettings | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class AdminApp:
         self._hosts = settings.hosts
         self._operators = Operators(settings, metrics.clock)
         self._probe = probe
+        self._audit = audit
         self._app = Klein()
         # Werkzeug would answer these with redirects to an absolute URL made of the Host header.
         self._app.url_map.strict_slashes = False
@@ -121,14 +124,22 @@ class AdminApp:
             return None
         if route.path == METRICS and self._operators.metrics_open:
             return None
-        operator = self._operators.identify(method, headers, transport)
-        if operator.role < route.role:
-            raise Refused(
-                403,
-                "role-too-low",
-                f"this takes the role {route.role.word}, and {operator.name or 'who asks'} has {operator.role.word}",
-                {"WWW-Authenticate": 'Bearer realm="pullcache", error="insufficient_scope"'},
-            )
+        operator = Operator(Role.READ, address=getattr(transport.getPeer(), "host", "-"))
+        try:
+            operator = self._operators.identify(method, headers, transport)
+            if operator.role < route.role:
+                has = f"{operator.name or 'who asks'} has {operator.role.word}"
+                raise Refused(
+                    403,
+                    "role-too-low",
+                    f"this takes the role {route.role.word}, and {has}",
+                    {"WWW-Authenticate": 'Bearer realm="pullcache", error="insufficient_scope"'},
+                )
+        except Refused as error:
+            action = "login" if error.status == 401 else route.action or "read"
+            what = f"{route.method} {unquote_to_bytes(uri.partition(b'?')[0]).decode()}"
+            self._audit.note(action, what, "refused", **operator.noted, why=str(error))
+            raise
         return operator
 
     def healthz(self, request: Request) -> Reply:
@@ -172,9 +183,26 @@ class AdminApp:
 
     def _add(self, route: Route) -> None:
         async def answer(request: Request, **parameters: str) -> bytes | None:
-            check_query(request, route.query)
-            reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)  # type: ignore[arg-type]
-            return None if reply is None else send(request, reply)
+            about(request).what = parameters.get("reference", "")
+            outcome, why = "failed", "the connection ended before it did; what had been begun may be done"
+            try:
+                check_query(request, route.query)
+                reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)  # type: ignore[arg-type]
+                outcome, why = outcome_of(about(request).error)
+                if reply is not None and reply.status >= 400:
+                    # A page of its own for who reads it.
+                    outcome = "refused"
+                return None if reply is None else send(request, reply)
+            except CancelledError:
+                raise
+            except Exception as error:
+                outcome, why = outcome_of((answer_for(error) or internal())[1])
+                raise
+            finally:
+                if route.action and not about(request).is_trial:
+                    address = getattr(request.getClientAddress(), "host", "-")
+                    who = operator_of(request).noted | {"address": address}
+                    self._audit.note(route.action, about(request).what, outcome, **who, why=why)
 
         self._app.route(route.path, methods=[route.method], endpoint=route.name)(answer)
 

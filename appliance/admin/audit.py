@@ -209,6 +209,9 @@ class Audit:
         assert waiters is not None
         if isinstance(result, Failure):
             self._trying_again = self._clock.callLater(AGAIN, self._try_again)
+            # A stop waits for no disk that takes nothing.
+            late, self._next = self._next, Waiters()
+            late.fire(None)
             if is_refusal(result.value):
                 self._log.error("the audit log waits for the disk to take it: {error}", error=result.value)
             else:

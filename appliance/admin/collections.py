@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.web.server import Request
 
-from appliance.admin.route import Reply, Route, body, json
+from appliance.admin.route import Reply, Route, about, body, json
 from appliance.api import CollectionOrder, CollectionReport, GoneBlob, GoneImage
 from appliance.cache.collection import Collected, Collection
 from appliance.identity.roles import Role
@@ -33,13 +33,15 @@ class CollectionPages:
                 CollectionReport,
                 takes=CollectionOrder,
                 body_limit=_ORDER,
+                action="collect",
                 role=Role.MANAGE,
             )
         ]
 
     async def collect(self, request: Request) -> Reply:
         """Answers when the run has ended; a client that leaves ends none."""
-        found = await self._collection.run(body(request, CollectionOrder).dry_run)
+        about(request).is_trial = dry_run = body(request, CollectionOrder).dry_run
+        found = await self._collection.run(dry_run)
         # A hundred thousand blobs would hold up all others.
         return await self._threads.call(lambda: json(report_of(found)))
 

@@ -25,6 +25,7 @@ from appliance.admin.route import (
     Parameter,
     Reply,
     Route,
+    about,
     body,
     flag,
     json,
@@ -126,8 +127,17 @@ class Exports:
                 takes=ExportOrder,
                 body_limit=ORDER_LIMIT,
                 status=201,
+                action="export",
             ),
-            Route("GET", "/api/v1/exports", self.at_once, "Plan and send an export of one file.", TAR, _ONE_SHOT),
+            Route(
+                "GET",
+                "/api/v1/exports",
+                self.at_once,
+                "Plan and send an export of one file.",
+                TAR,
+                _ONE_SHOT,
+                action="export",
+            ),
             Route("GET", one, self.shown, "A planned export.", PlannedExport),
             Route("GET", f"{one}/document", self.document, "Its bundle.json: what a signature signs.", JSON),
             Route(
@@ -153,6 +163,7 @@ class Exports:
         C{{"error": ...}}. A client that leaves ends it; what was fetched is kept.
         """
         order = body(request, ExportOrder)
+        about(request).what = _words(order)
         wanted = selection_of(order, wall(self._clock))
         if NDJSON not in (request.getHeader("Accept") or ""):
             export, notes = await self._planner.plan(wanted, order.complete)
@@ -205,6 +216,7 @@ class Exports:
     async def at_once(self, request: Request) -> None:
         """Refused when something asked for is not whole: a file that is sent cannot say what is not in it."""
         order = _order_in(request)
+        about(request).what = _words(order)
         if order.complete:
             raise Refused(
                 400,
@@ -309,6 +321,12 @@ _ONE_SHOT = (
     Parameter("complete", "Refused: an export that fetches is a POST.", flag=True),
     Parameter("title", "So that people can tell bundles apart."),
 )
+
+
+def _words(order: ExportOrder) -> str:
+    """What is to be exported, as the command has it."""
+    said = [*order.refs, *(["--all"] if order.all else []), *(["--want"] if order.want is not None else [])]
+    return " ".join([*said, f"--since {order.since:.0f}s"] if order.since is not None else said)
 
 
 def _order_in(request: Request) -> ExportOrder:

@@ -56,6 +56,9 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.StoreError, 500, "store"),
 )
 
+# Those of no row: everything else in a document says that the request cannot be met as it is.
+_FAILURES = frozenset({"disk", "internal", "stopped"})
+
 _NO_PAGE = "there is no such page here; /api/v1/openapi.json lists those there are"
 _HTTP = {404: ("not-found", _NO_PAGE), 405: ("method-not-allowed", "that method is not offered here")}
 
@@ -75,6 +78,15 @@ def answer_for(error: BaseException) -> tuple[int, dict[str, Any]] | None:
             missing = isinstance(error, errors.BundleIncomplete) and list(error.missing)
             return status, document(code, str(error), **({"missing": missing} if missing else {}))
     return None
+
+
+def outcome_of(found: Mapping[str, Any] | None) -> tuple[str, str]:
+    """What the audit log calls an answer, and why: C{found} is the error document, C{None} where it is none."""
+    if found is None:
+        return "done", ""
+    code = found["error"]["code"]
+    is_ours = code in _FAILURES or any(word == code and status >= 500 for _, status, word in _TABLE)
+    return "failed" if is_ours else "refused", found["error"]["message"]
 
 
 def headers_of(error: BaseException | None) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused, answer_for, document, internal
-from appliance.admin.route import NDJSON, JsonLines, Reply, Route, body, json
+from appliance.admin.route import NDJSON, JsonLines, Reply, Route, about, body, json
 from appliance.api import ImportOrder, ReceiptList
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey
@@ -66,6 +66,7 @@ class Imports:
                 NDJSON,
                 takes=ImportOrder,
                 body_limit=ORDER_LIMIT,
+                action="import",
                 role=Role.OPERATE,
             ),
             Route("GET", "/api/v1/imports", self.receipts, "The receipts of all imports.", ReceiptList),
@@ -79,6 +80,7 @@ class Imports:
         A client that leaves cancels the import, so that Ctrl-C does; what was stored is not read again the next time.
         """
         order = body(request, ImportOrder)
+        about(request).what, about(request).is_trial = " ".join(order.files), order.dry_run
         files = paths(order.files)
         options = ImportOptions(
             as_name=order.as_name,

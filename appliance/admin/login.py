@@ -14,7 +14,7 @@ from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
 from appliance.admin.operators import COOKIE, Operators, cookie_of
-from appliance.admin.route import Reply, Route, body, json, media_type, operator_of, raw
+from appliance.admin.route import Reply, Route, about, body, json, media_type, operator_of, raw
 from appliance.api import LoggedIn, LoginOrder
 from appliance.identity.roles import TOKEN_LIMIT, Operator
 from appliance.identity.sessions import DURATION
@@ -62,10 +62,11 @@ class LoginPages:
                 LoggedIn,
                 takes=LoginOrder,
                 body_limit=_LIMIT,
+                action="login",
                 role=None,
             ),
             Route("GET", session, self.shown, "Who asks, in which role, and what a session needs to act.", LoggedIn),
-            Route("DELETE", session, self.log_out, "End the browser's session.", LoggedIn),
+            Route("DELETE", session, self.log_out, "End the browser's session.", LoggedIn, action="logout"),
         ]
 
     def page(self, request: Request) -> Reply:
@@ -87,6 +88,7 @@ class LoginPages:
             if is_form:
                 return _page(f"That did not work: {why}.", 401)
             raise Refused(401, "login-required", why)
+        about(request).what = grant.name
         # A session from before, perhaps another's, ends: who logs in is one operator from here on.
         self._operators.sessions.end(cookie_of(request.requestHeaders))
         secret = self._operators.sessions.begin(grant.digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.web.server import Request
 
-from appliance.admin.route import Parameter, Reply, Route, body, flag, json
+from appliance.admin.route import Parameter, Reply, Route, about, body, flag, json
 from appliance.api import GoneBlob, GoneImage, Pin, PinList, PinOrder, RemovalReport, SharedBlobs
 from appliance.bundle.names import Names
 from appliance.cache.pins import PinChange, Pins
@@ -39,9 +39,18 @@ class PinPages:
                 PinList,
                 takes=PinOrder,
                 body_limit=_ORDER,
+                action="pin",
                 role=Role.OPERATE,
             ),
-            Route("DELETE", one, self.unpin, "Keep images no longer; their tags may move.", PinList, role=Role.OPERATE),
+            Route(
+                "DELETE",
+                one,
+                self.unpin,
+                "Keep images no longer; their tags may move.",
+                PinList,
+                action="unpin",
+                role=Role.OPERATE,
+            ),
             Route(
                 "DELETE",
                 "/api/v1/images/<path:reference>",
@@ -52,6 +61,7 @@ class PinPages:
                     Parameter("dry_run", "Say what would go, and remove nothing.", flag=True),
                     Parameter("force", "Also what an operator has pinned.", flag=True),
                 ),
+                action="remove",
                 role=Role.MANAGE,
             ),
         ]
@@ -59,6 +69,7 @@ class PinPages:
     async def pin(self, request: Request) -> Reply:
         """What was pinned, as it is now."""
         order = body(request, PinOrder)
+        about(request).what = f"{order.reference} --digest" if order.digest else order.reference
         return _listed(await self._pins.pin(self._pattern(order.reference), order.digest))
 
     async def unpin(self, request: Request, reference: str) -> Reply:
@@ -68,6 +79,7 @@ class PinPages:
     async def remove(self, request: Request, reference: str) -> Reply:
         """What went, and what uses what stays. A client that leaves ends the waiting only."""
         dry_run, force = flag(request, "dry_run"), flag(request, "force")
+        about(request).is_trial = dry_run
         done = await self._removal.remove(self._pattern(reference), dry_run, force)
         return json(
             RemovalReport(

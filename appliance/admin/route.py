@@ -68,6 +68,7 @@ class Route:
     @ivar takes: what the body is decoded as, or its media type as text, or C{None}: there is none.
     @ivar body_limit: the most bytes of it.
     @ivar gives: what the answer can be decoded as, or its media type as text.
+    @ivar action: what the audit log calls it; empty for what changes nothing, of which it has refusals only.
     @ivar role: who may ask for it, C{None}: everybody who reaches the endpoint.
     """
 
@@ -80,6 +81,7 @@ class Route:
     takes: Any = None
     body_limit: int = 0
     status: int = 200
+    action: str = ""
     role: Role | None = Role.READ
 
     @property
@@ -169,7 +171,9 @@ class JsonLines:
         request.write(b"")
 
     def send(self, document: object) -> None:
-        """Send one document."""
+        """Send one document; an error is kept as what became of the request."""
+        if isinstance(document, dict) and "error" in document:
+            about(self._request).error = document
         self._request.write(msgspec.json.encode(document) + b"\n")
 
     def progress(self, progress: Staged) -> None:
@@ -178,6 +182,32 @@ class JsonLines:
         if progress.stage != self._stage or now - self._sent_at >= PROGRESS_INTERVAL:
             self._stage, self._sent_at = progress.stage, now
             self.send(progress)
+
+
+# -- what a request is about -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class About:
+    """
+    What the audit log is to have of a request.
+
+    @ivar what: what is to be done to what; the reference in its path, unless its route says so.
+    @ivar is_trial: whether it only asks what would be done.
+    @ivar error: the document that it is answered with, where it is one.
+    """
+
+    what: str = ""
+    is_trial: bool = False
+    error: Mapping[str, Any] | None = None
+
+
+def about(request: Request) -> About:
+    """That of C{request}; its route may change it."""
+    found: About | None = getattr(request, "about", None)
+    if found is None:
+        found = request.about = About()  # type: ignore[attr-defined]  # any request of Twisted's will do
+    return found
 
 
 # -- what a request says --------------------------------------------------------------------------------------------

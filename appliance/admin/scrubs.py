@@ -40,6 +40,7 @@ class ScrubPages:
                 NDJSON,
                 takes=ScrubOrder,
                 body_limit=_ORDER,
+                action="scrub",
                 role=Role.MANAGE,
             )
         ]

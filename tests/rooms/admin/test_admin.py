@@ -17,6 +17,7 @@ from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
 from appliance.interfaces import IAccounts
 from appliance.upstream.interfaces import Health, IUpstreamObserver, RateLimit
+from tests.doubles.audit import NotedAudit
 
 NOON = 1_700_000_000.0
 
@@ -36,7 +37,7 @@ class AdminTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.metrics = Metrics(Clock(), None)
         self.probes: list[Deferred[None]] = [succeed(None)]
-        app = AdminApp(self.metrics, lambda: self.probes.pop(0))
+        app = AdminApp(self.metrics, lambda: self.probes.pop(0), NotedAudit())
         self.treq = StubTreq(app.site().resource)
 
     def ask(self, path: str, method: str = "GET") -> tuple[int, Any, bytes]:
@@ -68,7 +69,7 @@ class AdminTests(SynchronousTestCase):
         self.assertEqual((code, document["status"]), (503, "not ready"))
         self.assertIn("No space left on device", document["reason"])
         self.assertEqual(self.json("/readyz")[0], 200)
-        self.treq = StubTreq(AdminApp(self.metrics, broken).site().resource)
+        self.treq = StubTreq(AdminApp(self.metrics, broken, NotedAudit()).site().resource)
         code, document = self.json("/readyz")
         self.assertEqual((code, "Read-only file system" in document["reason"]), (503, True))
 

@@ -156,6 +156,27 @@ def test_who_waits_for_the_last_line_is_told(tmp_path: Path) -> None:
     assert result(flushed) is None and len(kept.lines) == 1
 
 
+def test_a_stop_waits_for_no_disk_that_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged_errors: list[Any]
+) -> None:
+    """Not for what was being written, and not for what would have been next."""
+    threads = HeldThreads()
+    kept = Kept(tmp_path, threads=threads)
+    kept.note("reload", "", "done")
+    first = kept.audit.flush()
+    kept.note("stop", "", "done")
+    second = kept.audit.flush()
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    threads.step()
+    assert first.called and second.called and kept.audit.flush().called
+    logged_errors.clear()
+    kept.clock.getDelayedCalls()[0].cancel()
+
+
 def test_half_a_line_that_a_power_cut_left_spoils_no_other(kept: Kept) -> None:
     """It stays as it is, and the next one begins a line."""
     kept.path.write_bytes(b'{"time":"2027-01-15T07')
@@ -311,7 +332,7 @@ class Desk:
 
     def __init__(self, kept: Kept) -> None:
         page = AuditPage(kept.audit, InlineThreads(), kept.clock)
-        app = AdminApp(Metrics(kept.clock, None), lambda: succeed(None), [page.routes()])
+        app = AdminApp(Metrics(kept.clock, None), lambda: succeed(None), NotedAudit(), [page.routes()])
         self.treq = StubTreq(app.site().resource)
 
     def ask(self, query: str = "") -> tuple[int, Any]:
