@@ -55,7 +55,14 @@ def wrong_endpoint(appliance: Appliance) -> str:
     return "carrier-pigeon"
 
 
-MISTAKES = [unknown_key, wrong_duration, unknown_default, wrong_endpoint]
+def credentials_for_everybody(appliance: Appliance) -> str:
+    token = appliance.folder / "token"
+    token.write_text("hunter2")
+    appliance.settings["upstreams"][UPSTREAM]["token_file"] = str(token)
+    return f"access: [{{allow: {{networks: [10.0.0.0/8], repositories: ['{UPSTREAM}/**']}}}}"
+
+
+MISTAKES = [unknown_key, wrong_duration, unknown_default, wrong_endpoint, credentials_for_everybody]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
