@@ -36,18 +36,21 @@ class Doors:
     @ivar required: TLS; who has no login gets nothing.
     @ivar certificates: TLS, for those with a certificate of the site's authority; its default upstream is L{UPSTREAM}.
     @ivar appliance: the process; not started yet.
-    @ivar ca: the site's authority; C{node} has a certificate of it and is of the team, C{other} has one and is not.
+    @ivar ca: the site's authority; C{node} has a certificate of it and is of the team, C{other} has one and is not, and
+        that of C{former} was revoked. C{stranger} has one of another authority, with the name that C{node} has.
     """
 
     def __init__(self, folder: Path, upstream_url: str, **settings: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.ca = authority("Site")
-        self.node, self.other = (Who(certificate=self.ca.issue(name)) for name in ("node-7", "node-8"))
-        self.stranger = Who(certificate=authority("Elsewhere").issue("node-7"))
+        issued = [self.ca.issue(name) for name in ("node-7", "node-8", "node-7")]
+        self.node, self.other, self.former = map(Who.of, issued)
+        self.stranger = Who.of(authority("Elsewhere").issue("node-7"))
         self.write_logins(ANA, BOB)
         self.ca_file = folder / "ca.pem"
         replace(self.ca_file, self.ca.certificates.decode())
+        replace(folder / "crl.pem", self.ca.revoking(issued[2]).decode())
         self.serve_with(self.ca.issue(SITE, "127.0.0.1", "localhost"))
         settings = {"access": ACCESS, "groups": GROUPS, **settings}
         self.appliance = Appliance(folder / "appliance", upstream_url, **settings)
@@ -56,9 +59,8 @@ class Doors:
         self.mirror = Door(self.appliance.authority)
         self.offered = self._add("offered", login="offered", **checkers)
         self.required = self._add("required", login="required", **checkers)
-        self.certificates = self._add(
-            "certificates", login="required", client_ca_file=str(self.ca_file), default_upstream=UPSTREAM
-        )
+        authority_files = {"client_ca_file": str(self.ca_file), "client_crl_file": f"{folder}/crl.pem"}
+        self.certificates = self._add("certificates", login="required", default_upstream=UPSTREAM, **authority_files)
         self.appliance.write()
 
     def _add(self, name: str, **listener: Any) -> Door:

@@ -123,7 +123,8 @@ class NginxBalancer(Nginx):
                     "listen 5443": f"listen {self.authority}",
                     "/etc/nginx/pullcache.pem": str(certificate),
                     "/etc/nginx/pullcache.key": str(key),
-                    "http://pullcache.example:5000;": f"http://{self._registry}; proxy_bind {BALANCER};",
+                    "server pullcache.example:5000;": f"server {self._registry};",
+                    "proxy_pass http://pullcache;": f"proxy_pass http://pullcache; proxy_bind {BALANCER};",
                 },
             )
         )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.clients import tools
-from tests.clients.doors import ANA, Doors
+from tests.clients.doors import ANA, BOB, Doors
 from tests.clients.relays import BALANCER, Haproxy, NginxBalancer
 from tests.clients.tools import Failed
 from tests.clients.visitors import ANYONE, Door, SkopeoVisitor
@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.real_client, pytest.mark.process]
 
 NEAR, FAR = "127.0.0.1", "127.0.0.2"
 """Addresses of clients; the first may pull."""
+
+BALANCER_IN_HEX = socket.inet_aton(BALANCER)[::-1].hex().upper()
 
 ACCESS = [
     {"allow": {"users": [ANA.user], "repositories": [f"{UPSTREAM}/team/**"]}},
@@ -131,6 +133,19 @@ def test_behind_nginx_a_rule_about_networks_is_about_the_client(site: Building) 
     assert made.status(manifest(OPEN), FAR) == 401
     assert made.status(manifest(OPEN), FAR, X_Forwarded_For=NEAR) == 401
     until(lambda: seen(made) == {NEAR, FAR}, "both in the access log")
+
+
+def test_behind_nginx_many_clients_share_a_connection_and_no_rights(site: Building) -> None:
+    """One who may and one who may not take turns; each answer is for the one who asked."""
+    made = site(NginxBalancer, PLAIN_BEHIND)
+    for _ in range(10):
+        assert made.status(manifest(TEAMS), Authorization=ANA.basic) == 200
+        assert made.status(manifest(TEAMS), Authorization=BOB.basic) == 404
+        assert made.status(manifest(TEAMS)) == 401
+        assert made.status(manifest(OPEN)) == 200
+        assert made.status(manifest(OPEN), FAR) == 401
+    # Those that were closed a moment ago are listed, too.
+    assert Path("/proc/net/tcp").read_text().count(f" {BALANCER_IN_HEX}:") < 10
 
 
 def test_who_goes_round_nginx_is_not_believed(site: Building) -> None:

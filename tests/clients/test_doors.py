@@ -80,6 +80,7 @@ ROWS = [
     Row("certificates", "other", TEAMS, UNKNOWN),
     Row("certificates", "other", OPEN, PULLED),
     Row("certificates", "stranger", TEAMS, STOPPED),
+    Row("certificates", "former", TEAMS, STOPPED),
 ]
 
 CLIENTS: dict[str, type[Visitor]] = {
@@ -94,7 +95,7 @@ CLIENTS: dict[str, type[Visitor]] = {
 }
 
 _SAID = r"does not exist, or .*may not (be read|read it)"
-_NO_TLS = "certificate required|unknown certificate authority|unknown ca|bad certificate"
+_NO_TLS = "certificate required|unknown certificate authority|unknown ca|bad certificate|revoked"
 
 WORDS: dict[str, dict[Outcome, str]] = {
     "skopeo": {UNKNOWN: _SAID, LOGIN: "docker login", WRONG: "password is wrong", STOPPED: _NO_TLS},
@@ -170,8 +171,8 @@ def visitor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def those(doors: Doors) -> dict[str, Who]:
     """Who comes, by the names in the rows."""
-    of_certificates = {"node": doors.node, "other": doors.other, "stranger": doors.stranger}
-    return {"anyone": ANYONE, "ana": ANA, "bob": BOB, "mistyped": MISTYPED, **of_certificates}
+    by_certificate = {name: getattr(doors, name) for name in ("node", "other", "stranger", "former")}
+    return {"anyone": ANYONE, "ana": ANA, "bob": BOB, "mistyped": MISTYPED, **by_certificate}
 
 
 @pytest.mark.parametrize(

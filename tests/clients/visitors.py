@@ -58,6 +58,11 @@ class Who:
     password: str = ""
     certificate: Identity | None = None
 
+    @classmethod
+    def of(cls, certificate: Identity) -> Who:
+        """Who has this certificate, and no password."""
+        return cls(certificate=certificate)
+
     @property
     def basic(self) -> str:
         """The value of an Authorization header (RFC 7617), empty without a login."""

@@ -39,12 +39,17 @@ class Died(AssertionError):
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that no process has right now, nor gets by chance."""
+    """A TCP port on 127.0.0.1 that no process has right now, nor gets by chance; another one each time."""
     while True:
         port = secrets.choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
+
+
+_given: set[int] = set()
 
 
 def until(happened: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
