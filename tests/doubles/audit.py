@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
+from appliance.flow.singleflight import shielded
 from appliance.interfaces import IAudit
 
 
@@ -15,12 +16,14 @@ class NotedAudit:
     """
     Keeps what it is told.
 
+    @ivar flushed: fires for who waits until it is durable.
     @ivar noted: of each, what was not left at its default, by the names of L{IAudit.note}'s arguments.
     """
 
     file = None
 
     def __init__(self) -> None:
+        self.flushed: Deferred[None] = succeed(None)
         self.noted: list[dict[str, Any]] = []
 
     def note(
@@ -42,7 +45,7 @@ class NotedAudit:
 
     def flush(self) -> Deferred[None]:
         """See L{IAudit.flush}."""
-        return succeed(None)
+        return shielded(self.flushed)
 
     def waiting(self) -> int:
         """See L{IAudit.waiting}."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
 
 from appliance.settings import AdminSettings, RetentionSettings
 from tests.doubles.appliance import Appliance
@@ -56,6 +57,18 @@ def test_what_an_operator_orders_is_noted_with_what_became_of_it(
     assert noted(site) == [expected]
     assert ("why" in site.audit.noted[0]) == (expected[2] != "done")
     assert (site.audit.noted[0]["means"], site.audit.noted[0]["address"]) == ("address", "127.0.0.1")
+
+
+def test_the_answer_comes_when_its_line_is_durable(site: Appliance) -> None:
+    """Who was told that an image is gone finds that in the audit log, also after a power cut."""
+    site.audit.flushed = Deferred()
+    answers: list[Any] = []
+    site.begin("DELETE", "images/nginx:1").addBoth(answers.append)
+    site.treq.flush()
+    assert not answers and noted(site) == [("remove", "nginx:1", "done")]
+    site.audit.flushed.callback(None)
+    site.treq.flush()
+    assert [answer.code for answer in answers] == [200]
 
 
 @pytest.mark.parametrize(
