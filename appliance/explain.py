@@ -14,6 +14,7 @@ import msgspec
 from appliance.fields import UNLIMITED, endpoint_parts
 from appliance.oci.pattern import matches
 from appliance.settings import (
+    ANY_USER,
     AWS,
     DEFAULT_RESERVE,
     DOCKER_HUB,
@@ -326,6 +327,9 @@ def _doubts(settings: Settings) -> Iterator[str]:
             yield f"{which} is about users, and no listener has a login or a client_ca_file"
         if match.groups and not match.users and not any(settings.groups.get(name) for name in match.groups):
             yield f"{which} is about nobody: its groups are empty"
+        for user in match.users:
+            if ANY_USER in user and user != ANY_USER:
+                yield f"{which} is about a user called {user}: {ANY_USER} stands for others only where it stands alone"
         for pattern in match.repositories:
             first = pattern.partition("/")[0]
             if not any(matches(first, upstream) for upstream in settings.upstreams):
@@ -337,6 +341,21 @@ def _doubts(settings: Settings) -> Iterator[str]:
     for name in settings.groups:
         if name not in named:
             yield f"groups.{name} is in no rule of access"
+    allowed = [rule.allow for rule in settings.access if rule.allow is not None]
+    for name, upstream in settings.upstreams.items():
+        open_by = [
+            match
+            for match in allowed
+            if anybody_logs_in
+            or match.networks
+            or match.listeners
+            or any(pattern.startswith(f"{name}/") for pattern in match.repositories)
+        ]
+        if settings.access and upstream.is_private and not open_by:
+            yield (
+                f"{name} is private, no rule of access that allows something names it, networks or listeners, and"
+                " nobody logs in: nothing of it is served"
+            )
 
 
 def _slips(upstream: UpstreamSettings) -> Iterator[str]:

@@ -425,7 +425,10 @@ def _certificate_name(text: str) -> str:
 
 
 CertificateName = Annotated[str, Written(_certificate_name)]
-"""A name as it stands in a certificate: a common name or a SAN."""
+"""A name as it stands in a certificate: a common name or a SAN, such as C{system:node:worker-1}."""
+
+ClientName = CertificateName
+"""Who a client is, by a password or a certificate."""
 
 
 def _checker(text: str) -> str:

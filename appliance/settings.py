@@ -152,7 +152,7 @@ class MatchSettings(msgspec.Struct, frozen=True, kw_only=True):
     list of who. Without either, anonymous clients are meant, too.
     """
 
-    users: Annotated[tuple[fields.Username, ...], fields.Listed(filled=True, alone=True)] = ()
+    users: Annotated[tuple[fields.ClientName, ...], fields.Listed(filled=True, alone=True)] = ()
     """C{ANY_USER} among them for any user that is logged in."""
     groups: Annotated[tuple[fields.GroupName, ...], fields.Listed(filled=True, alone=True)] = ()
     networks: Annotated[tuple[fields.Network, ...], fields.Listed(filled=True, alone=True)] = ()
@@ -383,7 +383,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Bytes after which it is rotated."""
     access: tuple[RuleSettings, ...] = ()
     """The first that matches decides; without any, all may be read that is not private."""
-    groups: dict[fields.GroupName, tuple[fields.Username, ...]] = {}
+    groups: dict[fields.GroupName, tuple[fields.ClientName, ...]] = {}
     checkers: tuple[fields.Checker, ...] = ()
     """Who knows users' passwords, tried in order; of listeners that name none of their own."""
     trusted_proxies: tuple[fields.Network, ...] = ()

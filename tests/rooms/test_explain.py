@@ -369,6 +369,7 @@ def test_check_says_who_may_pull_what() -> None:
             "gcr.io/** matches nothing: no upstream is called gcr.io",
         ),
         ("{allow: {groups: ops, repositories: '*.com/**'}}", "*.com/** matches nothing: no upstream is called *.com"),
+        ("{allow: {groups: ops, users: 'system:*'}}", "is about a user called system:*"),
         ("{allow: {}}", "groups.ops is in no rule of access"),
     ],
 )
@@ -391,6 +392,23 @@ def test_a_rule_about_users_needs_a_listener_where_they_log_in() -> None:
     assert "and no listener has a login or a client_ca_file" in doubts("{allow: {users: ann}}", text)[0]
     text += "\ngroups: {ops: []}\nlisten: [{endpoint: 'tcp:1', login: offered, checkers: 'file:/p'}]"
     assert doubts("{allow: {groups: ops}}", text) == ["access[0] is about nobody: its groups are empty"]
+
+
+@pytest.mark.parametrize(
+    ("access", "served"),
+    [
+        ("{allow: {}}", False),
+        ("{allow: {repositories: '**'}}, {deny: {networks: 10.0.0.0/8}}", False),
+        ("{allow: {networks: 10.0.0.0/8}}", True),
+        ("{allow: {repositories: 'ghcr.io/team/*'}}", True),
+    ],
+)
+def test_a_private_upstream_that_nobody_may_read_is_pointed_out(access: str, served: bool) -> None:
+    """It was configured to be read."""
+    text = "upstreams: {ghcr.io: {url: https://ghcr.io, private: true}}\naccess: [%s]"
+    assert any("nothing of it is served" in each for each in doubts(access, text)) is not served
+    offered = f"{text}\nlisten: [{{endpoint: 'tcp:1', login: offered, checkers: 'file:/p'}}]"
+    assert not any("nothing of it is served" in each for each in doubts(access, offered))
 
 
 def test_users_whom_nobody_knows_are_pointed_out(tmp_path: Path) -> None:

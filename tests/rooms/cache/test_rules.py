@@ -80,6 +80,8 @@ TABLE: list[tuple[str, dict[str, str | None], bool]] = [
     ("users: [ann, bob]", {"user": "bob"}, True),
     ("users: [ann, bob]", {"user": "Bob"}, False),
     ("users: [ann, bob]", {"user": None}, False),
+    ("users: 'system:node:worker-1'", {"user": "system:node:worker-1"}, True),
+    ("users: 'system:node:*'", {"user": "system:node:worker-1"}, False),
     ("users: '*'", {"user": "anybody"}, True),
     ("users: '*'", {"user": None}, False),
     ("groups: ops", {"user": "ann"}, True),
