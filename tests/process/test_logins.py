@@ -100,8 +100,8 @@ def test_a_file_with_another_hash_is_refused_at_the_start(asking: Appliance, tmp
 def test_guessing_as_fast_as_one_can_keeps_nobody_out(asking: Appliance, tmp_path: Path) -> None:
     """
     Some dozens of connections send wrong passwords without a pause. Who is logged in goes on pulling, another one, from
-    another address, gets in, and so does a user from the very address of the guesses. Nothing of what is guessed is in a
-    log.
+    another address, gets in, and so does a user from the very address of the guesses. Nothing of what is guessed is in
+    a log.
     """
     users = {"ann": "one", "bob": "two", "carl": "three"}
     (tmp_path / "htpasswd").write_text("".join(f"{user}:{hashed(users[user], 10)}\n" for user in users))

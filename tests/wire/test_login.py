@@ -19,6 +19,7 @@ from appliance.flow.disk import InlineThreads
 from appliance.identity.htpasswd import HtpasswdChecker
 from appliance.identity.passwords import Passwords
 from appliance.interfaces import IAudit
+from appliance.registry import login
 from appliance.settings import MatchSettings, RuleSettings
 from tests.doubles.passwords import write_users
 from tests.doubles.threads import HeldThreads
@@ -239,6 +240,63 @@ def test_who_is_behind_a_proxy_is_who_the_proxy_says(tmp_path: Path) -> None:
     for _ in range(3):
         door.ask(OPEN, None, said, address="198.51.100.1", tls=False)
     assert [told[0] for told in door.shop.accounts.told] == ["198.51.100.1"] * 3
+
+
+def test_a_refused_request_is_its_clients_too(tmp_path: Path) -> None:
+    """What is logged of it is not the proxy's address."""
+    door = Door(tmp_path, "required", proxies=["10.0.0.0/24"])
+    for who in (None, WRONG):
+        assert door.ask(OPEN, who, ("X-Forwarded-For", OUTSIDE), address=PROXY).status == 401
+    assert [told[0] for told in door.shop.accounts.told] == [OUTSIDE] * 2
+
+
+class Shown:
+    """Certificates that clients show; C{names} are those in the one that is shown now."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, door: Door, *, passwords: bool) -> None:
+        self.names: tuple[str, ...] | None = None
+        monkeypatch.setattr(login, "names_of", lambda transport, which: self.names)
+        (listen,) = door.settings.listen
+        listen = structs.replace(listen, client_ca_file=Path("/etc/pullcache/clients.pem"))
+        door.shop.listener.configure(door.settings, listen, door.passwords if passwords else None)
+
+
+@pytest.mark.parametrize("passwords", [True, False])
+def test_a_certificate_is_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passwords: bool) -> None:
+    """For as long as it is good: one that is revoked meanwhile is none from then on, on the same connection."""
+    door = Door(tmp_path, "required")
+    shown = Shown(monkeypatch, door, passwords=passwords)
+    line = door.line()
+    shown.names = ("ann", "ann.site")
+    assert [line.ask("GET", CLOSED).status for _ in range(3)] == [200] * 3
+    assert door.served == 1
+    shown.names = ("bob",)
+    assert line.ask("GET", CLOSED).status == 404
+    for names in (None, ()):
+        shown.names = names
+        assert [line.ask("GET", OPEN).status for _ in range(3)] == [401] * 3
+    told = [each[1] for each in door.shop.accounts.told]
+    assert told == ["ann"] * 3 + ["bob"] + [None] * 6
+
+
+def test_a_password_says_more_than_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user on a node with a certificate is that user; a wrong password is one there, too."""
+    door = Door(tmp_path, "offered")
+    shown = Shown(monkeypatch, door, passwords=True)
+    shown.names = ("bob",)
+    for _ in range(3):
+        assert door.ask(CLOSED).status == 404
+        assert door.ask(CLOSED, ANN).status == 200
+        assert door.ask(CLOSED, WRONG).status == 401
+
+
+def test_where_no_password_is_taken_none_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener for certificates alone: what is not for all is 404, and a password is as good as none."""
+    door = Door(tmp_path, "offered")
+    Shown(monkeypatch, door, passwords=False)
+    for who in (None, ANN, WRONG):
+        assert door.ask(CLOSED, who).status == 404
+        assert door.ask(OPEN, who).status == 200
 
 
 def test_each_request_of_one_connection_has_its_own_client(tmp_path: Path) -> None:

@@ -204,6 +204,13 @@ def test_what_can_be_no_name_lets_nobody_in(answer: object) -> None:
     failing(asked, LoginRequired)
 
 
+def test_an_empty_password_is_no_users(users: Path) -> None:
+    """A directory takes it for a login of nobody, and says yes; it is not asked."""
+    directory = Directory()
+    failing(Gate(directory).check("ann", ""), LoginRequired)
+    assert not directory.asked
+
+
 def test_a_checker_that_fails_or_is_silent_lets_nobody_in(logged_errors: list[dict[str, Any]]) -> None:
     """Its client is told to come again, not that the password is wrong; nothing of it is logged or remembered."""
     directory = Directory()
