@@ -36,7 +36,7 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def origin(peer: str, forwarded_for: Iterable[str], trusted: Networks) -> str:
+def origin(peer: str, forwarded_for: Sequence[str], trusted: Networks) -> str:
     """
     The address of the client: the rightmost one that is no trusted proxy's, the leftmost where all are.
 
@@ -45,10 +45,12 @@ def origin(peer: str, forwarded_for: Iterable[str], trusted: Networks) -> str:
     @raise RequestInvalid: a trusted proxy wrote what is no address: then nothing is known of its client.
     """
     client = peer
-    entries = [entry.strip() for value in forwarded_for for entry in value.split(",")] if trusted else []
-    while entries and is_within(client, trusted):
-        entry = entries.pop()
-        address = _parsed(_without_port(entry))
+    # From its end, and no further than needed: a client may send a long one.
+    left = ",".join(forwarded_for) if forwarded_for else None
+    while left is not None and is_within(client, trusted):
+        before, comma, entry = left.rpartition(",")
+        left = before if comma else None
+        address = _parsed(_without_port(entry.strip()))
         if address is None:
             # Its text is left out: it may be anything that the proxy was given.
             raise RequestInvalid(f"X-Forwarded-For: the proxy {client} gave something that is no address")

@@ -28,6 +28,9 @@ from appliance.tls.peers import names_of
 CLIENTS = 10_000
 """The most clients that stay in memory beside their connections."""
 
+SAID = 4 * 2**20
+"""Bytes of what proxies said that stay in memory, as what it means; most of them may be of a client's own making."""
+
 _LOOKED_AT = (b"Authorization", b"X-Forwarded-For", b"X-Forwarded-Proto")
 
 EXPOSED = (
@@ -72,7 +75,7 @@ class Login:
         self._proxies: Networks = ()
         self._listen = ListenSettings()
         self._clients: LeastRecentlyUsed[Any, Client] = LeastRecentlyUsed(CLIENTS)
-        self._origins: LeastRecentlyUsed[Any, tuple[str, bool]] = LeastRecentlyUsed(CLIENTS)
+        self._origins: LeastRecentlyUsed[Any, tuple[str, bool]] = LeastRecentlyUsed(SAID)
 
     def configure(self, listen: ListenSettings, proxies: Networks, passwords: Passwords | None) -> None:
         """
@@ -86,7 +89,7 @@ class Login:
         self._passwords = None if listen.login == LOGIN_NONE else passwords
         self._proxies = proxies
         self._clients = LeastRecentlyUsed(CLIENTS)
-        self._origins = LeastRecentlyUsed(CLIENTS)
+        self._origins = LeastRecentlyUsed(SAID)
         # Stands for what is in force now.
         self._configured = object()
 
@@ -201,7 +204,7 @@ class Login:
                 else:
                     # What it does not say is judged by what can be seen from here.
                     known = address, peer.is_sheltered
-            self._origins.put(key, known, 1)
+            self._origins.put(key, known, 500 + len(forwarded_for or b"") + len(forwarded_proto or b""))
         return known
 
     def _client(self, peer: Peer, address: str, is_sheltered: bool, user: str | None) -> Client | None:

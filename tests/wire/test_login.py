@@ -332,6 +332,16 @@ def test_a_proxy_that_writes_nonsense_is_refused(tmp_path: Path) -> None:
     assert (answer.status, answer.error["code"]) == (400, "UNSUPPORTED")
 
 
+def test_what_clients_make_up_behind_a_proxy_takes_little_memory(tmp_path: Path) -> None:
+    """A long header that a proxy passes on is remembered by its length."""
+    door = Door(tmp_path, "none", proxies=["10.0.0.0/24"])
+    for number in range(200):
+        door.ask(PING, None, ("X-Forwarded-For", f"{'x' * 50_000}{number}, {OUTSIDE}"), address=PROXY)
+    assert door.shop.accounts.told[-1][0] == OUTSIDE
+    assert 0 < door.shop.listener._login._origins.used <= login.SAID
+    assert len(door.shop.listener._login._origins) < 100
+
+
 def test_refused_logins_are_noted_without_what_was_typed(tmp_path: Path) -> None:
     """A name that is no user's may be a password."""
     door = Door(tmp_path, "required")
