@@ -459,7 +459,7 @@ def _readable(text: str) -> str:
     upstream, slash, repository = text.partition("/")
     pieces = repository.split("/")
     if text != "**" and (
-        not re.fullmatch(r"[a-z0-9._*?:\[\]-]+", upstream)
+        not re.fullmatch(r"[a-z0-9._*?:-]+", upstream)
         or not re.fullmatch(r"[a-z0-9._*?/-]+", repository)
         or any(not piece or ("**" in piece and piece != "**") for piece in (upstream, *pieces))
     ):

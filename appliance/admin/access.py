@@ -13,6 +13,7 @@ from appliance.api import AccessAnswer, AccessReport
 from appliance.bundle.names import Names
 from appliance.cache.access import Access, Client, RemoteRepository
 from appliance.errors import UpstreamUnknown
+from appliance.identity.proxies import is_loopback
 from appliance.oci.pattern import ReferencePattern
 from appliance.oci.reference import Reference
 from appliance.settings import LIST, LOGIN_NONE, LOGIN_REQUIRED, PULL, ListenSettings, Settings
@@ -78,17 +79,20 @@ class AccessPage:
     def _answer(
         self, repository: RemoteRepository, listener: ListenSettings, user: str | None, address: str, action: str
     ) -> AccessAnswer:
-        name, notes = listener.name or "", list[str]()
-        logs_in = listener.login != LOGIN_NONE
-        if user is not None and not logs_in and listener.client_ca_file is None:
+        name, notes, settings = listener.name or "", list[str](), self._settings()
+        takes_passwords = listener.login != LOGIN_NONE and bool(settings.checkers_of(listener))
+        if takes_passwords and not (listener.is_tls or is_loopback(address) or settings.proxies_of(listener)):
+            notes.append("no password is taken here: the connection is not encrypted")
+            takes_passwords = False
+        if user is not None and not takes_passwords and listener.client_ca_file is None:
             notes.append("nobody logs in here, so the user counts for nothing")
             user = None
         means = "address" if user is None else "basic"
-        client = Client(address, user, means, name, may_log_in=logs_in and user is None)
+        client = Client(address, user, means, name, may_log_in=takes_passwords and user is None)
         decision = self._access.decide(repository, client, action)
-        if client.may_log_in and listener.login == LOGIN_REQUIRED:
+        if user is None and listener.login == LOGIN_REQUIRED:
             notes.append("this listener serves nothing without a login")
-            return AccessAnswer(name, False, 401, "", notes)
+            return AccessAnswer(name, False, 401 if takes_passwords or listener.client_ca_file else 403, "", notes)
         if not decision.allowed:
             return AccessAnswer(name, False, 401 if client.may_log_in else 404, decision.rule, notes)
         if not repository.is_permitted:

@@ -132,9 +132,6 @@ class Client:
     listener: str = ""
     may_log_in: bool = False
 
-    def __str__(self) -> str:
-        return self.address if self.user is None else f"{self.user}@{self.address}"
-
 
 class Access:
     """

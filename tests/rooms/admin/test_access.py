@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from appliance import config
+from appliance.settings import ListenSettings
 from tests.doubles.appliance import Appliance
 
 LISTENERS = (
@@ -68,6 +69,28 @@ def test_each_listener_says_what_a_client_there_is_answered(
     report = explain(guarded, **given)
     assert report["repository"] == "docker.io/library/nginx"
     assert told(report) == answers
+
+
+@pytest.mark.parametrize(
+    ("login", "user", "address", "status", "rule"),
+    [
+        ("offered", "ann", "127.0.0.1", 200, ANN),
+        ("offered", "ann", "10.0.0.1", 404, "no rule matches"),
+        ("offered", "", "127.0.0.1", 401, "no rule matches"),
+        ("offered", "", "10.0.0.1", 404, "no rule matches"),
+        ("required", "ann", "10.0.0.1", 403, ""),
+    ],
+)
+def test_a_password_over_plain_http_counts_from_loopback_alone(
+    guarded: Appliance, login: str, user: str, address: str, status: int, rule: str
+) -> None:
+    """As on the listener itself; and it is said why."""
+    plain = ListenSettings(name="plain", login=login, checkers=("file:/p",))
+    guarded.settings = structs.replace(guarded.settings, listen=(plain,))
+    report = explain(guarded, user=user, address=address)
+    assert told(report) == [("plain", status, rule)]
+    notes = report["answers"][0]["notes"]
+    assert any("is not encrypted" in note for note in notes) is (address == "10.0.0.1")
 
 
 def test_without_rules_everybody_is_allowed_by_none(site: Appliance) -> None:
