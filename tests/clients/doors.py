@@ -19,10 +19,12 @@ ANA, BOB = Who("ana", "Danger-ana-4711"), Who("bob", "Danger-bob-0815")
 MISTYPED = Who("ana", "Danger-ana-4710")
 
 ACCESS = [
+    {"allow": {"networks": ["127.0.0.0/8"], "listeners": ["mirror"], "repositories": [f"{UPSTREAM}/nodes/**"]}},
+    {"allow": {"users": ["ana"], "repositories": [f"{UPSTREAM}/quiet/**"], "actions": ["pull"]}},
     {"allow": {"groups": ["team"], "repositories": [f"{UPSTREAM}/team/**"]}},
     {"allow": {"repositories": [f"{UPSTREAM}/library/**"]}},
 ]
-"""What is the team's, and what is anyone's."""
+"""What is the nodes', which have only an address; what ana may pull, and not list; the team's, and what is anyone's."""
 
 GROUPS = {"team": [ANA.user, "node-7"]}
 
@@ -55,7 +57,7 @@ class Doors:
         settings = {"access": ACCESS, "groups": GROUPS, **settings}
         self.appliance = Appliance(folder / "appliance", upstream_url, **settings)
         checkers = {"checkers": [f"htpasswd:{folder}/htpasswd"]}
-        # Appliance.authority stays that of a door for anyone.
+        self.appliance.settings["listen"][0]["name"] = "mirror"
         self.mirror = Door(self.appliance.authority)
         self.offered = self._add("offered", login="offered", **checkers)
         self.required = self._add("required", login="required", **checkers)

@@ -32,7 +32,7 @@ from tests.doubles.remote import RemoteRegistry
 
 pytestmark = [pytest.mark.real_client, pytest.mark.process]
 
-TEAMS, OPEN = "team/app", "library/tiny"
+TEAMS, OPEN, NODES, QUIET = "team/app", "library/tiny", "nodes/agent", "quiet/app"
 
 
 class Outcome(Enum):
@@ -64,6 +64,8 @@ class Row:
 ROWS = [
     Row("mirror", "anyone", OPEN, PULLED),
     Row("mirror", "anyone", TEAMS, UNKNOWN),
+    Row("mirror", "anyone", NODES, PULLED),
+    Row("offered", "anyone", NODES, LOGIN),
     Row("offered", "anyone", OPEN, PULLED),
     Row("offered", "anyone", TEAMS, LOGIN),
     Row("offered", "ana", TEAMS, PULLED),
@@ -73,6 +75,7 @@ ROWS = [
     Row("required", "anyone", OPEN, LOGIN),
     Row("required", "ana", TEAMS, PULLED),
     Row("required", "ana", OPEN, PULLED),
+    Row("required", "ana", NODES, UNKNOWN),
     Row("required", "bob", TEAMS, UNKNOWN),
     Row("required", "mistyped", TEAMS, WRONG),
     Row("certificates", "anyone", OPEN, STOPPED),
@@ -137,7 +140,7 @@ def upstream() -> Iterator[RemoteRegistry]:
 @pytest.fixture(scope="module")
 def digests(upstream: RemoteRegistry) -> dict[str, str]:
     """The images by repository; each has the tag 1."""
-    return {name: upstream.add(name, "1", "index")["digest"] for name in (TEAMS, OPEN)}
+    return {name: upstream.add(name, "1", "index")["digest"] for name in (TEAMS, OPEN, NODES, QUIET)}
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +199,16 @@ def test_each_client_gets_what_it_may_and_its_user_reads_why_not(
     read = str(failed.value)
     assert re.search(WORDS[name][row.outcome], read), read
     assert who.password not in read or not who.password
+
+
+def test_who_may_pull_and_not_list_reads_of_no_tags(doors: Doors, digests: dict[str, str], tmp_path: Path) -> None:
+    """The action is part of the rule: the image is there for her, the list of its tags is not."""
+    tools.need(*SkopeoVisitor.programs)
+    skopeo = SkopeoVisitor(tmp_path)
+    assert skopeo.tags(doors.required, TEAMS, ANA) == ["1"]
+    assert skopeo.pull(doors.required, f"{QUIET}:1", ANA) == {digests[QUIET]}
+    with pytest.raises(Failed, match="tags list: .* 404"):
+        skopeo.tags(doors.required, QUIET, ANA)
 
 
 def test_dockers_mirror_gives_what_is_for_anyone_and_hides_the_rest(

@@ -113,20 +113,36 @@ class Visitor:
 
 
 class SkopeoVisitor(Visitor):
-    """skopeo with C{--authfile} and C{--src-cert-dir}."""
+    """skopeo with an authfile and a folder of certificates."""
 
     programs = ("skopeo",)
 
     def pull(self, door: Door, name: str, who: Who = ANYONE) -> set[str]:
         """See L{Visitor.pull}."""
         folder = self._fresh()
-        logins = who.write_logins(folder / "auth.json", door.authority)
-        options = ["--src-cert-dir", who.write_folder(folder / "certs", door), "--src-authfile", logins]
-        options += ["--src-tls-verify=false"] if door.ca is None else []
         source = f"docker://{door.authority}/{UPSTREAM}/{name}"
-        command = ("skopeo", "--insecure-policy", "--tmpdir", folder, "copy", "--quiet", "--all")
-        run(*command, *options, source, f"dir:{folder}/image", **secluded(folder))
+        self._skopeo(
+            folder, "copy", "--quiet", "--all", *self._given(folder, door, who, "--src-"), source, f"dir:{folder}/image"
+        )
         return {sha256((folder / "image" / "manifest.json").read_bytes())}
+
+    def tags(self, door: Door, repository: str, who: Who = ANYONE) -> list[str]:
+        """What it lists; raises L{Failed} as L{Visitor.pull} does."""
+        folder = self._fresh()
+        source = f"docker://{door.authority}/{UPSTREAM}/{repository}"
+        tags: list[str] = json.loads(self._skopeo(folder, "list-tags", *self._given(folder, door, who, "--"), source))[
+            "Tags"
+        ]
+        return tags
+
+    def _given(self, folder: Path, door: Door, who: Who, prefix: str) -> list[str]:
+        options = [f"{prefix}tls-verify=false"] if door.ca is None else []
+        options.append(f"{prefix}cert-dir={who.write_folder(folder / 'certs', door)}")
+        # Of both, only copy has one for the source alone.
+        return [*options, f"--authfile={who.write_logins(folder / 'auth.json', door.authority)}"]
+
+    def _skopeo(self, folder: Path, *arguments: str) -> bytes:
+        return run("skopeo", "--insecure-policy", "--tmpdir", folder, *arguments, **secluded(folder))
 
 
 class PodmanVisitor(Visitor):
