@@ -314,8 +314,15 @@ def _is_read_by_others(path: Path) -> bool:
 
 
 def _doubts(settings: Settings) -> Iterator[str]:
-    """Rules that do not do what they seem to."""
+    """Logins and rules that do not do what they seem to."""
     anybody_logs_in = any(each.login != LOGIN_NONE or each.client_ca_file for each in settings.listen)
+    for listener in settings.listen:
+        is_exposed = is_open(listener.endpoint) and not listener.is_tls and not settings.proxies_of(listener)
+        if listener.login != LOGIN_NONE and is_exposed:
+            yield (
+                f"{listener.name}: over plain http a password is taken from this machine alone: give it a tls: endpoint,"
+                " or trusted_proxies"
+            )
     ended_by: int | None = None
     named = set[str]()
     for number, rule in enumerate(settings.access):

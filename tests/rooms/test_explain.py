@@ -395,6 +395,24 @@ def test_a_rule_about_users_needs_a_listener_where_they_log_in() -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "warned_of"),
+    [
+        ("endpoint: 'tcp:port=1'", True),
+        ("endpoint: 'haproxy:tcp:port=1'", True),
+        ("endpoint: 'tcp:port=1:interface=127.0.0.1'", False),
+        ("endpoint: 'tls:/p:port=1'", False),
+        ("endpoint: 'haproxy:ssl:port=1'", False),
+        ("endpoint: 'tcp:port=1', trusted_proxies: [10.0.0.1]", False),
+    ],
+)
+def test_a_login_that_takes_no_password_is_pointed_out(keys: str, warned_of: bool) -> None:
+    """Over a connection that others can read none is looked at."""
+    text = f"listen: [{{{keys}, name: edge, login: offered, checkers: 'file:/p'}}]"
+    found = [each for each in warnings(parse(text, "/p.yaml")) if each.startswith("edge: over plain http")]
+    assert bool(found) is warned_of
+
+
+@pytest.mark.parametrize(
     ("access", "served"),
     [
         ("{allow: {}}", False),
