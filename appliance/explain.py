@@ -320,8 +320,8 @@ def _doubts(settings: Settings) -> Iterator[str]:
         is_exposed = is_open(listener.endpoint) and not listener.is_tls and not settings.proxies_of(listener)
         if listener.login != LOGIN_NONE and is_exposed:
             yield (
-                f"{listener.name}: over plain http a password is taken from this machine alone: give it a tls: endpoint,"
-                " or trusted_proxies"
+                f"{listener.name}: over plain http a password is taken from this machine alone: give it a tls:"
+                " endpoint, or trusted_proxies"
             )
     ended_by: int | None = None
     named = set[str]()
