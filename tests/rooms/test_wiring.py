@@ -9,12 +9,13 @@ import pytest
 
 from appliance.admin.metrics import Metrics
 from appliance.cache import manifests
+from appliance.cache.access import Client
 from appliance.errors import ConfigError
 from appliance.flow.disk import InlineThreads
 from appliance.index import graph, lists, repositories
 from appliance.index.memory import MemoryDocuments
 from appliance.registry import hotlane
-from appliance.settings import ListenSettings, Settings, UpstreamSettings
+from appliance.settings import ListenSettings, MatchSettings, RuleSettings, Settings, UpstreamSettings
 from appliance.store.memory import MemoryBlobStore
 from appliance.wiring import Services
 from tests.doubles.audit import NotedAudit
@@ -81,6 +82,19 @@ def test_what_did_not_change_keeps_its_connections() -> None:
     assert wired.asked(GHCR) is ghcr and not ghcr.stopped
     assert wired.asked(HUB) is not hub and hub.stopped and not hub.disconnected
     assert wired.services.access.remotes[HUB].settings.fresh_for == 1.0
+
+
+def test_rules_that_are_read_again_cost_no_upstream_its_connections() -> None:
+    """They are in force for what was resolved before, too."""
+    before = settings(HUB, GHCR)
+    wired = Wired(before)
+    access, hub = wired.services.access, wired.asked(HUB)
+    client, known = Client("192.0.2.7"), access.open(HUB, "app")
+    for rules, allowed in (((RuleSettings(deny=MatchSettings()),), False), ((), True)):
+        wired.services.configure(msgspec.structs.replace(before, access=rules))
+        assert wired.asked(HUB) is hub and not hub.stopped
+        assert access.decide(known, client).allowed is allowed
+        assert access.open(HUB, "app").guarded is not allowed
 
 
 def test_what_may_not_be_contacted_any_more_is_cut_off() -> None:
