@@ -170,6 +170,20 @@ class LastCollection(msgspec.Struct, frozen=True):
     notes: list[str] = []
 
 
+class CertificateStatus(msgspec.Struct, frozen=True):
+    """
+    A certificate that is shown to clients.
+
+    @ivar path: its file.
+    @ivar names: hosts and addresses that it is for.
+    @ivar until: when it ends, RFC 3339.
+    """
+
+    path: str
+    names: list[str]
+    until: str
+
+
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """
     @ivar started: RFC 3339; C{uptime}: seconds since then.
@@ -180,6 +194,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     @ivar inbox: what lies in the inbox and cannot be imported now.
     @ivar damaged_blobs: those that were found damaged and are not held again.
     @ivar refused: a thousand at most; the metric C{pullcache_moves_refused} counts them all.
+    @ivar certificate_warnings: what is wrong with the files of certificates, or will be soon.
     """
 
     version: str
@@ -200,6 +215,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     left_over: LeftOver = LeftOver()
     refused: list[UpstreamSays] = []
     collection: LastCollection = LastCollection()
+    certificates: list[CertificateStatus] = []
+    certificate_warnings: list[str] = []
 
 
 # -- scrubs -----------------------------------------------------------------------------------------------------------

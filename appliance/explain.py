@@ -44,11 +44,12 @@ _IMAGE_WORDS = {
 _LOOPBACK = re.compile(r"(?:interface=)?(?:127(?:\.[0-9]+){3}|localhost|\\:\\:1)")
 
 
-def describe(settings: Settings, strangers: Iterable[str] = ()) -> str:
+def describe(settings: Settings, strangers: Iterable[str] = (), more: Iterable[str] = ()) -> str:
     """
     A plain-text account of the configuration for its operator, ending with a newline; names no secret.
 
     @param strangers: users that rules name and that cannot log in.
+    @param more: warnings of others than this module.
     """
     lines = [f"store: {settings.store}"]
     for listener in settings.listen:
@@ -75,7 +76,7 @@ def describe(settings: Settings, strangers: Iterable[str] = ()) -> str:
     for upstream in settings.upstreams.values():
         aliases = f" (also {', '.join(upstream.names()[1:])})" if upstream.names()[1:] else ""
         lines += ["", f"upstream {upstream.name}{aliases}", *(f"  {what}: {fact}" for what, fact in _facts(upstream))]
-    found = warnings(settings, strangers)
+    found = [*warnings(settings, strangers), *more]
     lines += ["", *(f"warning: {warning}" for warning in found)] if found else []
     return "\n".join(lines) + "\n"
 

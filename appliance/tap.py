@@ -50,6 +50,8 @@ from appliance.wiring import Services
 FLUSH_INTERVAL = 5.0
 # Seconds between two looks at the files of certificates; what is new there is to be in force within ten.
 READ_INTERVAL = 4.0
+# Seconds between two looks whether a certificate of our own making is to be renewed.
+RENEW_INTERVAL = 3600.0
 # Seconds between two looks whether it is time to hash what is held; the first is so long after the start.
 SCRUB_INTERVAL = 600.0
 _OF_THE_WHOLE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
@@ -98,14 +100,15 @@ class Options(usage.Options):
         """Read the configuration; C{--check} ends here."""
         try:
             self["settings"] = self.settings()
-            _check_endpoints(self["settings"], self["config"])
+            endpoints = _endpoints(self["settings"], self["config"])
             check_admin(self["settings"], self["config"])
             check_upstreams(self["settings"], self["config"])
             check_checkers(self["settings"], self["config"])
         except ConfigError as error:
             raise _refusal(error) from None
         if self["check"]:
-            print(describe(self["settings"], strangers(self["settings"])), end="")
+            settings = self["settings"]
+            print(describe(settings, strangers(settings), endpoints.warnings()), end="")
             raise SystemExit(0)
 
 
@@ -129,7 +132,8 @@ class PullcacheService(Service):
         self._sweeping = LoopingCall(self._sweep)
         self._scrubbing = LoopingCall(self._scrub)
         self._reading = LoopingCall(self._read_certificates)
-        for each in (self._flushing, self._sweeping, self._scrubbing, self._reading):
+        self._renewing = LoopingCall(self._renew_certificates)
+        for each in (self._flushing, self._sweeping, self._scrubbing, self._reading, self._renewing):
             each.clock = reactor
 
     def privilegedStartService(self) -> None:
@@ -139,7 +143,7 @@ class PullcacheService(Service):
             self._ownership = Ownership.claim(self._settings.store)
             self._services = services = self.wire()
             self._limit_connections(self._settings)
-            self._endpoints = endpoints = Endpoints(self._reactor, self._settings, self._options["config"])
+            endpoints = self._endpoints
             for listener, endpoint in zip(services.listeners, endpoints.listeners, strict=True):
                 self._ports.open(endpoint.description, listener.site, endpoint)
             admin = self._settings.admin
@@ -165,8 +169,9 @@ class PullcacheService(Service):
         """
         The appliance over the store on disk and the network.
 
-        @raise ConfigError: an upstream cannot be asked with what the configuration says.
+        @raise ConfigError: an upstream cannot be asked with what the configuration says, or an endpoint not opened.
         """
+        self._endpoints = Endpoints(self._reactor, self._settings, self._options["config"], self._audit)
         folder, threads = self._settings.store, self._threads
         self._store = store = FilesystemBlobStore(folder, threads)
         documents = FilesystemDocuments(folder, threads)
@@ -188,6 +193,7 @@ class PullcacheService(Service):
             metrics=self._metrics,
             audit=self._audit,
             reload=self.read_again,
+            endpoints=self._endpoints,
         )
 
     def startService(self) -> None:
@@ -196,7 +202,7 @@ class PullcacheService(Service):
         self._audit.note("start", f"pullcache {__version__}", "done")
         # Modules and the like stay to the end: looking through them again and again costs 25 ms each time.
         gc.freeze()
-        for warning in warnings(self._settings):
+        for warning in (*warnings(self._settings), *self._endpoints.warnings()):
             self._log.warn("{warning}", warning=warning)
         share_memory()
         self._pool.start()
@@ -218,6 +224,7 @@ class PullcacheService(Service):
         self._scrubbing.start(SCRUB_INTERVAL, now=False)
         self._flushing.start(FLUSH_INTERVAL, now=False)
         self._reading.start(READ_INTERVAL, now=False)
+        self._renewing.start(RENEW_INTERVAL)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
 
     def stopService(self) -> Deferred[None]:
@@ -231,6 +238,7 @@ class PullcacheService(Service):
         services = self._services
         self._flushing.stop()
         self._reading.stop()
+        self._renewing.stop()
         self._sweeping.stop()
         self._scrubbing.stop()
         await services.scrub.stop()
@@ -342,7 +350,15 @@ class PullcacheService(Service):
     def _read_certificates(self) -> Deferred[None]:
         """Read certificates again that have changed; fires when done, or not, which is logged."""
         reading = Deferred.fromCoroutine(self._endpoints.look(self._threads))
-        return reading.addErrback(self._failed, "reading certificates")
+        return reading.addCallback(self._show_expiry).addErrback(self._failed, "reading certificates")
+
+    def _renew_certificates(self) -> Deferred[None]:
+        """Renew what is ours to renew; fires when done, or not, which is logged."""
+        renewing = Deferred.fromCoroutine(self._endpoints.renew(self._threads))
+        return renewing.addCallback(self._show_expiry).addErrback(self._failed, "renewing certificates")
+
+    def _show_expiry(self, _: object) -> None:
+        self._metrics.shows({str(each.path): each.until for each in self._endpoints.certificates()})
 
     def _scrub(self) -> Deferred[None]:
         """Hash what is held, if it is time; fires when that has ended, or failed, which is logged."""
@@ -360,10 +376,10 @@ class PullcacheService(Service):
             self._log.failure(what, failure)
 
 
-def _check_endpoints(settings: Settings, source: str) -> None:
+def _endpoints(settings: Settings, source: str) -> Endpoints:
     from twisted.internet import reactor
 
-    Endpoints(reactor, settings, source)
+    return Endpoints(reactor, settings, source)
 
 
 def makeService(options: Options) -> PullcacheService:

@@ -77,6 +77,7 @@ from appliance.registry.listener import Listener
 from appliance.settings import LOGIN_NONE, ListenSettings, ScrubSettings, Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
 from appliance.store.ownership import Ownership
+from appliance.tls.endpoints import Endpoints
 from appliance.upstream.interfaces import IUpstream
 
 MakeUpstream = Callable[[UpstreamSettings, bool], IUpstream]
@@ -118,12 +119,14 @@ class Services:
         metrics: Metrics,
         audit: IAudit,
         reload: Reload = lambda operator: (),
+        endpoints: Endpoints | None = None,
     ) -> None:
         """
         @param clock: the reactor, or what stands for its C{IReactorTime}.
         @param documents: of the repositories; C{state}: of the appliance itself.
         @param probe: fires when what is held can be served; fails with the reason why not.
         @param reload: see L{ReloadPage}.
+        @param endpoints: those that are opened, C{None} where none is.
         @raise ConfigError: an upstream cannot be made, or a file of the admin endpoint cannot be used.
         """
         self.settings = settings
@@ -269,6 +272,7 @@ class Services:
             leftovers,
             moves,
             self.collection,
+            endpoints,
         )
         collections = CollectionPages(self.collection, threads)
         self.admin = None

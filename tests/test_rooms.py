@@ -68,6 +68,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "admin": FRONTS | {"api", "identity", "units"},
     "cli": COMMAND,
     # A store whose appliance is stopped is opened by what opens it in the appliance.
+    "cli/certificate": COMMAND | {"cli", "tls"},
     "cli/scrub": COMMAND | {"cli", "wiring"},
     "wiring": FRONTS | {"identity"} | {"api", "registry", "admin"},
     "tap": EVERYTHING - {"tap"},

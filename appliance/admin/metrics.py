@@ -7,7 +7,7 @@ line of L{Metrics.watch} in L{appliance.wiring}.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -62,6 +62,9 @@ class Metrics:
         self._collections = self._counter("collections", "Collections that ended.", ())
         self._collected = self._counter("collected_bytes", "Bytes of blobs that were collected.", ())
         self._dropped = self._counter("connections_dropped", "Connections refused or broken off.", ("reason",))
+        self._expiry = self._gauge(
+            "certificate_expiry_timestamp_seconds", "When a certificate ends that is shown to clients.", ("path",)
+        )
         self._states = self._gauge(
             "upstream_url_state", "1 for the state a URL of an upstream is in.", ("upstream", "url", "state")
         )
@@ -109,6 +112,12 @@ class Metrics:
     def dropped(self, reason: str) -> None:
         """A connection was refused or broken off; see L{Connections}."""
         self._dropped.labels(reason).inc()
+
+    def shows(self, certificates: Mapping[str, float]) -> None:
+        """These are shown to clients: when each ends, seconds since the epoch, by its file."""
+        self._expiry.clear()
+        for path, until in certificates.items():
+            self._expiry.labels(path).set(until)
 
     def received(self, upstream: str, octets: int) -> None:
         """See L{IUpstreamObserver.received}."""

@@ -12,6 +12,7 @@ from twisted.web.server import Request
 from appliance import __version__
 from appliance.admin.route import Reply, Route, json
 from appliance.api import (
+    CertificateStatus,
     Counts,
     Damaged,
     DiskStatus,
@@ -40,6 +41,7 @@ from appliance.interfaces import IBlobStore, IDocuments
 from appliance.oci.reference import full_name
 from appliance.oci.timestamps import timestamp
 from appliance.settings import Settings, UpstreamSettings
+from appliance.tls.endpoints import Endpoints
 from appliance.upstream.interfaces import Condition
 
 MOST_REFUSED = 1000
@@ -67,6 +69,7 @@ class StatusPage:
         leftovers: Leftovers,
         moves: Moves,
         collection: Collection,
+        endpoints: Endpoints | None = None,
     ) -> None:
         """
         @param settings: gives those in force.
@@ -74,8 +77,10 @@ class StatusPage:
         @param documents: all that there are, the repositories' too.
         @param flights: gives the number of flights under way.
         @param inbox: gives what waits in the inbox.
+        @param endpoints: those that are open, C{None} where nothing is.
         """
         self._collection = collection
+        self._endpoints = endpoints
         self._settings = settings
         self._conditions = conditions
         self._store = store
@@ -132,6 +137,8 @@ class StatusPage:
                 scrub=self._scrubbed(),
                 left_over=left_over,
                 collection=self._collected(),
+                certificates=self._certificates(),
+                certificate_warnings=[] if self._endpoints is None else self._endpoints.warnings(),
                 refused=[
                     UpstreamSays(full_name(*key), each.target, timestamp(each.at))
                     for key, each in sorted(islice(self._moves.all_refused.items(), MOST_REFUSED))
@@ -144,6 +151,10 @@ class StatusPage:
         if last is None or last.finished is None:
             return ScrubStatus(self._scrub.is_under_way)
         return ScrubStatus(self._scrub.is_under_way, timestamp(last.finished), len(last.damaged))
+
+    def _certificates(self) -> list[CertificateStatus]:
+        shown = [] if self._endpoints is None else self._endpoints.certificates()
+        return [CertificateStatus(str(each.path), list(each.names), timestamp(each.until)) for each in shown]
 
     def _collected(self) -> LastCollection:
         last = self._collection.last

@@ -17,6 +17,7 @@ from twisted.internet.task import react
 from appliance.cli import (
     access,
     audit,
+    certificate,
     collections,
     exports,
     images,
@@ -49,6 +50,7 @@ GROUPS = (
     inventory.add_to,
     reload.add_to,
     keys.add_to,
+    certificate.add_to,
     audit.add_to,
 )
 

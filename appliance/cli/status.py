@@ -52,6 +52,8 @@ async def status(session: Session, options: Namespace) -> int:
         screen.note(f"unreadable: {unreadable.document}: {unreadable.reason}; what it says is not counted")
     if found.disk.reason:
         screen.note(f"disk: a write was refused within the last minute: {found.disk.reason}")
+    for warning in found.certificate_warnings:
+        screen.note(f"certificate: {warning}")
     for note in found.collection.notes:
         screen.note(f"collection: {note}")
     for waiting in found.inbox:
@@ -83,6 +85,8 @@ def _summary(url: str, found: Status) -> Iterator[tuple[str, str]]:
         if done.started is None
         else f"{moment(done.started)}, {count(done.images, 'image')}; {size(done.freed)} freed",
     )
+    for shown in found.certificates:
+        yield "certificate", f"{', '.join(shown.names)}, until {moment(shown.until)}"
     left = found.left_over
     kinds = (
         (left.beginnings, "blob of a cut fetch", "blobs of cut fetches"),

@@ -8,6 +8,7 @@ file, changes nothing: the certificate that was read before from the same file s
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from OpenSSL import SSL
 from twisted.internet.ssl import CertificateOptions
 
 from appliance.errors import ConfigError
+from appliance.oci.timestamps import timestamp
 from appliance.tls.pem import (
     Stamp,
     certificates,
@@ -38,6 +40,9 @@ MAX_FILES = 1000
 MAX_DEPTH = 3
 """Folders below it that are looked into: certbot has one for each name."""
 
+ENDS_SOON = 21 * 86400.0
+"""Seconds before the end of a certificate from which on it is warned of."""
+
 _ENDINGS = (".pem", ".crt", ".cer", ".key")
 # Certificates between a server's and its authority.
 _LONGEST_CHAIN = 8
@@ -48,11 +53,12 @@ class ServerCertificate:
     """
     A certificate with its key.
 
-    @ivar path: the file that it stands in.
+    @ivar path: the file that it stands in; C{key_path} that of its key.
     @ivar chain: itself, and the certificates between it and its authority.
     """
 
     path: Path
+    key_path: Path
     chain: tuple[x509.Certificate, ...]
     key: Any = field(repr=False)
 
@@ -85,6 +91,26 @@ class ServerCertificate:
         hosts = [name.lower() for name in listed.get_values_for_type(x509.DNSName)]
         return (*hosts, *map(str, listed.get_values_for_type(x509.IPAddress)))
 
+    def warnings(self, now: float) -> Iterator[str]:
+        """What its operator should know by C{now}, seconds of the wall clock. Looks at permissions."""
+        called = f"{self.path}: the certificate for {', '.join(self.names) or 'no name'}"
+        if now >= self.until:
+            yield f"{called} ended on {day_of(self.until)}; clients refuse it"
+        elif self.until - now < ENDS_SOON:
+            yield f"{called} ends on {day_of(self.until)}, in {(self.until - now) / 86400:.0f} days; renew it"
+        if now < self.since:
+            yield f"{called} does not hold before {day_of(self.since)}; clients refuse it until then"
+        try:
+            self.own.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except (x509.ExtensionNotFound, ValueError):
+            yield f"{called} has no subjectAltName: docker, containerd and other clients written in Go refuse it"
+        try:
+            is_open = bool(self.key_path.stat().st_mode & stat.S_IROTH)
+        except OSError:
+            is_open = False
+        if is_open:
+            yield f"{self.key_path} holds a secret and can be read by everybody on this machine; chmod o-r it"
+
     def covers(self, name: str) -> bool:
         """Whether it is for the host C{name}, itself or by a wildcard for its first label (RFC 9525 section 6.3)."""
         return not {name, "*." + name.partition(".")[2]}.isdisjoint(self.names)
@@ -109,7 +135,14 @@ def chosen(
 
 
 class CertificateSource(Protocol):
-    """Where certificates stand."""
+    """
+    Where certificates stand.
+
+    @ivar folder: what renews them may find them there.
+    """
+
+    @property
+    def folder(self) -> Path: ...
 
     def stamps(self) -> dict[Path, Stamp]:
         """The state of each file that there is to read. Blocks."""
@@ -132,6 +165,11 @@ class NamedFiles:
     key: Path
     between: Path | None = None
 
+    @property
+    def folder(self) -> Path:
+        """See L{CertificateSource}."""
+        return self.certificate.parent
+
     def stamps(self) -> dict[Path, Stamp]:
         """See L{CertificateSource}."""
         return {path: stamp_of(path) for path in (self.certificate, self.key, self.between) if path is not None}
@@ -146,7 +184,7 @@ class NamedFiles:
             )
         if self.between is not None:
             chain += [each for each in certificates(self.between, "extraCertChain") if each not in chain]
-        shown = ServerCertificate(self.certificate, tuple(chain), key)
+        shown = ServerCertificate(self.certificate, self.key, tuple(chain), key)
         if (why := _refusal(shown)) is not None:
             raise ConfigError(f"certKey: {why}")
         return [shown], []
@@ -160,7 +198,7 @@ class CertificateFolder:
     Which key is whose, and which certificates stand between which, is told by what they are, not by the files' names.
     """
 
-    path: Path
+    folder: Path
 
     def stamps(self) -> dict[Path, Stamp]:
         """See L{CertificateSource}."""
@@ -168,7 +206,7 @@ class CertificateFolder:
 
     def read(self, before: Sequence[ServerCertificate]) -> tuple[list[ServerCertificate], list[str]]:
         """See L{CertificateSource}."""
-        keys: dict[bytes, Any] = {}
+        keys: dict[bytes, tuple[Path, Any]] = {}
         servers: dict[x509.Certificate, Path] = {}
         authorities: list[x509.Certificate] = []
         faults: dict[Path, str] = {}
@@ -181,7 +219,7 @@ class CertificateFolder:
                 faults[path] = str(error)
                 continue
             if key is not None:
-                keys[public_part(key)] = key
+                keys[public_part(key)] = path, key
             for each in found:
                 if _is_authority(each):
                     authorities.append(each)
@@ -189,13 +227,13 @@ class CertificateFolder:
                     servers.setdefault(each, path)
         known = []
         for own, path in servers.items():
-            key = keys.get(public_part(own))
-            if key is None and _is_authority(own):
+            private = keys.get(public_part(own))
+            if private is None and _is_authority(own):
                 continue
-            if key is None:
-                faults.setdefault(path, f"tls: no key in {self.path} is that of the certificate in {path}")
+            if private is None:
+                faults.setdefault(path, f"tls: no key in {self.folder} is that of the certificate in {path}")
                 continue
-            shown = ServerCertificate(path, (own, *_between(own, authorities)), key)
+            shown = ServerCertificate(path, private[0], (own, *_between(own, authorities)), private[1])
             if (why := _refusal(shown)) is not None:
                 faults[path] = f"tls: {why}"
             else:
@@ -204,21 +242,21 @@ class CertificateFolder:
         # What was in force stays where its own file is the one that is at fault.
         known += [each for each in before if each.path in faults and each.path not in read]
         if not known:
-            why = "; ".join(faults.values()) or f"tls: {self.path} holds no certificate in PEM form"
+            why = "; ".join(faults.values()) or f"tls: {self.folder} holds no certificate in PEM form"
             raise ConfigError(why)
         return sorted(known, key=lambda each: each.path), list(faults.values())
 
     def _files(self) -> list[Path]:
-        if not self.path.is_dir():
-            raise ConfigError(f"tls: {self.path} is no folder; name the one that holds certificates and their keys")
+        if not self.folder.is_dir():
+            raise ConfigError(f"tls: {self.folder} is no folder; name the one that holds certificates and their keys")
         found: list[Path] = []
-        for place, folders, files in os.walk(self.path):
-            depth = len(Path(place).relative_to(self.path).parts)
+        for place, folders, files in os.walk(self.folder):
+            depth = len(Path(place).relative_to(self.folder).parts)
             # Kubernetes keeps what is in force and what was in folders whose names begin with dots.
             folders[:] = sorted(each for each in folders if depth < MAX_DEPTH and not each.startswith("."))
             found += [Path(place, each) for each in sorted(files) if _is_wanted(each)]
             if len(found) > MAX_FILES:
-                raise ConfigError(f"tls: {self.path} holds more than {MAX_FILES} files; keep the certificates only")
+                raise ConfigError(f"tls: {self.folder} holds more than {MAX_FILES} files; keep the certificates only")
         return found
 
 
@@ -271,6 +309,11 @@ def _has_signed(issuer: x509.Certificate, certificate: x509.Certificate) -> bool
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return False
     return True
+
+
+def day_of(moment: float) -> str:
+    """The day, as in 2026-11-22, of seconds of the wall clock."""
+    return timestamp(moment)[:10]
 
 
 def address_of(host: object) -> str | None:

@@ -18,23 +18,29 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from appliance.errors import ConfigError
 from appliance.fields import endpoint_parts
+from appliance.flow.clock import wall
 from appliance.flow.ports import server_endpoint
 from appliance.flow.sendfile import SendfileReactor
-from appliance.interfaces import IThreads
+from appliance.interfaces import IAudit, IThreads
 from appliance.settings import LOGIN_REQUIRED, AdminSettings, ListenSettings, Settings
-from appliance.tls.certificates import CertificateFolder, CertificateSource, NamedFiles
+from appliance.tls.authority import is_due, renew
+from appliance.tls.certificates import CertificateFolder, CertificateSource, NamedFiles, ServerCertificate, day_of
 from appliance.tls.clients import ClientFiles
 from appliance.tls.proxied import ProxiedFactory
 from appliance.tls.server import NO_DEMANDS, ClientDemands, Refused, TlsFactory, TlsServer
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
+
+LOG_EVERY = 1.0
+"""Seconds between two lines in the log about connections that are turned away."""
 
 _SSL = frozenset({"port", "privateKey", "certKey", "extraCertChain", "interface", "backlog"})
 _TLS = frozenset({"path", "port", "interface", "backlog"})
@@ -67,7 +73,7 @@ class ListeningEndpoint:
         self.proxies = proxies
         self.tls: TlsServer | None = None
         self._reactor = reactor
-        self._refused: Refused = refused or (lambda address, why: None)
+        self._refused: Refused = refused or (lambda what, address, why: None)
         self._is_proxied = description.startswith("haproxy:")
         inner = description.removeprefix("haproxy:") if self._is_proxied else description
         kind = endpoint_parts(inner)[0]
@@ -145,13 +151,21 @@ class Endpoints:
     @ivar admin: that of operators, C{None} where there is none.
     """
 
-    def __init__(self, reactor: Any, settings: Settings, source: str, refused: Refused | None = None) -> None:
+    _log = Logger()
+
+    def __init__(self, reactor: Any, settings: Settings, source: str, audit: IAudit | None = None) -> None:
         """
         @param source: the file that the settings are from, for errors.
-        @param refused: called for each connection that is turned away in front of HTTP.
+        @param audit: is told of connections that are turned away in front of HTTP, and of certificates.
         @raise ConfigError: one means nothing, or names a file that cannot be used.
         """
         self._source = source
+        self._audit = audit
+        self._clock: IReactorTime = reactor
+        self._looking = DeferredLock()
+        self._logged_at = float("-inf")
+        self._unlogged = 0
+        refused = self._turned_away
         self.listeners = []
         for number, listen in enumerate(settings.listen):
             with _named(f"{source}: listen[{number}].endpoint"):
@@ -169,10 +183,55 @@ class Endpoints:
         every = [*self.listeners, *([] if self.admin is None else [self.admin])]
         return [each.tls for each in every if each.tls is not None]
 
+    def certificates(self) -> list[ServerCertificate]:
+        """All that are shown, each once."""
+        return list({(each.path, each.own): each for server in self.tls for each in server.certificates}.values())
+
+    def warnings(self) -> list[str]:
+        """What operators should know of the files, a line each. Looks at permissions."""
+        now = wall(self._clock)
+        return list(dict.fromkeys(line for server in self.tls for line in server.warnings(now)))
+
     async def look(self, threads: IThreads) -> None:
         """Read the files again that have changed."""
-        for each in self.tls:
-            await each.look(threads)
+        # What was read first is never put in place of what was read later.
+        async with self._looking:
+            for each in self.tls:
+                known = [one.own for one in each.certificates]
+                if await each.look(threads):
+                    for one in each.certificates:
+                        if one.own not in known:
+                            self._note(f"{one.path}: {', '.join(one.names)}", "done", f"until {day_of(one.until)}")
+
+    async def renew(self, threads: IThreads) -> None:
+        """Make those anew that L{appliance.tls.authority} has made and that end before long, and have them in force."""
+        now = wall(self._clock)
+        for folder in dict.fromkeys(server.source.folder for server in self.tls):
+            try:
+                if await threads.call(is_due, folder, now):
+                    made = await threads.call(renew, folder, now)
+                    self._log.info("{folder}: the certificate was renewed", folder=made.folder)
+            except ConfigError as error:
+                self._log.warn("{folder}: the certificate was not renewed: {error}", folder=folder, error=error)
+                self._note(str(folder), "failed", str(error))
+        await self.look(threads)
+
+    def _turned_away(self, action: str, address: str, why: str) -> None:
+        """A connection never came as far as HTTP. However many come, a line a second is logged."""
+        if self._audit is not None:
+            self._audit.note(action, "", "refused", address=address, why=why)
+        if self._clock.seconds() - self._logged_at < LOG_EVERY:
+            self._unlogged += 1
+            return
+        more = f" ({self._unlogged} more since the last line)" if self._unlogged else ""
+        self._logged_at, self._unlogged = self._clock.seconds(), 0
+        self._log.warn(
+            "{address} was turned away: {action}: {why}{more}", address=address, action=action, why=why, more=more
+        )
+
+    def _note(self, what: str, outcome: str, why: str) -> None:
+        if self._audit is not None:
+            self._audit.note("certificate", what, outcome, why=why)
 
     def prepared(self, settings: Settings) -> Callable[[], None]:
         """

@@ -174,7 +174,7 @@ class ProxiedConnection(ProtocolWrapper):
 
     def _refuse(self, why: str) -> None:
         self._has_waited()
-        self.factory.refused(str(getattr(self.transport.getPeer(), "host", "-")), why)
+        self.factory.refused("proxy", str(getattr(self.transport.getPeer(), "host", "-")), why)
         self.transport.abortConnection()
 
     def _has_waited(self) -> None:

@@ -26,14 +26,18 @@ from appliance.errors import ConfigError
 from appliance.flow.clock import wall
 from appliance.interfaces import IThreads
 from appliance.settings import SAN, SUBJECT
-from appliance.tls.certificates import CertificateSource, ServerCertificate, address_of, chosen
+from appliance.tls.certificates import CertificateSource, ServerCertificate, address_of, chosen, day_of
 from appliance.tls.clients import ClientFiles, ClientTrust, names_in, reason
 from appliance.tls.pem import Stamp
 
-#: Called with the address of a client that was turned away before it could ask for anything, and why.
-Refused = Callable[[str, str], None]
+#: Called for a client that is turned away before it could ask for anything: whether for its C{certificate} or as a
+#: C{proxy}, its address, and why.
+Refused = Callable[[str, str, str], None]
 
 PROTOCOL = b"http/1.1"
+
+# Lists of revoked certificates are made anew each day or each week.
+_CRL_ENDS_SOON = 2 * 86400.0
 
 FRONT_FOR = 24 * 3600.0
 """Seconds after which tickets are sealed with another key; those before are not taken any more then."""
@@ -61,6 +65,7 @@ class TlsServer:
     The certificates of one endpoint, and the connections over it.
 
     @ivar certificates: those in force, one at least.
+    @ivar source: where they stand.
     @ivar faults: what of the files cannot be used as it is now.
     @ivar trust: whom clients are vouched for by; C{None}: they are asked for no certificate.
     """
@@ -76,8 +81,8 @@ class TlsServer:
         @raise ConfigError: they cannot be used.
         """
         self.clock = clock
-        self.refused: Refused = refused or (lambda address, why: None)
-        self._source = source
+        self.source = source
+        self.refused: Refused = refused or (lambda what, address, why: None)
         self._shown_stamps = source.stamps()
         self.certificates, self.faults = source.read(())
         self._contexts: dict[ServerCertificate, SSL.Context] = {}
@@ -117,7 +122,7 @@ class TlsServer:
 
     async def _look_at_certificates(self, threads: IThreads) -> bool:
         try:
-            stamps = await threads.call(self._source.stamps)
+            stamps = await threads.call(self.source.stamps)
         except ConfigError as error:
             self._report([str(error)], self.faults)
             self.faults = [str(error)]
@@ -126,7 +131,7 @@ class TlsServer:
             return False
         self._shown_stamps = stamps
         try:
-            certificates, faults = await threads.call(self._source.read, self.certificates)
+            certificates, faults = await threads.call(self.source.read, self.certificates)
         except ConfigError as error:
             certificates, faults = self.certificates, [str(error)]
         self._report(faults, self.faults)
@@ -169,6 +174,16 @@ class TlsServer:
         for fault in faults:
             if fault not in known:
                 self._log.warn("{fault}; what was read before stays in force", fault=fault)
+
+    def warnings(self, now: float) -> list[str]:
+        """What its operator should know of the files by C{now}, seconds of the wall clock. Looks at permissions."""
+        found = [*self.faults, *self._trust_faults]
+        for each in self.certificates:
+            found += each.warnings(now)
+        if self.trust is not None and self.trust.until is not None and self.trust.until - now < _CRL_ENDS_SOON:
+            what = "ends" if self.trust.until > now else "has ended: no client's certificate is believed"
+            found.append(f"client_crl_file: the list of revoked certificates {what} ({day_of(self.trust.until)})")
+        return found
 
     # -- connections ------------------------------------------------------------------------------------------------
 
@@ -222,7 +237,7 @@ def _verified(connection: SSL.Connection, certificate: crypto.X509, error: int, 
     """OpenSSL has looked at one certificate of a client's chain."""
     if not is_right:
         # Not its names: whatever a stranger wrote there would be in the log.
-        connection.get_app_data().refuse(f"client certificate {certificate.get_serial_number():x}: {reason(error)}")
+        connection.get_app_data().refuse(f"{certificate.get_serial_number():x}: {reason(error)}")
     return bool(is_right)
 
 
@@ -261,7 +276,7 @@ class TlsConnection(BufferingTLSTransport):
 
     def refuse(self, why: str) -> None:
         """The handshake fails for this reason, which the client is not told in these words."""
-        self.server.refused(str(getattr(self.getPeer(), "host", "-")), why)
+        self.server.refused("certificate", str(getattr(self.getPeer(), "host", "-")), why)
 
 
 class TlsFactory(TLSMemoryBIOFactory):

@@ -96,6 +96,7 @@ def test_the_names_of_the_schemas_stay(document: Any) -> None:
         "AccessReport",
         "AuditEntry",
         "AuditList",
+        "CertificateStatus",
         "Change",
         "CollectionOrder",
         "CollectionReport",

@@ -63,6 +63,8 @@ def test_status_tells_what_there_is() -> None:
         "collection": {"started": None, "images": 0, "freed": 0, "notes": []},
         "leftOver": {kind: {"count": 0, "bytes": 0} for kind in ("beginnings", "staged", "documents", "damaged")},
         "refused": [],
+        "certificates": [],
+        "certificateWarnings": [],
     }
 
 

@@ -84,7 +84,7 @@ def test_a_bad_certificate_fails_the_handshake(
     visitor = Visitor(site, shows=shown, versions=versions)
     assert visitor.error is not None
     serial = f"{shown.certificate.serial_number:x}"
-    assert site.refused == [("192.0.2.7", f"client certificate {serial}: {why}")]
+    assert site.refused == [("certificate", "192.0.2.7", f"{serial}: {why}")]
 
 
 def test_what_a_stranger_wrote_into_a_certificate_is_not_repeated(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_list_of_revoked_ones_that_has_ended_lets_in_no_certificate(tmp_path: 
     """Whether one was revoked since is not known."""
     site = site_for(tmp_path, CLIENTS.revoking(days=-1))
     assert Visitor(site, shows=NODE).error is not None
-    assert "has expired; ask the authority for the next one" in site.refused[0][1]
+    assert "has expired; ask the authority for the next one" in site.refused[0][2]
     assert Visitor(site).error is None
 
 

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from twisted.internet.testing import MemoryReactorClock
 
 from appliance.config import parse
 from appliance.errors import ConfigError
 from appliance.flow.disk import InlineThreads
 from appliance.settings import Settings
+from appliance.tls.authority import issue
 from appliance.tls.endpoints import Endpoints, ListeningEndpoint
 from appliance.tls.proxied import ProxiedFactory
 from appliance.tls.server import TlsFactory
-from tests.doubles.certificates import authority
+from tests.doubles.certificates import Identity, authority
 from tests.doubles.deferreds import result
 
 ROOT = authority("Root")
@@ -128,6 +130,80 @@ def test_a_password_may_stand_in_for_a_certificate(tmp_path: Path) -> None:
     )
     (endpoint,) = Endpoints(Reactor(), made, "here.yaml").listeners
     assert endpoint.tls is not None and endpoint.tls.trust is not None and not endpoint.tls.demands.required
+
+
+class Noted:
+    """An audit log in memory; a line is what was noted and how it ended."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, str]] = []
+        self.why: list[str] = []
+
+    def note(self, action: str, what: str, outcome: str, **more: str) -> None:
+        self.lines.append((action, what, outcome))
+        self.why.append(more.get("why", ""))
+
+
+def test_a_certificate_of_our_own_making_is_renewed_in_time(tmp_path: Path) -> None:
+    """And is in force then, and in the audit log; before that it is warned of."""
+    reactor, audit = Reactor(), Noted()
+    issue(tmp_path, ["cache.site"], reactor.seconds(), days=30)
+    made = parse(f"listen: [{{endpoint: 'tls:{tmp_path}:5000'}}]\n", str(tmp_path / "pullcache.yaml"))
+    endpoints = Endpoints(reactor, made, "here.yaml", audit)  # type: ignore[arg-type]
+    (before,) = endpoints.certificates()
+    result(endpoints.renew(InlineThreads()))
+    assert endpoints.certificates() == [before] and endpoints.warnings() == []
+    reactor.rightNow += 25 * 86400
+    assert "ends on" in endpoints.warnings()[0] and "in 5 days; renew it" in endpoints.warnings()[0]
+    result(endpoints.renew(InlineThreads()))
+    (after,) = endpoints.certificates()
+    assert after.until > before.until and endpoints.warnings() == []
+    assert audit.lines == [("certificate", f"{tmp_path}/server.pem: cache.site", "done")]
+
+
+def test_a_certificate_that_cannot_be_renewed_stays_and_is_told_of(tmp_path: Path) -> None:
+    reactor, audit = Reactor(), Noted()
+    issue(tmp_path, ["cache.site"], reactor.seconds(), days=30)
+    made = parse(f"listen: [{{endpoint: 'tls:{tmp_path}:5000'}}]\n", str(tmp_path / "pullcache.yaml"))
+    endpoints = Endpoints(reactor, made, "here.yaml", audit)  # type: ignore[arg-type]
+    reactor.rightNow += 31 * 86400
+    (tmp_path / "ca.key").write_bytes(b"")
+    result(endpoints.renew(InlineThreads()))
+    assert audit.lines == [("certificate", str(tmp_path), "failed")]
+    assert "ca.key holds no private key" in audit.why[0]
+    assert "ended on" in endpoints.warnings()[0]
+
+
+def test_warnings_name_what_clients_will_refuse(tmp_path: Path) -> None:
+    """Go's clients take no common name for a host; a secret is for its owner."""
+    from cryptography.hazmat.primitives import hashes
+
+    key = ROOT.issue("x").key
+    mode = ROOT.certificate
+    builder = x509.CertificateBuilder(
+        mode.subject, mode.subject, key.public_key(), 7, mode.not_valid_before_utc, mode.not_valid_after_utc
+    )
+    Identity(builder.sign(key, hashes.SHA256()), key).write(tmp_path, "plain")
+    (tmp_path / "plain.key").chmod(0o644)
+    made = parse(f"listen: [{{endpoint: 'tls:{tmp_path}:5000'}}]\n", str(tmp_path / "pullcache.yaml"))
+    found = "\n".join(Endpoints(Reactor(), made, "here.yaml").warnings())
+    assert "plain.key holds a secret and can be read by everybody" in found
+    assert "has no subjectAltName" in found and "ends on" in found
+
+
+def test_a_thousand_refusals_a_second_are_a_line_a_second(tmp_path: Path) -> None:
+    reactor, audit = Reactor(), Noted()
+    endpoints = Endpoints(reactor, settings(tmp_path), "here.yaml", audit)  # type: ignore[arg-type]
+    said: list[str] = []
+    endpoints._log = type("Log", (), {"warn": lambda self, text, **what: said.append(text.format(**what))})()  # type: ignore
+    for _ in range(3000):
+        assert endpoints.tls[0].refused is not None
+        endpoints.tls[0].refused("certificate", "192.0.2.7", "7b: it is revoked")
+        reactor.advance(0.001)
+    assert len(said) == 3
+    assert said[0] == "192.0.2.7 was turned away: certificate: 7b: it is revoked"
+    assert "999 more since the last line" in said[1] or "1000 more" in said[1]
+    assert audit.lines[0] == ("certificate", "", "refused")
 
 
 def test_one_look_reads_what_changed_of_all(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Balancer:
 
     def __init__(self, trusted: bool = True, factory: ProxiedFactory | None = None, address: str = "10.0.0.1") -> None:
         self.clock = Clock()
-        self.refused: list[tuple[str, str]] = []
+        self.refused: list[tuple[str, str, str]] = []
         self.factory = factory or ProxiedFactory(
             Factory.forProtocol(Echo), self.clock, lambda peer: trusted, lambda *what: self.refused.append(what)
         )
@@ -120,7 +120,7 @@ def test_a_header_that_is_wrong_ends_the_connection(bad: bytes) -> None:
     balancer = Balancer()
     assert balancer.say(bad) == b""
     assert balancer.cut and Echo.last is None
-    assert len(balancer.refused) == 1 and balancer.refused[0][0] == "10.0.0.1"
+    assert len(balancer.refused) == 1 and balancer.refused[0][:2] == ("proxy", "10.0.0.1")
     balancer.protocol.connectionLost(None)
 
 
@@ -142,7 +142,7 @@ def test_a_truncated_header_is_waited_for_ten_seconds(header: bytes) -> None:
     assert not balancer.cut
     balancer.clock.advance(1)
     assert balancer.cut
-    assert balancer.refused == [("10.0.0.1", "no PROXY header in time")]
+    assert balancer.refused == [("proxy", "10.0.0.1", "no PROXY header in time")]
     balancer.protocol.connectionLost(None)
     assert balancer.factory.waiting == 0 and not balancer.clock.getDelayedCalls()
 
@@ -158,7 +158,7 @@ def test_who_is_no_trusted_proxy_is_cut_off_at_once() -> None:
     balancer = Balancer(trusted=False, address="198.51.100.1")
     assert balancer.cut
     assert balancer.say(LINE + b"GET") == b"" and Echo.last is None
-    assert balancer.refused == [("198.51.100.1", "is no trusted proxy (trusted_proxies)")]
+    assert balancer.refused == [("proxy", "198.51.100.1", "is no trusted proxy (trusted_proxies)")]
 
 
 def test_no_more_than_so_many_wait_for_their_header() -> None:

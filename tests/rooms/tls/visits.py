@@ -47,7 +47,7 @@ class Site:
     def __init__(self, source: CertificateSource, demands: ClientDemands = NO_DEMANDS) -> None:
         self.clock = Clock()
         self.clock.rightNow = time.time()
-        self.refused: list[tuple[str, str]] = []
+        self.refused: list[tuple[str, str, str]] = []
         self.server = TlsServer(source, demands, self.clock, lambda *what: self.refused.append(what))
         self.factory = TlsFactory(self.server, False, Factory.forProtocol(Echo), clock=self.clock)
 
