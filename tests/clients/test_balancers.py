@@ -30,7 +30,7 @@ NEAR, FAR = "127.0.0.1", "127.0.0.2"
 BALANCER_IN_HEX = socket.inet_aton(BALANCER)[::-1].hex().upper()
 
 ACCESS = [
-    {"allow": {"users": [ANA.user], "repositories": [f"{UPSTREAM}/team/**"]}},
+    {"allow": {"users": [ANA.user, "node-7"], "repositories": [f"{UPSTREAM}/team/**"]}},
     {"allow": {"networks": [NEAR], "repositories": [f"{UPSTREAM}/library/**"]}},
 ]
 TEAMS, OPEN = "team/app", "library/tiny"
@@ -87,8 +87,10 @@ def site(tmp_path: Path, upstream: RemoteRegistry) -> Iterator[Building]:
             inner = f"127.0.0.1:{free_port()}"
             endpoint = endpoint.format(port=inner.rpartition(":")[2], folder=doors.folder)
             behind = {"name": "balanced", "endpoint": endpoint, "login": "offered", "trusted_proxies": [BALANCER]}
-            behind["checkers"] = [f"htpasswd:{doors.folder}/htpasswd"]
-            doors.appliance.settings["listen"].append({**behind, **listener})
+            if "client_ca_file" not in listener:
+                behind["checkers"] = [f"htpasswd:{doors.folder}/htpasswd"]
+            own = {key: value.format(folder=doors.folder) for key, value in listener.items()}
+            doors.appliance.settings["listen"].append({**behind, **own})
             doors.appliance.write()
             running.callback(doors.appliance.kill)
             doors.appliance.start()
@@ -180,3 +182,13 @@ def test_logins_pass_a_balancer(site: Building, kind: Any, endpoint: str, tmp_pa
     assert skopeo.pull(made.door, f"{TEAMS}:1", ANA)
     with pytest.raises(Failed, match="docker login"):
         skopeo.pull(made.door, f"{TEAMS}:1", ANYONE)
+
+
+def test_clients_certificates_pass_haproxy(site: Building, tmp_path: Path) -> None:
+    """The handshake is with the appliance: who has a certificate gets what is the team's, who has none gets nothing."""
+    tools.need(*SkopeoVisitor.programs)
+    made = site(Haproxy, TLS_BEHIND, login="required", client_ca_file="{folder}/ca.pem")
+    skopeo = SkopeoVisitor(tmp_path)
+    assert skopeo.pull(made.door, f"{TEAMS}:1", made.doors.node)
+    with pytest.raises(Failed, match="certificate required"):
+        skopeo.pull(made.door, f"{OPEN}:1")
