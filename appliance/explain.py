@@ -22,8 +22,10 @@ from appliance.settings import (
     IMAGE_NONE,
     IMAGE_PULLED,
     LOGIN_NONE,
+    METRICS_OPEN,
     NO_LOG,
     STANDARD_OUTPUT,
+    AdminSettings,
     BundleSettings,
     ListenSettings,
     MatchSettings,
@@ -58,10 +60,9 @@ def describe(settings: Settings, strangers: Iterable[str] = (), more: Iterable[s
         known = _login(listener, settings)
         lines.append(f"listens on {listener.endpoint}; a name without an upstream means {meaning}{called}{known}")
     admin = settings.admin
-    called = f"; answers to {', '.join(admin.hosts)} as well" if admin and admin.hosts else ""
     limits = settings.connections
     lines += [
-        f"admin endpoint: {admin.endpoint if admin else 'none'}{called}",
+        f"admin endpoint: {_admin(admin) if admin else 'none'}",
         f"access log: {_LOG_WORDS.get(str(settings.access_log), settings.access_log)}",
         f"audit log: {_audit(settings)}",
         *_access(settings),
@@ -93,9 +94,8 @@ def warnings(settings: Settings, strangers: Iterable[str] = ()) -> list[str]:
     @param strangers: users that rules name and that cannot log in.
     """
     found = [] if settings.upstreams else ["no upstream is configured: every name is unknown"]
-    admin = settings.admin.endpoint if settings.admin else ""
-    if admin and is_open(admin):
-        found.append(f"the admin endpoint {admin} can be reached from other machines, and asks for no login")
+    if settings.admin is not None:
+        found += _admin_exposures(settings.admin)
     if settings.bundles.require_signature and not settings.bundles.trust:
         found.append(
             "bundles: a signature is required and no key is trusted: only an import that names a key takes a bundle"
@@ -107,14 +107,42 @@ def warnings(settings: Settings, strangers: Iterable[str] = ()) -> list[str]:
     return found
 
 
+def _admin_exposures(admin: AdminSettings) -> Iterator[str]:
+    """Who can order what at the admin endpoint, and was perhaps not meant."""
+    if not admin.asks and not _is_socket(admin.endpoint):
+        yield (
+            f"the admin endpoint {admin.endpoint} asks for no login: whoever has a process on this machine may order"
+            " anything there; admin: {token_file: PATH} names who may"
+        )
+    if admin.token_file is not None and is_open(admin.endpoint) and not admin.is_tls:
+        yield f"tokens are sent to the admin endpoint {admin.endpoint} unencrypted, unless TLS is spoken in front of it"
+    if admin.token_file is not None and _is_read_by_others(admin.token_file):
+        yield f"{admin.token_file} holds tokens and can be read by everybody on this machine; chmod o-r it"
+
+
+def _is_socket(endpoint: str) -> bool:
+    parts = endpoint_parts(endpoint)
+    return "unix" in parts[:2] or "domain=UNIX" in parts
+
+
 def is_open(endpoint: str) -> bool:
     """Whether a Twisted server endpoint may be reached from other machines: all but loopback and unix sockets."""
-    parts = endpoint_parts(endpoint)
-    is_local = "unix" in parts[:2] or "domain=UNIX" in parts or any(map(_LOOPBACK.fullmatch, parts))
-    return not is_local
+    return not (_is_socket(endpoint) or any(map(_LOOPBACK.fullmatch, endpoint_parts(endpoint))))
 
 
 # -- what the keys mean ---------------------------------------------------------------------------------------------
+
+
+def _admin(admin: AdminSettings) -> str:
+    asked = [f"a token of {admin.token_file}"] if admin.token_file else []
+    if admin.client_ca_file:
+        named = ", ".join(f"{name} ({role})" for name, role in admin.client_roles.items())
+        asked.append(f"a certificate of {named} by {admin.client_ca_file}")
+    said = [admin.endpoint, f"asks for {' or '.join(asked)}" if asked else "asks for no login"]
+    said += [f"answers to {', '.join(admin.hosts)} as well"] if admin.hosts else []
+    said.append(f"metrics are {'open' if admin.metrics == METRICS_OPEN else 'for the role read'}")
+    said.append(f"also at {admin.socket}" if admin.socket else "no socket")
+    return "; ".join(said)
 
 
 def _login(listener: ListenSettings, settings: Settings) -> str:

@@ -84,8 +84,7 @@ class ListenSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_tls(self) -> bool:
         """Whether its endpoint is one of those whose certificates are ours to look at."""
-        parts = fields.endpoint_parts(self.endpoint)
-        return next((each for each in parts if each != "haproxy"), "") in ("ssl", "tls")
+        return _speaks_tls(self.endpoint)
 
     @property
     def port(self) -> int | None:
@@ -118,6 +117,16 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     """By the name in an operator's certificate; one that is not here may do nothing."""
     metrics: Annotated[str, fields.one_of(METRICS_OPEN, METRICS_READ)] = METRICS_OPEN
     """Whether C{/metrics} is for all who reach the endpoint, or for the role L{READ}."""
+
+    @property
+    def is_tls(self) -> bool:
+        """See L{ListenSettings.is_tls}."""
+        return _speaks_tls(self.endpoint)
+
+    @property
+    def asks(self) -> bool:
+        """Whether an operator has to say who it is, but for one at the socket."""
+        return self.token_file is not None or self.client_ca_file is not None
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -444,6 +453,10 @@ def _in_short(value: object) -> str:
 
 def _any_matches(patterns: tuple[str, ...], repository: str) -> bool:
     return "**" in patterns or any(matches(pattern, repository) for pattern in patterns)
+
+
+def _speaks_tls(endpoint: str) -> bool:
+    return next((each for each in fields.endpoint_parts(endpoint) if each != "haproxy"), "") in ("ssl", "tls")
 
 
 def _first(*said: float | None) -> float:

@@ -36,7 +36,7 @@ from appliance.flow.connections import make_room
 from appliance.flow.disk import THREADS, DiskThreads, share_memory
 from appliance.flow.ports import Ports
 from appliance.identity.passwords import check_checkers, strangers
-from appliance.identity.roles import Operator
+from appliance.identity.roles import Operator, OperatorTokens
 from appliance.index.documents import FilesystemDocuments
 from appliance.settings import AdminSettings, Settings, UpstreamSettings
 from appliance.store.blobs import FilesystemBlobStore
@@ -402,14 +402,26 @@ def _with_ports_of(settings: Settings, before: Settings) -> Settings:
 
 
 def check_admin(settings: Settings, source: str) -> None:
-    """Raises L{ConfigError} where other machines may reach the admin endpoint and are not asked who they are."""
+    """
+    Raises L{ConfigError} where other machines may reach the admin endpoint and are not asked who they are, and where
+    what they are asked for is of no use.
+    """
     admin = settings.admin
-    if admin is None or not is_open(admin.endpoint) or admin.token_file or admin.client_ca_file:
+    if admin is None:
         return
-    raise ConfigError(
-        f"{source}: admin.endpoint: {admin.endpoint} can be reached from other machines, and asks them for nothing:"
-        " give it admin: {token_file: PATH}, with a line ROLE TOKEN for each who may ask, or listen on 127.0.0.1"
-    )
+    if is_open(admin.endpoint) and not admin.asks:
+        raise ConfigError(
+            f"{source}: admin.endpoint: {admin.endpoint} can be reached from other machines, and asks them for nothing:"
+            " give it admin: {token_file: PATH}, with a line ROLE TOKEN for each who may ask, or listen on 127.0.0.1"
+        )
+    if admin.client_ca_file is not None and not admin.is_tls:
+        raise ConfigError(f"{source}: admin.client_ca_file: needs an admin.endpoint that begins with tls: or ssl:")
+    if admin.client_ca_file is not None and not admin.client_roles:
+        raise ConfigError(
+            f"{source}: admin.client_ca_file: gives nobody a role; write admin: {{client_roles: {{NAME: ROLE}}}}"
+        )
+    if admin.token_file is not None:
+        OperatorTokens(admin.token_file)
 
 
 def _refusal(error: object) -> SystemExit:

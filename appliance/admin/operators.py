@@ -23,6 +23,7 @@ from appliance.flow.http import values_of
 from appliance.identity.roles import TOKEN_LIMIT, Grant, Operator, OperatorTokens, Role
 from appliance.identity.sessions import OpenSession, Sessions
 from appliance.settings import AdminSettings
+from appliance.tls.peers import names_of
 
 COOKIE = "pullcache_session"
 """Holds the secret of a session."""
@@ -89,7 +90,7 @@ class Operators:
                 why = f"a browser's session changes something only with {CSRF}, as its own pages send it"
                 raise Refused(403, "csrf", why)
             return Operator(grant.role, grant.name, "session", address)
-        names: Sequence[str] | None = None
+        names = names_of(transport) if self._asks_certificates else None
         if names:
             name = max((name for name in names if name in self._roles), key=self._roles.__getitem__, default=None)
             if name is None:

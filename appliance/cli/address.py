@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from OpenSSL.SSL import Error as TLSError
+from OpenSSL.crypto import Error as OpenSSLError
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
@@ -135,19 +135,8 @@ class _HttpsPolicy:
     """Which certificates are believed, and which one is shown."""
 
     def __init__(self, authorities: str | None, own: str | None) -> None:
-        self._trust: Any = None
-        self._own: Any = None
-        try:
-            if authorities:
-                found = list(map(Certificate.loadPEM, _CERTIFICATE.findall(_read(authorities, "--ca-file"))))
-                if not found:
-                    raise WrongUsage(f"--ca-file {authorities}: holds no certificate in PEM")
-                self._trust = trustRootFromCertificates(found)
-            if own:
-                self._own = PrivateCertificate.loadPEM(_read(own, "--cert-file"))
-        except (TLSError, ValueError) as error:
-            option = "--cert-file" if self._trust is not None or not authorities else "--ca-file"
-            raise WrongUsage(f"{option}: is not understood as PEM; a certificate's key goes with it") from error
+        self._trust = _trusted(authorities) if authorities else None
+        self._own = _owned(own) if own else None
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
         """See L{IPolicyForHTTPS.creatorForNetloc}."""
@@ -155,6 +144,25 @@ class _HttpsPolicy:
             hostname.decode("ascii"), trustRoot=self._trust, clientCertificate=self._own
         )
         return creator
+
+
+def _trusted(path: str) -> Any:
+    """The authorities of a file, as Twisted takes them."""
+    try:
+        found = list(map(Certificate.loadPEM, _CERTIFICATE.findall(_read(path, "--ca-file"))))
+    except (OpenSSLError, ValueError):
+        found = []
+    if not found:
+        raise WrongUsage(f"--ca-file {path}: holds no certificate in PEM")
+    return trustRootFromCertificates(found)
+
+
+def _owned(path: str) -> Any:
+    """The certificate and key of a file, as Twisted takes them."""
+    try:
+        return PrivateCertificate.loadPEM(_read(path, "--cert-file"))
+    except (OpenSSLError, ValueError):
+        raise WrongUsage(f"--cert-file {path}: holds no certificate with its key, both in PEM") from None
 
 
 def _at_socket(path: str) -> AdminAddress:

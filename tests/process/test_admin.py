@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.plain import ask
+from tests.doubles.certificates import authority
 from tests.process.service import CHECKOUT, PATIENCE, Appliance, until
 
 pytestmark = pytest.mark.process
@@ -154,3 +155,43 @@ def test_an_address_that_others_reach_needs_a_token(idle: Appliance, path: Path)
         idle.signal(signal.SIGHUP)
         until(lambda before=before: idle.log().count("was not read again") > before, "refused")  # type: ignore[misc]
         assert ask(idle.admin, "/api/v1/status").status == 401
+
+
+def test_an_operator_shows_a_certificate(idle: Appliance, path: Path) -> None:
+    """Over TLS, by its name; one without a role may do nothing, one of another authority does not get through."""
+    ours, other = authority("Ours"), authority("Other")
+    certificate, key = ours.issue("127.0.0.1").write(idle.folder, "server")
+    (idle.folder / "ca.pem").write_bytes(ours.certificates)
+    for name, by in (("ann", ours), ("bob", ours), ("eve", other)):
+        shown = by.issue(name)
+        (idle.folder / f"{name}.pem").write_bytes(shown.certificates + shown.private())
+    port = idle.admin.partition(":")[2]
+    endpoint = f"ssl:port={port}:privateKey={key}:certKey={certificate}:interface=127.0.0.1"
+    idle.settings["admin"] |= {"endpoint": endpoint, "client_ca_file": str(idle.folder / "ca.pem")}
+    idle.write()
+    assert "client_roles" in idle.run("--check").stderr
+    idle.settings["admin"]["client_roles"] = {"ann": "operate"}
+    idle.write()
+    idle.launch()
+    until(path.exists, "listening")
+
+    def told(*arguments: str, ca: str = "ca.pem") -> tuple[int, str]:
+        ended = command(idle, "--admin", f"https://{idle.admin}", "--ca-file", str(idle.folder / ca), *arguments)
+        return ended.returncode, ended.stderr
+
+    assert told("--cert-file", str(idle.folder / "ann.pem"), "status") == (0, "")
+    for arguments, words in (
+        (("--cert-file", str(idle.folder / "ann.pem"), "reload"), "ann has operate"),
+        (("--cert-file", str(idle.folder / "bob.pem"), "status"), "bob has no role"),
+        (("status",), "asks who you are"),
+    ):
+        code, said = told(*arguments)
+        assert code == 1 and words in said
+    code, said = told("--cert-file", str(idle.folder / "eve.pem"), "status")
+    assert code == 1 and said.count("\n") == 1
+    code, said = told("--cert-file", str(idle.folder / "ann.pem"), "status", ca="eve.pem")
+    assert code == 1 and "--ca-file" in said and said.count("\n") == 1
+    idle.settings["admin"]["client_roles"] = {"bob": "read"}
+    idle.reload()
+    assert told("--cert-file", str(idle.folder / "bob.pem"), "status") == (0, "")
+    assert "ann has no role" in told("--cert-file", str(idle.folder / "ann.pem"), "status")[1]

@@ -518,7 +518,7 @@ def test_the_options_change_no_names() -> None:
         assert each.admin.hosts == ("console.example:443",)
     described = describe(settings)
     assert "means b; answers only to cache.example, *.b\n" in described
-    assert "admin endpoint: tcp:2; answers to console.example:443 as well\n" in described
+    assert "admin endpoint: tcp:2; asks for no login; answers to console.example:443 as well; " in described
 
 
 # -- who may pull what ------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ def written(path: Path, mode: int) -> Path:
 def warned(upstream: UpstreamSettings, *endpoints: str) -> list[str]:
     """What is warned of for an upstream b that is served on C{endpoints}, without the name."""
     listen = tuple(ListenSettings(endpoint=endpoint) for endpoint in endpoints or (LOOPBACK,))
-    return [warning.removeprefix("b: ") for warning in warnings(Settings(listen=listen, upstreams={"b": upstream}))]
+    settings = Settings(listen=listen, admin=None, upstreams={"b": upstream})
+    return [warning.removeprefix("b: ") for warning in warnings(settings)]
 
 
 def changed(**fields: Any) -> UpstreamSettings:
@@ -56,7 +57,7 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
     assert describe(parse(text, str(tmp_path / "p.yaml"))) == (
         "store: /var/lib/pullcache\n"
         "listens on tcp:port=5000; a name without an upstream means docker.io\n"
-        "admin endpoint: tcp:port=5001\n"
+        "admin endpoint: tcp:port=5001; asks for no login; metrics are open; also at unix:/run/pullcache/admin.sock\n"
         "access log: standard output\n"
         "audit log: /var/lib/pullcache/audit/audit.jsonl, put aside when it has 100MB\n"
         "access: everybody who reaches a listener may read everything\n"
@@ -102,7 +103,8 @@ def test_check_tells_what_the_file_means(tmp_path: Path) -> None:
         "  retention: kept the 3 tags of a repository that were pulled last; keep for: unlimited; always team/**\n"
         "  repositories: **\n"
         "\n"
-        "warning: the admin endpoint tcp:port=5001 can be reached from other machines, and asks for no login\n"
+        "warning: the admin endpoint tcp:port=5001 asks for no login: whoever has a process on this machine may order"
+        " anything there; admin: {token_file: PATH} names who may\n"
         "warning: docker.io: what its credentials may pull is served to anyone who can reach tcp:port=5000\n"
         "warning: docker.io: the password is sent over plain http\n"
         "warning: docker.io: the password is shown to every host of it: one.example, two.example; give auth_file, where"
@@ -158,19 +160,46 @@ def test_check_says_where_the_access_log_goes(access_log: str | Path, words: str
 
 
 @pytest.mark.parametrize(
-    ("admin", "warned"),
+    ("admin", "is_warned"),
     [
-        ("tcp:port=5001", True),
-        ("tcp:port=5001:interface=10.0.0.1", True),
-        ("tls:/etc/pem:port=5001", True),
-        ("tcp:port=5001:interface=127.0.0.1", False),
-        (r"tcp6:port=5001:interface=\:\:1", False),
+        ("tcp:port=5001:interface=127.0.0.1", True),
+        (r"tcp6:port=5001:interface=\:\:1", True),
         ("unix:/run/pullcache/admin.sock", False),
+        ("unix:address=/run/pullcache/admin.sock", False),
     ],
 )
-def test_check_warns_of_an_admin_endpoint_that_others_can_reach(admin: str, warned: bool) -> None:
-    """It asks for no login."""
-    assert ("reached from other machines" in describe(Settings(admin=AdminSettings(endpoint=admin)))) is warned
+def test_check_warns_of_an_admin_endpoint_that_asks_for_nothing(admin: str, is_warned: bool) -> None:
+    """Every user of the machine reaches loopback; a socket's mode says who opens it."""
+    described = describe(Settings(admin=AdminSettings(endpoint=admin)))
+    assert ("warning: the admin endpoint" in described) is is_warned
+
+
+@pytest.mark.parametrize(
+    ("admin", "is_warned"),
+    [
+        ("tcp:port=5001", True),
+        ("haproxy:tcp:port=5001", True),
+        ("tls:/etc/pem:port=5001", False),
+        ("haproxy:ssl:port=5001:privateKey=k:certKey=c", False),
+        ("tcp:port=5001:interface=127.0.0.1", False),
+    ],
+)
+def test_check_warns_of_tokens_that_are_sent_in_the_clear(tmp_path: Path, admin: str, is_warned: bool) -> None:
+    """And of a file of them that all users may read; with its path, and none of its words."""
+    tokens = written(tmp_path / "tokens", 0o640)
+    settings = Settings(admin=AdminSettings(endpoint=admin, token_file=tokens), upstreams={"b": PROBLEM_FREE})
+    assert len(warnings(settings)) == is_warned
+    assert f"; asks for a token of {tokens};" in describe(settings)
+    tokens.chmod(0o644)
+    assert f"{tokens} holds tokens and can be read by everybody" in " ".join(warnings(settings))
+
+
+def test_check_says_whose_certificates_operators_show() -> None:
+    """And what each may do."""
+    admin = AdminSettings(client_ca_file=Path("/ca"), client_roles={"ann": "manage", "prometheus": "read"})
+    described = describe(Settings(admin=msgspec.structs.replace(admin, metrics="read", socket=None)))
+    assert "; asks for a certificate of ann (manage), prometheus (read) by /ca; metrics are for" in described
+    assert "; no socket\n" in described
 
 
 @pytest.mark.parametrize(
