@@ -89,8 +89,10 @@ class ListenSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def port(self) -> int | None:
         """The TCP port, C{None} where the endpoint does not say."""
-        _, *arguments = fields.endpoint_parts(self.endpoint)
-        port = next((each[5:] for each in arguments if each.startswith("port=")), arguments[0] if arguments else "")
+        kind, *arguments = fields.endpoint_parts(self.endpoint.removeprefix("haproxy:"))
+        # A folder stands before the port of tls:.
+        unnamed = [each for each in arguments if "=" not in each][1 if kind == "tls" else 0 :]
+        port = next((each[5:] for each in arguments if each.startswith("port=")), unnamed[0] if unnamed else "")
         return int(port) if port.isdecimal() else None
 
     @property

@@ -39,6 +39,9 @@ PROTOCOL = b"http/1.1"
 # Lists of revoked certificates are made anew each day or each week.
 _CRL_ENDS_SOON = 2 * 86400.0
 
+_TEXT = b"Client sent an HTTP request to an HTTPS server.\n"
+_WITHOUT_TLS = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + _TEXT
+
 FRONT_FOR = 24 * 3600.0
 """Seconds after which tickets are sealed with another key; those before are not taken any more then."""
 
@@ -251,9 +254,24 @@ class TlsConnection(BufferingTLSTransport):
 
     server: TlsServer
     trust: ClientTrust | None
+    transport: Any
     _shown: crypto.X509 | None = None
     _shown_until = 0.0
+    _is_first = True
+    _is_plain = False
     _is_anonymous = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes of the handshake, or behind it. Who speaks HTTP without TLS is told so, as Go's servers do."""
+        if self._is_first:
+            self._is_first = False
+            # A handshake begins with 0x16, a request with the letters of its method.
+            self._is_plain = data[:1].isalpha()
+            if self._is_plain:
+                self.transport.write(_WITHOUT_TLS)
+                self.transport.loseConnection()
+        if not self._is_plain:
+            super().dataReceived(data)
 
     def client_names(self, which: str) -> tuple[str, ...] | None:
         """See L{appliance.tls.peers.names_of}."""

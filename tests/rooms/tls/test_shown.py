@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from appliance.errors import ConfigError
 from appliance.tls.certificates import CertificateFolder, NamedFiles
 from tests.doubles.certificates import authority
-from tests.rooms.tls.visits import Site, Visitor, replace
+from tests.rooms.tls.visits import Echo, Site, Visitor, replace
 
 ROOT = authority("Root")
 
@@ -275,6 +278,22 @@ def test_the_stamps_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None:
 def test_tls_1_2_and_newer_is_spoken(tmp_path: Path, version: int, is_spoken: bool) -> None:
     site = Site.of(tmp_path, ROOT.issue("a.site"))
     assert (Visitor(site, versions=(version, version)).error is None) == is_spoken
+
+
+def test_who_speaks_http_without_tls_is_told_so(tmp_path: Path) -> None:
+    """Instead of a connection that ends without a word."""
+    site = Site.of(tmp_path, ROOT.issue("a.site"))
+    transport = StringTransport()
+    protocol = site.factory.buildProtocol(transport.getPeer())
+    assert protocol is not None
+    protocol.makeConnection(transport)
+    for piece in (b"GET /v2/ HTTP/1.1\r\n", b"Host: a.site\r\n\r\n"):
+        protocol.dataReceived(piece)
+    assert transport.value().startswith(b"HTTP/1.0 400 ")
+    assert b"Client sent an HTTP request to an HTTPS server" in transport.value()
+    assert transport.disconnecting
+    protocol.connectionLost(Failure(ConnectionDone()))
+    assert Echo.last is not None and Echo.last.lost
 
 
 @pytest.mark.parametrize(("offered", "spoken"), [((b"h2", b"http/1.1"), b"http/1.1"), ((b"h2",), b""), ((), b"")])
