@@ -708,22 +708,89 @@ class CollectionReport(msgspec.Struct, frozen=True, rename="camel"):
 # -- imports ----------------------------------------------------------------------------------------------------------
 
 
-class ImportOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class ImportChoices(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """
-    What is to be imported; L{appliance.bundle.importer.ImportOptions} explains it.
+    How something is to be imported; L{appliance.bundle.importer.ImportOptions} explains it.
 
-    @ivar files: absolute paths on the appliance: one archive, or all volumes of a bundle.
     @ivar as_name: C{as} in the document.
     @ivar trust: public keys, as their one line of base64.
     @ivar rename: what beginnings of names are to be, C{{"registry.corp:5000": "docker.io"}}.
     """
 
-    files: Annotated[list[str], msgspec.Meta(min_length=1, max_length=10_000)]
     as_name: str | None = msgspec.field(name="as", default=None)
     dry_run: bool = False
     on_existing_tag: Literal["move", "keep", "refuse"] = "move"
     trust: list[str] = []
     rename: Annotated[dict[str, str], msgspec.Meta(max_length=1000)] = {}
+
+
+class ImportOrder(ImportChoices, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """
+    What is to be imported.
+
+    @ivar files: absolute paths on the appliance: one archive, or all volumes of a bundle.
+    """
+
+    files: Annotated[list[str], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
+SENDING = "application/vnd.pullcache.sending"
+"""What the head of archives is sent as: L{SendingOrder} in one line, then the bytes of all C{beginnings} in order."""
+
+
+class SentHead(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """
+    What is sent first of an archive that lies on another machine.
+
+    @ivar source: its name, for messages and the receipt.
+    @ivar entries: name and size in bytes of each regular file in it, in their order there.
+    @ivar others: names of links, devices and the like.
+    @ivar beginnings: by the number of an entry how many of its first bytes follow; all of it for documents.
+    """
+
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    entries: list[tuple[str, int]]
+    others: list[str] = []
+    beginnings: list[tuple[int, int]] = []
+
+
+class SendingOrder(ImportChoices, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """
+    What is to be imported and is sent by who asks.
+
+    @ivar archives: one archive, or all volumes of a bundle.
+    """
+
+    archives: Annotated[list[SentHead], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
+class WantedEntry(msgspec.Struct, frozen=True):
+    """What is wanted of an entry: its bytes from offset C{start} to its end; C{archive}: its number, from 0 on."""
+
+    archive: int
+    entry: str
+    start: int
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What the sender is asked for, in a line of its own: all of it, one after the other, is one stream of bytes.
+
+    @ivar sending: where to it is sent: C{PUT /api/v1/imports/sendings/SENDING?at=N} is the bytes of that stream from
+        offset N on, as many as the sender likes to put into one request.
+    @ivar bytes: all of it.
+    """
+
+    stage: str = "wanted"
+    sending: str
+    bytes: int
+    wanted: list[WantedEntry]
+
+
+class Received(msgspec.Struct, frozen=True):
+    """How many bytes of what was wanted have come: where the next request goes on."""
+
+    received: int
 
 
 class ReceiptList(msgspec.Struct, frozen=True):

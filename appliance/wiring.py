@@ -235,7 +235,13 @@ class Services:
         if bundles.inbox is not None:
             self.inbox = Inbox(bundles.inbox, self._receive, threads, clock, state, audit)
         self.imports = Imports(
-            importer, receipts, wants, HeldReferences(store, repositories, graph, access.asks), clock, self._imported
+            importer,
+            receipts,
+            wants,
+            HeldReferences(store, repositories, graph, access.asks),
+            clock,
+            self._imported,
+            threads,
         )
         planner = ExportPlanner(exporter, Completion(cache), flights, names)
         self.exports = Exports(planner, store, repair.examine, clock)

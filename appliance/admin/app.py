@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import msgspec
 from klein import Klein
@@ -30,7 +30,7 @@ from appliance.admin.operators import Operators
 from appliance.admin.route import Reply, Route, about, check_query, json, operator_of, send
 from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.connections import Connections
-from appliance.flow.http import ServerChannel, ServerRequest, abort
+from appliance.flow.http import BodyTaker, ServerChannel, ServerRequest, abort
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
 from appliance.identity.roles import Operator, Role
 from appliance.interfaces import IAudit
@@ -215,6 +215,20 @@ class AdminApp:
         route = self._meant(method, uri)
         return route.body_limit if isinstance(route, Route) else 0
 
+    def body_taker(self, request: Request, method: bytes, uri: bytes) -> BodyTaker | tuple[int, bytes] | None:
+        """See L{ServerChannel.body_taker}."""
+        route, parameters = self._found(method, uri)
+        if isinstance(route, HTTPException) or route.taker is None:
+            return None
+        # As Twisted does when the whole request has come.
+        request.args = parse_qs(uri.partition(b"?")[2], keep_blank_values=True)
+        try:
+            check_query(request, route.query)
+            return route.taker(request, **parameters)
+        except PullcacheError as error:
+            status, found = answer_for(error) or internal()
+            return status, msgspec.json.encode(found)
+
     def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
         """See L{ServerChannel.body_refusal}."""
         route = self._meant(method, uri)
@@ -228,12 +242,16 @@ class AdminApp:
 
     def _meant(self, method: bytes, uri: bytes) -> Route | HTTPException:
         """The route of a request whose head alone is known, or why there is none."""
+        return self._found(method, uri)[0]
+
+    def _found(self, method: bytes, uri: bytes) -> tuple[Route | HTTPException, dict[str, str]]:
+        """That, and the parameters in the path."""
         path = unquote_to_bytes(uri.partition(b"?")[0]).decode("utf-8", "replace")
         try:
-            name, _ = self._app.url_map.bind("admin").match(path, method.decode("ascii", "replace"))
+            name, parameters = self._app.url_map.bind("admin").match(path, method.decode("ascii", "replace"))
         except HTTPException as error:
-            return error
-        return next(route for route in self.routes if route.name == name)
+            return error, {}
+        return next(route for route in self.routes if route.name == name), dict(parameters)
 
 
 class AdminResource(Resource):
@@ -290,6 +308,7 @@ class AdminChannel(ServerChannel):
         self._app = app
         self.body_limit = app.body_limit  # type: ignore[method-assign]
         self.body_refusal = app.body_refusal  # type: ignore[method-assign]
+        self.body_taker = app.body_taker  # type: ignore[method-assign]
 
     def allHeadersReceived(self) -> None:
         """Refuse who may not ask for it before a body comes; without a body, the request itself is answered."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -13,15 +14,16 @@ from twisted.web.server import Request
 
 from appliance.admin.failures import Refused, answer_for, document, internal
 from appliance.admin.route import NDJSON, JsonLines, Reply, Route, about, body, json
+from appliance.admin.sendings import Sendings, options_of
 from appliance.api import ImportOrder, ReceiptList
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
-from appliance.bundle.minisign import PublicKey
-from appliance.bundle.names import Renames
 from appliance.bundle.receipt import Receipt, Receipts
+from appliance.bundle.sentarchive import SentArchive
 from appliance.cache.wants import HeldReferences, Wants
 from appliance.errors import BundleError
 from appliance.flow.singleflight import ended
 from appliance.identity.roles import Role
+from appliance.interfaces import IThreads
 
 ORDER_LIMIT = 4 * 1024 * 1024
 """Bytes of an order: ten thousand paths of four hundred bytes."""
@@ -42,6 +44,7 @@ class Imports:
         held: HeldReferences,
         clock: IReactorTime,
         imported: Callable[[], None],
+        threads: IThreads,
     ) -> None:
         """
         @param imported: called after each import that was published.
@@ -52,6 +55,7 @@ class Imports:
         self._held = held
         self._clock = clock
         self._imported = imported
+        self._sendings = Sendings(self._run_sent, self._outcome, threads, clock)
         self._under_way: set[Deferred[Receipt]] = set()
         self._stopping = False
 
@@ -71,6 +75,7 @@ class Imports:
             ),
             Route("GET", "/api/v1/imports", self.receipts, "The receipts of all imports.", ReceiptList),
             Route("GET", "/api/v1/imports/<receipt>", self.receipt, "One receipt.", Receipt),
+            *self._sendings.routes(),
         ]
 
     async def order(self, request: Request) -> None:
@@ -81,16 +86,10 @@ class Imports:
         """
         order = body(request, ImportOrder)
         about(request).what, about(request).is_trial = " ".join(order.files), order.dry_run
-        files = paths(order.files)
-        options = ImportOptions(
-            as_name=order.as_name,
-            dry_run=order.dry_run,
-            on_existing_tag=order.on_existing_tag,
-            trust=tuple(map(PublicKey.parse, order.trust)),
-            renames=Renames(order.rename).prefixes,
-        )
+        files, options = paths(order.files), options_of(order)
         lines = JsonLines(request, self._clock)
-        lines.send(await self._outcome(files, options, lines))
+        importing = Deferred.fromCoroutine(self.run(files, options, lines.progress))
+        lines.send(await self._outcome(importing, order.files))
 
     async def receipts(self, request: Request) -> Reply:
         """Those of all imports, oldest first."""
@@ -116,7 +115,16 @@ class Imports:
 
         @raise PullcacheError: see L{Importer.run}.
         """
-        receipt = await self._importer.run(files, options, progress)
+        return await self._followed(self._importer.run(files, options, progress), options)
+
+    async def _run_sent(
+        self, archives: Sequence[SentArchive], options: ImportOptions, progress: Callable[[ImportProgress], None]
+    ) -> Receipt:
+        return await self._followed(self._importer.run_opened(archives, options, progress), options)
+
+    async def _followed(self, importing: Coroutine[Any, Any, Receipt], options: ImportOptions) -> Receipt:
+        """The receipt, once the wants that were met are forgotten."""
+        receipt = await importing
         if not options.dry_run:
             self._imported()
             try:
@@ -128,8 +136,8 @@ class Imports:
                 self._log.failure("the wants were not looked through")
         return receipt
 
-    async def _outcome(self, files: list[Path], options: ImportOptions, lines: JsonLines) -> dict[str, object]:
-        importing = Deferred.fromCoroutine(self.run(files, options, lines.progress))
+    async def _outcome(self, importing: Deferred[Receipt], files: Sequence[str]) -> object:
+        """Wait for an import that was ordered; what to say of how it ended."""
         self._under_way.add(importing)
         try:
             return {"receipt": await importing}
@@ -141,11 +149,11 @@ class Imports:
             if isinstance(error, BundleError) and error.unopened:
                 # An import must not be a way to look around on the disk: there is one answer for all reasons.
                 self._log.warn("importing: {error}", error=error)
-                what = str(files[0]) if len(files) == 1 else f"one of {len(files)} files"
+                what = files[0] if len(files) == 1 else f"one of {len(files)} files"
                 return document("bundle-unreadable", f"{what} cannot be opened as an archive; {_WHY_NOT}")
             answer = answer_for(error)
             if answer is None:
-                self._log.failure("importing {files}", Failure(), files=[str(path) for path in files])
+                self._log.failure("importing {files}", Failure(), files=files)
             return (answer or internal())[1]
         finally:
             self._under_way.discard(importing)

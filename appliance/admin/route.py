@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from appliance.admin.failures import Refused
 from appliance.errors import ConfigError
-from appliance.flow.http import values_of
+from appliance.flow.http import BodyTaker, values_of
 from appliance.identity.roles import Operator, Role
 from appliance.units import duration
 
@@ -70,6 +70,8 @@ class Route:
     @ivar gives: what the answer can be decoded as, or its media type as text.
     @ivar action: what the audit log calls it; empty for what changes nothing, of which it has refusals only.
     @ivar role: who may ask for it, C{None}: everybody who reaches the endpoint.
+    @ivar taker: called when the head of a request has come, with what C{answer} is called with: what takes its body as
+        it arrives, or C{None} where that is to be in memory. Raises L{PullcacheError}: it is refused.
     """
 
     method: str
@@ -83,6 +85,7 @@ class Route:
     status: int = 200
     action: str = ""
     role: Role | None = Role.READ
+    taker: Callable[..., BodyTaker | None] | None = None
 
     @property
     def name(self) -> str:

@@ -18,9 +18,12 @@ from pathlib import Path
 from threading import Lock
 from typing import NoReturn
 
+from twisted.internet.defer import Deferred
+
 from appliance.bundle.compression import Stop, open_stream
 from appliance.bundle.tar import MAX_ENTRIES, TarReader
 from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
+from appliance.interfaces import IThreads
 
 #: Documents of a compressed archive that are remembered while it is read the first time: each, and all together.
 _MAX_KEPT = 4 * 1024 * 1024
@@ -43,7 +46,7 @@ class Item:
     A regular file of an archive.
 
     @ivar size: bytes.
-    @ivar start: where its data begins, as an offset in the tar stream; 0 in a folder.
+    @ivar start: where its data begins, as an offset in the tar stream; 0 in a folder. Of what is sent: its number.
     """
 
     name: str
@@ -59,9 +62,11 @@ class Archive:
     @ivar items: its regular files by name, in the order in which they lie there.
     @ivar others: names of links, devices and the like, which are never read.
     @ivar listed: bytes of memory that its entries take, and C{kept} those of documents that are remembered.
+    @cvar can_go_back: whether what was read can be read again.
     """
 
     kept = 0
+    can_go_back = True
 
     def __init__(self, source: str, beside: Sequence[Archive] = ()) -> None:
         """@param beside: what was opened before for the same import: all of it together has a bound."""
@@ -74,6 +79,13 @@ class Archive:
     def read(self, item: Item, start: int, size: int) -> bytes:
         """At most C{size} bytes from offset C{start} of the file; none only at its end. Raises L{BundleDamaged}."""
         raise NotImplementedError
+
+    def fetch(self, threads: IThreads, item: Item, start: int, size: int) -> Deferred[bytes]:
+        """As L{read}, without blocking: on one of C{threads}, or as the bytes arrive."""
+        return threads.call(self.read, item, start, size)
+
+    def expect(self, item: Item, start: int) -> None:
+        """The file will be fetched from offset C{start} to its end, after what was expected before."""
 
     def close(self) -> None:
         """Close it, when the read that is under way has ended."""

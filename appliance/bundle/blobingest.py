@@ -8,8 +8,11 @@ was cut goes on where it stopped; what the store has of it is not read from the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NoReturn
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from appliance.bundle.archivecontents import BlobFile, BlobSource, wrong_bytes
 from appliance.errors import BlobDamaged, BundleDamaged, BundleNotRead, BundleNotStored
@@ -39,17 +42,21 @@ class BlobIngest:
         self._progressed = progressed
         self.read_bytes = 0
 
-    async def store_all(self, blobs: Iterable[BlobSource]) -> None:
+    async def store_all(self, blobs: Sequence[BlobSource], unneeded: Collection[Digest] = ()) -> None:
         """
         Store them in order; each is durable on return.
 
+        @param unneeded: those that are only to be right, and are not stored.
         @raise BundleDamaged: the bytes are not those of the digest; nothing of them is kept.
         @raise BundleNotRead: the medium cannot be read.
         @raise BundleNotStored: the store cannot take them.
         """
+        await self._expect(blobs, unneeded)
         for blob in blobs:
             try:
-                if self._store.size(blob.digest) == blob.size:
+                if blob.digest in unneeded:
+                    await self._check(blob)
+                elif self._store.size(blob.digest) == blob.size:
                     # A client's pull has brought it since the import began.
                     self._progressed(str(blob), blob.size)
                 elif blob.data is not None or blob.size <= SMALL:
@@ -65,9 +72,39 @@ class BlobIngest:
                     " is stored by now is not read again"
                 ) from error
 
+    async def _expect(self, blobs: Iterable[BlobSource], unneeded: Collection[Digest]) -> None:
+        """Tell the archives what will be read, and in which order."""
+        for blob in blobs:
+            # Of a file on a disk there is nothing to prepare.
+            if all(file.archive.can_go_back for file in blob.files):
+                continue
+            staged = None
+            if blob.size > SMALL and blob.digest not in unneeded:
+                staged = await self._store.inspect(blob.digest)
+            start = 0 if staged is None else staged.size
+            for file in blob.files:
+                if start < file.item.size:
+                    file.archive.expect(file.item, start)
+                start = max(0, start - file.item.size)
+
+    async def _check(self, blob: BlobSource) -> None:
+        """Hash a blob that is not stored."""
+        hasher, start = blob.digest.hasher(), 0
+        while data := await self._read(blob, start):
+            start += len(data)
+            self.read_bytes += len(data)
+            await self._threads.call(hasher.update, data)
+        if hasher.hexdigest() != blob.digest.encoded:
+            await self._refuse(blob)
+
     async def _put(self, blob: BlobSource) -> None:
         """Store a small blob by one call."""
-        data = blob.data if blob.data is not None else await self._threads.call(blob.read, SMALL)
+        data = blob.data
+        if data is None:
+            pieces: list[bytes] = []
+            while (start := sum(map(len, pieces))) < blob.size:
+                pieces.append(await self._read(blob, start))
+            data = b"".join(pieces)
         try:
             await self._store.put(blob.digest, data)
         except BlobDamaged:
@@ -101,21 +138,38 @@ class BlobIngest:
 
     async def _copy(self, blob: BlobSource, ingest: IIngest) -> None:
         """From where the ingest is to the end; the next read is under way while a piece is written."""
-        ahead = self._threads.call(_read_at, blob, ingest.size)
+        ahead = self._read(blob, ingest.size)
         try:
             while data := await ahead:
                 self.read_bytes += len(data)
-                ahead = self._threads.call(_read_at, blob, ingest.size + len(data))
+                ahead = self._read(blob, ingest.size + len(data))
                 await ingest.write([data])
                 self._progressed(str(blob), len(data))
         finally:
             # Of no use when the loop was left by an error; its own error then must not be logged as unhandled.
             ahead.addErrback(lambda _: None)
 
+    def _read(self, blob: BlobSource, start: int) -> Deferred[bytes]:
+        """
+        At most L{PIECE} bytes of the blob from offset C{start}; none at its end. Fails with L{BundleNotRead} where the
+        medium cannot be read.
+        """
+        for file in blob.files:
+            if start < file.item.size:
+
+                def failed(failure: Failure, file: BlobFile = file) -> NoReturn:
+                    if isinstance(failure.value, OSError):
+                        raise _not_read(file, failure.value) from None
+                    failure.raiseException()
+
+                return file.archive.fetch(self._threads, file.item, start, PIECE).addErrback(failed)
+            start -= file.item.size
+        return succeed(b"")
+
     async def _refuse(self, blob: BlobSource) -> NoReturn:
         """Raise what is wrong with a blob; of one in parts, that names the wrong part."""
         for file in blob.files:
-            if file.sha256:
+            if file.sha256 and file.archive.can_go_back:
                 await self._threads.call(check_bytes, [file], None)
         raise wrong_bytes(blob, blob.digest) from None
 
@@ -162,21 +216,16 @@ def check_bytes(
         raise wrong_bytes(files[0], digest)
 
 
-def _read_at(blob: BlobSource, start: int) -> bytes:
-    """At most L{PIECE} bytes of the blob from offset C{start}; none at its end."""
-    for file in blob.files:
-        if start < file.item.size:
-            return _read_place(file, start)
-        start -= file.item.size
-    return b""
-
-
 def _read_place(file: BlobFile, start: int) -> bytes:
     """At most L{PIECE} bytes of the file from offset C{start}; none at its end."""
     try:
         return file.archive.read(file.item, start, PIECE)
     except OSError as error:
-        raise BundleNotRead(
-            f"{file}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is"
-            " stored by now is not read again"
-        ) from None
+        raise _not_read(file, error) from None
+
+
+def _not_read(file: BlobFile, error: OSError) -> BundleNotRead:
+    return BundleNotRead(
+        f"{file}: cannot be read: {error.strerror}; clean or copy the medium and import again: what is stored by now is"
+        " not read again"
+    )

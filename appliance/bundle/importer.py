@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from appliance.bundle.archive import Archive
 from appliance.bundle.archivecontents import ArchiveContents, NamedManifest, check_names
-from appliance.bundle.blobingest import BlobIngest, check_bytes, in_file_order
+from appliance.bundle.blobingest import BlobIngest, in_file_order
 from appliance.bundle.compression import Stop
 from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey, TrustPolicy
@@ -81,7 +81,7 @@ class ImportOptions:
 
 
 class Importer:
-    """Imports into one store; one import at a time, the next waits."""
+    """Imports into one store; of files, one import at a time, the next waits."""
 
     _log = Logger()
 
@@ -131,21 +131,30 @@ class Importer:
         stop = Stop()
         archives: list[Archive] = []
         try:
-            policy = self._policy.only(options.trust)
             for path in files:
                 progress(ImportProgress(stage="opening", entry=str(path)))
                 await self._threads.call(open_into, archives, path, stop, options.follow_links)
-            progress(ImportProgress(stage="checking"))
-            contents = await self._threads.call(read_contents, archives, options.as_name, policy)
-            contents = await self._threads.call(self._named_as_here, contents, options)
-            with self._store.leases.take(()) as lease:
-                return await self._import(contents, archives, lease, options, progress)
+            return await self.run_opened(archives, options, progress)
         finally:
             # Whatever a thread is still reading ends soon, and the files are closed after it.
             stop.request()
             for archive in archives:
                 self._threads.call(archive.close)
             self._lock.release()
+
+    async def run_opened(
+        self,
+        archives: Sequence[Archive],
+        options: ImportOptions,
+        progress: Callable[[ImportProgress], None] = lambda _: None,
+    ) -> Receipt:
+        """As L{run}, of archives that are open already; several imports at a time, as many as the caller lets in."""
+        policy = self._policy.only(options.trust)
+        progress(ImportProgress(stage="checking"))
+        contents = await self._threads.call(read_contents, archives, options.as_name, policy)
+        contents = await self._threads.call(self._named_as_here, contents, options)
+        with self._store.leases.take(()) as lease:
+            return await self._import(contents, archives, lease, options, progress)
 
     def _named_as_here(self, contents: ArchiveContents, options: ImportOptions) -> ArchiveContents:
         """
@@ -199,12 +208,14 @@ class Importer:
             done += octets
             progress(ImportProgress(stage="storing", done=done, total=plan.new_bytes, entry=entry))
 
-        ingest = BlobIngest(self._store, self._threads, progressed)
-        await ingest.store_all(in_file_order(plan.new))
         # What a bundle lists and none of its names needs is not stored, and has to be right all the same.
-        for digest, blob in contents.blobs.items() if contents.bundle is not None else ():
-            if digest not in plan.needed and self._store.size(digest) is None:
-                await self._threads.call(check_bytes, blob.files, digest)
+        unneeded = {
+            digest: blob
+            for digest, blob in (contents.blobs.items() if contents.bundle is not None else ())
+            if digest not in plan.needed and self._store.size(digest) is None
+        }
+        ingest = BlobIngest(self._store, self._threads, progressed)
+        await ingest.store_all(in_file_order([*plan.new, *unneeded.values()]), unneeded)
         # The store has it all at the moment of publication: what was held an hour ago may have been removed.
         gone = tuple(str(digest) for digest, size in plan.needed.items() if self._store.size(digest) != size)
         if gone:

@@ -19,10 +19,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import IBodyProducer, IResponse
 
 from appliance.cli.address import ADMIN, AdminAddress
-from appliance.cli.failures import CommandFailed, RefusedByAppliance, Unreachable
+from appliance.cli.failures import AnswerCut, CommandFailed, RefusedByAppliance, Unreachable
 
 #: How much of an answer that is an error is read, in bytes.
 ERROR_BYTES = 64 * 1024
@@ -58,7 +58,7 @@ class AdminClient:
         self,
         method: str,
         path: str,
-        body: bytes | None = None,
+        body: bytes | IBodyProducer | None = None,
         content_type: str = "application/json",
         parameters: Parameters | None = None,
         accept: str = "application/json",
@@ -113,9 +113,11 @@ class AdminClient:
         """The bytes at C{path}, for what is small; raises as L{open} does."""
         return await self._body(await self.open("GET", path))
 
-    async def put(self, path: str, body: bytes, content_type: str) -> None:
+    async def put(
+        self, path: str, body: bytes | IBodyProducer, content_type: str, parameters: Parameters | None = None
+    ) -> None:
         """Put C{body} there; raises as L{open} does."""
-        await self._body(await self.open("PUT", path, body, content_type))
+        await self._body(await self.open("PUT", path, body, content_type, parameters))
 
     async def lines(self, response: IResponse) -> AsyncIterator[Any]:
         """
@@ -260,7 +262,7 @@ class BodyPieces(Protocol):
             if self._end is not None:
                 if self._end.check(ResponseDone, PotentialDataLoss):
                     raise StopAsyncIteration
-                raise CommandFailed(
+                raise AnswerCut(
                     f"the connection to {self._source} broke before everything had come; its log says why, if it"
                     " still runs"
                 )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from twisted.internet.defer import Deferred, succeed
+
 from appliance import __version__
 from appliance.cli.address import ADMIN, CA_FILE, CERT_FILE, DEFAULT_ADMIN, DEFAULT_SOCKET, TOKEN_FILE
 from appliance.cli.client import AdminClient
@@ -46,9 +48,14 @@ class Local:
 
 @dataclass(frozen=True)
 class Session(Local):
-    """What a command works with that asks an appliance."""
+    """
+    What a command works with that asks an appliance.
+
+    @ivar pause: fires after so many seconds.
+    """
 
     client: AdminClient
+    pause: Callable[[float], Deferred[None]] = lambda seconds: succeed(None)
 
 
 # -- the command line -----------------------------------------------------------------------------------------------

@@ -17,6 +17,10 @@ class Unreachable(CommandFailed):
     """Nothing answers where the appliance's admin endpoint was looked for."""
 
 
+class AnswerCut(CommandFailed):
+    """The connection broke, or the appliance ended, before its answer was whole."""
+
+
 class RefusedByAppliance(CommandFailed):
     """
     The appliance answered with an error; the message is its own.

@@ -6,8 +6,10 @@ import os
 import stat
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +19,7 @@ from appliance.cli.command import DONE, FAILED, Commands, Session, new_command
 from appliance.cli.failures import CommandFailed, RefusedByAppliance, WrongUsage
 from appliance.cli.keys import public_key
 from appliance.cli.screen import Screen, count, short, size
+from appliance.cli.sending import send
 from appliance.errors import NameInvalid
 from appliance.oci.reference import parse_prefix
 
@@ -33,7 +36,8 @@ def add_to(commands: Commands) -> None:
     """Add C{import}."""
     parser = new_command(commands, "import", "have the appliance import a bundle, an OCI layout or a docker archive")
     add = parser.add_argument
-    add("files", metavar="FILE", nargs="+", help="the appliance reads it itself: on its machine, as its user")
+    add("files", metavar="FILE", nargs="+", help="read by the appliance, as its user, or sent to one elsewhere")
+    add("--send", action="store_true", help="send the files, also to an appliance on this machine")
     add("--dry-run", action="store_true", help="tell what would come of it, and store nothing")
     add("--trust", metavar="PUBKEY", action="append", default=[], help="a public key, or its file; refuse others")
     add("--as", dest="name", metavar="NAME", help="the reference, where the archive does not name its image")
@@ -50,11 +54,19 @@ def add_to(commands: Commands) -> None:
 
 
 async def imported(session: Session, options: Namespace) -> int:
-    """Follow the import to its end and print the receipt; status 1 when a dry run says that it would be refused."""
+    """
+    Follow the import to its end and print the receipt; status 1 when a dry run says that it would be refused.
+
+    An appliance on another machine is sent the files, unless they are not here: then they are its own.
+    """
     files = [str(Path(name).absolute()) for name in options.files]
     seen = [fault for fault in map(fault_of, files) if fault is not None]
+    chosen = choices(options)
     try:
-        receipt = await _follow(session, order(options, files))
+        if options.send or (not seen and is_elsewhere(session.client.url)):
+            receipt = await send(session, [Path(file) for file in files], chosen)
+        else:
+            receipt = await _follow(session, {"files": files, **chosen})
     except RefusedByAppliance as refused:
         if refused.code == UNREADABLE:
             for fault in seen:
@@ -88,9 +100,20 @@ def fault_of(name: str) -> str | None:
     )
 
 
-def order(options: Namespace, files: list[str]) -> dict[str, Any]:
+def is_elsewhere(url: str) -> bool:
+    """Whether an admin endpoint is on another machine, as far as its address tells."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or parts.hostname == "localhost":
+        return False
+    try:
+        return not ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return True
+
+
+def choices(options: Namespace) -> dict[str, Any]:
     """
-    What C{POST /api/v1/imports} is sent.
+    What C{POST /api/v1/imports} is sent beside the files, see L{appliance.api.ImportChoices}.
 
     @raise WrongUsage: a key is none, or one prefix is renamed to two.
     """
@@ -99,7 +122,6 @@ def order(options: Namespace, files: list[str]) -> dict[str, Any]:
         if renames.setdefault(old, new) != new:
             raise WrongUsage(f"--rename {old} is to be {renames[old]} and {new}; give one of them")
     given = {
-        "files": files,
         "dryRun": options.dry_run,
         "trust": [str(public_key(each)) for each in options.trust],
         "as": options.name,

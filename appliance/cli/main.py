@@ -7,12 +7,13 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
 
 from appliance.cli import (
     access,
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def _command(reactor: Any, options: Namespace, screen: Screen) -> int:
     address = admin_address(options.admin)
     client = AdminClient(address, HTTPClient(agent_for(reactor, address, options)), token_of(options.token_file))
-    code: int = await options.ask(Session(screen, lambda: meter_for(screen, reactor.seconds), client), options)
+    session = Session(screen, lambda: meter_for(screen, reactor.seconds), client, partial(deferLater, reactor))
+    code: int = await options.ask(session, options)
     return code
 
 

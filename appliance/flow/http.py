@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
-from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
+from zope.interface import implementer
 
 from appliance import __version__
 from appliance.flow.connections import REFUSED_FOR, RETRY_AFTER, Admission, Connections
@@ -57,15 +58,70 @@ def abort(request: Request) -> None:
     transport.abortConnection()
 
 
+@implementer(IPushProducer)
+class RequestBody:
+    """The body of a request that is arriving: it can be paused, and refused."""
+
+    def __init__(self, channel: ServerChannel) -> None:
+        self._channel = channel
+        self._paused = False
+        self._open = True
+
+    def pauseProducing(self) -> None:
+        """Read no more of it; as long as that lasts the client's silence is none."""
+        if self._open and not self._paused:
+            self._paused = True
+            self._channel.read_on(False)
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if self._open and self._paused:
+            self._paused = False
+            self._channel.read_on(True)
+
+    def stopProducing(self) -> None:
+        """Break the connection off."""
+        self._channel.transport.abortConnection()
+
+    def refuse(self, status: int, document: bytes) -> None:
+        """Answer the request with an error in JSON, and read no more of it; nothing once it is whole or cut."""
+        if self._open:
+            self.close()
+            self._channel.refuse(status, document)
+
+    def close(self) -> None:
+        """It is whole, or cut."""
+        self.resumeProducing()
+        self._open = False
+
+
+class BodyTaker(Protocol):
+    """Takes the body of a request as it arrives; the request is answered as any other once it is whole."""
+
+    def begin(self, body: RequestBody) -> None:
+        """It is about to arrive."""
+
+    def take(self, data: bytes) -> None:
+        """Some of it."""
+
+    def end(self) -> None:
+        """That was all of it."""
+
+    def cut(self) -> None:
+        """The connection is gone, and not all had come."""
+
+
 class ServerRequest(Request):
     """
     A request of either port: its body stays in memory, as far as its channel admits one, and is never taken for a form.
 
     @ivar stall_timeout: seconds for which the client may take nothing of the answer.
+    @ivar taker: what takes the body piece by piece, C{None}: it is C{content}.
     """
 
     channel: Any
     content: Any
+    taker: BodyTaker | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Nothing here takes a form, and parsing one costs what its sender likes.
@@ -78,7 +134,9 @@ class ServerRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """A piece of the body; nothing is kept of one that is longer than it may be."""
-        if self.channel.admits(self.content.tell() + len(data)):
+        if self.taker is not None:
+            self.taker.take(data)
+        elif self.channel.admits(self.content.tell() + len(data)):
             super().handleContentChunk(data)
 
     def process(self) -> None:
@@ -131,6 +189,9 @@ class ServerChannel(HTTPChannel):
     _timeout: float
     _limit = 0
     _deadline: IDelayedCall | None = None
+    # What takes the body that is arriving, with that body.
+    _taking: tuple[BodyTaker, RequestBody] | None = None
+    _silence: float | None = None
     transport: Any
 
     def __init__(self, connections: Connections) -> None:
@@ -147,6 +208,13 @@ class ServerChannel(HTTPChannel):
     def body_limit(self, method: bytes, uri: bytes) -> int:
         """The most bytes of a body that such a request may have; 0 where none is taken."""
         raise NotImplementedError
+
+    def body_taker(self, request: Request, method: bytes, uri: bytes) -> BodyTaker | tuple[int, bytes] | None:
+        """
+        What takes the body of a request whose head has come, of any length and for as long as it does not fall silent;
+        C{None}: it stays in memory. Status and JSON document: it is refused.
+        """
+        return None
 
     def body_refusal(self, method: bytes, uri: bytes) -> tuple[int, bytes]:
         """Status and JSON document for a request whose body is longer than that."""
@@ -207,13 +275,25 @@ class ServerChannel(HTTPChannel):
         super().dataReceived(data)
         # A request that is not whole yet is held to its deadline.
         is_receiving = bool(self._buffer) or (bool(self.requests) and not self._handlingRequest)
-        if not is_receiving:
+        if not is_receiving or self._taking is not None:
             self._forget_deadline()
         elif self._deadline is None and not self._lingering:
             self._deadline = self.callLater(self._timeout, self._too_slow)
 
     def allHeadersReceived(self) -> None:
         """Refuse a body that is too long before it comes, and before C{100 Continue} is sent."""
+        request = self.requests[-1]
+        taker = None if self.length == 0 else self.body_taker(request, self._command, self._path)
+        if isinstance(taker, tuple):
+            self.refuse(*taker)
+            return
+        if taker is not None:
+            self._forget_deadline()
+            body = RequestBody(self)
+            request.taker, self._taking = taker, (taker, body)
+            super().allHeadersReceived()
+            taker.begin(body)
+            return
         self._limit = self.body_limit(self._command, self._path)
         if self.length is None and self._limit == 0:
             self._refuse_body()
@@ -233,7 +313,22 @@ class ServerChannel(HTTPChannel):
         """The request is whole."""
         self._timeout = self._connections.limits.head_timeout
         if not self._lingering:
+            taking, self._taking = self._taking, None
+            if taking is not None:
+                taking[1].close()
+                taking[0].end()
             super().allContentReceived()
+
+    def read_on(self, wanted: bool) -> None:
+        """Whether the body that is arriving is read on; for L{RequestBody}."""
+        producer: Any = self._networkProducer
+        if wanted:
+            self.setTimeout(self._silence)
+            producer.resumeProducing()
+        else:
+            self._silence = self.setTimeout(None)
+            producer.pauseProducing()
+
 
     def rawDataReceived(self, data: bytes) -> None:
         """See L{HTTPChannel.rawDataReceived}."""
@@ -248,6 +343,10 @@ class ServerChannel(HTTPChannel):
         """The connection is gone."""
         self._forget_deadline()
         self._connections.leave(self)
+        taking, self._taking = self._taking, None
+        if taking is not None:
+            taking[1].close()
+            taking[0].cut()
         super().connectionLost(reason)
 
     def _too_slow(self) -> None:

@@ -13,7 +13,7 @@ from appliance import errors
 from appliance.admin.failures import Refused, answer_for, internal
 from tests.doubles.appliance import Appliance
 
-PLACES = {"reference": "a/b", "export": "x", "n": "1", "receipt": "x"}
+PLACES = {"reference": "a/b", "export": "x", "n": "1", "receipt": "x", "sending": "x"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,272 @@
+"""
+Imports whose archives are sent by who orders them.
+
+::
+
+    POST /api/v1/imports/sendings       the head: names, sizes and documents; what is wanted comes as a line, between
+                                        those of an import's progress
+    PUT  /api/v1/imports/sendings/ID    that, one after the other, in as many requests as the sender likes
+
+Nothing of it is written to a file but blobs under way, as in any import. After a cut the sender sends the head again:
+what is wanted is then what the store does not have, from the byte on where a blob was cut. So nothing has to be
+remembered here, and a restart of either side changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Request
+
+from appliance.admin.failures import Refused, answer_for, document, internal
+from appliance.admin.route import NDJSON, JsonLines, Parameter, Reply, Route, json, media_type, raw, value
+from appliance.api import SENDING, ImportChoices, Received, SendingOrder, Wanted, WantedEntry
+from appliance.bundle.importer import ImportOptions, ImportProgress
+from appliance.bundle.minisign import PublicKey
+from appliance.bundle.names import Renames
+from appliance.bundle.receipt import Receipt
+from appliance.bundle.sentarchive import Passage, SentArchive, Stretch
+from appliance.errors import BundleError, BundleNotRead, NotHeld
+from appliance.flow.arrival import Arrival
+from appliance.flow.http import RequestBody
+from appliance.flow.singleflight import ended, shielded
+from appliance.interfaces import IThreads
+
+HEAD_LIMIT = 64 * 1024 * 1024
+"""The most bytes of a head: the manifests of some twenty thousand images."""
+
+MOST = 4
+"""Sendings at a time: each takes the memory of its head, and of what is planned."""
+
+SILENCE = 120.0
+"""Seconds for which nothing may come of what is wanted; a proxy may collect a request before it passes it on."""
+
+OCTETS = "application/octet-stream"
+
+RunSent = Callable[
+    [Sequence[SentArchive], ImportOptions, Callable[[ImportProgress], None]], Coroutine[Any, Any, Receipt]
+]
+"""Imports archives that are sent."""
+
+Outcome = Callable[[Deferred[Receipt], Sequence[str]], Coroutine[Any, Any, object]]
+"""Waits for an import of some files, by name; what to say of how it ended."""
+
+
+class Sendings:
+    """The imports whose archives are being sent."""
+
+    def __init__(self, run: RunSent, outcome: Outcome, threads: IThreads, clock: IReactorTime) -> None:
+        self._run = run
+        self._outcome = outcome
+        self._threads = threads
+        self._clock = clock
+        self._open: dict[str, _Sending] = {}
+
+    def routes(self) -> list[Route]:
+        """The routes of this part."""
+        return [
+            Route(
+                "POST",
+                "/api/v1/imports/sendings",
+                self.order,
+                "Import archives that are sent: their head; what is wanted of them, progress, a receipt or an error.",
+                NDJSON,
+                takes=SENDING,
+                body_limit=HEAD_LIMIT,
+            ),
+            Route(
+                "PUT",
+                "/api/v1/imports/sendings/<sending>",
+                self.received,
+                "Send what is wanted.",
+                Received,
+                (Parameter("at", "How many bytes of what is wanted were sent before."),),
+                takes=OCTETS,
+                taker=self.taker,
+            ),
+        ]
+
+    async def order(self, request: Request) -> None:
+        """
+        Import what is sent: one line for each step, and L{Wanted} before anything is stored.
+
+        The same archives from elsewhere end this, for two would be in each other's way. A sender that leaves ends it,
+        too, as soon as what has come by then is stored.
+        """
+        if media_type(request) != SENDING:
+            raise Refused(415, "unsupported-media-type", f"send the head as Content-Type: {SENDING}")
+        sending = _Sending(self._clock)
+        order, sending.archives, sending.key = await self._threads.call(_parsed, raw(request), sending.passage)
+        options = options_of(order)
+        await self._enter(sending)
+        sending.lines = JsonLines(request, self._clock)
+        sending.importing = Deferred.fromCoroutine(self._run(sending.archives, options, sending.lines.progress))
+        sources = [each.source for each in sending.archives]
+        over = Deferred.fromCoroutine(self._outcome(sending.importing, sources)).addBoth(self._left, sending)
+        try:
+            sending.lines.send(await shielded(over))
+        except CancelledError:
+            sending.arrival.fail(BundleNotRead("the connection was cut; send it again: what has come is kept"))
+            raise
+
+    def taker(self, request: Request, sending: str) -> _Part:
+        """What takes a part of what is wanted, as it arrives. Raises L{Refused}."""
+        if media_type(request) != OCTETS:
+            raise Refused(415, "unsupported-media-type", f"send it as Content-Type: {OCTETS}")
+        found = self._open.get(sending)
+        if found is None or not found.wanted:
+            raise NotHeld("nothing is wanted under this name, or not any more; send the head again")
+        at = value(request, "at") or "0"
+        if found.arrival.has_source:
+            raise Refused(409, "out-of-place", "another request is sending it already")
+        if at != str(found.arrival.received):
+            raise Refused(409, "out-of-place", f"{found.arrival.received} bytes have come: go on there, with at=")
+        return _Part(found)
+
+    def received(self, request: Request, sending: str) -> Reply:
+        """How much has come by now."""
+        taker = getattr(request, "taker", None)
+        if not isinstance(taker, _Part):
+            raise Refused(400, "bad-request", "the request has no body; send what is wanted")
+        return json(Received(taker.sending.arrival.received))
+
+    async def _enter(self, sending: _Sending) -> None:
+        """Take one of the places, also that of an earlier sending of the same archives. Raises L{Refused}."""
+        while True:
+            same = next((each for each in self._open.values() if each.key == sending.key), None)
+            if same is None:
+                break
+            same.arrival.fail(BundleError("the same is being sent by another connection, which goes on with it"))
+            await ended(same.importing)
+        if len(self._open) >= MOST:
+            raise Refused(503, "too-many-sendings", f"{len(self._open)} archives are being sent already; come later")
+        self._open[sending.name] = sending
+
+    def _left(self, result: Any, sending: _Sending) -> Any:
+        self._open.pop(sending.name, None)
+        sending.close()
+        return result
+
+
+class _Sending:
+    """
+    One of them.
+
+    @ivar name: to be named by who sends, not to be guessed.
+    @ivar key: the same for the same archives.
+    @ivar wanted: bytes that were asked for.
+    @ivar part: the request that brings some of it now.
+    """
+
+    importing: Deferred[Receipt]
+    lines: JsonLines
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.name = secrets.token_hex(16)
+        self.key = ""
+        self.archives: Sequence[SentArchive] = ()
+        self.arrival = Arrival(clock, SILENCE, _silent)
+        self.passage = Passage(self.arrival, self._ask)
+        self.wanted = 0
+        self.part: _Part | None = None
+
+    def _ask(self, stretches: list[Stretch]) -> None:
+        number = {id(archive): n for n, archive in enumerate(self.archives)}
+        wanted = [WantedEntry(number[id(each.archive)], each.item.name, each.start) for each in stretches]
+        self.wanted = sum(each.size for each in stretches)
+        self.lines.send(Wanted(sending=self.name, bytes=self.wanted, wanted=wanted))
+
+    def close(self) -> None:
+        """The import has ended: what still comes is refused."""
+        self.arrival.fail(BundleNotRead("the import has ended"))
+        if self.part is not None:
+            self.part.refuse(409, "ended", "the import has ended; its own answer says how")
+        for archive in self.archives:
+            archive.close()
+
+
+class _Part:
+    """See L{BodyTaker}: one request's part of what is wanted."""
+
+    _body: RequestBody | None = None
+
+    def __init__(self, sending: _Sending) -> None:
+        self.sending = sending
+
+    def begin(self, body: RequestBody) -> None:
+        self._body = body
+        self.sending.part = self
+        self.sending.arrival.begin(body)
+
+    def take(self, data: bytes) -> None:
+        arrival = self.sending.arrival
+        if arrival.received + len(data) > self.sending.wanted:
+            self.refuse(400, "bad-request", f"{self.sending.wanted} bytes are wanted, and more came")
+        else:
+            arrival.take(data)
+
+    def end(self) -> None:
+        self.cut()
+
+    def cut(self) -> None:
+        if self.sending.part is self:
+            self.sending.part = None
+            self.sending.arrival.leave()
+
+    def refuse(self, status: int, code: str, why: str) -> None:
+        self.cut()
+        if self._body is not None:
+            self._body.refuse(status, msgspec.json.encode(document(code, why)))
+
+
+def options_of(order: ImportChoices) -> ImportOptions:
+    """What the order says in the words of the importer. Raises L{PullcacheError}."""
+    return ImportOptions(
+        as_name=order.as_name,
+        dry_run=order.dry_run,
+        on_existing_tag=order.on_existing_tag,
+        trust=tuple(map(PublicKey.parse, order.trust)),
+        renames=Renames(order.rename).prefixes,
+    )
+
+
+def _silent() -> BundleNotRead:
+    return BundleNotRead(
+        f"nothing came for {SILENCE:.0f} s of what is wanted; send it again: what has come is not sent again"
+    )
+
+
+def _parsed(data: bytes, passage: Passage) -> tuple[SendingOrder, list[SentArchive], str]:
+    """
+    The order, its archives, and what is the same for the same archives. Blocking: there may be 250,000 entries.
+
+    @raise Refused: it is no head.
+    @raise BundleDamaged: what it lists leads out of the archive, or is beyond all reason.
+    """
+    line, newline, rest = data.partition(b"\n")
+    try:
+        order = msgspec.json.decode(line, type=SendingOrder)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "bad-request", f"the head is not understood: {error}") from None
+    archives: list[SentArchive] = []
+    at = 0
+    for head in order.archives:
+        beginnings: dict[str, bytes] = {}
+        for number, octets in head.beginnings:
+            name, size = head.entries[number] if 0 <= number < len(head.entries) else ("", -1)
+            if not 0 < octets <= size or at + octets > len(rest):
+                raise Refused(400, "bad-request", f"entry {number} of {head.source[:160]!r}: that is not what follows")
+            beginnings[name] = rest[at : at + octets]
+            at += octets
+        archives.append(SentArchive(head.source, passage, head.entries, head.others, beginnings, archives))
+    if at != len(rest):
+        raise Refused(400, "bad-request", f"{len(rest) - at} bytes follow the head that it does not name")
+    key = hashlib.sha256(msgspec.json.encode([head.entries for head in order.archives]))
+    key.update(rest)
+    return order, archives, key.hexdigest()
