@@ -13,12 +13,13 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused, answer_for, document, internal
-from appliance.admin.route import NDJSON, JsonLines, Reply, Route, about, body, json
-from appliance.admin.sendings import Sendings, options_of
+from appliance.admin.route import NDJSON, JsonLines, Reply, Route, about, body, check_query, json
+from appliance.admin.sendings import CHOICES, Sendings, options_of
 from appliance.api import ImportOrder, ReceiptList
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.receipt import Receipt, Receipts
 from appliance.bundle.sentarchive import SentArchive
+from appliance.bundle.tarpassage import TarPassage
 from appliance.cache.wants import HeldReferences, Wants
 from appliance.errors import BundleError
 from appliance.flow.singleflight import ended
@@ -55,7 +56,7 @@ class Imports:
         self._held = held
         self._clock = clock
         self._imported = imported
-        self._sendings = Sendings(self._run_sent, self._outcome, threads, clock)
+        self._sendings = Sendings(self._run_sent, self._run_passing, self._outcome, threads, clock)
         self._under_way: set[Deferred[Receipt]] = set()
         self._stopping = False
 
@@ -66,30 +67,40 @@ class Imports:
                 "POST",
                 "/api/v1/imports",
                 self.order,
-                "Import archives; progress, then a receipt or an error.",
+                "Import archives on the appliance, or one that is sent as application/x-tar; progress, then a receipt"
+                " or an error.",
                 NDJSON,
+                CHOICES,
                 takes=ImportOrder,
                 body_limit=ORDER_LIMIT,
                 action="import",
                 role=Role.OPERATE,
+                taker=self._sendings.passing_taker,
             ),
             Route("GET", "/api/v1/imports", self.receipts, "The receipts of all imports.", ReceiptList),
             Route("GET", "/api/v1/imports/<receipt>", self.receipt, "One receipt.", Receipt),
             *self._sendings.routes(),
         ]
 
-    async def order(self, request: Request) -> None:
+    async def order(self, request: Request) -> Reply | None:
         """
-        Import what the body names: one line for each step, at last C{{"receipt": ...}} or C{{"error": ...}}.
+        Import the archive that the body is, and answer with its receipt; it is imported while it arrives.
+
+        Or import what the body names: one line for each step, at last C{{"receipt": ...}} or C{{"error": ...}}.
 
         A client that leaves cancels the import, so that Ctrl-C does; what was stored is not read again the next time.
         """
+        passed = await self._sendings.passed(request)
+        if passed is not None:
+            return passed
         order = body(request, ImportOrder)
+        check_query(request, ())
         about(request).what, about(request).is_trial = " ".join(order.files), order.dry_run
         files, options = paths(order.files), options_of(order)
         lines = JsonLines(request, self._clock)
         importing = Deferred.fromCoroutine(self.run(files, options, lines.progress))
-        lines.send(await self._outcome(importing, order.files))
+        lines.send((await self._outcome(importing, order.files))[1])
+        return None
 
     async def receipts(self, request: Request) -> Reply:
         """Those of all imports, oldest first."""
@@ -122,6 +133,9 @@ class Imports:
     ) -> Receipt:
         return await self._followed(self._importer.run_opened(archives, options, progress), options)
 
+    async def _run_passing(self, passage: TarPassage, options: ImportOptions) -> Receipt:
+        return await self._followed(self._importer.run_passing(passage, options), options)
+
     async def _followed(self, importing: Coroutine[Any, Any, Receipt], options: ImportOptions) -> Receipt:
         """The receipt, once the wants that were met are forgotten."""
         receipt = await importing
@@ -136,25 +150,26 @@ class Imports:
                 self._log.failure("the wants were not looked through")
         return receipt
 
-    async def _outcome(self, importing: Deferred[Receipt], files: Sequence[str]) -> object:
-        """Wait for an import that was ordered; what to say of how it ended."""
+    async def _outcome(self, importing: Deferred[Receipt], files: Sequence[str]) -> tuple[int, object]:
+        """Wait for an import that was ordered; what to say of how it ended, with a status code."""
         self._under_way.add(importing)
         try:
-            return {"receipt": await importing}
+            return 200, {"receipt": await importing}
         except CancelledError:
             if not self._stopping:
                 raise
-            return document("stopped", "the appliance is being stopped; import again later: what is stored is kept")
+            why = "the appliance is being stopped; import again later: what is stored is kept"
+            return 503, document("stopped", why)
         except Exception as error:
             if isinstance(error, BundleError) and error.unopened:
                 # An import must not be a way to look around on the disk: there is one answer for all reasons.
                 self._log.warn("importing: {error}", error=error)
                 what = files[0] if len(files) == 1 else f"one of {len(files)} files"
-                return document("bundle-unreadable", f"{what} cannot be opened as an archive; {_WHY_NOT}")
+                return 422, document("bundle-unreadable", f"{what} cannot be opened as an archive; {_WHY_NOT}")
             answer = answer_for(error)
             if answer is None:
                 self._log.failure("importing {files}", Failure(), files=files)
-            return (answer or internal())[1]
+            return answer or internal()
         finally:
             self._under_way.discard(importing)
 

@@ -7,6 +7,8 @@ Imports whose archives are sent by who orders them.
                                         those of an import's progress
     PUT  /api/v1/imports/sendings/ID    that, one after the other, in as many requests as the sender likes
 
+    POST /api/v1/imports                the archive itself as the body, for programs that can do no more: curl
+
 Nothing of it is written to a file but blobs under way, as in any import. After a cut the sender sends the head again:
 what is wanted is then what the store does not have, from the byte on where a blob was cut. So nothing has to be
 remembered here, and a restart of either side changes nothing.
@@ -24,14 +26,28 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
-from appliance.admin.failures import Refused, answer_for, document, internal
-from appliance.admin.route import NDJSON, JsonLines, Parameter, Reply, Route, json, media_type, raw, value
+from appliance.admin.failures import Refused, document
+from appliance.admin.route import (
+    JSON,
+    NDJSON,
+    JsonLines,
+    Parameter,
+    Reply,
+    Route,
+    flag,
+    json,
+    media_type,
+    raw,
+    value,
+    values,
+)
 from appliance.api import SENDING, ImportChoices, Received, SendingOrder, Wanted, WantedEntry
 from appliance.bundle.importer import ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Renames
 from appliance.bundle.receipt import Receipt
-from appliance.bundle.sentarchive import Passage, SentArchive, Stretch
+from appliance.bundle.sentarchive import ExpectedEntry, Passage, SentArchive
+from appliance.bundle.tarpassage import TarPassage
 from appliance.errors import BundleError, BundleNotRead, NotHeld
 from appliance.flow.arrival import Arrival
 from appliance.flow.http import RequestBody
@@ -54,19 +70,38 @@ RunSent = Callable[
 ]
 """Imports archives that are sent."""
 
-Outcome = Callable[[Deferred[Receipt], Sequence[str]], Coroutine[Any, Any, object]]
-"""Waits for an import of some files, by name; what to say of how it ended."""
+RunPassing = Callable[[TarPassage, ImportOptions], Coroutine[Any, Any, Receipt]]
+"""Imports an archive that passes by."""
+
+Outcome = Callable[[Deferred[Receipt], Sequence[str]], Coroutine[Any, Any, tuple[int, object]]]
+"""Waits for an import of some files, by name; what to say of how it ended, with a status code."""
+
+CHOICES = (
+    Parameter("name", "Of an archive that is the body: its name, for messages and the receipt."),
+    Parameter("as", "The reference, where the archive does not name its image."),
+    Parameter("dryRun", "Say what would come of it, and store nothing.", flag=True),
+    Parameter("onExistingTag", "When a tag means something else here: move, keep or refuse."),
+    Parameter("trust", "A public key, as its one line of base64.", repeated=True),
+    Parameter("rename", "OLD=NEW: call what begins with OLD by NEW.", repeated=True),
+)
+"""How an archive that is the body of a request is imported, in its query."""
+
+_ARCHIVES = frozenset(f"application/{kind}" for kind in ("x-tar", "octet-stream", "gzip", "x-gzip", "zstd", "x-zstd"))
 
 
 class Sendings:
     """The imports whose archives are being sent."""
 
-    def __init__(self, run: RunSent, outcome: Outcome, threads: IThreads, clock: IReactorTime) -> None:
+    def __init__(
+        self, run: RunSent, run_passing: RunPassing, outcome: Outcome, threads: IThreads, clock: IReactorTime
+    ) -> None:
         self._run = run
+        self._run_passing = run_passing
         self._outcome = outcome
         self._threads = threads
         self._clock = clock
         self._open: dict[str, _Sending] = {}
+        self._passing = 0
 
     def routes(self) -> list[Route]:
         """The routes of this part."""
@@ -110,12 +145,12 @@ class Sendings:
         sources = [each.source for each in sending.archives]
         over = Deferred.fromCoroutine(self._outcome(sending.importing, sources)).addBoth(self._left, sending)
         try:
-            sending.lines.send(await shielded(over))
+            sending.lines.send((await shielded(over))[1])
         except CancelledError:
             sending.arrival.fail(BundleNotRead("the connection was cut; send it again: what has come is kept"))
             raise
 
-    def taker(self, request: Request, sending: str) -> _Part:
+    def taker(self, request: Request, sending: str) -> _WantedTaker:
         """What takes a part of what is wanted, as it arrives. Raises L{Refused}."""
         if media_type(request) != OCTETS:
             raise Refused(415, "unsupported-media-type", f"send it as Content-Type: {OCTETS}")
@@ -127,14 +162,48 @@ class Sendings:
             raise Refused(409, "out-of-place", "another request is sending it already")
         if at != str(found.arrival.received):
             raise Refused(409, "out-of-place", f"{found.arrival.received} bytes have come: go on there, with at=")
-        return _Part(found)
+        return _WantedTaker(found)
 
     def received(self, request: Request, sending: str) -> Reply:
         """How much has come by now."""
         taker = getattr(request, "taker", None)
-        if not isinstance(taker, _Part):
+        if not isinstance(taker, _WantedTaker):
             raise Refused(400, "bad-request", "the request has no body; send what is wanted")
         return json(Received(taker.sending.arrival.received))
+
+    # -- as a body --------------------------------------------------------------------------------------------------
+
+    def passing_taker(self, request: Request) -> _PassingTaker | None:
+        """What imports the archive that a body is, while it arrives; C{None}: it is an order. Raises L{Refused}."""
+        kind = media_type(request)
+        if kind == JSON:
+            return None
+        if kind not in _ARCHIVES:
+            raise Refused(
+                415, "unsupported-media-type", f"send an archive as Content-Type: application/x-tar, an order as {JSON}"
+            )
+        options, source = options_of(_choices_in(request)), value(request, "name") or "the archive that was sent"
+        self._check_room()
+
+        def begin(arrival: Arrival) -> Deferred[tuple[int, object]]:
+            self._passing += 1
+            passage = TarPassage(arrival, self._threads, source[:1024])
+            importing = Deferred.fromCoroutine(self._run_passing(passage, options))
+            return Deferred.fromCoroutine(self._outcome(importing, [source])).addBoth(self._passed)
+
+        return _PassingTaker(Arrival(self._clock, SILENCE, _silent), begin)
+
+    async def passed(self, request: Request) -> Reply | None:
+        """The answer to a request whose body was an archive; C{None}: it was none."""
+        taker = getattr(request, "taker", None)
+        if not isinstance(taker, _PassingTaker):
+            return None
+        status, said = await shielded(taker.over)
+        return Reply(msgspec.json.encode(said) + b"\n", status, NDJSON)
+
+    def _passed(self, result: Any) -> Any:
+        self._passing -= 1
+        return result
 
     async def _enter(self, sending: _Sending) -> None:
         """Take one of the places, also that of an earlier sending of the same archives. Raises L{Refused}."""
@@ -144,9 +213,12 @@ class Sendings:
                 break
             same.arrival.fail(BundleError("the same is being sent by another connection, which goes on with it"))
             await ended(same.importing)
-        if len(self._open) >= MOST:
-            raise Refused(503, "too-many-sendings", f"{len(self._open)} archives are being sent already; come later")
+        self._check_room()
         self._open[sending.name] = sending
+
+    def _check_room(self) -> None:
+        if len(self._open) + self._passing >= MOST:
+            raise Refused(503, "too-many-sendings", f"{MOST} archives are being sent already; send it later")
 
     def _left(self, result: Any, sending: _Sending) -> Any:
         self._open.pop(sending.name, None)
@@ -174,24 +246,25 @@ class _Sending:
         self.arrival = Arrival(clock, SILENCE, _silent)
         self.passage = Passage(self.arrival, self._ask)
         self.wanted = 0
-        self.part: _Part | None = None
+        self.part: _WantedTaker | None = None
 
-    def _ask(self, stretches: list[Stretch]) -> None:
+    def _ask(self, expected: list[ExpectedEntry]) -> None:
         number = {id(archive): n for n, archive in enumerate(self.archives)}
-        wanted = [WantedEntry(number[id(each.archive)], each.item.name, each.start) for each in stretches]
-        self.wanted = sum(each.size for each in stretches)
+        wanted = [WantedEntry(number[id(each.archive)], each.item.name, each.start) for each in expected]
+        self.wanted = sum(each.size for each in expected)
         self.lines.send(Wanted(sending=self.name, bytes=self.wanted, wanted=wanted))
 
     def close(self) -> None:
         """The import has ended: what still comes is refused."""
         self.arrival.fail(BundleNotRead("the import has ended"))
-        if self.part is not None:
+        # The end of a request whose last byte has come may not have been seen yet.
+        if self.part is not None and self.arrival.received < self.wanted:
             self.part.refuse(409, "ended", "the import has ended; its own answer says how")
         for archive in self.archives:
             archive.close()
 
 
-class _Part:
+class _WantedTaker:
     """See L{BodyTaker}: one request's part of what is wanted."""
 
     _body: RequestBody | None = None
@@ -223,6 +296,57 @@ class _Part:
         self.cut()
         if self._body is not None:
             self._body.refuse(status, msgspec.json.encode(document(code, why)))
+
+
+class _PassingTaker:
+    """
+    See L{BodyTaker}: a body that is an archive.
+
+    @ivar over: how its import ended.
+    """
+
+    over: Deferred[tuple[int, object]]
+
+    def __init__(self, arrival: Arrival, start: Callable[[Arrival], Deferred[tuple[int, object]]]) -> None:
+        self._arrival = arrival
+        self._start = start
+
+    def begin(self, body: RequestBody) -> None:
+        self._arrival.begin(body)
+
+        def ended(result: Any) -> Any:
+            # What is still to come is of no use; who sends it is told why, as soon as that is certain.
+            self._arrival.fail(BundleNotRead("the import has ended"))
+            status, said = result if isinstance(result, tuple) else (500, document("internal", "the import was ended"))
+            if status != 200:
+                body.refuse(status, msgspec.json.encode(said))
+            return status, said
+
+        self.over = self._start(self._arrival).addBoth(ended)
+
+    def take(self, data: bytes) -> None:
+        self._arrival.take(data)
+
+    def end(self) -> None:
+        self._arrival.end()
+
+    def cut(self) -> None:
+        self._arrival.fail(BundleNotRead("the connection was cut; send it again: what is stored is kept"))
+
+
+def _choices_in(request: Request) -> ImportChoices:
+    """What the query says. Raises L{Refused}."""
+    given = {name: value(request, name) for name in ("as", "onExistingTag")}
+    renames: dict[str, str] = {}
+    for pair in values(request, "rename"):
+        old, _, new = pair.partition("=")
+        if renames.setdefault(old, new) != new:
+            raise Refused(400, "bad-request", f"rename={old[:80]} is given twice")
+    more = {"dryRun": flag(request, "dryRun"), "trust": values(request, "trust"), "rename": renames}
+    try:
+        return msgspec.convert({**{name: said for name, said in given.items() if said}, **more}, ImportChoices)
+    except msgspec.ValidationError as error:
+        raise Refused(400, "bad-request", f"the query is not understood: {error}") from None
 
 
 def options_of(order: ImportChoices) -> ImportOptions:

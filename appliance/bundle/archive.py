@@ -21,13 +21,13 @@ from typing import NoReturn
 from twisted.internet.defer import Deferred
 
 from appliance.bundle.compression import Stop, open_stream
-from appliance.bundle.tar import MAX_ENTRIES, TarReader
+from appliance.bundle.tar import BLOCK, MAX_ENTRIES, TarReader
 from appliance.errors import BundleDamaged, BundleError, BundleNotRead, BundleUnreadable
 from appliance.interfaces import IThreads
 
 #: Documents of a compressed archive that are remembered while it is read the first time: each, and all together.
-_MAX_KEPT = 4 * 1024 * 1024
-_MAX_ALL_KEPT = 32 * 1024 * 1024
+MAX_KEPT = 4 * 1024 * 1024
+MAX_ALL_KEPT = 32 * 1024 * 1024
 #: The most memory that the entries of all archives of one import take, in bytes: what 250,000 blobs need, and half as
 #: much again. Names are kept before a signature can be looked at, and long ones cost little in a compressed archive.
 MAX_LISTED = 128 * 1024 * 1024
@@ -170,7 +170,7 @@ class TarArchive(Archive):
         super().__init__(source, beside)
         self._stream = open_stream(source, fd, stop)
         self._documents: dict[str, bytes] = {}
-        self._room = _MAX_ALL_KEPT - sum(archive.kept for archive in beside)
+        self._room = MAX_ALL_KEPT - sum(archive.kept for archive in beside)
         self._lock = Lock()
         try:
             self._scan()
@@ -180,27 +180,19 @@ class TarArchive(Archive):
 
     def _scan(self) -> None:
         """Read all headers; of a compressed archive remember the small documents, which need not be unpacked again."""
-        head = self._stream.read(512)
+        check_is_tar(self.source, self._stream.read(BLOCK))
         self._stream.seek(0)
-        if head[257:262] != b"ustar" and any(head):
-            raise BundleUnreadable(
-                f"{self.source}: is no tar archive, nor one inside gzip or zstd; export images as a bundle, an OCI"
-                " layout or a docker archive"
-            )
         reader = TarReader(self._stream.read, self._stream.skip, self.source)
         for entry in reader.entries():
             if entry.unsafe:
-                raise BundleDamaged(
-                    f"{self.source}, at {entry.name!r}: such a name leads out of the archive; do not trust it, and ask"
-                    " who made it"
-                )
+                raise leads_out(self.source, entry.name)
             if entry.kind == "other":
                 self.add(entry.name, None)
             if entry.kind != "file":
                 continue
             self.add(entry.name, Item(entry.name, entry.size, entry.start))
-            if self._stream.compression and entry.size <= min(_MAX_KEPT, self._room - self.kept):
-                data = reader.whole(_MAX_KEPT)
+            if self._stream.compression and entry.size <= min(MAX_KEPT, self._room - self.kept):
+                data = reader.whole(MAX_KEPT)
                 if data[:1] in b"{[" or entry.name.startswith("pullcache/"):
                     self._documents[entry.name] = data
                     self.kept += len(data)
@@ -222,6 +214,22 @@ class TarArchive(Archive):
     def close(self) -> None:
         with self._lock:
             self._stream.close()
+
+
+def check_is_tar(source: str, head: bytes) -> None:
+    """Raises L{BundleUnreadable} where C{head}, the first block of a file, is not that of a tar archive."""
+    if head[257:262] != b"ustar" and any(head):
+        raise BundleUnreadable(
+            f"{source}: is no tar archive, nor one inside gzip or zstd; export images as a bundle, an OCI layout or a"
+            " docker archive"
+        )
+
+
+def leads_out(source: str, name: str) -> BundleDamaged:
+    """The error for a name that a reader could be led astray by."""
+    return BundleDamaged(
+        f"{source}, at {name!r}: such a name leads out of the archive; do not trust it, and ask who made it"
+    )
 
 
 class FolderArchive(Archive):

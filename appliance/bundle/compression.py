@@ -71,6 +71,75 @@ def open_stream(path: str, fd: int, stop: Stop) -> PlainStream | DecompressedStr
     return PlainStream(fd, stop)
 
 
+class Unpacker:
+    """
+    What L{open_stream} does, of bytes that are given piece by piece. Blocking.
+
+    @ivar compression: C{""}, C{"gzip"} or C{"zstd"}.
+    """
+
+    def __init__(self, source: str, head: bytes) -> None:
+        """
+        @param source: for messages.
+        @param head: the first eight bytes, or all where there are fewer; to be given to L{unpacked} as well.
+        @raise BundleUnreadable: it is of another compression.
+        """
+        for magic, program in _ADVICE.items():
+            if head.startswith(magic):
+                raise BundleUnreadable(f"{source}: this compression is not read here; unpack it first ({program})")
+        self.compression = "gzip" if head.startswith(_GZIP) else "zstd" if head.startswith(_ZSTD) else ""
+        self._source = source
+        self._out = bytearray()
+        self._taken = self._given = 0
+        self._gzip: Any = zlib.decompressobj(wbits=31)
+        # What it unpacks goes through write below.
+        unpacker: Any = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+        self._zstd = unpacker.stream_writer(self, closefd=False)
+
+    def unpacked(self, data: bytes) -> bytes:
+        """What C{data} adds. Raises L{BundleDamaged}, and L{BundleError} for a bomb."""
+        if not self.compression:
+            return data
+        self._taken += len(data)
+        try:
+            if self.compression == "zstd":
+                self._zstd.write(data)
+            else:
+                self._unzip(data)
+        except (zstandard.ZstdError, zlib.error) as error:
+            raise BundleDamaged(
+                f"{self._source}: its {self.compression} data is damaged after {self._given} unpacked bytes ({error});"
+                " copy the archive again"
+            ) from None
+        found, self._out = bytes(self._out), bytearray()
+        return found
+
+    def write(self, data: bytes) -> int:
+        """Take what was unpacked; from the decompressor."""
+        self._out += data
+        self._given += len(data)
+        if self._given > min(MAX_UNPACKED, ALLOWANCE + MAX_RATIO * self._taken):
+            raise _bomb(self._source, self.compression, self._taken, self._given)
+        return len(data)
+
+    def _unzip(self, data: bytes) -> None:
+        while data:
+            self.write(self._gzip.decompress(data, _PIECE))
+            if self._gzip.eof:
+                # Another member may follow (RFC 1952 section 2.2), or zeros that fill a block.
+                data = self._gzip.unused_data.lstrip(b"\0")
+                self._gzip = zlib.decompressobj(wbits=31)
+            else:
+                data = self._gzip.unconsumed_tail
+
+
+def _bomb(source: str, compression: str, taken: int, given: int) -> BundleError:
+    return BundleError(
+        f"{source}: {taken} compressed bytes unpack to {given} and more, as in a decompression bomb; if it is honest,"
+        f" unpack it yourself ({compression} -d) and import the .tar"
+    )
+
+
 class PlainStream:
     """
     Bytes that are read forward as they lie in the file; going to another position is cheap.
@@ -132,10 +201,7 @@ class DecompressedStream:
         self._position += len(data)
         taken = self._file.tell()
         if self._position > min(MAX_UNPACKED, ALLOWANCE + MAX_RATIO * taken):
-            raise BundleError(
-                f"{self._path}: {taken} compressed bytes unpack to {self._position} and more, as in a decompression"
-                f" bomb; if it is honest, unpack it yourself ({self.compression} -d) and import the .tar"
-            )
+            raise _bomb(self._path, self.compression, taken, self._position)
         return data
 
     def skip(self, size: int) -> None:

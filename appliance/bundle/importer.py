@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from twisted.internet.defer import CancelledError, DeferredLock
@@ -25,8 +26,10 @@ from appliance.bundle.importplan import ImportPlan, plan_import
 from appliance.bundle.minisign import PublicKey, TrustPolicy
 from appliance.bundle.names import Names, Renames
 from appliance.bundle.publication import OnExistingTag, Publication, notes_of
-from appliance.bundle.reader import open_into, read_contents
+from appliance.bundle.reader import missing_volumes, open_into, read_contents
 from appliance.bundle.receipt import Change, Receipt
+from appliance.bundle.sentarchive import SentArchive
+from appliance.bundle.tarpassage import TarPassage
 from appliance.errors import (
     BundleError,
     BundleIncomplete,
@@ -147,14 +150,62 @@ class Importer:
         archives: Sequence[Archive],
         options: ImportOptions,
         progress: Callable[[ImportProgress], None] = lambda _: None,
+        brought: Mapping[Digest, int] = MappingProxyType({}),
     ) -> Receipt:
-        """As L{run}, of archives that are open already; several imports at a time, as many as the caller lets in."""
+        """
+        As L{run}, of archives that are open already; several imports at a time, as many as the caller lets in.
+
+        @param brought: sizes of what the archives have brought already.
+        """
         policy = self._policy.only(options.trust)
         progress(ImportProgress(stage="checking"))
         contents = await self._threads.call(read_contents, archives, options.as_name, policy)
         contents = await self._threads.call(self._named_as_here, contents, options)
         with self._store.leases.take(()) as lease:
-            return await self._import(contents, archives, lease, options, progress)
+            return await self._import(contents, archives, lease, options, progress, brought)
+
+    async def run_passing(
+        self, passage: TarPassage, options: ImportOptions, progress: Callable[[ImportProgress], None] = lambda _: None
+    ) -> Receipt:
+        """
+        As L{run}, of an archive that passes by once.
+
+        Of a volume of a bundle that is not whole with it, what came is stored all the same: with the last one it is.
+        Another tool's archive is stored as it passes, before it is known which images it holds.
+        """
+        if await passage.begin():
+            try:
+                return await self.run_opened([passage.archive], options, progress)
+            except BundleIncomplete as error:
+                advice = "" if options.dry_run else await self._keep_volume(passage.archive, options)
+                raise BundleIncomplete(f"{error}{advice}", error.missing) from None
+        self._policy.only(options.trust).refuse_foreign(passage.archive.source, "an archive of another tool")
+        brought: dict[Digest, int] = {}
+        ingest = BlobIngest(self._store, self._threads, lambda entry, octets: None)
+        with self._store.leases.take(()) as lease:
+            async for blob in passage.blobs():
+                if options.dry_run:
+                    continue
+                lease.add(blob.digest)
+                if self._store.size(blob.digest) is None:
+                    if self._room is not None:
+                        await self._room(blob.size)
+                    brought[blob.digest] = blob.size
+                await ingest.store_all([blob])
+            return await self.run_opened([passage.archive], options, progress, brought)
+
+    async def _keep_volume(self, archive: SentArchive, options: ImportOptions) -> str:
+        """Store the blobs of one volume, if others are to follow; what to tell the user."""
+        contents = await self._threads.call(read_contents, [archive], None, self._policy.only(options.trust))
+        if contents.bundle is None or not missing_volumes(contents.bundle, [archive]):
+            return ""
+        if contents.loose:
+            return "; a blob in it goes on in another volume, so send all of them together, with pullcache import"
+        new = [blob for digest, blob in contents.blobs.items() if self._store.size(digest) is None]
+        if self._room is not None:
+            await self._room(sum(blob.size for blob in new))
+        await BlobIngest(self._store, self._threads, lambda entry, octets: None).store_all(in_file_order(new))
+        return "; this one is kept for some hours: send the others"
 
     def _named_as_here(self, contents: ArchiveContents, options: ImportOptions) -> ArchiveContents:
         """
@@ -186,6 +237,7 @@ class Importer:
         lease: Lease,
         options: ImportOptions,
         progress: Callable[[ImportProgress], None],
+        brought: Mapping[Digest, int],
     ) -> Receipt:
         """Plan, store and publish; C{lease} is taken of all that is needed."""
         unknown = self._names.missing(root.upstream for root in contents.roots)
@@ -194,7 +246,7 @@ class Importer:
         changes = await self._publication.preview(contents.roots, options.on_existing_tag)
         plan = await plan_import(contents, archives, self._store, self._threads, lease=lease)
         if options.dry_run:
-            receipt = self._receipt(contents, plan, changes, 0, dry_run=True)
+            receipt = self._receipt(contents, plan, changes, 0, brought, dry_run=True)
             return msgspec.structs.replace(receipt, notes=[*receipt.notes, *notes_of(changes)])
         if plan.incomplete is not None:
             raise plan.incomplete
@@ -231,7 +283,7 @@ class Importer:
             plan.content,
             options.on_existing_tag,
             wall(self._clock),
-            self._receipt(contents, plan, [], ingest.read_bytes),
+            self._receipt(contents, plan, [], ingest.read_bytes, brought),
         )
         # From here on the import has succeeded, whatever fails.
         try:
@@ -284,9 +336,17 @@ class Importer:
         return problems if len(problems) <= _SHOWN else [*problems[:_SHOWN], f"and {len(problems) - _SHOWN} such notes"]
 
     def _receipt(
-        self, contents: ArchiveContents, plan: ImportPlan, changes: list[Change], read_bytes: int, dry_run: bool = False
+        self,
+        contents: ArchiveContents,
+        plan: ImportPlan,
+        changes: list[Change],
+        read_bytes: int,
+        brought: Mapping[Digest, int],
+        dry_run: bool = False,
     ) -> Receipt:
         bundle = contents.bundle
+        before = [brought[digest] for digest in plan.needed if digest in brought]
+        new_blobs, new_bytes = len(plan.new) + len(before), plan.new_bytes + sum(before)
         missing = () if plan.incomplete is None else plan.incomplete.missing
         lacking = [size for digest, size in plan.needed.items() if str(digest) in missing]
         notes = list(contents.notes)
@@ -319,11 +379,11 @@ class Importer:
             comment=contents.comment,
             content_root="" if bundle is None else bundle.content_root,
             refs=changes,
-            new_blobs=len(plan.new),
-            new_bytes=plan.new_bytes,
-            read_bytes=read_bytes,
-            held_blobs=len(plan.needed) - len(plan.new) - len(lacking),
-            held_bytes=sum(plan.needed.values()) - plan.new_bytes - sum(lacking),
+            new_blobs=new_blobs,
+            new_bytes=new_bytes,
+            read_bytes=read_bytes + sum(before),
+            held_blobs=len(plan.needed) - new_blobs - len(lacking),
+            held_bytes=sum(plan.needed.values()) - new_bytes - sum(lacking),
             missing=list(missing),
             absent=list(plan.absent),
             unknown_upstreams=sorted(

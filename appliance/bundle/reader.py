@@ -206,7 +206,7 @@ def document_of(archive: Archive) -> bytes:
 def missing_volumes(bundle: Bundle, archives: Sequence[Archive]) -> set[int]:
     """Numbers of the volumes of which nothing was given."""
     names = {name for archive in archives for name in archive.items}
-    given = {volume for blob in bundle.blobs for name, _, volume in _entries(blob) if name in names}
+    given = {volume for blob in bundle.blobs for name, _, volume in entries_of(blob) if name in names}
     given.update(mark.n for mark in map(_mark, archives) if mark is not None)
     return {volume.n for volume in bundle.volumes if volume.size} - given
 
@@ -216,13 +216,13 @@ def is_cut(bundle: Bundle, archives: Sequence[Archive]) -> bool:
     names = {name for archive in archives for name in archive.items}
     absent = missing_volumes(bundle, archives)
     return any(
-        name not in names and volume not in absent for blob in bundle.blobs for name, _, volume in _entries(blob)
+        name not in names and volume not in absent for blob in bundle.blobs for name, _, volume in entries_of(blob)
     )
 
 
 def volumes_of(blob: BlobEntry) -> set[int]:
     """The volumes that hold the blob."""
-    return {volume for _, _, volume in _entries(blob)}
+    return {volume for _, _, volume in entries_of(blob)}
 
 
 def _mark(archive: Archive) -> VolumeMark | None:
@@ -231,7 +231,7 @@ def _mark(archive: Archive) -> VolumeMark | None:
     return None if item is None else decode_mark(archive.whole(item, _MAX_MARK), archive.source)
 
 
-def _entries(blob: BlobEntry) -> list[tuple[str, int, int]]:
+def entries_of(blob: BlobEntry) -> list[tuple[str, int, int]]:
     """Name, size and volume of each entry that the blob consists of."""
     digest = Digest.parse(blob.digest)
     if not blob.parts:
@@ -241,7 +241,7 @@ def _entries(blob: BlobEntry) -> list[tuple[str, int, int]]:
 
 def _check_entries(archives: Sequence[Archive], bundle: Bundle) -> None:
     """Raises L{BundleDamaged} for what stands where blobs stand and is none of the list."""
-    sizes = {name: size for blob in bundle.blobs for name, size, _ in _entries(blob)}
+    sizes = {name: size for blob in bundle.blobs for name, size, _ in entries_of(blob)}
     for archive in archives:
         if archive.others:
             raise BundleDamaged(
@@ -298,7 +298,7 @@ def _add_blobs(contents: ArchiveContents, archives: Sequence[Archive], bundle: B
             if parse_name(item.name) is not None:
                 files.setdefault(item.name, BlobFile(archive, item))
     for blob in bundle.blobs:
-        names = [name for name, _, _ in _entries(blob)]
+        names = [name for name, _, _ in entries_of(blob)]
         hashes = [part.sha256 for part in blob.parts] or [""]
         found = [
             replace(files[name], sha256=sha256) for name, sha256 in zip(names, hashes, strict=True) if name in files

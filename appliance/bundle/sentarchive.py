@@ -8,12 +8,12 @@ some of it, and never go back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, succeed
 
-from appliance.bundle.archive import Archive, Item
+from appliance.bundle.archive import Archive, Item, leads_out
 from appliance.bundle.tar import MAX_ENTRIES, MAX_NAME, is_plain
 from appliance.errors import BundleDamaged, BundleError, BundleNotRead
 from appliance.flow.arrival import Arrival
@@ -22,7 +22,11 @@ from appliance.oci.descriptor import MAX_SIZE
 
 
 class SentArchive(Archive):
-    """An L{Archive} whose bytes are sent by another machine."""
+    """
+    An L{Archive} whose bytes are sent by another machine.
+
+    @ivar beginnings: what is in memory of its entries, by name.
+    """
 
     can_go_back = False
 
@@ -32,7 +36,7 @@ class SentArchive(Archive):
         passage: Passage,
         entries: Iterable[tuple[str, int]],
         others: Iterable[str] = (),
-        beginnings: Mapping[str, bytes] | None = None,
+        beginnings: dict[str, bytes] | None = None,
         beside: Sequence[Archive] = (),
     ) -> None:
         """
@@ -42,18 +46,24 @@ class SentArchive(Archive):
         """
         super().__init__(source, beside)
         self._passage = passage
-        self._beginnings = {} if beginnings is None else beginnings
-        self.kept = sum(map(len, self._beginnings.values()))
+        self.beginnings: dict[str, bytes] = {}
+        for name, data in (beginnings or {}).items():
+            self.keep(name, data)
         for name in others:
             self.add(name, None)
         for number, (name, size) in enumerate(entries):
             if not name or not is_plain(name) or name == "." or len(name.encode("utf-8")) > MAX_NAME:
-                self.refuse(name[:160], "such a name leads out of the archive, or is none; do not trust it")
+                raise leads_out(source, name[:160])
             if not 0 <= size <= MAX_SIZE:
                 self.refuse(name, f"{size} bytes are beyond all reason")
             self.add(name, Item(name, size, number))
         if len(self.items) + len(self.others) > MAX_ENTRIES:
             raise BundleDamaged(f"{source}: there are more than {MAX_ENTRIES} entries; nothing honest needs so many")
+
+    def keep(self, name: str, data: bytes) -> None:
+        """C{data} is how that entry begins, or all of it."""
+        self.beginnings[name] = data
+        self.kept += len(data)
 
     def read(self, item: Item, start: int, size: int) -> bytes:
         """See L{Archive.read}. Raises L{BundleError} for what is not of the head."""
@@ -75,22 +85,22 @@ class SentArchive(Archive):
     def expect(self, item: Item, start: int) -> None:
         """See L{Archive.expect}."""
         if self._in_head(item, start, item.size - start) is None:
-            self._passage.expected.append(Stretch(self, item, start))
+            self._passage.expect(self, item, start)
 
     def close(self) -> None:
         """See L{Archive.close}."""
-        self._beginnings = {}
+        self.beginnings = {}
 
     def _in_head(self, item: Item, start: int, size: int) -> bytes | None:
         wanted = min(size, item.size - start)
         if wanted <= 0:
             return b""
-        beginning = self._beginnings.get(item.name, b"")
+        beginning = self.beginnings.get(item.name, b"")
         return beginning[start : start + wanted] if start + wanted <= len(beginning) else None
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ExpectedEntry:
     """An entry of an archive from offset C{start} to its end."""
 
     archive: SentArchive
@@ -105,12 +115,12 @@ class Stretch:
 
 class Passage:
     """
-    What passes by of the archives of one import: the stretches that its sender was asked for, one after the other.
+    What passes by of the archives of one import: what its sender was asked for, one after the other.
 
     @ivar expected: what will be read, in order; the sender is asked for it when the first of it is read.
     """
 
-    def __init__(self, arrival: Arrival, ask: Callable[[list[Stretch]], None]) -> None:
+    def __init__(self, arrival: Arrival, ask: Callable[[list[ExpectedEntry]], None]) -> None:
         """
         @param arrival: the bytes.
         @param ask: asks the sender for these, in this order. Called once.
@@ -118,10 +128,14 @@ class Passage:
         self._arrival = arrival
         self._ask = ask
         self._asked = False
-        self.expected: list[Stretch] = []
+        self.expected: list[ExpectedEntry] = []
         # Which of them is passing, and the offset in its file that comes next.
         self._number = 0
         self._position = 0
+
+    def expect(self, archive: SentArchive, item: Item, start: int) -> None:
+        """That file will be read from offset C{start} to its end, after what was expected before."""
+        self.expected.append(ExpectedEntry(archive, item, start))
 
     async def read(self, archive: SentArchive, item: Item, start: int, size: int) -> bytes:
         """
@@ -135,11 +149,11 @@ class Passage:
             self._ask(self.expected)
         while True:
             if self._number >= len(self.expected):
-                raise _gone(archive, item)
+                raise passed(archive, item)
             passing = self.expected[self._number]
             is_it = passing.archive is archive and passing.item is item
             if is_it and start < self._position:
-                raise _gone(archive, item)
+                raise passed(archive, item)
             stop = start if is_it else passing.item.size
             if self._position < stop:
                 self._position += len(await self._arrival.read(stop - self._position))
@@ -153,7 +167,8 @@ class Passage:
                     self._position = self.expected[self._number].start
 
 
-def _gone(archive: SentArchive, item: Item) -> BundleNotRead:
+def passed(archive: SentArchive, item: Item) -> BundleNotRead:
+    """The error for what has passed already."""
     return BundleNotRead(
         f"{archive.source}, at {item.name!r}: what the store has of it has changed since it was asked for; send it"
         " again: what is stored by now is not sent again"

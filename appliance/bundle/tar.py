@@ -164,15 +164,20 @@ class TarReader:
         self._left = 0
         self._padding = 0
         self._extended = 0
+        self._count = 0
 
     def entries(self) -> Iterator[TarEntry]:
         """The entries up to the two closing zero blocks; what follows them is not read. To be called once."""
-        count = 0
-        while (entry := self._next()) is not None:
-            count += 1
-            if count > self._max_entries:
-                self._refuse(f"there are more than {self._max_entries} entries; nothing honest needs so many")
+        while (entry := self.next()) is not None:
             yield entry
+
+    def next(self) -> TarEntry | None:
+        """The next entry, C{None} at the end; not to be called again after that."""
+        entry = self._next()
+        self._count += entry is not None
+        if self._count > self._max_entries:
+            self._refuse(f"there are more than {self._max_entries} entries; nothing honest needs so many")
+        return entry
 
     def data(self, size: int) -> bytes:
         """At most C{size} of the current entry's next bytes; none when all were read. Raises L{BundleDamaged}."""

@@ -227,9 +227,9 @@ class WantedBytes:
         self._pieces = self._read_all(archives, wanted)
         self._rest = b""
 
-    def part(self, size: int) -> _Part:
+    def part(self, size: int) -> _WantedPart:
         """The next C{size} bytes."""
-        return _Part(self, size)
+        return _WantedPart(self, size)
 
     def read(self, size: int) -> bytes:
         """At most C{size} of the next bytes, none at the end. Raises L{BundleDamaged}."""
@@ -248,7 +248,7 @@ class WantedBytes:
                 yield data
 
 
-class _Part:
+class _WantedPart:
     """A file as far as C{FileBodyProducer} looks at one."""
 
     def __init__(self, source: WantedBytes, size: int) -> None:

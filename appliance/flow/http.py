@@ -31,7 +31,7 @@ PROTECTION = (
 ATTACHMENT = {"Content-Disposition": "attachment"}
 """On a response whose body came from elsewhere: a browser saves it instead of showing it (RFC 6266)."""
 
-REASONS = RESPONSES | {413: b"Content Too Large", 421: b"Misdirected Request"}
+REASONS = RESPONSES | {413: b"Content Too Large", 421: b"Misdirected Request", 422: b"Unprocessable Content"}
 """Reason phrases by status code, as RFC 9110 has them."""
 
 # podman's multi-range requests for zstd:chunked layers have header lines of 22 KB.
@@ -379,7 +379,7 @@ class ServerChannel(HTTPChannel):
         self.refused(code)
         fields = [(b"Server", SERVER.encode("ascii")), *PROTECTION, (b"Content-Type", b"application/json"), *more]
         fields += [(b"Content-Length", b"%d" % len(body))] + ([(b"Allow", self.allow)] if self.allow else [])
-        lines = [b"HTTP/1.1 %d %b" % (code, REASONS[code]), *(b"%b: %b" % field for field in fields)]
+        lines = [b"HTTP/1.1 %d %b" % (code, REASONS.get(code, b"")), *(b"%b: %b" % field for field in fields)]
         self.transport.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]))
         if getattr(self, "_command", b"-") != b"HEAD":
             self.transport.write(body)
