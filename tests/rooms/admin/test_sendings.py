@@ -109,7 +109,7 @@ def serves(site: Appliance, content: Content = CONTENT, tag: str = "1") -> bool:
     return bool(found.data == content.manifest.data) and whole
 
 
-# -- as a body ----------------------------------------------------------------------------------------------------------
+# -- as a body --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("piece", [700, 65_536, 10**9])
@@ -255,7 +255,7 @@ def test_another_tools_archive_is_refused_where_signatures_are_demanded() -> Non
     assert (wire.status, wire.lines[0]["error"]["code"]) == (403, "bundle-untrusted") and site.store.total() == 0
 
 
-# -- the head first -----------------------------------------------------------------------------------------------------
+# -- the head first ----------------------------------------------------------------------------------------------------
 
 
 class Sender:
@@ -440,3 +440,96 @@ def test_a_head_that_lies_is_refused(file: Path) -> None:
     assert refused([["a", 1], ["a", 1]]) == refused([["a", 2**62]]) == refused([["a", -1]]) == (422, "bundle-damaged")
     assert refused([["a", 1]], b"x") == refused([["a", 1]], beginnings=[[0, 2]]) == (400, "bad-request")
     assert refused([["a", 1]], beginnings=[[7, 1]]) == refused("x") == (400, "bad-request")
+
+
+# -- volumes -----------------------------------------------------------------------------------------------------------
+
+
+def volumes(folder: Path, size: int) -> list[Path]:
+    """The files of a bundle, no larger than that."""
+    site = Appliance()
+    site.hold(CONTENT, "1")
+    plan = site.ask("POST", "exports", {"all": True, "volumeSize": size}).json
+    files = []
+    for each in plan["volumes"]:
+        files.append(folder / each["file"])
+        files[-1].write_bytes(site.ask("GET", f"exports/{plan['id']}/volumes/{each['n']}").body)
+    return files
+
+
+def test_volumes_are_sent_together_in_any_order(tmp_path: Path) -> None:
+    """Also where a layer goes on in the next one; what has come of it is not sent again."""
+    site, files = Appliance(offline=True), volumes(tmp_path, 1_000_000)
+    assert len(files) >= 3
+    sender = Sender(site, *reversed(files))
+    data = sender.data
+    sender.put(data[:1_300_000], length=len(data))
+    sender.leave()
+    again = Sender(site, *files[1:], files[0])
+    assert again.wanted.bytes == len(data) - 1_300_000
+    again.put(again.data)
+    assert sorted(again.receipt["files"]) == sorted(map(str, files)) and serves(site)
+
+
+def test_a_volume_that_is_lacking_is_named(tmp_path: Path) -> None:
+    """Before anything is sent."""
+    files = volumes(tmp_path, 1_000_000)
+    refused = Sender(Appliance(offline=True), *files[:-1])
+    assert refused.error["code"] == "bundle-incomplete" and f"volume {len(files)}" in refused.error["message"]
+
+
+def test_volumes_may_be_bodies_one_after_the_other(tmp_path: Path) -> None:
+    """In any order: each is kept, and with the last one everything is there."""
+    site, files = Appliance(offline=True), volumes(tmp_path, 2_000_000)
+    assert len(files) == 2
+    for file in reversed(files):
+        wire = post(site, file.read_bytes(), f"?name={file.name}")
+    assert wire.status == 200 and serves(site)
+    first = post(Appliance(offline=True), files[0].read_bytes())
+    assert first.status == 409 and "kept for some hours" in first.lines[0]["error"]["message"]
+
+
+def test_a_volume_with_a_part_of_a_blob_cannot_be_a_body(tmp_path: Path) -> None:
+    """It says how all of them can be sent."""
+    wire = post(Appliance(offline=True), volumes(tmp_path, 1_000_000)[0].read_bytes())
+    assert wire.status == 409 and "pullcache import" in wire.lines[0]["error"]["message"]
+
+
+# -- other archives, by the command -----------------------------------------------------------------------------------
+
+NAMES = ["docker.io/library/nginx:1"]
+TOOLS = {
+    "skopeo": (FOREIGN["skopeo"], None),
+    "containerd": (FOREIGN["containerd"], None),
+    "crane": (FOREIGN["crane"], None),
+    "docker": archives.docker_save((CONTENT, NAMES)),
+    "podman": archives.podman_save(CONTENT, NAMES),
+}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_archives_of_all_tools_are_sent(tmp_path: Path, tool: str, pack: Any) -> None:
+    """Wherever their lists stand, and whatever their layers are called; compressed ones are unpacked by who sends."""
+    (tmp_path / "a.tar").write_bytes(pack(tar_of(*TOOLS[tool])))
+    site = Appliance(offline=True)
+    sender = Sender(site, tmp_path / "a.tar")
+    data = sender.data
+    sender.put(data[:500_000], length=len(data))
+    sender.leave()
+    again = Sender(site, tmp_path / "a.tar")
+    assert again.wanted.bytes == len(data) - 500_000
+    again.put(again.data)
+    assert [each["outcome"] for each in again.receipt["refs"]] == ["new"]
+    assert result(site.through.manifest(site.at(HUB, NGINX), "1")).data
+
+
+def test_a_folder_is_sent_as_an_archive_is(tmp_path: Path) -> None:
+    """An OCI layout that no tool has packed."""
+    for name, data in FOREIGN["skopeo"].items():
+        (tmp_path / "layout" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "layout" / name).write_bytes(data)
+    site = Appliance(offline=True)
+    sender = Sender(site, tmp_path / "layout")
+    sender.put(sender.data)
+    assert sender.receipt["refs"][0]["outcome"] == "new" and serves(site)
