@@ -52,6 +52,7 @@ from appliance.errors import BundleError, BundleNotRead, NotHeld
 from appliance.flow.arrival import Arrival
 from appliance.flow.http import RequestBody
 from appliance.flow.singleflight import ended, shielded
+from appliance.identity.roles import Role
 from appliance.interfaces import IThreads
 
 HEAD_LIMIT = 64 * 1024 * 1024
@@ -114,6 +115,7 @@ class Sendings:
                 NDJSON,
                 takes=SENDING,
                 body_limit=HEAD_LIMIT,
+                role=Role.OPERATE,
             ),
             Route(
                 "PUT",
@@ -123,6 +125,7 @@ class Sendings:
                 Received,
                 (Parameter("at", "How many bytes of what is wanted were sent before."),),
                 takes=OCTETS,
+                role=Role.OPERATE,
                 taker=self.taker,
             ),
         ]

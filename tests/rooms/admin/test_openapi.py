@@ -131,6 +131,7 @@ def test_the_names_of_the_schemas_stay(document: Any) -> None:
         "RateLimitStatus",
         "Receipt",
         "ReceiptList",
+        "Received",
         "Referrer",
         "Reloaded",
         "RemovalReport",
