@@ -242,6 +242,7 @@ class Services:
             clock,
             self._imported,
             threads,
+            audit,
         )
         planner = ExportPlanner(exporter, Completion(cache), flights, names)
         self.exports = Exports(planner, store, repair.examine, clock)

@@ -24,7 +24,7 @@ from appliance.cache.wants import HeldReferences, Wants
 from appliance.errors import BundleError
 from appliance.flow.singleflight import ended
 from appliance.identity.roles import Role
-from appliance.interfaces import IThreads
+from appliance.interfaces import IAudit, IThreads
 
 ORDER_LIMIT = 4 * 1024 * 1024
 """Bytes of an order: ten thousand paths of four hundred bytes."""
@@ -46,6 +46,7 @@ class Imports:
         clock: IReactorTime,
         imported: Callable[[], None],
         threads: IThreads,
+        audit: IAudit,
     ) -> None:
         """
         @param imported: called after each import that was published.
@@ -56,7 +57,7 @@ class Imports:
         self._held = held
         self._clock = clock
         self._imported = imported
-        self._sendings = Sendings(self._run_sent, self._run_passing, self._outcome, threads, clock)
+        self._sendings = Sendings(self._run_sent, self._run_passing, self._outcome, threads, clock, audit)
         self._under_way: set[Deferred[Receipt]] = set()
         self._stopping = False
 

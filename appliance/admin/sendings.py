@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
-from appliance.admin.failures import Refused, document
+from appliance.admin.failures import Refused, document, outcome_of
 from appliance.admin.route import (
     JSON,
     NDJSON,
@@ -34,9 +34,11 @@ from appliance.admin.route import (
     Parameter,
     Reply,
     Route,
+    about,
     flag,
     json,
     media_type,
+    operator_of,
     raw,
     value,
     values,
@@ -53,7 +55,7 @@ from appliance.flow.arrival import Arrival
 from appliance.flow.http import RequestBody
 from appliance.flow.singleflight import ended, shielded
 from appliance.identity.roles import Role
-from appliance.interfaces import IThreads
+from appliance.interfaces import IAudit, IThreads
 
 HEAD_LIMIT = 64 * 1024 * 1024
 """The most bytes of a head: the manifests of some twenty thousand images."""
@@ -94,13 +96,20 @@ class Sendings:
     """The imports whose archives are being sent."""
 
     def __init__(
-        self, run: RunSent, run_passing: RunPassing, outcome: Outcome, threads: IThreads, clock: IReactorTime
+        self,
+        run: RunSent,
+        run_passing: RunPassing,
+        outcome: Outcome,
+        threads: IThreads,
+        clock: IReactorTime,
+        audit: IAudit,
     ) -> None:
         self._run = run
         self._run_passing = run_passing
         self._outcome = outcome
         self._threads = threads
         self._clock = clock
+        self._audit = audit
         self._open: dict[str, _Sending] = {}
         self._passing = 0
 
@@ -115,6 +124,7 @@ class Sendings:
                 NDJSON,
                 takes=SENDING,
                 body_limit=HEAD_LIMIT,
+                action="import",
                 role=Role.OPERATE,
             ),
             Route(
@@ -141,11 +151,12 @@ class Sendings:
             raise Refused(415, "unsupported-media-type", f"send the head as Content-Type: {SENDING}")
         sending = _Sending(self._clock)
         order, sending.archives, sending.key = await self._threads.call(_parsed, raw(request), sending.passage)
+        sources = [each.source for each in sending.archives]
+        about(request).what, about(request).is_trial = " ".join(sources), order.dry_run
         options = options_of(order)
         await self._enter(sending)
         sending.lines = JsonLines(request, self._clock)
         sending.importing = Deferred.fromCoroutine(self._run(sending.archives, options, sending.lines.progress))
-        sources = [each.source for each in sending.archives]
         over = Deferred.fromCoroutine(self._outcome(sending.importing, sources)).addBoth(self._left, sending)
         try:
             sending.lines.send((await shielded(over))[1])
@@ -187,6 +198,7 @@ class Sendings:
             )
         options, source = options_of(_choices_in(request)), value(request, "name") or "the archive that was sent"
         self._check_room()
+        who = operator_of(request).noted | {"address": getattr(request.channel.getPeer(), "host", "-")}
 
         def begin(arrival: Arrival) -> Deferred[tuple[int, object]]:
             self._passing += 1
@@ -194,14 +206,23 @@ class Sendings:
             importing = Deferred.fromCoroutine(self._run_passing(passage, options))
             return Deferred.fromCoroutine(self._outcome(importing, [source])).addBoth(self._passed)
 
-        return _PassingTaker(Arrival(self._clock, SILENCE, _silent), begin)
+        def unanswered(error: Mapping[str, Any]) -> None:
+            # What is answered once it is whole is noted where that is done, as of any request.
+            outcome, why = outcome_of(error)
+            if not options.dry_run:
+                self._audit.note("import", source, outcome, **who, why=why)
+
+        return _PassingTaker(Arrival(self._clock, SILENCE, _silent), begin, unanswered)
 
     async def passed(self, request: Request) -> Reply | None:
         """The answer to a request whose body was an archive; C{None}: it was none."""
         taker = getattr(request, "taker", None)
         if not isinstance(taker, _PassingTaker):
             return None
+        about(request).what, about(request).is_trial = value(request, "name") or "", flag(request, "dryRun")
         status, said = await shielded(taker.over)
+        if isinstance(said, dict) and "error" in said:
+            about(request).error = said
         return Reply(msgspec.json.encode(said) + b"\n", status, NDJSON)
 
     def _passed(self, result: Any) -> Any:
@@ -310,9 +331,17 @@ class _PassingTaker:
 
     over: Deferred[tuple[int, object]]
 
-    def __init__(self, arrival: Arrival, start: Callable[[Arrival], Deferred[tuple[int, object]]]) -> None:
+    def __init__(
+        self,
+        arrival: Arrival,
+        start: Callable[[Arrival], Deferred[tuple[int, object]]],
+        unanswered: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        """@param unanswered: called with the error document where the import ends before the request is whole."""
         self._arrival = arrival
         self._start = start
+        self._unanswered = unanswered
+        self._is_whole = False
 
     def begin(self, body: RequestBody) -> None:
         self._arrival.begin(body)
@@ -321,7 +350,8 @@ class _PassingTaker:
             # What is still to come is of no use; who sends it is told why, as soon as that is certain.
             self._arrival.fail(BundleNotRead("the import has ended"))
             status, said = result if isinstance(result, tuple) else (500, document("internal", "the import was ended"))
-            if status != 200:
+            if status != 200 and not self._is_whole:
+                self._unanswered(said)
                 body.refuse(status, msgspec.json.encode(said))
             return status, said
 
@@ -331,6 +361,7 @@ class _PassingTaker:
         self._arrival.take(data)
 
     def end(self) -> None:
+        self._is_whole = True
         self._arrival.end()
 
     def cut(self) -> None:

@@ -100,6 +100,8 @@ OPERATE = {
     "PUT /api/v1/exports/<export>/signature",
     "GET /api/v1/exports/<export>/volumes/<n>",
     "POST /api/v1/imports",
+    "POST /api/v1/imports/sendings",
+    "PUT /api/v1/imports/sendings/<sending>",
     "POST /api/v1/pins",
     "DELETE /api/v1/pins/<path:reference>",
 }

@@ -23,11 +23,13 @@ from appliance.cli.client import read
 from appliance.cli.sending import WantedBytes, head_of
 from appliance.flow.arrival import AHEAD
 from appliance.oci.digest import Digest
+from appliance.settings import AdminSettings
 from tests.doubles import archives
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.deferreds import result
 from tests.doubles.images import Content, image, tar
 from tests.rooms.admin.test_imports import bundle
+from tests.rooms.admin.test_operators import TOKENS, Door, bearer
 
 CONTENT = image("large", sizes=(1_500_000, 700_000, 2000))
 TAR = "application/x-tar"
@@ -533,3 +535,44 @@ def test_a_folder_is_sent_as_an_archive_is(tmp_path: Path) -> None:
     sender = Sender(site, tmp_path / "layout")
     sender.put(sender.data)
     assert sender.receipt["refs"][0]["outcome"] == "new" and serves(site)
+
+
+# -- who, and what is noted --------------------------------------------------------------------------------------------
+
+
+def test_operators_send_archives_and_readers_do_not(tmp_path: Path) -> None:
+    """Decided by the head of the request: nothing of a body is taken, and the length of it does not matter."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("".join(f"{role} {token}\n" for role, token in TOKENS.items()))
+    door = Door(Appliance(offline=True, admin=AdminSettings(token_file=tokens)))
+    asked = ("POST /api/v1/imports", "POST /api/v1/imports/sendings", "PUT /api/v1/imports/sendings/x?at=0")
+    for line in asked:
+        assert (door.ask(line, body="x", kind=TAR).code, door.ask(line, bearer("read"), body="x").code) == (401, 403)
+    codes = [door.ask(line, bearer("operate"), body="x", kind=TAR).code for line in asked]
+    assert codes == [422, 415, 415]
+
+
+def noted(site: Appliance) -> list[tuple[str, str, str]]:
+    return [(each["action"], each["what"], each["outcome"]) for each in site.audit.noted]
+
+
+def test_what_is_sent_is_noted(tmp_path: Path, file: Path) -> None:
+    """Once each, however it ends and however it was sent; a trial is not."""
+    site, data = Appliance(offline=True), file.read_bytes()
+    post(site, data, "?name=b.tar&dryRun=1")
+    Sender(site, file, dryRun=True)
+    assert noted(site) == []
+    Wire(site).begin("POST", "imports?name=cut.tar", len(data), TAR).send(data[:500_000]).leave()
+    Wire(site).begin("POST", "imports?name=no.tar", 10**9, TAR).send(b"x" * 1000)
+    post(site, data[:800_000], "?name=short.tar")
+    post(site, data, "?name=b.tar")
+    sender = Sender(site, file)
+    assert "newBlobs" in sender.receipt
+    assert noted(site) == [
+        ("import", "cut.tar", "refused"),
+        ("import", "no.tar", "refused"),
+        ("import", "short.tar", "refused"),
+        ("import", "b.tar", "done"),
+        ("import", str(file), "done"),
+    ]
+    assert all(each["address"] for each in site.audit.noted)
