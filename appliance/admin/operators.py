@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from hmac import compare_digest
 from typing import Any
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.unix import Server
 from twisted.web.http_headers import Headers
 
 from appliance.admin.failures import Refused
@@ -71,10 +71,10 @@ class Operators:
         @raise Refused: 401: it has to say who, or what it says is wrong. 403: it comes from a browser's session without
             what only a page of that session knows, or has a certificate without a role.
         """
-        peer = transport.getPeer()
-        if isinstance(peer, UNIXAddress):
+        # Not by the address: what stands in front of haproxy: may say of anybody that they came by a socket.
+        if isinstance(transport, Server):
             return Operator(Role.MANAGE, _user_of(transport), "socket")
-        address = getattr(peer, "host", "-")
+        address = getattr(transport.getPeer(), "host", "-")
         if not self.asks:
             return Operator(Role.MANAGE, "", "address", address)
         authorization = values_of(headers, b"Authorization")
@@ -132,10 +132,8 @@ def _unknown(why: str, known: bool = True) -> Refused:
     return Refused(401, "login-required", why, {"WWW-Authenticate": challenge})
 
 
-def _user_of(transport: Any) -> str:
+def _user_of(transport: Server) -> str:
     """The user at the other end of a socket, as the kernel says (unix(7), SO_PEERCRED)."""
-    handle = getattr(transport, "socket", None)
-    if handle is None:
-        return ""
+    handle = transport.socket
     _, user, _ = _PEER.unpack(handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     return f"uid {user}"

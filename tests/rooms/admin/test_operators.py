@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from socket import socketpair
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.testing import StringTransport
+from twisted.internet.unix import Server
 
 from appliance.admin.operators import COOKIE, CSRF
 from appliance.errors import ConfigError
@@ -46,14 +49,15 @@ class Asked:
 class Door:
     """The admin endpoint of an appliance, reached from elsewhere."""
 
-    def __init__(self, site: Appliance, peer: Any = FROM) -> None:
+    def __init__(self, site: Appliance, peer: Any = FROM, transport: type[StringTransport] = StringTransport) -> None:
         self.site = site
         self.peer = peer
+        self.transport = transport
 
     def ask(self, line: str, *fields: str, body: str = "", kind: str = "application/json") -> Asked:
         """Send one request and read the answer."""
         channel: Any = self.site.app.site().buildProtocol(None)  # type: ignore[arg-type]
-        transport = StringTransport(hostAddress=HERE, peerAddress=self.peer)
+        transport = self.transport(hostAddress=HERE, peerAddress=self.peer)
         channel.makeConnection(transport)
         head = [f"{line} HTTP/1.1", "Host: 192.168.1.1:5001", "Connection: close", *fields]
         if body:
@@ -200,11 +204,23 @@ def test_without_a_token_file_nothing_is_asked() -> None:
     assert door.log_in("x").code == 409
 
 
+class AtSocket(StringTransport, Server):
+    """A connection to the socket, by this process."""
+
+    socket, _other = socketpair()
+
+
 def test_the_socket_asks_for_nothing(file: Path) -> None:
     """Its mode says who may open it."""
-    door = Door(Appliance(admin=AdminSettings(token_file=file)), UNIXAddress(None))
+    door = Door(Appliance(admin=AdminSettings(token_file=file)), UNIXAddress(None), AtSocket)
     answer = door.ask("GET /api/v1/session", "Authorization: Bearer wrong")
-    assert json.loads(answer.body) == {"role": "manage", "name": "", "means": "socket", "csrf": ""}
+    assert json.loads(answer.body) == {"role": "manage", "name": f"uid {os.getuid()}", "means": "socket", "csrf": ""}
+
+
+def test_who_is_only_said_to_come_by_a_socket_is_asked(file: Path) -> None:
+    """A PROXY header may name a socket as where a connection comes from, and anybody may send one."""
+    door = Door(Appliance(admin=AdminSettings(token_file=file)), UNIXAddress("/run/x"))
+    assert door.ask("GET /api/v1/status").code == 401
 
 
 # -- browsers -------------------------------------------------------------------------------------------------------
