@@ -61,6 +61,9 @@ class ClientTrust:
         self.authorities = tuple(authorities)
         self.until = min((end.timestamp() for each in revoked if (end := each.next_update_utc)), default=None)
         self._revoked = revoked
+        subjects = {each.subject for each in authorities}
+        # One that stands in the file without the one that vouches for it.
+        self._has_middle = any(each.issuer not in subjects for each in authorities)
         self._store = crypto.X509Store()
         self.fill(self._store)
 
@@ -70,11 +73,16 @@ class ClientTrust:
             store.add_cert(crypto.X509.from_cryptography(each))
         for listed in self._revoked:
             store.add_crl(listed)
-        # One in the file is believed, whether or not it vouches for itself.
-        flags = crypto.X509StoreFlags.PARTIAL_CHAIN
+        flags = 0
+        if self._has_middle:
+            # It is believed all the same; whether it was revoked, its root's list would say, which cannot be verified.
+            flags |= crypto.X509StoreFlags.PARTIAL_CHAIN
         if self._revoked:
-            flags |= crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL
-        store.set_flags(flags)
+            flags |= crypto.X509StoreFlags.CRL_CHECK
+            if not self._has_middle:
+                flags |= crypto.X509StoreFlags.CRL_CHECK_ALL
+        if flags:
+            store.set_flags(flags)
 
     def believes(self, certificate: crypto.X509, chain: Sequence[crypto.X509]) -> bool:
         """Whether a client's certificate would be believed now, with the C{chain} that it has sent."""
@@ -109,11 +117,16 @@ class ClientFiles:
         """
         authorities = certificates(self.authorities, "client_ca_file")
         revoked = [] if self.revoked is None else revocations(self.revoked, "client_crl_file")
+        known = False
         for each in revoked:
+            # Of others, whose certificates clients send along, OpenSSL finds out when it needs them.
             signers = [one for one in authorities if one.subject == each.issuer]
-            if not any(each.is_signature_valid(one.public_key()) for one in signers):  # type: ignore[arg-type]
+            known = known or bool(signers)
+            if signers and not any(each.is_signature_valid(one.public_key()) for one in signers):  # type: ignore[arg-type]
                 issuer = each.issuer.rfc4514_string()
                 raise ConfigError(f"client_crl_file: the list of {issuer} is signed by none of client_ca_file")
+        if revoked and not known:
+            raise ConfigError(f"client_crl_file: {self.revoked} has no list of an authority in client_ca_file")
         return ClientTrust(authorities, revoked)
 
 

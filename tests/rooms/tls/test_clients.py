@@ -170,6 +170,8 @@ def test_a_start_is_refused_with_files_that_cannot_be_used(tmp_path: Path) -> No
         site_for(tmp_path, b"")
     with pytest.raises(ConfigError, match="client_crl_file: the list of CN=Clients is signed by none"):
         site_for(tmp_path, authority("Clients").revoking())
+    with pytest.raises(ConfigError, match="client_crl_file: .*revoked.pem has no list of an authority in"):
+        site_for(tmp_path, authority("Others").revoking())
     with pytest.raises(ConfigError, match="client_ca_file: .*nothing.pem cannot be read"):
         Site.of(tmp_path, SITE, ClientDemands(ClientFiles(tmp_path / "nothing.pem")))
 
@@ -182,3 +184,27 @@ def test_a_connection_without_tls_has_no_names() -> None:
 def test_names_that_no_user_can_have_are_left_out(tmp_path: Path) -> None:
     site = site_for(tmp_path)
     assert names(Visitor(site, shows=CLIENTS.issue("a\nb", "node-1.site")), "subject") == ("node-1.site",)
+
+
+def test_an_authority_in_the_middle_may_revoke(tmp_path: Path) -> None:
+    """Its own list is enough, where it is believed without its root."""
+    team = CLIENTS.issue("Team", authority=True)
+    path, revoked, node = tmp_path / "team.pem", tmp_path / "revoked.pem", team.issue("node-2")
+    path.write_bytes(team.certificates.split(b"-----END CERTIFICATE-----\n")[0] + b"-----END CERTIFICATE-----\n")
+    revoked.write_bytes(team.revoking(node))
+    site = Site.of(tmp_path, SITE, ClientDemands(ClientFiles(path, revoked)))
+    assert names(Visitor(site, shows=team.issue("node-3"))) == ("node-3", "node-3")
+    assert Visitor(site, shows=node).error is not None
+    assert site.refused[0][2].endswith("it is revoked")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_authority_that_was_revoked_vouches_for_no_client(tmp_path: Path, whole: bool) -> None:
+    """Every authority on the way has a list, and none of them is passed over; clients may send those between along."""
+    team, others = CLIENTS.issue("Team", authority=True), CLIENTS.issue("Others", authority=True)
+    paths = tmp_path / "ca.pem", tmp_path / "lists.pem"
+    paths[0].write_bytes(CLIENTS.certificates + (team.certificates + others.certificates if whole else b""))
+    paths[1].write_bytes(CLIENTS.revoking(others) + team.revoking() + others.revoking())
+    site = Site.of(tmp_path, SITE, ClientDemands(ClientFiles(*paths)))
+    assert names(Visitor(site, shows=team.issue("node-2"))) == ("node-2", "node-2")
+    assert Visitor(site, shows=others.issue("node-2")).error is not None
