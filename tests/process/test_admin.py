@@ -179,7 +179,7 @@ def test_an_operator_shows_a_certificate(idle: Appliance, path: Path) -> None:
         ended = command(idle, "--admin", f"https://{idle.admin}", "--ca-file", str(idle.folder / ca), *arguments)
         return ended.returncode, ended.stderr
 
-    assert told("--cert-file", str(idle.folder / "ann.pem"), "status") == (0, "")
+    assert told("--cert-file", str(idle.folder / "ann.pem"), "status")[0] == 0
     for arguments, words in (
         (("--cert-file", str(idle.folder / "ann.pem"), "reload"), "ann has operate"),
         (("--cert-file", str(idle.folder / "bob.pem"), "status"), "bob has no role"),
@@ -193,5 +193,5 @@ def test_an_operator_shows_a_certificate(idle: Appliance, path: Path) -> None:
     assert code == 1 and "--ca-file" in said and said.count("\n") == 1
     idle.settings["admin"]["client_roles"] = {"bob": "read"}
     idle.reload()
-    assert told("--cert-file", str(idle.folder / "bob.pem"), "status") == (0, "")
+    assert told("--cert-file", str(idle.folder / "bob.pem"), "status")[0] == 0
     assert "ann has no role" in told("--cert-file", str(idle.folder / "ann.pem"), "status")[1]
