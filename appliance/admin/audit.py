@@ -30,6 +30,7 @@ from appliance.api import AuditEntry, AuditList
 from appliance.flow.clock import wall
 from appliance.flow.disk import is_refusal
 from appliance.flow.singleflight import Waiters
+from appliance.identity.roles import Role
 from appliance.interfaces import IAudit, IThreads
 
 REFUSED = "refused"
@@ -248,7 +249,8 @@ class AuditPage:
             Parameter("user", "Only what this user asked for."),
             Parameter("limit", f"How many at most, the newest. Default: {SHOWN}; at most {SHOWN_AT_MOST}."),
         )
-        return [Route("GET", "/api/v1/audit", self.entries, "Who changed what, or was refused.", AuditList, query)]
+        what = "Who changed what, or was refused."
+        return [Route("GET", "/api/v1/audit", self.entries, what, AuditList, query, role=Role.MANAGE)]
 
     async def entries(self, request: Request) -> Reply:
         """The newest lines that are asked for, oldest first; what was noted before this request is among them."""
@@ -274,7 +276,7 @@ class AuditPage:
 
         # A line may be written a minute after what it is about.
         earliest = "" if age is None else _moment(max(0.0, wall(self._clock) - age - 2 * MINUTE))
-        return json(await self._threads.call(_read, file, earliest, is_meant, limit))
+        return await self._threads.call(lambda: json(_read(file, earliest, is_meant, limit)))
 
 
 def _read(file: AuditFile, earliest: str, is_meant: Callable[[AuditEntry], bool], limit: int) -> AuditList:

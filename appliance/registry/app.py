@@ -8,6 +8,7 @@ no business in a registry path.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -51,6 +52,7 @@ from appliance.settings import LIST, PULL, ListenSettings, Settings
 
 JSON = "application/json"
 _ENCODED = re.compile(rb"%(?!3[Aa])|[^!-~]")
+_ASKED = re.compile(r"/v2/(.+)/(manifests|blobs|tags|referrers)/([^/]+)")
 _READING = (b"GET", b"HEAD")
 _OF_AN_ANSWER = (
     "ETag",
@@ -229,13 +231,19 @@ class RegistryApp:
             if request.requestHeaders.hasHeader("Authorization"):
                 # That is noted where the password is checked.
                 return
-        # Before its route is known, what it asked for is what stands there; a question for /v2/ asks for nothing.
-        about = request.about or request.path.decode("ascii", "replace").removeprefix("/v2").strip("/")
-        if about:
+        asked = _ASKED.fullmatch(request.path.decode("ascii", "replace"))
+        # Who asks for nothing, as at /v2/, is only told how to go on.
+        if asked is not None:
+            name, kind, identifier = asked.groups()
+            # What means nothing here may have been refused all the same, and stands there as it was sent.
+            with suppress(PullcacheError):
+                named = self._named(request, name)
+                name = f"{named.upstream}/{named.repository}"
+            upstream, _, repository = name.partition("/")
             client = request.sender
             self._audit.note(
-                LIST if request.path.endswith(b"/tags/list") else PULL,
-                about,
+                LIST if kind == "tags" else PULL,
+                full_name(upstream, repository, unquote(identifier) if kind == "manifests" else ""),
                 "refused",
                 user=client.user,
                 means=client.means,
@@ -243,6 +251,10 @@ class RegistryApp:
                 rule=rule,
                 why=str(error),
             )
+
+    def _named(self, request: RegistryRequest, name: str) -> RequestedName:
+        namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
+        return requested_name(name, namespaces, self.default_upstream, self.settings.upstream_for)
 
     def _open(
         self, request: RegistryRequest, name: str, action: str = PULL
@@ -253,10 +265,7 @@ class RegistryApp:
         @raise LoginRequired: this client may not read it, and could log in.
         @raise PullcacheError: see L{requested_name} and L{Access.open}.
         """
-        namespaces = [value.decode("utf-8", "replace") for value in request.args.get(b"ns", [])]
-        named = requested_name(name, namespaces, self.default_upstream, self.settings.upstream_for)
-        identifier = unquote(request.path.rpartition(b"/")[2]) if request.kind == "manifest" else ""
-        request.about = full_name(named.upstream, named.repository, identifier)
+        named = self._named(request, name)
         # From here on the answer is made of what is in force now; one that comes after a change is not repeated.
         if is_plain(request.uri, name, named, self.settings.upstreams[named.upstream].names()):
             request.generation = self._lane.generation

@@ -32,13 +32,11 @@ class RegistryRequest(ServerRequest):
     @ivar kind: see L{IAccounts.answered}.
     @ivar cache: see L{IAccounts.answered}.
     @ivar sender: who asks; anonymous until L{appliance.registry.login.Login} knows.
-    @ivar about: what is asked for, as operators write it; empty until that is known.
     @ivar generation: L{HotLane.generation} when the request was routed; C{None}: its answer is not given again.
     """
 
     accounts: Any = None
     kind = "other"
-    about = ""
     cache = "-"
     generation: int | None = None
     _accounted = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from appliance.cache.rules import AccessRules
 from appliance.oci.digest import Digest
 from appliance.settings import MatchSettings, RuleSettings
 from tests.wire.line import IMAGE, LARGE, LAYER, Shop, blob, manifest
+from tests.wire.test_login import ANN, BOB, CLOSED, OPEN, OUTSIDE, PING, WRONG, Door
 
 APP = "docker.io/library/app"
 
@@ -78,3 +80,32 @@ def test_what_is_only_not_there_is_no_refusal() -> None:
         shop.get(path)
     shop.ask("DELETE", manifest())
     assert shop.cache.audit.noted == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_who_has_to_log_in_and_did_not_is_noted(tmp_path: Path, method: str) -> None:
+    """With what was asked for, as where a rule decides; not so the question that each pull begins with."""
+    door = Door(tmp_path, "required")
+    elsewhere = "/v2/nowhere.example/a/manifests/1?ns=nowhere.example"
+    for path in (PING, OPEN, CLOSED, "/v2/ghcr.io/team/app/tags/list", blob(LAYER), elsewhere):
+        assert door.ask(path, method=method).status == 401
+    told = [(each["action"], each["what"], each["outcome"]) for each in door.shop.cache.audit.noted]
+    assert told == [
+        ("pull", "docker.io/app:latest", "refused"),
+        ("pull", "ghcr.io/team/app:latest", "refused"),
+        ("list", "ghcr.io/team/app", "refused"),
+        ("pull", "docker.io/app", "refused"),
+        ("pull", "nowhere.example/a:1", "refused"),
+    ]
+    assert {each["address"] for each in door.shop.cache.audit.noted} == {OUTSIDE}
+
+
+def test_a_refusal_names_who_was_logged_in(tmp_path: Path) -> None:
+    """And by which means; a wrong password is noted once, where it is checked."""
+    door = Door(tmp_path, "offered")
+    for _ in range(2):
+        assert door.ask(CLOSED, BOB).status == 404
+    assert [(each["user"], each["means"]) for each in door.shop.cache.audit.noted] == [("bob", "basic")] * 2
+    assert all(each["rule"].startswith("access[1]: deny") for each in door.shop.cache.audit.noted)
+    assert door.ask(CLOSED, WRONG).status == 401 and door.ask(CLOSED, ANN).status == 200
+    assert len(door.shop.cache.audit.noted) == 2

@@ -110,6 +110,8 @@ OPERATE = {
     "DELETE /api/v1/pins/<path:reference>",
 }
 MANAGE = {
+    # It says of each operator what they did, and from where.
+    "GET /api/v1/audit",
     "DELETE /api/v1/images/<path:reference>",
     "POST /api/v1/collections",
     "POST /api/v1/scrubs",
