@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from treq.testing import StubTreq
 from twisted.internet.defer import succeed
@@ -313,6 +313,7 @@ def test_many_addresses_do_not_fill_the_log_either(kept: Kept) -> None:
     assert "address" not in kept.lines[-1] and kept.lines[-1]["times"] == count - ALL - ADDRESSES
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.integers(0, 40)), max_size=60))
 def test_no_refusal_is_left_out(said: list[tuple[str, int, int]]) -> None:
     """However they come, each is counted once in some line of its action, when a minute is over."""
@@ -395,6 +396,7 @@ def test_switched_off_it_says_so(kept: Kept) -> None:
     assert code == 409 and "audit_log" in document["error"]["message"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=30), max_size=20), st.integers(1, 40))
 def test_lines_are_read_backwards_as_they_were_written(lines: list[bytes], block: int) -> None:
     """Whatever lengths they have, and wherever a piece ends that is read at once."""
