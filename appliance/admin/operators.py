@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Mapping, Sequence
 from hmac import compare_digest
+from secrets import token_bytes
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -46,6 +47,8 @@ class Operators:
     def __init__(self, settings: AdminSettings, clock: IReactorTime) -> None:
         """Raises L{ConfigError}, as L{configure} does."""
         self.sessions = Sessions(clock)
+        # Of tokens' digests: a session outlives that their file is read again.
+        self._key = token_bytes(32)
         self.configure(settings)
 
     def configure(self, settings: AdminSettings) -> None:
@@ -54,7 +57,7 @@ class Operators:
 
         @raise ConfigError: a file cannot be used; then nothing has changed.
         """
-        tokens = None if settings.token_file is None else OperatorTokens(settings.token_file)
+        tokens = None if settings.token_file is None else OperatorTokens(settings.token_file, self._key)
         self._tokens, self._asks_certificates = tokens, settings.client_ca_file is not None
         self._roles: Mapping[str, Role] = {name: Role[word.upper()] for name, word in settings.client_roles.items()}
         self.metrics_open = settings.metrics == "open"

@@ -109,14 +109,15 @@ class OperatorTokens:
 
     _log = Logger()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: bytes | None = None) -> None:
         """
         Read the file.
 
+        @param key: for L{Grant.digest}; C{None} for one that nothing else has.
         @raise ConfigError: it cannot be read, or is not understood. No message has anything of a token.
         """
         self._path = path
-        self._key = token_bytes(32)
+        self._key = token_bytes(32) if key is None else key
         self._seen = _state(path)
         self._grants = self._read()
 

@@ -325,6 +325,16 @@ def test_the_configuration_is_followed(door: Door, tmp_path: Path) -> None:
     assert door.ask("GET /api/v1/status", "Authorization: Bearer another-0123456789").code == 200
 
 
+def test_a_session_outlives_a_reload(door: Door, file: Path) -> None:
+    """As long as its token is in the file."""
+    cookie = door.log_in(TOKENS["read"]).session
+    door.site.app.configure(AdminSettings(token_file=file))
+    assert door.ask("GET /api/v1/status", f"Cookie: {cookie}").code == 200
+    file.write_text(f"manage {TOKENS['manage']}\n")
+    door.site.app.configure(AdminSettings(token_file=file))
+    assert door.ask("GET /api/v1/status", f"Cookie: {cookie}").code == 401
+
+
 def test_a_file_that_cannot_be_used_leaves_all_as_it_is(door: Door, tmp_path: Path) -> None:
     """Nothing is opened by a mistake."""
     empty = tmp_path / "empty"
