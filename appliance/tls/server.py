@@ -9,7 +9,6 @@ other authorities for clients comes another front: what they decided before is n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +128,8 @@ class TlsServer:
         except ConfigError as error:
             self._report([str(error)], self.faults)
             self.faults = [str(error)]
+            # When it is back it is read, also where it is as it was.
+            self._shown_stamps = {}
             return False
         if stamps == self._shown_stamps:
             return False
@@ -196,7 +197,6 @@ class TlsServer:
         return SSL.Connection(self._front)
 
     def _renew_front(self) -> None:
-        self._session_id = os.urandom(16)
         self._front = self._context(None)
         self._front.set_tlsext_servername_callback(self._choose)
         self._front_since = wall(self.clock)
@@ -218,7 +218,6 @@ class TlsServer:
         )
         context = options.getContext()
         context.set_options(SSL.OP_NO_RENEGOTIATION)
-        context.set_session_id(self._session_id)
         context.set_alpn_select_callback(_select)
         if self.trust is not None:
             mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if self.demands.required else 0)

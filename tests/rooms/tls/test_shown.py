@@ -228,6 +228,20 @@ def test_what_is_removed_is_not_shown_any_more_but_for_the_last(tmp_path: Path) 
     assert "is no folder" in site.server.faults[0]
 
 
+def test_a_folder_that_is_back_as_it_was_is_no_fault_any_more(tmp_path: Path) -> None:
+    """As after a mount that was gone for a while."""
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    ROOT.issue("a.site").write(folder, "a")
+    site = Site.in_folder(folder)
+    folder.rename(tmp_path / "away")
+    site.look()
+    assert "is no folder" in site.server.faults[0]
+    (tmp_path / "away").rename(folder)
+    site.look()
+    assert site.server.faults == []
+
+
 def test_of_two_for_one_name_the_one_that_holds_longest_is_shown(tmp_path: Path) -> None:
     long = ROOT.issue("a.site", days=9)
     for number, each in enumerate((ROOT.issue("a.site", days=-1), long, ROOT.issue("a.site"))):
