@@ -40,6 +40,14 @@ class AuditContract(SynchronousTestCase):
         self.assertEqual((first["action"], first["outcome"], first.get("user")), ("start", "done", None))
         self.assertEqual(second, {"action": "remove", "what": "docker.io/library/nginx:1", "outcome": "refused", **WHO})
 
+    def test_who_waits_is_told_when_it_is_durable(self) -> None:
+        """Or that there is nothing to wait for; then no line is waiting either."""
+        audit = self.make()
+        self.successResultOf(audit.flush())
+        audit.note("stop", "", "done")
+        self.successResultOf(audit.flush())
+        self.assertEqual((len(self.read(audit)), audit.waiting()), (1, 0))
+
     def test_any_text_is_kept_as_it_is(self) -> None:
         """A name of a file may hold a line's end, a quote, or no character at all: it makes no other line."""
         audit = self.make()

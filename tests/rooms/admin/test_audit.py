@@ -235,6 +235,49 @@ def test_files_do_not_grow_without_end(tmp_path: Path) -> None:
     assert said == list(range(said[0], 100)) and len(said) > 20
 
 
+class Killed(BaseException):
+    """The process is gone; nothing it would still do happens."""
+
+
+@pytest.mark.parametrize("call", range(1, 40))
+def test_a_kill_at_any_call_loses_no_line_that_was_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Also while files are put aside: each line stays once and in its place, and the next ones follow."""
+    path, durable = tmp_path / "audit.jsonl", list[bytes]()
+    calls = 0
+
+    def dying(name: str) -> Any:
+        do = getattr(os, name)
+
+        def wrapped(*args: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call and name == "write":
+                do(args[0], args[1][:5])
+            if calls >= call:
+                raise Killed
+            return do(*args, **more)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        for name in ("write", "fsync", "rename", "ftruncate"):
+            patch.setattr(os, name, dying(name))
+        with pytest.raises(Killed):
+            for number in range(100):
+                line = b'{"what":"%d"}\n' % number
+                AuditFile(path, 40).append([line])
+                durable.append(line.strip())
+    after = AuditFile(path, 40)
+    after.append([b'{"what":"after"}\n'])
+    # The last one may be there, though no caller was told so, or half of it.
+    last = b'{"what":"%d"}' % len(durable)
+    *kept, end = (line for line in reversed(list(after.backwards())) if not last.startswith(line))
+    assert end == b'{"what":"after"}' and len(kept) >= min(len(durable), 2 * KEPT)
+    assert kept == durable[len(durable) - len(kept) :]
+
+
 def test_switched_off_it_keeps_nothing(tmp_path: Path) -> None:
     """And costs nothing; what was noted before is written all the same."""
     threads = HeldThreads()
