@@ -101,6 +101,11 @@ class RegistryApp:
         """The routes alone, for requests that L{admit} has passed."""
         return self._app.resource()
 
+    @property
+    def is_restricted(self) -> bool:
+        """Whether there are rules about who may read what."""
+        return len(self._cache.access.rules) > 0
+
     def admit(self, request: RegistryRequest) -> None:
         """
         Look at what must be right before a route is.
@@ -296,6 +301,7 @@ class RegistryResource(Resource):
             self._app.admit(request)
         except PullcacheError as error:
             return self._app.refuse(request, error)
+        request.is_for_one = self._login.asks or self._app.is_restricted
         if self._login.recognises(request):
             return self._klein.render(request)
         identifying = Deferred.fromCoroutine(self._identified(request))

@@ -93,6 +93,11 @@ class Login:
         # Stands for what is in force now.
         self._configured = object()
 
+    @property
+    def asks(self) -> bool:
+        """Whether its answers may depend on who logs in."""
+        return self._listen.login != LOGIN_NONE
+
     def recognises(self, request: RegistryRequest) -> bool:
         """Whether it is known at once who sends a request, as L{known} does: its C{sender} then."""
         values = [request.requestHeaders.getRawHeaders(name, ()) for name in _LOOKED_AT]

@@ -32,11 +32,13 @@ class RegistryRequest(ServerRequest):
     @ivar kind: see L{IAccounts.answered}.
     @ivar cache: see L{IAccounts.answered}.
     @ivar sender: who asks; anonymous until L{appliance.registry.login.Login} knows.
+    @ivar is_for_one: whether another client may get another answer, so that no cache on the way may give it again.
     @ivar generation: L{HotLane.generation} when the request was routed; C{None}: its answer is not given again.
     """
 
     accounts: Any = None
     kind = "other"
+    is_for_one = False
     cache = "-"
     generation: int | None = None
     _accounted = False
@@ -73,6 +75,10 @@ class RegistryRequest(ServerRequest):
         put("Docker-Distribution-API-Version", [API_VERSION])
         for name, value in (headers or {}).items():
             put(name, [value])
+        if self.is_for_one:
+            # RFC 9111 section 5.2.2.7.
+            told = self.responseHeaders.getRawHeaders("Cache-Control", [])
+            put("Cache-Control", [", ".join(["private", *(each for each in told if each != "private")])])
 
     def answer(self, code: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> bytes:
         """As L{begin}; what is to follow: the body, nothing when the request was HEAD."""

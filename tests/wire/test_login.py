@@ -335,11 +335,23 @@ def test_a_proxy_that_writes_nonsense_is_refused(tmp_path: Path) -> None:
 def test_what_clients_make_up_behind_a_proxy_takes_little_memory(tmp_path: Path) -> None:
     """A long header that a proxy passes on is remembered by its length."""
     door = Door(tmp_path, "none", proxies=["10.0.0.0/24"])
-    for number in range(200):
+    for number in range(120):
         door.ask(PING, None, ("X-Forwarded-For", f"{'x' * 50_000}{number}, {OUTSIDE}"), address=PROXY)
     assert door.shop.accounts.told[-1][0] == OUTSIDE
     assert 0 < door.shop.listener._login._origins.used <= login.SAID
     assert len(door.shop.listener._login._origins) < 100
+
+
+def test_no_cache_on_the_way_gives_one_client_what_another_got(tmp_path: Path) -> None:
+    """Whatever the answer is, hot or not; without rules and logins everything may be kept by everybody."""
+    door = Door(tmp_path, "none")
+    for path in (PING, OPEN, blob(LAYER), CLOSED, "/v2/app/tags/list"):
+        for _ in range(3):
+            told = door.ask(path)["Cache-Control"]
+            assert told is not None and told.startswith("private")
+    assert door.ask(blob(LAYER))["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert Shop().get(blob(LAYER))["Cache-Control"] == "max-age=31536000, immutable"
+    assert Shop().get(OPEN)["Cache-Control"] is None
 
 
 def test_refused_logins_are_noted_without_what_was_typed(tmp_path: Path) -> None:
