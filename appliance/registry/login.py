@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.interfaces import ISSLTransport
 
 from appliance.cache.access import Client
-from appliance.errors import LoginExposed, LoginRequired, LoginsBusy, PullcacheError, RequestInvalid
+from appliance.errors import LoginExposed, LoginRequired, LoginsBusy, LoginUnavailable, PullcacheError, RequestInvalid
 from appliance.flow.connections import machine_of
 from appliance.flow.http import values_of
 from appliance.flow.lru import LeastRecentlyUsed
@@ -186,9 +186,8 @@ class Login:
             raise
         except PullcacheError as error:
             user = None if login is None else passwords.knows(login)
-            self._audit.note(
-                "login", self._name, "refused", user=user, means="basic", address=address, why=str(error)
-            )
+            outcome = "failed" if isinstance(error, LoginUnavailable) else "refused"
+            self._audit.note("login", self._name, outcome, user=user, means="basic", address=address, why=str(error))
             raise
 
     def _origin(

@@ -369,6 +369,23 @@ def test_refused_logins_are_noted_without_what_was_typed(tmp_path: Path) -> None
     assert {told[1] for told in door.shop.accounts.told} == {None}
 
 
+def test_a_checker_that_fails_is_noted_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]
+) -> None:
+    """Its client is told to come again, and is not asked for another password."""
+    door = Door(tmp_path, "required")
+
+    def broken(*given: object) -> None:
+        raise RuntimeError(given)
+
+    monkeypatch.setattr(HtpasswdChecker, "requestAvatarId", broken)
+    answer = door.ask(PING, ANN)
+    assert (answer.status, answer.error["code"], answer["WWW-Authenticate"]) == (503, "UNAVAILABLE", None)
+    assert door.audit.lines == [("login", "door", "failed", "ann", "basic", OUTSIDE)]
+    assert "one" not in str([each["log_format"] for each in logged_errors])
+    logged_errors.clear()
+
+
 def test_whoever_leaves_meanwhile_is_not_answered(tmp_path: Path) -> None:
     """And their password is remembered all the same, for the next request."""
     threads = HeldThreads()
