@@ -100,6 +100,7 @@ def warnings(settings: Settings, strangers: Iterable[str] = ()) -> list[str]:
         found.append(
             "bundles: a signature is required and no key is trusted: only an import that names a key takes a bundle"
         )
+    found += [f"{each.name}: {warning}" for each in settings.listen for warning in _open_doors(each, settings)]
     found += [*_doubts(settings), *(f"access: no checker knows the user {name}" for name in strangers)]
     reachable = [listener.endpoint for listener in settings.listen if is_open(listener.endpoint)]
     for name, upstream in settings.upstreams.items():
@@ -340,6 +341,17 @@ def _is_read_by_others(path: Path) -> bool:
     except OSError:
         # It was readable when the settings were made, and is looked at again when it is needed.
         return False
+
+
+def _open_doors(listener: ListenSettings, settings: Settings) -> Iterator[str]:
+    """What anybody on the network may make of a listener."""
+    if settings.proxies_of(listener) or not is_open(listener.endpoint):
+        return
+    if listener.endpoint.startswith("haproxy:"):
+        yield (
+            "whoever reaches it may say that he is any address (PROXY), whatever networks the rules name; give the"
+            " balancers as trusted_proxies"
+        )
 
 
 def _doubts(settings: Settings) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -471,3 +472,23 @@ def test_users_whom_nobody_knows_are_pointed_out(tmp_path: Path) -> None:
     assert "warning: access: no checker knows the user bob\n" in describe(settings, strangers(settings))
     assert strangers(parse(text % ", client_ca_file: /dev/null", "/p.yaml")) == []
     assert strangers(parse(text % f", checkers: ['htpasswd:{users}', 'memory:eve:x']", "/p.yaml")) == []
+
+
+PROXIES = ["10.0.0.0/24"]
+
+
+@pytest.mark.parametrize(
+    ("listener", "words"),
+    [
+        ({"endpoint": "haproxy:tcp:port=5000"}, "whoever reaches it may say that he is any address"),
+        ({"endpoint": "haproxy:tcp:port=5000", "trusted_proxies": PROXIES}, None),
+        ({"endpoint": "haproxy:tcp:port=5000:interface=127.0.0.1"}, None),
+        ({"endpoint": "tcp:port=5000"}, None),
+    ],
+)
+def test_a_listener_that_anybody_fools_is_not_open_in_silence(listener: dict[str, Any], words: str | None) -> None:
+    """Rules by network are worth nothing there."""
+    document = {"checkers": ["unix"], "listen": [{**listener, "name": "door"}]}
+    found = [each for each in warnings(parse(json.dumps(document), "f")) if each.startswith("door: ")]
+    assert [words in each for each in found if words is not None] == [True] * (words is not None)
+    assert len(found) == (words is not None)
