@@ -27,6 +27,7 @@ from appliance.settings import AdminSettings
 from tests.doubles import archives
 from tests.doubles.appliance import HUB, NGINX, Appliance
 from tests.doubles.deferreds import result
+from tests.doubles.exports import entries
 from tests.doubles.images import Content, image, tar
 from tests.rooms.admin.test_imports import bundle
 from tests.rooms.admin.test_operators import TOKENS, Door, bearer
@@ -222,6 +223,42 @@ def tar_of(files: archives.Files, links: dict[str, str] | None = None) -> bytes:
     return tar(dict(sorted(files.items())), links=links)
 
 
+def test_a_body_that_is_made_to_deceive_is_refused(tmp_path: Path) -> None:
+    """As a file is: names that lead out, one thing twice, other things than the bundle lists, links."""
+    data, layer = archive(tmp_path), f"blobs/{CONTENT.layers[1].digest.replace(':', '/')}"
+
+    def refusal(body: bytes) -> tuple[int, str]:
+        site = Appliance(offline=True)
+        error = post(site, body).lines[0]["error"]
+        assert not site.get("images")["images"]
+        return error["code"], error["message"]
+
+    def changed(change: Any, links: dict[str, str] | None = None) -> bytes:
+        found = list(entries(data).items())
+        change(found)
+        return tar(found, links)
+
+    def longer(found: list[tuple[str, bytes]]) -> None:
+        found[:] = [(name, inside + b"x" if name == layer else inside) for name, inside in found]
+
+    at = [name for name, _ in entries(data).items()].index(layer)
+    assert "leads out" in refusal(changed(lambda found: found.insert(at, ("../../etc/x", b"x"))))[1]
+    assert "leads out" in refusal(changed(lambda found: found.insert(1, ("/etc/x", b"x"))))[1]
+    assert "there twice" in refusal(changed(lambda found: found.insert(at, found[1])))[1]
+    assert "there twice" in refusal(changed(lambda found: found.insert(at, found[at - 1])))[1]
+    assert "are listed" in refusal(changed(longer))[1]
+    assert "does not know it" in refusal(changed(lambda found: found.insert(at, (f"blobs/sha256/{'0' * 64}", b"x"))))[1]
+    assert "is not there" in refusal(changed(lambda found: found.pop(at)))[1]
+    assert refusal(changed(lambda found: found.pop(at), {layer: "/etc/passwd"}))[0] == "bundle-damaged"
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    """Little that would become much ends before it is in memory."""
+    for pack in (gzip.compress, zstandard.ZstdCompressor().compress):
+        wire = post(Appliance(offline=True), pack(tar([(f"blobs/sha256/{'0' * 64}", bytes(150_000_000))])))
+        assert wire.status == 422 and "bomb" in wire.lines[0]["error"]["message"]
+
+
 @pytest.mark.parametrize("tool", FOREIGN)
 def test_archives_of_other_tools_may_be_the_body(tool: str) -> None:
     """Their lists stand at the end; nothing of them is written to a file but blobs."""
@@ -352,6 +389,33 @@ def test_after_a_cut_it_goes_on_in_the_middle_of_a_blob(file: Path, first: str) 
     assert again.wanted.bytes == len(data) - 1_234_567
     again.put(again.data)
     assert again.receipt["newBlobs"] and serves(site)
+
+
+def test_what_came_before_the_cut_is_kept_where_the_disk_is_slow(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had been received; that it is written takes a moment longer."""
+    site = Appliance(offline=True)
+    disk: list[Deferred[None]] = []
+    ingest = site.store.ingest
+
+    def slow(made: Any) -> Any:
+        write = made.write
+
+        def later(data: list[bytes]) -> Deferred[None]:
+            disk.append(Deferred())
+            return disk[-1].addCallback(lambda _: write(data))
+
+        made.write = later
+        return made
+
+    monkeypatch.setattr(site.store, "ingest", lambda digest: ingest(digest).addCallback(slow))
+    sender = Sender(site, file)
+    sender.put(sender.data[:700_000], length=sender.wanted.bytes)
+    whole = sender.wanted.bytes
+    sender.order.leave()
+    while disk:
+        disk.pop(0).callback(None)
+    monkeypatch.undo()
+    assert Sender(site, file).wanted.bytes == whole - 700_000
 
 
 def test_a_dry_run_sends_the_head_only(file: Path) -> None:
