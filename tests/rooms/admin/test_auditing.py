@@ -15,7 +15,7 @@ from appliance.settings import AdminSettings, RetentionSettings
 from tests.doubles.appliance import Appliance
 from tests.doubles.deferreds import result
 from tests.doubles.images import image
-from tests.rooms.admin.test_operators import TOKENS, Door, bearer
+from tests.rooms.admin.test_operators import TOKENS, AtSocket, Door, bearer
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def door(tmp_path: Path) -> Door:
 def test_an_operator_is_named_by_what_was_shown(door: Door) -> None:
     """A token by its place in the file, and never by itself; a user of the machine by the socket."""
     assert door.ask("DELETE /api/v1/pins/nginx:1", bearer("operate")).code == 200
-    Door(door.site, UNIXAddress(None)).ask("DELETE /api/v1/pins/nginx:1")
+    Door(door.site, UNIXAddress(None), AtSocket).ask("DELETE /api/v1/pins/nginx:1")
     token, socket = door.site.audit.noted
     assert (token["user"], token["means"], token["address"]) == ("token 2", "token", "192.0.2.7")
     assert (socket["means"], "address" in socket) == ("socket", False)
