@@ -12,6 +12,7 @@ header stands in front of TLS. What is behind them, and every other endpoint, is
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -133,7 +134,8 @@ class ListeningEndpoint:
         else:
             if "path" not in given:
                 raise ConfigError("names no folder; write tls:FOLDER:port=5000")
-            source, interface = CertificateFolder(Path(given["path"])), given.get("interface", "::")
+            source = CertificateFolder(Path(given["path"]))
+            interface = given.get("interface", "::" if socket.has_dualstack_ipv6() else "")
         endpoint = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
         return source, endpoint(SendfileReactor(self._reactor), int(port), int(backlog), interface)
 
