@@ -10,6 +10,9 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 AHEAD = 1024 * 1024
 """Bytes that may wait for the reader before their source is paused."""
 
+LEAST = 64 * 1024
+"""Bytes that have to come while the reader waits for so long as nothing may come: else a trickle would never end."""
+
 
 class Arrival:
     """
@@ -20,7 +23,7 @@ class Arrival:
 
     def __init__(self, clock: IReactorTime, silence: float, silent: Callable[[], Exception]) -> None:
         """
-        @param silence: seconds for which nothing may come while the reader waits.
+        @param silence: seconds for which the reader may wait while nothing comes, or less than L{LEAST} bytes.
         @param silent: makes what a read fails with after that.
         """
         self._clock = clock
@@ -33,6 +36,9 @@ class Arrival:
         self._error: Exception | None = None
         self._reader: tuple[Deferred[bytes], int] | None = None
         self._timer: IDelayedCall | None = None
+        # Seconds that the reader has waited since so many bytes had come; of the wait under way, when it began.
+        self._waited = self._began = 0.0
+        self._counted = 0
         self.received = 0
 
     @property
@@ -52,6 +58,8 @@ class Arrival:
         if self._error is not None:
             return
         self.received += len(data)
+        if self.received - self._counted >= LEAST:
+            self._counted, self._waited, self._began = self.received, 0.0, self._clock.seconds()
         self._waiting += data
         self._wake()
         self._balance()
@@ -92,7 +100,8 @@ class Arrival:
             return succeed(b"")
         waiter: Deferred[bytes] = Deferred(lambda _: self._forget_reader())
         self._reader = waiter, most
-        self._timer = self._clock.callLater(self._silence, self._too_silent)
+        self._began = self._clock.seconds()
+        self._timer = self._clock.callLater(max(0.0, self._silence - self._waited), self._too_silent)
         self._balance()
         return waiter
 
@@ -120,6 +129,7 @@ class Arrival:
 
     def _forget_reader(self) -> None:
         timer, self._timer, self._reader = self._timer, None, None
+        self._waited += self._clock.seconds() - self._began
         if timer is not None and timer.active():
             timer.cancel()
 

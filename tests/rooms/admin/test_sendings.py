@@ -455,6 +455,22 @@ def test_a_sender_that_falls_silent_is_given_up(file: Path) -> None:
     assert Sender(site, file).wanted.bytes < 1_300_000
 
 
+@pytest.mark.parametrize(("octets", "ends"), [(100, True), (20_000, False)])
+def test_a_trickle_is_given_up_and_a_thin_line_is_not(file: Path, octets: int, ends: bool) -> None:
+    """A place is not held for ever by a byte now and then; so many a second are enough for the thinnest line."""
+    site = Appliance(offline=True)
+    sender = Sender(site, file)
+    wire, data = sender.put(b"", length=sender.wanted.bytes), sender.data
+    for start in range(0, 100 * octets, octets):
+        if "error" in sender.order.lines[-1]:
+            break
+        site.clock.advance(20)
+        wire.send(data[start : start + octets])
+    assert ("error" in sender.order.lines[-1]) is ends
+    wire.leave()
+    sender.order.leave()
+
+
 def test_unfinished_sendings_are_few(tmp_path: Path) -> None:
     """Each takes memory; one more is told to come later, and can when another has left."""
     site = Appliance(offline=True)
