@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IConsumer, IDelayedCall, IProducer, IPus
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from appliance.flow.sendfile import file_transport
+from appliance.flow.sendfile import connection_of, file_transport
 from appliance.flow.singleflight import Waiters
 from appliance.interfaces import IBlobReader
 from appliance.oci.ranges import Span
@@ -90,6 +90,7 @@ class BlobBody:
         self._parts = deque(parts)
         self._consumer = consumer
         self._files = file_transport(transport)
+        self._connection = connection_of(transport)
         self._clock = clock
         self._silence = silence
         self._growth = growth
@@ -231,8 +232,9 @@ class BlobBody:
         self._pump()
 
     def _check_silence(self) -> None:
-        # Waiting for the upstream, or for the store, is not the client's silence.
-        if self.sent == self._sent_when_checked and self._waiting is None:
+        # Waiting for the upstream, for the store, or for its turn, is not the client's silence.
+        is_ours = self._waiting is not None or (self._connection is not None and self._connection.held)
+        if self.sent == self._sent_when_checked and not is_ours:
             self._end(Failure(ClientStalled(string=f"the client took nothing for {self._silence:.0f} s")))
             return
         self._sent_when_checked = self.sent

@@ -11,13 +11,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
+import termios
 from collections.abc import Callable
+from fcntl import ioctl
 from typing import Any, NamedTuple
 
 from twisted.internet import main, tcp
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport
+from twisted.python.compat import lazyByteSlice
 from zope.interface import implementer
 
+from appliance.flow.pace import Pace
 from appliance.interfaces import IFileTransport
 
 # The most one connection sends before the reactor looks at the next one.
@@ -48,10 +53,17 @@ class Progress(NamedTuple):
 
 @implementer(IFileTransport)
 class SendfileServer(tcp.Server):
-    """A server connection that, once its own buffer is empty, sends a range of a file."""
+    """
+    A server connection that, once its own buffer is empty, sends a range of a file. Where it has a L{Pace}, it asks
+    that before whatever it sends.
+    """
 
     _range: _FileRange | None = None
     _octets = 0
+    _pace: Pace | None = None
+    _held = False
+    # Bytes that may be sent by this call of doWrite.
+    _granted = 0
 
     def send_file(
         self,
@@ -70,17 +82,75 @@ class SendfileServer(tcp.Server):
 
     def progress(self) -> Progress:
         """How far it is. Immediate."""
-        return Progress(self._octets, self._range is not None or bool(self.dataBuffer) or self._tempDataLen > 0)
+        return Progress(self._octets, self._has_more and not self._held)
+
+    @property
+    def held(self) -> bool:
+        """Whether there is more to be sent, which waits for its turn and not for the network."""
+        return self._held and self._has_more
+
+    def unacknowledged(self) -> int:
+        """Bytes that were handed to the system, and have not reached the other end as far as is known. Immediate."""
+        try:
+            return int(struct.unpack("i", ioctl(self.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+        except OSError:
+            # It is closed, or no TCP.
+            return 0
+
+    @property
+    def pace(self) -> Pace | None:
+        """What is asked before anything is sent, C{None} for nothing; may be set at any time."""
+        return self._pace
+
+    @pace.setter
+    def pace(self, pace: Pace | None) -> None:
+        if pace is self._pace:
+            return
+        if self._pace is not None:
+            self._pace.leave(self)
+        self._pace = pace if self.connected else None
+        if self._pace is not None:
+            self._pace.join(self)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """It was held back, and may ask again."""
+        if self._held:
+            self._held = False
+            if self.connected:
+                self.startWriting()
+
+    def startWriting(self) -> None:
+        """As Twisted's; one that is held back waits until it may go on, whatever there is to send by then."""
+        if not self._held:
+            super().startWriting()
+
+    @property
+    def _has_more(self) -> bool:
+        return self._range is not None or bool(self.dataBuffer) or self._tempDataLen > 0
 
     def writeSomeData(self, data: bytes) -> Any:
         """As Twisted's; what the network takes is counted."""
+        if self._pace is not None:
+            data = lazyByteSlice(data, 0, self._granted)
         count = super().writeSomeData(data)
         if isinstance(count, int):
-            self._octets += count
+            self._count(count)
         return count
+
+    def _count(self, octets: int) -> None:
+        self._octets += octets
+        if self._pace is not None:
+            self._pace.spend(octets)
 
     def doWrite(self) -> Any:
         """Send what was written first, then the file range; both at once where the network takes them."""
+        if self._pace is not None and self._has_more:
+            self._granted = self._pace.grant(self)
+            if not self._granted:
+                self.stopWriting()
+                self._held = True
+                return None
         if self._range is None or self.dataBuffer or self._tempDataLen:
             result = super().doWrite()
             if result is not None or self._range is None or not self.connected:
@@ -93,7 +163,8 @@ class SendfileServer(tcp.Server):
 
     def _send_range(self, part: _FileRange) -> BaseException | None:
         try:
-            count = os.sendfile(self.fileno(), part.fd, part.start, min(part.length, PIECE))
+            most = PIECE if self._pace is None else min(PIECE, self._granted)
+            count = os.sendfile(self.fileno(), part.fd, part.start, min(part.length, most))
         except (BlockingIOError, InterruptedError):
             return None
         except (ConnectionError, TimeoutError):
@@ -106,7 +177,7 @@ class SendfileServer(tcp.Server):
         if count == 0:
             self._fail(part, OSError(errno.EIO, f"the file ends at {part.start}, {part.length} bytes too early"))
             return None
-        self._octets += count
+        self._count(count)
         if count == part.length:
             self._range = None
             # What was asked for meanwhile, to close, is done by the next call.
@@ -136,6 +207,7 @@ class SendfileServer(tcp.Server):
     def connectionLost(self, reason: Any) -> None:
         """Drop the range; the producer is stopped by the connection that it is registered with."""
         self._range = None
+        self.pace = None
         super().connectionLost(reason)
 
 
@@ -172,11 +244,17 @@ class SendfileReactor:
         return listening
 
 
-def progress(transport: Any) -> Progress | None:
-    """How far a connection is, whatever stands before its socket (TLS, PROXY); C{None} when that is not known."""
+def connection_of(transport: Any) -> SendfileServer | None:
+    """The connection itself, whatever stands before its socket (TLS, PROXY); C{None} where it is none of ours."""
     while transport is not None and not isinstance(transport, SendfileServer):
         transport = getattr(transport, "transport", None)
-    return None if transport is None else transport.progress()
+    return transport
+
+
+def progress(transport: Any) -> Progress | None:
+    """How far a connection is, whatever stands before its socket; C{None} when that is not known."""
+    connection = connection_of(transport)
+    return None if connection is None else connection.progress()
 
 
 def file_transport(transport: object) -> IFileTransport | None:

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from appliance.flow import sendfile
+from appliance.flow.pace import Pace
 from appliance.flow.sendfile import SendfilePort, SendfileReactor, SendfileServer, file_transport
 from appliance.interfaces import IFileTransport
 
@@ -137,6 +138,61 @@ class ServerTests(SynchronousTestCase):
             self.send()
             self.turn()
             self.assertEqual(asked, [sendfile.PIECE])
+
+    def test_a_paced_connection_sends_what_it_may_and_goes_on_by_itself(self) -> None:
+        """Header and file alike, in order, at the rate that its client has; it is not seen to stand still."""
+        pace = Pace(self.reactor)
+        pace.rate = 1_000_000
+        self.server.pace = pace
+        header = b"HTTP/1.1 200 OK\r\n" + b"x" * 100_000 + b"\r\n\r\n"
+        self.server.write(header)
+        self.send()
+        for _ in range(50):
+            self.turn()
+            self.read()
+        self.assertLess(len(self.received), 200_000)
+        self.assertTrue(self.server.held)
+        self.assertFalse(self.server.progress().waiting)
+        began = self.reactor.seconds()
+        while self.server.progress().waiting or self.server.held:
+            self.reactor.advance(0.01)
+            self.turn()
+            self.read()
+        while self.read():
+            pass
+        self.assertEqual(bytes(self.received), header + DATA)
+        self.assertGreater(self.reactor.seconds() - began, 2.5)
+
+    def test_one_that_is_held_can_be_closed_and_lost(self) -> None:
+        """What is asked for meanwhile is done in its turn; who leaves takes up no turn."""
+        pace = Pace(self.reactor)
+        pace.rate = 100_000
+        pace.owe(100_000)
+        self.server.pace = pace
+        self.server.write(b"last words")
+        self.turn()
+        self.assertTrue(self.server.held)
+        self.server.loseConnection()
+        for _ in range(200):
+            self.reactor.advance(0.01)
+            self.turn()
+        self.read()
+        self.assertEqual(bytes(self.received), b"last words")
+        self.assertTrue(self.protocol.reason is not None and self.protocol.reason.check(ConnectionDone))
+        self.assertFalse(pace.users)
+
+    def test_a_pace_that_is_taken_away_holds_no_longer(self) -> None:
+        """The link is not full any more."""
+        pace = Pace(self.reactor)
+        pace.rate = 1_000
+        pace.owe(1_000_000)
+        self.server.pace = pace
+        self.send()
+        self.turn()
+        self.assertTrue(self.server.held)
+        self.server.pace = None
+        self.run_all()
+        self.assertEqual(bytes(self.received), DATA)
 
     def test_what_is_written_after_a_file_comes_after_it(self) -> None:
         """The next part of a multi-range answer, and the next file, from within the report of the last."""
