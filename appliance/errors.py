@@ -111,6 +111,18 @@ class LoginExposed(PullcacheError):
     """A password came, or would have to come, over a connection that others can read."""
 
 
+class ClientLimited(PullcacheError):
+    """
+    A client sends more requests than it may.
+
+    @ivar retry_after: seconds after which it may send one.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class LoginsBusy(PullcacheError):
     """
     Too many passwords wait to be checked, of that client or in all.

@@ -65,6 +65,7 @@ from appliance.errors import StoreError
 from appliance.flow.clock import SleepingClock
 from appliance.flow.connections import Connections
 from appliance.flow.disk import InlineThreads
+from appliance.flow.rates import ClientRates
 from appliance.identity.passwords import Passwords, make_checker
 from appliance.index.documents import FilesystemDocuments
 from appliance.index.graph import ManifestGraph
@@ -205,12 +206,13 @@ class Services:
 
         # What clients connect to.
         self.connections = Connections(clock, settings.connections, metrics.dropped)
+        self.rates = rates = ClientRates(clock, settings.client_rate, metrics.limited_client)
         self._threads = threads
         self._passwords: dict[tuple[str, ...], Passwords] = {}
         self._passwords = self._passwords_for(settings)
+        common = (metrics, audit, clock, self.connections)
         self.listeners = [
-            Listener(cache, settings, listen, metrics, audit, clock, self.connections, self._passwords_of(listen))
-            for listen in settings.listen
+            Listener(cache, settings, listen, *common, self._passwords_of(listen), rates) for listen in settings.listen
         ]
 
         # What crosses the gap, and what operators ask for.
@@ -295,6 +297,12 @@ class Services:
         watch("flights", "Blobs being fetched from upstreams.", lambda: len(flights))
         watch("audit_lines_waiting", "Lines of the audit log that the disk has not taken.", audit.waiting)
         watch("connections", "Connections open.", lambda: len(self.connections))
+        watch("clients_sending", "Clients to which blobs are being sent.", lambda: self.rates.sending)
+        watch(
+            "client_level_bytes",
+            "Bytes a second that no client gets more than, so that others get theirs; 0 while none is held back.",
+            lambda: self.rates.level or 0.0,
+        )
         watch("prefetches", "Images whose referrers are being fetched.", lambda: self.prefetch.referrers)
         watch("images_incomplete", "Images pulled and not known to be whole.", lambda: self.prefetch.images)
         watch(
@@ -368,6 +376,7 @@ class Services:
         self._passwords = passwords
         for users in passwords.values():
             users.reconsider()
+        self.rates.limits = settings.client_rate
         for listener, listen in zip(self.listeners, settings.listen, strict=True):
             listener.configure(settings, listen, self._passwords_of(listen))
         self.prefetch.reconsider()

@@ -61,6 +61,7 @@ class Metrics:
         self._unstored = self._counter("unstored_bytes", "Bytes passed on and not stored for want of room.", ())
         self._collections = self._counter("collections", "Collections that ended.", ())
         self._collected = self._counter("collected_bytes", "Bytes of blobs that were collected.", ())
+        self._limited = self._counter("client_rate_requests", "Requests above client_rate.", ("outcome",))
         self._dropped = self._counter("connections_dropped", "Connections refused or broken off.", ("reason",))
         self._expiry = self._gauge(
             "certificate_expiry_timestamp_seconds", "When a certificate ends that is shown to clients.", ("path",)
@@ -118,6 +119,10 @@ class Metrics:
         self._expiry.clear()
         for path, until in certificates.items():
             self._expiry.labels(path).set(until)
+
+    def limited_client(self, outcome: str) -> None:
+        """A request came above C{client_rate}; see L{ClientRates}."""
+        self._limited.labels(outcome).inc()
 
     def received(self, upstream: str, octets: int) -> None:
         """See L{IUpstreamObserver.received}."""

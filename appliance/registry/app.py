@@ -37,6 +37,7 @@ from appliance.errors import (
 )
 from appliance.flow.http import ATTACHMENT, abort, values_of
 from appliance.flow.origins import host_of, refuse_foreign_page, refuse_other_host
+from appliance.flow.rates import ClientRates
 from appliance.interfaces import IAudit
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCI_INDEX
@@ -86,6 +87,7 @@ class RegistryApp:
         settings: Settings,
         listen: ListenSettings,
         lane: HotLane,
+        rates: ClientRates,
         audit: IAudit,
         clock: IReactorTime,
     ) -> None:
@@ -95,7 +97,7 @@ class RegistryApp:
         self.hosts = listen.hosts
         self._lane = lane
         self._audit = audit
-        self._blobs = BlobResponses(cache, lane, clock)
+        self._blobs = BlobResponses(cache, lane, rates, clock)
 
     def klein(self) -> KleinResource:
         """The routes alone, for requests that L{admit} has passed."""
@@ -289,10 +291,11 @@ class RegistryResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, app: RegistryApp, login: Login) -> None:
+    def __init__(self, app: RegistryApp, login: Login, rates: ClientRates) -> None:
         super().__init__()
         self._app = app
         self._login = login
+        self._rates = rates
         self._klein = app.klein()
 
     def render(self, request: RegistryRequest) -> Any:
@@ -302,17 +305,24 @@ class RegistryResource(Resource):
         except PullcacheError as error:
             return self._app.refuse(request, error)
         request.is_for_one = self._login.asks or self._app.is_restricted
-        if self._login.recognises(request):
+        if self._login.recognises(request) and not self._has_to_wait(request):
             return self._klein.render(request)
-        identifying = Deferred.fromCoroutine(self._identified(request))
+        waiting = Deferred.fromCoroutine(self._in_turn(request))
         # Who leaves waits for nothing any more.
-        request.notifyFinish().addErrback(lambda _: identifying.cancel())
-        identifying.addErrback(lambda failure: failure.trap(CancelledError))
+        request.notifyFinish().addErrback(lambda _: waiting.cancel())
+        waiting.addErrback(lambda failure: failure.trap(CancelledError))
         return NOT_DONE_YET
 
-    async def _identified(self, request: RegistryRequest) -> None:
+    def _has_to_wait(self, request: RegistryRequest) -> bool:
+        sender, rates = request.sender, self._rates
+        return rates.is_limiting and not rates.may(sender.user, sender.address, request.transport)
+
+    async def _in_turn(self, request: RegistryRequest) -> None:
         try:
-            await self._login.identify(request)
+            if not self._login.recognises(request):
+                await self._login.identify(request)
+            if self._rates.is_limiting:
+                await self._rates.turn(request.sender.user, request.sender.address, request.transport)
         except CancelledError:
             raise
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from twisted.internet.error import ConnectionDone
@@ -17,6 +18,7 @@ from appliance.cache.status import HIT, CacheStatus
 from appliance.errors import BlobDamaged, PullcacheError, RangeInvalid, RangeUnsatisfiable
 from appliance.flow.body import BlobBody, ClientStalled, Part, Relay
 from appliance.flow.http import ATTACHMENT, abort, values_of
+from appliance.flow.rates import ClientRates
 from appliance.oci.digest import Digest
 from appliance.oci.mediatypes import OCTET_STREAM
 from appliance.oci.ranges import Span, parse_ranges
@@ -32,9 +34,10 @@ class BlobResponses:
 
     _log = Logger()
 
-    def __init__(self, cache: PullThrough, lane: HotLane, clock: IReactorTime) -> None:
+    def __init__(self, cache: PullThrough, lane: HotLane, rates: ClientRates, clock: IReactorTime) -> None:
         self._cache = cache
         self._lane = lane
+        self._rates = rates
         self._clock = clock
 
     async def head(
@@ -145,7 +148,8 @@ class BlobResponses:
         body = BlobBody(answer.reader, parts, request, request.transport, self._clock, silence, answer.growth)
         request.write(b"")
         try:
-            await body.send()
+            with self._sending(request):
+                await body.send()
         except ConnectionDone:
             pass
         except (PullcacheError, ClientStalled, OSError) as error:
@@ -159,12 +163,16 @@ class BlobResponses:
         relay = Relay(request, bypassed.span.length)
         request.write(b"")
         try:
-            await bypassed.response.deliver(relay)
+            with self._sending(request):
+                await bypassed.response.deliver(relay)
         except PullcacheError as error:
             self._abort(request, error)
             return
         if relay.missing:
             self._abort(request, ConnectionDone(f"{relay.missing} bytes are missing"))
+
+    def _sending(self, request: RegistryRequest) -> AbstractContextManager[None]:
+        return self._rates.transfer(request.sender.user, request.sender.address, request.transport)
 
     def _abort(self, request: RegistryRequest, error: Exception) -> None:
         self._log.warn("{uri}: cut off: {error}", uri=request.uri.decode("ascii", "replace"), error=error)

@@ -59,6 +59,7 @@ _TABLE: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.AccessDenied, 404, None),
     (errors.NotPermitted, 403, "DENIED"),
     (errors.LoginExposed, 403, "DENIED"),
+    (errors.ClientLimited, 429, "TOOMANYREQUESTS"),
     (errors.LoginsBusy, 429, "TOOMANYREQUESTS"),
     (errors.LoginUnavailable, 503, "UNAVAILABLE"),
     (errors.NotHeld, 404, None),
@@ -165,7 +166,7 @@ def _where_from(error: BaseException) -> CacheStatus | None:
 def _headers(error: BaseException) -> dict[str, str]:
     if isinstance(error, errors.RangeUnsatisfiable):
         return {"Content-Range": f"bytes */{error.size}"}
-    if isinstance(error, errors.LoginsBusy):
+    if isinstance(error, errors.ClientLimited | errors.LoginsBusy):
         return {"Retry-After": str(error.retry_after)}
     if isinstance(error, errors.UpstreamRateLimited):
         return {"Retry-After": str(math.ceil(error.retry_after or 60))}

@@ -20,6 +20,7 @@ from appliance.cache.access import Access, RemoteRepository
 from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.clock import wall_of
 from appliance.flow.origins import parse_host
+from appliance.flow.rates import ClientRates
 from appliance.interfaces import IAccounts
 from appliance.registry.login import Login, Peer
 from appliance.registry.request import RegistryRequest
@@ -105,9 +106,12 @@ class HotLane:
 
     hosts: tuple[str, ...] = ()
 
-    def __init__(self, access: Access, login: Login, clock: IReactorTime, accounts: IAccounts) -> None:
+    def __init__(
+        self, access: Access, login: Login, rates: ClientRates, clock: IReactorTime, accounts: IAccounts
+    ) -> None:
         self._access = access
         self._login = login
+        self._rates = rates
         self._clock = clock
         self._wall = wall_of(clock)
         self._accounts = accounts
@@ -169,7 +173,8 @@ class HotLane:
         """
         Answer the request that C{data} is, if it is a simple one with an answer here; whether it was.
 
-        One that its client may not read is left to the route, which says why, as is one whose client is not known yet.
+        One that its client may not read, or not yet, is left to the route, which says why, as is one whose client is
+        not known yet.
         """
         line = _REQUEST_LINE.match(data)
         if line is None:
@@ -190,6 +195,8 @@ class HotLane:
         try:
             self._access.check(prepared.repository, client)
         except PullcacheError:
+            return False
+        if self._rates.is_limiting and not self._rates.may(client.user, client.address, transport):
             return False
         self._answers.move_to_end(line[1])
         second = int(self._wall())

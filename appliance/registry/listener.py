@@ -17,6 +17,7 @@ from appliance.cache.access import RemoteRepository
 from appliance.cache.pullthrough import PullThrough
 from appliance.flow.connections import Connections
 from appliance.flow.http import ServerChannel
+from appliance.flow.rates import ClientRates
 from appliance.identity.passwords import Passwords
 from appliance.interfaces import IAccounts, IAudit
 from appliance.registry.app import RegistryApp, RegistryResource
@@ -49,19 +50,23 @@ class Listener:
         reactor: Any,
         connections: Connections | None = None,
         passwords: Passwords | None = None,
+        rates: ClientRates | None = None,
     ) -> None:
         """
         @param connections: the table of them, C{None} for one of its own.
         @param passwords: see L{Login.configure}.
+        @param rates: what clients may have in a second, on all listeners; C{None} for a table of its own.
         """
         clock: IReactorTime = reactor
         self._login = Login(audit)
         self._login.configure(listen, settings.proxies_of(listen), passwords)
-        self._lane = HotLane(cache.access, self._login, clock, accounts)
+        rates = ClientRates(clock, settings.client_rate) if rates is None else rates
+        self._lane = HotLane(cache.access, self._login, rates, clock, accounts)
         self._lane.hosts = listen.hosts
-        self._app = RegistryApp(cache, settings, listen, self._lane, audit, clock)
+        self._app = RegistryApp(cache, settings, listen, self._lane, rates, audit, clock)
         table = Connections(clock, settings.connections) if connections is None else connections
-        self.site = RegistrySite(self._app, self._login, self._lane, accounts, reactor, table)
+        resource = RegistryResource(self._app, self._login, rates)
+        self.site = RegistrySite(resource, self._lane, accounts, reactor, table)
 
     def configure(self, settings: Settings, listen: ListenSettings, passwords: Passwords | None = None) -> None:
         """Follow a configuration that was read again."""
@@ -106,16 +111,10 @@ class RegistrySite(Site):
     noisy = False
 
     def __init__(
-        self,
-        app: RegistryApp,
-        login: Login,
-        lane: HotLane,
-        accounts: IAccounts,
-        reactor: Any,
-        connections: Connections,
+        self, resource: RegistryResource, lane: HotLane, accounts: IAccounts, reactor: Any, connections: Connections
     ) -> None:
         requests = type("ListenerRequest", (RegistryRequest,), {"accounts": accounts})
-        super().__init__(RegistryResource(app, login), requestFactory=requests, timeout=IDLE, reactor=reactor)
+        super().__init__(resource, requestFactory=requests, timeout=IDLE, reactor=reactor)
         self.connections = connections
         self.open: set[RegistryChannel] = set()
         self.protocol = lambda: RegistryChannel(  # type: ignore[method-assign,assignment,return-value]

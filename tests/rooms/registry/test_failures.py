@@ -35,6 +35,7 @@ TABLE = [
     (errors.LoginRequired("x"), 401, "UNAUTHORIZED"),
     (errors.AccessDenied("x"), 404, "MANIFEST_UNKNOWN"),
     (errors.LoginExposed("x"), 403, "DENIED"),
+    (errors.ClientLimited("x", 3), 429, "TOOMANYREQUESTS"),
     (errors.LoginsBusy(), 429, "TOOMANYREQUESTS"),
     (errors.LoginUnavailable("x"), 503, "UNAVAILABLE"),
     (errors.NotPermitted("x"), 403, "DENIED"),
