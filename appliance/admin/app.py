@@ -27,7 +27,7 @@ from appliance.admin.failures import Refused, answer_for, document, headers_of, 
 from appliance.admin.login import LoginPages
 from appliance.admin.metrics import CONTENT_TYPE, Metrics
 from appliance.admin.operators import Operators
-from appliance.admin.route import Reply, Route, about, check_query, json, operator_of, send
+from appliance.admin.route import Admitted, Reply, Route, about, check_query, json, operator_of, send
 from appliance.errors import PullcacheError, RequestInvalid
 from appliance.flow.connections import Connections
 from appliance.flow.http import BodyTaker, ServerChannel, ServerRequest, abort
@@ -98,12 +98,11 @@ class AdminApp:
         self._operators.configure(settings)
         self._hosts = settings.hosts
 
-    def admit(self, method: bytes, uri: bytes, headers: Headers, transport: Any) -> Operator | None:
+    def admit(self, method: bytes, uri: bytes, headers: Headers, transport: Any) -> Admitted:
         """
         Decide, from its head alone, whether a request is answered; this is done once for each, before its body is read.
 
         @param transport: of the connection.
-        @return: who asks; C{None} where that was not looked at: the route is for everybody, or there is none.
         @raise RequestInvalid: the method, the path or C{Host} is not valid.
         @raise HostUnknown: it is addressed to a name that is not ours.
         @raise ForeignPage: a web page of another origin sent it.
@@ -120,10 +119,10 @@ class AdminApp:
         refuse_other_host(host, self._hosts, "admin: hosts", getattr(transport.getHost(), "host", ""))
         refuse_foreign_page(headers, host)
         route = self._meant(method, uri)
-        if isinstance(route, HTTPException) or route.role is None:
-            return None
-        if route.path == METRICS and self._operators.metrics_open:
-            return None
+        if isinstance(route, HTTPException):
+            return Admitted(None)
+        if route.role is None or (route.path == METRICS and self._operators.metrics_open):
+            return Admitted(route)
         operator = Operator(Role.READ, address=getattr(transport.getPeer(), "host", "-"))
         try:
             operator = self._operators.identify(method, headers, transport)
@@ -140,7 +139,7 @@ class AdminApp:
             what = f"{route.method} {unquote_to_bytes(uri.partition(b'?')[0]).decode()}"
             self._audit.note(action, what, "refused", **operator.noted, why=str(error))
             raise
-        return operator
+        return Admitted(route, operator)
 
     def healthz(self, request: Request) -> Reply:
         """Alive: the reactor turns."""
@@ -183,11 +182,14 @@ class AdminApp:
 
     def _add(self, route: Route) -> None:
         async def answer(request: Request, **parameters: str) -> bytes | None:
+            if request.admitted.route is not route:  # type: ignore[attr-defined]
+                # Klein reads the path by itself: what it finds has to be what was decided about.
+                raise RequestInvalid("the path means two things")
             about(request).what = parameters.get("reference", "")
             outcome, why = "failed", "the connection ended before it did; what had been begun may be done"
             try:
                 check_query(request, route.query)
-                reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)  # type: ignore[arg-type]
+                reply: Reply | None = await maybeDeferred(route.answer, request, **parameters)
                 outcome, why = outcome_of(about(request).error)
                 if reply is not None and reply.status >= 400:
                     # A page of its own for who reads it.
@@ -266,10 +268,10 @@ class AdminResource(Resource):
 
     def render(self, request: Request) -> Any:
         """See L{Resource.render}."""
-        if not getattr(request, "is_admitted", False):
+        if getattr(request, "admitted", None) is None:
             transport = request.channel.transport
             try:
-                request.operator = self._app.admit(  # type: ignore[attr-defined]  # any request of Twisted's will do
+                request.admitted = self._app.admit(  # type: ignore[attr-defined]  # any request of Twisted's will do
                     request.method, request.uri, request.requestHeaders, transport
                 )
             except PullcacheError:
@@ -284,17 +286,10 @@ class AdminRequest(ServerRequest):
     """
     A request of an operator.
 
-    @ivar operator: who asks, see L{AdminApp.admit}.
-    @ivar is_admitted: whether that was decided when its head had come.
+    @ivar admitted: see L{AdminApp.admit}; C{None} until that is decided.
     """
 
-    operator: Operator | None = None
-    is_admitted = False
-
-    def unregisterProducer(self) -> None:
-        """As Twisted's; after the connection is lost there is nothing to take back."""
-        if self.channel is not None:
-            super().unregisterProducer()
+    admitted: Admitted | None = None
 
 
 class AdminChannel(ServerChannel):
@@ -315,7 +310,7 @@ class AdminChannel(ServerChannel):
         if self.length != 0:
             request: AdminRequest = self.requests[-1]
             try:
-                request.operator = self._app.admit(
+                request.admitted = self._app.admit(
                     self._command, self._path, request.requestHeaders, self.transport
                 )
             except PullcacheError as error:
@@ -323,7 +318,6 @@ class AdminChannel(ServerChannel):
                 more = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers_of(error).items()]
                 self.refuse(status, msgspec.json.encode(found), more)
                 return
-            request.is_admitted = True
         super().allHeadersReceived()
 
     def overload(self) -> bytes:

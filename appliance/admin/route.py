@@ -276,10 +276,23 @@ def body(request: Request, kind: type[S]) -> S:
         raise Refused(400, "bad-request", f"the body is not understood: {error}") from None
 
 
+@dataclass(frozen=True)
+class Admitted:
+    """
+    What was decided of a request from its head.
+
+    @ivar route: the one that it may have, C{None}: there is none.
+    @ivar operator: who asks; C{None} where that was not looked at, since the route is for everybody.
+    """
+
+    route: Route | None
+    operator: Operator | None = None
+
+
 def operator_of(request: Request) -> Operator:
     """Who asks, as it was decided before the route was called; on a route for everybody it is not known."""
-    found: Operator = getattr(request, "operator", None) or Operator(Role.READ)
-    return found
+    admitted: Admitted = request.admitted  # type: ignore[attr-defined]  # any request of Twisted's will do
+    return admitted.operator or Operator(Role.READ)
 
 
 def raw(request: Request) -> bytes:

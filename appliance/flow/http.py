@@ -282,6 +282,10 @@ class ServerChannel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         """Refuse a body that is too long before it comes, and before C{100 Continue} is sent."""
+        if not self._path.startswith(b"/") and self._path != b"*":
+            # RFC 9112 section 3.2.1. Twisted drops the first character, so that what one looks at is not what it finds.
+            self._respondToBadRequestAndDisconnect()
+            return
         request = self.requests[-1]
         taker = None if self.length == 0 else self.body_taker(request, self._command, self._path)
         if isinstance(taker, tuple):

@@ -30,6 +30,13 @@ def test_the_ping_is_answered_without_a_redirect(path: str) -> None:
     assert answer["Docker-Distribution-API-Version"] == "registry/2.0"
 
 
+@pytest.mark.parametrize("before", ["X", "./", "*", "http://cache.test/"])
+def test_a_path_begins_with_a_slash(before: str) -> None:
+    """Otherwise its first character would be dropped by some of those that look at it, and not by others."""
+    answer = Shop().get(f"{before}{manifest()[1:]}")
+    assert (answer.status, answer["Connection"]) == (400, "close")
+
+
 @pytest.mark.parametrize("path", ["/v2/", manifest(), blob(LAYER), "/v2/app/tags/list", "/v2/app/referrers/" + D, "/"])
 def test_no_response_names_the_software_below(path: str) -> None:
     """Server says pullcache, once."""

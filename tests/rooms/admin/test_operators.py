@@ -142,6 +142,22 @@ def test_each_route_takes_a_role(door: Door) -> None:
                 assert answer.code not in (401, 403), (route.name, role)
 
 
+@pytest.mark.parametrize(
+    "before", ["/", "//", "X", "X/", "\\", "./", "/./", "/x/../", "/%2e/", "%2F", "/%2F", "http://x/", "*", "#"]
+)
+def test_no_way_to_write_a_path_leads_past_the_question_who_asks(door: Door, before: str) -> None:
+    """Nor one to write a method: what is decided about is what is answered."""
+    for route in door.site.app.routes:
+        if route.name in OPEN:
+            continue
+        path = route.path.replace("<path:reference>", "x/y").replace("<n>", "1")
+        for name in (route.method, route.method.lower(), "HEAD", "OPTIONS"):
+            for target in (f"{before}{path[1:]}", f"{before}{path[1:]}/", f"{before}{path[1:].replace('/', '%2F')}"):
+                fields = "X-HTTP-Method-Override: POST", "X-Original-URL: /healthz", "Cookie: pullcache_session="
+                answer = door.ask(f"{name} {target}", *fields)
+                assert answer.code in (400, 401, 404, 405), (name, target)
+
+
 def test_a_request_with_a_body_is_refused_before_the_body_comes(door: Door) -> None:
     """Who may not ask for it is not asked to send what may be gigabytes."""
     for line, code in (("POST /api/v1/imports", 401), ("POST /api/v1/scrubs", 401)):
