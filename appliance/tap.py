@@ -10,12 +10,13 @@ import errno
 import gc
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -128,13 +129,7 @@ class PullcacheService(Service):
         self._log_lines = AccessLog(writer_to(self._settings.access_log), reactor)
         self._metrics = Metrics(reactor, self._log_lines)
         self._audit = Audit(audit_file(self._settings), self._threads, reactor)
-        self._flushing = LoopingCall(self._flush)
-        self._sweeping = LoopingCall(self._sweep)
-        self._scrubbing = LoopingCall(self._scrub)
-        self._reading = LoopingCall(self._read_certificates)
-        self._renewing = LoopingCall(self._renew_certificates)
-        for each in (self._flushing, self._sweeping, self._scrubbing, self._reading, self._renewing):
-            each.clock = reactor
+        self._timers: list[LoopingCall] = []
 
     def privilegedStartService(self) -> None:
         """Claim the store and the ports, while this process may still bind low ones."""
@@ -220,12 +215,19 @@ class PullcacheService(Service):
         recovering.addBoth(lambda _: self._ports.accept())
         self._store.measure().addErrback(self._failed, "measuring the store")
         Deferred.fromCoroutine(services.flights.resume(services.access)).addErrback(self._failed, "resuming")
-        self._sweeping.start(SWEEP_INTERVAL)
-        self._scrubbing.start(SCRUB_INTERVAL, now=False)
-        self._flushing.start(FLUSH_INTERVAL, now=False)
-        self._reading.start(READ_INTERVAL, now=False)
-        self._renewing.start(RENEW_INTERVAL)
+        self._every(SWEEP_INTERVAL, self._sweep, "sweeping what is left over", now=True)
+        self._every(RENEW_INTERVAL, self._renew_certificates, "renewing certificates", now=True)
+        self._every(READ_INTERVAL, self._read_certificates, "reading certificates")
+        self._every(FLUSH_INTERVAL, self._flush, "saving")
+        self._every(SCRUB_INTERVAL, services.scrub.job, "hashing what is held")
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
+
+    def _every(self, seconds: float, job: Callable[[], Any], what: str, now: bool = False) -> None:
+        """Do it again and again, so many seconds from one begin to the next; what fails is logged, and tried again."""
+        timer = LoopingCall(lambda: maybeDeferred(job).addErrback(self._failed, what))
+        timer.clock = self._reactor
+        timer.start(seconds, now=now)
+        self._timers.append(timer)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -236,32 +238,40 @@ class PullcacheService(Service):
 
     async def _stop(self) -> None:
         services = self._services
-        self._flushing.stop()
-        self._reading.stop()
-        self._renewing.stop()
-        self._sweeping.stop()
-        self._scrubbing.stop()
-        await services.scrub.stop()
-        await services.stop_imports()
-        await services.prefetch.stop()
-        services.repair.stop()
-        await self._ports.close()
-        deadline = self._reactor.seconds() + self._settings.shutdown_grace
+        for timer in self._timers:
+            if timer.running:
+                timer.stop()
+        # What fails keeps nothing from being saved, nor the process from ending: it does not while there are threads.
+        for what, step in (
+            ("stopping the scrub", services.scrub.stop),
+            ("stopping imports", services.stop_imports),
+            ("stopping what is fetched of images", services.prefetch.stop),
+            ("stopping the repair", services.repair.stop),
+            ("closing the ports", self._ports.close),
+            ("waiting for transfers", self._wait_for_clients),
+            ("leaving the upstreams", services.leave_upstreams),
+            ("cutting what is fetched", services.flights.stop),
+            ("saving", self._flush),
+            ("saving repositories", lambda: services.repositories.flush(whole=True)),
+            ("saving the usage", lambda: services.usage.flush(now=True)),
+            ("writing the access log", self._log_lines.flush),
+            ("writing the audit log", self._end_audit),
+            ("ending the threads", self._pool.stop),
+            ("giving back the store", self._ownership.release),
+        ):
+            await maybeDeferred(step).addErrback(self._failed, what)
+
+    async def _wait_for_clients(self) -> None:
+        """Until they are answered, or C{shutdown_grace} is over."""
+        services, deadline = self._services, self._reactor.seconds() + self._settings.shutdown_grace
         for listener in services.listeners:
             listener.close_idle()
         while services.busy and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, 0.05)
-        for remote in services.access.remotes.values():
-            remote.registry.stop()
-        await services.flights.stop()
-        await self._flush()
-        await services.repositories.flush(whole=True)
-        await Deferred.fromCoroutine(services.usage.flush(now=True)).addErrback(self._failed, "saving the usage")
-        self._log_lines.flush()
+
+    def _end_audit(self) -> Deferred[None]:
         self._audit.note("stop", "", "done")
-        await self._audit.flush()
-        self._pool.stop()
-        self._ownership.release()
+        return self._audit.flush()
 
     def reload(self) -> None:
         """Read the configuration again; a bad one is reported and the old one stays in force."""
@@ -336,34 +346,23 @@ class PullcacheService(Service):
         ]
         return DeferredList(writes).addCallback(lambda _: None)
 
-    def _sweep(self) -> Deferred[None]:
-        """
-        Remove what is left over and old, and try again what is damaged; fires when done, or not, which is logged.
-        """
+    async def _sweep(self) -> None:
+        """Remove what is left over and old, and try again what is damaged."""
         services = self._services
-        sweeping = Deferred.fromCoroutine(services.leftovers.sweep(services.access))
-        sweeping.addErrback(self._failed, "sweeping what is left over")
         mending = Deferred.fromCoroutine(services.repair.resume())
         mending.addErrback(self._failed, "finding what was set aside")
-        return DeferredList([sweeping, mending]).addCallback(lambda _: None)
+        await services.leftovers.sweep(services.access)
+        await mending
 
-    def _read_certificates(self) -> Deferred[None]:
-        """Read certificates again that have changed; fires when done, or not, which is logged."""
-        reading = Deferred.fromCoroutine(self._endpoints.look(self._threads))
-        return reading.addCallback(self._show_expiry).addErrback(self._failed, "reading certificates")
-
-    def _renew_certificates(self) -> Deferred[None]:
-        """Renew what is ours to renew; fires when done, or not, which is logged."""
-        renewing = Deferred.fromCoroutine(self._endpoints.renew(self._threads))
-        return renewing.addCallback(self._show_expiry).addErrback(self._failed, "renewing certificates")
-
-    def _show_expiry(self, _: object) -> None:
+    async def _read_certificates(self) -> None:
+        """Read certificates again that have changed, and say when they end."""
+        await self._endpoints.look(self._threads)
         self._metrics.shows({str(each.path): each.until for each in self._endpoints.certificates()})
 
-    def _scrub(self) -> Deferred[None]:
-        """Hash what is held, if it is time; fires when that has ended, or failed, which is logged."""
-        scrubbing = Deferred.fromCoroutine(self._services.scrub.job())
-        return scrubbing.addErrback(self._failed, "hashing what is held")
+    async def _renew_certificates(self) -> None:
+        """Renew what is ours to renew."""
+        await self._endpoints.renew(self._threads)
+        await self._read_certificates()
 
     def _failed(self, failure: Failure, what: str) -> None:
         if isinstance(failure.value, OSError) and failure.value.errno in _OF_THE_WHOLE_DISK:

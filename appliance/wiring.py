@@ -342,6 +342,11 @@ class Services:
             await self.inbox.stop()
         await self.imports.stop()
 
+    def leave_upstreams(self) -> None:
+        """Ask none of them any more."""
+        for remote in self.access.remotes.values():
+            remote.registry.stop()
+
     def configure(self, settings: Settings) -> None:
         """
         Follow a configuration that was read again. Upstreams that did not change keep their connections and tokens;
