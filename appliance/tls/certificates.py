@@ -86,7 +86,7 @@ class ServerCertificate:
         """What it is for: DNS names in lower case and addresses; the common name where there is no such list."""
         try:
             listed = self.own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except (x509.ExtensionNotFound, ValueError):
+        except x509.ExtensionNotFound:
             return tuple(str(each.value).lower() for each in self.own.subject if each.oid == x509.NameOID.COMMON_NAME)
         hosts = [name.lower() for name in listed.get_values_for_type(x509.DNSName)]
         return (*hosts, *map(str, listed.get_values_for_type(x509.IPAddress)))
@@ -102,7 +102,7 @@ class ServerCertificate:
             yield f"{called} does not hold before {day_of(self.since)}; clients refuse it until then"
         try:
             self.own.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        except (x509.ExtensionNotFound, ValueError):
+        except x509.ExtensionNotFound:
             yield f"{called} has no subjectAltName: docker, containerd and other clients written in Go refuse it"
         try:
             is_open = bool(self.key_path.stat().st_mode & stat.S_IROTH)
@@ -278,7 +278,7 @@ def _is_wanted(name: str) -> bool:
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return False
 
 
@@ -286,7 +286,7 @@ def _has_names(certificate: x509.Certificate) -> bool:
     """Whether it is for hosts: a certificate that vouches for itself often says that it may sign others, too."""
     try:
         certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return False
     return True
 

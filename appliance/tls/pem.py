@@ -19,12 +19,13 @@ from appliance.errors import ConfigError
 LIMIT = 16 * 1024 * 1024
 """The longest file that is read, in bytes: lists of revoked certificates are the long ones."""
 
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+# One without an end, as in a file that is being written, is found as well, so that it is a fault.
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(?:.*?-----END CERTIFICATE-----|.*)", re.DOTALL)
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
-_REVOKED = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_REVOKED = re.compile(rb"-----BEGIN X509 CRL-----(?:.*?-----END X509 CRL-----|.*)", re.DOTALL)
 
 #: What tells one state of a file from another; C{None} for a file that is not there.
-Stamp = tuple[int, int, int] | None
+Stamp = tuple[int, int, int, int] | None
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -33,7 +34,8 @@ def stamp_of(path: Path) -> Stamp:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    # The second changes with the owner and the mode: what could not be read is tried again when it may be.
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def content_of(path: Path, key: str) -> bytes:
@@ -53,8 +55,9 @@ def certificates_in(data: bytes, path: Path, key: str) -> list[x509.Certificate]
     try:
         found = [x509.load_pem_x509_certificate(pem) for pem in _CERTIFICATE.findall(data)]
         for each in found:
-            each.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+            # The rest of it is parsed when it is asked for, and must not fail then.
+            _ = each.subject, each.issuer, each.public_key(), each.extensions
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise ConfigError(f"{key}: {path} holds a certificate that cannot be read") from None
     return found
 

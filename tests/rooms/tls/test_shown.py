@@ -84,6 +84,25 @@ def test_half_a_file_changes_nothing(tmp_path: Path, content: bytes) -> None:
     assert Visitor(site).shown == before
 
 
+def test_half_a_chain_changes_nothing(tmp_path: Path) -> None:
+    """A file that is being written in place: the certificate itself is whole already, and so is its key."""
+    middle = ROOT.issue("Middle", authority=True)
+    whole = middle.issue("cache.site")
+    site = Site.of(tmp_path, whole)
+    (tmp_path / "site.pem").write_bytes(whole.certificates[:-30])
+    assert not site.look()
+    assert "cannot be read" in site.server.faults[0]
+    assert len(Visitor(site).tls.get_peer_cert_chain() or ()) == 2
+
+
+def test_a_file_that_may_be_read_now_is_tried_again(tmp_path: Path) -> None:
+    """Neither its content nor its date has changed."""
+    ROOT.issue("a.site").write(tmp_path, "a")
+    before = CertificateFolder(tmp_path).stamps()
+    (tmp_path / "a.key").chmod(0o600)
+    assert CertificateFolder(tmp_path).stamps() != before
+
+
 def test_a_key_that_openssl_holds_for_too_short_changes_nothing(tmp_path: Path) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -292,6 +311,8 @@ def test_the_stamps_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None:
 def test_tls_1_2_and_newer_is_spoken(tmp_path: Path, version: int, is_spoken: bool) -> None:
     site = Site.of(tmp_path, ROOT.issue("a.site"))
     assert (Visitor(site, versions=(version, version)).error is None) == is_spoken
+    # Their owner is told why his old clients are not let in.
+    assert site.refused == ([] if is_spoken else [("handshake", "192.0.2.7", "unsupported protocol")])
 
 
 def test_who_speaks_http_without_tls_is_told_so(tmp_path: Path) -> None:
