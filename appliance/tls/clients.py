@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -84,8 +85,12 @@ class ClientTrust:
         if flags:
             store.set_flags(flags)
 
-    def believes(self, certificate: crypto.X509, chain: Sequence[crypto.X509]) -> bool:
-        """Whether a client's certificate would be believed now, with the C{chain} that it has sent."""
+    def believes(self, certificate: crypto.X509, chain: Sequence[crypto.X509], now: float) -> bool:
+        """
+        Whether a client's certificate would be believed by C{now}, seconds of the wall clock, with the C{chain} that it
+        has sent.
+        """
+        self._store.set_time(datetime.fromtimestamp(now, UTC))
         try:
             crypto.X509StoreContext(self._store, certificate, list(chain)).verify_certificate()
         except crypto.X509StoreContextError:

@@ -161,6 +161,7 @@ class Endpoints:
         @param audit: is told of connections that are turned away in front of HTTP, and of certificates.
         @raise ConfigError: one means nothing, or names a file that cannot be used.
         """
+        self._settings = settings
         self._source = source
         self._audit = audit
         self._clock: IReactorTime = reactor
@@ -192,7 +193,16 @@ class Endpoints:
     def warnings(self) -> list[str]:
         """What operators should know of the files, a line each. Looks at permissions."""
         now = wall(self._clock)
-        return list(dict.fromkeys(line for server in self.tls for line in server.warnings(now)))
+        found = [line for server in self.tls for line in server.warnings(now)]
+        for number, (endpoint, listen) in enumerate(zip(self.listeners, self._settings.listen, strict=True)):
+            shown = () if endpoint.tls is None else endpoint.tls.certificates
+            # Without a port; an address of IPv6 is in brackets.
+            hosts = [host[1:].partition("]")[0] if host[0] == "[" else host.partition(":")[0] for host in listen.hosts]
+            other = [host for host in hosts if shown and not any(each.covers(host) for each in shown)]
+            if other:
+                what = f"no certificate of {endpoint.description} is for {', '.join(other)}; clients refuse it"
+                found.append(f"{self._source}: listen[{number}].hosts: {what}")
+        return list(dict.fromkeys(found))
 
     async def look(self, threads: IThreads) -> None:
         """Read the files again that have changed."""
@@ -206,7 +216,7 @@ class Endpoints:
                             self._note(f"{one.path}: {', '.join(one.names)}", "done", f"until {day_of(one.until)}")
 
     async def renew(self, threads: IThreads) -> None:
-        """Make those anew that L{appliance.tls.authority} has made and that end before long, and have them in force."""
+        """Make those anew that L{appliance.tls.authority} has made and that end before long; L{look} finds them."""
         now = wall(self._clock)
         for folder in dict.fromkeys(server.source.folder for server in self.tls):
             try:
@@ -216,7 +226,6 @@ class Endpoints:
             except ConfigError as error:
                 self._log.warn("{folder}: the certificate was not renewed: {error}", folder=folder, error=error)
                 self._note(str(folder), "failed", str(error))
-        await self.look(threads)
 
     def _turned_away(self, action: str, address: str, why: str) -> None:
         """A connection never came as far as HTTP. However many come, a line a second is logged."""
@@ -251,6 +260,7 @@ class Endpoints:
                 steps.append(self.admin.prepared(_asked_by(settings.admin, settings), settings.trusted_proxies))
 
         def follow() -> None:
+            self._settings = settings
             for step in steps:
                 step()
 

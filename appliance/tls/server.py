@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReacto
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.errors import ConfigError
@@ -29,14 +30,17 @@ from appliance.tls.certificates import CertificateSource, ServerCertificate, add
 from appliance.tls.clients import ClientFiles, ClientTrust, names_in, reason
 from appliance.tls.pem import Stamp
 
-#: Called for a client that is turned away before it could ask for anything: whether for its C{certificate} or as a
-#: C{proxy}, its address, and why.
+#: Called for a client that is turned away before it could ask for anything: whether for its C{certificate}, in the
+#: C{handshake} or as a C{proxy}, its address, and why.
 Refused = Callable[[str, str, str], None]
 
 PROTOCOL = b"http/1.1"
 
 # Lists of revoked certificates are made anew each day or each week.
 _CRL_ENDS_SOON = 2 * 86400.0
+
+# What OpenSSL calls a client that shows none.
+_WITHOUT_CERTIFICATE = "peer did not return a certificate"
 
 _TEXT = b"Client sent an HTTP request to an HTTPS server.\n"
 _WITHOUT_TLS = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + _TEXT
@@ -143,8 +147,9 @@ class TlsServer:
         known = {each.chain: each for each in self.certificates}
         if {each.chain for each in certificates} == known.keys():
             return False
-        self.certificates = [known.get(each.chain, each) for each in certificates]
-        self._contexts = {each: self._contexts.get(each) or self._context(each) for each in self.certificates}
+        certificates = [known.get(each.chain, each) for each in certificates]
+        self._contexts = {each: self._contexts.get(each) or self._context(each) for each in certificates}
+        self.certificates = certificates
         for each in self.certificates:
             if each.chain not in known:
                 names, until = ", ".join(each.names), each.own.not_valid_after_utc
@@ -239,8 +244,14 @@ def _verified(connection: SSL.Connection, certificate: crypto.X509, error: int, 
     """OpenSSL has looked at one certificate of a client's chain."""
     if not is_right:
         # Not its names: whatever a stranger wrote there would be in the log.
-        connection.get_app_data().refuse(f"{certificate.get_serial_number():x}: {reason(error)}")
+        connection.get_app_data().refuse("certificate", f"{certificate.get_serial_number():x}: {reason(error)}")
     return bool(is_right)
+
+
+def _said(error: SSL.Error) -> str:
+    """What OpenSSL says went wrong; empty for a connection that just ended."""
+    reasons = error.args[0] if error.args else ()
+    return str(reasons[0][-1]) if isinstance(reasons, list) and reasons else ""
 
 
 class TlsConnection(BufferingTLSTransport):
@@ -259,6 +270,7 @@ class TlsConnection(BufferingTLSTransport):
     _is_first = True
     _is_plain = False
     _is_anonymous = False
+    _is_refused = False
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes of the handshake, or behind it. Who speaks HTTP without TLS is told so, as Go's servers do."""
@@ -285,15 +297,32 @@ class TlsConnection(BufferingTLSTransport):
             certificate = self._shown.to_cryptography()
             self._shown_until = certificate.not_valid_after_utc.timestamp()
             self._names = {each: names_in(certificate, each) for each in (SUBJECT, SAN)}
-        if self.trust is not trust and trust.believes(self._shown, connection.get_peer_cert_chain() or ()):
-            self.trust = trust
-        if self.trust is not trust or wall(self.server.clock) >= self._shown_until:
+        now = wall(self.server.clock)
+        if now >= self._shown_until:
             return None
+        if self.trust is not trust or (trust.until is not None and now >= trust.until):
+            # A handshake would end otherwise by now.
+            if not trust.believes(self._shown, connection.get_peer_cert_chain() or (), now):
+                return None
+            self.trust = trust
         return self._names[which]
 
-    def refuse(self, why: str) -> None:
-        """The handshake fails for this reason, which the client is not told in these words."""
-        self.server.refused("certificate", str(getattr(self.getPeer(), "host", "-")), why)
+    def refuse(self, what: str, why: str) -> None:
+        """The handshake fails for this reason, which the client is not told in these words; see L{Refused}."""
+        if not self._is_refused:
+            self._is_refused = True
+            self.server.refused(what, str(getattr(self.getPeer(), "host", "-")), why)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """The connection is gone; a handshake that OpenSSL has ended is told of, one that the client left is not."""
+        failure = self._reason
+        if not self._handshakeDone and failure is not None and failure.check(SSL.Error):
+            why = _said(failure.value)
+            if why == _WITHOUT_CERTIFICATE:
+                self.refuse("certificate", "it has shown none, and one is required")
+            elif why:
+                self.refuse("handshake", why)
+        super().connectionLost(reason)
 
 
 class TlsFactory(TLSMemoryBIOFactory):

@@ -62,7 +62,9 @@ def test_a_client_without_one_is_let_in_where_none_is_required(tmp_path: Path) -
 def test_and_not_where_one_is(tmp_path: Path) -> None:
     site = site_for(tmp_path, required=True)
     assert Visitor(site).error is not None
+    assert site.refused == [("certificate", "192.0.2.7", "it has shown none, and one is required")]
     assert Visitor(site, shows=NODE).error is None
+    assert len(site.refused) == 1
 
 
 @pytest.mark.parametrize("versions", VERSIONS)
@@ -144,6 +146,22 @@ def test_a_certificate_that_ends_while_its_client_is_connected_names_it_no_more(
     assert names(visitor) is not None
     site.clock.advance(2 * 86400)
     assert names(visitor) is None
+
+
+def test_a_list_that_ends_while_a_client_is_connected_leaves_it_without_a_name(tmp_path: Path) -> None:
+    """As it would be without one after its next handshake; with the next list it has its name again."""
+    site = site_for(tmp_path, CLIENTS.revoking(days=0.2))
+    first = Visitor(site, shows=NODE)
+    again = Visitor(site, returning=first)
+    site.clock.advance(0.5 * 86400)
+    assert names(first) is None
+    assert names(again) is None
+    replace(tmp_path / "revoked.pem", CLIENTS.revoking())
+    site.look()
+    assert names(first) is not None
+    replace(tmp_path / "revoked.pem", CLIENTS.revoking(NODE))
+    site.look()
+    assert names(first) is None
 
 
 def test_a_session_with_a_certificate_is_resumed_with_its_name(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_a_certificate_of_our_own_making_is_renewed_in_time(tmp_path: Path) -> N
     reactor.rightNow += 25 * 86400
     assert "ends on" in endpoints.warnings()[0] and "in 5 days; renew it" in endpoints.warnings()[0]
     result(endpoints.renew(InlineThreads()))
+    result(endpoints.look(InlineThreads()))
     (after,) = endpoints.certificates()
     assert after.until > before.until and endpoints.warnings() == []
     assert audit.lines == [("certificate", f"{tmp_path}/server.pem: cache.site", "done")]
@@ -189,6 +190,14 @@ def test_warnings_name_what_clients_will_refuse(tmp_path: Path) -> None:
     found = "\n".join(Endpoints(Reactor(), made, "here.yaml").warnings())
     assert "plain.key holds a secret and can be read by everybody" in found
     assert "has no subjectAltName" in found and "ends on" in found
+
+
+def test_hosts_that_no_certificate_is_for_are_warned_of(tmp_path: Path) -> None:
+    hosts = ", hosts: [cache.site, 'cache.site:5000', 'other.site:5000', '[::1]:5000', '*.site']"
+    made = settings(tmp_path, listen=hosts)
+    (warning,) = (each for each in Endpoints(Reactor(), made, "here.yaml").warnings() if "].hosts: " in each)
+    assert warning.startswith("here.yaml: listen[0].hosts: no certificate of tls:")
+    assert "is for other.site, ::1, *.site; clients" in warning
 
 
 def test_a_thousand_refusals_a_second_are_a_line_a_second(tmp_path: Path) -> None:

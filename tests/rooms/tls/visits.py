@@ -9,9 +9,11 @@ from typing import Any
 from OpenSSL import SSL, crypto
 from OpenSSL._util import lib
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from appliance.flow.disk import InlineThreads
 from appliance.tls.certificates import CertificateFolder, CertificateSource, NamedFiles
@@ -107,6 +109,8 @@ class Visitor:
         self.protocol.makeConnection(self.transport)
         self._step(self.tls.do_handshake)
         self.say(b"")
+        if self.transport.disconnecting:
+            self.protocol.connectionLost(Failure(ConnectionDone()))
 
     def _set_up(
         self,
