@@ -302,6 +302,9 @@ class IBlobStore(Interface):
     def inspect(digest: Digest) -> Deferred[Unfinished | None]:
         """What is known of such a blob without reading its bytes, C{None} when there is nothing of it."""
 
+    def is_receiving(digest: Digest) -> bool:
+        """Whether such a blob is being received: another ingest of it begins with its first byte."""
+
     def forget(digest: Digest) -> Deferred[bool]:
         """Throw away what is left of such a blob; C{False}, and nothing is, when it is being received now."""
 

@@ -79,7 +79,7 @@ class BlobIngest:
             if all(file.archive.can_go_back for file in blob.files):
                 continue
             staged = None
-            if blob.size > SMALL and blob.digest not in unneeded:
+            if blob.size > SMALL and blob.digest not in unneeded and not self._store.is_receiving(blob.digest):
                 staged = await self._store.inspect(blob.digest)
             start = 0 if staged is None else staged.size
             for file in blob.files:

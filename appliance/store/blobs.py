@@ -136,6 +136,10 @@ class FilesystemBlobStore:
         """See L{IBlobStore.inspect}."""
         return self._threads.call(self._inspect, self._partial / digest.file_name)
 
+    def is_receiving(self, digest: Digest) -> bool:
+        """See L{IBlobStore.is_receiving}."""
+        return digest in self._receiving
+
     def forget(self, digest: Digest) -> Deferred[bool]:
         """See L{IBlobStore.forget}."""
         if digest in self._receiving:

@@ -101,6 +101,10 @@ class MemoryBlobStore:
         data, origin = self._partial[digest]
         return succeed(Unfinished(len(data), origin, 0.0))
 
+    def is_receiving(self, digest: Digest) -> bool:
+        """See L{IBlobStore.is_receiving}."""
+        return digest in self._receiving
+
     def forget(self, digest: Digest) -> Deferred[bool]:
         """See L{IBlobStore.forget}."""
         if digest in self._receiving:

@@ -170,8 +170,10 @@ class IngestContract(SynchronousTestCase):
         """Bytes and note; what is being received is not touched, and what is not there is no error."""
         self.cut()
         ingest = self.ingest()
+        self.assertTrue(self.store.is_receiving(DIGEST))
         self.assertFalse(self.successResultOf(self.store.forget(DIGEST)))
         ingest.close()
+        self.assertFalse(self.store.is_receiving(DIGEST))
         self.assertEqual(self.store.unfinished(), [DIGEST])
         for _ in range(2):
             self.assertTrue(self.successResultOf(self.store.forget(DIGEST)))

@@ -105,6 +105,9 @@ class BrittleStore:
     def inspect(self, digest: Digest) -> Deferred[Unfinished | None]:
         return self._store.inspect(digest)
 
+    def is_receiving(self, digest: Digest) -> bool:
+        return self._store.is_receiving(digest)
+
     def forget(self, digest: Digest) -> Deferred[bool]:
         return self._store.forget(digest)
 
