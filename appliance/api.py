@@ -737,6 +737,9 @@ class ImportOrder(ImportChoices, frozen=True, kw_only=True, rename="camel", forb
 SENDING = "application/vnd.pullcache.sending"
 """What the head of archives is sent as: L{SendingOrder} in one line, then the bytes of all C{beginnings} in order."""
 
+MAX_SENDING_HEAD = 64 * 1024 * 1024
+"""The most bytes of a head: the manifests of some twenty thousand images."""
+
 
 class SentHead(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """

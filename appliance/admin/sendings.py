@@ -43,12 +43,14 @@ from appliance.admin.route import (
     value,
     values,
 )
-from appliance.api import SENDING, ImportChoices, Received, SendingOrder, Wanted, WantedEntry
+from appliance.api import MAX_SENDING_HEAD, SENDING, ImportChoices, Received, SendingOrder, Wanted, WantedEntry
+from appliance.bundle.contents import check_values
 from appliance.bundle.importer import ImportOptions, ImportProgress
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Renames
 from appliance.bundle.receipt import Receipt
 from appliance.bundle.sentarchive import ExpectedEntry, Passage, SentArchive
+from appliance.bundle.tar import MAX_ENTRIES
 from appliance.bundle.tarpassage import TarPassage
 from appliance.errors import BundleError, BundleNotRead, NotHeld
 from appliance.flow.arrival import Arrival
@@ -57,8 +59,8 @@ from appliance.flow.singleflight import ended, shielded
 from appliance.identity.roles import Role
 from appliance.interfaces import IAudit, IThreads
 
-HEAD_LIMIT = 64 * 1024 * 1024
-"""The most bytes of a head: the manifests of some twenty thousand images."""
+MAX_HEAD_VALUES = 8 * MAX_ENTRIES
+"""The most values in it: an entry has three, and its beginning three more; each takes memory, and time of all."""
 
 MOST = 4
 """Sendings at a time: each takes the memory of its head, and of what is planned."""
@@ -123,7 +125,7 @@ class Sendings:
                 "Import archives that are sent: their head; what is wanted of them, progress, a receipt or an error.",
                 NDJSON,
                 takes=SENDING,
-                body_limit=HEAD_LIMIT,
+                body_limit=MAX_SENDING_HEAD,
                 action="import",
                 role=Role.OPERATE,
             ),
@@ -154,6 +156,9 @@ class Sendings:
         sources = [each.source for each in sending.archives]
         about(request).what, about(request).is_trial = " ".join(sources), order.dry_run
         options = options_of(order)
+        if order.dry_run:
+            # It stores nothing, so it is in no other's way.
+            sending.key = sending.name
         await self._enter(sending)
         sending.lines = JsonLines(request, self._clock)
         sending.importing = Deferred.fromCoroutine(self._run(sending.archives, options, sending.lines.progress))
@@ -206,9 +211,9 @@ class Sendings:
             importing = Deferred.fromCoroutine(self._run_passing(passage, options))
             return Deferred.fromCoroutine(self._outcome(importing, [source])).addBoth(self._passed)
 
-        def unanswered(error: Mapping[str, Any]) -> None:
+        def unanswered(said: Mapping[str, Any]) -> None:
             # What is answered once it is whole is noted where that is done, as of any request.
-            outcome, why = outcome_of(error)
+            outcome, why = outcome_of(said if "error" in said else None)
             if not options.dry_run:
                 self._audit.note("import", source, outcome, **who, why=why)
 
@@ -337,11 +342,13 @@ class _PassingTaker:
         start: Callable[[Arrival], Deferred[tuple[int, object]]],
         unanswered: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """@param unanswered: called with the error document where the import ends before the request is whole."""
+        """@param unanswered: called with how the import ended, where the request does not become whole."""
         self._arrival = arrival
         self._start = start
         self._unanswered = unanswered
-        self._is_whole = False
+        self._is_whole = self._is_cut = False
+        # How it ended, while more of the request is to come.
+        self._said: Any = None
 
     def begin(self, body: RequestBody) -> None:
         self._arrival.begin(body)
@@ -350,9 +357,11 @@ class _PassingTaker:
             # What is still to come is of no use; who sends it is told why, as soon as that is certain.
             self._arrival.fail(BundleNotRead("the import has ended"))
             status, said = result if isinstance(result, tuple) else (500, document("internal", "the import was ended"))
-            if status != 200 and not self._is_whole:
+            if self._is_cut or (status != 200 and not self._is_whole):
                 self._unanswered(said)
                 body.refuse(status, msgspec.json.encode(said))
+            else:
+                self._said = said
             return status, said
 
         self.over = self._start(self._arrival).addBoth(ended)
@@ -365,7 +374,10 @@ class _PassingTaker:
         self._arrival.end()
 
     def cut(self) -> None:
+        self._is_cut = True
         self._arrival.fail(BundleNotRead("the connection was cut; send it again: what is stored is kept"))
+        if self._said is not None:
+            self._unanswered(self._said)
 
 
 def _choices_in(request: Request) -> ImportChoices:
@@ -409,8 +421,9 @@ def _parsed(data: bytes, passage: Passage) -> tuple[SendingOrder, list[SentArchi
     """
     line, newline, rest = data.partition(b"\n")
     try:
+        check_values(line, MAX_HEAD_VALUES)
         order = msgspec.json.decode(line, type=SendingOrder)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(400, "bad-request", f"the head is not understood: {error}") from None
     archives: list[SentArchive] = []
     at = 0

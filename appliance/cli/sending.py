@@ -16,7 +16,7 @@ import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.client import FileBodyProducer
 
-from appliance.api import SENDING, SentHead, Wanted
+from appliance.api import MAX_SENDING_HEAD, SENDING, SentHead, Wanted
 from appliance.bundle.archive import Archive, Item
 from appliance.bundle.bundlejson import decode
 from appliance.bundle.compression import Stop
@@ -29,9 +29,6 @@ from appliance.cli.failures import AnswerCut, CommandFailed, RefusedByAppliance,
 from appliance.cli.screen import Meter
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
-
-HEAD_LIMIT = 64 * 1024 * 1024
-"""The most bytes of a head that an appliance takes."""
 
 PART = 32 * 1024 * 1024
 """Bytes of one request: a proxy on the way may collect it whole before it passes it on."""
@@ -111,11 +108,11 @@ def head_of(archives: Sequence[Archive], choices: dict[str, Any]) -> bytes:
             if beginning := _beginning(archive, item, listed):
                 head.beginnings.append((number, len(beginning)))
                 beginnings += beginning
-                if len(beginnings) > HEAD_LIMIT:
+                if len(beginnings) > MAX_SENDING_HEAD:
                     break
         heads.append(head)
     whole = msgspec.json.encode({**choices, "archives": heads}) + b"\n" + beginnings
-    if len(whole) > HEAD_LIMIT:
+    if len(whole) > MAX_SENDING_HEAD:
         raise CommandFailed(
             "there are more manifests in it than can be sent first; copy it to the appliance's machine and import it"
             " there, or export the images into several bundles"
@@ -134,7 +131,7 @@ def _listed_documents(archive: Archive) -> set[str] | None:
 def _beginning(archive: Archive, item: Item, listed: set[str] | None) -> bytes:
     """What an import has to read of the entry before it knows what it wants: all, a little, or nothing."""
     if item.name in _DOCUMENTS:
-        return archive.whole(item, HEAD_LIMIT)
+        return archive.whole(item, MAX_SENDING_HEAD)
     if listed is not None:
         is_read = item.name in listed and item.size <= MAX_MANIFEST_BYTES
         return archive.whole(item, MAX_MANIFEST_BYTES) if is_read else b""

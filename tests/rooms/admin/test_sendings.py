@@ -445,6 +445,29 @@ def test_the_same_archive_has_one_intake(file: Path) -> None:
     assert serves(site)
 
 
+def test_a_trial_ends_no_sending(file: Path) -> None:
+    """It stores nothing: who only looks does not stop who sends."""
+    site = Appliance(offline=True)
+    sender = Sender(site, file)
+    data = sender.data
+    part = sender.put(data[:1_000_000], length=len(data))
+    assert Sender(site, file, dryRun=True).receipt["dryRun"]
+    part.send(data[1_000_000:])
+    assert sender.receipt["newBlobs"] and serves(site)
+
+
+def test_what_is_received_on_another_way_too_is_asked_for_from_its_beginning(file: Path) -> None:
+    """A client's pull, or an import of a file, has a part of it: that part is not to be gone on with from here."""
+    site, layer = Appliance(offline=True), CONTENT.layers[0]
+    pull = result(site.store.ingest(Digest.parse(layer.digest)))
+    result(pull.write([layer.data[:600_000]]))
+    sender = Sender(site, file)
+    assert {each.start for each in sender.wanted.wanted} == {0}
+    sender.put(sender.data)
+    pull.close()
+    assert sender.receipt["newBlobs"] and serves(site)
+
+
 def test_a_sender_that_falls_silent_is_given_up(file: Path) -> None:
     """What it held is free again, and what has come is kept."""
     site = Appliance(offline=True)
@@ -522,6 +545,15 @@ def test_a_head_that_lies_is_refused(file: Path) -> None:
     assert refused([["a", 1], ["a", 1]]) == refused([["a", 2**62]]) == refused([["a", -1]]) == (422, "bundle-damaged")
     assert refused([["a", 1]], b"x") == refused([["a", 1]], beginnings=[[0, 2]]) == (400, "bad-request")
     assert refused([["a", 1]], beginnings=[[7, 1]]) == refused("x") == (400, "bad-request")
+
+
+def test_a_head_of_too_many_entries_is_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take memory, and all clients' time."""
+    monkeypatch.setattr("appliance.admin.sendings.MAX_HEAD_VALUES", 30)
+    head = json.dumps({"archives": [{"source": "a.tar", "entries": [[str(n), 0] for n in range(12)]}]}).encode()
+    wire = Wire(Appliance()).begin("POST", "imports/sendings", len(head), SENDING).send(head)
+    assert (wire.status, wire.lines[-1]["error"]["code"]) == (400, "bad-request")
+    assert "30 are allowed" in wire.lines[-1]["error"]["message"]
 
 
 # -- volumes -----------------------------------------------------------------------------------------------------------
@@ -656,3 +688,13 @@ def test_what_is_sent_is_noted(tmp_path: Path, file: Path) -> None:
         ("import", str(file), "done"),
     ]
     assert all(each["address"] for each in site.audit.noted)
+
+
+@pytest.mark.parametrize("rest", [0, 200])
+def test_an_import_is_noted_where_its_request_never_ends(file: Path, rest: int) -> None:
+    """All of it came, and was published, and then the line was cut: it has been done."""
+    site, data = Appliance(offline=True), file.read_bytes()
+    wire = Wire(site).begin("POST", "imports?name=b.tar", len(data) + 1000, TAR).send(data).send(bytes(rest))
+    assert serves(site)
+    wire.leave()
+    assert noted(site) == [("import", "b.tar", "done")]

@@ -149,7 +149,7 @@ def test_what_the_appliance_says_counts_where_a_part_is_refused(file: Path) -> N
 
 def test_a_head_that_is_too_large_is_not_sent(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what can be done instead."""
-    monkeypatch.setattr("appliance.cli.sending.HEAD_LIMIT", 10)
+    monkeypatch.setattr("appliance.cli.sending.MAX_SENDING_HEAD", 10)
     run = Run(Elsewhere(), file)
     assert isinstance(run.error, CommandFailed) and "several bundles" in str(run.error)
 
