@@ -29,7 +29,10 @@ from appliance.interfaces import IAudit, IThreads
 ORDER_LIMIT = 4 * 1024 * 1024
 """Bytes of an order: ten thousand paths of four hundred bytes."""
 
-_WHY_NOT = "it is missing on the appliance, not for its user to read, or no file: the appliance's log says which"
+_WHY_NOT = (
+    "it is missing on the appliance, not for its user to read, or no file: the appliance's log says which; pullcache"
+    " import --send sends what you can read yourself"
+)
 
 
 class Imports:

@@ -201,13 +201,14 @@ class Sendings:
             raise Refused(
                 415, "unsupported-media-type", f"send an archive as Content-Type: application/x-tar, an order as {JSON}"
             )
-        options, source = options_of(_choices_in(request)), value(request, "name") or "the archive that was sent"
+        options = options_of(_choices_in(request))
+        source = (value(request, "name") or "the archive that was sent")[:1024]
         self._check_room()
         who = operator_of(request).noted | {"address": getattr(request.channel.getPeer(), "host", "-")}
 
         def begin(arrival: Arrival) -> Deferred[tuple[int, object]]:
             self._passing += 1
-            passage = TarPassage(arrival, self._threads, source[:1024])
+            passage = TarPassage(arrival, self._threads, source)
             importing = Deferred.fromCoroutine(self._run_passing(passage, options))
             return Deferred.fromCoroutine(self._outcome(importing, [source])).addBoth(self._passed)
 
@@ -217,14 +218,16 @@ class Sendings:
             if not options.dry_run:
                 self._audit.note("import", source, outcome, **who, why=why)
 
-        return _PassingTaker(Arrival(self._clock, SILENCE, _silent), begin, unanswered)
+        return _PassingTaker(source, Arrival(self._clock, SILENCE, _silent), begin, unanswered)
 
     async def passed(self, request: Request) -> Reply | None:
         """The answer to a request whose body was an archive; C{None}: it was none."""
         taker = getattr(request, "taker", None)
         if not isinstance(taker, _PassingTaker):
+            if media_type(request) in _ARCHIVES:
+                raise Refused(400, "bad-request", "the body is empty; send an archive, with its length or in chunks")
             return None
-        about(request).what, about(request).is_trial = value(request, "name") or "", flag(request, "dryRun")
+        about(request).what, about(request).is_trial = taker.source, flag(request, "dryRun")
         status, said = await shielded(taker.over)
         if isinstance(said, dict) and "error" in said:
             about(request).error = said
@@ -331,6 +334,7 @@ class _PassingTaker:
     """
     See L{BodyTaker}: a body that is an archive.
 
+    @ivar source: its name.
     @ivar over: how its import ended.
     """
 
@@ -338,11 +342,13 @@ class _PassingTaker:
 
     def __init__(
         self,
+        source: str,
         arrival: Arrival,
         start: Callable[[Arrival], Deferred[tuple[int, object]]],
         unanswered: Callable[[Mapping[str, Any]], None],
     ) -> None:
         """@param unanswered: called with how the import ended, where the request does not become whole."""
+        self.source = source
         self._arrival = arrival
         self._start = start
         self._unanswered = unanswered

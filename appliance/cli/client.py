@@ -30,6 +30,9 @@ ERROR_BYTES = 64 * 1024
 #: The longest line of a stream of documents, in bytes; a receipt names every reference of a bundle.
 LINE_BYTES = 256 * 1024 * 1024
 
+#: The word for a request that is longer than may be.
+TOO_LARGE = "too-large"
+
 #: Bytes that may wait to be taken before the sender is asked to wait; a few reads of a socket.
 WAITING = 1024 * 1024
 
@@ -97,7 +100,13 @@ class AdminClient:
                 document = msgspec.json.decode(said)
             except (ValueError, RecursionError):
                 document = None
-            refused = refusal(document, f"{self.url} answered with status {response.code}")
+            otherwise = f"{self.url} answered with status {response.code}"
+            if document is None and response.code in (502, 503, 504):
+                raise Unreachable(f"{otherwise}: a proxy before the appliance does not reach it")
+            if document is None and response.code == 413:
+                large = f"{otherwise}: a proxy on the way takes no request so large (nginx: client_max_body_size)"
+                raise RefusedByAppliance(large, TOO_LARGE)
+            refused = refusal(document, otherwise)
             if response.code == 401:
                 raise RefusedByAppliance(f"{refused}{self._address.note}", refused.code)
             raise refused

@@ -63,6 +63,8 @@ async def imported(session: Session, options: Namespace) -> int:
     seen = [fault for fault in map(fault_of, files) if fault is not None]
     chosen = choices(options)
     try:
+        if options.send and seen:
+            raise CommandFailed(f"{seen[0]}; --send sends what is here")
         if options.send or (not seen and is_elsewhere(session.client.url)):
             receipt = await send(session, [Path(file) for file in files], chosen)
         else:

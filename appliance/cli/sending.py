@@ -23,15 +23,18 @@ from appliance.bundle.compression import Stop
 from appliance.bundle.contents import BUNDLE, INDEX, MANIFEST, OCI_LAYOUT, SIGNATURE, VOLUME, blob_name
 from appliance.bundle.reader import document_of, open_into
 from appliance.bundle.receipt import Receipt
-from appliance.cli.client import refusal
+from appliance.cli.client import TOO_LARGE, refusal
 from appliance.cli.command import Session
 from appliance.cli.failures import AnswerCut, CommandFailed, RefusedByAppliance, Unreachable
 from appliance.cli.screen import Meter
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 
-PART = 32 * 1024 * 1024
-"""Bytes of one request: a proxy on the way may collect it whole before it passes it on."""
+FIRST_PART = 1024 * 1024
+"""Bytes of the first request of some: what a proxy takes that was told nothing; each next one has twice as many."""
+
+MAX_PART = 32 * 1024 * 1024
+"""The most: a proxy may collect it whole before it passes it on. Half of one that does not come through."""
 
 TRIES = 10
 """Attempts in a row that bring nothing further before it is given up."""
@@ -67,16 +70,19 @@ async def send(session: Session, files: Sequence[Path], choices: dict[str, Any])
         for file in files:
             open_into(archives, file, Stop())
         head = head_of(archives, choices)
-        lacking, tries = None, 0
+        lacking, tries, most = None, 0, MAX_PART
         while True:
-            attempt = _Attempt(session, archives)
+            attempt = _Attempt(session, archives, most)
             try:
                 return await attempt.run(head)
             except (AnswerCut, Unreachable, RefusedByAppliance) as error:
                 if isinstance(error, RefusedByAppliance) and error.code not in _PASSING:
-                    raise
+                    if error.code != TOO_LARGE or attempt.part <= FIRST_PART:
+                        raise
                 if isinstance(error, Unreachable) and lacking is None:
                     raise
+                if attempt.part:
+                    most = max(FIRST_PART, attempt.part // 2)
                 if attempt.wanted is not None and (lacking is None or attempt.wanted < lacking):
                     lacking, tries = attempt.wanted, 0
                 tries += 1
@@ -150,14 +156,18 @@ class _Attempt:
     One connection's worth of it.
 
     @ivar wanted: bytes that the appliance asked for, C{None} before it did.
+    @ivar part: bytes of the request under way, 0 for none.
     """
 
-    def __init__(self, session: Session, archives: Sequence[Archive]) -> None:
+    def __init__(self, session: Session, archives: Sequence[Archive], most: int) -> None:
+        """@param most: bytes of one request."""
         self._session = session
         self._archives = archives
+        self._most = most
         self._sending: Deferred[None] | None = None
         self._why: Exception | None = None
         self.wanted: int | None = None
+        self.part = 0
 
     async def run(self, head: bytes) -> Receipt:
         """
@@ -200,15 +210,15 @@ class _Attempt:
 
     async def _send(self, wanted: Wanted) -> None:
         """Send what is wanted, request by request; an error is left to what the appliance says of it, for a while."""
-        at = 0
+        at, size = 0, FIRST_PART
         source = WantedBytes(self._archives, wanted)
         try:
             while at < wanted.bytes:
-                size = min(PART, wanted.bytes - at)
+                self.part = min(size, self._most, wanted.bytes - at)
                 path, parameters = f"imports/sendings/{wanted.sending}", {"at": str(at)}
-                body = FileBodyProducer(source.part(size))
+                body = FileBodyProducer(source.part(self.part))
                 await self._session.client.put(path, body, "application/octet-stream", parameters)
-                at += size
+                at, size, self.part = at + self.part, size * 2, 0
         except CancelledError:
             raise
         except Exception as error:

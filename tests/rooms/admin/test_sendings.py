@@ -177,6 +177,12 @@ def test_what_is_no_archive_is_refused_at_its_beginning() -> None:
     assert (wire.status, wire.lines[0]["error"]["code"]) == (422, "bundle-unreadable")
 
 
+def test_an_empty_body_is_said_to_be_empty() -> None:
+    """A file without bytes, or a program that does not say how many come."""
+    wire = Wire(Appliance(offline=True)).begin("POST", "imports", 0, TAR)
+    assert wire.status == 400 and "body is empty" in wire.lines[0]["error"]["message"]
+
+
 def test_a_form_of_a_web_page_is_no_archive() -> None:
     """What curl says of a body by itself is what a page may send without being asked."""
     wire = Wire(Appliance()).begin("POST", "imports", 10**9, "application/x-www-form-urlencoded")

@@ -17,7 +17,7 @@ from appliance.cli.command import Session
 from appliance.cli.failures import AnswerCut, CommandFailed, RefusedByAppliance, Unreachable
 from appliance.cli.imports import is_elsewhere
 from appliance.cli.screen import Screen, meter_for
-from appliance.cli.sending import LAST_WORD, TRIES, send
+from appliance.cli.sending import FIRST_PART, LAST_WORD, MAX_PART, TRIES, send
 from tests.rooms.cli.bundles import LAYER, single
 from tests.rooms.cli.runs import Answer, Appliance, ask
 from tests.rooms.cli.test_import import receipt
@@ -46,6 +46,8 @@ class Elsewhere:
         self.heads: list[bytes] = []
         self.parts: list[tuple[str, str, int]] = []
         self.fault: Exception | None = None
+        self.most = MAX_PART
+        self.refuses: Deferred[None] = Deferred()
 
     async def open(self, method: str, path: str, body: bytes, content_type: str) -> Any:
         assert (method, path) == ("POST", "imports/sendings")
@@ -65,6 +67,9 @@ class Elsewhere:
         self.parts.append((path, parameters["at"], body.length))
         if self.fault is not None:
             raise self.fault
+        if body.length > self.most:
+            await self.refuses
+            raise RefusedByAppliance("a proxy takes no request so large", "too-large")
 
     def as_kind(self, document: Any, kind: Any) -> Any:
         return read(document, kind)
@@ -147,6 +152,23 @@ def test_what_the_appliance_says_counts_where_a_part_is_refused(file: Path) -> N
     assert str(run.error) == "wrong bytes" and run.pauses == [LAST_WORD]
 
 
+def test_parts_grow_as_far_as_they_come_through(file: Path) -> None:
+    """A proxy that was told nothing takes one MB; one that waits for a slow line may give it up, so half is tried."""
+    size = 7 * FIRST_PART
+    (file / "a").write_bytes(bytes(size))
+    appliance = Elsewhere([wanted(size), Deferred()], [wanted(size - 3 * FIRST_PART, 3 * FIRST_PART), END])
+    appliance.most = 2 * FIRST_PART
+    run = Run(appliance, file)
+    appliance.refuses.callback(None)
+    assert run.receipt.bundle
+    assert [length // FIRST_PART for _, _, length in appliance.parts] == [1, 2, 4, 1, 2, 1]
+    appliance = Elsewhere([wanted(size), Deferred()])
+    appliance.most = FIRST_PART - 1
+    run = Run(appliance, file)
+    appliance.refuses.callback(None)
+    assert isinstance(run.error, RefusedByAppliance) and "so large" in str(run.error)
+
+
 def test_a_head_that_is_too_large_is_not_sent(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what can be done instead."""
     monkeypatch.setattr("appliance.cli.sending.MAX_SENDING_HEAD", 10)
@@ -178,6 +200,22 @@ def test_the_head_of_a_bundle_holds_its_documents_and_no_layer(tmp_path: Path) -
 def test_files_are_sent_where_the_appliance_is_on_another_machine(url: str, elsewhere: bool) -> None:
     """As far as its address tells; --send says it where a tunnel hides it."""
     assert is_elsewhere(url) is elsewhere
+
+
+def test_what_is_not_here_cannot_be_sent() -> None:
+    """It is said at once, and of this machine."""
+    appliance = Appliance({})
+    ended = ask(appliance, "import", "--send", "/there/a.tar")
+    assert ended.code == 1 and "as seen from here; --send sends what is here" in ended.err and not appliance.asked
+
+
+@pytest.mark.parametrize(("status", "said"), [(502, "does not reach it"), (413, "client_max_body_size")])
+def test_a_proxy_on_the_way_is_told_from_the_appliance(tmp_path: Path, status: int, said: str) -> None:
+    """What it answers has no reason of its own."""
+    (tmp_path / "layout").mkdir()
+    appliance = Appliance({"POST imports/sendings": Answer(b"<html>", status)})
+    ended = ask(appliance, "import", "--send", str(tmp_path / "layout"))
+    assert ended.code == 1 and said in ended.err
 
 
 def test_files_that_are_not_here_are_the_appliances_own(tmp_path: Path) -> None:
