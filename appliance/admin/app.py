@@ -205,8 +205,9 @@ class AdminApp:
                     address = getattr(request.getClientAddress(), "host", "-")
                     who = operator_of(request).noted | {"address": address}
                     self._audit.note(route.action, about(request).what, outcome, **who, why=why)
-                    # Who reads the answer can rely on it that its line outlives a power cut.
-                    await self._audit.flush()
+                    if outcome != "refused":
+                        # Who reads the answer can rely on it that its line outlives a power cut.
+                        await self._audit.flush()
 
         self._app.route(route.path, methods=[route.method], endpoint=route.name)(answer)
 

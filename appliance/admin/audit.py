@@ -2,9 +2,10 @@
 The audit log: a line of JSON for everything that is changed, or was refused, and by whom.
 
 What was done, or failed, is written at once: lines that come while others are being written are synced together. What
-was refused may come a thousand times a second, from clients that nothing is known of, and has three bounds: equal ones
-of a second are one line that says how many there were; so many different ones are written in a minute, of one address
-and of all; and of more than that, a minute's from one address are one line that says what was asked for, and how often.
+was refused, and logins that could not be looked at, may come a thousand times a second, from clients that nothing is
+known of, and has three bounds: equal ones of a second are one line that says how many there were; so many different
+ones are written in a minute, of one address and of all; and of more than that, a minute's from one address are one line
+that says what was asked for, and how often.
 So what operators did is not driven out by what was refused, and neither memory nor disk is filled by it.
 """
 
@@ -33,7 +34,7 @@ from appliance.flow.singleflight import Waiters
 from appliance.identity.roles import Role
 from appliance.interfaces import IAudit, IThreads
 
-REFUSED = "refused"
+REFUSED, FAILED = "refused", "failed"
 
 TOGETHER = 1.0
 """Seconds in which equal refusals are one line."""
@@ -78,7 +79,7 @@ class Audit:
         self._clock = clock
         # Refusals of this second; and those beyond the bounds, of this minute.
         self._equal: dict[tuple[object, ...], AuditEntry] = {}
-        self._rest: dict[tuple[str, str], AuditEntry] = {}
+        self._rest: dict[tuple[str, str, str], AuditEntry] = {}
         self._releasing: IDelayedCall | None = None
         # Lines about refusals in this minute, by address, and of all by "".
         self._written: Counter[str] = Counter()
@@ -124,8 +125,9 @@ class Audit:
             rule=_field(rule),
             why=_field(why),
         )
-        if outcome == REFUSED:
-            self._refuse(entry)
+        # A login fails where nobody can be looked up; that any client may cause as often as it likes, too.
+        if outcome == REFUSED or (action == "login" and outcome == FAILED):
+            self._bound(entry)
         else:
             self._add([entry])
 
@@ -139,7 +141,7 @@ class Audit:
 
     # -- what was refused -------------------------------------------------------------------------------------------
 
-    def _refuse(self, entry: AuditEntry) -> None:
+    def _bound(self, entry: AuditEntry) -> None:
         said = msgspec.structs.astuple(entry)[1:]
         same = self._equal.get(said)
         if same is not None:
@@ -154,13 +156,13 @@ class Audit:
             if self._releasing is None:
                 self._releasing = self._clock.callLater(TOGETHER, self._release)
             return
-        address = entry.address
-        if (entry.action, address) not in self._rest and len(self._rest) >= ADDRESSES:
+        action, outcome, address = entry.action, entry.outcome, entry.address
+        if (action, outcome, address) not in self._rest and len(self._rest) >= ADDRESSES:
             address = "-"
-        rest = self._rest.get((entry.action, address))
+        rest = self._rest.get((action, outcome, address))
         if rest is None:
-            self._rest[entry.action, address] = AuditEntry(
-                entry.time, entry.action, "", REFUSED, address=address, why=MANY
+            self._rest[action, outcome, address] = AuditEntry(
+                entry.time, action, "", outcome, address=address, why=MANY
             )
         else:
             rest.times += 1

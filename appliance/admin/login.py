@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
-from appliance.admin.operators import COOKIE, Operators, cookie_of
+from appliance.admin.operators import COOKIE, WRONG_TOKEN, Operators, cookie_of, login_required
 from appliance.admin.route import Reply, Route, about, body, json, media_type, operator_of, raw
 from appliance.api import LoggedIn, LoginOrder
 from appliance.identity.roles import TOKEN_LIMIT, Operator
@@ -84,10 +84,10 @@ class LoginPages:
         if grant is None:
             if not self._operators.asks:
                 raise Refused(409, "no-login", "no token is asked for here: admin: token_file names no file")
-            why = "that token is not, or no longer, in the appliance's admin: token_file"
+            refused = login_required(WRONG_TOKEN, "invalid_token")
             if is_form:
-                return _page(f"That did not work: {why}.", 401)
-            raise Refused(401, "login-required", why)
+                return _page(f"That did not work: {refused}.", refused.status, refused.headers)
+            raise refused
         about(request).what = grant.name
         # A session from before, perhaps another's, ends: who logs in is one operator from here on.
         self._operators.sessions.end(cookie_of(request.requestHeaders))
@@ -116,8 +116,8 @@ def _told(operator: Operator, csrf: str, headers: Mapping[str, str] | None = Non
     return Reply(answer.body, headers=headers or {"Cache-Control": "no-store"})
 
 
-def _page(said: str, status: int = 200) -> Reply:
-    return Reply(_PAGE.format(said=escape(said)).encode("utf-8"), status, HTML, PAGE_HEADERS)
+def _page(said: str, status: int = 200, more: Mapping[str, str] | None = None) -> Reply:
+    return Reply(_PAGE.format(said=escape(said)).encode("utf-8"), status, HTML, {**PAGE_HEADERS, **(more or {})})
 
 
 def _field(form: bytes) -> str:

@@ -32,6 +32,8 @@ COOKIE = "pullcache_session"
 CSRF = "X-CSRF-Token"
 """The field that a page of a session adds to every request that changes something."""
 
+WRONG_TOKEN = "that token is not, or no longer, in the appliance's admin: token_file"
+
 _SAFE = frozenset({b"GET", b"HEAD"})
 _PEER = struct.Struct("3i")
 
@@ -84,7 +86,7 @@ class Operators:
         if authorization:
             grant = self.granted(_bearer(authorization))
             if grant is None:
-                raise _unknown("that token is not, or no longer, in the appliance's admin: token_file", known=False)
+                raise login_required(WRONG_TOKEN, "invalid_token")
             return Operator(grant.role, grant.name, "token", address)
         session, grant = self.session_of(headers)
         if session is not None and grant is not None:
@@ -99,7 +101,7 @@ class Operators:
             if name is None:
                 raise Refused(403, "role-too-low", f"{names[0][:160]} has no role; give it one in admin: client_roles")
             return Operator(self._roles[name], name, "certificate", address)
-        raise _unknown("the admin endpoint asks who you are: give pullcache a --token-file, or log in at /login")
+        raise login_required("the admin endpoint asks who you are: give pullcache a --token-file, or log in at /login")
 
     def granted(self, token: str) -> Grant | None:
         """What a token gives, C{None} for one that is not known, or where none is."""
@@ -125,13 +127,13 @@ def cookie_of(headers: Headers) -> str:
 def _bearer(values: Sequence[str]) -> str:
     scheme, _, token = values[0].partition(" ")
     if len(values) > 1 or scheme.lower() != "bearer":
-        raise _unknown("Authorization: this endpoint takes a token, as in Authorization: Bearer TOKEN")
+        raise login_required("Authorization: this endpoint takes a token, as in Authorization: Bearer TOKEN")
     return token.strip()
 
 
-def _unknown(why: str, known: bool = True) -> Refused:
+def login_required(why: str, error: str = "") -> Refused:
     """RFC 6750 section 3: no error code for who has shown nothing yet."""
-    challenge = 'Bearer realm="pullcache"' + ("" if known else ', error="invalid_token"')
+    challenge = 'Bearer realm="pullcache"' + (f', error="{error}"' if error else "")
     return Refused(401, "login-required", why, {"WWW-Authenticate": challenge})
 
 

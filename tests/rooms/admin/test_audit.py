@@ -345,6 +345,23 @@ def test_one_address_that_tries_every_name_does_not_fill_the_log(kept: Kept) -> 
     assert kept.clock.getDelayedCalls() == []
 
 
+def test_a_checker_that_is_away_does_not_fill_the_log(kept: Kept) -> None:
+    """A login that could not be looked at is noted as failed, and any client may try a thousand a second."""
+    for number in range(1000):
+        kept.note("login", f"listen-{number}", "failed", means="basic", address="192.0.2.1", why="LDAP is away")
+    result(kept.audit.flush())
+    assert len(kept.lines) == EACH + 1
+    assert kept.lines[-1] | {"time": ""} == {
+        "time": "",
+        "action": "login",
+        "what": "",
+        "outcome": "failed",
+        "address": "192.0.2.1",
+        "times": 1000 - EACH,
+        "why": MANY,
+    }
+
+
 def test_many_addresses_do_not_fill_the_log_either(kept: Kept) -> None:
     """An IPv6 network has more of them than the disk has bytes; none of the refusals is left out of the count."""
     count = 5000

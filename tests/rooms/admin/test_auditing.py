@@ -154,3 +154,11 @@ def test_a_browsers_login_is_noted(door: Door) -> None:
     ]
     text = json.dumps(door.site.audit.noted)
     assert not any(secret in text for secret in (*TOKENS.values(), "wrong-", cookie.partition("=")[2]))
+
+
+def test_wrong_logins_do_not_make_the_log_durable_each(door: Door) -> None:
+    """Otherwise the bounds of what is refused would count for nothing where anybody may ask."""
+    door.site.audit.flushed = Deferred()
+    answer = door.ask("POST /login", body='{"token":"wrong"}')
+    assert (answer.code, answer.fields["www-authenticate"]) == (401, 'Bearer realm="pullcache", error="invalid_token"')
+    assert noted(door.site) == [("login", "", "refused")]
