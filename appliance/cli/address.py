@@ -46,7 +46,7 @@ class AdminAddress:
     @ivar name: as a person writes it.
     @ivar url: what requests are sent to, without a slash at the end.
     @ivar path: of the socket, C{None} for a URL.
-    @ivar note: what to say where that fails, empty for nothing.
+    @ivar note: why it is not the default socket, though that is there; empty for nothing.
     """
 
     name: str
@@ -68,9 +68,13 @@ def admin_address(
         why = _why_closed(default_socket)
         if why is None:
             return _at_socket(default_socket)
-        # Only who is shut out of a socket that is there needs to know of it.
-        note = f"; {default_socket} cannot be opened by this user" if why is PermissionError else ""
-        return AdminAddress(DEFAULT_ADMIN, DEFAULT_ADMIN, note=note)
+        # Another appliance may be the one that answers at the URL.
+        note = ""
+        if why is PermissionError:
+            note = f"{default_socket} cannot be opened by this user (sudo, or its group)"
+        elif why is ConnectionRefusedError:
+            note = f"at {default_socket} no appliance answers"
+        return AdminAddress(DEFAULT_ADMIN, DEFAULT_ADMIN, note=note and f"{note}: {DEFAULT_ADMIN} is asked instead")
     if given.startswith("unix:"):
         path = given.removeprefix("unix:")
         if not path.startswith("/"):
@@ -93,7 +97,7 @@ def token_of(file: str | None, environment: Mapping[str, str] = os.environ) -> s
     path = file or environment.get(TOKEN_FILE)
     if not path:
         return None
-    for line in _read(path, "--token-file").decode("utf-8", "replace").splitlines():
+    for line in _read(path, "--token-file").decode("utf-8-sig", "replace").splitlines():
         words = line.split()
         if words and not words[0].startswith("#"):
             if len(words) > 2 or not words[-1].isascii() or not words[-1].isprintable():

@@ -92,7 +92,7 @@ class AdminClient:
             raise Unreachable(
                 f"no appliance answers at {self.url} "
                 f"({' '.join((str(reason) or type(reason).__name__).split()).rstrip('.')}); "
-                f"is it running there? another address: --admin URL or {ADMIN}{self._address.note}"
+                f"is it running there? another address: --admin URL or {ADMIN}"
             ) from error
         if response.code >= 400:
             said = await self._body(response, ERROR_BYTES)
@@ -106,10 +106,7 @@ class AdminClient:
             if document is None and response.code == 413:
                 large = f"{otherwise}: a proxy on the way takes no request so large (nginx: client_max_body_size)"
                 raise RefusedByAppliance(large, TOO_LARGE)
-            refused = refusal(document, otherwise)
-            if response.code == 401:
-                raise RefusedByAppliance(f"{refused}{self._address.note}", refused.code)
-            raise refused
+            raise refusal(document, otherwise)
         return response
 
     async def fetch(

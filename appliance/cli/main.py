@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 async def _command(reactor: Any, options: Namespace, screen: Screen) -> int:
     address = admin_address(options.admin)
+    if address.note:
+        screen.note(f"pullcache: {address.note}")
     client = AdminClient(address, HTTPClient(agent_for(reactor, address, options)), token_of(options.token_file))
     session = Session(screen, lambda: meter_for(screen, reactor.seconds), client, partial(deferLater, reactor))
     code: int = await options.ask(session, options)

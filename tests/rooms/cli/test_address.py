@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import socket
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
+from appliance.cli import main
 from appliance.cli.address import ADMIN, DEFAULT_ADMIN, TOKEN_FILE, AdminAddress, admin_address, agent_for, token_of
 from appliance.cli.client import AdminClient
+from appliance.cli.command import Session
 from appliance.cli.failures import WrongUsage
+from appliance.cli.screen import Screen
+from tests.doubles.deferreds import result
 
 
 def test_the_option_wins_over_the_environment_and_that_over_the_default(tmp_path: Path) -> None:
@@ -24,21 +31,37 @@ def test_the_option_wins_over_the_environment_and_that_over_the_default(tmp_path
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         # A file on which no process listens is what a kill leaves.
-        assert admin_address(None, {}, path).name == DEFAULT_ADMIN
+        left = admin_address(None, {}, path)
+        assert left.name == DEFAULT_ADMIN and f"at {path} no appliance answers" in left.note
         listening.listen()
         assert admin_address(None, {}, path) == AdminAddress(f"unix:{path}", "http://localhost", path)
         assert admin_address("http://c.example", {}, path).name == "http://c.example"
 
 
 def test_who_may_not_open_the_socket_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The URL is asked then; where that fails, the message says what would have worked for others."""
+    """The URL is asked then, where another appliance may answer."""
 
     def forbidden(self: socket.socket, address: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("appliance.cli.address.socket.socket.connect", forbidden)
     address = admin_address(None, {}, "/run/x.sock")
-    assert (address.name, address.path) == (DEFAULT_ADMIN, None) and "/run/x.sock cannot be opened" in address.note
+    assert (address.name, address.path) == (DEFAULT_ADMIN, None)
+    assert "/run/x.sock cannot be opened" in address.note and f"{DEFAULT_ADMIN} is asked instead" in address.note
+
+
+def test_the_command_says_so_before_it_asks_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each time: what it then shows may be another appliance's."""
+
+    async def ask(session: Session, options: Namespace) -> int:
+        return 0
+
+    monkeypatch.setattr(main, "admin_address", lambda option: AdminAddress(DEFAULT_ADMIN, DEFAULT_ADMIN, note="here"))
+    options = Namespace(admin=None, token_file=None, ca_file=None, cert_file=None, ask=ask)
+    assert result(Deferred.fromCoroutine(main._command(Clock(), options, Screen(sys.stdout, sys.stderr)))) == 0
+    assert capsys.readouterr().err == "pullcache: here\n"
 
 
 @pytest.mark.parametrize("wrong", ["unix:", "unix:a.sock", "ftp://a", "localhost:5001", "http://", "http://me:pw@a"])
@@ -50,7 +73,14 @@ def test_what_is_no_address_is_wrong_usage(wrong: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "token"),
-    [("abc\n", "abc"), ("# ours\n\nmanage abc\nread def\n", "abc"), ("  abc  ", "abc"), ("abc\r\n", "abc")],
+    [
+        ("abc\n", "abc"),
+        ("# ours\n\nmanage abc\nread def\n", "abc"),
+        ("  abc  ", "abc"),
+        ("abc\r\n", "abc"),
+        ("\ufeffabc\r\n", "abc"),
+        ("\ufeff# ours\nread abc", "abc"),
+    ],
 )
 def test_the_token_is_the_first_of_its_file(tmp_path: Path, text: str, token: str) -> None:
     """An appliance's own file will do."""
