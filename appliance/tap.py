@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python import usage
@@ -141,23 +140,22 @@ class PullcacheService(Service):
             endpoints = self._endpoints
             for listener, endpoint in zip(services.listeners, endpoints.listeners, strict=True):
                 self._ports.open(endpoint.description, listener.site, endpoint)
-            admin = self._settings.admin
-            if admin is not None and services.admin is not None and endpoints.admin is not None:
-                site = services.admin.site(services.connections)
-                self._ports.open(endpoints.admin.description, site, endpoints.admin)
-                self._open_socket(admin.socket, site)
+            if services.admin is not None and endpoints.admin is not None:
+                self._admin_site = services.admin.site(services.connections)
+                self._ports.open(endpoints.admin.description, self._admin_site, endpoints.admin)
         except PullcacheError as error:
             raise _refusal(error) from None
 
-    def _open_socket(self, description: str | None, site: IProtocolFactory) -> None:
+    def _open_socket(self) -> None:
         """Listen on the admin socket; where the default one cannot be had, that is a line in the log."""
-        if description is None:
+        admin = self._settings.admin
+        if admin is None or admin.socket is None:
             return
         try:
-            self._ports.open_socket(description.removeprefix("unix:"), site)
+            self._ports.open_socket(admin.socket.removeprefix("unix:"), self._admin_site)
         except ConfigError as error:
-            if description != AdminSettings().socket:
-                raise
+            if admin.socket != AdminSettings().socket:
+                raise _refusal(error) from None
             self._log.info("no admin socket: {error}", error=error)
 
     def wire(self) -> Services:
@@ -194,6 +192,8 @@ class PullcacheService(Service):
     def startService(self) -> None:
         """Take up what was cut, and follow SIGHUP."""
         super().startService()
+        # Only now, as the user and the group that this process keeps (twistd --uid): they are to own it, and remove it.
+        self._open_socket()
         self._audit.note("start", f"pullcache {__version__}", "done")
         # Modules and the like stay to the end: looking through them again and again costs 25 ms each time.
         gc.freeze()
@@ -219,7 +219,7 @@ class PullcacheService(Service):
         self._every(RENEW_INTERVAL, self._renew_certificates, "renewing certificates", now=True)
         self._every(READ_INTERVAL, self._read_certificates, "reading certificates")
         self._every(FLUSH_INTERVAL, self._flush, "saving")
-        self._every(SCRUB_INTERVAL, services.scrub.job, "hashing what is held")
+        self._every(SCRUB_INTERVAL, self._scrub, "hashing what is held")
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
 
     def _every(self, seconds: float, job: Callable[[], Any], what: str, now: bool = False) -> None:
@@ -363,6 +363,12 @@ class PullcacheService(Service):
         """Renew what is ours to renew."""
         await self._endpoints.renew(self._threads)
         await self._read_certificates()
+
+    async def _scrub(self) -> None:
+        """Hash what is held, if it is time."""
+        run = await self._services.scrub.job()
+        if run is not None:
+            self._audit.note("scrub", f"{run.checked} blobs, {len(run.damaged)} damaged", "done")
 
     def _failed(self, failure: Failure, what: str) -> None:
         if isinstance(failure.value, OSError) and failure.value.errno in _OF_THE_WHOLE_DISK:

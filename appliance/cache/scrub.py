@@ -195,30 +195,31 @@ class Scrub:
         self._document.changed = True
         return run
 
-    async def job(self) -> None:
-        """Begin a run if it is time for one, or go on with it; fires when it has ended, or was interrupted."""
+    async def job(self) -> ScrubRun | None:
+        """Begin a run if it is time for one, or go on with it; the one that has ended, C{None}: none has."""
         await self.load()
         every, state, now = self._settings().every, self._state, wall(self._clock)
         if every is None or self.is_ordered or self.is_stopped:
-            return
+            return None
         if state.current is None:
             if state.since is None:
                 state.since, self._document.changed = now, True
             # A moment in the future was written by another clock.
             before = state.since if state.last is None or state.last.finished is None else state.last.finished
             if now - min(before, now) < every:
-                return
+                return None
             state.current = ScrubRun(began=now)
         run = state.current
         try:
             await self._begin(run, lambda: self._settings().rate, lambda _: None)
         except CancelledError:
             self._document.changed = True
-            return
+            return None
         state.last, state.current, self._document.changed = run, None, True
         self._log.info(
             "scrub: {checked} blobs checked, {damaged} damaged", checked=run.checked, damaged=len(run.damaged)
         )
+        return run
 
     # -- a run ------------------------------------------------------------------------------------------------------
 
