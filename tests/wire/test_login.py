@@ -12,15 +12,15 @@ import pytest
 from msgspec import structs
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import ISSLTransport
-from zope.interface import alsoProvides, implementer
+from zope.interface import alsoProvides
 
 from appliance.cache.rules import AccessRules
 from appliance.flow.disk import InlineThreads
 from appliance.identity.htpasswd import HtpasswdChecker
 from appliance.identity.passwords import Passwords
-from appliance.interfaces import IAudit
 from appliance.registry import login
 from appliance.settings import MatchSettings, RuleSettings
+from tests.doubles.audit import NotedAudit
 from tests.doubles.passwords import write_users
 from tests.doubles.threads import HeldThreads
 from tests.wire.line import LAYER, Answer, Line, Shop, blob, manifest, request
@@ -31,34 +31,12 @@ PING, OPEN, CLOSED = "/v2/", manifest(), "/v2/ghcr.io/team/app/manifests/latest"
 NOBODY, ANN, BOB, WRONG = None, ("ann", "one"), ("bob", "two"), ("ann", "wrong")
 
 
-@implementer(IAudit)
-class Noted:
-    """Keeps what it receives."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[Any, ...]] = []
-
-    def note(
-        self,
-        action: str,
-        what: str,
-        outcome: str,
-        *,
-        user: str | None = None,
-        means: str = "",
-        address: str = "-",
-        rule: str = "",
-        why: str = "",
-    ) -> None:
-        self.lines.append((action, what, outcome, user, means, address))
-
-
 class Door:
     """A listener over TLS: Docker Hub is for all, GHCR for ann; bob has a password, too."""
 
     def __init__(self, path: Path, login: str, threads: Any = None, *, proxies: Sequence[str] = ()) -> None:
         self.shop = shop = Shop()
-        self.audit = shop.listener._login._audit = Noted()  # type: ignore[assignment]
+        self.audit = shop.listener._login._audit = NotedAudit()  # type: ignore[assignment]
         checker = HtpasswdChecker(str(write_users(path / "htpasswd", {"ann": "one", "bob": "two"})))
         self.passwords = Passwords([checker], shop.clock, threads or InlineThreads())
         listen = structs.replace(shop.listen, name="door", login=login)
@@ -158,7 +136,7 @@ def test_a_password_that_is_not_asked_for_is_as_good_as_none(tmp_path: Path) -> 
     for _ in range(3):
         assert door.ask(OPEN, WRONG).status == 200
     assert door.served == 1
-    assert not door.audit.lines
+    assert not door.audit.noted
 
 
 def test_a_login_that_is_offered_is_offered_at_the_first_question(tmp_path: Path) -> None:
@@ -178,7 +156,7 @@ def test_what_podman_sends_without_a_password_is_none(tmp_path: Path, login: str
     assert answer.status == 401
     assert "docker login cache.test" in answer.error["message"]
     assert door.ask(OPEN, ("", "")).status == (200 if login == "offered" else 401)
-    assert not door.audit.lines
+    assert not door.audit.noted
 
 
 def test_a_user_reads_what_to_do(tmp_path: Path) -> None:
@@ -361,11 +339,10 @@ def test_refused_logins_are_noted_without_what_was_typed(tmp_path: Path) -> None
         assert door.ask(PING, who).status == 401
     door.ask(PING, ANN, tls=False)
     door.ask(PING)
-    assert door.audit.lines == [
-        ("login", "door", "refused", "ann", "basic", OUTSIDE),
-        ("login", "door", "refused", None, "basic", OUTSIDE),
-        ("login", "door", "refused", None, "basic", OUTSIDE),
-    ]
+    assert [each["outcome"] for each in door.audit.noted] == ["refused"] * 3
+    assert [each.get("user") for each in door.audit.noted] == ["ann", None, None]
+    for each in door.audit.noted:
+        assert (each["action"], each["what"], each["means"], each["address"]) == ("login", "door", "basic", OUTSIDE)
     assert {told[1] for told in door.shop.accounts.told} == {None}
 
 
@@ -381,7 +358,9 @@ def test_a_checker_that_fails_is_noted_as_that(
     monkeypatch.setattr(HtpasswdChecker, "requestAvatarId", broken)
     answer = door.ask(PING, ANN)
     assert (answer.status, answer.error["code"], answer["WWW-Authenticate"]) == (503, "UNAVAILABLE", None)
-    assert door.audit.lines == [("login", "door", "failed", "ann", "basic", OUTSIDE)]
+    (noted,) = door.audit.noted
+    assert (noted["action"], noted["what"], noted["outcome"]) == ("login", "door", "failed")
+    assert (noted["user"], noted["means"], noted["address"]) == ("ann", "basic", OUTSIDE)
     assert "one" not in str([each["log_format"] for each in logged_errors])
     logged_errors.clear()
 

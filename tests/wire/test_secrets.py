@@ -138,7 +138,7 @@ def test_a_clients_password_is_told_to_nobody(tmp_path: Path, login: str, way: i
                     answers.append(line.received())
                     line.lose()
         assert not gives_away(repr((passwords, vars(passwords))))
-    told = repr((answers, door.shop.accounts.told, door.audit.lines, door.shop.cache.audit.noted))
+    told = repr((answers, door.shop.accounts.told, door.audit.noted, door.shop.cache.audit.noted))
     assert not gives_away(told) and not gives_away("".join(said))
     kept = list(kept_by(door.shop.listener, door.passwords))
     # It did look into what it was to look into.

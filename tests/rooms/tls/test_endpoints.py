@@ -18,6 +18,7 @@ from appliance.tls.authority import issue
 from appliance.tls.endpoints import Endpoints, ListeningEndpoint
 from appliance.tls.proxied import ProxiedFactory
 from appliance.tls.server import TlsFactory
+from tests.doubles.audit import NotedAudit
 from tests.doubles.certificates import Identity, authority
 from tests.doubles.deferreds import result
 
@@ -132,24 +133,12 @@ def test_a_password_may_stand_in_for_a_certificate(tmp_path: Path) -> None:
     assert endpoint.tls is not None and endpoint.tls.trust is not None and not endpoint.tls.demands.required
 
 
-class Noted:
-    """An audit log in memory; a line is what was noted and how it ended."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str, str]] = []
-        self.why: list[str] = []
-
-    def note(self, action: str, what: str, outcome: str, **more: str) -> None:
-        self.lines.append((action, what, outcome))
-        self.why.append(more.get("why", ""))
-
-
 def test_a_certificate_of_our_own_making_is_renewed_in_time(tmp_path: Path) -> None:
     """And is in force then, and in the audit log; before that it is warned of."""
-    reactor, audit = Reactor(), Noted()
+    reactor, audit = Reactor(), NotedAudit()
     issue(tmp_path, ["cache.site"], reactor.seconds(), days=30)
     made = parse(f"listen: [{{endpoint: 'tls:{tmp_path}:5000'}}]\n", str(tmp_path / "pullcache.yaml"))
-    endpoints = Endpoints(reactor, made, "here.yaml", audit)  # type: ignore[arg-type]
+    endpoints = Endpoints(reactor, made, "here.yaml", audit)
     (before,) = endpoints.certificates()
     result(endpoints.renew(InlineThreads()))
     assert endpoints.certificates() == [before] and endpoints.warnings() == []
@@ -159,19 +148,21 @@ def test_a_certificate_of_our_own_making_is_renewed_in_time(tmp_path: Path) -> N
     result(endpoints.look(InlineThreads()))
     (after,) = endpoints.certificates()
     assert after.until > before.until and endpoints.warnings() == []
-    assert audit.lines == [("certificate", f"{tmp_path}/server.pem: cache.site", "done")]
+    (noted,) = audit.noted
+    assert (noted["what"], noted["outcome"]) == (f"{tmp_path}/server.pem: cache.site", "done")
 
 
 def test_a_certificate_that_cannot_be_renewed_stays_and_is_told_of(tmp_path: Path) -> None:
-    reactor, audit = Reactor(), Noted()
+    reactor, audit = Reactor(), NotedAudit()
     issue(tmp_path, ["cache.site"], reactor.seconds(), days=30)
     made = parse(f"listen: [{{endpoint: 'tls:{tmp_path}:5000'}}]\n", str(tmp_path / "pullcache.yaml"))
-    endpoints = Endpoints(reactor, made, "here.yaml", audit)  # type: ignore[arg-type]
+    endpoints = Endpoints(reactor, made, "here.yaml", audit)
     reactor.rightNow += 31 * 86400
     (tmp_path / "ca.key").write_bytes(b"")
     result(endpoints.renew(InlineThreads()))
-    assert audit.lines == [("certificate", str(tmp_path), "failed")]
-    assert "ca.key holds no private key" in audit.why[0]
+    (noted,) = audit.noted
+    assert (noted["action"], noted["what"], noted["outcome"]) == ("certificate", str(tmp_path), "failed")
+    assert "ca.key holds no private key" in noted["why"]
     assert "ended on" in endpoints.warnings()[0]
 
 
@@ -201,8 +192,8 @@ def test_hosts_that_no_certificate_is_for_are_warned_of(tmp_path: Path) -> None:
 
 
 def test_a_thousand_refusals_a_second_are_a_line_a_second(tmp_path: Path) -> None:
-    reactor, audit = Reactor(), Noted()
-    endpoints = Endpoints(reactor, settings(tmp_path), "here.yaml", audit)  # type: ignore[arg-type]
+    reactor, audit = Reactor(), NotedAudit()
+    endpoints = Endpoints(reactor, settings(tmp_path), "here.yaml", audit)
     said: list[str] = []
     endpoints._log = type("Log", (), {"warn": lambda self, text, **what: said.append(text.format(**what))})()  # type: ignore
     for _ in range(3000):
@@ -212,7 +203,7 @@ def test_a_thousand_refusals_a_second_are_a_line_a_second(tmp_path: Path) -> Non
     assert len(said) == 3
     assert said[0] == "192.0.2.7 was turned away: certificate: 7b: it is revoked"
     assert "999 more since the last line" in said[1] or "1000 more" in said[1]
-    assert audit.lines[0] == ("certificate", "", "refused")
+    assert (audit.noted[0]["action"], audit.noted[0]["outcome"]) == ("certificate", "refused")
 
 
 def test_one_look_reads_what_changed_of_all(tmp_path: Path) -> None:
