@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from twisted.web.server import Request
 
 from appliance.admin.failures import Refused
-from appliance.admin.operators import COOKIE, WRONG_TOKEN, Operators, cookie_of, login_required
+from appliance.admin.operators import WRONG_TOKEN, Operators, cookie_name, cookie_of, login_required
 from appliance.admin.route import Reply, Route, about, body, json, media_type, operator_of, raw
 from appliance.api import LoggedIn, LoginOrder
 from appliance.identity.roles import TOKEN_LIMIT, Operator
@@ -131,4 +131,5 @@ def _field(form: bytes) -> str:
 def _cookie(request: Request, secret: str, seconds: float) -> str:
     """RFC 6265 section 4.1; C{SameSite=Strict}: no other site's link or form carries it."""
     secure = "; Secure" if request.isSecure() else ""
-    return f"{COOKIE}={secret}; Path=/; Max-Age={seconds:.0f}; HttpOnly; SameSite=Strict{secure}"
+    name = cookie_name(request.requestHeaders)
+    return f"{name}={secret}; Path=/; Max-Age={seconds:.0f}; HttpOnly; SameSite=Strict{secure}"

@@ -21,7 +21,7 @@ _SCHEMES = {
         "type": "apiKey",
         "in": "cookie",
         "name": COOKIE,
-        "description": f"Set by /login; what changes something also has {CSRF}.",
+        "description": f"Set by /login, _PORT behind its name; what changes something also has {CSRF}.",
     },
 }
 

@@ -21,13 +21,14 @@ from twisted.web.http_headers import Headers
 
 from appliance.admin.failures import Refused
 from appliance.flow.http import values_of
+from appliance.flow.origins import host_of
 from appliance.identity.roles import TOKEN_LIMIT, Grant, Operator, OperatorTokens, Role
 from appliance.identity.sessions import OpenSession, Sessions
 from appliance.settings import AdminSettings
 from appliance.tls.peers import names_of
 
 COOKIE = "pullcache_session"
-"""Holds the secret of a session."""
+"""Holds the secret of a session; where the endpoint is reached at a port, C{_PORT} follows."""
 
 CSRF = "X-CSRF-Token"
 """The field that a page of a session adds to every request that changes something."""
@@ -114,12 +115,24 @@ class Operators:
         return (None, None) if grant is None else (session, grant)
 
 
+def cookie_name(headers: Headers) -> str:
+    """
+    What the cookie is called where a browser reaches us.
+
+    Cookies are not told apart by their port (RFC 6265 section 8.5): the sessions of two appliances that are reached at
+    C{localhost}, by tunnels perhaps, would end each other.
+    """
+    host = host_of(headers)
+    return f"{COOKIE}_{host.port}" if host is not None and host.port else COOKIE
+
+
 def cookie_of(headers: Headers) -> str:
     """The secret in the session's cookie, empty where there is none (RFC 6265 section 4.2)."""
+    wanted = cookie_name(headers)
     for field in values_of(headers, b"Cookie"):
         for pair in field.split(";"):
             name, _, value = pair.strip().partition("=")
-            if name == COOKIE:
+            if name == wanted:
                 return value
     return ""
 

@@ -49,8 +49,15 @@ class Asked:
 class Door:
     """The admin endpoint of an appliance, reached from elsewhere."""
 
-    def __init__(self, site: Appliance, peer: Any = FROM, transport: type[StringTransport] = StringTransport) -> None:
+    def __init__(
+        self,
+        site: Appliance,
+        peer: Any = FROM,
+        transport: type[StringTransport] = StringTransport,
+        port: int | None = 5001,
+    ) -> None:
         self.site = site
+        self.host = "192.168.1.1" if port is None else f"192.168.1.1:{port}"
         self.peer = peer
         self.transport = transport
 
@@ -59,7 +66,7 @@ class Door:
         channel: Any = self.site.app.site().buildProtocol(None)  # type: ignore[arg-type]
         transport = self.transport(hostAddress=HERE, peerAddress=self.peer)
         channel.makeConnection(transport)
-        head = [f"{line} HTTP/1.1", "Host: 192.168.1.1:5001", "Connection: close", *fields]
+        head = [f"{line} HTTP/1.1", f"Host: {self.host}", "Connection: close", *fields]
         if body:
             head += [f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
         channel.dataReceived("\r\n".join([*head, "", body]).encode())
@@ -300,7 +307,7 @@ def test_a_session_ends_with_its_user_its_time_and_its_token(door: Door, file: P
     """Each at once."""
     ended, old, gone = (door.log_in(TOKENS["read"]).session for _ in range(3))
     answer = door.ask("DELETE /api/v1/session", f"Cookie: {ended}", f"{CSRF}: {door.csrf(ended)}")
-    assert answer.code == 200 and answer.fields["set-cookie"].startswith(f"{COOKIE}=; Path=/; Max-Age=0;")
+    assert answer.code == 200 and answer.fields["set-cookie"].startswith(f"{COOKIE}_5001=; Path=/; Max-Age=0;")
     assert door.ask("GET /api/v1/status", f"Cookie: {ended}").code == 401
     assert door.ask("GET /api/v1/status", f"Cookie: {gone}").code == 200
     file.write_text(f"read {TOKENS['operate']}\n")
@@ -317,6 +324,15 @@ def test_a_new_log_in_ends_the_session_before_it(door: Door) -> None:
     form = f"token={TOKENS['manage']}"
     after = door.ask("POST /login", f"Cookie: {before}", body=form, kind="application/x-www-form-urlencoded").session
     assert before != after and door.ask("GET /api/v1/status", f"Cookie: {before}").code == 401
+
+
+def test_two_appliances_behind_tunnels_leave_each_other_their_sessions(file: Path) -> None:
+    """Cookies know no ports; both are localhost to the browser, which sends each what it got from both."""
+    doors = [Door(Appliance(admin=AdminSettings(token_file=file)), port=port) for port in (5001, 5002, None)]
+    cookies = [door.log_in(TOKENS["read"]).session for door in doors]
+    assert len({each.partition("=")[0] for each in cookies}) == 3
+    for door in doors:
+        assert door.ask("GET /api/v1/status", f"Cookie: {'; '.join(cookies)}").code == 200
 
 
 def test_a_page_of_another_site_logs_nobody_in(door: Door) -> None:
