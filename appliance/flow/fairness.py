@@ -58,6 +58,11 @@ GRACE = 0.5
 REMEMBERED = 10.0
 """Seconds for which the level holds for clients that come back, such as for their next layer."""
 
+LEAST = 1000.0
+"""Less than that is taken for nothing, and is the level of none."""
+
+# What part of the largest one's rate is, too.
+_NOTHING = 0.001
 # How much of the largest one's rate is as good as the same, and how much of a change is more than chance.
 _SAME = 0.8
 _CHANGE = 0.05
@@ -150,7 +155,9 @@ class Fairness:
             known = self.rates.get(client, each.octets / seconds)
             rates[client] = known + _NEWEST * (each.octets / seconds - known)
         self.rates = rates
-        wanting = {client: rates[client] for client, each in taken.items() if each.wants}
+        # Who takes next to nothing, with its line down or its disk full, is waited for by none.
+        least = max(LEAST, _NOTHING * max(rates.values(), default=0.0))
+        wanting = {client: rates[client] for client, each in taken.items() if each.wants and rates[client] >= least}
         if len(wanting) < 2:
             if self._last is None or now >= self._last_seen + GRACE:
                 self._open()

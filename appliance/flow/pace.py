@@ -68,12 +68,6 @@ class Pace:
             self._timer = None
         self._call_next()
 
-    @property
-    def wait(self) -> float:
-        """Seconds until a piece may be sent, 0 when one may be now."""
-        self._fill()
-        return max(0.0, -self._balance / self._rate) if self._rate is not None else 0.0
-
     def join(self, connection: Paced) -> None:
         """C{connection} asks from now on."""
         self.users.add(connection)

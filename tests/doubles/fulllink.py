@@ -68,6 +68,7 @@ class Link:
     A line with a queue in front of it.
 
     @ivar rate: bytes a second; may change.
+    @ivar is_cut: whether nothing passes; may change.
     """
 
     def __init__(self, clock: ModelClock, rate: float, queue: float = 150_000) -> None:
@@ -75,10 +76,13 @@ class Link:
         self._queue = queue
         self._free = 0.0
         self.rate = rate
+        self.is_cut = False
 
     def carry(self, octets: int) -> float | None:
         """When a packet is at its other end, C{None} when the queue is full."""
         now = self._clock.seconds()
+        if self.is_cut:
+            return None
         self._free = max(self._free, now)
         if (self._free - now) * self.rate + octets > self._queue:
             return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from appliance.flow.fairness import water_level
+from appliance.flow.fairness import INTERVAL, LEAST, Fairness, Taken, water_level
 from tests.doubles.fulllink import Link, Site
 
 
@@ -152,6 +154,57 @@ def test_a_link_that_becomes_wider_is_used_again() -> None:
     shares = site.shares(45, 60)
     assert sum(shares.values()) > 0.9
     assert shares["one"] > 0.3
+
+
+@pytest.mark.parametrize("stalled", ["busy", "one"])
+def test_a_client_that_stops_taking_anything_holds_up_no_other(stalled: str) -> None:
+    """Within seconds, and for as long as it lasts; it has its part again when it goes on."""
+    site = Site()
+    lines = {client: Link(site.clock, 100 * site.link.rate) for client in ("busy", "one")}
+    for _ in range(50):
+        site.pull("busy", [lines["busy"], site.link])
+    site.pull("one", [lines["one"], site.link])
+    site.clock.run(12)
+    lines[stalled].is_cut = True
+    shares = site.shares(17, 40)
+    assert sum(shares.values()) > 0.97
+    assert site.fairness.level is None
+    lines[stalled].is_cut = False
+    assert 0.35 < site.shares(50, 60)["one"] < 0.6
+
+
+def test_a_link_that_was_away_is_as_full_as_before() -> None:
+    """What was seen while nothing passed is no reason to hold back anything afterwards."""
+    site = Site()
+    busy(site)
+    site.pull("one")
+    site.clock.run(12)
+    site.link.is_cut = True
+    site.clock.run(30)
+    assert site.fairness.level is None
+    site.link.is_cut = False
+    shares = site.shares(32, 40)
+    assert sum(shares.values()) > 0.85
+
+
+_TAKEN = st.builds(Taken, st.sampled_from([0.0, 1.0, 300.0, 1e4, 1e6, 1e9]), st.booleans(), st.booleans())
+
+
+_OUTAGE = [([Taken(1e6, True, False), Taken(1e4, True, False)], 8), ([Taken(0, True, True), Taken(0, True, False)], 600)]
+
+
+@example(_OUTAGE)
+@given(st.lists(st.tuples(st.lists(_TAKEN, max_size=4), st.integers(1, 100))))
+def test_whatever_is_taken_there_is_no_level_that_is_next_to_nothing(looks: list[tuple[list[Taken], int]]) -> None:
+    """A client that is held back goes on all the same; and no look fails, which would leave the last level for ever."""
+    fairness = Fairness()
+    number = 0
+    for seen, times in looks:
+        for _ in range(times):
+            number += 1
+            taken = {("user", str(each)): what for each, what in enumerate(seen)}
+            level = fairness.look(INTERVAL * number, INTERVAL, taken)
+            assert level is None or level >= LEAST / 10
 
 
 @pytest.mark.parametrize(
