@@ -5,7 +5,8 @@ A client is a user, or where there is none an address; all its connections count
 and one client alone is being sent blobs, nothing here is asked, measured or timed.
 
 Requests above C{requests} wait their turn: containerd and dockerd ask again at once whatever C{Retry-After} says, and
-give up after a few times. Who would wait longer than L{PATIENCE} is refused after that.
+give up after a few times. Who has waited for L{PATIENCE} is refused. A connection waits with one request at a time, so
+that no more wait than there may be connections.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import deferLater
 
 from appliance.errors import ClientLimited
 from appliance.flow.connections import machine_of
@@ -32,11 +32,18 @@ Seconds that a request waits for its turn. Less than the shortest time that a cl
 dockerd's 15 s.
 """
 
+IN_VAIN = 100
+"""The most requests of a client that wait though their turn does not come in time; more are refused at once."""
+
 SAVED = 1.0
 """Seconds whose worth of requests may come at once after a time in which fewer came."""
 
 KNOWN = 10_000
 """The most clients that are remembered."""
+
+# Seconds to which clocks are exact.
+_EXACT = 1e-6
+
 
 class RateLimits(Protocol):
     """See C{appliance.settings.ClientRateSettings}; a second, C{None} for any number."""
@@ -51,6 +58,7 @@ class _Client:
     """
     @ivar pace: of all its connections.
     @ivar turn: when its next request is in time, seconds of the clock.
+    @ivar waiting: its requests that wait, in order; C{timer}: when the first of them is looked at.
     @ivar sending: its connections to which a blob is being sent, and the bytes that had arrived when they were looked
         at last.
     @ivar arrived: bytes that have since, on those that were sent a blob meanwhile.
@@ -59,8 +67,19 @@ class _Client:
     def __init__(self, clock: IReactorTime) -> None:
         self.pace = Pace(clock)
         self.turn = -math.inf
+        self.waiting: dict[Deferred[None], None] = {}
+        self.timer: IDelayedCall | None = None
         self.sending: dict[SendfileServer, int] = {}
         self.arrived = 0
+
+    def take_turn(self, now: float, limit: int | None) -> bool:
+        """Count a request, if it is in time; whether it is."""
+        if limit is not None:
+            turn = max(self.turn, now - SAVED)
+            if turn > now + _EXACT:
+                return False
+            self.turn = turn + 1 / limit
+        return True
 
     def look(self) -> Taken:
         """What it took since the last look."""
@@ -132,12 +151,8 @@ class ClientRates:
         client = self._client(user, address)
         if client is None:
             return True
-        now, limit = self._clock.seconds(), self._limits.requests
-        if limit is not None:
-            turn = max(client.turn, now - SAVED)
-            if turn > now:
-                return False
-            client.turn = turn + 1 / limit
+        if client.waiting or not client.take_turn(self._clock.seconds(), self._limits.requests):
+            return False
         self._join(client, transport)
         return True
 
@@ -151,23 +166,47 @@ class ClientRates:
         if client is None or self.may(user, address, transport):
             return
         limit = self._limits.requests
-        assert limit is not None
-        wait = client.turn - self._clock.seconds()
-        if wait <= PATIENCE:
-            client.turn += 1 / limit
-            self._counted("delayed")
-            await self._sleep(wait)
-        else:
-            await self._sleep(PATIENCE)
-            if not self.may(user, address, transport):
-                self._counted("refused")
-                after = math.ceil(max(1.0, client.turn - self._clock.seconds()))
-                what = f"more than {limit} requests a second are sent from here (client_rate)"
-                raise ClientLimited(f"{what}; come again in {after} s", after)
+        if limit is not None and len(client.waiting) >= PATIENCE * limit + IN_VAIN:
+            raise self._refusal(client, limit)
+        turn: Deferred[None] = Deferred(lambda turn: self._give_up(client, turn))
+        client.waiting[turn] = None
+        self._call_later(client)
+        try:
+            await turn.addTimeout(PATIENCE, self._clock)
+        except TimeoutError:
+            limit = self._limits.requests
+            if limit is not None:
+                raise self._refusal(client, limit) from None
+        self._counted("delayed")
         self._join(client, transport)
 
-    def _sleep(self, seconds: float) -> Deferred[None]:
-        return deferLater(self._clock, seconds)
+    def _refusal(self, client: _Client, limit: int) -> ClientLimited:
+        self._counted("refused")
+        # None of those before it waits for longer than PATIENCE.
+        after = max(1, math.ceil(min(len(client.waiting) / limit, PATIENCE)))
+        what = f"more than {limit} requests a second are sent from here (client_rate)"
+        return ClientLimited(f"{what}; come again in {after} s", after)
+
+    def _give_up(self, client: _Client, turn: Deferred[None]) -> None:
+        """Its client left, or it has waited long enough: those behind it move up."""
+        client.waiting.pop(turn, None)
+        if not client.waiting and client.timer is not None:
+            client.timer.cancel()
+            client.timer = None
+
+    def _call_later(self, client: _Client) -> None:
+        if client.waiting and client.timer is None:
+            wait = max(0.0, client.turn - self._clock.seconds())
+            client.timer = self._clock.callLater(wait, self._let_go_on, client)
+
+    def _let_go_on(self, client: _Client) -> None:
+        """Answer what is in time by now, by the limit that is in force now."""
+        client.timer = None
+        while client.waiting and client.take_turn(self._clock.seconds(), self._limits.requests):
+            turn = next(iter(client.waiting))
+            del client.waiting[turn]
+            turn.callback(None)
+        self._call_later(client)
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from appliance.errors import ClientLimited
-from appliance.flow.rates import PATIENCE, SAVED, ClientRates
+from appliance.flow.rates import IN_VAIN, PATIENCE, SAVED, ClientRates
 from tests.doubles.deferreds import failing
 
 
@@ -58,9 +58,9 @@ def test_what_comes_above_waits_its_turn() -> None:
     table, clock, counted = rates(requests=10)
     found = outcomes([ask(table) for _ in range(60)])
     assert 10 <= len(found) <= 11
-    clock.advance(1)
+    clock.pump([0.1] * 10)
     assert 20 <= len(found) <= 21
-    clock.advance(4)
+    clock.pump([0.1] * 40)
     assert found == [None] * 60
     assert set(counted) == {"delayed"}
 
@@ -70,7 +70,7 @@ def test_who_would_wait_too_long_is_refused_after_that_long() -> None:
     table, clock, counted = rates(requests=1)
     asked = [ask(table) for _ in range(30)]
     found = outcomes(asked)
-    clock.advance(PATIENCE - 0.5)
+    clock.pump([0.5] * round(2 * PATIENCE - 1))
     assert not any(isinstance(each, ClientLimited) for each in found)
     clock.advance(0.5)
     refused = [each for each in found if isinstance(each, ClientLimited)]
@@ -115,6 +115,51 @@ def test_a_new_limit_holds_at_once() -> None:
     assert [table.may(None, "192.0.2.1", None) for _ in range(3)] == [True, True, False]
     table.limits = Limits()
     assert table.may(None, "192.0.2.1", None)
+
+
+def test_who_leaves_while_waiting_takes_no_turn_from_those_behind() -> None:
+    """A client that gives up and comes again would wait longer each time."""
+    table, clock, _ = rates(requests=1)
+    asked = [ask(table) for _ in range(8)]
+    for each in asked[2:7]:
+        each.cancel()
+        failing(each, CancelledError)
+    clock.advance(1)
+    assert asked[7].called
+
+
+def test_nothing_overtakes_those_that_wait() -> None:
+    """However often a client asks, its first request is answered first."""
+    table, clock, _ = rates(requests=1)
+    asked = [ask(table) for _ in range(4)]
+    clock.advance(0.999)
+    assert not table.may(None, "192.0.2.1", None)
+    clock.advance(0.001)
+    assert [each.called for each in asked] == [True, True, True, False]
+
+
+def test_those_that_wait_follow_a_new_limit() -> None:
+    """Within a second: what was configured away holds nobody."""
+    for limits in (Limits(), Limits(requests=1000)):
+        table, clock, _ = rates(requests=1)
+        found = outcomes([ask(table) for _ in range(30)])
+        table.limits = limits
+        clock.advance(1)
+        clock.advance(0.1)
+        assert found == [None] * 30
+        assert not clock.getDelayedCalls()
+
+
+def test_so_many_wait_and_no_more() -> None:
+    """More are refused at once, and told when to come again."""
+    table, clock, counted = rates(requests=1)
+    asked = [ask(table) for _ in range(1000)]
+    found = outcomes(asked)
+    assert len(found) - 2 == len(counted) == 1000 - 2 - PATIENCE - IN_VAIN
+    assert isinstance(found[-1], ClientLimited) and found[-1].retry_after >= PATIENCE
+    clock.advance(2 * PATIENCE)
+    assert len(found) == 1000
+    assert not clock.getDelayedCalls()
 
 
 @given(st.integers(1, 1000), st.lists(st.floats(0, 3), max_size=60))
