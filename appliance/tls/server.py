@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL, crypto
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
@@ -44,6 +44,9 @@ _WITHOUT_CERTIFICATE = "peer did not return a certificate"
 
 _TEXT = b"Client sent an HTTP request to an HTTPS server.\n"
 _WITHOUT_TLS = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + _TEXT
+
+CLOSED_WITHIN = 10.0
+"""Seconds that a client has to answer that it closes the connection, too; one that is gone never does."""
 
 FRONT_FOR = 24 * 3600.0
 """Seconds after which tickets are sealed with another key; those before are not taken any more then."""
@@ -271,6 +274,7 @@ class TlsConnection(BufferingTLSTransport):
     _is_plain = False
     _is_anonymous = False
     _is_refused = False
+    _closing: IDelayedCall | None = None
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes of the handshake, or behind it. Who speaks HTTP without TLS is told so, as Go's servers do."""
@@ -323,6 +327,14 @@ class TlsConnection(BufferingTLSTransport):
             elif why:
                 self.refuse("handshake", why)
         super().connectionLost(reason)
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
+
+    def _shutdownTLS(self) -> None:
+        """All was handed over. What the network has not taken yet is still sent before the connection is closed."""
+        super()._shutdownTLS()
+        if self._closing is None and self.connected:
+            self._closing = self.server.clock.callLater(CLOSED_WITHIN, self.transport.loseConnection)
 
 
 class TlsFactory(TLSMemoryBIOFactory):

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from appliance.errors import ConfigError
 from appliance.tls.certificates import CertificateFolder, NamedFiles
+from appliance.tls.server import CLOSED_WITHIN
 from tests.doubles.certificates import authority
 from tests.rooms.tls.visits import Echo, Site, Visitor, replace
 
@@ -329,6 +330,20 @@ def test_who_speaks_http_without_tls_is_told_so(tmp_path: Path) -> None:
     assert transport.disconnecting
     protocol.connectionLost(Failure(ConnectionDone()))
     assert Echo.last is not None and Echo.last.lost
+
+
+def test_a_client_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    """It never answers that it closes, too; its connection would be counted among those that are open for ever."""
+    site = Site.of(tmp_path, ROOT.issue("a.site"))
+    visitor, other = Visitor(site), Visitor(site)
+    for each in (visitor, other):
+        each.protocol.loseConnection()
+    assert not visitor.transport.disconnecting
+    assert len(site.clock.getDelayedCalls()) == 2
+    other.protocol.connectionLost(Failure(ConnectionDone()))
+    assert len(site.clock.getDelayedCalls()) == 1
+    site.clock.advance(CLOSED_WITHIN)
+    assert visitor.transport.disconnecting
 
 
 @pytest.mark.parametrize(("offered", "spoken"), [((b"h2", b"http/1.1"), b"http/1.1"), ((b"h2",), b""), ((), b"")])
