@@ -114,12 +114,32 @@ def overridden(
     return msgspec.structs.replace(settings, **changes)
 
 
-def with_open_listeners(settings: Settings, before: Settings) -> Settings:
+def followed(settings: Settings, before: Settings) -> tuple[Settings, list[str]]:
     """
-    The settings with the listeners of C{before}, whose endpoints are open, each with what C{settings} say of it; one of
-    which they say nothing stays as it was, but that a default that is no upstream any more means none.
+    What of C{settings} an appliance follows that runs by C{before}: all but what is open, which stays as it is.
 
+    @return: that, and the keys of the rest, which takes effect with a restart.
     @raise ConfigError: a rule is about a listener that is not open, or would be about another one as well.
+    """
+    kept: dict[str, Any] = {key: getattr(before, key) for key in ("store", "access_log", "bundles")}
+    later = [key for key, value in kept.items() if getattr(settings, key) != value]
+    if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
+        later.append("listen: endpoint")
+        kept["listen"] = _open_listeners(settings, before)
+    if settings.admin is None or before.admin is None:
+        later += ["admin"] if settings.admin is not before.admin else []
+        kept["admin"] = before.admin
+    else:
+        where = {key: getattr(before.admin, key) for key in ("endpoint", "socket")}
+        later += [f"admin: {key}" for key, value in where.items() if getattr(settings.admin, key) != value]
+        kept["admin"] = msgspec.structs.replace(settings.admin, **where)
+    return msgspec.structs.replace(settings, **kept), later
+
+
+def _open_listeners(settings: Settings, before: Settings) -> tuple[ListenSettings, ...]:
+    """
+    Those of C{before}, each with what C{settings} say of it; one of which they say nothing stays as it was, but that a
+    default that is no upstream any more means none.
     """
     said = {listener.endpoint: listener for listener in settings.listen}
     listeners = tuple(
@@ -134,7 +154,7 @@ def with_open_listeners(settings: Settings, before: Settings) -> Settings:
                 f"the endpoints of the listeners changed, which takes a restart; a rule of access is about {name},"
                 " which would be another one until then"
             )
-    return msgspec.structs.replace(settings, listen=listeners)
+    return listeners
 
 
 # -- by the table ---------------------------------------------------------------------------------------------------

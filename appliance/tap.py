@@ -28,7 +28,7 @@ from appliance.admin.accesslog import AccessLog, writer_to
 from appliance.admin.audit import Audit
 from appliance.admin.auditfile import audit_file
 from appliance.admin.metrics import Metrics
-from appliance.config import load, overridden, with_open_listeners
+from appliance.config import followed, load, overridden
 from appliance.errors import ConfigError, PullcacheError
 from appliance.explain import describe, is_open, warnings
 from appliance.flow.clock import keep_time
@@ -101,9 +101,7 @@ class Options(usage.Options):
         try:
             self["settings"] = self.settings()
             endpoints = _endpoints(self["settings"], self["config"])
-            check_admin(self["settings"], self["config"])
-            check_upstreams(self["settings"], self["config"])
-            check_checkers(self["settings"], self["config"])
+            _check(self["settings"], self["config"])
         except ConfigError as error:
             raise _refusal(error) from None
         if self["check"]:
@@ -286,38 +284,24 @@ class PullcacheService(Service):
         @return: the keys that changed and take effect with a restart only.
         @raise ConfigError: what is wrong with the new one, which the log has, too.
         """
-        before, source = self._settings, self._options["config"]
+        source = self._options["config"]
         who = {} if operator is None else operator.noted
         try:
-            settings = self._options.settings()
-            check_upstreams(settings, source)
-            check_checkers(settings, source)
-            followed = _with_ports_of(settings, before)
-            check_admin(followed, source)
-            follow = self._endpoints.prepared(followed)
-            self._services.configure(followed)
+            settings, later = followed(self._options.settings(), self._settings)
+            _check(settings, source)
+            follow = self._endpoints.prepared(settings)
+            self._services.configure(settings)
             follow()
         except ConfigError as error:
             self._log.error("the configuration was not read again, the old one stays in force: {error}", error=error)
             self._audit.note("reload", source, "failed", why=str(error), **who)
             raise
-        later = [key for key in ("store", "access_log", "bundles") if getattr(settings, key) != getattr(before, key)]
-        if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
-            later.append("listen: endpoint")
-        if (settings.admin is None) != (before.admin is None):
-            later.append("admin")
-        elif settings.admin is not None:
-            later += [
-                f"admin: {key}"
-                for key in ("endpoint", "socket")
-                if getattr(settings.admin, key) != getattr(before.admin, key)
-            ]
         for key in later:
             self._log.warn("{key} changed: that takes effect with a restart", key=key)
-        self._settings = followed
-        self._limit_connections(followed)
+        self._settings = settings
+        self._limit_connections(settings)
         self._audit.note("reload", source, "done", **who)
-        self._audit.file = audit_file(followed, self._audit.file)
+        self._audit.file = audit_file(settings, self._audit.file)
         self._log.info("the configuration was read again")
         return later
 
@@ -395,15 +379,11 @@ def makeService(options: Options) -> PullcacheService:
     return PullcacheService(options, reactor)
 
 
-def _with_ports_of(settings: Settings, before: Settings) -> Settings:
-    """C{settings} with the endpoints that are open; what is read again leaves those as they are."""
-    changed = [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]
-    followed = with_open_listeners(settings, before) if changed else settings
-    admin = before.admin
-    if settings.admin is not None and before.admin is not None:
-        where = {"endpoint": before.admin.endpoint, "socket": before.admin.socket}
-        admin = msgspec.structs.replace(settings.admin, **where)
-    return msgspec.structs.replace(followed, admin=admin)
+def _check(settings: Settings, source: str) -> None:
+    """Raises L{ConfigError} for what no part of the appliance can be made of."""
+    check_upstreams(settings, source)
+    check_checkers(settings, source)
+    check_admin(settings, source)
 
 
 def check_admin(settings: Settings, source: str) -> None:

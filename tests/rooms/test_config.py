@@ -609,7 +609,7 @@ def reloaded(before: str, after: str, access: str = "[]") -> list[tuple[str, str
     first, second = (
         config.parse(f"listen: {each}\naccess: {access if each == after else '[]'}", "/p") for each in (before, after)
     )
-    found = config.with_open_listeners(second, first).listen
+    found = config.followed(second, first)[0].listen
     return [(each.endpoint, each.name, each.login) for each in found]
 
 
@@ -621,6 +621,26 @@ def test_a_reload_keeps_what_is_open_and_follows_what_is_said_of_it() -> None:
     after = f"[{{endpoint: 'tcp:3'}}, {{endpoint: 'tcp:1', {LOGIN}}}]"
     found = reloaded("[{endpoint: 'tcp:1'}, {endpoint: 'tcp:2', name: old}]", after)
     assert found == [("tcp:1", "listen-2", "offered"), ("tcp:2", "old", "none")]
+
+
+def test_what_takes_a_restart_is_named_at_each_reload_until_then() -> None:
+    """And stays as it was: the audit log, for one, does not go to a store that is not open."""
+    first = config.parse("store: /old\nbundles: {site: a}\nadmin: {endpoint: 'tcp:5001:interface=127.0.0.1'}", "/p")
+    second = config.parse(
+        "store: /new\naccess_log: 'off'\nbundles: {site: b}\nlisten: [{endpoint: 'tcp:6'}]\nconnections: {max: 7}\n"
+        "admin: {endpoint: 'tcp:5002', socket: 'unix:/s', metrics: read}",
+        "/p",
+    )
+    for _ in range(2):
+        first, later = config.followed(second, first)
+        assert later == ["store", "access_log", "bundles", "listen: endpoint", "admin: endpoint", "admin: socket"]
+        assert str(first.audit_path).startswith("/old/") and first.bundles.site == "a"
+        assert first.admin is not None and first.admin.metrics == "read" and first.admin.endpoint.startswith("tcp:5001")
+        assert first.connections.max == 7
+    none = config.parse("admin: ~", "/p")
+    assert config.followed(none, none)[1] == []
+    assert config.followed(none, first)[0].admin == first.admin
+    assert "admin" in config.followed(none, first)[1]
 
 
 @pytest.mark.parametrize(
