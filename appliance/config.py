@@ -24,6 +24,7 @@ from appliance.errors import ConfigError
 from appliance.fields import Endpoint, Listed, PossibleSecret, Written
 from appliance.oci.reference import official
 from appliance.settings import (
+    ANY_USER,
     AWS,
     DOCKER_HUB,
     LOGIN_NONE,
@@ -301,6 +302,10 @@ def _consistent(settings: Settings, file: dict[str, Node]) -> Settings:
 def _rules(settings: Settings, file: dict[str, Node]) -> Iterator[RuleSettings]:
     """The rules of C{access} with the upstreams' canonical names, when they fit the rest."""
     nodes = file["access"].items() if "access" in file else []
+    for group, users in settings.groups.items():
+        if ANY_USER in users:
+            node = replace(file["groups"].mapping()[group], value=ANY_USER)
+            raise node.fault("stands for any user only in users of a rule; write users: '*' there")
     known = {"groups": list(settings.groups), "listeners": [str(each.name) for each in settings.listen]}
     for node, rule in zip(nodes, settings.access, strict=True):
         if (rule.allow is None) == (rule.deny is None):

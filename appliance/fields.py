@@ -365,9 +365,16 @@ def proxy_url(text: str) -> str:
 
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
-        return ip_network(text)
+        network = ip_network(text)
     except ValueError:
         pass
+    else:
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        if mapped is not None:
+            # Addresses are compared as what they are, so that it would match none.
+            prefix = max(0, network.prefixlen - 96)
+            raise ConfigError(f"is IPv4 written as IPv6; write {ip_network((mapped, prefix), strict=False)}")
+        return network
     try:
         meant = ip_network(text, strict=False)
         ip_address(text.partition("/")[0])

@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "upstream/kinds": GROUND | {"upstream/interfaces", "upstream/url", "upstream/faults", "upstream/credentials"},
     # Who somebody is does not depend on what they ask for.
     "identity": GROUND,
-    "cache": DECISIONS | {"units"},
+    "cache": DECISIONS | {"identity", "units"},
     "bundle": ARCHIVED,
     "registry": FRONTS | {"identity"},
     "api": VALUES | {"bundle"},

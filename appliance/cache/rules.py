@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
+from appliance.identity.proxies import parse_address
 from appliance.oci.pattern import matches
 from appliance.settings import ANY_USER, RuleSettings, Settings
 
@@ -40,7 +41,8 @@ class Reading:
     Somebody reads something.
 
     @ivar user: C{None} for an anonymous client.
-    @ivar address: as text; one that is no IP address is in no network.
+    @ivar address: as text; of what is no IP address, as a client at a UNIX socket, it cannot be told in which networks
+        it is: none of an allow, all of a deny.
     @ivar listener: the name of the one it came by.
     @ivar upstream: its canonical name.
     @ivar repository: its full name there.
@@ -63,12 +65,8 @@ class Reading:
 
     @cached_property
     def source(self) -> IPv4Address | IPv6Address | None:
-        """The address; one of IPv4 that came as one of IPv6 is one of IPv4."""
-        try:
-            address = ip_address(self.address.partition("%")[0])
-        except ValueError:
-            return None
-        return getattr(address, "ipv4_mapped", None) or address
+        """The address, C{None} for what is none."""
+        return parse_address(self.address)
 
 
 class AccessRules:
@@ -117,10 +115,10 @@ class _Rule:
             return False
         if match.listeners and reading.listener not in match.listeners:
             return False
-        if match.networks and not any(
-            reading.source is not None and reading.source in network for network in match.networks
-        ):
-            return False
+        if match.networks:
+            source = reading.source
+            if self.allows if source is None else not any(source in network for network in match.networks):
+                return False
         patterns = match.repositories
         if self.allows and reading.private and reading.user is None and not (match.networks or match.listeners):
             patterns = tuple(each for each in patterns if each.startswith(f"{reading.upstream}/"))

@@ -15,24 +15,33 @@ from appliance.errors import RequestInvalid
 Networks = Sequence[IPv4Network | IPv6Network]
 
 
+def parse_address(host: str) -> IPv4Address | IPv6Address | None:
+    """An address without the name of an interface, IPv4 also where it came as IPv6; C{None} for what is none."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 def plain_address(host: str) -> str:
     """
     An address as rules compare it: IPv4 also where it came as IPv6 (C{::ffff:10.0.0.1}), and without the name of an
     interface. What is no address stays as it is.
     """
-    address = _parsed(host)
+    address = parse_address(host)
     return host if address is None else str(address)
 
 
 def is_within(host: str, networks: Networks) -> bool:
     """Whether an address lies in one of the networks."""
-    address = _parsed(host) if networks else None
+    address = parse_address(host) if networks else None
     return address is not None and any(address in network for network in networks)
 
 
 def is_loopback(host: str) -> bool:
     """Whether that is an address of this machine to itself."""
-    address = _parsed(host)
+    address = parse_address(host)
     return address is not None and address.is_loopback
 
 
@@ -50,7 +59,7 @@ def origin(peer: str, forwarded_for: Sequence[str], trusted: Networks) -> str:
     while left is not None and is_within(client, trusted):
         before, comma, entry = left.rpartition(",")
         left = before if comma else None
-        address = _parsed(_without_port(entry.strip()))
+        address = parse_address(_without_port(entry.strip()))
         if address is None:
             # Its text is left out: it may be anything that the proxy was given.
             raise RequestInvalid(f"X-Forwarded-For: the proxy {client} gave something that is no address")
@@ -72,13 +81,3 @@ def _without_port(entry: str) -> str:
     if entry.startswith("["):
         return entry[1:].partition("]")[0]
     return entry.partition(":")[0] if entry.count(":") == 1 else entry
-
-
-def _parsed(host: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address

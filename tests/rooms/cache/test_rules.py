@@ -92,7 +92,6 @@ TABLE: list[tuple[str, dict[str, str | None], bool]] = [
     ("networks: 10.0.0.0/8", {"address": "10.255.0.1"}, True),
     ("networks: 10.0.0.0/8", {"address": "11.0.0.1"}, False),
     ("networks: 10.0.0.0/8", {"address": "::ffff:10.0.0.1"}, True),
-    ("networks: 10.0.0.0/8", {"address": "-"}, False),
     ("networks: ['2001:db8::/32']", {"address": "2001:db8::1%eth0"}, True),
     ("networks: ['2001:db8::/32']", {"address": "10.0.0.1"}, False),
     ("networks: 192.0.2.7", {"address": "192.0.2.7"}, True),
@@ -119,6 +118,13 @@ def test_a_rule_is_about_what_has_all_that_it_gives(match: str, who: dict[str, s
     """Any member of a list will do, and users and groups are one list; the same for allow and for deny."""
     assert allowed(rules(f"{{allow: {{{match}}}}}"), **who) is is_about
     assert allowed(rules(f"{{deny: {{{match}}}}}", "{allow: {}}"), **who) is not is_about
+
+
+def test_a_client_without_an_ip_address_is_kept_out_by_networks() -> None:
+    """Over a UNIX socket it cannot be told where it is: it is in none that is let in, and in all that are not."""
+    assert not allowed(rules("{allow: {networks: 0.0.0.0/0}}"), address="-")
+    found = rules("{deny: {networks: 10.9.0.0/16, users: ann}}", "{allow: {}}")
+    assert not allowed(found, user="ann", address="-") and allowed(found, user="bob", address="-")
 
 
 # -- private upstreams ----------------------------------------------------------------------------------------------
