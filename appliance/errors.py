@@ -97,7 +97,7 @@ class AccessDenied(PullcacheError):
 
 class LoginRequired(PullcacheError):
     """
-    An anonymous client may not have what it asked for, and could log in; or its name and password do not fit.
+    An anonymous client may not have what it asked for, and could log in.
 
     @ivar rule: as with L{AccessDenied}; empty where none was asked.
     """
@@ -107,8 +107,23 @@ class LoginRequired(PullcacheError):
         self.rule = rule
 
 
+class LoginWrong(LoginRequired):
+    """The name and the password that came do not fit, or are not written as they should be."""
+
+
 class LoginExposed(PullcacheError):
-    """A password came, or would have to come, over a connection that others can read."""
+    """
+    A password came, or would have to come, over a connection that others can read.
+
+    @ivar was_sent: whether it came.
+    """
+
+    def __init__(self, was_sent: bool = False) -> None:
+        super().__init__(
+            "no user name and password is taken over a connection that others can read: use https (a balancer in front"
+            " says so by X-Forwarded-Proto, where it is one of trusted_proxies)"
+        )
+        self.was_sent = was_sent
 
 
 class ClientLimited(PullcacheError):

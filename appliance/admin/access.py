@@ -12,13 +12,16 @@ from appliance.admin.route import Parameter, Reply, Route, json, value
 from appliance.api import AccessAnswer, AccessReport
 from appliance.bundle.names import Names
 from appliance.cache.access import Access, Client, RemoteRepository
-from appliance.errors import UpstreamUnknown
+from appliance.errors import AccessDenied, LoginExposed, LoginRequired, NotPermitted, PullcacheError, UpstreamUnknown
 from appliance.identity.proxies import is_loopback
 from appliance.oci.pattern import ReferencePattern
 from appliance.oci.reference import Reference
-from appliance.settings import LIST, LOGIN_NONE, LOGIN_REQUIRED, PULL, ListenSettings, Settings
+from appliance.settings import LIST, LOGIN_NONE, PULL, ListenSettings, Settings
 
-_NOBODY = "-"
+# Stands for an address that was not given: it is in no network but 0.0.0.0/0.
+_ANYWHERE = "0.0.0.0"
+# As the registry answers them (appliance.registry.failures).
+_STATUS: dict[type[PullcacheError], int] = {AccessDenied: 404, LoginRequired: 401, LoginExposed: 403, NotPermitted: 403}
 
 
 class AccessPage:
@@ -41,7 +44,7 @@ class AccessPage:
                 (
                     Parameter("reference", "An image, or a repository."),
                     Parameter("user", "Who asks. Default: an anonymous client."),
-                    Parameter("address", "Its IP address. Default: one that is in no network."),
+                    Parameter("address", "Its IP address. Default: one that is in no network but 0.0.0.0/0."),
                     Parameter("listener", "The name of the one it is connected to. Default: each of them."),
                     Parameter("action", "pull or list. Default: pull."),
                 ),
@@ -50,8 +53,8 @@ class AccessPage:
 
     def explain(self, request: Request) -> Reply:
         """An answer for each listener."""
-        user, address = value(request, "user") or None, value(request, "address") or _NOBODY
-        if address != _NOBODY:
+        user, address = value(request, "user") or None, value(request, "address") or _ANYWHERE
+        if address != _ANYWHERE:
             try:
                 ip_address(address)
             except ValueError:
@@ -66,7 +69,7 @@ class AccessPage:
             raise Refused(404, "not-found", f"{str(wanted)[:60]}: no such listener; there are: {there}")
         repository = self._repository(value(request, "reference") or "")
         answers = [self._answer(repository, each, user, address, action) for each in listeners]
-        return json(AccessReport(str(repository), action, user, None if address == _NOBODY else address, answers))
+        return json(AccessReport(str(repository), action, user, None if address == _ANYWHERE else address, answers))
 
     def _repository(self, text: str) -> RemoteRepository:
         """The repository that is meant, whoever may read it. Raises L{UpstreamUnknown}, and what parsing raises."""
@@ -79,23 +82,32 @@ class AccessPage:
     def _answer(
         self, repository: RemoteRepository, listener: ListenSettings, user: str | None, address: str, action: str
     ) -> AccessAnswer:
-        name, notes, settings = listener.name or "", list[str](), self._settings()
+        settings, notes, rule, status = self._settings(), list[str](), "", 200
         takes_passwords = listener.login != LOGIN_NONE and bool(settings.checkers_of(listener))
-        if takes_passwords and not (listener.is_tls or is_loopback(address) or settings.proxies_of(listener)):
-            notes.append("no password is taken here: the connection is not encrypted")
-            takes_passwords = False
-        if user is not None and not takes_passwords and listener.client_ca_file is None:
+        has_certificates = listener.client_ca_file is not None
+        is_local = listener.endpoint.startswith("unix:")
+        # Behind a balancer it is that which says so.
+        is_sheltered = listener.is_tls or is_local or is_loopback(address) or bool(settings.proxies_of(listener))
+        if user is not None and not takes_passwords and not has_certificates:
             notes.append("nobody logs in here, so the user counts for nothing")
             user = None
-        means = "address" if user is None else "basic"
-        client = Client(address, user, means, name, may_log_in=takes_passwords and user is None)
-        decision = self._access.decide(repository, client, action)
-        if user is None and listener.login == LOGIN_REQUIRED:
-            notes.append("this listener serves nothing without a login")
-            return AccessAnswer(name, False, 401 if takes_passwords or listener.client_ca_file else 403, "", notes)
-        if not decision.allowed:
-            return AccessAnswer(name, False, 401 if client.may_log_in else 404, decision.rule, notes)
-        if not repository.is_permitted:
-            notes.append(f"allow and deny of {repository.upstream} do not let it be pulled through")
-            return AccessAnswer(name, False, 403, decision.rule, notes)
-        return AccessAnswer(name, True, 200, decision.rule, notes)
+        try:
+            if takes_passwords and not is_sheltered:
+                notes.append("no password is taken here: the connection is not encrypted")
+                if user is not None and not has_certificates:
+                    raise LoginExposed(was_sent=True)
+            client = Client.admitted(
+                listener,
+                "-" if is_local else address,
+                user,
+                "address" if user is None else "basic" if takes_passwords else "certificate",
+                takes_passwords=takes_passwords,
+                is_sheltered=is_sheltered,
+            )
+            rule = self._access.decide(repository, client, action).rule
+            self._access.check(repository, client, action)
+        except PullcacheError as error:
+            status = _STATUS[type(error)]
+            if isinstance(error, NotPermitted) or (isinstance(error, LoginRequired) and not rule):
+                notes.append(str(error))
+        return AccessAnswer(listener.name or "", status == 200, status, rule, notes)

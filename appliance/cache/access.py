@@ -14,11 +14,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from appliance.cache.rules import AccessRules, Decision, Reading
-from appliance.errors import AccessDenied, NotPermitted, PullcacheError, UpstreamUnknown
+from appliance.errors import (
+    AccessDenied,
+    LoginExposed,
+    LoginRequired,
+    NotPermitted,
+    PullcacheError,
+    UpstreamUnknown,
+)
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.oci.digest import Digest
 from appliance.oci.reference import ReferenceKey
-from appliance.settings import PULL, UpstreamSettings
+from appliance.settings import LOGIN_REQUIRED, PULL, ListenSettings, UpstreamSettings
 from appliance.upstream.interfaces import IUpstream
 
 KNOWN = 1000
@@ -132,6 +139,34 @@ class Client:
     listener: str = ""
     may_log_in: bool = False
 
+    @classmethod
+    def admitted(
+        cls,
+        listen: ListenSettings,
+        address: str,
+        user: str | None = None,
+        means: str = "address",
+        *,
+        takes_passwords: bool,
+        is_sheltered: bool,
+    ) -> Client:
+        """
+        Who asks, as a listener takes it. Pure.
+
+        @param takes_passwords: whether the listener does.
+        @param is_sheltered: whether no other can read one on its way.
+        @raise LoginRequired: it has to log in first.
+        @raise LoginExposed: it would have to, over a connection that others can read.
+        """
+        if user is None and listen.login == LOGIN_REQUIRED:
+            if not takes_passwords:
+                raise LoginRequired("show a client certificate that this listener knows the authority of")
+            if not is_sheltered:
+                raise LoginExposed()
+            raise LoginRequired("log in to use this registry")
+        may_log_in = user is None and is_sheltered and takes_passwords
+        return cls(address, user, means, listen.name or "", may_log_in)
+
 
 class Access:
     """
@@ -152,6 +187,7 @@ class Access:
     @rules.setter
     def rules(self, rules: AccessRules) -> None:
         self._rules = rules
+        self._has_rules = len(rules) > 0
         self._decided: LeastRecentlyUsed[tuple[Client, RemoteRepository, str], Decision] = LeastRecentlyUsed(DECIDED)
 
     def check(self, repository: RemoteRepository, client: Client | None, action: str = PULL) -> None:
@@ -163,15 +199,18 @@ class Access:
         @param action: C{PULL} or C{LIST}.
         @raise AccessDenied: the rules say no. They come first: who may not read a repository does not learn what
             C{allow} and C{deny} of its upstream say.
+        @raise LoginRequired: they say no, and the client could log in.
         @raise NotPermitted: it may not be pulled through, by anybody.
         """
-        if client is not None and (self._rules or repository.is_private):
+        if client is not None and (self._has_rules or repository.is_private):
             decision = self.decide(repository, client, action)
             if not decision.allowed:
-                who = f"{client.user} may not read it" if client.user is not None else "may not be read without a login"
-                if client.user is None and not client.may_log_in:
-                    who = f"may not be read from {client.address}"
-                raise AccessDenied(f"{repository} does not exist, or {who}", decision.rule)
+                absent = f"{repository} does not exist, or"
+                if client.may_log_in:
+                    raise LoginRequired(f"{absent} may not be read without a login; log in", decision.rule)
+                if client.user is None:
+                    raise AccessDenied(f"{absent} may not be read from {client.address}", decision.rule)
+                raise AccessDenied(f"{absent} {client.user} may not read it", decision.rule)
         if not repository.is_permitted:
             raise NotPermitted(f"{repository} may not be pulled through here (allow, deny)")
 
@@ -198,6 +237,7 @@ class Access:
         @param action: C{PULL} or C{LIST}.
         @raise UpstreamUnknown: no such upstream is configured.
         @raise AccessDenied: the rules do not let this client read it.
+        @raise LoginRequired: nor this one, which could log in.
         @raise NotPermitted: it may not be pulled through.
         """
         remote = self.remotes.get(upstream)

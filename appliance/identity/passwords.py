@@ -30,10 +30,10 @@ from twisted.plugins.cred_unix import UNIXChecker
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from appliance.errors import ConfigError, LoginRequired, LoginUnavailable
+from appliance.errors import ConfigError, LoginUnavailable, LoginWrong
 from appliance.flow.clock import wall_of
 from appliance.flow.lru import LeastRecentlyUsed
-from appliance.flow.singleflight import SingleFlight
+from appliance.flow.singleflight import SingleFlight, shielded
 from appliance.identity.htpasswd import HtpasswdChecker
 from appliance.identity.interfaces import IBlockingChecker, IUserFile
 from appliance.identity.turns import Turns
@@ -62,6 +62,7 @@ LONGEST = 4096
 _BLOCKING = (FilePasswordDB, UNIXChecker)
 
 WRONG = "the user name or the password is wrong"
+UNAVAILABLE = "passwords cannot be checked at the moment; come again in a minute"
 
 
 def make_checker(description: str) -> ICredentialsChecker:
@@ -143,11 +144,11 @@ def parse_basic(authorization: bytes) -> BasicLogin | None:
     What the value of an C{Authorization} header says; C{None} for no user and no password, as podman and skopeo send
     where they have none.
 
-    @raise LoginRequired: it is no Basic, or not written as RFC 7617 has it.
+    @raise LoginWrong: it is no Basic, or not written as RFC 7617 has it.
     """
     scheme, _, encoded = authorization.strip().partition(b" ")
     if scheme.lower() != b"basic":
-        raise LoginRequired("only a user name and a password are taken here (Basic)")
+        raise LoginWrong("only a user name and a password are taken here (Basic)")
     try:
         if len(authorization) > LONGEST:
             raise ValueError
@@ -155,7 +156,7 @@ def parse_basic(authorization: bytes) -> BasicLogin | None:
         if not colon or not name.decode().isprintable() or len(name) > 255:
             raise ValueError
     except (ValueError, binascii.Error):
-        raise LoginRequired("the Authorization header holds no user name and password (RFC 7617)") from None
+        raise LoginWrong("the Authorization header holds no user name and password (RFC 7617)") from None
     if not name and not password:
         return None
     return BasicLogin(name, password)
@@ -199,8 +200,15 @@ class Passwords:
         self._checks: SingleFlight[bytes, str] = SingleFlight()
         self._looks: SingleFlight[None, None] = SingleFlight()
         self._turns = Turns(AT_ONCE)
-        # Half of the processors go on serving, whatever is guessed.
-        self._hashing = DeferredSemaphore(max(1, len(os.sched_getaffinity(0)) // 2))
+        # Half of the processors go on serving, whatever is guessed. A checker of another kind may never come back, and
+        # takes no other's turns with it.
+        at_once = max(1, len(os.sched_getaffinity(0)) // 2)
+        hashing = DeferredSemaphore(at_once)
+        self._threads_of = [
+            hashing if isinstance(each, HtpasswdChecker) else DeferredSemaphore(at_once) for each in checkers
+        ]
+        # Why a checker gives no answers, by its place; that is logged when it begins.
+        self._silent: dict[int, str] = {}
         self._looked = -LOOK
         self._versions: list[object] = [None for _ in checkers]
         self._generation = 0
@@ -225,22 +233,25 @@ class Passwords:
         @param login: what L{parse_basic} made of C{authorization}.
         @param address: where it comes from.
         @return: the user's name, as the checker gives it.
-        @raise LoginRequired: it is wrong.
+        @raise LoginWrong: it is wrong.
         @raise LoginsBusy: too many wait to be checked.
         @raise LoginUnavailable: whoever has to know gives no answer.
         """
         if not login.password:
             # A directory takes a login without a password for one of nobody, and says yes (RFC 4513 section 5.1.2).
-            raise LoginRequired(WRONG)
+            raise LoginWrong(WRONG)
         if self._clock.seconds() >= self._looked + LOOK:
-            await self._looks.run(None, self._look)
+            try:
+                await self._looks.run(None, self._look).addTimeout(PATIENCE, self._clock)
+            except TimeoutError:
+                raise LoginUnavailable(UNAVAILABLE) from None
         user = self.known(authorization)
         if user is not None:
             return user
         digest = self._digest(authorization)
         wrong_until = self._wrong.get(digest)
         if wrong_until is not None and self._clock.seconds() < wrong_until:
-            raise LoginRequired(WRONG)
+            raise LoginWrong(WRONG)
         return await self._checks.run(digest, lambda: self._decide(digest, login, address))
 
     def knows(self, login: BasicLogin) -> str | None:
@@ -297,7 +308,7 @@ class Passwords:
             await self._turns.take(address, name)
         try:
             user = await self._asked(login)
-        except LoginRequired:
+        except LoginWrong:
             user = None
         finally:
             if not was_right:
@@ -313,33 +324,39 @@ class Passwords:
             self._wrong.put(digest, now + WRONG_FOR, 1)
         if not self._is_even:
             await deferLater(self._clock, PACE - (now - began) % PACE)
-        raise LoginRequired(WRONG)
+        raise LoginWrong(WRONG)
 
     async def _asked(self, login: BasicLogin) -> str | None:
         """All checkers are asked, until one says who it is; C{None}: none does."""
         silent = ""
-        for checker in self._checkers:
+        for number, checker in enumerate(self._checkers):
             try:
-                answer: Any
+                answering: Deferred[Any]
                 if IBlockingChecker.providedBy(checker) or type(checker) in _BLOCKING:
-                    answer = await self._hashing.run(self._threads.call, _ask_at_once, checker, login)
+                    # Its thread cannot be stopped: as long as it is silent, it keeps its place.
+                    threads = self._threads_of[number]
+                    answering = shielded(threads.run(self._threads.call, _ask_at_once, checker, login))
                 else:
-                    answering: Deferred[Any] = checker.requestAvatarId(login)
-                    answer = await answering.addTimeout(PATIENCE, self._clock)
+                    answering = checker.requestAvatarId(login)
+                answer = await answering.addTimeout(PATIENCE, self._clock)
             except UnauthorizedLogin:
+                self._silent.pop(number, None)
                 continue
             except Exception as error:
                 # Its text, and whatever stands on its stack, may hold the password.
                 silent = "it gave no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-                self._log.error(
-                    "{checker} cannot check a password: {silent}", checker=type(checker).__name__, silent=silent
-                )
+                if self._silent.get(number) != silent:
+                    self._silent[number] = silent
+                    self._log.error(
+                        "{checker} cannot check a password: {silent}", checker=type(checker).__name__, silent=silent
+                    )
                 continue
+            self._silent.pop(number, None)
             user = _user_of(answer)
             if user is not None:
                 return user
         if silent:
-            raise LoginUnavailable("passwords cannot be checked at the moment; come again in a minute")
+            raise LoginUnavailable(UNAVAILABLE)
         return None
 
 

@@ -29,6 +29,7 @@ from appliance.errors import (
     AccessDenied,
     LoginExposed,
     LoginRequired,
+    LoginWrong,
     NotHeld,
     NotPermitted,
     PathInvalid,
@@ -210,6 +211,10 @@ class RegistryApp:
             error = NotHeld("there is no such route in a registry")
         if isinstance(error, (AccessDenied, LoginRequired, LoginExposed, NotPermitted)):
             self._note_refusal(request, error)
+        if isinstance(error, LoginRequired) and not isinstance(error, LoginWrong) and request.sender.may_log_in:
+            # Only the name that it has for us helps its user; it has been looked at.
+            host = "".join(values_of(request.requestHeaders, b"Host"))
+            error = LoginRequired(f"{error}: docker login {host}" if host else str(error), error.rule)
         refused = refusal(error, request.kind)
         if refused is None:
             self._log.failure("{uri}", Failure(error), uri=request.uri)
@@ -234,10 +239,9 @@ class RegistryApp:
     ) -> None:
         """Let the audit log have what its client may not read."""
         rule = "" if isinstance(error, (LoginExposed, NotPermitted)) else error.rule
-        if isinstance(error, (LoginRequired, LoginExposed)) and not rule:
-            if request.requestHeaders.hasHeader("Authorization"):
-                # That is noted where the password is checked.
-                return
+        if isinstance(error, LoginWrong) or (isinstance(error, LoginExposed) and error.was_sent):
+            # That is noted where the password is checked.
+            return
         asked = _ASKED.fullmatch(request.path.decode("ascii", "replace"))
         # Who asks for nothing, as at /v2/, is only told how to go on.
         if asked is not None:
@@ -276,14 +280,7 @@ class RegistryApp:
         # From here on the answer is made of what is in force now; one that comes after a change is not repeated.
         if is_plain(request.uri, name, named, self.settings.upstreams[named.upstream].names()):
             request.generation = self._lane.generation
-        try:
-            return self._cache.access.open(named.upstream, named.repository, request.sender, action), named
-        except AccessDenied as error:
-            if not request.sender.may_log_in:
-                raise
-            # Only the name that it has for us helps its user; it has been looked at.
-            host = "".join(values_of(request.requestHeaders, b"Host")) or "this registry"
-            raise LoginRequired(f"{error}; log in: docker login {host}", error.rule) from None
+        return self._cache.access.open(named.upstream, named.repository, request.sender, action), named
 
 
 class RegistryResource(Resource):
@@ -323,6 +320,9 @@ class RegistryResource(Resource):
                 await self._login.identify(request)
             if self._rates.is_limiting:
                 await self._rates.turn(request.sender.user, request.sender.address, request.transport)
+                # What it is was perhaps another thing when it began to wait.
+                if not self._login.recognises(request):
+                    await self._login.identify(request)
         except CancelledError:
             raise
         except Exception as error:

@@ -14,15 +14,22 @@ from typing import Any
 from twisted.internet.interfaces import ISSLTransport
 
 from appliance.cache.access import Client
-from appliance.errors import LoginExposed, LoginRequired, LoginsBusy, LoginUnavailable, PullcacheError, RequestInvalid
+from appliance.errors import (
+    LoginExposed,
+    LoginRequired,
+    LoginsBusy,
+    LoginUnavailable,
+    LoginWrong,
+    PullcacheError,
+    RequestInvalid,
+)
 from appliance.flow.connections import machine_of
-from appliance.flow.http import values_of
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.identity.passwords import Passwords, parse_basic
 from appliance.identity.proxies import Networks, is_loopback, is_within, origin, plain_address, was_encrypted
 from appliance.interfaces import IAudit
 from appliance.registry.request import RegistryRequest
-from appliance.settings import LOGIN_NONE, LOGIN_REQUIRED, ListenSettings
+from appliance.settings import LOGIN_NONE, ListenSettings
 from appliance.tls.peers import names_of
 
 CLIENTS = 10_000
@@ -32,12 +39,6 @@ SAID = 4 * 2**20
 """Bytes of what proxies said that stay in memory, as what it means; most of them may be of a client's own making."""
 
 _LOOKED_AT = (b"Authorization", b"X-Forwarded-For", b"X-Forwarded-Proto")
-
-EXPOSED = (
-    "no user name and password is taken over a connection that others can read: use https (a balancer in front says so"
-    " by X-Forwarded-Proto, where it is one of trusted_proxies)"
-)
-
 
 class Peer:
     """
@@ -59,7 +60,12 @@ class Peer:
     @cached_property
     def is_sheltered(self) -> bool:
         """Whether what is sent over this connection can be read by nobody on the way: TLS, or it stays here."""
-        return self._host is None or ISSLTransport.providedBy(self.transport) or is_loopback(self._host)
+        return self._host is None or self.is_encrypted or is_loopback(self._host)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection is one of TLS."""
+        return bool(ISSLTransport.providedBy(self.transport))
 
     @property
     def _host(self) -> str | None:
@@ -136,7 +142,10 @@ class Login:
             user = self._passwords.known(authorization) if is_sheltered else None
             if user is None:
                 return None
-        client = self._client(peer, address, is_sheltered, user)
+        try:
+            client = self._client(peer, address, is_sheltered, user)
+        except (LoginRequired, LoginExposed):
+            return None
         # A certificate may be revoked meanwhile.
         if is_silent and self._listen.client_ca_file is None:
             peer.silent, peer.configured = client, self._configured
@@ -146,29 +155,26 @@ class Login:
         """
         Find out who sends a request: its C{sender} afterwards.
 
-        @raise LoginRequired: it has to say so, or said it wrongly.
+        @raise LoginRequired: it has to say so.
+        @raise LoginWrong: it said it wrongly; the audit log has that.
         @raise LoginExposed: it would have to, or did, over a connection that others can read; what it said was not
-            looked at.
+            looked at, and the audit log has it where something was said.
         @raise LoginsBusy: it may be so, but too many wait to be checked.
         @raise LoginUnavailable: whoever has to know gives no answer.
         @raise RequestInvalid: a trusted proxy wrote nonsense.
         """
-        headers, peer = request.requestHeaders, request.channel.peer
-        sent, forwarded_for, forwarded_proto = map(headers.getRawHeaders, _LOOKED_AT)
-        address, is_sheltered = self._origin(peer, _joined(forwarded_for), _joined(forwarded_proto))
-        request.sender = Client(address, listener=self._name)
-        user = None
-        if sent and self._passwords is not None:
-            user = await self._user(self._passwords, sent, address, is_sheltered)
-        client = self._client(peer, address, is_sheltered, user)
-        if client is None:
-            if self._passwords is None:
-                raise LoginRequired("show a client certificate that this listener knows the authority of")
-            if not is_sheltered:
-                raise LoginExposed(EXPOSED)
-            host = "".join(values_of(headers, b"Host"))
-            raise LoginRequired(f"log in to use this registry: docker login {host}".rstrip())
-        request.sender = client
+        peer, configured = request.channel.peer, None
+        # Once more after a new configuration: who somebody is and what that is good for are decided by the same one.
+        while configured is not self._configured:
+            configured, passwords = self._configured, self._passwords
+            sent, forwarded_for, forwarded_proto = map(request.requestHeaders.getRawHeaders, _LOOKED_AT)
+            address, is_sheltered = self._origin(peer, _joined(forwarded_for), _joined(forwarded_proto))
+            may_log_in = passwords is not None and is_sheltered
+            request.sender = Client(address, listener=self._name, may_log_in=may_log_in)
+            user = None
+            if sent and passwords is not None:
+                user = await self._user(passwords, sent, address, is_sheltered)
+        request.sender = self._client(peer, address, is_sheltered, user)
 
     async def _user(
         self, passwords: Passwords, sent: Sequence[bytes], address: str, is_sheltered: bool
@@ -176,9 +182,9 @@ class Login:
         login = None
         try:
             if not is_sheltered:
-                raise LoginExposed(EXPOSED)
+                raise LoginExposed(was_sent=True)
             if len(sent) > 1:
-                raise LoginRequired("there is more than one Authorization header; send one")
+                raise LoginWrong("there is more than one Authorization header; send one")
             login = parse_basic(sent[0])
             return None if login is None else await passwords.check(sent[0], login, machine_of(address))
         except LoginsBusy:
@@ -196,35 +202,32 @@ class Login:
         """The client's address, and whether its password was sheltered all the way."""
         if not self._proxies or (forwarded_for is None and forwarded_proto is None):
             return peer.address, peer.is_sheltered
-        key = peer.address, peer.is_sheltered, forwarded_for, forwarded_proto
+        key = peer.address, peer.is_encrypted, forwarded_for, forwarded_proto
         known = self._origins.get(key)
         if known is None:
             known = peer.address, peer.is_sheltered
             if is_within(peer.address, self._proxies):
                 address = origin(peer.address, _said(forwarded_for), self._proxies)
                 encrypted = was_encrypted(_said(forwarded_proto))
-                if encrypted is not None:
-                    known = address, encrypted or is_loopback(address)
-                else:
-                    # What it does not say is judged by what can be seen from here.
-                    known = address, peer.is_sheltered
+                # Of what it does not say no more is known than how it was itself connected.
+                known = address, (peer.is_encrypted if encrypted is None else encrypted) or is_loopback(address)
             self._origins.put(key, known, 500 + len(forwarded_for or b"") + len(forwarded_proto or b""))
         return known
 
-    def _client(self, peer: Peer, address: str, is_sheltered: bool, user: str | None) -> Client | None:
-        """C{None} where it has to log in and has not."""
+    def _client(self, peer: Peer, address: str, is_sheltered: bool, user: str | None) -> Client:
+        """See L{Client.admitted}."""
         means = "address" if user is None else "basic"
         if user is None and self._listen.client_ca_file is not None:
             names = names_of(peer.transport, self._listen.client_name)
             if names:
                 user, means = names[0], "certificate"
-        if user is None and self._listen.login == LOGIN_REQUIRED:
-            return None
         key = address, user, means, is_sheltered
         client = self._clients.get(key)
         if client is None:
-            may_log_in = user is None and is_sheltered and self._passwords is not None
-            client = Client(address, user, means, self._name, may_log_in)
+            takes_passwords = self._passwords is not None
+            client = Client.admitted(
+                self._listen, address, user, means, takes_passwords=takes_passwords, is_sheltered=is_sheltered
+            )
             self._clients.put(key, client, 1)
         return client
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from collections.abc import Sequence
 from ipaddress import ip_network
@@ -12,8 +13,11 @@ import pytest
 from msgspec import structs
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import ISSLTransport
+from twisted.web.test.requesthelper import DummyRequest
 from zope.interface import alsoProvides
 
+from appliance.admin.access import AccessPage
+from appliance.bundle.names import Names
 from appliance.cache.rules import AccessRules
 from appliance.flow.disk import InlineThreads
 from appliance.identity.htpasswd import HtpasswdChecker
@@ -389,6 +393,66 @@ def test_a_listener_follows_a_new_configuration(tmp_path: Path) -> None:
     door.shop.listener.configure(door.settings, listen, door.passwords)
     assert line.ask("GET", OPEN).status == 401
     assert line.ask("GET", OPEN, [basic(*ANN)]).status == 200
+
+
+def test_a_password_checked_across_a_change_is_not_half_in_force(tmp_path: Path) -> None:
+    """Who it is and what that is good for are of one configuration: nobody is a user where nobody logs in."""
+    threads = HeldThreads()
+    door = Door(tmp_path, "offered", threads)
+    line = door.line()
+    line.send(request("GET", CLOSED, [basic(*ANN)]))
+    listen = structs.replace(door.settings.listen[0], login="none")
+    door.shop.listener.configure(door.settings, listen)
+    while threads.waiting:
+        threads.work()
+    assert line.answers("GET")[0].status == 404
+
+
+@pytest.mark.parametrize("who", [("", ""), None])
+@pytest.mark.parametrize("passwords", [True, False])
+def test_who_does_not_log_in_is_noted_whatever_it_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: tuple[str, str] | None, passwords: bool
+) -> None:
+    """A header that is not looked at keeps no refusal out of the audit log."""
+    door = Door(tmp_path, "required")
+    Shown(monkeypatch, door, passwords=passwords)
+    noted = door.shop.listener._app._audit = NotedAudit()  # type: ignore[assignment]
+    sent = () if who is None and passwords else (basic(*(who or ANN)),)
+    assert door.ask(OPEN, None, *sent).status == 401
+    [line] = noted.noted
+    assert (line["action"], line["what"], line["outcome"]) == ("pull", "docker.io/app:latest", "refused")
+
+
+def test_a_balancer_on_this_machine_that_says_nothing_of_tls_shelters_no_password(tmp_path: Path) -> None:
+    """Its client is elsewhere, and may have sent it in the clear."""
+    door = Door(tmp_path, "required", proxies=["127.0.0.1"])
+    said = ("X-Forwarded-For", OUTSIDE)
+    assert door.ask(OPEN, ANN, said, address="127.0.0.1", tls=False).status == 403
+    assert door.ask(OPEN, ANN, said, address="127.0.0.1", tls=True).status == 200
+    assert door.ask(OPEN, ANN, ("X-Forwarded-For", "127.0.0.1"), address="127.0.0.1", tls=False).status == 200
+
+
+ELSEWHERE = {"tls": (OUTSIDE, True), "plain": (OUTSIDE, False), "here": ("127.0.0.1", False)}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+@pytest.mark.parametrize("login", ["none", "offered", "required"])
+@pytest.mark.parametrize("who", [NOBODY, ANN, BOB], ids=str)
+@pytest.mark.parametrize("path", [OPEN, CLOSED])
+def test_what_is_explained_is_what_is_answered(tmp_path: Path, where: str, login: str, who: Any, path: str) -> None:
+    """Status for status, with every login, over TLS or not."""
+    door, (address, tls) = Door(tmp_path, login), ELSEWHERE[where]
+    listen = structs.replace(
+        door.settings.listen[0], endpoint="tls:/p:port=1" if tls else "tcp:1", checkers=("file:/p",)
+    )
+    settings = structs.replace(door.settings, listen=(listen,))
+    page = AccessPage(door.shop.cache.through.access, lambda: settings, Names(settings.upstream_for))
+    asked = DummyRequest([])
+    named = "docker.io/library/app" if path == OPEN else "ghcr.io/team/app"
+    given = {"reference": named, "address": address, **({"user": who[0]} if who else {})}
+    asked.args = {name.encode(): [value.encode()] for name, value in given.items()}
+    [answer] = json.loads(page.explain(asked).body)["answers"]  # type: ignore[arg-type]
+    assert answer["status"] == door.ask(path, who, address=address, tls=tls).status
 
 
 @pytest.mark.parametrize("sent", ["Bearer abc", "Basic", "Basic !!", "Negotiate x"])

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from twisted.cred.checkers import FilePasswordDB, ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, fail
 from zope.interface import implementer
 
-from appliance.errors import ConfigError, LoginRequired, LoginsBusy, LoginUnavailable
+from appliance.errors import ConfigError, LoginRequired, LoginsBusy, LoginUnavailable, LoginWrong
 from appliance.flow.disk import InlineThreads
 from appliance.identity import passwords
 from appliance.identity.htpasswd import HtpasswdChecker
+from appliance.identity.interfaces import IBlockingChecker
 from appliance.identity.passwords import WRONG, Passwords, make_checker, parse_basic
 from tests.doubles.clocks import TwoClocks
 from tests.doubles.deferreds import begin, failing, pending, result
@@ -237,6 +238,53 @@ def test_another_checker_may_still_say_yes(users: Path, logged_errors: list[dict
     directory.asked[0][1].errback(OSError("down"))
     assert result(asked) == "ann"
     logged_errors.clear()
+
+
+@implementer(IBlockingChecker)
+class Hanging:
+    """A checker whose library never comes back, or when a test says so."""
+
+    credentialInterfaces = (IUsernamePassword,)
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
+        return fail(UnauthorizedLogin())
+
+
+def test_a_checker_that_never_comes_back_keeps_nobody_waiting(logged_errors: list[dict[str, Any]]) -> None:
+    """Its client is told so after a while, no more threads go to it than may, and it is logged once."""
+    threads = HeldThreads()
+    gate = Gate(Hanging(), threads=threads)
+    for number in range(20):
+        asked = gate.check("ann", f"one {number}")
+        assert pending(asked)
+        gate.clock.advance(10.0)
+        failing(asked, LoginUnavailable)
+    assert len(threads.waiting) <= max(1, len(os.sched_getaffinity(0)) // 2)
+    assert [each["silent"] for each in logged_errors] == ["it gave no answer in time"]
+    logged_errors.clear()
+    while threads.waiting:
+        threads.step()
+    asked = gate.check("ann", "wrong")
+    threads.work()
+    gate.clock.advance(1.0)
+    failing(asked, LoginWrong)
+
+
+def test_a_file_on_a_disk_that_is_gone_keeps_nobody_waiting(users: Path) -> None:
+    """The client is told to come again, also when its password was right before."""
+    threads = HeldThreads()
+    asked = (gate := Gate(HtpasswdChecker(str(users)), threads=threads)).check("ann", "one")
+    while threads.waiting:
+        threads.work()
+    assert result(asked) == "ann"
+    gate.clock.advance(passwords.LOOK)
+    asked = gate.check("ann", "one")
+    gate.clock.advance(10.0)
+    failing(asked, LoginUnavailable)
+    threads.work()
+    asked = gate.check("ann", "one")
+    threads.work()
+    assert result(asked) == "ann"
 
 
 def test_a_thousand_guesses_wait_behind_each_other() -> None:
