@@ -115,6 +115,12 @@ def _admin_exposures(admin: AdminSettings) -> Iterator[str]:
             f"the admin endpoint {admin.endpoint} asks for no login: whoever has a process on this machine may order"
             " anything there; admin: {token_file: PATH} names who may"
         )
+    parts = endpoint_parts(admin.endpoint)
+    if "unix" in parts[:2] and not any(re.fullmatch(r"mode=[0-7]*[0-7]0", each) for each in parts):
+        yield (
+            f"the admin endpoint {admin.endpoint} can be opened by every user of this machine and asks for nothing: who"
+            " opens a socket may order anything there; add :mode=660"
+        )
     if admin.token_file is not None and is_open(admin.endpoint) and not admin.is_tls:
         yield f"tokens are sent to the admin endpoint {admin.endpoint} unencrypted, unless TLS is spoken in front of it"
     if admin.token_file is not None and _is_read_by_others(admin.token_file):

@@ -165,8 +165,11 @@ def test_check_says_where_the_access_log_goes(access_log: str | Path, words: str
     [
         ("tcp:port=5001:interface=127.0.0.1", True),
         (r"tcp6:port=5001:interface=\:\:1", True),
-        ("unix:/run/pullcache/admin.sock", False),
-        ("unix:address=/run/pullcache/admin.sock", False),
+        # Twisted lets everybody open it.
+        ("unix:/run/pullcache/admin.sock", True),
+        ("unix:address=/run/pullcache/admin.sock:mode=666", True),
+        ("unix:/run/pullcache/admin.sock:mode=660", False),
+        ("unix:address=/run/pullcache/admin.sock:mode=0700", False),
     ],
 )
 def test_check_warns_of_an_admin_endpoint_that_asks_for_nothing(admin: str, is_warned: bool) -> None:
