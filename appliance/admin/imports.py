@@ -157,6 +157,8 @@ class Imports:
     async def _outcome(self, importing: Deferred[Receipt], files: Sequence[str]) -> tuple[int, object]:
         """Wait for an import that was ordered; what to say of how it ended, with a status code."""
         self._under_way.add(importing)
+        if self._stopping:
+            importing.cancel()
         try:
             return 200, {"receipt": await importing}
         except CancelledError:

@@ -424,6 +424,15 @@ def test_what_came_before_the_cut_is_kept_where_the_disk_is_slow(file: Path, mon
     assert Sender(site, file).wanted.bytes == whole - 700_000
 
 
+def test_what_begins_while_the_appliance_stops_is_cut_too(file: Path) -> None:
+    """Its port is still open for a moment, and who was cut comes again at once."""
+    site, data = Appliance(offline=True), file.read_bytes()
+    result(site.services.stop_imports())
+    wire = Wire(site).begin("POST", "imports", len(data), TAR).send(data[:100])
+    assert (wire.status, wire.lines[0]["error"]["code"]) == (503, "stopped")
+    assert Sender(site, file).error["code"] == "stopped"
+
+
 def test_a_dry_run_sends_the_head_only(file: Path) -> None:
     """And says what an import would."""
     site = Appliance(offline=True)
