@@ -18,8 +18,6 @@ from appliance.admin.sendings import CHOICES, Sendings, options_of
 from appliance.api import ImportOrder, ReceiptList
 from appliance.bundle.importer import Importer, ImportOptions, ImportProgress
 from appliance.bundle.receipt import Receipt, Receipts
-from appliance.bundle.sentarchive import SentArchive
-from appliance.bundle.tarpassage import TarPassage
 from appliance.cache.wants import HeldReferences, Wants
 from appliance.errors import BundleError
 from appliance.flow.singleflight import ended
@@ -60,7 +58,7 @@ class Imports:
         self._held = held
         self._clock = clock
         self._imported = imported
-        self._sendings = Sendings(self._run_sent, self._run_passing, self._outcome, threads, clock, audit)
+        self._sendings = Sendings(importer, self._followed, self._outcome, threads, clock, audit)
         self._under_way: set[Deferred[Receipt]] = set()
         self._stopping = False
 
@@ -131,14 +129,6 @@ class Imports:
         @raise PullcacheError: see L{Importer.run}.
         """
         return await self._followed(self._importer.run(files, options, progress), options)
-
-    async def _run_sent(
-        self, archives: Sequence[SentArchive], options: ImportOptions, progress: Callable[[ImportProgress], None]
-    ) -> Receipt:
-        return await self._followed(self._importer.run_opened(archives, options, progress), options)
-
-    async def _run_passing(self, passage: TarPassage, options: ImportOptions) -> Receipt:
-        return await self._followed(self._importer.run_passing(passage, options), options)
 
     async def _followed(self, importing: Coroutine[Any, Any, Receipt], options: ImportOptions) -> Receipt:
         """The receipt, once the wants that were met are forgotten."""

@@ -45,7 +45,7 @@ from appliance.admin.route import (
 )
 from appliance.api import MAX_SENDING_HEAD, SENDING, ImportChoices, Received, SendingOrder, Wanted, WantedEntry
 from appliance.bundle.contents import check_values
-from appliance.bundle.importer import ImportOptions, ImportProgress
+from appliance.bundle.importer import Importer, ImportOptions
 from appliance.bundle.minisign import PublicKey
 from appliance.bundle.names import Renames
 from appliance.bundle.receipt import Receipt
@@ -70,13 +70,8 @@ SILENCE = 120.0
 
 OCTETS = "application/octet-stream"
 
-RunSent = Callable[
-    [Sequence[SentArchive], ImportOptions, Callable[[ImportProgress], None]], Coroutine[Any, Any, Receipt]
-]
-"""Imports archives that are sent."""
-
-RunPassing = Callable[[TarPassage, ImportOptions], Coroutine[Any, Any, Receipt]]
-"""Imports an archive that passes by."""
+Followed = Callable[[Coroutine[Any, Any, Receipt], ImportOptions], Coroutine[Any, Any, Receipt]]
+"""Runs an import, and what is to be done after each."""
 
 Outcome = Callable[[Deferred[Receipt], Sequence[str]], Coroutine[Any, Any, tuple[int, object]]]
 """Waits for an import of some files, by name; what to say of how it ended, with a status code."""
@@ -99,15 +94,15 @@ class Sendings:
 
     def __init__(
         self,
-        run: RunSent,
-        run_passing: RunPassing,
+        importer: Importer,
+        followed: Followed,
         outcome: Outcome,
         threads: IThreads,
         clock: IReactorTime,
         audit: IAudit,
     ) -> None:
-        self._run = run
-        self._run_passing = run_passing
+        self._importer = importer
+        self._followed = followed
         self._outcome = outcome
         self._threads = threads
         self._clock = clock
@@ -161,7 +156,8 @@ class Sendings:
             sending.key = sending.name
         await self._enter(sending)
         sending.lines = JsonLines(request, self._clock)
-        sending.importing = Deferred.fromCoroutine(self._run(sending.archives, options, sending.lines.progress))
+        importing = self._importer.run_opened(sending.archives, options, sending.lines.progress)
+        sending.importing = Deferred.fromCoroutine(self._followed(importing, options))
         over = Deferred.fromCoroutine(self._outcome(sending.importing, sources)).addBoth(self._left, sending)
         try:
             sending.lines.send((await shielded(over))[1])
@@ -209,8 +205,9 @@ class Sendings:
         def begin(arrival: Arrival) -> Deferred[tuple[int, object]]:
             self._passing += 1
             passage = TarPassage(arrival, self._threads, source)
-            importing = Deferred.fromCoroutine(self._run_passing(passage, options))
-            return Deferred.fromCoroutine(self._outcome(importing, [source])).addBoth(self._passed)
+            importing = self._followed(self._importer.run_passing(passage, options), options)
+            over = Deferred.fromCoroutine(self._outcome(Deferred.fromCoroutine(importing), [source]))
+            return over.addBoth(self._passed)
 
         def unanswered(said: Mapping[str, Any]) -> None:
             # What is answered once it is whole is noted where that is done, as of any request.

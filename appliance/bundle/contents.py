@@ -201,6 +201,11 @@ class BlobEntry(_ContentsStruct, frozen=True, kw_only=True):
     volume: Number = 1
     parts: tuple[Part, ...] = ()
 
+    @property
+    def is_document(self) -> bool:
+        """Whether it is looked at before it is known what an import lacks."""
+        return self.kind in ("index", "manifest", "config")
+
 
 class Required(_ContentsStruct, frozen=True, kw_only=True):
     """A blob that is not inside and that must be held already. C{needed_by}: names of references."""

@@ -39,7 +39,6 @@ _PIECE = 64 * 1024
 _BEGINNING = 64
 #: The names that docker archives have for what is called by its digest: podman's, skopeo's, crane's.
 _DIGEST_NAME = re.compile(r"(?:sha256:)?([0-9a-f]{64})(?:\.(?:tar|tar\.gz|tar\.zst|json))?")
-_READ = frozenset({"index", "manifest", "config"})
 
 
 class _Wait(Exception):
@@ -176,8 +175,8 @@ class TarPassage(Passage):
         bundle = decode(self.archive.whole(items[BUNDLE], MAX_BUNDLE_BYTES), self._source)
         mark = items.get(VOLUME)
         number = 1 if mark is None else decode_mark(self.archive.whole(mark, MAX_KEPT), self._source).n
-        found = [(name, size, blob.kind) for blob in bundle.blobs for name, size, n in entries_of(blob) if n == number]
-        small = {name for name, size, kind in found if kind in _READ and size <= MAX_KEPT}
+        found = [(name, size, blob) for blob in bundle.blobs for name, size, n in entries_of(blob) if n == number]
+        small = {name for name, size, blob in found if blob.is_document and size <= MAX_KEPT}
         return {name: size for name, size, _ in found}, small
 
     # -- bytes ------------------------------------------------------------------------------------------------------

@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from appliance.bundle.receipt import Change, Receipt
-from appliance.cli.client import refusal
 from appliance.cli.command import DONE, FAILED, Commands, Session, new_command
 from appliance.cli.failures import CommandFailed, RefusedByAppliance, WrongUsage
 from appliance.cli.keys import public_key
 from appliance.cli.screen import Screen, count, short, size
-from appliance.cli.sending import send
+from appliance.cli.sending import follow, send
 from appliance.errors import NameInvalid
 from appliance.oci.reference import parse_prefix
 
@@ -68,7 +67,8 @@ async def imported(session: Session, options: Namespace) -> int:
         if options.send or (not seen and is_elsewhere(session.client.url)):
             receipt = await send(session, [Path(file) for file in files], chosen)
         else:
-            receipt = await _follow(session, {"files": files, **chosen})
+            order = msgspec.json.encode({"files": files, **chosen})
+            receipt = await follow(session, await session.client.open("POST", "imports", order), "storing")
     except RefusedByAppliance as refused:
         if refused.code == UNREADABLE:
             for fault in seen:
@@ -142,27 +142,6 @@ def renaming(text: str) -> tuple[str, str]:
         return parse_prefix(old), parse_prefix(new)
     except NameInvalid as error:
         raise ArgumentTypeError(f"{text}: {error}") from error
-
-
-async def _follow(session: Session, wanted: dict[str, Any]) -> Receipt:
-    """The receipt; what comes before it is shown as it comes: only storing takes long enough to be measured."""
-    response = await session.client.open("POST", "imports", msgspec.json.encode(wanted))
-    meter = session.meter()
-    begun = False
-    try:
-        async for line in session.client.lines(response):
-            if "receipt" in line:
-                return session.client.as_kind(line["receipt"], Receipt)
-            if "error" in line:
-                raise refusal(line, "the appliance does not say why; see its log")
-            if line.get("stage") == "storing" and line.get("total") and not begun:
-                begun = True
-                meter.begin("storing", line["total"])
-            if begun:
-                meter.at(line.get("done", 0))
-    finally:
-        meter.close()
-    raise CommandFailed("the appliance ended without a receipt; see its log, then import again: what is held is kept")
 
 
 def report(screen: Screen, receipt: Receipt) -> None:

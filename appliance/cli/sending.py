@@ -7,7 +7,7 @@ the wire is what lies in it. Nothing is remembered between two attempts: the app
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import SEEK_END
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.client import FileBodyProducer
+from twisted.web.iweb import IResponse
 
 from appliance.api import MAX_SENDING_HEAD, SENDING, SentHead, Wanted
 from appliance.bundle.archive import Archive, Item
@@ -26,7 +27,6 @@ from appliance.bundle.receipt import Receipt
 from appliance.cli.client import TOO_LARGE, refusal
 from appliance.cli.command import Session
 from appliance.cli.failures import AnswerCut, CommandFailed, RefusedByAppliance, Unreachable
-from appliance.cli.screen import Meter
 from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 
@@ -45,7 +45,6 @@ LONGEST_PAUSE = 30.0
 LAST_WORD = 5.0
 """Seconds for which the appliance may still say why it takes no more."""
 
-_READ = frozenset({"index", "manifest", "config"})
 _DOCUMENTS = frozenset({BUNDLE, SIGNATURE, VOLUME, INDEX, MANIFEST, OCI_LAYOUT})
 # What an appliance says that another attempt may change: it stops, or the line was cut or too slow on the way.
 _PASSING = frozenset({"stopped", "bundle-not-read", "too-many-sendings", "too-many-connections"})
@@ -131,7 +130,7 @@ def _listed_documents(archive: Archive) -> set[str] | None:
     if BUNDLE not in archive.items:
         return None
     blobs = decode(document_of(archive), archive.source).blobs
-    return {blob_name(Digest.parse(blob.digest)) for blob in blobs if blob.kind in _READ}
+    return {blob_name(Digest.parse(blob.digest)) for blob in blobs if blob.is_document}
 
 
 def _beginning(archive: Archive, item: Item, listed: set[str] | None) -> bytes:
@@ -149,6 +148,37 @@ def _beginning(archive: Archive, item: Item, listed: set[str] | None) -> bytes:
         if is_docker or item.size <= _SMALL or b'"schemaVersion"' in data or b'"rootfs"' in data:
             return data
     return beginning[:_MAGIC] if is_docker else b""
+
+
+async def follow(
+    session: Session, response: IResponse, doing: str, wanted: Callable[[Wanted], None] = lambda _: None
+) -> Receipt:
+    """
+    The receipt; what comes before it is shown as it comes: only storing takes long enough to be measured.
+
+    @param doing: what to call that.
+    @param wanted: called with what the appliance asks for.
+    @raise RefusedByAppliance: it says why there is none.
+    @raise AnswerCut: it does not say.
+    """
+    meter, begun = session.meter(), False
+    try:
+        async for line in session.client.lines(response):
+            if "receipt" in line:
+                return session.client.as_kind(line["receipt"], Receipt)
+            if "error" in line:
+                raise refusal(line, "the appliance does not say why; see its log")
+            if line.get("stage") == "wanted":
+                wanted(session.client.as_kind(line, Wanted))
+                continue
+            if line.get("stage") == "storing" and line.get("total") and not begun:
+                begun = True
+                meter.begin(doing, line["total"])
+            if begun:
+                meter.at(line.get("done", 0))
+    finally:
+        meter.close()
+    raise AnswerCut("the appliance ended without a receipt; see its log, then import again: what is held is kept")
 
 
 class _Attempt:
@@ -176,9 +206,9 @@ class _Attempt:
         @raise RefusedByAppliance: it says why not.
         """
         response = await self._session.client.open("POST", "imports/sendings", head, SENDING)
-        meter = self._session.meter()
-        following = Deferred.fromCoroutine(self._follow(self._session.client.lines(response), meter))
-        self._following = following
+        self._following = following = Deferred.fromCoroutine(
+            follow(self._session, response, "sending", self._begin)
+        )
         try:
             return await following
         except CancelledError:
@@ -186,27 +216,12 @@ class _Attempt:
                 raise
             raise self._why from None
         finally:
-            meter.close()
             if self._sending is not None:
                 self._sending.addErrback(lambda _: None).cancel()
 
-    async def _follow(self, lines: Any, meter: Meter) -> Receipt:
-        begun = False
-        async for line in lines:
-            if "receipt" in line:
-                return self._session.client.as_kind(line["receipt"], Receipt)
-            if "error" in line:
-                raise refusal(line, "the appliance does not say why; see its log")
-            if line.get("stage") == "wanted":
-                wanted = self._session.client.as_kind(line, Wanted)
-                self.wanted = wanted.bytes
-                self._sending = Deferred.fromCoroutine(self._send(wanted))
-            elif line.get("stage") == "storing" and line.get("total"):
-                if not begun:
-                    begun = True
-                    meter.begin("sending", line["total"])
-                meter.at(line.get("done", 0))
-        raise AnswerCut("the appliance ended without a receipt; see its log")
+    def _begin(self, wanted: Wanted) -> None:
+        self.wanted = wanted.bytes
+        self._sending = Deferred.fromCoroutine(self._send(wanted))
 
     async def _send(self, wanted: Wanted) -> None:
         """Send what is wanted, request by request; an error is left to what the appliance says of it, for a while."""

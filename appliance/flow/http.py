@@ -333,7 +333,6 @@ class ServerChannel(HTTPChannel):
             self._silence = self.setTimeout(None)
             producer.pauseProducing()
 
-
     def rawDataReceived(self, data: bytes) -> None:
         """See L{HTTPChannel.rawDataReceived}."""
         if not self._lingering:
