@@ -17,7 +17,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.client import RequestGenerationFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IBodyProducer, IResponse
 
@@ -72,6 +72,7 @@ class AdminClient:
         @param path: below C{/api/v1/}, quoted.
         @raise Unreachable: nothing answers.
         @raise RefusedByAppliance: the answer is an error.
+        @raise Exception: what C{body} failed with.
         """
         headers: dict[bytes | str, bytes | str] = {"Accept": accept}
         if self._authorization is not None:
@@ -83,6 +84,8 @@ class AdminClient:
             response: IResponse = await self._http.request(
                 method, url, headers=headers, data=body, params=parameters, unbuffered=True
             )
+        except RequestGenerationFailed as error:
+            raise error.reasons[0].value from error
         except (ConnectError, DNSLookupError, ResponseFailed, OSError) as error:
             reasons = error.reasons if isinstance(error, ResponseFailed) else None
             reason = reasons[0].value if reasons else error

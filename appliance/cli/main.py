@@ -106,7 +106,8 @@ class Invocation:
         except Exception as error:
             # What a cancelled command fails with is of no interest: each part of it has a word of its own for it.
             code = interrupted(self._screen) if self.is_interrupted else code_of(error, self._screen)
-        self._over.callback(None)
+        finally:
+            self._over.callback(None)
         raise SystemExit(code)
 
     def _interrupt(self) -> Deferred[None]:

@@ -135,3 +135,18 @@ def test_a_line_that_is_cut_five_times_costs_next_to_nothing(
     assert done["refs"][0]["name"].endswith("team/app:1") and done["files"] == [str(bundle)]
     pull_all(sealed, images)
     assert not any(path.suffix == ".tar" for path in sealed.store.rglob("*")), "it was spooled"
+
+
+def test_a_file_that_becomes_shorter_while_it_is_sent_is_said_to_be(
+    appliance: Appliance, sealed: Appliance, upstream: RemoteRegistry, tmp_path: Path, line: Line
+) -> None:
+    """By who sends it, and the command ends; nobody else can know."""
+    pull_all(appliance, {("team/app", "1"): upstream.add("team/app", "1", sizes=LAYERS)})
+    bundle = tmp_path / "app.tar"
+    command(appliance, "export", "--all", "-o", bundle)
+    size = bundle.stat().st_size
+    process = sending(line, tmp_path, bundle)
+    until(lambda: line.sent > size / 8 or process.poll() is not None, "sent")
+    os.truncate(bundle, size // 2)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "it is cut off; copy the archive again" in errors and "Traceback" not in errors

@@ -16,10 +16,11 @@ from appliance.cli.client import read
 from appliance.cli.command import Session
 from appliance.cli.failures import AnswerCut, CommandFailed, RefusedByAppliance, Unreachable
 from appliance.cli.imports import is_elsewhere
+from appliance.cli.main import Invocation
 from appliance.cli.screen import Screen, meter_for
 from appliance.cli.sending import FIRST_PART, LAST_WORD, MAX_PART, TRIES, send
 from tests.rooms.cli.bundles import LAYER, single
-from tests.rooms.cli.runs import Answer, Appliance, ask
+from tests.rooms.cli.runs import Answer, Appliance, NoReactor, ask
 from tests.rooms.cli.test_import import receipt
 
 END = {"receipt": json.loads(receipt().encode())}
@@ -226,3 +227,15 @@ def test_files_that_are_not_here_are_the_appliances_own(tmp_path: Path) -> None:
     appliance.answers["POST imports/sendings"] = Answer(json.dumps(END).encode() + b"\n")
     assert ask(appliance, "import", str(tmp_path / "layout")).code == 0
     assert [each.path for each in appliance.asked] == ["imports", "imports/sendings"]
+
+
+def test_a_fault_of_the_program_ends_it() -> None:
+    """With its traceback, as of any program: it does not stay behind waiting for a command that is over."""
+    reactor = NoReactor()
+
+    async def broken() -> int:
+        raise RuntimeError("a mistake of ours")
+
+    invocation = Invocation(reactor, Screen(StringIO(), StringIO(), False))  # type: ignore[arg-type]
+    invocation.run(broken()).addErrback(lambda failure: failure.trap(RuntimeError))
+    assert [trigger().called for trigger in reactor.triggers] == [True]
