@@ -33,7 +33,7 @@ from zope.interface import implementer
 from appliance.errors import ConfigError, LoginUnavailable, LoginWrong
 from appliance.flow.clock import wall_of
 from appliance.flow.lru import LeastRecentlyUsed
-from appliance.flow.singleflight import SingleFlight, shielded
+from appliance.flow.singleflight import SingleFlight, ended, shielded
 from appliance.identity.htpasswd import HtpasswdChecker
 from appliance.identity.interfaces import IBlockingChecker, IUserFile
 from appliance.identity.turns import Turns
@@ -204,7 +204,7 @@ class Passwords:
         # takes no other's turns with it.
         at_once = max(1, len(os.sched_getaffinity(0)) // 2)
         hashing = DeferredSemaphore(at_once)
-        self._threads_of = [
+        self._places = [
             hashing if isinstance(each, HtpasswdChecker) else DeferredSemaphore(at_once) for each in checkers
         ]
         # Why a checker gives no answers, by its place; that is logged when it begins.
@@ -331,14 +331,12 @@ class Passwords:
         silent = ""
         for number, checker in enumerate(self._checkers):
             try:
-                answering: Deferred[Any]
+                answer: Any
                 if IBlockingChecker.providedBy(checker) or type(checker) in _BLOCKING:
-                    # Its thread cannot be stopped: as long as it is silent, it keeps its place.
-                    threads = self._threads_of[number]
-                    answering = shielded(threads.run(self._threads.call, _ask_at_once, checker, login))
+                    answer = await self._asked_in_thread(self._places[number], checker, login)
                 else:
-                    answering = checker.requestAvatarId(login)
-                answer = await answering.addTimeout(PATIENCE, self._clock)
+                    answering: Deferred[Any] = checker.requestAvatarId(login)
+                    answer = await answering.addTimeout(PATIENCE, self._clock)
             except UnauthorizedLogin:
                 self._silent.pop(number, None)
                 continue
@@ -358,6 +356,15 @@ class Passwords:
         if silent:
             raise LoginUnavailable(UNAVAILABLE)
         return None
+
+
+    async def _asked_in_thread(self, places: DeferredSemaphore, checker: Any, login: BasicLogin) -> Any:
+        """What a checker that blocks says, once there is a place; raises L{TimeoutError}."""
+        await places.acquire().addTimeout(PATIENCE, self._clock)
+        working = self._threads.call(_ask_at_once, checker, login)
+        # Its thread cannot be stopped, and keeps its place for as long as it is silent.
+        ended(working).addCallback(lambda _: places.release())
+        return await shielded(working).addTimeout(PATIENCE, self._clock)
 
 
 def _user_of(answer: object) -> str | None:

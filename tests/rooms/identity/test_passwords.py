@@ -259,11 +259,14 @@ def test_a_checker_that_never_comes_back_keeps_nobody_waiting(logged_errors: lis
         assert pending(asked)
         gate.clock.advance(10.0)
         failing(asked, LoginUnavailable)
-    assert len(threads.waiting) <= max(1, len(os.sched_getaffinity(0)) // 2)
     assert [each["silent"] for each in logged_errors] == ["it gave no answer in time"]
     logged_errors.clear()
+    checked = 0
     while threads.waiting:
         threads.step()
+        checked += 1
+    # Those that were given up meanwhile are not kept.
+    assert checked <= max(1, len(os.sched_getaffinity(0)) // 2)
     asked = gate.check("ann", "wrong")
     threads.work()
     gate.clock.advance(1.0)
