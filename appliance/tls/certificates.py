@@ -265,10 +265,14 @@ def _refusal(shown: ServerCertificate) -> str | None:
     try:
         CertificateOptions(**shown.options()).getContext()
     except (SSL.Error, ValueError) as error:
-        reasons = error.args[0] if error.args else ""
-        why = reasons[0][-1] if isinstance(reasons, list) and reasons else str(reasons)
-        return f"OpenSSL does not take the certificate in {shown.path} with its key: {why}"
+        return f"OpenSSL does not take the certificate in {shown.path} with its key: {said_by(error) or error}"
     return None
+
+
+def said_by(error: Exception) -> str:
+    """What OpenSSL says went wrong; empty where it says nothing, as of a connection that just ended."""
+    reasons = error.args[0] if error.args else ()
+    return str(reasons[0][-1]) if isinstance(reasons, list) and reasons else ""
 
 
 def _is_wanted(name: str) -> bool:

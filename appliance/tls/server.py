@@ -26,7 +26,7 @@ from appliance.errors import ConfigError
 from appliance.flow.clock import wall
 from appliance.interfaces import IThreads
 from appliance.settings import SAN, SUBJECT
-from appliance.tls.certificates import CertificateSource, ServerCertificate, address_of, chosen, day_of
+from appliance.tls.certificates import CertificateSource, ServerCertificate, address_of, chosen, day_of, said_by
 from appliance.tls.clients import ClientFiles, ClientTrust, names_in, reason
 from appliance.tls.pem import Stamp
 
@@ -251,12 +251,6 @@ def _verified(connection: SSL.Connection, certificate: crypto.X509, error: int, 
     return bool(is_right)
 
 
-def _said(error: SSL.Error) -> str:
-    """What OpenSSL says went wrong; empty for a connection that just ended."""
-    reasons = error.args[0] if error.args else ()
-    return str(reasons[0][-1]) if isinstance(reasons, list) and reasons else ""
-
-
 class TlsConnection(BufferingTLSTransport):
     """
     One connection over TLS.
@@ -321,7 +315,7 @@ class TlsConnection(BufferingTLSTransport):
         """The connection is gone; a handshake that OpenSSL has ended is told of, one that the client left is not."""
         failure = self._reason
         if not self._handshakeDone and failure is not None and failure.check(SSL.Error):
-            why = _said(failure.value)
+            why = said_by(failure.value)
             if why == _WITHOUT_CERTIFICATE:
                 self.refuse("certificate", "it has shown none, and one is required")
             elif why:
