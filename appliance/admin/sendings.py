@@ -148,6 +148,9 @@ class Sendings:
             raise Refused(415, "unsupported-media-type", f"send the head as Content-Type: {SENDING}")
         sending = _Sending(self._clock)
         order, sending.archives, sending.key = await self._threads.call(_parsed, raw(request), sending.passage)
+        if request.content is not None:
+            # The request lasts as long as the import, and its body may be all of the limit.
+            request.content.close()
         sources = [each.source for each in sending.archives]
         about(request).what, about(request).is_trial = " ".join(sources), order.dry_run
         options = options_of(order)

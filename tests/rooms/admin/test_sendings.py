@@ -367,6 +367,7 @@ def test_only_what_is_lacking_is_wanted(file: Path) -> None:
         CONTENT.layers[0].digest[7:],
         CONTENT.layers[2].digest[7:],
     ]
+    assert sender.order.channel.requests[0].content.closed, "the head is twice in memory"
     assert sender.put(sender.data).lines == [{"received": sender.wanted.bytes}]
     assert sender.receipt["heldBlobs"] == 1 and sender.receipt["newBlobs"] == 4
     assert serves(site)
