@@ -31,10 +31,10 @@ from appliance.oci.digest import Digest
 from appliance.oci.manifest import MAX_MANIFEST_BYTES
 
 FIRST_PART = 1024 * 1024
-"""Bytes of the first request of some: what a proxy takes that was told nothing; each next one has twice as many."""
+"""Bytes of the first request of some: what a proxy takes that was told nothing; the next ones have more."""
 
 MAX_PART = 32 * 1024 * 1024
-"""The most: a proxy may collect it whole before it passes it on. Half of one that does not come through."""
+"""The most: a proxy may collect it whole before it passes it on."""
 
 TRIES = 10
 """Attempts in a row that bring nothing further before it is given up."""
@@ -69,19 +69,22 @@ async def send(session: Session, files: Sequence[Path], choices: dict[str, Any])
         for file in files:
             open_into(archives, file, Stop())
         head = head_of(archives, choices)
-        lacking, tries, most = None, 0, MAX_PART
+        lacking, tries, most, doubled = None, 0, MAX_PART, MAX_PART
         while True:
-            attempt = _Attempt(session, archives, most)
+            attempt = _Attempt(session, archives, most, doubled)
             try:
                 return await attempt.run(head)
             except (AnswerCut, Unreachable, RefusedByAppliance) as error:
-                if isinstance(error, RefusedByAppliance) and error.code not in _PASSING:
-                    if error.code != TOO_LARGE or attempt.part <= FIRST_PART:
-                        raise
+                too_large = isinstance(error, RefusedByAppliance) and error.code == TOO_LARGE
+                if too_large and attempt.part <= FIRST_PART:
+                    raise
+                if isinstance(error, RefusedByAppliance) and error.code not in _PASSING and not too_large:
+                    raise
                 if isinstance(error, Unreachable) and lacking is None:
                     raise
                 if attempt.part:
-                    most = max(FIRST_PART, attempt.part // 2)
+                    doubled = max(FIRST_PART, attempt.part // 2)
+                    most = doubled if too_large else most
                 if attempt.wanted is not None and (lacking is None or attempt.wanted < lacking):
                     lacking, tries = attempt.wanted, 0
                 tries += 1
@@ -189,11 +192,15 @@ class _Attempt:
     @ivar part: bytes of the request under way, 0 for none.
     """
 
-    def __init__(self, session: Session, archives: Sequence[Archive], most: int) -> None:
-        """@param most: bytes of one request."""
+    def __init__(self, session: Session, archives: Sequence[Archive], most: int, doubled: int) -> None:
+        """
+        @param most: bytes of one request.
+        @param doubled: up to so many, the next one has twice as many; above, one L{FIRST_PART} more, as TCP does it.
+        """
         self._session = session
         self._archives = archives
         self._most = most
+        self._doubled = doubled
         self._sending: Deferred[None] | None = None
         self._why: Exception | None = None
         self.wanted: int | None = None
@@ -233,7 +240,8 @@ class _Attempt:
                 path, parameters = f"imports/sendings/{wanted.sending}", {"at": str(at)}
                 body = FileBodyProducer(source.part(self.part))
                 await self._session.client.put(path, body, "application/octet-stream", parameters)
-                at, size, self.part = at + self.part, size * 2, 0
+                at, self.part = at + self.part, 0
+                size += size if size < self._doubled else FIRST_PART
         except CancelledError:
             raise
         except Exception as error:

@@ -170,6 +170,19 @@ def test_parts_grow_as_far_as_they_come_through(file: Path) -> None:
     assert isinstance(run.error, RefusedByAppliance) and "so large" in str(run.error)
 
 
+def test_parts_grow_slowly_where_one_did_not_come_through(file: Path) -> None:
+    """A proxy that waits for a slow line to bring a large one gives it up, each time anew."""
+    size, cut = 10 * FIRST_PART, Deferred[Any]()
+    (file / "a").write_bytes(bytes(size))
+    appliance = Elsewhere([wanted(size), cut], [wanted(size), END])
+    appliance.most = 2 * FIRST_PART
+    run = Run(appliance, file)
+    appliance.most = MAX_PART
+    cut.errback(AnswerCut("broke"))
+    assert run.receipt.bundle
+    assert [length // FIRST_PART for _, _, length in appliance.parts] == [1, 2, 4, 1, 2, 3, 4]
+
+
 def test_a_head_that_is_too_large_is_not_sent(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what can be done instead."""
     monkeypatch.setattr("appliance.cli.sending.MAX_SENDING_HEAD", 10)
