@@ -2,7 +2,7 @@
 What each client may have in a second, and how a link that several of them fill is shared.
 
 A client is a user, or where there is none an address; all its connections count as one. Where nothing is configured,
-and one client alone is being sent blobs, nothing here is asked, measured or timed.
+and one client alone is being sent blobs, none is held back, and nothing is looked at from time to time.
 
 Requests above C{requests} wait their turn: containerd and dockerd ask again at once whatever C{Retry-After} says, and
 give up after a few times. Who has waited for L{PATIENCE} is refused. A connection waits with one request at a time, so
