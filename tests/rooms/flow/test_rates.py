@@ -132,9 +132,10 @@ def test_nothing_overtakes_those_that_wait() -> None:
     """However often a client asks, its first request is answered first."""
     table, clock, _ = rates(requests=1)
     asked = [ask(table) for _ in range(4)]
-    clock.advance(0.999)
+    # It is time, but the reactor is busy.
+    clock.rightNow += 1
     assert not table.may(None, "192.0.2.1", None)
-    clock.advance(0.001)
+    clock.advance(0)
     assert [each.called for each in asked] == [True, True, True, False]
 
 
