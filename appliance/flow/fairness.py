@@ -138,9 +138,9 @@ class Fairness:
         self._raise_wait = RAISE_AGAIN[0]
         # Those that are slow by themselves: until when that is believed, and for how long it was.
         self._slow: OrderedDict[Key, tuple[float, float]] = OrderedDict()
-        # The last level: until when it is remembered, for whom, and what it was of which capacity.
         # When there were two last.
         self._last_seen = 0.0
+        # The last level: until when it is remembered, for whom, and what it was of which capacity.
         self._last: tuple[float, frozenset[Key], float, float] | None = None
 
     def look(self, now: float, seconds: float, taken: Mapping[Key, Taken]) -> float | None:
