@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from appliance.flow.disk import fsync_folder, make_folder
+from appliance.flow.disk import fsync_folder, make_folder, write_all
 from appliance.settings import Settings
 
 KEPT = 9
@@ -61,9 +61,7 @@ class AuditFile:
             if is_file and before.st_size and os.pread(fd, 1, before.st_size - 1) != b"\n":
                 data = b"\n" + data
             try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
+                write_all(fd, data)
                 if is_file:
                     os.fsync(fd)
             except BaseException:

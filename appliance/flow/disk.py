@@ -101,6 +101,31 @@ def make_folder(folder: Path) -> None:
         fsync_folder(path.parent)
 
 
+FileStamp = tuple[int, int, int, int]
+"""What tells one state of a file from another."""
+
+
+def stamp(status: os.stat_result) -> FileStamp:
+    """The state that a file is in."""
+    # The second changes with the owner and the mode: what could not be read is tried again when it may be.
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def stamp_of(path: str | Path) -> FileStamp | None:
+    """The state that a file is in; of a link, the file's that it leads to. C{None} where it cannot be looked at."""
+    try:
+        return stamp(os.stat(path))
+    except OSError:
+        return None
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it, however little the system takes at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
 def write_new(path: Path, data: bytes, synced: bool = True) -> None:
     """
     Make C{path} of C{data}, no descriptor open on return; an error leaves no file.
@@ -110,9 +135,7 @@ def write_new(path: Path, data: bytes, synced: bool = True) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            write_all(fd, data)
             if synced:
                 os.fsync(fd)
         finally:

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from appliance.errors import ConfigError
+from appliance.flow.disk import FileStamp, stamp
 from appliance.identity.interfaces import IBlockingChecker, IUserFile
 
 MOST_BYTES = 16 * 2**20
@@ -96,7 +97,7 @@ class HtpasswdChecker:
         self._hashes: Mapping[bytes, bytes] = {}
         self._stand_ins: list[bytes] = []
         self._version = 0
-        self._seen: object = None
+        self._seen: FileStamp | None = None
         self._fault = ""
         try:
             self._read()
@@ -118,9 +119,9 @@ class HtpasswdChecker:
     def look(self, now: float) -> object:
         """See L{IUserFile.look}."""
         try:
-            stat = self._path.stat()
-            if _signature(stat) != self._seen and not 0 <= now - stat.st_mtime < SETTLED:
-                self._seen = _signature(stat)
+            status = self._path.stat()
+            if stamp(status) != self._seen and not 0 <= now - status.st_mtime < SETTLED:
+                self._seen = stamp(status)
                 self._fault = ""
                 self._read()
                 self._log.info("{path} was read again: {users} users", path=self._path, users=len(self._hashes))
@@ -136,7 +137,7 @@ class HtpasswdChecker:
 
     def _read(self) -> None:
         with self._path.open("rb") as file:
-            self._seen = _signature(os.fstat(file.fileno()))
+            self._seen = stamp(os.fstat(file.fileno()))
             hashes = parse_htpasswd(file.read(MOST_BYTES + 1), self._path)
         if hashes != self._hashes:
             self._hashes, self._stand_ins = hashes, list(hashes.values())
@@ -148,10 +149,6 @@ class HtpasswdChecker:
             return None
         chosen = int.from_bytes(blake2b(user[:255], key=self._key, digest_size=8).digest(), "big")
         return others[chosen % len(others)]
-
-
-def _signature(stat: os.stat_result) -> tuple[int, ...]:
-    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def _is_name(user: bytes) -> bool:

@@ -32,6 +32,7 @@ from zope.interface import implementer
 
 from appliance.errors import ConfigError, LoginUnavailable, LoginWrong
 from appliance.flow.clock import wall_of
+from appliance.flow.disk import stamp_of
 from appliance.flow.lru import LeastRecentlyUsed
 from appliance.flow.singleflight import SingleFlight, ended, shielded
 from appliance.identity.htpasswd import HtpasswdChecker
@@ -292,7 +293,7 @@ class Passwords:
             if IUserFile.providedBy(checker):
                 version = await self._threads.call(checker.look, self._wall())
             elif isinstance(checker, FilePasswordDB):
-                version = await self._threads.call(_version_of, checker.filename)
+                version = await self._threads.call(stamp_of, checker.filename)
             versions.append(version)
         if versions != self._versions:
             self._versions = versions
@@ -387,11 +388,3 @@ def _ask_at_once(checker: Any, login: BasicLogin) -> object:
     if answers and isinstance(answers[0], Failure):
         answers[0].raiseException()
     return answers[0] if answers else None
-
-
-def _version_of(path: str) -> object:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

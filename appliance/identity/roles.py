@@ -15,6 +15,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from appliance.errors import ConfigError
+from appliance.flow.disk import stamp_of
 
 FILE_LIMIT = 256 * 1024
 """The most bytes of a file of tokens."""
@@ -118,7 +119,7 @@ class OperatorTokens:
         """
         self._path = path
         self._key = token_bytes(32) if key is None else key
-        self._seen = _state(path)
+        self._seen = stamp_of(path)
         self._grants = self._read()
 
     def find(self, token: str) -> Grant | None:
@@ -135,7 +136,7 @@ class OperatorTokens:
         return found
 
     def _look(self) -> None:
-        state = _state(self._path)
+        state = stamp_of(self._path)
         if state == self._seen:
             return
         self._seen = state
@@ -179,12 +180,3 @@ class OperatorTokens:
                 short = "{path}: {name} has less than {least} characters and can be guessed; try openssl rand -hex 32"
                 self._log.warn(short, path=self._path, name=grant.name, least=_SHORT)
             yield grant
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes with the file, C{None} where it cannot be looked at."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns

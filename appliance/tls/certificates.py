@@ -22,16 +22,15 @@ from OpenSSL import SSL
 from twisted.internet.ssl import CertificateOptions
 
 from appliance.errors import ConfigError
+from appliance.flow.disk import FileStamp, stamp_of
 from appliance.oci.timestamps import timestamp
 from appliance.tls.pem import (
-    Stamp,
     certificates,
     certificates_in,
     content_of,
     key_in,
     private_key,
     public_part,
-    stamp_of,
 )
 
 MAX_FILES = 1000
@@ -144,7 +143,7 @@ class CertificateSource(Protocol):
     @property
     def folder(self) -> Path: ...
 
-    def stamps(self) -> dict[Path, Stamp]:
+    def stamps(self) -> dict[Path, FileStamp | None]:
         """The state of each file that there is to read. Blocks."""
 
     def read(self, before: Sequence[ServerCertificate]) -> tuple[list[ServerCertificate], list[str]]:
@@ -170,7 +169,7 @@ class NamedFiles:
         """See L{CertificateSource}."""
         return self.certificate.parent
 
-    def stamps(self) -> dict[Path, Stamp]:
+    def stamps(self) -> dict[Path, FileStamp | None]:
         """See L{CertificateSource}."""
         return {path: stamp_of(path) for path in (self.certificate, self.key, self.between) if path is not None}
 
@@ -200,7 +199,7 @@ class CertificateFolder:
 
     folder: Path
 
-    def stamps(self) -> dict[Path, Stamp]:
+    def stamps(self) -> dict[Path, FileStamp | None]:
         """See L{CertificateSource}."""
         return {path: stamp_of(path) for path in self._files()}
 

@@ -17,8 +17,9 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
 
 from appliance.errors import ConfigError
+from appliance.flow.disk import FileStamp, stamp_of
 from appliance.settings import SUBJECT
-from appliance.tls.pem import Stamp, certificates, revocations, stamp_of
+from appliance.tls.pem import certificates, revocations
 
 # The longest name that is taken, in characters.
 _LONGEST = 256
@@ -110,7 +111,7 @@ class ClientFiles:
     authorities: Path
     revoked: Path | None = None
 
-    def stamps(self) -> dict[Path, Stamp]:
+    def stamps(self) -> dict[Path, FileStamp | None]:
         """The state of each. Blocks."""
         return {path: stamp_of(path) for path in (self.authorities, self.revoked) if path is not None}
 

@@ -24,19 +24,6 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(?:.*?-----END CERTIFICA
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _REVOKED = re.compile(rb"-----BEGIN X509 CRL-----(?:.*?-----END X509 CRL-----|.*)", re.DOTALL)
 
-#: What tells one state of a file from another; C{None} for a file that is not there.
-Stamp = tuple[int, int, int, int] | None
-
-
-def stamp_of(path: Path) -> Stamp:
-    """The state that a file is in; of a link, the file's that it leads to."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    # The second changes with the owner and the mode: what could not be read is tried again when it may be.
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
-
 
 def content_of(path: Path, key: str) -> bytes:
     """The bytes of a file."""

@@ -24,11 +24,11 @@ from zope.interface import implementer
 
 from appliance.errors import ConfigError
 from appliance.flow.clock import wall
+from appliance.flow.disk import FileStamp
 from appliance.interfaces import IThreads
 from appliance.settings import SAN, SUBJECT
 from appliance.tls.certificates import CertificateSource, ServerCertificate, address_of, chosen, day_of, said_by
 from appliance.tls.clients import ClientFiles, ClientTrust, names_in, reason
-from appliance.tls.pem import Stamp
 
 #: Called for a client that is turned away before it could ask for anything: whether for its C{certificate}, in the
 #: C{handshake} or as a C{proxy}, its address, and why.
@@ -67,6 +67,8 @@ class ClientDemands:
 
 NO_DEMANDS = ClientDemands()
 
+_Prepared = tuple[ClientDemands, dict[Path, FileStamp | None], ClientTrust | None]
+
 
 @implementer(IOpenSSLServerConnectionCreator)
 class TlsServer:
@@ -101,7 +103,7 @@ class TlsServer:
 
     # -- what the files say -----------------------------------------------------------------------------------------
 
-    def prepared(self, demands: ClientDemands) -> tuple[ClientDemands, dict[Path, Stamp], ClientTrust | None]:
+    def prepared(self, demands: ClientDemands) -> _Prepared:
         """
         Read what C{demands} names, for L{use}. Blocks; nothing changes.
 
@@ -112,7 +114,7 @@ class TlsServer:
             return demands, {}, None
         return demands, files.stamps(), files.read()
 
-    def use(self, prepared: tuple[ClientDemands, dict[Path, Stamp], ClientTrust | None]) -> None:
+    def use(self, prepared: _Prepared) -> None:
         """From now on ask this of new connections."""
         self.demands, self._trust_stamps, self.trust = prepared
         self._trust_faults = []

@@ -23,8 +23,9 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from appliance.errors import ConfigError
+from appliance.flow.disk import FileStamp, stamp_of
 from appliance.settings import UpstreamSettings
-from appliance.tls.pem import Stamp, certificates, private_key, public_part, stamp_of
+from appliance.tls.pem import certificates, private_key, public_part
 from appliance.upstream.http.addresses import HostPatterns, literal_of
 from appliance.upstream.url import Url
 
@@ -74,7 +75,7 @@ class Trust:
         except ConfigError as reason:
             self._log.warn("{reason}; what was read before stays in force", reason=str(reason))
 
-    def _look(self) -> list[Stamp]:
+    def _look(self) -> list[FileStamp | None]:
         return [stamp_of(path) for path in self._paths]
 
 

@@ -17,7 +17,7 @@ from twisted.python.threadpool import ThreadPool
 
 from appliance.errors import UpstreamUnavailable
 from appliance.flow.body import Growth
-from appliance.flow.disk import DiskThreads, InlineThreads, is_refusal, make_folder, write_file
+from appliance.flow.disk import DiskThreads, InlineThreads, is_refusal, make_folder, stamp_of, write_file
 from appliance.interfaces import IThreads
 from tests.contracts.threads import ThreadsContract
 
@@ -154,3 +154,18 @@ def test_whatever_the_disk_says_to_a_write_is_a_refusal() -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE, errno.EACCES, errno.EMFILE, 9999, None):
         assert is_refusal(OSError(number, "no"))
     assert not is_refusal(OSError(errno.EBADF, "closed")) and not is_refusal(UpstreamUnavailable("up", "gone"))
+
+
+def test_a_file_is_another_when_it_is_written_or_replaced(tmp_path: Path) -> None:
+    """What did not change is the same."""
+    path, other = tmp_path / "users", tmp_path / "other"
+    assert stamp_of(path) is None
+    path.write_text("one")
+    seen = [stamp_of(path)]
+    assert stamp_of(path) == seen[0]
+    other.write_text("two")
+    other.rename(path)
+    seen.append(stamp_of(path))
+    path.write_text("longer")
+    seen.append(stamp_of(path))
+    assert len(set(seen)) == 3
