@@ -208,7 +208,7 @@ class Fairness:
         self._capacity = max(self._capacity, total)
         small = [rate for client, rate in wanting.items() if client not in held and rate < self.level]
         self.level = water_level(self._capacity * (1 - HEADROOM), small, len(wanting) - len(small))
-        behind = {client for client, rate in wanting.items() if client not in held and rate < _SAME * self.level}
+        behind = self._behind(wanting, held)
         helped = {client for client, rate in tried.items() if rate > self._tried[client] * (1 + 4 * _CHANGE)}
         if behind and now - self._since < (LONGER if helped else PATIENCE):
             return
@@ -219,7 +219,7 @@ class Fairness:
             else:
                 self._note_slow(client, now)
         if helped or self._stays:
-            self.level = water_level(self._capacity, [wanting[each] for each in behind], len(wanting) - len(behind))
+            self.level = self._shared(wanting, behind)
             self._settle(now)
             self._kept = {client: rate for client, rate in wanting.items() if client in behind & helped}
         else:
@@ -231,7 +231,6 @@ class Fairness:
         if total >= _FULL * self._capacity:
             self._since = now
             self._capacity += _SLOWLY * (total - self._capacity)
-        behind = {client for client, rate in wanting.items() if client not in held and rate < _SAME * self.level}
         if now - self._since >= PATIENCE:
             # The others take less than they did, or there is less: begin anew with what there is.
             self._lower(now, wanting, total, stays=False)
@@ -245,7 +244,7 @@ class Fairness:
             self._raise = 2 * HEADROOM
             self.level *= 1 + self._raise
         else:
-            level = water_level(self._capacity, [wanting[each] for each in behind], len(wanting) - len(behind))
+            level = self._shared(wanting, self._behind(wanting, held))
             # What the others lose for a moment is not taken at once: they would not get it back.
             self.level = min(level, self.level + _SLOWLY * (level - self.level))
 
@@ -293,6 +292,15 @@ class Fairness:
         self._kept = {}
         self._raise_wait = RAISE_AGAIN[0]
         self._raise_at = now + self._raise_wait
+
+    def _behind(self, wanting: Mapping[Key, float], held: set[Key]) -> set[Key]:
+        """Those that get less than the level though they are not held back."""
+        least = _SAME * (self.level or 0.0)
+        return {client for client, rate in wanting.items() if client not in held and rate < least}
+
+    def _shared(self, wanting: Mapping[Key, float], behind: set[Key]) -> float:
+        """The level at which the others have what C{behind} leave of all that there is."""
+        return water_level(self._capacity, [wanting[each] for each in behind], len(wanting) - len(behind))
 
     def _to_help(self, now: float, wanting: Mapping[Key, float], least: float) -> set[Key]:
         """Those that get less than C{least}, and are not known to be slow by themselves."""
