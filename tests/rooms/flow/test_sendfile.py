@@ -235,10 +235,58 @@ class ServerTests(SynchronousTestCase):
         self.assertNotIn(self.server, self.reactor.writers)
         self.assertIsNone(self.protocol.reason)
 
+    def test_what_is_written_to_an_idle_connection_leaves_at_once(self) -> None:
+        """An answer from memory waits for no turn of the reactor."""
+        self.server.write(b"answer")
+        self.assertEqual(self.server.progress(), (6, False))
+        self.assertNotIn(self.server, self.reactor.writers)
+        self.read()
+        self.assertEqual(bytes(self.received), b"answer")
+
+    def test_what_the_network_does_not_take_is_kept_in_order(self) -> None:
+        """The producer is paused meanwhile, and goes on when it has gone."""
+        producer = mock.Mock()
+        self.server.registerProducer(producer, True)
+        self.server.write(DATA)
+        self.server.write(b"the end")
+        producer.pauseProducing.assert_called()
+        self.assertTrue(self.server.progress().waiting)
+        self.run_all()
+        self.assertEqual(bytes(self.received), DATA + b"the end")
+        self.assertEqual(self.server.progress(), (len(DATA) + 7, False))
+        producer.resumeProducing.assert_called()
+
+    def test_what_is_written_to_a_client_that_left_is_an_end_and_no_error(self) -> None:
+        """Its protocol hears of that from the reactor, never from within what it writes."""
+        self.client.close()
+        self.server.write(b"answer")
+        self.assertIsNone(self.protocol.reason)
+        self.turn()
+        self.assertIsNotNone(self.protocol.reason)
+
+    def test_a_producer_that_is_pulled_is_asked_for_more(self) -> None:
+        """Though all that it wrote has left."""
+        pieces = [b"c", b"b", b"a"]
+        producer = mock.Mock()
+        producer.resumeProducing = lambda: self.server.write(pieces.pop()) if pieces else None
+        self.server.registerProducer(producer, False)
+        self.run_all()
+        self.assertEqual(bytes(self.received), b"abc")
+
+    def test_nothing_is_written_after_the_end(self) -> None:
+        """Neither to one that is aborted, nor after our half was closed."""
+        self.server.loseWriteConnection()
+        self.run_all()
+        self.server.write(b"late")
+        self.server.abortConnection()
+        self.server.write(b"later")
+        self.run_all()
+        self.assertEqual(bytes(self.received), b"")
+
     def test_what_left_is_counted_and_what_waits_is_seen(self) -> None:
         """Bytes of both kinds, so that a client that takes nothing differs from one with nothing to take."""
         self.assertEqual(self.server.progress(), (0, False))
-        self.server.write(b"header")
+        self.server.writeSequence([b"head", b"er"])
         self.assertEqual(self.server.progress(), (0, True))
         self.send()
         for _ in range(50):
@@ -350,7 +398,8 @@ class ReactorTests(SynchronousTestCase):
         assert isinstance(port, SendfilePort)
         self.addCleanup(port._closeSocket, False)
         self.assertIs(port.transport, SendfileServer)
-        self.assertIn(port, self.reactor.readers)
+        self.assertEqual(self.facade.getReaders(), [port])
+        self.assertIn(self.facade, self.reactor.readers)
 
     def test_an_inherited_socket_is_such_a_port(self) -> None:
         """Socket activation is as fast as a port of our own."""
@@ -361,7 +410,7 @@ class ReactorTests(SynchronousTestCase):
         assert isinstance(port, SendfilePort)
         self.addCleanup(port._closeSocket, False)
         self.assertEqual(port.getHost().port, listening.getsockname()[1])
-        self.assertIn(port, self.reactor.readers)
+        self.assertEqual(self.facade.getReaders(), [port])
 
     def test_an_inherited_unix_socket_is_left_to_the_reactor(self) -> None:
         """It is no TCP port, and works as it does anywhere else."""
