@@ -122,7 +122,7 @@ def followed(settings: Settings, before: Settings) -> tuple[Settings, list[str]]
     @return: that, and the keys of the rest, which takes effect with a restart.
     @raise ConfigError: a rule is about a listener that is not open, or would be about another one as well.
     """
-    kept: dict[str, Any] = {key: getattr(before, key) for key in ("store", "access_log", "bundles")}
+    kept: dict[str, Any] = {key: getattr(before, key) for key in ("store", "access_log", "send_threads", "bundles")}
     later = [key for key, value in kept.items() if getattr(settings, key) != value]
     if [each.endpoint for each in settings.listen] != [each.endpoint for each in before.listen]:
         later.append("listen: endpoint")

@@ -403,6 +403,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     shutdown_grace: fields.Duration = 10.0
     """What transfers under way get to end at a stop."""
     connections: ConnectionSettings = ConnectionSettings()
+    send_threads: Annotated[int, fields.whole(0, 64)] | None = None
+    """What sends large blobs, beside the reactor; C{None}: one for each core, none where there is only one."""
     bundles: BundleSettings = BundleSettings()
     retention: RetentionSettings = RetentionSettings()
     scrub: ScrubSettings = ScrubSettings()

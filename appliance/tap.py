@@ -35,6 +35,8 @@ from appliance.flow.clock import keep_time
 from appliance.flow.connections import make_room
 from appliance.flow.disk import THREADS, DiskThreads, share_memory
 from appliance.flow.ports import Ports
+from appliance.flow.pump import Pump, threads_for
+from appliance.flow.sendfile import SendfileReactor
 from appliance.identity.passwords import check_checkers, strangers
 from appliance.identity.roles import Operator, OperatorTokens
 from appliance.index.documents import FilesystemDocuments
@@ -120,7 +122,9 @@ class PullcacheService(Service):
         self._options = options
         self._settings: Settings = options["settings"]
         self._reactor = reactor
-        self._ports = Ports(reactor)
+        self._pump = Pump(reactor, threads_for(self._settings.send_threads))
+        self._listening_reactor = SendfileReactor(reactor, self._pump)
+        self._ports = Ports(self._listening_reactor)
         self._pool = ThreadPool(minthreads=1, maxthreads=THREADS, name="disk")
         self._threads = DiskThreads(reactor, self._pool)
         self._log_lines = AccessLog(writer_to(self._settings.access_log), reactor)
@@ -162,7 +166,7 @@ class PullcacheService(Service):
 
         @raise ConfigError: an upstream cannot be asked with what the configuration says, or an endpoint not opened.
         """
-        self._endpoints = Endpoints(self._reactor, self._settings, self._options["config"], self._audit)
+        self._endpoints = Endpoints(self._listening_reactor, self._settings, self._options["config"], self._audit)
         folder, threads = self._settings.store, self._threads
         self._store = store = FilesystemBlobStore(folder, threads)
         documents = FilesystemDocuments(folder, threads)
@@ -199,6 +203,7 @@ class PullcacheService(Service):
             self._log.warn("{warning}", warning=warning)
         share_memory()
         self._pool.start()
+        self._pump.start()
         services = self._services
         for kept, what in (
             (services.wants, "reading the wants"),
@@ -254,6 +259,7 @@ class PullcacheService(Service):
             ("saving the usage", lambda: services.usage.flush(now=True)),
             ("writing the access log", self._log_lines.flush),
             ("writing the audit log", self._end_audit),
+            ("ending the threads that send", self._pump.stop),
             ("ending the threads", self._pool.stop),
             ("giving back the store", self._ownership.release),
         ):

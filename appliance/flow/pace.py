@@ -32,6 +32,9 @@ class Paced(Protocol):
     def go_on(self) -> None:
         """It was held, and may ask again."""
 
+    def slow_down(self) -> None:
+        """There is a rate from now on, and it is to ask before what it sends next."""
+
 
 class Pace:
     """
@@ -61,6 +64,9 @@ class Pace:
     def rate(self, rate: float | None) -> None:
         if rate == self._rate:
             return
+        if self._rate is None:
+            for connection in self.users:
+                connection.slow_down()
         self._fill()
         self._rate = rate
         if self._timer is not None:

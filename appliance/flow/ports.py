@@ -18,17 +18,17 @@ from twisted.internet.interfaces import (
 )
 
 from appliance.errors import ConfigError
-from appliance.flow.sendfile import SendfileReactor
 
 
 def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     """
     The endpoint that C{description} means; nothing is opened.
 
+    @param reactor: see L{appliance.flow.sendfile.SendfileReactor}.
     @raise ConfigError: it means none: its type is unknown, an argument is wrong, or a file it names cannot be used.
     """
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(SendfileReactor(reactor), description)
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:
         # An endpoint's own parser, or OpenSSL, may raise anything.
         raise ConfigError(f"{description}: {error}; see Twisted's server endpoint strings") from error

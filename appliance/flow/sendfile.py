@@ -15,6 +15,7 @@ import struct
 import termios
 from collections.abc import Callable
 from fcntl import ioctl
+from functools import partial
 from typing import Any, NamedTuple
 
 from twisted.internet import main, tcp
@@ -24,12 +25,15 @@ from zope.interface import implementer
 
 from appliance.flow.epoll import Epoll
 from appliance.flow.pace import Pace
+from appliance.flow.pump import Pump, PumpedPart, Step
 from appliance.interfaces import IFileTransport
 
 # The most one connection sends before the reactor looks at the next one.
 PIECE = 1024 * 1024
 # The most connections that are accepted before those that are open are looked at: one takes 0.1 ms.
 ACCEPTS = 32
+# The least of a range that is left to a thread: handing over and taking back costs more than sending less.
+PUMPED = 1024 * 1024
 # What sendfile(2) says of the network, beside what Python has names for; everything else is about the file.
 _NETWORK = frozenset({errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
 
@@ -40,6 +44,8 @@ class _FileRange(NamedTuple):
     length: int
     sent: Callable[[int], None]
     failed: Callable[[OSError], None]
+    # Whether threads may send it: not once one could not.
+    is_for_threads: bool = True
 
 
 class Progress(NamedTuple):
@@ -58,15 +64,27 @@ class Progress(NamedTuple):
 class SendfileServer(tcp.Server):
     """
     A server connection that, once its own buffer is empty, sends a range of a file. Where it has a L{Pace}, it asks
-    that before whatever it sends.
+    that before whatever it sends; where it has none, or that has no rate, a L{Pump} sends a large range for it.
+
+    @ivar pump: that of its port.
     """
 
     _range: _FileRange | None = None
+    # The range, while a thread sends it, and how far it was when that was last counted.
+    _pumped: PumpedPart | None = None
+    _counted = 0
     _octets = 0
     _pace: Pace | None = None
     _held = False
     # Bytes that may be sent by this call of doWrite.
     _granted = 0
+
+    # Twisted knows a port of its own kind only.
+    server: Any
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.pump: Pump | None = self.server.pump
 
     def send_file(
         self,
@@ -85,7 +103,8 @@ class SendfileServer(tcp.Server):
 
     def progress(self) -> Progress:
         """How far it is. Immediate."""
-        return Progress(self._octets, self._has_more and not self._held)
+        pumped = 0 if self._pumped is None else self._pumped.offset - self._counted
+        return Progress(self._octets + pumped, self._has_more and not self._held)
 
     @property
     def held(self) -> bool:
@@ -123,9 +142,15 @@ class SendfileServer(tcp.Server):
             if self.connected:
                 self.startWriting()
 
+    def slow_down(self) -> None:
+        """There is a rate from now on: it asks before the next piece."""
+        if self._pumped is not None:
+            self._count_pumped(self._pumped)
+            self._pumped.give_back()
+
     def startWriting(self) -> None:
-        """As Twisted's; one that is held back waits until it may go on, whatever there is to send by then."""
-        if not self._held:
+        """As Twisted's; one that is held back, or whose range a thread sends, waits for that whatever there is."""
+        if not self._held and self._pumped is None:
             super().startWriting()
 
     @property
@@ -193,7 +218,59 @@ class SendfileServer(tcp.Server):
                 return None
         return self._send_range(self._range)
 
+    # -- by a thread --------------------------------------------------------------------------------------------------
+
+    def _hand_over(self, part: _FileRange) -> bool:
+        """Let a thread send it; whether one does."""
+        if self.pump is None or (self._pace is not None and self._pace.rate is not None):
+            return False
+        self._pumped = self.pump.send(
+            self.fileno(), part.fd, self._make_step, part.start, part.length, self._pump_progressed
+        )
+        if self._pumped is None:
+            return False
+        self._counted = part.start
+        self.stopWriting()
+        return True
+
+    def _make_step(self, out: int, file: int) -> Step:
+        return partial(os.sendfile, out, file)
+
+    def _pump_progressed(self, pumped: PumpedPart) -> None:
+        part = self._range
+        if pumped is not self._pumped or part is None:
+            return
+        is_back = pumped.is_back
+        self._count_pumped(pumped)
+        rest = pumped.stop - self._counted
+        # What the thread failed with is met again, and answered, by the reactor's own attempt.
+        is_for_threads = not is_back or pumped.is_wanted_back
+        self._range = part._replace(start=self._counted, length=rest, is_for_threads=is_for_threads) if rest else None
+        if is_back or not rest:
+            self._pumped = None
+            if self._has_more or self.disconnecting or self._writeDisconnecting:
+                self.startWriting()
+        if self._counted > part.start:
+            part.sent(self._counted - part.start)
+
+    def _count_pumped(self, pumped: PumpedPart) -> None:
+        now = pumped.offset
+        octets, self._counted = now - self._counted, now
+        self._count(octets)
+
+    def _stop_pumping(self) -> None:
+        """The connection ends: what has gone is told, and nothing more goes after the piece under way."""
+        if self._pumped is not None:
+            self._pump_progressed(self._pumped)
+        if self._pumped is not None:
+            self._pumped.give_back()
+            self._pumped = None
+
+    # -- by the reactor -----------------------------------------------------------------------------------------------
+
     def _send_range(self, part: _FileRange) -> BaseException | None:
+        if part.length >= PUMPED and part.is_for_threads and self._hand_over(part):
+            return None
         try:
             most = PIECE if self._pace is None else min(PIECE, self._granted)
             count = os.sendfile(self.fileno(), part.fd, part.start, min(part.length, most))
@@ -236,17 +313,28 @@ class SendfileServer(tcp.Server):
         else:
             super()._closeWriteConnection()
 
+    def abortConnection(self) -> None:
+        """As Twisted's; a thread stops as soon as it can."""
+        self._stop_pumping()
+        super().abortConnection()
+
     def connectionLost(self, reason: Any) -> None:
         """Drop the range; the producer is stopped by the connection that it is registered with."""
+        self._stop_pumping()
         self._range = None
         self.pace = None
         super().connectionLost(reason)
 
 
 class SendfilePort(tcp.Port):
-    """A listening TCP port whose connections can send files."""
+    """
+    A listening TCP port whose connections can send files.
 
-    transport = SendfileServer
+    @ivar pump: sends large parts of them, C{None} where the reactor does.
+    """
+
+    transport: Any = SendfileServer
+    pump: Pump | None = None
 
     def doRead(self) -> None:
         """Accept connections, as many as wait and no more than C{ACCEPTS}: the others are served meanwhile."""
@@ -260,9 +348,14 @@ class SendfileReactor(Epoll):
     watches these and their connections itself.
     """
 
+    def __init__(self, reactor: Any, pump: Pump | None = None) -> None:
+        super().__init__(reactor)
+        self._pump = pump
+
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         """See L{twisted.internet.interfaces.IReactorTCP.listenTCP}."""
         listening = SendfilePort(port, factory, backlog, interface, self)
+        listening.pump = self._pump
         listening.startListening()
         return listening
 
@@ -271,7 +364,8 @@ class SendfileReactor(Epoll):
         if family == socket.AF_UNIX:
             adopted: IListeningPort = self._reactor.adoptStreamPort(fileno, family, factory)
             return adopted
-        listening: IListeningPort = SendfilePort._fromListeningDescriptor(self, fileno, family, factory)
+        listening: SendfilePort = SendfilePort._fromListeningDescriptor(self, fileno, family, factory)
+        listening.pump = self._pump
         listening.startListening()
         return listening
 

@@ -29,7 +29,6 @@ from appliance.errors import ConfigError
 from appliance.fields import endpoint_parts
 from appliance.flow.clock import wall
 from appliance.flow.ports import server_endpoint
-from appliance.flow.sendfile import SendfileReactor
 from appliance.interfaces import IAudit, IThreads
 from appliance.settings import LOGIN_REQUIRED, AdminSettings, ListenSettings, Settings
 from appliance.tls.authority import is_due, renew
@@ -137,7 +136,7 @@ class ListeningEndpoint:
             source = CertificateFolder(Path(given["path"]))
             interface = given.get("interface", "::" if socket.has_dualstack_ipv6() else "")
         endpoint = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
-        return source, endpoint(SendfileReactor(self._reactor), int(port), int(backlog), interface)
+        return source, endpoint(self._reactor, int(port), int(backlog), interface)
 
 
 def _plain(part: str) -> str:

@@ -115,6 +115,9 @@ class Connection:
         """Whether all of it was handed over."""
         return self._left <= 0
 
+    def slow_down(self) -> None:
+        """It asks before each piece anyhow."""
+
     def go_on(self) -> None:
         """See L{Paced.go_on}."""
         self._is_held = False

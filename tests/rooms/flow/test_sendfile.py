@@ -55,6 +55,7 @@ class Port:
     """What a server connection asks of its port."""
 
     _realPortNumber = 5000
+    pump = None
 
 
 class ServerTests(SynchronousTestCase):
