@@ -11,7 +11,7 @@ from urllib.parse import quote
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import formatTime
 
-from appliance.flow.clock import wall
+from appliance.flow.clock import wall_of
 from appliance.settings import NO_LOG, STANDARD_OUTPUT
 
 # Lines are written together this often: at thirty thousand requests a second a write for each would be the work.
@@ -27,6 +27,7 @@ class AccessLog:
         """
         self._write = write
         self._clock = clock
+        self._wall = wall_of(clock)
         self._lines: list[str] = []
         self._second = -1
         self._when = ""
@@ -45,7 +46,7 @@ class AccessLog:
         """Note one request; C{user} is C{None} for an anonymous client."""
         if not self._lines:
             self._clock.callLater(INTERVAL, self.flush)
-        now = int(wall(self._clock))
+        now = int(self._wall())
         if now != self._second:
             self._second, self._when = now, formatTime(now)
         who = "-" if user is None else _one_word(user)

@@ -29,6 +29,22 @@ from appliance.upstream.interfaces import Health, IUpstreamObserver, RateLimit
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
+class _Tally:
+    """What was counted of one sort of requests and is not in its counters yet: how many, their bytes, their seconds."""
+
+    __slots__ = ("counters", "octets", "requests", "seconds")
+
+    def __init__(self, counters: tuple[Counter, Counter, Counter]) -> None:
+        self.counters = counters
+        self.requests, self.octets, self.seconds = 0, 0, 0.0
+
+    def add_up(self) -> None:
+        """Put it there."""
+        for counter, value in zip(self.counters, (self.requests, self.octets, self.seconds), strict=True):
+            counter.inc(value)
+        self.requests, self.octets, self.seconds = 0, 0, 0.0
+
+
 @implementer(IAccounts, IUpstreamObserver)
 class Metrics:
     """Counts requests and what upstreams do, and passes requests on to the access log."""
@@ -72,8 +88,9 @@ class Metrics:
         Gauge("pullcache_build_info", "The version running.", ("version",), registry=self._registry).labels(
             __version__
         ).set(1)
-        # A label lookup takes a lock and builds a key; requests of one sort share the looked-up counters.
-        self._known: dict[tuple[str, str, int], tuple[Counter, Counter, Counter]] = {}
+        # To look a counter up by its labels, and to count with it, takes a lock each time: the three of a request were
+        # 1.0 of the 13 microseconds of an answer from memory. They are added up when somebody looks.
+        self._tallies: dict[tuple[str, str, int], _Tally] = {}
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Show a value that is asked for when metrics are."""
@@ -81,6 +98,8 @@ class Metrics:
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""
+        for tally in self._tallies.values():
+            tally.add_up()
         return generate_latest(self._registry)
 
     def answered(
@@ -96,17 +115,17 @@ class Metrics:
         cache: str,
     ) -> None:
         """See L{IAccounts.answered}."""
-        key = (kind, cache, code)
-        counters = self._known.get(key)
-        if counters is None:
-            counters = self._known[key] = (
+        tally = self._tallies.get((kind, cache, code))
+        if tally is None:
+            counters = (
                 self._requests.labels(kind, cache, str(code)),
                 self._sent.labels(kind),
                 self._seconds.labels(kind),
             )
-        counters[0].inc()
-        counters[1].inc(octets)
-        counters[2].inc(seconds)
+            tally = self._tallies[kind, cache, code] = _Tally(counters)
+        tally.requests += 1
+        tally.octets += octets
+        tally.seconds += seconds
         if self._log is not None:
             self._log.add(client, user, method, path, code, octets, seconds, cache)
 

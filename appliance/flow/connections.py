@@ -80,7 +80,11 @@ class _Served:
 
 
 class Connections:
-    """The table."""
+    """
+    The table.
+
+    @ivar seconds: of the clock.
+    """
 
     _log = Logger()
 
@@ -93,6 +97,7 @@ class Connections:
         """
         self._limits = limits
         self._clock = clock
+        self.seconds = clock.seconds
         self._dropped = dropped
         self._open: dict[Connected, _Served] = {}
         self._clients: Counter[str] = Counter()

@@ -39,6 +39,9 @@ HEADER_LIMIT = 64 * 1024
 # How long a refused client may go on sending before it is cut off: long enough to read the refusal.
 LINGER = 2.0
 
+# Seconds to which clocks are exact.
+_EXACT = 1e-6
+
 TLS_HANDSHAKE = 0x16
 
 
@@ -192,6 +195,8 @@ class ServerChannel(HTTPChannel):
     # What takes the body that is arriving, with that body.
     _taking: tuple[BodyTaker, RequestBody] | None = None
     _silence: float | None = None
+    # When something was last heard, seconds of the clock.
+    _heard = 0.0
     transport: Any
 
     def __init__(self, connections: Connections) -> None:
@@ -228,9 +233,9 @@ class ServerChannel(HTTPChannel):
         """The JSON document for a connection above the limits."""
         raise NotImplementedError
 
-    def serve_prepared(self, data: bytes) -> bool:
-        """Answer the whole request that C{data} is, when that can be done at once; whether it was."""
-        return False
+    def serve_prepared(self, data: bytes) -> int:
+        """Answer the requests that C{data} begins with, as far as that can be done at once; how many bytes were."""
+        return 0
 
     def refused(self, code: int) -> None:
         """The request that is arriving was refused with this status."""
@@ -267,11 +272,13 @@ class ServerChannel(HTTPChannel):
             return
         # Whether the next bytes begin a request and nothing stands before it.
         is_idle = not (self.requests or self._receivedHeaderSize or self._buffer or self._waitingForTransport)
-        if is_idle and self.serve_prepared(data):
+        if is_idle and (served := self.serve_prepared(data)):
             if self._deadline is not None:
                 self._forget_deadline()
-            self.resetTimeout()
-            return
+            self._heard = self._connections.seconds()
+            if served == len(data):
+                return
+            data = data[served:]
         super().dataReceived(data)
         # A request that is not whole yet is held to its deadline.
         is_receiving = bool(self._buffer) or (bool(self.requests) and not self._handlingRequest)
@@ -332,6 +339,26 @@ class ServerChannel(HTTPChannel):
         else:
             self._silence = self.setTimeout(None)
             producer.pauseProducing()
+
+    def setTimeout(self, period: float | None) -> float | None:
+        """See L{TimeoutMixin.setTimeout}."""
+        self._heard = self._connections.seconds()
+        before: float | None = super().setTimeout(period)
+        return before
+
+    def resetTimeout(self) -> None:
+        """As Twisted's; the call that is waiting stays as it is, which is cheaper, and looks when it comes."""
+        self._heard = self._connections.seconds()
+
+    def timeoutConnection(self) -> None:
+        """It is over, unless something was heard meanwhile."""
+        period: float | None = self.timeOut
+        left = 0.0 if period is None else self._heard + period - self._connections.seconds()
+        if left > _EXACT:
+            super().setTimeout(left)
+            self.timeOut = period  # type: ignore[assignment]
+        else:
+            super().timeoutConnection()
 
     def rawDataReceived(self, data: bytes) -> None:
         """See L{HTTPChannel.rawDataReceived}."""

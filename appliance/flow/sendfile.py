@@ -186,6 +186,19 @@ class SendfileServer(tcp.Server):
         if count < len(data):
             super().write(data[count:])
 
+    def doRead(self) -> Any:
+        """As Twisted's, without a call between."""
+        try:
+            data = self.socket.recv(self.bufferSize)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not data:
+            return main.CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
+
     def writeSomeData(self, data: bytes) -> Any:
         """As Twisted's; what the network takes is counted."""
         if self._pace is not None:

@@ -1,9 +1,12 @@
 """
 The hot lane: whole answers prepared beforehand, written by the HTTP channel itself.
 
-Only a simple request takes it: one GET or HEAD over HTTP/1.1, complete in one read, without a header that could change
-the answer. Everything else takes the Klein route, which gives the same bytes: an entry here is made from the headers
-and body that the route has just sent.
+Only a simple request takes it: a GET or HEAD over HTTP/1.1, complete in one read, alone or with others, without a
+header that could change the answer. Everything else takes the Klein route, which gives the same bytes: an entry here is
+made from the headers and body that the route has just sent.
+
+Clients send the same bytes again and again: what they say is looked up, and only read where they are new. Whoever
+sends them is asked for each time: who it is, what it may read, and how much.
 """
 
 from __future__ import annotations
@@ -52,8 +55,19 @@ _HEADERS = re.compile(
 )
 # Values of Host that are remembered as right ones.
 _HOSTS_KNOWN = 64
+# Bytes of requests that are remembered, and of the longest one of them. Forgotten all at once: they come again.
+_SAID = 4 * 1024 * 1024
+_LONGEST_SAID = 4096
+# Bytes of answers after which requests that came together are answered by the route, which the client holds back.
+_TOGETHER = 256 * 1024
 
 _REQUEST_LINE = re.compile(rb"((?:GET|HEAD) /v2/[!-~]{1,2048}) HTTP/1\.1\r\n")
+
+
+_END = b"\r\n\r\n"
+
+# The request line without its version, and the values of three headers: Authorization, X-Forwarded-For and -Proto.
+_Said = tuple[bytes, bytes | None, bytes | None, bytes | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +87,7 @@ class PreparedAnswer:
     """
     An answer: what stands before the date, what after it, and what to note of it.
 
+    @ivar method: of its requests, as C{path}.
     @ivar repository: what it was read from; L{Access.check} decides about that each time.
     @ivar cache: see L{IAccounts.answered}.
     @ivar pulls: of the tag or digest that is pulled with it, C{None} for nothing that is counted.
@@ -80,6 +95,8 @@ class PreparedAnswer:
 
     before: bytes
     after: bytes
+    method: str
+    path: str
     body_length: int
     expires: float | None
     repository: RemoteRepository
@@ -91,7 +108,7 @@ class PreparedAnswer:
     @property
     def cost(self) -> int:
         """Bytes of memory, roughly; those of its key left out."""
-        names = len(self.repository.name) + (0 if self.pulls is None else len(self.pulls.reference))
+        names = len(self.path) + len(self.repository.name) + (0 if self.pulls is None else len(self.pulls.reference))
         return len(self.before) + len(self.after) + names + _OVERHEAD
 
 
@@ -122,6 +139,8 @@ class HotLane:
         self._dated = 0
         self._pulled: list[PullCount] = []
         self._hosts_known: set[bytes] = set()
+        self._said: dict[bytes, _Said] = {}
+        self._said_bytes = 0
 
     def remember(
         self,
@@ -161,54 +180,86 @@ class HotLane:
             pulls = None if replaced is None else replaced.pulls
             if pulls is None and pulled is not None:
                 pulls = PullCount(repository, pulled)
+            method, path = request.method.decode("ascii"), request.uri.decode("ascii")
             prepared = PreparedAnswer(
-                before, after, len(body), expires, repository, request.kind, request.code, request.cache, pulls
+                before,
+                after,
+                method,
+                path,
+                len(body),
+                expires,
+                repository,
+                request.kind,
+                request.code,
+                request.cache,
+                pulls,
             )
             self._answers[key] = prepared
             self._used += len(key) + prepared.cost
             while self._used > BUDGET:
                 self._drop(next(iter(self._answers)))
 
-    def serve(self, transport: Any, data: bytes, peer: Peer) -> bool:
+    def serve(self, transport: Any, data: bytes, peer: Peer) -> int:
         """
-        Answer the request that C{data} is, if it is a simple one with an answer here; whether it was.
+        Answer the requests that C{data} begins with, if they are simple ones with an answer here; several are answered
+        in one write.
 
         One that its client may not read, or not yet, is left to the route, which says why, as is one whose client is
-        not known yet.
+        not known yet, and what comes behind it.
+
+        @return: how many bytes of C{data} were answered.
         """
-        line = _REQUEST_LINE.match(data)
-        if line is None:
-            return False
-        prepared = self._answers.get(line[1])
+        answer = self._answer(transport, data, peer)
+        if answer is not None:
+            transport.write(answer)
+            return len(data)
+        if data.find(_END) + len(_END) in (len(data), len(_END) - 1):
+            # It was all there is, or is not whole.
+            return 0
+        answers: list[bytes] = []
+        done = size = 0
+        while size < _TOGETHER and (end := data.find(_END, done)) >= 0:
+            end += len(_END)
+            answer = self._answer(transport, data[done:end], peer)
+            if answer is None:
+                break
+            answers.append(answer)
+            size += len(answer)
+            done = end
+        if answers:
+            transport.write(b"".join(answers))
+        return done
+
+    def _answer(self, transport: Any, data: bytes, peer: Peer) -> bytes | None:
+        """The answer to the request that C{data} is, which is accounted for; C{None}: the route gives one."""
+        said = self._said.get(data) or self._read(data)
+        if said is None:
+            return None
+        key, authorization, forwarded_for, forwarded_proto = said
+        prepared = self._answers.get(key)
         if prepared is None:
-            return False
-        headers = _HEADERS.fullmatch(data, line.end())
-        if headers is None or (headers[1] not in self._hosts_known and not self._is_for_us(headers[1])):
-            return False
+            return None
         if prepared.expires is not None and self._clock.seconds() >= prepared.expires:
-            self._drop(line[1])
-            return False
-        _, authorization, forwarded_for, forwarded_proto = headers.groups()
+            self._drop(key)
+            return None
         client = self._login.known(peer, authorization, forwarded_for, forwarded_proto)
         if client is None:
-            return False
+            return None
         try:
             self._access.check(prepared.repository, client)
         except PullcacheError:
-            return False
+            return None
         if self._rates.is_limiting and not self._rates.may(client.user, client.address, transport):
-            return False
-        self._answers.move_to_end(line[1])
+            return None
+        self._answers.move_to_end(key)
         second = int(self._wall())
         if second != self._dated:
             self._dated, self._date = second, datetimeToString(second)
-        transport.write(b"".join((prepared.before, self._date, prepared.after)))
-        method, _, path = line[1].decode("ascii").partition(" ")
         self._accounts.answered(
             client.address,
             client.user,
-            method,
-            path,
+            prepared.method,
+            prepared.path,
             prepared.kind,
             prepared.code,
             prepared.body_length,
@@ -220,7 +271,28 @@ class HotLane:
             if not pulls.times:
                 self._pulled.append(pulls)
             pulls.times += 1
-        return True
+        return b"".join((prepared.before, self._date, prepared.after))
+
+    def _read(self, data: bytes) -> _Said | None:
+        """
+        What the request says that C{data} is, where it is a simple one with an answer here. That depends on nothing
+        but its bytes and the names that are answered to.
+        """
+        line = _REQUEST_LINE.match(data)
+        if line is None or line[1] not in self._answers:
+            return None
+        headers = _HEADERS.fullmatch(data, line.end())
+        if headers is None or (headers[1] not in self._hosts_known and not self._is_for_us(headers[1])):
+            return None
+        said: _Said = line[1], headers[2], headers[3], headers[4]
+        # Passwords do not stay in memory.
+        if headers[2] is None and len(data) <= _LONGEST_SAID:
+            self._said_bytes += len(data) + _OVERHEAD
+            if self._said_bytes > _SAID:
+                self._said.clear()
+                self._said_bytes = len(data) + _OVERHEAD
+            self._said[data] = said
+        return said
 
     def take_pulls(self) -> list[tuple[RemoteRepository, str, int]]:
         """What was pulled by this lane since the last call: a tag or digest of which repository, and how often."""
@@ -235,6 +307,8 @@ class HotLane:
         self.generation += 1
         self._answers.clear()
         self._hosts_known.clear()
+        self._said.clear()
+        self._said_bytes = 0
         self._used = 0
 
     def forget(self, upstream: str, name: str) -> None:

@@ -162,7 +162,7 @@ class RegistryChannel(ServerChannel):
         self._open.discard(self)
         super().connectionLost(reason)
 
-    def serve_prepared(self, data: bytes) -> bool:
+    def serve_prepared(self, data: bytes) -> int:
         """See L{ServerChannel.serve_prepared}."""
         return self._lane.serve(self.transport, data, self.peer)
 

@@ -90,6 +90,20 @@ def test_an_idle_connection_is_closed_in_the_end() -> None:
     assert shop.line.closed
 
 
+@pytest.mark.parametrize("path", ["/v2/", manifest()])
+def test_two_minutes_begin_with_the_last_request(path: str) -> None:
+    """However many came before, and whichever way they were answered."""
+    shop = Shop()
+    for _ in range(4):
+        shop.line.ask("GET", path)
+        shop.clock.advance(100.0)
+    assert not shop.line.closed
+    shop.clock.advance(19.0)
+    assert not shop.line.closed
+    shop.clock.advance(1.0)
+    assert shop.line.closed
+
+
 @pytest.mark.parametrize("size", [16_000, 22_000, 60_000])
 def test_long_header_lines_are_read(size: int) -> None:
     """podman's ranges have 22 KB; one line or several."""
