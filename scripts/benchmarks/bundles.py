@@ -19,9 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.contents import Image, Images
+from benchmarks.contenders import PULLCACHE
+from benchmarks.contents import Image
+from benchmarks.field import MB, MIB, Bench, interleaved, settle
 from benchmarks.reading import PATIENCE, Hammered, fetch, hammer, hammer_during
-from benchmarks.rows import APPLIANCE, MB, MIB, Bench, interleaved, settle
 from benchmarks.servers import forget_peak, memory
 from tests.clients import plain, tools
 from tests.clients.tools import Failed, run
@@ -95,7 +96,7 @@ def _export(bench: Bench, source: Appliance, bundle: Path) -> None:
     planning: list[float] = []
 
     def measure(name: str) -> Taken:
-        target = bundle if name == APPLIANCE else bundle.with_name("peer.tar")
+        target = bundle if name == PULLCACHE else bundle.with_name("peer.tar")
         target.unlink(missing_ok=True)
         _settle(bench)
         if name == TAR:
@@ -105,15 +106,15 @@ def _export(bench: Bench, source: Appliance, bundle: Path) -> None:
         return _exported(source, planned["volumes"][0], target)
 
     findings = bench.findings
-    rounds = interleaved(bench.effort.bundles, [APPLIANCE, TAR], measure)
+    rounds = interleaved(bench.effort.bundles, [PULLCACHE, TAR], measure)
     bundle.with_name("peer.tar").unlink()
     for name, each in rounds.items():
         findings.add(ROW, name, "export", "MB/s", [one.rate for one in each])
-    findings.add(ROW, APPLIANCE, "planning", "ms", [seconds * 1e3 for seconds in planning])
-    _add_growth(bench, "export", rounds[APPLIANCE])
-    ratio = findings.ratio(ROW, "export", APPLIANCE, TAR)
+    findings.add(ROW, PULLCACHE, "planning", "ms", [seconds * 1e3 for seconds in planning])
+    _add_growth(bench, "export", rounds[PULLCACHE])
+    ratio = findings.ratio(ROW, "export", PULLCACHE, TAR)
     findings.at_least(ROW, f"{_shape(bench)} export: speed against tar -cf", _SLOWEST, ratio)
-    _growth_bar(bench, "export", rounds[APPLIANCE])
+    _growth_bar(bench, "export", rounds[PULLCACHE])
 
 
 def _plan(source: Appliance) -> tuple[dict[str, Any], float]:
@@ -144,7 +145,7 @@ def _import(bench: Bench, bundle: Path, sample: Sample) -> None:
     size = bundle.stat().st_size
 
     def measure(name: str) -> Taken:
-        if name == APPLIANCE:
+        if name == PULLCACHE:
             return _imported(bench, bundle, sample)
         _settle(bench)
         try:
@@ -154,14 +155,14 @@ def _import(bench: Bench, bundle: Path, sample: Sample) -> None:
             shutil.rmtree(peer)
 
     findings = bench.findings
-    rounds = interleaved(bench.effort.bundles, [APPLIANCE, TAR_SUM], measure)
-    mine = rounds[APPLIANCE]
+    rounds = interleaved(bench.effort.bundles, [PULLCACHE, TAR_SUM], measure)
+    mine = rounds[PULLCACHE]
     for name, each in rounds.items():
         findings.add(ROW, name, "import", "MB/s", [one.rate for one in each])
     findings.add(ROW, TAR_SUM, "import and sync", "MB/s", [size / MB / one.again for one in rounds[TAR_SUM]])
-    findings.add(ROW, APPLIANCE, "second import", "ms", [one.again * 1e3 for one in mine])
+    findings.add(ROW, PULLCACHE, "second import", "ms", [one.again * 1e3 for one in mine])
     _add_growth(bench, "import", mine)
-    ratio = findings.ratio(ROW, "import", APPLIANCE, TAR_SUM)
+    ratio = findings.ratio(ROW, "import", PULLCACHE, TAR_SUM)
     findings.at_least(ROW, f"{_shape(bench)} import: speed against tar -xf, sha256sum", _SLOWEST, ratio)
     _growth_bar(bench, "import", mine)
     again = median(one.again / one.seconds for one in mine)
@@ -216,13 +217,12 @@ def _serve(bench: Bench, bundle: Path, sample: Sample) -> None:
     if reason := tools.missing("wrk"):
         findings.leave_out(f"{ROW}: serving while importing", reason)
         return
-    image = Images(64 * 1024).make("busy")
-    bench.registry.push(image)
+    image = bench.pushed("busy", 64 * 1024)
     rounds = [_served(bench, bundle, sample, image) for _ in range(effort.bundles)]
     for when, each in (("idle", [one[0] for one in rounds]), ("importing", [one[1] for one in rounds])):
-        findings.add(ROW, APPLIANCE, f"manifest, {when}", "/s", [one.rate for one in each])
-        findings.add(ROW, APPLIANCE, f"{when}, 99 %", "ms", [one.tail for one in each])
-    findings.add(ROW, APPLIANCE, "import while serving", "MB/s", [one[2].rate for one in rounds])
+        findings.add(ROW, PULLCACHE, f"manifest, {when}", "/s", [one.rate for one in each])
+        findings.add(ROW, PULLCACHE, f"{when}, 99 %", "ms", [one.tail for one in each])
+    findings.add(ROW, PULLCACHE, "import while serving", "MB/s", [one[2].rate for one in rounds])
     ratio = median(busy.rate / idle.rate for idle, busy, _ in rounds)
     findings.at_least(ROW, "warm manifest by tag: requests a second, importing against idle", _SERVING, ratio)
 
@@ -246,11 +246,9 @@ def _served(bench: Bench, bundle: Path, sample: Sample, image: Image) -> tuple[H
 def _seed(bench: Bench, source: Appliance) -> Sample:
     """Let C{source} pull the images; they are not kept in memory, nor by the upstream's."""
     effort = bench.effort
-    images = Images(effort.bundle_bytes // effort.bundle_images)
     tags, digests = [], []
     for _ in range(effort.bundle_images):
-        image = images.make("bundled")
-        bench.registry.push(image)
+        image = bench.pushed("bundled", effort.bundle_bytes // effort.bundle_images)
         plain.get(source.authority, image.tag_path, image.content.digest)
         for blob in image.content.blobs:
             fetch(source.authority, f"/v2/{image.repository}/blobs/{blob.digest}")
@@ -266,8 +264,7 @@ def _fresh(bench: Bench) -> Iterator[Appliance]:
     """An appliance that holds nothing but a first small image."""
     with bench.servers("bundles-into") as servers:
         target = servers.appliance()
-        first = Images(64 * 1024).make("first")
-        bench.registry.push(first)
+        first = bench.pushed("first", 64 * 1024)
         plain.get(target.authority, first.tag_path, first.content.digest)
         plain.get(target.authority, first.blob_path, first.layer.digest)
         yield target
@@ -306,7 +303,7 @@ def _grown(pid: int, before: int) -> int:
 
 
 def _add_growth(bench: Bench, what: str, rounds: list[Taken]) -> None:
-    bench.findings.add(ROW, APPLIANCE, f"memory, {what}", "MiB", [one.growth / MIB for one in rounds])
+    bench.findings.add(ROW, PULLCACHE, f"memory, {what}", "MiB", [one.growth / MIB for one in rounds])
 
 
 def _growth_bar(bench: Bench, what: str, rounds: list[Taken]) -> None:

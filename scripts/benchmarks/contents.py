@@ -1,4 +1,4 @@
-"""Images for measuring: one config, one layer of random bytes; no two layers have the same digest."""
+"""Images for measuring: a config of 2 KB, layers of random bytes; no two layers have the same digest."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from tests.doubles.images import CREATED, OCI, Blob, Content, encode, sha256
 
 TAG = "latest"
+# With the rest of the config about 2 KB: real ones hold the commands that made the layers.
+COMMAND = " && ".join(["apt-get install --yes --no-install-recommends build-essential"] * 28)
 _SERIAL_BYTES = 16
 
 
@@ -29,7 +30,16 @@ class Image:
     @property
     def blob_path(self) -> str:
         """Where a registry has the layer."""
-        return f"/v2/{self.repository}/blobs/{self.layer.digest}"
+        return self.path_of(self.layer)
+
+    @property
+    def config_path(self) -> str:
+        """Where a registry has the config."""
+        return self.path_of(self.content.blobs[0])
+
+    def path_of(self, blob: Blob) -> str:
+        """Where a registry has a blob."""
+        return f"/v2/{self.repository}/blobs/{blob.digest}"
 
     @property
     def tag_path(self) -> str:
@@ -43,27 +53,24 @@ class Image:
 
 
 class Images:
-    """
-    Makes images.
+    """Makes images, each with layers that are held nowhere."""
 
-    @ivar size: bytes of the layer of each.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self) -> None:
         self._serials = itertools.count(1)
+        self._filling = b""
 
-    def make(self, purpose: str) -> Image:
-        """A new image whose layer is held nowhere."""
-        serial = next(self._serials)
-        repository = f"bench/{purpose}-{serial}"
-        layer = Blob(OCI.layer, serial.to_bytes(_SERIAL_BYTES, "big") + self._filling)
-        # The layer is never unpacked, so its digest does for that of its tar.
-        return Image(repository, image_of([layer], [sha256(repository.encode())], repository))
+    def make(self, purpose: str, size: int, layers: int = 1) -> Image:
+        """An image with so many layers of C{size} bytes."""
+        if len(self._filling) < size:
+            self._filling = random.Random(1).randbytes(size)
+        made = [self._layer(size) for _ in range(layers)]
+        repository = f"bench/{purpose}-{next(self._serials)}"
+        # The layers are never unpacked, so that any digest does for those of their tars.
+        diff_ids = [sha256(f"{repository} {number}".encode()) for number in range(layers)]
+        return Image(repository, image_of(made, diff_ids, f"{repository}: {COMMAND}"))
 
-    @cached_property
-    def _filling(self) -> bytes:
-        return random.Random(1).randbytes(self.size - _SERIAL_BYTES)
+    def _layer(self, size: int) -> Blob:
+        return Blob(OCI.layer, next(self._serials).to_bytes(_SERIAL_BYTES, "big") + self._filling[_SERIAL_BYTES:size])
 
 
 def image_of(layers: Sequence[Blob], diff_ids: Sequence[str], title: str) -> Content:

@@ -12,13 +12,18 @@ from typing import Any
 
 @dataclass
 class Series:
-    """One figure of one server: a value for each round."""
+    """
+    One figure of one server: a value for each round.
+
+    @ivar at: how much work there was, where a figure is told for several: clients, images, bytes of a blob.
+    """
 
     row: str
     server: str
     figure: str
     unit: str
     values: list[float]
+    at: float | None = None
 
     @property
     def median(self) -> float:
@@ -49,7 +54,7 @@ class Bar:
         word = {True: "met", False: "NOT MET", None: "not measured"}[self.met]
         value = "" if self.value is None else f"{self.value:.{self.digits}f}"
         sign = ">=" if self.at_least else "<="
-        return f"{word:<13}{self.row:<10}{self.promise:<66}{value:>9}  ({sign} {self.limit:g})"
+        return f"{word:<13}{self.row:<10}{self.promise:<76}{value:>9}  ({sign} {self.limit:g})"
 
 
 @dataclass
@@ -62,24 +67,32 @@ class Findings:
     bars: list[Bar] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def add(self, row: str, server: str, figure: str, unit: str, values: list[float]) -> None:
+    def add(
+        self, row: str, server: str, figure: str, unit: str, values: list[float], at: float | None = None
+    ) -> None:
         """Keep a figure and show it."""
-        series = Series(row, server, figure, unit, values)
+        series = Series(row, server, figure, unit, values, at)
         self.series.append(series)
-        spread = f"{min(values):.4g} .. {max(values):.4g}" if len(values) > 1 else ""
-        self.say(f"{row:<10}{server:<24}{figure:<22}{series.median:>12,.4g} {unit:<8}{spread}")
+        spread = f"{number(min(values))} .. {number(max(values))}" if len(values) > 1 else ""
+        where = figure if at is None else f"{figure}, at {number(at)}"
+        self.say(f"{row:<10}{server:<24}{where:<34}{number(series.median):>10} {unit:<7}{spread}")
 
-    def find(self, row: str, server: str, figure: str) -> Series | None:
+    def find(self, row: str, server: str, figure: str, at: float | None = None) -> Series | None:
         """A figure that was kept."""
-        wanted = (row, server, figure)
-        return next((each for each in self.series if (each.row, each.server, each.figure) == wanted), None)
+        wanted = (row, server, figure, at)
+        return next((each for each in self.series if (each.row, each.server, each.figure, each.at) == wanted), None)
 
-    def ratio(self, row: str, figure: str, server: str, peer: str) -> float | None:
+    def ratio(self, row: str, figure: str, server: str, peer: str, at: float | None = None) -> float | None:
         """The median of the rounds' ratios: rounds are interleaved, so that what disturbs one disturbs both."""
-        mine, theirs = self.find(row, server, figure), self.find(row, peer, figure)
+        mine, theirs = self.find(row, server, figure, at), self.find(row, peer, figure, at)
         if mine is None or theirs is None:
             return None
         return median(a / b for a, b in zip(mine.values, theirs.values, strict=True))
+
+    def fastest(self, row: str, figure: str, but: str) -> str | None:
+        """The server with the highest median, C{but} one; C{None} where that one was alone."""
+        peers = [each for each in self.series if (each.row, each.figure) == (row, figure) and each.server != but]
+        return max(peers, key=lambda each: each.median).server if peers else None
 
     def at_least(self, row: str, promise: str, limit: float, value: float | None, digits: int = 2) -> None:
         """A bar from below."""
@@ -99,12 +112,20 @@ class Findings:
         for bar in self.bars:
             self.say(bar.line())
 
-    def write(self, path: Path) -> None:
-        """All of it as JSON."""
-        document = {
+    def document(self) -> dict[str, Any]:
+        """All of it, as it is written as JSON."""
+        return {
             "about": self.about,
             "series": [{**asdict(each), "median": each.median} for each in self.series],
             "bars": [{**asdict(each), "met": each.met} for each in self.bars],
             "left_out": self.left_out,
         }
-        path.write_text(json.dumps(document, indent=1) + "\n")
+
+    def write(self, path: Path) -> None:
+        """Keep all of it."""
+        path.write_text(json.dumps(self.document(), indent=1) + "\n")
+
+
+def number(value: float) -> str:
+    """For people, with three digits or all in front of the point: 0.0312, 2.64, 43,836."""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == 0 else f"{value:.3g}"

@@ -15,19 +15,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks.contenders import PULLCACHE
+from benchmarks.field import MIB, Bench, Servers, interleaved, settle, until_served
 from benchmarks.reading import Hammered, hammer, hammer_during
-from benchmarks.rows import MIB, Bench, interleaved, settle
 from benchmarks.servers import memory
 from benchmarks.stores import EVERYTHING, PER_REPOSITORY, Layout, image, repository, tag
 from tests.clients import plain, tools
 from tests.clients.tools import Failed
-from tests.process.service import PATIENCE, Appliance, Died
+from tests.process.service import PATIENCE, Appliance
 
 ROW = "index"
 SCRIPTS = Path(__file__).parents[1]
@@ -68,13 +69,7 @@ def index(bench: Bench) -> None:
         bench.findings.leave_out(ROW, reason)
         return
     with bench.servers(ROW) as servers:
-        sized = []
-        for images in sorted({SMALL, MANY, bench.effort.images}):
-            layout = Layout(images, TAGS if images > TAGS else 0)
-            made = servers.configured(str(images), fresh_for="30d")
-            layout.write(made.store, time.time())
-            sized.append(Sized(layout, made))
-        settle(bench, 1)
+        sized = _written(bench, servers, sorted({SMALL, MANY, bench.effort.images}))
         _start(bench, sized)
         _rest(bench, sized)
         _look_up(bench, sized)
@@ -83,6 +78,41 @@ def index(bench: Bench) -> None:
         _operate(bench, sized)
         _remember(bench, sized)
         _collect(bench, sized)
+
+
+def growth(bench: Bench) -> None:
+    """What stays the same, or nearly, with very many images: the start, a warm manifest, memory at rest."""
+    findings, rounds = bench.findings, bench.effort.cold
+    with bench.servers("images") as servers:
+        for of in _written(bench, servers, bench.effort.stores):
+            appliance, path, count = of.appliance, _path(repository(0), tag(0)), of.layout.images
+            seconds, rates, resident = [], [], []
+            for _ in range(rounds):
+                start = time.perf_counter()
+                appliance.launch()
+                until_served(appliance, path)
+                seconds.append(time.perf_counter() - start)
+                rates.append(hammer(appliance.authority, path, bench.effort.seconds).rate)
+                resident.append(memory(appliance.process.pid)[0] / MIB)
+                appliance.kill()
+            for figure, unit, values in (
+                ("first answer", "s", seconds),
+                ("manifests", "/s", rates),
+                ("resident memory", "MiB", resident),
+            ):
+                findings.add("images", PULLCACHE, figure, unit, values, count)
+
+
+def _written(bench: Bench, servers: Servers, counts: Iterable[int]) -> list[Sized]:
+    """Appliances with so many images each, not started yet."""
+    sized = []
+    for images in counts:
+        layout = Layout(images, TAGS if images > TAGS else 0)
+        made = servers.configured(str(images), fresh_for="30d")
+        layout.write(made.store, time.time())
+        sized.append(Sized(layout, made))
+    settle(bench, 1)
+    return sized
 
 
 # -- the parts --------------------------------------------------------------------------------------------------------
@@ -96,7 +126,7 @@ def _start(bench: Bench, sized: list[Sized]) -> None:
         of[name].kill()
         start = time.perf_counter()
         of[name].launch()
-        _until_served(of[name], _path(repository(0), tag(0)))
+        until_served(of[name], _path(repository(0), tag(0)))
         seconds = time.perf_counter() - start
         # What it has to do afterwards is not to slow the next one.
         of[name].kill()
@@ -268,17 +298,6 @@ def _bar(bench: Bench, sized: list[Sized], figure: str, said: str, limit: float)
 
 def _path(name: str, reference: str) -> str:
     return f"/v2/{name}/manifests/{reference}"
-
-
-def _until_served(appliance: Appliance, path: str) -> None:
-    while True:
-        try:
-            plain.get(appliance.authority, path)
-            return
-        except OSError:
-            if appliance.process.poll() is not None:
-                raise Died(appliance.log()[-4000:]) from None
-            time.sleep(0.002)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.contents import Image
+from benchmarks.field import DIRECT, MB, Bench, cold_blobs, interleaved, warm_up
 from benchmarks.reading import fetch
-from benchmarks.rows import DIRECT, MB, Bench, cold_blobs, interleaved, warm_up
 from benchmarks.servers import BlackHole, Line
 from tests.clients import plain
 from tests.process.service import until
@@ -22,7 +22,7 @@ LINES = 4
 CONNECTION_RATE = 20e6
 """Bytes a second of each of the upstream's connections."""
 
-REQUESTS = 1000
+REQUESTS = 5000
 FRESH_FOR = 1.0
 """Seconds; short, so that the upstream's silence is met soon."""
 
@@ -34,9 +34,9 @@ HEALTHY, HOLE = "upstream well", "upstream silent"
 
 def segments(bench: Bench) -> None:
     """A cold blob over several of an upstream's slow connections, against one of them."""
-    findings, rounds = bench.findings, bench.effort.herds
+    findings, rounds = bench.findings, bench.effort.cold
     one, several = "1 segment", f"{LINES} segments"
-    images = [bench.pushed("segments") for _ in range(rounds)]
+    images = bench.cold_images(rounds, bench.effort.small)
     with bench.servers("segments") as servers:
         line = servers.line(CONNECTION_RATE, 0.0, each=True)
         targets = {
@@ -69,7 +69,7 @@ class Asked:
 def silence(bench: Bench) -> None:
     """A cached image whose upstream takes connections and never answers, against the same while it is well."""
     findings = bench.findings
-    image = bench.pushed("silence")
+    image = bench.pushed("silence", 64 * 1024)
     back: list[float] = []
     with bench.servers("silence") as servers:
         line = servers.line(1e9, 0.0)

@@ -1,10 +1,10 @@
 """
-Clients that read a response and drop it, or keep it: C{python reader.py PORT PATH CLIENTS TIMES [FILE]}.
+Clients that read a response and drop it, or keep it: C{python reader.py PORT PATH[,PATH...] CLIENTS TIMES [FILE]}.
 
-Each is a process with a blocking socket and one connection, over which it asks C{TIMES} times. The kernel throws the
-bytes of a body away without copying them here (C{MSG_TRUNC}, tcp(7)), so that the reader costs next to nothing beside
-the server that is measured; with C{FILE} they are read and written there, as a download is. Standard output is one JSON
-object, as L{reading.Fetched} has it.
+Each is a process with a blocking socket and one connection, over which it asks C{TIMES} times for each path. The kernel
+throws the bytes of a body away without copying them here (C{MSG_TRUNC}, tcp(7)), so that the reader costs next to
+nothing beside the server that is measured; with C{FILE} they are read and written there, as a download is. Standard
+output is one JSON object, as L{reading.Fetched} has it.
 """
 
 from __future__ import annotations
@@ -102,14 +102,15 @@ def fetch(connection: socket.socket, request: bytes, body: Dropped | Kept) -> tu
 def client(port: int, path: str, times: int, into: str | None, ready: int, go: int) -> dict[str, Any]:
     """Connect, wait for the others, then ask."""
     body = Dropped() if into is None else Kept(into)
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\n\r\n".encode()
+    asked = "GET {} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAccept: */*\r\n\r\n"
+    requests = [asked.format(each, port).encode() for each in path.split(",")] * times
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         # A timeout makes Python's sockets poll before each call; the kernel's own costs nothing.
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(PATIENCE).to_bytes(8, "little") + bytes(8))
         os.write(ready, b".")
         os.read(go, 1)
-        fetched = [fetch(connection, request, body) for _ in range(times)]
+        fetched = [fetch(connection, request, body) for request in requests]
         return {"octets": sum(octets for octets, _ in fetched), "first": fetched[0][1], "end": time.perf_counter()}
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,22 @@ from tests.clients.plain import ACCEPT
 from tests.clients.tools import Failed, run
 
 READER = Path(__file__).with_name("reader.py")
+SCRIPTS = Path(__file__).parents[1]
 PATIENCE = 300.0
-# The shape of the manifest rows: one thread, as many connections as a busy site's nodes.
 CONNECTIONS = 32
+"""The shape of the manifest rows: one thread, as many connections as a busy site's nodes."""
+
 # Longer than anything that wrk is run beside.
 _LONG = 1800
+# Seconds that curls may take until they read what they are to do.
+_STARTING = 5.0
+_CURL = r"""silent
+show-error
+insecure
+http1.1
+fail
+write-out = "%{size_download} %{time_starttransfer}\n"
+"""
 T = TypeVar("T")
 _RATE = re.compile(r"Requests/sec: +([0-9.]+)")
 _TAIL = re.compile(r"99% +([0-9.]+)(us|ms|s)\n")
@@ -61,6 +73,7 @@ def fetch(authority: str, path: str, clients: int = 1, times: int = 1, into: Pat
     """
     Let C{clients} ask at once for C{path}, each C{times} times over one connection.
 
+    @param path: several with commas between them are asked for one after the other.
     @param into: where the one client writes what it reads; C{None}: it is dropped.
     @raise Failed: one of them got something else than a whole 200.
     """
@@ -76,14 +89,69 @@ def fetch(authority: str, path: str, clients: int = 1, times: int = 1, into: Pat
     return Fetched(said["seconds"], said["octets"], median(said["first"]))
 
 
-def hammer(authority: str, path: str, seconds: int, *headers: str) -> Hammered:
+def curl(url: str, clients: int = 1, times: int = 1, *options: str) -> Fetched:
+    """
+    Let C{clients} curls ask at once for C{url}, each C{times} times over one connection.
+
+    All are there before the clock starts: each reads what it is to ask for from its standard input.
+
+    @param options: of curl's configuration file besides, as C{range = 0-99}.
+    @raise Failed: one of them got no 2xx, or not all of it.
+    """
+    asked = "\n".join((_CURL, *options, *[f'url = "{url}"\noutput = "/dev/null"'] * times, ""))
+    command, pipe = ["curl", "-q", "-K", "-"], subprocess.PIPE
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for _ in range(clients):
+            started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        end = time.monotonic() + _STARTING
+        while not all(map(_reads, started)) and time.monotonic() < end:
+            time.sleep(0.005)
+        start = time.perf_counter()
+        for each in started:
+            assert each.stdin is not None
+            each.stdin.write(asked)
+            each.stdin.close()
+            each.stdin = None
+        told = [each.communicate(timeout=PATIENCE) for each in started]
+        seconds = time.perf_counter() - start
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+    bad = [errors for each, (_, errors) in zip(started, told, strict=True) if each.returncode]
+    if bad:
+        raise Failed(f"{url}: {len(bad)} of {clients} curls failed, one with {bad[0][:1000]}")
+    lines = [line.split() for output, _ in told for line in output.splitlines()]
+    return Fetched(seconds, sum(int(octets) for octets, _ in lines), median(float(first) for _, first in lines))
+
+
+def _reads(process: subprocess.Popen[str]) -> bool:
+    """Whether a process waits at its standard input, or has ended."""
+    try:
+        return "pipe" in Path(f"/proc/{process.pid}/wchan").read_text() or process.poll() is not None
+    except OSError:
+        return True
+
+
+def hammer(
+    authority: str, path: str, seconds: int, *headers: str, clients: int = CONNECTIONS, tls: bool = False
+) -> Hammered:
     """
     Ask for C{path} as often as one wrk thread can.
 
     @param headers: sent besides, as C{NAME: VALUE}.
     @raise Failed: some answers were no 2xx.
     """
-    return _hammered(run(*_wrk(authority, path, seconds, *headers)).decode())
+    return _hammered(run(*_wrk(authority, path, seconds, *headers, clients=clients, tls=tls)).decode())
+
+
+def heads(authority: str, path: str, seconds: int) -> Hammered:
+    """As L{hammer}, but for the head alone, and by L{benchmarks.heads}."""
+    port = authority.rpartition(":")[2]
+    command = [sys.executable, "-S", "-m", "benchmarks.heads", port, path, str(CONNECTIONS), str(seconds)]
+    said = json.loads(run("env", f"PYTHONPATH={SCRIPTS}", *command))
+    return Hammered(said["rate"], said["tail"])
 
 
 def hammer_during(authority: str, path: str, work: Callable[[], T]) -> tuple[Hammered, T]:
@@ -105,10 +173,12 @@ def hammer_during(authority: str, path: str, work: Callable[[], T]) -> tuple[Ham
     return _hammered(output + errors), result
 
 
-def _wrk(authority: str, path: str, seconds: int, *headers: str) -> list[str]:
-    shape = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
+def _wrk(
+    authority: str, path: str, seconds: int, *headers: str, clients: int = CONNECTIONS, tls: bool = False
+) -> list[str]:
+    shape = ["-t1", f"-c{clients}", f"-d{seconds}s", "--latency", "--timeout", "30s"]
     fields = [part for each in (f"Accept: {ACCEPT}", *headers) for part in ("-H", each)]
-    return ["wrk", *shape, *fields, f"http://{authority}{path}"]
+    return ["wrk", *shape, *fields, f"http{'s' if tls else ''}://{authority}{path}"]
 
 
 def _hammered(output: str) -> Hammered:

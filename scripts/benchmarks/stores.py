@@ -14,7 +14,7 @@ import gzip
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,6 +98,24 @@ class Layout:
                         usage.note(UPSTREAM, name, reference, 1 + number)
                 _now(repositories.save(held))
             _now(Deferred.fromCoroutine(usage.flush(now=True)))
+
+
+def place(root: Path, upstream: str, blobs: Mapping[str, tuple[str, Path]]) -> None:
+    """
+    Write a store that holds one blob in each of some repositories.
+
+    @param blobs: by repository the digest, and a file on the same filesystem that is linked to.
+    """
+    with _unsynced():
+        Ownership.claim(root).release()
+        repositories = Repositories(FilesystemDocuments(root, InlineThreads()), budget=0)
+        for name, (digest, file) in blobs.items():
+            target = root / "blobs" / digest.replace(":", "/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.hardlink_to(file)
+            held = _now(repositories.get(upstream, name))
+            held.link(Digest.parse(digest), file.stat().st_size)
+            _now(repositories.save(held))
 
 
 def repository(number: int) -> str:

@@ -196,11 +196,12 @@ class Containerd:
 
 
 class DockerRegistry:
-    """Debian's docker-registry."""
+    """Debian's docker-registry, or a newer distribution by its C{program}."""
 
     programs = ("docker-registry",)
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str = "docker-registry") -> None:
+        self._program = program
         self._folder = folder / "docker-registry"
         self._folder.mkdir()
         self.authority = f"127.0.0.1:{free_port()}"
@@ -218,9 +219,9 @@ class DockerRegistry:
         configuration = {"version": 0.1, "storage": storage, "http": {"addr": self.authority}, **sections}
         config.write_text(json.dumps(configuration))
         with (self._folder / "log").open("wb") as log:
-            command = ["docker-registry", "serve", str(config)]
+            command = [self._program, "serve", str(config)]
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        until(self._answers, "docker-registry answers")
+        until(self._answers, f"{self._program} answers")
         return self
 
     def _answers(self) -> bool:
