@@ -56,10 +56,10 @@ class Door:
         self.served = 0
         serve = shop.listener._lane.serve
 
-        def counted(*given: Any) -> bool:
-            served = serve(*given)
-            self.served += served
-            return served
+        def counted(*given: Any) -> int:
+            octets = serve(*given)
+            self.served += octets > 0
+            return octets
 
         shop.listener._lane.serve = counted  # type: ignore[method-assign]
 
