@@ -2,8 +2,8 @@
 A TCP server transport that sends files with C{sendfile(2)}, and the reactor facade that installs it.
 
 The transport is chosen by L{twisted.internet.tcp.Port}, and the Port by C{reactor.listenTCP}; so an endpoint built on
-L{SendfileReactor} listens with it, whatever its description says. A TLS endpoint wraps such a transport and hides
-L{IFileTransport} again: see L{file_transport}.
+L{SendfileReactor} listens with it, whatever its description says. The connections of a TLS endpoint are a kind of it:
+see L{appliance.tls.transport}.
 """
 
 from __future__ import annotations
@@ -78,6 +78,9 @@ class SendfileServer(tcp.Server):
     _held = False
     # Bytes that may be sent by this call of doWrite.
     _granted = 0
+
+    # Events for which a thread gives a range back.
+    _gives_way_to = 0
 
     # Twisted knows a port of its own kind only.
     server: Any
@@ -238,7 +241,7 @@ class SendfileServer(tcp.Server):
         if self.pump is None or (self._pace is not None and self._pace.rate is not None):
             return False
         self._pumped = self.pump.send(
-            self.fileno(), part.fd, self._make_step, part.start, part.length, self._pump_progressed
+            self.fileno(), part.fd, self._make_step, part.start, part.length, self._pump_progressed, self._gives_way_to
         )
         if self._pumped is None:
             return False
@@ -260,11 +263,15 @@ class SendfileServer(tcp.Server):
         is_for_threads = not is_back or pumped.is_wanted_back
         self._range = part._replace(start=self._counted, length=rest, is_for_threads=is_for_threads) if rest else None
         if is_back or not rest:
-            self._pumped = None
+            self._take_back()
             if self._has_more or self.disconnecting or self._writeDisconnecting:
                 self.startWriting()
         if self._counted > part.start:
             part.sent(self._counted - part.start)
+
+    def _take_back(self) -> None:
+        """The thread sends nothing more of it."""
+        self._pumped = None
 
     def _count_pumped(self, pumped: PumpedPart) -> None:
         now = pumped.offset
@@ -286,7 +293,7 @@ class SendfileServer(tcp.Server):
             return None
         try:
             most = PIECE if self._pace is None else min(PIECE, self._granted)
-            count = os.sendfile(self.fileno(), part.fd, part.start, min(part.length, most))
+            count = self._send_piece(part.fd, part.start, min(part.length, most))
         except (BlockingIOError, InterruptedError):
             return None
         except (ConnectionError, TimeoutError):
@@ -309,6 +316,10 @@ class SendfileServer(tcp.Server):
             self._range = part._replace(start=part.start + count, length=part.length - count)
         part.sent(count)
         return None
+
+    def _send_piece(self, fd: int, start: int, length: int) -> int:
+        """Hand bytes of the file to the network; how many."""
+        return os.sendfile(self.fileno(), fd, start, length)
 
     def _fail(self, part: _FileRange, error: OSError) -> None:
         """The file cannot be read: nothing more of it is sent, and the response cannot be completed."""
@@ -398,10 +409,12 @@ def progress(transport: Any) -> Progress | None:
 
 def file_transport(transport: object) -> IFileTransport | None:
     """
-    The transport's L{IFileTransport} when bytes of a file may go out as they are.
+    The transport's L{IFileTransport} when bytes of a file reach the client as what is written does.
 
-    A TLS wrapper claims every interface of the transport below it, so that being asked alone is not enough.
+    Twisted's TLS, such as an endpoint of a plugin may have, claims every interface of the transport below it, so that
+    being asked alone is not enough.
     """
-    if IFileTransport.providedBy(transport) and not ISSLTransport.providedBy(transport):
+    is_encrypted = ISSLTransport.providedBy(transport)
+    if IFileTransport.providedBy(transport) and is_encrypted == ISSLTransport.providedBy(connection_of(transport)):
         return transport
     return None

@@ -15,6 +15,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from appliance.tls.authority import is_due, renew
 from appliance.tls.certificates import CertificateFolder, CertificateSource, NamedFiles, ServerCertificate, day_of
 from appliance.tls.clients import ClientFiles
 from appliance.tls.proxied import ProxiedFactory
-from appliance.tls.server import NO_DEMANDS, ClientDemands, Refused, TlsFactory, TlsServer
+from appliance.tls.server import NO_DEMANDS, ClientDemands, Refused, TlsServer
+from appliance.tls.transport import TlsConnection
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -88,11 +90,17 @@ class ListeningEndpoint:
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """See L{IStreamServerEndpoint.listen}."""
-        if self.tls is not None:
-            factory = TlsFactory(self.tls, False, factory, clock=self._reactor)
         if self._is_proxied:
             factory = ProxiedFactory(factory, self._reactor, self._is_proxy, self._refused)
-        return self._below.listen(factory)
+        listening = self._below.listen(factory)
+        if self.tls is not None:
+            listening.addCallback(self._speak_tls)
+        return listening
+
+    def _speak_tls(self, port: Any) -> Any:
+        # So a port of Twisted's has other connections than of its own kind; none was accepted yet.
+        port.transport = partial(TlsConnection, self.tls)
+        return port
 
     def prepared(self, demands: ClientDemands, proxies: Networks) -> Callable[[], None]:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.settings import SUBJECT
-from appliance.tls.server import TlsConnection
+from appliance.tls.transport import TlsConnection
 
 
 def names_of(transport: Any, which: str = SUBJECT) -> tuple[str, ...] | None:

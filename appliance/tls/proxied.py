@@ -3,7 +3,8 @@ What a load balancer says of a connection before the first byte of its client: t
 (haproxy.org, "The PROXY protocol", sections 2.1 and 2.2).
 
 It stands in front of everything, TLS included. What is behind sees the connection only when the header is whole, with
-the client's address from the first moment on.
+the client's address from the first moment on. Where TLS follows, its transport takes the header from its socket, to the
+byte.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _LONGEST_LINE = 107
 _HEAD = 16
 _LONGEST_REST = 2048
 _SIGNATURE = V2Parser.PREFIX
+
+LONGEST_HEADER = _HEAD + _LONGEST_REST
+"""The most bytes of a header."""
 
 #: The addresses of a connection's client and of what it connected to; C{None} where the balancer speaks for itself.
 Ends = tuple[IPv4Address | IPv6Address, IPv4Address | IPv6Address] | None
@@ -134,27 +138,39 @@ class ProxiedConnection(ProtocolWrapper):
         elif self.factory.waiting > MAX_WAITING:
             self._refuse("too many connections wait for their PROXY header")
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether bytes of the header are to come."""
+        return self._data is not None
+
     def dataReceived(self, data: bytes) -> None:
         """Bytes of the header, or of the client."""
         if self._data is None:
             self.wrappedProtocol.dataReceived(data)
-            return
-        if self._deadline is None:
-            return
+        elif behind := data[self.take(data) :]:
+            self.wrappedProtocol.dataReceived(behind)
+
+    def take(self, data: bytes) -> int:
+        """
+        Take what of C{data} belongs to the header; once that is whole, what is behind sees the connection.
+
+        @return: how many bytes do.
+        """
+        if self._data is None or self._deadline is None:
+            return len(data)
         self._data += data
         try:
             found = take_header(self._data)
         except ValueError as reason:
             self._refuse(str(reason))
-            return
+            return len(data)
         if found is None:
-            return
+            return len(data)
         self._ends, behind = found
         self._data = None
         self._has_waited()
         self.wrappedProtocol.makeConnection(self)
-        if behind:
-            self.wrappedProtocol.dataReceived(behind)
+        return len(data) - len(behind)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """The connection is gone."""

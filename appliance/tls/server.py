@@ -15,20 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL, crypto
-from twisted.internet.interfaces import IDelayedCall, IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.logger import Logger
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from appliance.errors import ConfigError
 from appliance.flow.clock import wall
 from appliance.flow.disk import FileStamp
 from appliance.interfaces import IThreads
-from appliance.settings import SAN, SUBJECT
-from appliance.tls.certificates import CertificateSource, ServerCertificate, address_of, chosen, day_of, said_by
-from appliance.tls.clients import ClientFiles, ClientTrust, names_in, reason
+from appliance.tls.certificates import CertificateSource, ServerCertificate, address_of, chosen, day_of
+from appliance.tls.clients import ClientFiles, ClientTrust, reason
 
 #: Called for a client that is turned away before it could ask for anything: whether for its C{certificate}, in the
 #: C{handshake} or as a C{proxy}, its address, and why.
@@ -38,15 +34,6 @@ PROTOCOL = b"http/1.1"
 
 # Lists of revoked certificates are made anew each day or each week.
 _CRL_ENDS_SOON = 2 * 86400.0
-
-# What OpenSSL calls a client that shows none.
-_WITHOUT_CERTIFICATE = "peer did not return a certificate"
-
-_TEXT = b"Client sent an HTTP request to an HTTPS server.\n"
-_WITHOUT_TLS = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + _TEXT
-
-CLOSED_WITHIN = 10.0
-"""Seconds that a client has to answer that it closes the connection, too; one that is gone never does."""
 
 FRONT_FOR = 24 * 3600.0
 """Seconds after which tickets are sealed with another key; those before are not taken any more then."""
@@ -70,14 +57,14 @@ NO_DEMANDS = ClientDemands()
 _Prepared = tuple[ClientDemands, dict[Path, FileStamp | None], ClientTrust | None]
 
 
-@implementer(IOpenSSLServerConnectionCreator)
 class TlsServer:
     """
-    The certificates of one endpoint, and the connections over it.
+    The certificates of one endpoint, and what its connections begin with.
 
     @ivar certificates: those in force, one at least.
     @ivar source: where they stand.
     @ivar faults: what of the files cannot be used as it is now.
+    @ivar front: the context of the next connection.
     @ivar trust: whom clients are vouched for by; C{None}: they are asked for no certificate.
     """
 
@@ -201,21 +188,16 @@ class TlsServer:
 
     # -- connections ------------------------------------------------------------------------------------------------
 
-    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """See L{IOpenSSLServerConnectionCreator}; C{protocol} is a L{TlsConnection}."""
-        protocol.server, protocol.trust = self, self.trust
-        return SSL.Connection(self._front)
-
     def _renew_front(self) -> None:
-        self._front = self._context(None)
-        self._front.set_tlsext_servername_callback(self._choose)
+        self.front = self._context(None)
+        self.front.set_tlsext_servername_callback(self._choose)
         self._front_since = wall(self.clock)
         self._contexts = {each: self._context(each) for each in self.certificates}
 
     def _choose(self, connection: SSL.Connection) -> None:
         """The client has said which host it wants, or that it does not say."""
         name = connection.get_servername()
-        host = address_of(getattr(connection.get_app_data().getHost(), "host", None))
+        host = address_of(getattr(connection.get_app_data().client_end.getHost(), "host", None))
         wanted = None if name is None else name.decode("ascii", "replace")
         shown = chosen(self.certificates, wanted, host, wall(self.clock))
         connection.set_context(self._contexts[shown])
@@ -251,89 +233,3 @@ def _verified(connection: SSL.Connection, certificate: crypto.X509, error: int, 
         # Not its names: whatever a stranger wrote there would be in the log.
         connection.get_app_data().refuse("certificate", f"{certificate.get_serial_number():x}: {reason(error)}")
     return bool(is_right)
-
-
-class TlsConnection(BufferingTLSTransport):
-    """
-    One connection over TLS.
-
-    @ivar server: whose it is.
-    @ivar trust: whom its client's certificate was last verified by.
-    """
-
-    server: TlsServer
-    trust: ClientTrust | None
-    transport: Any
-    _shown: crypto.X509 | None = None
-    _shown_until = 0.0
-    _is_first = True
-    _is_plain = False
-    _is_anonymous = False
-    _is_refused = False
-    _closing: IDelayedCall | None = None
-
-    def dataReceived(self, data: bytes) -> None:
-        """Bytes of the handshake, or behind it. Who speaks HTTP without TLS is told so, as Go's servers do."""
-        if self._is_first:
-            self._is_first = False
-            # A handshake begins with 0x16, a request with the letters of its method.
-            self._is_plain = data[:1].isalpha()
-            if self._is_plain:
-                self.transport.write(_WITHOUT_TLS)
-                self.transport.loseConnection()
-        if not self._is_plain:
-            super().dataReceived(data)
-
-    def client_names(self, which: str) -> tuple[str, ...] | None:
-        """See L{appliance.tls.peers.names_of}."""
-        trust, connection = self.server.trust, self.getHandle()
-        if trust is None or connection is None or self._is_anonymous or not self._handshakeDone:
-            return None
-        if self._shown is None:
-            self._shown = connection.get_peer_certificate()
-            if self._shown is None:
-                self._is_anonymous = True
-                return None
-            certificate = self._shown.to_cryptography()
-            self._shown_until = certificate.not_valid_after_utc.timestamp()
-            self._names = {each: names_in(certificate, each) for each in (SUBJECT, SAN)}
-        now = wall(self.server.clock)
-        if now >= self._shown_until:
-            return None
-        if self.trust is not trust or (trust.until is not None and now >= trust.until):
-            # A handshake would end otherwise by now.
-            if not trust.believes(self._shown, connection.get_peer_cert_chain() or (), now):
-                return None
-            self.trust = trust
-        return self._names[which]
-
-    def refuse(self, what: str, why: str) -> None:
-        """The handshake fails for this reason, which the client is not told in these words; see L{Refused}."""
-        if not self._is_refused:
-            self._is_refused = True
-            self.server.refused(what, str(getattr(self.getPeer(), "host", "-")), why)
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """The connection is gone; a handshake that OpenSSL has ended is told of, one that the client left is not."""
-        failure = self._reason
-        if not self._handshakeDone and failure is not None and failure.check(SSL.Error):
-            why = said_by(failure.value)
-            if why == _WITHOUT_CERTIFICATE:
-                self.refuse("certificate", "it has shown none, and one is required")
-            elif why:
-                self.refuse("handshake", why)
-        super().connectionLost(reason)
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
-
-    def _shutdownTLS(self) -> None:
-        """All was handed over. What the network has not taken yet is still sent before the connection is closed."""
-        super()._shutdownTLS()
-        if self._closing is None and self.connected:
-            self._closing = self.server.clock.callLater(CLOSED_WITHIN, self.transport.loseConnection)
-
-
-class TlsFactory(TLSMemoryBIOFactory):
-    """Makes them."""
-
-    protocol = TlsConnection

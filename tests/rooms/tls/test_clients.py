@@ -132,7 +132,7 @@ def test_who_is_connected_keeps_its_name_through_other_changes(tmp_path: Path) -
     connected = []
     for each, shown in zip(visitors, ("node-1", "node-2"), strict=True):
         assert each.error is None
-        connected.append((each.protocol, shown))
+        connected.append((each.connection, shown))
     replace(tmp_path / "clients.pem", CLIENTS.certificates + authority("More").certificates)
     ROOT.issue("cache.site").write(tmp_path, "site")
     assert site.look()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 
 from appliance.config import parse
@@ -17,7 +18,7 @@ from appliance.settings import Settings
 from appliance.tls.authority import issue
 from appliance.tls.endpoints import Endpoints, ListeningEndpoint
 from appliance.tls.proxied import ProxiedFactory
-from appliance.tls.server import TlsFactory
+from appliance.tls.transport import TlsConnection
 from tests.doubles.audit import NotedAudit
 from tests.doubles.certificates import Identity, authority
 from tests.doubles.deferreds import result
@@ -29,13 +30,12 @@ class Reactor(MemoryReactorClock):
     def __init__(self) -> None:
         super().__init__()
         self.rightNow = time.time()
-        self.opened: list[Any] = []
 
     def listen(self, endpoint: ListeningEndpoint) -> Any:
-        """What listens, as (port, factory, backlog, interface)."""
-        endpoint._below.listen = lambda factory: self.opened.append(factory)  # type: ignore
-        endpoint.listen(object())  # type: ignore[arg-type]
-        return self.opened.pop()
+        """What listens, and its C{factory}."""
+        port: Any = result(endpoint.listen(Factory()))
+        port.factory = (self.tcpServers or [(0, None)])[-1][1]
+        return port
 
 
 def written(folder: Path) -> str:
@@ -43,24 +43,22 @@ def written(folder: Path) -> str:
     return f"privateKey={key}:certKey={certificate}"
 
 
-def test_tls_and_the_balancer_are_put_in_this_order(tmp_path: Path) -> None:
+def test_what_a_description_stands_for_is_put_together(tmp_path: Path) -> None:
+    """The connections of the port speak TLS; what a balancer says first is what the factory's take."""
     files, reactor = written(tmp_path), Reactor()
-    for description, kinds in {
-        f"ssl:5000:{files}": [TlsFactory],
-        f"ssl:port=5000:{files}:interface=127.0.0.1": [TlsFactory],
-        f"tls:{tmp_path}:5000": [TlsFactory],
-        f"tls:{tmp_path}:port=5000:interface=\\:\\:1": [TlsFactory],
-        f"haproxy:tls:{tmp_path}:5000": [ProxiedFactory, TlsFactory],
-        f"haproxy:ssl:5000:{files}": [ProxiedFactory, TlsFactory],
-        "haproxy:tcp:5000": [ProxiedFactory],
-        "tcp:5000": [],
-    }.items():
-        factory = reactor.listen(ListeningEndpoint(reactor, description))
-        found = []
-        while hasattr(factory, "wrappedFactory"):
-            found.append(type(factory))
-            factory = factory.wrappedFactory
-        assert found == kinds, description
+    for description, is_proxied, is_tls in [
+        (f"ssl:5000:{files}", False, True),
+        (f"ssl:port=5000:{files}:interface=127.0.0.1", False, True),
+        (f"tls:{tmp_path}:5000", False, True),
+        (f"tls:{tmp_path}:port=5000:interface=\\:\\:1", False, True),
+        (f"haproxy:tls:{tmp_path}:5000", True, True),
+        (f"haproxy:ssl:5000:{files}", True, True),
+        ("haproxy:tcp:5000", True, False),
+        ("tcp:5000", False, False),
+    ]:
+        port = reactor.listen(ListeningEndpoint(reactor, description))
+        assert (getattr(getattr(port, "transport", None), "func", None) is TlsConnection) == is_tls, description
+        assert isinstance(port.factory, ProxiedFactory) == is_proxied, description
 
 
 @pytest.mark.parametrize(

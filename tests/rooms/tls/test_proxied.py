@@ -170,31 +170,13 @@ def test_no_more_than_so_many_wait_for_their_header() -> None:
     assert not Balancer(factory=first.factory).cut
 
 
-def test_the_header_stands_in_front_of_tls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [(LINE,), (LINE[:9], LINE[9:]), (second(),)])
+def test_the_header_stands_in_front_of_tls(tmp_path: Path, before: tuple[bytes, ...]) -> None:
     """As balancers send it that pass TLS through: the client's address and its certificate both arrive."""
     root, clients = authority("Root"), authority("Clients")
     site = Site.of(tmp_path, root.issue("cache.site"), ClientDemands(client_files(tmp_path, clients)))
-    factory = ProxiedFactory(site.factory, site.clock, lambda peer: True, lambda *what: None)
-
-    class Passing:
-        """Sends the header of a balancer first."""
-
-        clock = site.clock
-
-        class factory:
-            @staticmethod
-            def buildProtocol(address: object) -> Any:
-                protocol: Any = factory.buildProtocol(address)
-                connect = protocol.makeConnection
-
-                def connected(transport: Any) -> None:
-                    connect(transport)
-                    protocol.dataReceived(LINE)
-
-                protocol.makeConnection = connected
-                return protocol
-
-    visitor = Visitor(Passing, trusts=root, shows=clients.issue("node-1"))  # type: ignore[arg-type]
+    site.factory = ProxiedFactory(site.factory, site.clock, lambda peer: True, lambda *what: None)
+    visitor = Visitor(site, trusts=root, shows=clients.issue("node-1"), before=before)
     assert visitor.error is None and visitor.say(b"hello") == b"hello"
     assert Echo.last is not None
     assert Echo.last.transport.getPeer().host == "203.0.113.9"

@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionDone
-from twisted.internet.testing import StringTransport
-from twisted.python.failure import Failure
 
 from appliance.errors import ConfigError
 from appliance.tls.certificates import CertificateFolder, NamedFiles
-from appliance.tls.server import CLOSED_WITHIN
+from appliance.tls.transport import CLOSED_WITHIN
 from tests.doubles.certificates import authority
-from tests.rooms.tls.visits import Echo, Site, Visitor, replace
+from tests.rooms.tls.visits import Echo, Line, Site, Visitor, replace
 
 ROOT = authority("Root")
 
@@ -317,19 +314,16 @@ def test_tls_1_2_and_newer_is_spoken(tmp_path: Path, version: int, is_spoken: bo
 
 
 def test_who_speaks_http_without_tls_is_told_so(tmp_path: Path) -> None:
-    """Instead of a connection that ends without a word."""
-    site = Site.of(tmp_path, ROOT.issue("a.site"))
-    transport = StringTransport()
-    protocol = site.factory.buildProtocol(transport.getPeer())
-    assert protocol is not None
-    protocol.makeConnection(transport)
-    for piece in (b"GET /v2/ HTTP/1.1\r\n", b"Host: a.site\r\n\r\n"):
-        protocol.dataReceived(piece)
-    assert transport.value().startswith(b"HTTP/1.0 400 ")
-    assert b"Client sent an HTTP request to an HTTPS server" in transport.value()
-    assert transport.disconnecting
-    protocol.connectionLost(Failure(ConnectionDone()))
-    assert Echo.last is not None and Echo.last.lost
+    """Instead of a connection that ends without a word; and reads it to the end, whatever it sends meanwhile."""
+    line = Line(Site.of(tmp_path, ROOT.issue("a.site")))
+    answered = line.carry(b"GET /v2/ HTTP/1.1\r\n")
+    answered += line.carry(b"Host: a.site\r\n\r\n")
+    assert answered.startswith(b"HTTP/1.0 400 ")
+    assert b"Client sent an HTTP request to an HTTPS server" in answered
+    assert line.is_over and Echo.last is not None and not Echo.last.lost
+    line.network.close()
+    line.carry()
+    assert Echo.last.lost
 
 
 def test_a_client_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
@@ -337,13 +331,16 @@ def test_a_client_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
     site = Site.of(tmp_path, ROOT.issue("a.site"))
     visitor, other = Visitor(site), Visitor(site)
     for each in (visitor, other):
-        each.protocol.loseConnection()
-    assert not visitor.transport.disconnecting
-    assert len(site.clock.getDelayedCalls()) == 2
-    other.protocol.connectionLost(Failure(ConnectionDone()))
+        each.connection.loseConnection()
+        assert each.say(b"") == b"" and isinstance(each.error, SSL.ZeroReturnError), "the end is said"
+    assert visitor.connection.connected and other.connection.connected
+    other.line.network.close()
+    other.line.carry()
+    assert not other.connection.connected
     assert len(site.clock.getDelayedCalls()) == 1
     site.clock.advance(CLOSED_WITHIN)
-    assert visitor.transport.disconnecting
+    assert not visitor.connection.connected
+    assert not site.clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize(("offered", "spoken"), [((b"h2", b"http/1.1"), b"http/1.1"), ((b"h2",), b""), ((), b"")])

@@ -1,7 +1,8 @@
-"""Clients that speak TLS with an endpoint's factory, without a socket."""
+"""Clients that speak TLS with the connections of an endpoint, over a pair of sockets."""
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,15 @@ from typing import Any
 from OpenSSL import SSL, crypto
 from OpenSSL._util import lib
 from twisted.internet.address import IPv4Address
-from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from appliance.flow.disk import InlineThreads
 from appliance.tls.certificates import CertificateFolder, CertificateSource, NamedFiles
 from appliance.tls.clients import ClientFiles
-from appliance.tls.server import NO_DEMANDS, ClientDemands, TlsFactory, TlsServer
+from appliance.tls.server import NO_DEMANDS, ClientDemands, TlsServer
+from appliance.tls.transport import TlsConnection
 from tests.doubles.certificates import Identity
 from tests.doubles.deferreds import result
 
@@ -39,6 +39,33 @@ class Echo(Protocol):
         self.lost = True
 
 
+class Turning(Clock):
+    """A reactor whose connections do what there is to be done when L{turn} says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rightNow = time.time()
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+        self.addReader, self.removeReader = self.readers.add, self.readers.discard
+        self.addWriter, self.removeWriter = self.writers.add, self.writers.discard
+
+    def turn(self, connection: Any) -> None:
+        """Read and write once, as far as it wants to, and end it when it is over."""
+        for wanting, act in ((self.readers, "doRead"), (self.writers, "doWrite")):
+            if connection in wanting:
+                why = getattr(connection, act)()
+                if why is not None:
+                    connection.connectionLost(Failure(why))
+
+
+class Port:
+    """What a server connection asks of its port."""
+
+    _realPortNumber = 443
+    pump = None
+
+
 class Site:
     """
     An endpoint's TLS over files.
@@ -47,11 +74,10 @@ class Site:
     """
 
     def __init__(self, source: CertificateSource, demands: ClientDemands = NO_DEMANDS) -> None:
-        self.clock = Clock()
-        self.clock.rightNow = time.time()
+        self.clock = Turning()
         self.refused: list[tuple[str, str, str]] = []
         self.server = TlsServer(source, demands, self.clock, lambda *what: self.refused.append(what))
-        self.factory = TlsFactory(self.server, False, Factory.forProtocol(Echo), clock=self.clock)
+        self.factory: Any = Factory.forProtocol(Echo)
 
     @classmethod
     def of(cls, folder: Path, identity: Identity, demands: ClientDemands = NO_DEMANDS) -> Site:
@@ -69,9 +95,51 @@ class Site:
         return changed
 
 
+class Line:
+    """
+    The network between a connection of C{site} and its client.
+
+    @ivar is_over: whether the other end has closed it.
+    """
+
+    def __init__(self, site: Site, address: str = "192.0.2.7", connected_to: str = "192.0.2.1") -> None:
+        ours, self.network = socket.socketpair()
+        self.network.setblocking(False)
+        self._clock = site.clock
+        protocol = site.factory.buildProtocol(None)
+        client: Any = address, 50000
+        port: Any = Port()
+        self.connection = TlsConnection(site.server, ours, protocol, client, port, 1, site.clock)
+        host = IPv4Address("TCP", connected_to, 443)
+        self.connection.getHost = lambda: host  # type: ignore[method-assign]
+        self.is_over = False
+        protocol.makeConnection(self.connection)
+
+    def carry(self, data: bytes = b"") -> bytes:
+        """Send it, and return what comes back."""
+        received = b""
+        try:
+            self.network.sendall(data)
+        except OSError:
+            pass
+        for _ in range(3):
+            self._clock.turn(self.connection)
+            self._clock.advance(0)
+            try:
+                while more := self.network.recv(1 << 20):
+                    received += more
+                self.is_over = True
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.is_over = True
+        return received
+
+
 class Visitor:
     """
-    A client: shakes hands when it is made; C{returning} is the same one with the session of its first visit.
+    A client: shakes hands when it is made; C{returning} is the same one with the session of its first visit, and
+    C{before} is sent in front of all, piece by piece.
 
     @ivar error: why that, or what came after, failed; C{None}.
     """
@@ -88,6 +156,7 @@ class Visitor:
         versions: tuple[int, int] | None = None,
         address: str = "192.0.2.7",
         connected_to: str = "192.0.2.1",
+        before: tuple[bytes, ...] = (),
     ) -> None:
         context = self._context = SSL.Context(SSL.TLS_METHOD) if returning is None else returning._context
         if returning is None:
@@ -102,15 +171,15 @@ class Visitor:
         self.tls.set_connect_state()
         self.error: Exception | None = None
         self.received = b""
-        self.transport = StringTransport(IPv4Address("TCP", connected_to, 443), IPv4Address("TCP", address, 50000))
-        self.protocol: Any = site.factory.buildProtocol(self.transport.getPeer())
-        self.transport.protocol = self.protocol
-        self._clock = site.clock
-        self.protocol.makeConnection(self.transport)
+        self.line = Line(site, address, connected_to)
+        self.connection = self.line.connection
+        for piece in before[:-1]:
+            self.line.carry(piece)
+        for piece in before[-1:]:
+            # In one with the first bytes of the handshake.
+            self.line.network.sendall(piece)
         self._step(self.tls.do_handshake)
         self.say(b"")
-        if self.transport.disconnecting:
-            self.protocol.connectionLost(Failure(ConnectionDone()))
 
     def _set_up(
         self,
@@ -153,21 +222,18 @@ class Visitor:
 
     def _carry(self) -> None:
         try:
-            while True:
-                self.protocol.dataReceived(self.tls.bio_read(65536))
+            told = self.tls.bio_read(1 << 20)
         except SSL.WantReadError:
-            pass
-        self._clock.advance(0)
-        if self.transport.value():
-            self.tls.bio_write(self.transport.value())
-            self.transport.clear()
+            told = b""
+        answered = self.line.carry(told)
+        if answered:
+            self.tls.bio_write(answered)
 
     def say(self, data: bytes) -> bytes:
         """Send it, and return what comes back."""
         if self.error is not None:
             return b""
-        if data:
-            self._step(lambda: self.tls.send(data))
+        self._step(lambda: self.tls.send(data) if data else None)
         received = b""
         try:
             while True:
