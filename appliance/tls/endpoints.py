@@ -93,14 +93,14 @@ class ListeningEndpoint:
         if self._is_proxied:
             factory = ProxiedFactory(factory, self._reactor, self._is_proxy, self._refused)
         listening = self._below.listen(factory)
-        if self.tls is not None:
-            listening.addCallback(self._speak_tls)
-        return listening
+        tls = self.tls
 
-    def _speak_tls(self, port: Any) -> Any:
-        # So a port of Twisted's has other connections than of its own kind; none was accepted yet.
-        port.transport = partial(TlsConnection, self.tls)
-        return port
+        def speak(port: Any) -> Any:
+            # So a port of Twisted's makes other connections than its own; it has accepted none yet.
+            port.transport = partial(TlsConnection, tls)
+            return port
+
+        return listening if tls is None else listening.addCallback(speak)
 
     def prepared(self, demands: ClientDemands, proxies: Networks) -> Callable[[], None]:
         """

@@ -51,14 +51,14 @@ _TEXT = b"Client sent an HTTP request to an HTTPS server.\n"
 _WITHOUT_TLS = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + _TEXT
 
 
-class _Buffer(threading.local):
+class _PieceBuffer(threading.local):
     """The bytes of a file between being read and being encrypted: those of one call, of one thread."""
 
     def __init__(self) -> None:
         self.bytes = memoryview(bytearray(_PIECE))
 
 
-_buffer = _Buffer()
+_buffer = _PieceBuffer()
 
 
 class TlsSocket(SSL.Connection):
