@@ -36,7 +36,7 @@ from appliance.flow.disk import is_refusal, write_new
 from appliance.flow.singleflight import shielded
 from appliance.interfaces import IBlobReader, IIngest, IThreads, Origin
 from appliance.oci.digest import Digest
-from appliance.store.ahead import Ahead, Stretch, gathered, write_pieces
+from appliance.store.ahead import Ahead, Stretch, write_pieces
 from appliance.store.files import FileReader, SharedFile
 from appliance.store.leases import Leases
 from appliance.store.window import Memory, Window
@@ -47,6 +47,9 @@ PARTIAL = "partial"
 READ = 4 * 1024 * 1024
 # What is absorbed at once; small enough to be hashed while a processor's cache still has it.
 ABSORBED = 1024 * 1024
+# From so many bytes on hashing and writing take a thread each: less than the second one costs, and one line brings what
+# is less so slowly that it does not wait.
+BESIDE = 512 * 1024
 # Bytes between two looks at how much room the disk has.
 CLAIMED = 256 * 1024
 
@@ -126,7 +129,10 @@ class PartialBlob:
         def begin() -> Deferred[None]:
             if self._window.is_open:
                 return self._put(data)
-            appended: Deferred[Any] = self._threads.call(self._append, data)
+            is_much = sum(map(len, data)) >= BESIDE
+            appended: Deferred[Any] = (
+                self._append_beside(data) if is_much else self._threads.call(self._append, data)
+            )
             return appended.addErrback(self._not_appended, data).addBoth(self._counted)
 
         return self._in_turn(begin)
@@ -277,22 +283,37 @@ class PartialBlob:
             self._window.put(joined)
             self.size = self._window.stop
 
-        return self._threads.call(self._hash, data).addCallback(hashed)
+        return self._threads.call(self._joined, data).addCallback(hashed)
 
-    def _hash(self, data: list[bytes]) -> bytes:
+    def _joined(self, data: list[bytes]) -> bytes:
         joined = b"".join(data)
         self._hasher.update(joined)
         return joined
 
+    def _append_beside(self, data: list[bytes]) -> Deferred[Any]:
+        """As L{_append}, and on two threads: one hashes while the other writes."""
+        # What is written is counted, and what is not may be given again, as other bytes: so a copy is hashed with.
+        hasher = self._hasher.copy()
+        hashing = self._threads.call(_hash, hasher, data)
+        written: list[int] = []
+
+        def count(_: None) -> None:
+            self._hasher = hasher
+            self.size += written[0]
+
+        writing = self._threads.call(self._write, data).addCallback(written.append)
+        return writing.addCallback(lambda _: hashing).addCallback(count)
+
     def _append(self, data: Sequence[bytes | memoryview]) -> None:
+        length = self._write(data)
+        _hash(self._hasher, data)
+        self.size += length
+
+    def _write(self, data: Sequence[bytes | memoryview]) -> int:
         if self._fd < 0:
             raise self._no_file()
-        pieces = gathered(data)
-        self._claim(sum(map(len, pieces)))
-        length = write_pieces(self._fd, pieces, self.size)
-        for piece in pieces:
-            self._hasher.update(piece)
-        self.size += length
+        self._claim(sum(map(len, data)))
+        return write_pieces(self._fd, data, self.size)
 
     def _claim(self, length: int) -> None:
         """Raises L{OSError} when C{length} more bytes may not be written."""
@@ -374,6 +395,11 @@ class PartialBlob:
     def _closed(self, result: T) -> T:
         self.close()
         return result
+
+
+def _hash(hasher: Any, data: Sequence[bytes | memoryview]) -> None:
+    for piece in data:
+        hasher.update(piece)
 
 
 def read_note(path: Path) -> Origin | None:

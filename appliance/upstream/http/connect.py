@@ -56,7 +56,7 @@ from appliance.upstream.url import Url
 #: Idle connections kept to one host. Twisted keeps two, which a pull of many layers at once does not fit in.
 KEPT_CONNECTIONS = 16
 #: Bytes read from a connection at once. Twisted reads 64 KiB, which at a gigabyte a second is too many turns.
-READ_SIZE = 256 * 1024
+READ_SIZE = 1024 * 1024
 
 #: Seconds before another address is tried (RFC 8305 section 5). Twisted's 0.3 would also pass before the failure of the
 #: only one is reported.

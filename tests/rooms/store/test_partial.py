@@ -10,6 +10,8 @@ from twisted.internet.defer import CancelledError
 
 from appliance.errors import BlobDamaged
 from appliance.interfaces import IIngest, Origin
+from appliance.oci.digest import Digest
+from appliance.store.partial import BESIDE
 from tests.doubles.deferreds import result
 from tests.doubles.threads import HeldThreads
 from tests.rooms.store.partials import DATA, DIGEST, descriptors, opened, refuse
@@ -244,3 +246,43 @@ def test_a_write_that_failed_half_way_can_be_tried_again(tmp_path: Path, monkeyp
     assert ingest.size == 0
     result(ingest.write([DATA]))
     result(ingest.commit())
+
+
+def test_much_is_hashed_and_written_at_the_same_time_and_counts_when_both_are_done(
+    slow: tuple[HeldThreads, IIngest], tmp_path: Path
+) -> None:
+    """A close meanwhile waits for both; what a restart finds is all that was written."""
+    threads, ingest = slow
+    fd = ingest._file.fd
+    writing = ingest.write([b"a" * BESIDE, b"b"])
+    assert len(threads.waiting) == 2
+    threads.step()
+    ingest.close()
+    assert (ingest.size, is_open(fd)) == (0, True)
+    threads.work()
+    result(writing)
+    assert (ingest.size, is_open(fd)) == (BESIDE + 1, False)
+    assert (tmp_path / "partial" / DIGEST.file_name).read_bytes() == b"a" * BESIDE + b"b"
+
+
+def test_bytes_that_a_disk_refused_are_not_hashed_though_others_come_in_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is in the file would not be what was judged: it is asked for again, and may come otherwise."""
+    data = DATA * (BESIDE // len(DATA) + 1)
+    digest = Digest.of(data)
+    ingest = result(opened(tmp_path).ingest(digest))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", refuse)
+        with pytest.raises(OSError, match="no room"):
+            result(ingest.write([data]))
+    result(ingest.write([b"!" * len(data)]))
+    assert not ingest.verify()
+    again = result(opened(tmp_path / "again").ingest(digest))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", refuse)
+        with pytest.raises(OSError, match="no room"):
+            result(again.write([b"!" * len(data)]))
+    result(again.write([data]))
+    result(again.commit())
+    assert result(opened(tmp_path / "again").read(digest, len(data))) == data
