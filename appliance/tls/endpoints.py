@@ -93,14 +93,16 @@ class ListeningEndpoint:
         if self._is_proxied:
             factory = ProxiedFactory(factory, self._reactor, self._is_proxy, self._refused)
         listening = self._below.listen(factory)
-        tls = self.tls
+        if self.tls is None:
+            return listening
+        connection = partial(TlsConnection, self.tls)
 
         def speak(port: Any) -> Any:
             # So a port of Twisted's makes other connections than its own; it has accepted none yet.
-            port.transport = partial(TlsConnection, tls)
+            port.transport = connection
             return port
 
-        return listening if tls is None else listening.addCallback(speak)
+        return listening.addCallback(speak)
 
     def prepared(self, demands: ClientDemands, proxies: Networks) -> Callable[[], None]:
         """
