@@ -6,6 +6,7 @@ take to arrive, and that no body is read that is not wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -207,6 +208,14 @@ class ServerChannel(HTTPChannel):
     def stall_timeout(self) -> float:
         """Seconds for which the client may take nothing of an answer."""
         return self._connections.limits.stall_timeout
+
+    @cached_property
+    def _own_address(self) -> Any:
+        return super().getHost()
+
+    def getHost(self) -> Any:
+        """See L{HTTPChannel.getHost}; each request asks, and the system is asked once."""
+        return self._own_address
 
     # -- what a port decides ----------------------------------------------------------------------------------------
 

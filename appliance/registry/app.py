@@ -98,7 +98,9 @@ class RegistryApp:
         self._lane = lane
         self._audit = audit
         self._blobs = BlobResponses(cache, lane, rates, clock)
-        self._routes = self._app.url_map.bind("")
+        # Klein makes another of itself, bound to this object, whenever it is looked up.
+        klein = self._app
+        self._routes, self._execute = klein.url_map.bind(""), klein.execute_endpoint
 
     async def respond(self, request: RegistryRequest) -> bytes | None:
         """
@@ -108,7 +110,7 @@ class RegistryApp:
         @raise HTTPException: there is no route.
         """
         endpoint, values = self._routes.match(unquote(request.path.decode("ascii")))
-        answer: Any = self._app.execute_endpoint(endpoint, request, **values)
+        answer: Any = self._execute(endpoint, request, **values)
         body: bytes | None = await answer if isinstance(answer, Deferred) else answer
         return body
 
