@@ -108,7 +108,7 @@ class Flight:
         self.whole_only = False
         self.state = State.OPENING
         self._length = Length(size, registry.name, digest)
-        self.growth = Growth(clock)
+        self.growth = Growth()
         self._store = store
         self._clock = clock
         self._space = space

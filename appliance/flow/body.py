@@ -24,10 +24,6 @@ READ_AHEAD = 8 * 1024 * 1024
 # A client that takes nothing at all for so long is gone, or holds a connection on purpose. Longer than a runtime
 # needs to unpack a large layer while its download waits.
 CLIENT_SILENCE = 15 * 60.0
-# Readers of one growing blob that are woken whenever it grows.
-FEW = 8
-# Seconds for each of more than that, before they are woken again.
-REST = 0.0002
 
 Part = bytes | Span
 
@@ -40,21 +36,14 @@ class Growth:
     """
     How much of a blob that is still coming may be read, and who waits for more.
 
-    Many who wait are woken together, and not again before a while that is as long as they are many. So a crowd does not
-    keep the reactor from whatever else there is, and gets fewer and larger ranges.
-
     @ivar available: bytes from the start that may be read by now.
     @ivar failure: why no more will come, C{None} while more may.
     """
 
-    def __init__(self, clock: IReactorTime, available: int = 0) -> None:
+    def __init__(self, available: int = 0) -> None:
         self.available = available
         self.failure: Failure | None = None
-        self._clock = clock
         self._waiting: Waiters[None] = Waiters()
-        self._resting: IDelayedCall | None = None
-        # What those knew who were woken last.
-        self._told = available
 
     def changed(self) -> Deferred[None]:
         """Fires when more may be read or nothing more will come. The caller's own, to be cancelled at will."""
@@ -64,24 +53,12 @@ class Growth:
         """More bytes may be read: up to C{available} from the start."""
         if available > self.available:
             self.available = available
-            if self._resting is None:
-                self._wake()
+            self._waiting.fire(None)
 
     def fail(self, failure: Failure) -> None:
         """Nothing more will come."""
         self.failure = failure
-        if self._resting is not None:
-            self._resting.cancel()
-            self._resting = None
         self._waiting.fire(None)
-
-    def _wake(self) -> None:
-        self._resting = None
-        if self._told < self.available:
-            self._told = self.available
-            if len(self._waiting) > FEW:
-                self._resting = self._clock.callLater(len(self._waiting) * REST, self._wake)
-            self._waiting.fire(None)
 
 
 @implementer(IPushProducer)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -77,7 +76,7 @@ class TestDiskThreads(ThreadsContract):
 
 def test_who_waits_gets_one_result() -> None:
     """Of more, or of the end; one who gave up, or never waited, is not."""
-    growth = Growth(Clock(), 2)
+    growth = Growth(2)
     told: list[str] = []
 
     def wait(name: str, again: bool = False) -> Deferred[None]:
@@ -104,34 +103,6 @@ def test_who_waits_gets_one_result() -> None:
     growth.fail(Failure(UpstreamUnavailable("docker.io", "gone")))
     assert told[3:] == ["one"]
     assert growth.failure is not None
-
-
-def test_a_crowd_is_woken_at_intervals_and_hears_of_the_end_at_once() -> None:
-    """One after the other would have the reactor for themselves; what came meanwhile is told together."""
-    clock = Clock()
-    growth = Growth(clock)
-    told: list[int] = []
-
-    def wait() -> None:
-        growth.changed().addCallback(lambda _: told.append(growth.available)).addCallback(
-            lambda _: None if growth.failure else wait()
-        )
-
-    for _ in range(200):
-        wait()
-    growth.advance(1)
-    growth.advance(2)
-    growth.advance(3)
-    assert told == [1] * 200
-    clock.advance(0.2)
-    assert told[200:] == [3] * 200
-    clock.advance(0.2)
-    assert len(told) == 400
-    growth.advance(4)
-    growth.advance(5)
-    growth.fail(Failure(UpstreamUnavailable("docker.io", "gone")))
-    assert told[400:] == [4] * 200 + [5] * 200
-    assert clock.getDelayedCalls() == []
 
 
 # -- durable files ----------------------------------------------------------------------------------------------------

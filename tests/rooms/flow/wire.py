@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IConsumer
-from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from appliance.flow.body import Growth
@@ -121,4 +120,4 @@ class Blob:
         if size is not None:
             os.ftruncate(self.file.fd, size)
         self.reader = FileReader(self.file, InlineThreads())
-        self.growth = Growth(Clock(), len(data) if available is None else available)
+        self.growth = Growth(len(data) if available is None else available)
