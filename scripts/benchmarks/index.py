@@ -86,19 +86,22 @@ def growth(bench: Bench) -> None:
     with bench.servers("images") as servers:
         for of in _written(bench, servers, bench.effort.stores):
             appliance, path, count = of.appliance, _path(repository(0), tag(0)), of.layout.images
-            seconds, rates, resident = [], [], []
+            seconds = []
             for _ in range(rounds):
                 start = time.perf_counter()
                 appliance.launch()
                 until_served(appliance, path)
                 seconds.append(time.perf_counter() - start)
-                rates.append(hammer(appliance.authority, path, bench.effort.seconds).rate)
-                resident.append(memory(appliance.process.pid)[0] / MIB)
                 appliance.kill()
+            busy = _start_and_rest(appliance)
+            rates = [hammer(appliance.authority, path, bench.effort.seconds).rate for _ in range(rounds)]
+            resident = memory(appliance.process.pid)[0] / MIB
+            appliance.kill()
             for figure, unit, values in (
                 ("first answer", "s", seconds),
                 ("manifests", "/s", rates),
-                ("resident memory", "MiB", resident),
+                ("resident memory", "MiB", [resident]),
+                ("busy after the start", "s", [busy]),
             ):
                 findings.add("images", PULLCACHE, figure, unit, values, count)
 
@@ -140,13 +143,18 @@ def _start(bench: Bench, sized: list[Sized]) -> None:
 def _rest(bench: Bench, sized: list[Sized]) -> None:
     """What an appliance does by itself after a start: it counts what is held, and looks whether there is room."""
     for of in sized:
-        start = time.perf_counter()
-        of.appliance.start()
-        pid, looked = of.appliance.process.pid, -1.0
-        while (spent := _processor_seconds(pid)) - looked > IDLE * PAUSE:
-            looked = spent
-            time.sleep(PAUSE)
-        bench.findings.add(ROW, of.name, "busy after the start", "s", [time.perf_counter() - start - PAUSE])
+        bench.findings.add(ROW, of.name, "busy after the start", "s", [_start_and_rest(of.appliance)])
+
+
+def _start_and_rest(appliance: Appliance) -> float:
+    """Seconds until it has nothing more to do by itself."""
+    start = time.perf_counter()
+    appliance.start()
+    pid, looked = appliance.process.pid, -1.0
+    while (spent := _processor_seconds(pid)) - looked > IDLE * PAUSE:
+        looked = spent
+        time.sleep(PAUSE)
+    return time.perf_counter() - start - PAUSE
 
 
 def _look_up(bench: Bench, sized: list[Sized]) -> None:
