@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
 
 from benchmarks import contenders, pages  # noqa: E402
+from benchmarks.contents import Images  # noqa: E402
 from benchmarks.field import interleaved  # noqa: E402
 from benchmarks.findings import Findings, number  # noqa: E402
 
@@ -34,6 +35,19 @@ def findings() -> Findings:
     made.add("clients", "pullcache", "GET", "/s", [5.0], at=1)
     made.add("clients", "pullcache", "GET", "/s", [7.0], at=1000)
     return made
+
+
+# -- images ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_two_layers_are_alike_and_all_have_the_size_asked_for() -> None:
+    """What was pulled once would be warm."""
+    images = Images()
+    large, small = images.make("large", 40_000_000, layers=2), images.make("small", 100)
+    layers = [*large.content.layers, *small.content.layers]
+    assert [len(layer.data) for layer in layers] == [40_000_000, 40_000_000, 100]
+    assert len({layer.digest for layer in layers}) == 3
+    assert 1900 < len(small.content.blobs[0].data) < 2300
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
