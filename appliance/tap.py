@@ -56,6 +56,10 @@ READ_INTERVAL = 4.0
 RENEW_INTERVAL = 3600.0
 # Seconds between two looks whether it is time to hash what is held; the first is so long after the start.
 SCRUB_INTERVAL = 600.0
+# Seconds after which a thread that runs Python lets another have the interpreter. With Python's own 5 ms, those that
+# hash and write eight cold blobs held the reactor up: the 99th percentile of a warm manifest meanwhile was 48 and 29
+# ms, with 1 ms 25 and 16, and the blobs came in 2.9 s instead of 3.4.
+SWITCH_INTERVAL = 0.001
 _OF_THE_WHOLE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 # Seconds between two searches for beginnings of blobs that are not being fetched any more.
 SWEEP_INTERVAL = 24 * 3600.0
@@ -202,6 +206,7 @@ class PullcacheService(Service):
         for warning in (*warnings(self._settings), *self._endpoints.warnings()):
             self._log.warn("{warning}", warning=warning)
         share_memory()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._pool.start()
         self._pump.start()
         services = self._services

@@ -30,6 +30,9 @@ from appliance.interfaces import IFileTransport
 
 # The most one connection sends before the reactor looks at the next one.
 PIECE = 1024 * 1024
+# Connections that wait to be accepted, where Twisted has 50: of a thousand that come at once the others would send
+# their first request again, 0.2 s or more later. The kernel has its own limit (net.core.somaxconn).
+BACKLOG = 1024
 # The most connections that are accepted before those that are open are looked at: one takes 0.1 ms.
 ACCEPTS = 32
 # The least of a range that is left to a thread: handing over and taking back costs more than sending less.
@@ -378,7 +381,7 @@ class SendfileReactor(Epoll):
 
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         """See L{twisted.internet.interfaces.IReactorTCP.listenTCP}."""
-        listening = SendfilePort(port, factory, backlog, interface, self)
+        listening = SendfilePort(port, factory, max(backlog, BACKLOG), interface, self)
         listening.pump = self._pump
         listening.startListening()
         return listening

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from appliance.admin.accesslog import INTERVAL, AccessLog
+from appliance.admin.accesslog import INTERVAL, TOGETHER, AccessLog
 from appliance.admin.app import AdminApp
 from appliance.admin.metrics import Metrics
 from appliance.interfaces import IAccounts
@@ -198,6 +198,18 @@ class AccessLogTests(SynchronousTestCase):
 
     def add(self, path: str, user: str | None = None) -> None:
         self.log.add("192.0.2.1", user, "GET", path, 206, 512, 0.12345, "hit")
+
+    def test_many_lines_are_written_in_small_batches(self) -> None:
+        """Clients are not held up by half a second's worth; the rest comes with its time, as ever."""
+        for number in range(TOGETHER):
+            self.add(f"/{number}")
+        self.assertEqual(self.written, [])
+        self.clock.advance(0)
+        self.add("/last")
+        self.assertEqual([each.count("\n") for each in self.written], [TOGETHER])
+        self.clock.advance(INTERVAL)
+        self.assertEqual([each.count("\n") for each in self.written], [TOGETHER, 1])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_line_has_all_that_was_promised(self) -> None:
         """When, client, method, path, status, bytes, seconds, cache status, user; from the very first second on."""

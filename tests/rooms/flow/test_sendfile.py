@@ -399,6 +399,7 @@ class ReactorTests(SynchronousTestCase):
         assert isinstance(port, SendfilePort)
         self.addCleanup(port._closeSocket, False)
         self.assertIs(port.transport, SendfileServer)
+        self.assertEqual(port.backlog, sendfile.BACKLOG)
         self.assertEqual(self.facade.getReaders(), [port])
         self.assertIn(self.facade, self.reactor.readers)
 
