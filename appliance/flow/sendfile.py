@@ -36,7 +36,7 @@ BACKLOG = 1024
 # The most connections that are accepted before those that are open are looked at: one takes 0.1 ms.
 ACCEPTS = 32
 # The least of a range that is left to a thread: handing over and taking back costs more than sending less.
-PUMPED = 1024 * 1024
+PUMPED = 2 * 1024 * 1024
 # What sendfile(2) says of the network, beside what Python has names for; everything else is about the file.
 _NETWORK = frozenset({errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
 
