@@ -399,7 +399,8 @@ class FileTransportContract(SynchronousTestCase):
         """Told once, behind all that there was; the connection is its sender's to abort."""
         self.send(0, SIZE + 1)
         self.run_until(lambda: self.failures and len(self.received) == SIZE)
-        self.assertEqual([str(each) for each in self.failures], [f"[Errno 5] the file ends at {SIZE}, 1 bytes too early"])
+        told = [f"[Errno 5] the file ends at {SIZE}, 1 bytes too early"]
+        self.assertEqual([str(each) for each in self.failures], told)
         self.assertEqual((bytes(self.received), sum(self.sent)), (DATA, SIZE))
         self.assertFalse(self.server.progress().waiting)
         self.assertIsNone(self.protocol.reason)
