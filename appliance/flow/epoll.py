@@ -1,9 +1,10 @@
 """
 The connections of clients, watched by an C{epoll(7)} of their own, which is one descriptor of the reactor's.
 
-Twisted's reactors enter a logging context for every event and look up what each one's descriptor is about; of the 23
-microseconds that an answer from memory took that was a quarter. Here the events of one turn are a plain loop. What is
-done about an event, and about an error, is what Twisted does. The reactor may be any that reads descriptors.
+Twisted's reactors enter a logging context for every event and ask what its descriptor is about. Here the events of one
+turn are a plain loop: with that, and with what is written being sent at once, an answer from memory takes 13.4
+microseconds of processor time instead of 23.9. What is done about an event, and about an error, is what Twisted does.
+The reactor may be any that reads descriptors.
 """
 
 from __future__ import annotations

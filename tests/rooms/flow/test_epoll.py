@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from appliance.flow.epoll import Epoll
+from appliance.flow.epoll import _EVENTS, Epoll
 from appliance.flow.sendfile import ACCEPTS, SendfileReactor
 
 
@@ -129,6 +129,20 @@ def test_each_gets_what_it_asked_for(room: Room) -> None:
     room.epoll.doRead()
     assert room.log == ["both reads"]
     assert room.epoll.removeAll() == [both] and room.reactor.readers == set()
+
+
+def test_a_turn_is_bounded_and_each_has_its_own_before_anyone_a_second_one(room: Room) -> None:
+    """However busy some are, though every one of them has more to be read each time."""
+    many = 2 * _EVENTS + 10
+    for number in range(many):
+        made = room.descriptor(str(number))
+        made.reads = lambda: None
+        made.other.send(b"x")
+    room.epoll.doRead()
+    assert len(room.log) == _EVENTS
+    room.epoll.doRead()
+    room.epoll.doRead()
+    assert len(set(room.log[:many])) == many
 
 
 def test_who_stopped_in_this_turn_is_not_called_any_more(room: Room) -> None:
