@@ -262,7 +262,7 @@ class TlsConnection(SendfileServer):
     # -- in between ---------------------------------------------------------------------------------------------------
 
     def doRead(self) -> Any:
-        """Without a socket's own buffer between: a record a turn, or some where a client sends many full ones."""
+        """Take a record, or several where a client sends full ones."""
         if self._closing is not None:
             return self._read_end()
         result: Any = None
@@ -277,6 +277,8 @@ class TlsConnection(SendfileServer):
             while not pieces or (len(pieces[-1]) == RECORD and len(pieces) < _RECORDS):
                 data = self.socket.recv(RECORD)
                 if not data:
+                    # A protocol that goes on all the same reads no more.
+                    self.stopReading()
                     result = main.CONNECTION_DONE
                     break
                 pieces.append(data)
