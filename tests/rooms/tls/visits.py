@@ -233,7 +233,7 @@ class Visitor:
         """Send it, and return what comes back."""
         if self.error is not None:
             return b""
-        self._step(lambda: self.tls.send(data) if data else None)
+        self._step(lambda: self.tls.sendall(data) if data else None)
         received = b""
         try:
             while True:
