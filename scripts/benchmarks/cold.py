@@ -96,10 +96,10 @@ def cold_tls(bench: Bench) -> None:
 
 
 def _after_manifest(bench: Bench, urls: dict[str, str], left: dict[str, Iterator[Image]], name: str) -> Fetched:
-    """A client has the manifest before it asks for a blob."""
+    """As L{cold_blobs}, over TLS."""
     image = next(left[name])
-    curl(f"{urls[name]}{image.digest_path}", 1, 1, f'header = "Accept: {plain.ACCEPT}"')
     settle(bench, TOUCHED * len(image.layer.data))
+    curl(f"{urls[name]}{image.digest_path}", 1, 1, f'header = "Accept: {plain.ACCEPT}"')
     return curl(f"{urls[name]}{image.blob_path}")
 
 
@@ -145,12 +145,12 @@ def _herd(bench: Bench, image: Image, clients: int, target: Appliance | Registry
     """Seconds; bytes that the upstream sent, in sizes of the image; MiB by which the process grew."""
     layers = image.content.layers
     size = sum(len(layer.data) for layer in layers)
-    plain.get(target.authority, image.digest_path, image.content.digest)
     settle(bench, TOUCHED * size)
     pid = target.process.pid if isinstance(target, Appliance) else target.pid
     sent = bench.registry.sent(image)
     forget_peak(pid)
     before, _ = memory(pid)
+    plain.get(target.authority, image.digest_path, image.content.digest)
     fetched = fetch(target.authority, ",".join(map(image.path_of, layers)), clients)
     _, peak = memory(pid)
     # The upstream logs a response when it has ended, which may be a moment later.
@@ -237,12 +237,12 @@ def tail(bench: Bench) -> None:
         with bench.servers("tail") as servers, ThreadPoolExecutor(FLIGHTS) as threads:
             authority = servers.appliance().authority
             check(authority, held)
-            for image in images:
-                plain.get(authority, image.digest_path, image.content.digest)
             settle(bench, FLIGHTS * effort.large)
             time.sleep(REST)
             idle.append(hammer(authority, held.tag_path, effort.seconds + 1))
 
+            for image in images:
+                plain.get(authority, image.digest_path, image.content.digest)
             paths = [each.blob_path for each in images]
             during, rate = hammer_during(authority, held.tag_path, partial(_together, threads, authority, paths))
             busy.append(during)
