@@ -281,7 +281,7 @@ def cold_blobs(bench: Bench, images: list[Image], targets: dict[str, str]) -> Ca
     def measure(name: str) -> Fetched:
         image = next(left[name])
         settle(bench, TOUCHED * len(image.layer.data))
-        # A client has the manifest before it asks for a blob. Soon afterwards the appliance fetches what is not asked for.
+        # A client has the manifest first. Soon afterwards the appliance fetches by itself what nobody asks for.
         plain.get(targets[name], image.digest_path, image.content.digest)
         return fetch(targets[name], image.blob_path)
 
