@@ -20,7 +20,7 @@ from typing import Any
 from twisted.internet import error
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
     IAddress,
     IHostnameResolver,
@@ -50,6 +50,7 @@ from appliance.settings import UpstreamSettings
 from appliance.upstream.http.addresses import AddressPolicy, HostPatterns, literal_of
 from appliance.upstream.http.limits import Timeouts
 from appliance.upstream.http.proxy import Proxies, Proxy
+from appliance.upstream.http.tls import TlsEndpoint
 from appliance.upstream.http.tunnel import ForwardAgent, ProxyEndpoint, TunnelEndpoint
 from appliance.upstream.url import Url
 
@@ -210,7 +211,7 @@ def proxy_endpoint(proxy: Proxy, reactor: Any, timeouts: Timeouts, upstream: str
     )
     if url.scheme == "https":
         creator = BrowserLikePolicyForHTTPS().creatorForNetloc(url.host.encode("ascii"), url.port)
-        endpoint = wrapClientTLS(creator, endpoint, clock=reactor)
+        endpoint = TlsEndpoint(creator, endpoint, reactor)
     return ProxyEndpoint(endpoint, proxy, upstream)
 
 
@@ -245,7 +246,7 @@ class ScreenedEndpoints:
             endpoint = TunnelEndpoint(to_proxy, proxy, url, reactor, timeout, self._upstream)
         if url.scheme == "http":
             return endpoint
-        return wrapClientTLS(self._trust.creatorForNetloc(uri.host, uri.port), endpoint, clock=reactor)
+        return TlsEndpoint(self._trust.creatorForNetloc(uri.host, uri.port), endpoint, reactor)
 
 
 @implementer(IStreamClientEndpoint)
