@@ -166,8 +166,8 @@ class Epoll:
             is_read = False
             try:
                 if event & _GONE and not event & EPOLLIN:
-                    is_read = bool(each.events & EPOLLIN)
-                    why = main.CONNECTION_DONE if is_read else main.CONNECTION_LOST
+                    # Nobody reads it; of one that is read, reading tells.
+                    why = main.CONNECTION_LOST
                 else:
                     if event & each.events & EPOLLIN:
                         is_read = True

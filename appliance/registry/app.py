@@ -332,9 +332,11 @@ class RegistryResource(Resource):
             request.finish()
 
     def _failed(self, failure: Failure, request: RegistryRequest) -> None:
-        if failure.check(CancelledError) is None:
-            self._log.failure("{uri}", failure, uri=request.uri)
-            abort(request)
+        if failure.check(CancelledError) is not None and request.channel is None:
+            # Its client has left.
+            return
+        self._log.failure("{uri}", failure, uri=request.uri)
+        abort(request)
 
     def _has_to_wait(self, request: RegistryRequest) -> bool:
         sender, rates = request.sender, self._rates

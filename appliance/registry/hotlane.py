@@ -58,7 +58,8 @@ _HOSTS_KNOWN = 64
 # Bytes of requests that are remembered, and of the longest one of them. Forgotten all at once: they come again.
 _SAID = 4 * 1024 * 1024
 _LONGEST_SAID = 4096
-# Bytes of answers after which requests that came together are answered by the route, which the client holds back.
+# Bytes of answers that are joined for one write. What else the same read brought takes the route; nothing more is read
+# until the client has taken the answers.
 _TOGETHER = 256 * 1024
 
 _REQUEST_LINE = re.compile(rb"((?:GET|HEAD) /v2/[!-~]{1,2048}) HTTP/1\.1\r\n")

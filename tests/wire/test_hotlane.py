@@ -166,8 +166,8 @@ def test_requests_that_come_together_are_answered_together(tail: bytes) -> None:
     assert not more[1:] or answers[6].body == LAYER
 
 
-def test_what_came_together_fills_no_memory() -> None:
-    """A client that asks for much in few bytes is answered as fast as it reads, by the route."""
+def test_only_so_much_is_joined_for_one_write() -> None:
+    """What a client asked for beyond that, in the same few bytes, is answered by the route."""
     shop = held()
     shop.get(blob(LAYER))
     counter, each = Counter(shop), len(shop.get(blob(LAYER)).raw)

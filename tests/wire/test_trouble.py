@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 
 from appliance import errors
 from appliance.flow.body import BlobBody
 from appliance.interfaces import IBlobReader
 from appliance.oci.digest import Digest
+from appliance.registry.app import RegistryApp
 from appliance.store.memory import MemoryBlobStore, MemoryReader
 from tests.wire.held import IMAGE_DIGEST, warm
 from tests.wire.line import HUB, IMAGE, LARGE, LAYER, Line, Shop, blob, manifest, request
@@ -212,6 +213,37 @@ def test_a_mistake_of_ours_in_the_middle_of_a_body_cuts_the_connection(
     assert line.aborted
     assert [str(event["log_failure"].value) for event in logged_errors] == ["a detail for the log"]
     logged_errors.clear()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), CancelledError()], ids=["a mistake", "given up elsewhere"])
+def test_nobody_waits_for_an_answer_that_cannot_be_made(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, logged_errors: list[dict[str, Any]]
+) -> None:
+    """Where an error cannot be answered either, the connection is broken off, at once, and the next is served."""
+
+    def failing(*_: object) -> None:
+        raise error
+
+    shop = Shop()
+    with monkeypatch.context() as patched:
+        patched.setattr(RegistryApp, "respond", failing)
+        patched.setattr(RegistryApp, "refuse", failing)
+        shop.line.send(request("GET", "/v2/"))
+    assert shop.line.aborted and shop.line.received() == b""
+    assert [each["log_failure"].value for each in logged_errors] == [error]
+    logged_errors.clear()
+    shop.line.lose()
+    assert [told[4] for told in shop.accounts.told] == ["other"]
+    assert shop.get("/v2/").status == 200
+
+
+def test_a_client_that_leaves_while_it_waits_is_no_error(logged_errors: list[dict[str, Any]]) -> None:
+    """Nothing is logged of it but its line, and nothing waits for it any more."""
+    shop = Shop()
+    shop.hub.hang("head")
+    shop.line.send(request("GET", manifest()))
+    shop.line.lose()
+    assert not shop.line.aborted and logged_errors == [] and len(shop.accounts.told) == 1
 
 
 def test_a_manifest_that_is_damaged_on_disk_is_not_served(logged_errors: list[dict[str, Any]]) -> None:
