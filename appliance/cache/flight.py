@@ -120,9 +120,7 @@ class Flight:
         self._was_open = False
         self._opened_at = 0.0
         self._opened_with = 0
-        self._asking: Deferred[IBlobResponse] | None = None
         self._coming: IBlobResponse | None = None
-        self._hurried = False
 
     @property
     def size(self) -> int | None:
@@ -151,11 +149,14 @@ class Flight:
         Fires when C{size} and L{reader} may be used: the upstream has granted the bytes that are missing.
 
         Fails with what the flight failed with. One Deferred per call; cancelling it detaches its owner only. Who calls
-        this waits for the blob: the flight is no background work any more, and asks again where it has got no further.
+        this waits for the blob: the flight is no background work any more. What it has asked for is not asked again: an
+        answer may be on its way, whose bytes would come twice.
         """
         if self.background:
             self.background = False
-            self._hurry()
+            self.registry.awaited(self.repository, self.digest)
+            if self._coming is not None:
+                self._coming.awaited()
         if self.state is State.FAILED:
             return fail(self._failure)
         if self.state is State.LANDED or (self.state is State.FLYING and self._length.promised):
@@ -290,13 +291,13 @@ class Flight:
         validator = ingest.origin.validator if ingest.origin is not None and ingest.size else None
         stop = first_stop(ingest.size, self.size, self.segments if ingest.stored else 1)
         try:
-            response = await self._answer(ingest.size, stop, validator)
+            response = await self._ask(ingest.size, stop, validator)
         except RangeIgnored:
             if stop is None:
                 raise
             # A piece is more than some can give, who can give the whole.
             stop, self.segments = None, 1
-            response = await self._answer(ingest.size, None, validator)
+            response = await self._ask(ingest.size, None, validator)
         try:
             if self.size is None and response.size is not None:
                 await intake.learned(response.size)
@@ -304,6 +305,9 @@ class Flight:
         except BaseException:
             response.abandon()
             raise
+        if not self.background:
+            # It may have been asked for in the background.
+            response.awaited()
         if stop is not None:
             if (response.start, response.stop) == (ingest.size, stop):
                 return response
@@ -364,28 +368,9 @@ class Flight:
         except BaseException:
             response.abandon()
             raise
+        if not self.background:
+            response.awaited()
         return response
-
-    async def _answer(self, start: int, stop: int | None, validator: str | None) -> IBlobResponse:
-        """As L{_ask}; asked again when a client begins to wait for what was asked in the background."""
-        while True:
-            self._asking = self._ask(start, stop, validator)
-            try:
-                return await self._asking
-            except CancelledError:
-                if not self._hurried:
-                    raise
-                self._hurried = False
-            finally:
-                self._asking = None
-
-    def _hurry(self) -> None:
-        # In the background it may be the last in a queue that never ends while others pull.
-        if self._asking is not None and not self._asking.called:
-            self._hurried = True
-            self._asking.cancel()
-        elif self._coming is not None:
-            self._coming.awaited()
 
     def _ask(self, start: int, stop: int | None, validator: str | None) -> Deferred[IBlobResponse]:
         asked: Deferred[IBlobResponse] = self.registry.blob(

@@ -126,6 +126,9 @@ class RegistryClient:
             lambda registry: distribution.blob(registry, repository, digest, start, stop, validator, background),
         )
 
+    def awaited(self, repository: str, digest: Digest) -> None:
+        """See L{IUpstream.awaited}; a request that is sent goes behind nothing."""
+
     def blob_size(self, repository: str, digest: Digest) -> Deferred[int | None]:
         """See L{IUpstream.blob_size}."""
         return self._ask(repository, lambda registry: distribution.blob_size(registry, repository, digest))
@@ -219,6 +222,9 @@ class OfflineUpstream:
     ) -> Deferred[IBlobResponse]:
         """Fails with L{Offline}."""
         return self._refused(f"{repository} {digest}")
+
+    def awaited(self, repository: str, digest: Digest) -> None:
+        """No blob is being requested."""
 
     def blob_size(self, repository: str, digest: Digest) -> Deferred[int | None]:
         """Fails with L{Offline}."""

@@ -92,11 +92,19 @@ class ConcurrencyLimit:
 
     def acquire(self, priority: Priority) -> Deferred[Permit]:
         """Fires with a L{Permit}, which is to be released. Cancelling it leaves the queue."""
-        queue = self._waiting[priority]
-        waiter: Deferred[Permit] = Deferred(queue.remove)
-        queue.append(waiter)
+        waiter: Deferred[Permit] = Deferred(self._leave)
+        self._waiting[priority].append(waiter)
         self._grant()
         return waiter
+
+    def move(self, waiter: Deferred[Permit], priority: Priority) -> None:
+        """What waits for a permit waits from now on as the last of C{priority}."""
+        self._leave(waiter)
+        self._waiting[priority].append(waiter)
+        self._grant()
+
+    def _leave(self, waiter: Deferred[Permit]) -> None:
+        next(queue for queue in self._waiting.values() if waiter in queue).remove(waiter)
 
     def returned(self, permit: Permit) -> None:
         """For L{Permit.release}."""
@@ -137,6 +145,7 @@ class LimitedUpstream(proxyForInterface(IUpstream, "_registry")):  # type: ignor
     def __init__(self, registry: IUpstream, limit: ConcurrencyLimit) -> None:
         super().__init__(registry)
         self._limit = limit
+        self._behind: list[tuple[str, Digest, Deferred[Permit]]] = []
         limit.free = self._fails_at_once
 
     def overdue(self, repository: str) -> None:
@@ -180,7 +189,15 @@ class LimitedUpstream(proxyForInterface(IUpstream, "_registry")):  # type: ignor
         """
 
         async def opened() -> IBlobResponse:
-            permit = await self._limit.acquire(Priority.BACKGROUND if background else Priority.BLOB)
+            waiter = self._limit.acquire(Priority.BACKGROUND if background else Priority.BLOB)
+            waiting = (repository, digest, waiter)
+            if background:
+                self._behind.append(waiting)
+            try:
+                permit = await waiter
+            finally:
+                if waiting in self._behind:
+                    self._behind.remove(waiting)
             try:
                 response = await self._registry.blob(repository, digest, start, stop, validator, background)
             except BaseException:
@@ -189,6 +206,13 @@ class LimitedUpstream(proxyForInterface(IUpstream, "_registry")):  # type: ignor
             return LimitedResponse(response, permit)
 
         return Deferred.fromCoroutine(opened())
+
+    def awaited(self, repository: str, digest: Digest) -> None:
+        """See L{IUpstream.awaited}: it goes behind what other clients wait for, before the rest."""
+        for waiting in [each for each in self._behind if each[:2] == (repository, digest)]:
+            self._behind.remove(waiting)
+            self._limit.move(waiting[2], Priority.BLOB)
+        self._registry.awaited(repository, digest)
 
     def _permitted(self, ask: Callable[[], Deferred[T]]) -> Deferred[T]:
         async def answered() -> T:

@@ -207,6 +207,12 @@ class IUpstream(Interface):
         @param background: whether no client waits for it: it then goes behind everything that a client waits for.
         """
 
+    def awaited(repository: str, digest: Digest) -> None:
+        """
+        A client waits from now on for a blob that is being requested in the background, which goes behind nothing any
+        more. No second request is sent. Immediate.
+        """
+
     def blob_size(repository: str, digest: Digest) -> Deferred[int | None]:
         """A blob's size without fetching it, C{None} when the upstream has it and does not report the size."""
 

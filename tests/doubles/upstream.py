@@ -212,6 +212,7 @@ class ScriptedUpstream:
     @ivar validator: what blobs come with.
     @ivar availabilities: what L{availability} says, by repository; of C{"*"} for all others.
     @ivar waited: the repositories that L{overdue} was said of.
+    @ivar awaiting: the blobs that L{awaited} was said of.
     @ivar conditions: what L{condition} says.
     @ivar listed: what L{referrers} says, by repository and subject; nothing refers to any other subject of a repository
         that holds something.
@@ -232,6 +233,7 @@ class ScriptedUpstream:
         self.validator: str | None = None
         self.availabilities: dict[str, Availability] = {}
         self.waited: list[str] = []
+        self.awaiting: list[Digest] = []
         self.conditions = Condition()
         self.listed: dict[tuple[str, Digest], Referrers] = {}
         self.stopped = self.disconnected = False
@@ -316,6 +318,10 @@ class ScriptedUpstream:
     def overdue(self, repository: str) -> None:
         """See L{IUpstream.overdue}."""
         self.waited.append(repository)
+
+    def awaited(self, repository: str, digest: Digest) -> None:
+        """See L{IUpstream.awaited}."""
+        self.awaiting.append(digest)
 
     def condition(self) -> Condition:
         """See L{IUpstream.condition}."""

@@ -59,6 +59,21 @@ def test_a_flight_without_readers_goes_on_to_its_end(
     assert len(cold.fetches()) == 1
 
 
+def test_a_herd_that_comes_while_a_blob_is_asked_for_unasked_costs_the_upstream_nothing_more(
+    appliance: Appliance, upstream: RemoteRegistry
+) -> None:
+    """The image is being made whole and the upstream has not answered: twenty clients wait for that answer."""
+    upstream.misbehave(BLOBS, ("late", {"seconds": 2}))
+    cold = ColdBlob(appliance, upstream, SIZE)
+    until(cold.fetches, "the appliance asks unasked")
+    clients = [threading.Thread(target=get, args=(appliance.authority, cold.path, cold.digest)) for _ in range(20)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert [exchange.sent for exchange in cold.fetches()] == [cold.size]
+
+
 def test_an_upstream_that_closes_three_times_sends_no_byte_twice(
     appliance: Appliance, upstream: RemoteRegistry, cold: ColdBlob
 ) -> None:

@@ -93,6 +93,40 @@ def test_background_work_goes_last() -> None:
     result(behind).abandon()
 
 
+def test_what_a_client_begins_to_wait_for_goes_on_as_if_it_had_asked() -> None:
+    """Behind what other clients wait for, before all background work; it is sent once, whoever gives up."""
+    inner = scripted("blob")
+    others = [inner.add_blob(REPOSITORY, bytes([number])) for number in range(3)]
+    limited = LimitedUpstream(inner, ConcurrencyLimit(1))
+    first = limited.blob(REPOSITORY, DIGEST)
+    behind = [limited.blob(REPOSITORY, each, background=True) for each in others]
+    client = limited.blob(REPOSITORY, DIGEST)
+    limited.awaited(REPOSITORY, others[2])
+    limited.awaited("elsewhere", others[1])
+    limited.awaited(REPOSITORY, others[1])
+    limited.awaited(REPOSITORY, DIGEST)
+    behind[1].cancel()
+    failing(behind[1])
+    for asking in (first, client, behind[2], behind[0]):
+        inner.hanging[-1].answer()
+        result(asking).abandon()
+    digests = (DIGEST, DIGEST, others[2], others[0])
+    assert [call.subject for call in inner.asked("blob")] == [str(digest) for digest in digests]
+    assert inner.awaiting == [others[2], others[1], others[1], DIGEST]
+
+
+def test_what_a_client_begins_to_wait_for_takes_the_place_that_is_not_for_background_work() -> None:
+    """It does not wait until some background work has ended."""
+    inner = scripted()
+    second = inner.add_blob(REPOSITORY, b"second")
+    limited = LimitedUpstream(inner, ConcurrencyLimit(3))
+    limited.blob(REPOSITORY, DIGEST, background=True)
+    asking = limited.blob(REPOSITORY, second, background=True)
+    assert not asking.called
+    limited.awaited(REPOSITORY, second)
+    result(asking).abandon()
+
+
 def test_a_blob_keeps_its_place_until_its_last_byte() -> None:
     """Not only until its answer begins."""
     inner = scripted()
