@@ -31,6 +31,8 @@ RETRY_AFTER = b"5"
 
 # Files that this process has open beside those of its connections: documents, upstreams, programs.
 _OTHER_FILES = 256
+# Those of a connection: its socket and the file that it sends, and both once more while a thread sends it (flow.pump).
+_EACH = 4
 # How often a connection is checked in the time that it may stand still, and seconds between two lines in the log.
 _CHECKS = 4
 _WARN_EVERY = 60.0
@@ -216,15 +218,15 @@ def machine_of(host: str) -> str:
 
 def make_room(connections: int) -> int:
     """
-    Raise this process's own limit on open files, as far as it may, so that C{connections} fit with a file for each.
+    Raise this process's own limit on open files, as far as it may, so that C{connections} fit, each with a file.
 
     @return: how many do fit.
     """
-    wanted = 2 * connections + _OTHER_FILES
+    wanted = _EACH * connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return connections
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(connections, max(1, (soft - _OTHER_FILES) // 2))
+    return min(connections, max(1, (soft - _OTHER_FILES) // _EACH))

@@ -80,6 +80,8 @@ class TlsSocket(SSL.Connection):
     reads_first = False
     writes_first = False
     _is_lent = False
+    # Whether the other end was told that nothing follows.
+    _is_told = False
 
     def __init__(self, context: SSL.Context, plain: socket.socket) -> None:
         super().__init__(context, plain)
@@ -144,8 +146,9 @@ class TlsSocket(SSL.Connection):
     def shutdown(self, how: int = socket.SHUT_WR) -> bool:
         """As C{socket.shutdown}, but the other end is told first that nothing follows (RFC 8446 section 6.1)."""
         try:
-            if not self._is_lent:
+            if not self._is_lent and not self._is_told:
                 super().shutdown()
+                self._is_told = True
         except (SSL.WantWriteError, SSL.WantReadError):
             raise BlockingIOError(EWOULDBLOCK, "the network takes nothing") from None
         except SSL.Error:
@@ -411,6 +414,20 @@ class TlsConnection(SendfileServer):
         else:
             self._await_end()
         return None
+
+    def _closeWriteConnection(self) -> None:
+        # Twisted's calls it closed, too, where the network did not take that this is the end.
+        try:
+            if self._range is None:
+                self.socket.shutdown()
+        except BlockingIOError:
+            self._writeDisconnected = False
+            self.startWriting()
+        except OSError:
+            # It is gone, which is found when it is read.
+            pass
+        else:
+            super()._closeWriteConnection()
 
     def _await_end(self) -> None:
         # Closed at once, what the client sends meanwhile would reset the connection, and it might not read the last.

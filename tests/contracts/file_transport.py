@@ -205,11 +205,15 @@ class FileTransportContract(SynchronousTestCase):
     def get_stuck(self) -> None:
         """Send until the client, which takes nothing, holds it up."""
         seen, same = -1, 0
-        while same < 20:
-            self.reactor.turn()
+
+        def is_stuck() -> bool:
+            nonlocal seen, same
             now = self.server.progress().octets
             same = same + 1 if now == seen and now else 0
             seen = now
+            return same == 20
+
+        self.run_until(is_stuck, is_reading=False)
         self.assertLess(seen, SIZE)
         self.assertTrue(self.server.progress().waiting)
 
@@ -374,9 +378,7 @@ class FileTransportContract(SynchronousTestCase):
             self.ended = None
             file = os.dup(self.file)
             self.server.send_file(file, 0, SIZE, self.sent.append, self.failures.append)
-            while not self.received:
-                self.reactor.turn()
-                self.read()
+            self.run_until(lambda: self.received)
             self.server.abortConnection()
             os.close(file)
             other = os.memfd_create("other")

@@ -141,11 +141,11 @@ def test_room_is_made_as_far_as_it_may_be(monkeypatch: pytest.MonkeyPatch) -> No
     limits = [1024, 4096]
     monkeypatch.setattr(resource, "getrlimit", lambda which: tuple(limits))
     monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.__setitem__(slice(None), new))
-    assert make_room(300) == 300 and limits == [1024, 4096]
-    assert make_room(1000) == 1000 and limits == [2256, 4096]
-    assert make_room(4096) == 1920 and limits == [4096, 4096]
+    assert make_room(190) == 190 and limits == [1024, 4096]
+    assert make_room(500) == 500 and limits == [2256, 4096]
+    assert make_room(4096) == 960 and limits == [4096, 4096]
     limits[:] = [1024, resource.RLIM_INFINITY]
-    assert make_room(4096) == 4096 and limits == [8448, resource.RLIM_INFINITY]
+    assert make_room(4096) == 4096 and limits == [16640, resource.RLIM_INFINITY]
     limits[:] = [10, 10]
     assert make_room(4096) == 1
 

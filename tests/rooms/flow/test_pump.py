@@ -110,3 +110,13 @@ def test_there_is_a_thread_for_each_core_or_as_many_as_wanted(monkeypatch: pytes
     for cores, wanted, threads in ((1, None, 0), (4, None, 4), (4, 0, 0), (1, 3, 3)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         assert threads_for(wanted) == threads
+
+
+def test_a_rate_that_comes_when_the_threads_have_ended_is_no_error(connected: Connected) -> None:
+    """The reactor does not know yet that it has the file back; nothing is written to descriptors that are closed."""
+    connected.send()
+    connected.turn()
+    connected.pump.stop()
+    connected.server.slow_down()
+    connected.run_until(lambda: sum(connected.sent) == len(DATA) == len(connected.received))
+    assert bytes(connected.received) == DATA
