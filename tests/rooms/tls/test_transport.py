@@ -5,8 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import termios
+from fcntl import ioctl
 from pathlib import Path
+from typing import Any
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from OpenSSL import SSL
 from OpenSSL._util import lib
 
 from appliance.flow.pace import Pace
@@ -81,3 +88,103 @@ def test_a_rate_that_falls_does_not_break_what_openssl_has_begun(tmp_path: Path)
             break
     assert got == data
 
+
+HANDSHAKE, DATA = b"\x16", b"\x17"
+KEY_UPDATE = b"\x18\x00\x00\x01"
+"""And a byte: whether the other end is to use other keys, too (RFC 8446 section 4.6.3)."""
+
+
+def expanded(secret: bytes, label: bytes, length: int) -> bytes:
+    """HKDF-Expand-Label of RFC 8446 section 7.1, without a context."""
+    label = b"tls13 " + label
+    info = struct.pack(">HB", length, len(label)) + label + b"\0"
+    return HKDFExpand(SHA384(), length, info).derive(secret)
+
+
+class Sealing(Visitor):
+    """Makes its own records once the handshake is done, for OpenSSL would not make such ones."""
+
+    def __init__(self, site: Site) -> None:
+        self.lines: list[bytes] = []
+        super().__init__(site)
+        assert self.tls.get_cipher_name() == "TLS_AES_256_GCM_SHA384"
+        (secret,) = (each.split()[2] for each in self.lines if each.startswith(b"CLIENT_TRAFFIC_SECRET_0 "))
+        self._use(bytes.fromhex(secret.decode()))
+
+    def _set_up(self, context: SSL.Context, *args: Any) -> None:
+        super()._set_up(context, *args)
+        context.set_keylog_callback(lambda connection, line: self.lines.append(line))
+
+    def _use(self, secret: bytes) -> None:
+        self._secret, self._number = secret, 0
+        self._key, self._start = AESGCM(expanded(secret, b"key", 32)), expanded(secret, b"iv", 12)
+
+    def seal(self, content: bytes, kind: bytes) -> bytes:
+        """The next record."""
+        nonce = (int.from_bytes(self._start, "big") ^ self._number).to_bytes(12, "big")
+        self._number += 1
+        head = b"\x17\x03\x03" + struct.pack(">H", len(content) + 17)
+        return head + self._key.encrypt(nonce, content + kind, head)
+
+    def update(self, wants_ours: bool) -> bytes:
+        """A record that says that the next one has another key."""
+        record = self.seal(KEY_UPDATE + bytes([wants_ours]), HANDSHAKE)
+        self._use(expanded(self._secret, b"traffic upd", 48))
+        return record
+
+
+def test_a_client_may_change_keys_in_the_middle_of_what_it_gets(tmp_path: Path) -> None:
+    site = Site.of(tmp_path, SITE)
+    visitor = Sealing(site)
+    data = os.urandom(3_000_000)
+    visitor.connection.write(data)
+    visitor.line.network.sendall(visitor.update(True) + visitor.seal(b"hello", DATA) + visitor.update(True))
+    got = b""
+    for _ in range(200):
+        got += visitor.say(b"")
+    assert visitor.error is None and got == data + b"hello"
+    visitor.line.network.sendall(visitor.seal(b"again", DATA))
+    assert visitor.say(b"") == b"again"
+
+
+def test_a_change_of_keys_that_is_half_there_holds_up_what_is_written(tmp_path: Path) -> None:
+    """Nothing is asked of OpenSSL in a loop until the rest has come."""
+    site = Site.of(tmp_path, SITE)
+    visitor = Sealing(site)
+    visitor.line.carry(visitor.seal(KEY_UPDATE, HANDSHAKE))
+    visitor.connection.write(b"answer")
+    assert visitor.say(b"") == b""
+    assert visitor.connection in site.clock.readers and visitor.connection not in site.clock.writers
+    visitor.line.network.sendall(visitor.seal(b"\1", HANDSHAKE))
+    visitor._use(expanded(visitor._secret, b"traffic upd", 48))
+    assert visitor.say(b"") == b"answer"
+    visitor.line.network.sendall(visitor.seal(b"more", DATA))
+    assert visitor.say(b"") == b"more"
+
+
+def test_a_client_that_does_nothing_but_change_keys_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
+    """As fast as it likes: a turn of its connection is as long as any other."""
+    visitor = Sealing(Site.of(tmp_path, SITE))
+    visitor.line.network.sendall(b"".join(visitor.update(False) for _ in range(1000)))
+
+    def waiting() -> int:
+        return int(struct.unpack("i", ioctl(visitor.connection.fileno(), termios.FIONREAD, b"\0" * 4))[0])
+
+    before = waiting()
+    visitor.connection.doRead()
+    assert before - waiting() < 1000 < before
+    for _ in range(2000):
+        visitor.connection.doRead()
+    assert waiting() == 0
+    visitor.line.network.sendall(visitor.seal(b"hello", DATA))
+    assert visitor.say(b"") == b"hello"
+
+
+def test_a_client_that_wants_to_begin_anew_is_told_no_and_nothing_else_happens(tmp_path: Path) -> None:
+    """Renegotiation, of TLS 1.2 only."""
+    visitor = Visitor(Site.of(tmp_path, SITE), versions=(SSL.TLS1_2_VERSION, SSL.TLS1_2_VERSION))
+    assert visitor.say(b"hello") == b"hello"
+    visitor.tls.renegotiate()
+    visitor.say(b"x")
+    assert visitor.tls.total_renegotiations() <= 1
+    assert "renegotiation" in str(visitor.error) or not visitor.connection.connected
