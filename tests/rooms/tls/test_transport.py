@@ -17,7 +17,7 @@ from OpenSSL import SSL
 from OpenSSL._util import lib
 
 from appliance.flow.pace import Pace
-from appliance.tls.transport import RECORD
+from appliance.tls.socket import RECORD
 from tests.doubles.certificates import authority
 from tests.rooms.tls.visits import Line, Site, Visitor
 
