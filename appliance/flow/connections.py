@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Protocol
 
@@ -203,6 +204,7 @@ def client_of(peer: Any) -> str | None:
     return machine_of(host) if isinstance(host, str) else None
 
 
+@lru_cache(maxsize=4096)
 def machine_of(host: str) -> str:
     """An IPv4 address, or the 64-bit prefix of an IPv6 address, which one machine may have whole."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from typing import Any
 from unittest import mock
 
@@ -105,6 +106,23 @@ class ServerTests(SynchronousTestCase):
         """By zope's C{verifyObject}."""
         verifyObject(IFileTransport, self.server)
         self.assertIs(file_transport(self.server), self.server)
+
+    def test_a_header_and_a_small_file_are_one_packet(self) -> None:
+        """The client is not woken for the header alone."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = socket.create_connection(listening.getsockname())
+            ours, _ = listening.accept()
+        self.addCleanup(client.close)
+        self.addCleanup(ours.close)
+        ours.setblocking(False)
+        self.server = SendfileServer(ours, self.protocol, ("192.0.2.1", 1), Port(), 1, self.reactor)
+        self.server.writeSequence([b"head", b"er"])
+        self.send(0, 100)
+        while self.server in self.reactor.writers:
+            self.turn()
+        self.assertEqual(client.recv(1000), b"header" + DATA[:100])
+        # tcpi_data_segs_out of struct tcp_info (linux/tcp.h).
+        self.assertEqual(struct.unpack_from("I", ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160), 156), (1,))
 
     def test_a_header_goes_before_its_file(self) -> None:
         """Whatever the network takes at a time, the client gets one after the other and all of it."""
