@@ -18,9 +18,8 @@ from pathlib import Path
 
 from appliance.store.files import SharedFile
 
-# What is written by one call. For more the kernel takes memory in blocks of megabytes. In a virtual machine these are
-# what its host has taken back, and a first touch costs ten times the write: of seven files of 80 MB three took 150 ms
-# and more by 5 MiB a call, none by 256 KiB; the others took 15 to 22 ms either way.
+# What is written by one call: larger ones win nothing, and for calls of megabytes the kernel takes memory in blocks of
+# megabytes, whose first touch is slow in a virtual machine.
 WRITTEN = 256 * 1024
 # Pieces that one system call takes, with room to spare (IOV_MAX).
 _VECTORS = 1000
