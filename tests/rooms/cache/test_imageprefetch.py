@@ -230,19 +230,22 @@ def test_it_does_not_give_way_for_ever() -> None:
 
 
 def test_a_client_that_comes_for_it_after_all_joins_and_does_not_queue() -> None:
-    """One request upstream; what was in the background is no more."""
+    """One request upstream, which is told that a client waits."""
     desk = stocked()
     desk.pull("five")
     desk.upstream.hang("blob")
     desk.turn(GRACE)
+    config = digests(CONFIG)[0]
     [call] = desk.upstream.asked("blob")
-    assert (call.subject, call.background) == (digests(CONFIG)[0], True)
+    assert (call.subject, call.background) == (config, True)
     desk.upstream.heal()
     joined = begin(desk.through.blob(desk.at(HUB, APP), Digest.of(CONFIG)))
-    assert [each.background for each in desk.upstream.asked("blob")][:2] == [True, False]
-    assert desk.upstream.hanging[0].cancelled
+    [hanging] = desk.upstream.hanging
+    assert desk.upstream.asked("blob") == [call] and not hanging.cancelled
+    assert desk.upstream.awaiting == [Digest.of(CONFIG)]
+    hanging.answer()
     result(joined).close()
-    assert sorted(blobs_asked(desk)[1:]) == sorted(digests(CONFIG, *LAYERS))
+    assert sorted(blobs_asked(desk)) == sorted(digests(CONFIG, *LAYERS))
 
 
 def test_an_image_that_is_known_to_be_whole_is_not_looked_at_again() -> None:
