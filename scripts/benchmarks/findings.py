@@ -128,4 +128,4 @@ class Findings:
 
 def number(value: float) -> str:
     """For people, with three digits or all in front of the point: 0.0312, 2.64, 43,836."""
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == 0 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 or value == 0 else f"{value:.3g}"
